@@ -1,0 +1,1 @@
+//! The shape rules of the verbs, once for every backend.
