@@ -19,8 +19,8 @@ mod host;
 pub mod shapes;
 
 use crate::error::Result;
-pub(crate) use host::widen;
 pub use host::{DType, HostTensor};
+pub(crate) use host::{widen, words};
 use std::future::Future;
 
 /// A tensor in a device's memory. Cloning it shares the memory.
