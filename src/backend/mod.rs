@@ -245,8 +245,8 @@ pub trait Backend: Sized {
     fn modulation(&self, t: &Self::Tensor, w: &Self::Linear, silu: bool, width: usize) -> Result<Self::Tensor>;
 
     /// Latents to tokens: `out[b, y·(W/p) + x] = Wₑ·patch + bₑ`, where a patch lists its `p·p·C` values by (row, column,
-    /// channel); rows from the picture's end up to `tokens` are `pad` `[D]`. `latents` F32 `[B, C, H, W]`; returns
-    /// `[B, tokens, D]`.
+    /// channel); rows from the picture's end up to `tokens` are `pad` `[D]`. The batch comes `copies` times, one after
+    /// the other. `latents` F32 `[B, C, H, W]`; returns `[copies·B, tokens, D]`.
     fn embed_patches(
         &self,
         latents: &Self::Tensor,
@@ -254,6 +254,7 @@ pub trait Backend: Sized {
         w: &Self::Linear,
         pad: &Self::Tensor,
         tokens: usize,
+        copies: usize,
     ) -> Result<Self::Tensor>;
 
     /// `x[b, t] = token` for every `t ≥ lengths[b]`, in place. `x` `[B, T, D]`, `token` `[D]`, `lengths` U32 `[B]`.

@@ -126,13 +126,14 @@ pub fn modulation(t: &[usize], w: [usize; 2], width: usize) -> Result<[usize; 3]
     Ok([r, w[0] / width, width])
 }
 
-/// The arguments of `embed_patches`; returns `[B, tokens, D]`.
+/// The arguments of `embed_patches`; returns `[copies·B, tokens, D]`.
 pub fn embed_patches(
     latents: &[usize],
     patch: usize,
     w: [usize; 2],
     pad: &[usize],
     tokens: usize,
+    copies: usize,
 ) -> Result<[usize; 3]> {
     let verb = "embed_patches";
     let [b, c, height, width] = dims::<4>(verb, "the latents", latents)?;
@@ -143,7 +144,7 @@ pub fn embed_patches(
     same(verb, "the pad token", pad, &[w[0]])?;
     let patches = (height / patch) * (width / patch);
     ensure(tokens >= patches, verb, || format!("{patches} patches do not fit {tokens} tokens"))?;
-    Ok([b, tokens, w[0]])
+    Ok([copies * b, tokens, w[0]])
 }
 
 /// The arguments of `pad_rows`.

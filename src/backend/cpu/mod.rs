@@ -363,8 +363,9 @@ impl Backend for Cpu {
         w: &CpuLinear,
         pad: &CpuTensor,
         tokens: usize,
+        copies: usize,
     ) -> Result<CpuTensor> {
-        let shape = shapes::embed_patches(latents.shape(), patch, w.dims(), pad.shape(), tokens)?;
+        let shape = shapes::embed_patches(latents.shape(), patch, w.dims(), pad.shape(), tokens, copies)?;
         let [_, channels, height, width] = shapes::dims::<4>("embed_patches", "the latents", latents.shape())?;
         let w = w.clone();
         self.fill(&shape, [latents, pad], move |[latents, pad], out| {

@@ -33,7 +33,8 @@ impl Patches {
     }
 }
 
-/// `out[b, t] = W·patch + bias` for the patches of every item, then `pad` up to `tokens`.
+/// `out[b, t] = W·patch + bias` for the patches of every item, then `pad` up to `tokens`; all items again for as long
+/// as `out` is.
 pub(super) fn embed_patches(
     latents: &[f32],
     grid: Patches,
@@ -44,7 +45,8 @@ pub(super) fn embed_patches(
 ) {
     let item = grid.channels * grid.height * grid.width;
     let mut values = vec![0.0; grid.count() * grid.values()];
-    for (latents, out) in latents.chunks_exact(item).zip(out.chunks_exact_mut(tokens * pad.len())) {
+    let (first, copies) = out.split_at_mut(latents.len() / item * tokens * pad.len());
+    for (latents, out) in latents.chunks_exact(item).zip(first.chunks_exact_mut(tokens * pad.len())) {
         for (t, patch) in values.chunks_exact_mut(grid.values()).enumerate() {
             patch.iter_mut().enumerate().for_each(|(i, value)| *value = latents[grid.at(t, i)]);
         }
@@ -52,6 +54,7 @@ pub(super) fn embed_patches(
         w.apply(&values, image);
         padding.chunks_exact_mut(pad.len()).for_each(|row| row.copy_from_slice(pad));
     }
+    copies.chunks_exact_mut(first.len()).for_each(|copy| copy.copy_from_slice(first));
 }
 
 /// `W·(LN(x)·(1 + scale)) + bias` for the first tokens of every item of `tokens`, put back as patches.

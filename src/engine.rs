@@ -1,0 +1,162 @@
+//! The public face: a model on the best backend there is, and pictures from requests.
+
+use crate::backend::Backend;
+use crate::backend::cpu::Cpu;
+use crate::error::{Error, Result};
+use crate::image::{Image, Info};
+use crate::model::config::{Defaults, ModelConfig};
+use crate::pipeline::Pipeline;
+use crate::pipeline::progress::{Progress, Timings, since};
+use crate::pipeline::request::Request;
+use crate::weights::ModelFolder;
+use std::path::Path;
+use std::str::FromStr;
+use std::time::Instant;
+
+/// Which backend computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum BackendChoice {
+    /// The best one that this machine has.
+    #[default]
+    Auto,
+    /// The processor.
+    Cpu,
+}
+
+impl BackendChoice {
+    /// Every choice with its name.
+    pub const NAMES: [(&'static str, BackendChoice); 2] = [("auto", BackendChoice::Auto), ("cpu", BackendChoice::Cpu)];
+}
+
+impl FromStr for BackendChoice {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        Self::NAMES.iter().find(|(known, _)| *known == name).map(|(_, choice)| *choice).ok_or_else(|| {
+            let known = Self::NAMES.map(|(known, _)| known).join(", ");
+            Error::Request(format!("there is no backend {name:?}; choose one of {known}"))
+        })
+    }
+}
+
+/// A model that is loaded and ready to draw.
+#[derive(Debug)]
+pub struct Engine {
+    model: String,
+    pipeline: Loaded,
+    load_ms: f64,
+}
+
+/// The pipeline on the backend that was picked: the one place where backends are named.
+#[derive(Debug)]
+enum Loaded {
+    Cpu(Box<Pipeline<Cpu>>),
+}
+
+/// Runs `$body` with `$pipeline` bound to the loaded pipeline, whatever its backend.
+macro_rules! with_pipeline {
+    ($engine:expr, $pipeline:ident => $body:expr) => {
+        match &$engine.pipeline {
+            Loaded::Cpu($pipeline) => $body,
+        }
+    };
+}
+
+/// The pictures of a request, and how long they took.
+#[derive(Debug, Clone)]
+pub struct Output {
+    /// Prompt by prompt.
+    pub images: Vec<Image>,
+    /// Milliseconds.
+    pub timings: Timings,
+}
+
+impl Engine {
+    /// Loads the diffusers folder `model`, or the embedded default for `None`.
+    ///
+    /// # Errors
+    /// Those of the files and of the device; [`Error::Request`] when no model is named and none is embedded.
+    pub fn load(model: Option<&Path>, backend: BackendChoice) -> Result<Self> {
+        let folder = model.map_or_else(ModelFolder::embedded, ModelFolder::open)?;
+        Self::load_folder(&folder, backend)
+    }
+
+    /// Loads a model from wherever `folder` finds its files.
+    ///
+    /// # Errors
+    /// Those of the files and of the device.
+    pub fn load_folder(folder: &ModelFolder, backend: BackendChoice) -> Result<Self> {
+        let start = Instant::now();
+        let pipeline = match backend {
+            BackendChoice::Auto | BackendChoice::Cpu => Loaded::Cpu(Box::new(Pipeline::load(Cpu::new(), folder)?)),
+        };
+        Ok(Self { model: folder.name().to_owned(), pipeline, load_ms: since(start) })
+    }
+
+    /// The model's name.
+    pub fn model(&self) -> &str {
+        &self.model
+    }
+
+    /// What the model's config files say.
+    pub fn config(&self) -> &ModelConfig {
+        with_pipeline!(self, pipeline => pipeline.config())
+    }
+
+    /// What a request means that does not say otherwise.
+    pub fn defaults(&self) -> Defaults {
+        self.config().defaults
+    }
+
+    /// The backend that was picked.
+    pub fn backend(&self) -> &'static str {
+        with_pipeline!(self, pipeline => pipeline.backend().name())
+    }
+
+    /// The device in words.
+    pub fn device(&self) -> String {
+        with_pipeline!(self, pipeline => pipeline.backend().device())
+    }
+
+    /// What is odd about the model's files without being an error, a sentence each.
+    pub fn warnings(&self) -> &[String] {
+        with_pipeline!(self, pipeline => pipeline.warnings())
+    }
+
+    /// Milliseconds that loading took.
+    pub fn load_ms(&self) -> f64 {
+        self.load_ms
+    }
+
+    /// Draws what `request` asks for; it is checked before anything runs.
+    ///
+    /// # Errors
+    /// [`Error::Request`] for what cannot be drawn, [`Error::Cancelled`] when `progress` says so, and those of the
+    /// device.
+    pub async fn generate(&self, request: &Request, progress: &mut dyn Progress) -> Result<Output> {
+        let limits = with_pipeline!(self, pipeline => pipeline.limits());
+        let job = request.check(&self.defaults(), &limits)?;
+        let (pictures, timings) = with_pipeline!(self, pipeline => pipeline.generate(&job, progress).await?);
+        let info = |i: usize| Info {
+            prompt: job.prompts[job.prompt(i)].clone(),
+            negative: job.negatives.get(job.prompt(i)).cloned().unwrap_or_default(),
+            steps: job.steps,
+            guidance: job.guidance.scale,
+            cfg_normalization: job.guidance.normalization,
+            cfg_truncation: job.guidance.truncation,
+            seed: job.seed(i),
+            width: job.width,
+            height: job.height,
+            model: self.model.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        let image = |(i, rgb): (usize, &crate::backend::HostTensor)| Image {
+            width: job.width,
+            height: job.height,
+            pixels: rgb.bytes().to_vec(),
+            info: info(i),
+        };
+        Ok(Output { images: pictures.iter().enumerate().map(image).collect(), timings })
+    }
+}
