@@ -1,0 +1,3 @@
+//! From a prompt to a picture, in the order in which it happens.
+
+pub mod noise;
