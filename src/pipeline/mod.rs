@@ -1,3 +1,4 @@
 //! From a prompt to a picture, in the order in which it happens.
 
 pub mod noise;
+pub mod schedule;
