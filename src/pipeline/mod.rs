@@ -1,4 +1,5 @@
 //! From a prompt to a picture, in the order in which it happens.
 
 pub mod noise;
+pub mod prompt;
 pub mod schedule;
