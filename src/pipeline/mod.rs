@@ -2,4 +2,5 @@
 
 pub mod noise;
 pub mod prompt;
+pub mod request;
 pub mod schedule;

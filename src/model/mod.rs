@@ -1,0 +1,3 @@
+//! The three networks.
+
+pub mod config;
