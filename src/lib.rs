@@ -1,5 +1,7 @@
 //! Runs Z-Image.
 pub mod backend;
 mod error;
+pub mod model;
+pub mod pipeline;
 
 pub use error::{Error, ErrorKind, Result};
