@@ -1,5 +1,6 @@
 //! Runs Z-Image.
 pub mod backend;
 mod error;
+pub mod weights;
 
 pub use error::{Error, ErrorKind, Result};
