@@ -1,6 +1,7 @@
 //! Runs Z-Image.
 pub mod backend;
 mod error;
+pub mod model;
 pub mod weights;
 
 pub use error::{Error, ErrorKind, Result};
