@@ -10,7 +10,7 @@
 //! The norm that opens a half is computed by the verb that closed the half before it, so the residual stream is read
 //! and written once a half.
 
-use crate::backend::{Backend, Branch, Heads, Mask, Modulation, RmsNorm, RopePairs};
+use crate::backend::{Backend, Branch, Heads, Mask, Modulation, QkNormRope, RmsNorm, RopePairs};
 use crate::error::Result;
 use crate::weights::Tensors;
 
@@ -119,8 +119,14 @@ pub(super) fn run<B: Backend>(
     let mut h = b.rms_norm(x, norm(&first.attention_norm, row(0, 0)))?;
     for (i, block) in blocks.iter().enumerate() {
         let mut qkv = b.linear(&h, &block.qkv)?;
-        let (q_norm, k_norm) = (&block.q_norm, &block.k_norm);
-        b.qk_norm_rope(&mut qkv, stack.heads, q_norm, k_norm, stack.head_eps, stack.rotation, stack.pairs)?;
+        let how = QkNormRope {
+            q_norm: &block.q_norm,
+            k_norm: &block.k_norm,
+            eps: stack.head_eps,
+            rotation: stack.rotation,
+            pairs: stack.pairs,
+        };
+        b.qk_norm_rope(&mut qkv, stack.heads, how)?;
         let mask = Mask { causal: stack.causal, lengths: stack.lengths };
         let y = b.linear(&b.attention(&qkv, stack.heads, mask)?, &block.attention_out)?;
         let post_norm = block.attention_post_norm.as_ref();

@@ -37,18 +37,16 @@ impl<B: Backend> TextEncoder<B> {
     /// value names the tensors that nothing read and nothing was expected to leave.
     pub fn load(b: &B, folder: &ModelFolder, config: &TextEncoderConfig) -> Result<(Self, Vec<String>)> {
         let tensors = Tensors::open(folder, "text_encoder", "model")?;
-        let heads = Heads {
-            query: config.num_attention_heads,
-            key_value: config.num_key_value_heads,
-            dim: config.head_dim,
-        };
+        let heads =
+            Heads { query: config.num_attention_heads, key_value: config.num_key_value_heads, dim: config.head_dim };
         let sizes = Sizes { width: config.hidden_size, hidden: config.intermediate_size, heads };
         let used = config.num_hidden_layers - 1;
         let blocks = (0..used).map(|i| Block::load(b, &tensors, &format!("layers.{i}."), &NAMES, sizes));
         let blocks = blocks.collect::<Result<_>>()?;
         let embeddings = tensors.take("embed_tokens.weight", &[config.vocab_size, config.hidden_size])?;
         let last = format!("layers.{used}.");
-        let unread = tensors.unread(|name| name == "norm.weight" || name == "lm_head.weight" || name.starts_with(&last));
+        let unread =
+            tensors.unread(|name| name == "norm.weight" || name == "lm_head.weight" || name.starts_with(&last));
         let (eps, theta) = (config.rms_norm_eps, config.rope_theta as f32);
         Ok((Self { embeddings: b.upload(&embeddings)?, blocks, heads, eps, theta }, unread))
     }

@@ -155,13 +155,7 @@ impl<B: Backend> Transformer<B> {
 
     /// Embeds and refines captions: once a prompt. `features` `[P, T, C]` are the text encoder's, `T` a multiple of
     /// [`MULTIPLE`]; the rows from each of `lengths` on are ignored.
-    pub fn captions(
-        &self,
-        b: &B,
-        features: &B::Tensor,
-        lengths: &[usize],
-        probe: Probe<'_, B>,
-    ) -> Result<Captions<B>> {
+    pub fn captions(&self, b: &B, features: &B::Tensor, lengths: &[usize], probe: Probe<'_, B>) -> Result<Captions<B>> {
         let tokens = features.shape().get(1).copied().unwrap_or(0);
         let upload = |lengths: &[usize]| upload_u32(b, lengths.iter().copied());
         let norm = RmsNorm { weight: &self.caption_norm, scale: None, eps: self.config.norm_eps };

@@ -195,9 +195,8 @@ impl<B: Backend> Vae<B> {
             input: RGB,
             output: 2 * latent,
         };
-        let pointwise = |wanted: bool, name: &str, width: usize| {
-            wanted.then(|| loader.conv(name, width, width, 1)).transpose()
-        };
+        let pointwise =
+            |wanted: bool, name: &str, width: usize| wanted.then(|| loader.conv(name, width, width, 1)).transpose();
         let vae = Self {
             decoder: loader.coder(config, &decoder)?,
             encoder: loader.coder(config, &encoder)?,
@@ -230,7 +229,7 @@ impl<B: Backend> Vae<B> {
     /// Pixels U8 `[B, H, W, 3]` to the latents F32 `[B, C, h, w]` at the mode of the encoder's Gaussian, scaled as the
     /// transformer reads them.
     pub fn encode(&self, b: &B, pixels: &B::Tensor) -> Result<B::Tensor> {
-        let mut x = b.conv2d(&b.from_rgb8(pixels)?, &self.encoder.conv_in, SAME, None)?;
+        let mut x = b.conv2d(&b.normalize_rgb8(pixels)?, &self.encoder.conv_in, SAME, None)?;
         x = self.encoder.levels.iter().try_fold(x, |x, level| level.forward(b, x, DOWN))?;
         x = self.encoder.middle.forward(b, x)?;
         x = self.encoder.finish(b, &x)?;

@@ -43,6 +43,9 @@ pub struct Request {
     pub seed: u64,
     /// Pictures for each prompt, at least 1.
     pub count: usize,
+    /// Pictures drawn at once, 1 or more. More are quicker on a GPU that one picture does not fill, and take more
+    /// memory; the pictures are the same.
+    pub batch: usize,
 }
 
 impl Request {
@@ -59,6 +62,7 @@ impl Request {
             cfg_truncation: 1.0,
             seed: 0,
             count: 1,
+            batch: 1,
         }
     }
 
@@ -86,6 +90,9 @@ impl Request {
         let prompts = self.prompts.len();
         if prompts == 0 {
             return refuse("there is no prompt: give at least one, which may be empty");
+        }
+        if self.batch == 0 {
+            return refuse("0 pictures at once never come to an end: use a batch of 1 or more");
         }
         let images = match self.count {
             0 => return refuse("0 pictures a prompt are nothing to do: use a count of 1 or more"),
@@ -118,6 +125,7 @@ impl Request {
             guidance,
             seed: self.seed,
             count: self.count,
+            batch: self.batch,
         })
     }
 }
@@ -182,6 +190,8 @@ pub struct Job {
     pub seed: u64,
     /// Pictures for each prompt.
     pub count: usize,
+    /// Pictures drawn at once.
+    pub batch: usize,
 }
 
 impl Job {
@@ -307,6 +317,7 @@ mod tests {
             assert!(sentence(Request { cfg_truncation, ..request.clone() }).contains("truncation"));
         }
         assert!(sentence(Request { count: 0, ..request.clone() }).contains("a count of 1"));
+        assert!(sentence(Request { batch: 0, ..request.clone() }).contains("a batch of 1"));
         for count in [1025, usize::MAX] {
             assert!(sentence(Request { count, ..request.clone() }).contains("more than the 1024"));
         }
@@ -368,6 +379,7 @@ mod tests {
                         cfg_truncation: truncation,
                         seed,
                         count,
+                        batch: 1,
                     }
                 },
             )

@@ -22,7 +22,7 @@ mod tensor;
 mod timestep_embedding;
 
 use super::{
-    Backend, Branch, Conv2d, DType, DeviceTensor, Heads, HostTensor, Mask, Modulation, RmsNorm, RopePairs, shapes,
+    Backend, Branch, Conv2d, DType, DeviceTensor, Heads, HostTensor, Mask, Modulation, QkNormRope, RmsNorm, shapes,
 };
 use crate::error::{Error, Result};
 pub use conv2d::CpuConv2d;
@@ -297,16 +297,8 @@ impl Backend for Cpu {
         })
     }
 
-    fn qk_norm_rope(
-        &self,
-        qkv: &mut CpuTensor,
-        heads: Heads,
-        q_norm: &CpuTensor,
-        k_norm: &CpuTensor,
-        eps: f32,
-        rotation: &CpuTensor,
-        pairs: RopePairs,
-    ) -> Result<()> {
+    fn qk_norm_rope(&self, qkv: &mut CpuTensor, heads: Heads, how: QkNormRope<'_, CpuTensor>) -> Result<()> {
+        let QkNormRope { q_norm, k_norm, eps, rotation, pairs } = how;
         shapes::qk_norm_rope(qkv.shape(), heads, q_norm.shape(), k_norm.shape(), rotation.shape())?;
         self.update(qkv, [q_norm, k_norm, rotation], move |[q_norm, k_norm, rotation], qkv| {
             let (q_norm, k_norm, table) = (q_norm.f32(), k_norm.f32(), rotation.f32());
@@ -488,12 +480,12 @@ impl Backend for Cpu {
         })
     }
 
-    fn from_rgb8(&self, pixels: &CpuTensor) -> Result<CpuTensor> {
+    fn normalize_rgb8(&self, pixels: &CpuTensor) -> Result<CpuTensor> {
         if pixels.dtype() != DType::U8 {
-            return Err(Error::shape("from_rgb8", format!("pixels must be U8, not {}", pixels.dtype())));
+            return Err(Error::shape("normalize_rgb8", format!("pixels must be U8, not {}", pixels.dtype())));
         }
         self.fill(pixels.shape(), [pixels], |[pixels], out| {
-            pictures::from_rgb8(pixels.u8(), out);
+            pictures::normalize_rgb8(pixels.u8(), out);
             Ok(())
         })
     }

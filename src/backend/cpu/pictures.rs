@@ -1,4 +1,4 @@
-//! `unscale_latents`, `scale_latents`, `from_rgb8`, `to_rgb8`: the two ends of the autoencoder.
+//! `unscale_latents`, `scale_latents`, `normalize_rgb8`, `to_rgb8`: the two ends of the autoencoder.
 
 use rayon::prelude::*;
 
@@ -38,7 +38,7 @@ pub(super) fn scale_latents(
 }
 
 /// `pixel/127.5 − 1`.
-pub(super) fn from_rgb8(pixels: &[u8], out: &mut [f32]) {
+pub(super) fn normalize_rgb8(pixels: &[u8], out: &mut [f32]) {
     out.par_iter_mut().zip(pixels).for_each(|(o, &p)| *o = f32::from(p) / 127.5 - 1.0);
 }
 
