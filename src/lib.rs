@@ -1,5 +1,6 @@
 //! Runs Z-Image, the text-to-image model, through one pipeline on any device.
 pub mod backend;
+pub mod conformance;
 mod engine;
 mod error;
 mod image;

@@ -1,0 +1,88 @@
+//! What a backend must do to be called right, for anyone who writes one: measures, and laws that hold for every backend.
+//!
+//! Values are compared as whole tensors by [`relative_error`], never element by element: rounding spreads over a tensor,
+//! and a single small element says little about it.
+
+use crate::backend::{Backend, Branch, HostTensor, RmsNorm};
+use crate::error::Result;
+
+/// `‖out − reference‖ / ‖reference‖` in f64. Values that are not numbers, and lengths that differ, are infinitely wrong;
+/// for a reference of zeros it is the length of `out`.
+pub fn relative_error(out: &[f32], reference: &[f32]) -> f64 {
+    if out.len() != reference.len() {
+        return f64::INFINITY;
+    }
+    let square = |x: f64| x * x;
+    let difference: f64 = out.iter().zip(reference).map(|(&o, &r)| square(f64::from(o) - f64::from(r))).sum();
+    let length: f64 = reference.iter().map(|&r| square(f64::from(r))).sum();
+    let error = if length > 0.0 { (difference / length).sqrt() } else { difference.sqrt() };
+    if error.is_nan() { f64::INFINITY } else { error }
+}
+
+/// Values between −1 and 1 that depend on `seed` alone and look random to a tensor product (a splitmix64 sequence).
+pub fn noise(seed: u64, count: usize) -> Vec<f32> {
+    let next = |i: u64| {
+        let mut z = seed.wrapping_add(i.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) >> 40
+    };
+    (1..=count as u64).map(|i| next(i) as f32 / (1 << 23) as f32 - 1.0).collect()
+}
+
+/// The law of recordings: replaying a recording twice leaves what calling its verbs twice leaves. The verbs drop
+/// tensors on the way, so a backend that reuses their memory too early is found. Returns the [`relative_error`], which
+/// must be 0.
+///
+/// # Errors
+/// Those of the backend.
+pub async fn replay_error<B: Backend>(b: &B, seed: u64) -> Result<f64> {
+    let (tokens, width) = (5, 48);
+    let upload = |salt: u64, shape: &[usize]| {
+        let values = noise(seed ^ salt, shape.iter().product());
+        b.upload(&HostTensor::from_f32(shape, &values))
+    };
+    let matrix =
+        |salt: u64| b.upload_linear(&[HostTensor::from_f32(&[width, width], &noise(seed ^ salt, width * width))], &[]);
+    let (first, second, weight) = (matrix(1)?, matrix(2)?, upload(3, &[width])?);
+    let norm = || RmsNorm { weight: &weight, scale: None, eps: 1e-5 };
+    let steps = |b: &B, x: &mut B::Tensor| {
+        let mut h = b.rms_norm(x, norm())?;
+        for matrix in [&first, &second, &first] {
+            let y = b.linear(&h, matrix)?;
+            h = b.residual_norm(x, Branch { y: &y, norm: None, gate: None, eps: 1e-5 }, norm())?;
+        }
+        b.residual(x, Branch { y: &h, norm: Some(&weight), gate: None, eps: 1e-5 })
+    };
+    let mut called = upload(4, &[1, tokens, width])?;
+    let mut replayed = upload(4, &[1, tokens, width])?;
+    steps(b, &mut called)?;
+    steps(b, &mut called)?;
+    let recording = b.record(|b| steps(b, &mut replayed))?;
+    b.replay(&recording)?;
+    b.replay(&recording)?;
+    Ok(relative_error(&b.download(&replayed).await?.to_f32(), &b.download(&called).await?.to_f32()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::cpu::Cpu;
+
+    #[test]
+    fn what_is_not_a_number_is_infinitely_wrong() {
+        assert_eq!(relative_error(&[1.0, 2.0], &[1.0, 2.0]), 0.0);
+        assert_eq!(relative_error(&[3.0, 0.0], &[0.0, 4.0]), 1.25);
+        assert_eq!(relative_error(&[f32::NAN], &[1.0]), f64::INFINITY);
+        assert_eq!(relative_error(&[1.0], &[f32::NAN]), f64::INFINITY);
+        assert_eq!(relative_error(&[1.0], &[1.0, 1.0]), f64::INFINITY);
+        assert_eq!(relative_error(&[0.5], &[0.0]), 0.5);
+    }
+
+    #[test]
+    fn the_cpu_replays_what_it_recorded() {
+        for seed in 0..4 {
+            assert_eq!(pollster::block_on(replay_error(&Cpu::new(), seed)).unwrap(), 0.0);
+        }
+    }
+}
