@@ -1,2 +1,23 @@
+//! A whole picture of the embedded default on `cpu`: 256×256, 8 steps, without loading. `cargo bench --bench picture`.
 #![allow(missing_docs)]
-fn main() {}
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use std::ops::ControlFlow;
+use zimage::pipeline::request::Request;
+use zimage::{BackendChoice, Engine};
+
+fn picture(c: &mut Criterion) {
+    let engine = Engine::load(None, BackendChoice::Cpu).expect("the embedded default");
+    let mut group = c.benchmark_group("picture");
+    group.sample_size(10);
+    group.bench_function("embedded default, 8 steps", |bench| {
+        let request = Request { seed: 7, ..Request::new("a red fox") };
+        bench.iter(|| {
+            pollster::block_on(engine.generate(&request, &mut |_| ControlFlow::Continue(()))).expect("a picture")
+        });
+    });
+    group.finish();
+}
+
+criterion_group!(pictures, picture);
+criterion_main!(pictures);
