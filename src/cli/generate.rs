@@ -1,0 +1,231 @@
+//! `zimage generate`: prompts become PNG files.
+
+use super::output::Place;
+use super::progress::{Bar, Interrupt};
+use serde_json::{Value, json};
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Instant;
+use zimage::{BackendChoice, Engine, Error, Image, Output, Request, Result};
+
+/// Make pictures from prompts
+///
+/// Make pictures from prompts. Steps, guidance and size come from the model when they are not given. Every picture
+/// carries in its PNG what made it; `zimage inspect` shows that, and so do other tools.
+#[derive(Debug, clap::Args)]
+#[command(after_help = super::EXIT_CODES)]
+pub(super) struct Args {
+    /// What to draw, in quotes; several prompts make as many pictures in one batch
+    #[arg(value_name = "PROMPT", required = true)]
+    prompts: Vec<String>,
+
+    /// The model's folder in the diffusers layout [default: the small model inside this program]
+    #[arg(short, long, value_name = "DIR")]
+    model: Option<PathBuf>,
+
+    /// What not to draw; counts only with a guidance above 0. Once for all prompts, or once for each [default: nothing]
+    #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
+    negative: Vec<String>,
+
+    /// Width in pixels, a multiple of 16 [default: the model's]
+    #[arg(short = 'W', long, value_name = "N")]
+    width: Option<usize>,
+
+    /// Height in pixels, a multiple of 16 [default: the model's]
+    #[arg(short = 'H', long, value_name = "N")]
+    height: Option<usize>,
+
+    /// Denoising steps; more is slower and finer [default: the model's]
+    #[arg(short, long, value_name = "N")]
+    steps: Option<usize>,
+
+    /// How strongly the prompt is followed: guidance_scale of diffusers, which is the CFG scale of other tools minus 1;
+    /// 0 is off and twice as fast [default: the model's]
+    #[arg(short, long, value_name = "G", allow_negative_numbers = true)]
+    guidance: Option<f32>,
+
+    /// Caps the guided prediction's norm at this multiple of the unguided one; 0 is off
+    #[arg(long, value_name = "C", default_value_t = 0.0, allow_negative_numbers = true)]
+    cfg_normalization: f32,
+
+    /// Guides only until this share of the noise's time has passed, 0 to 1
+    #[arg(long, value_name = "T", default_value_t = 1.0, allow_negative_numbers = true)]
+    cfg_truncation: f32,
+
+    /// Seed of the noise, a whole number from 0; the same seed makes the same picture, and starts from the noise of
+    /// torch.Generator("cpu") [default: a random one, which is shown; also for -1]
+    #[arg(long, value_name = "S", value_parser = Seed::from_str, allow_negative_numbers = true)]
+    seed: Option<Seed>,
+
+    /// Pictures a prompt
+    #[arg(short, long, value_name = "N", default_value_t = 1)]
+    count: usize,
+
+    /// What computes: auto (the best there is) or cpu
+    #[arg(long, value_name = "auto|cpu", default_value = "auto", value_parser = BackendChoice::from_str)]
+    backend: BackendChoice,
+
+    /// The PNG to write, over one that is there; several pictures become FILE-1.png, FILE-2.png, …; - writes one
+    /// picture to standard output [default: zimage.png, or zimage-2.png and so on where that exists]
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+
+    /// Print what was made, and the milliseconds of every part, as one JSON document to standard output
+    #[arg(long)]
+    json: bool,
+}
+
+/// A seed as it stands on the command line.
+#[derive(Debug, Clone, Copy)]
+enum Seed {
+    Random,
+    Fixed(u64),
+}
+
+impl FromStr for Seed {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "-1" => Ok(Seed::Random),
+            _ => text.parse().map(Seed::Fixed).map_err(|_| format!("a seed is a whole number from 0 to {}", u64::MAX)),
+        }
+    }
+}
+
+impl Seed {
+    fn number(self) -> u64 {
+        match self {
+            Seed::Fixed(seed) => seed,
+            // Keyed by the system's randomness. 32 bits are all that torch's generator takes, and are easier to copy.
+            Seed::Random => RandomState::new().build_hasher().finish() & u64::from(u32::MAX),
+        }
+    }
+}
+
+impl Args {
+    fn request(&self) -> Request {
+        Request {
+            prompts: self.prompts.clone(),
+            negative: self.negative.clone(),
+            width: self.width,
+            height: self.height,
+            steps: self.steps,
+            guidance: self.guidance,
+            cfg_normalization: self.cfg_normalization,
+            cfg_truncation: self.cfg_truncation,
+            seed: self.seed.unwrap_or(Seed::Random).number(),
+            count: self.count,
+        }
+    }
+}
+
+pub(super) fn run(args: &Args, start: Instant) -> Result<()> {
+    let place = Place::check(args.output.as_deref(), args.prompts.len().saturating_mul(args.count))?;
+    if place == Place::Stdout {
+        if args.json {
+            return Err(Error::Request("-o - and --json both need standard output: name a file with -o".into()));
+        }
+        if std::io::stdout().is_terminal() {
+            return Err(Error::Request("-o - would fill the terminal with a PNG: send it on with > or |".into()));
+        }
+    }
+    let request = args.request();
+    let interrupt = Interrupt::watch();
+    let mut bar = Bar::new(interrupt.clone());
+    let made = Engine::load(args.model.as_deref(), args.backend).and_then(|engine| {
+        interrupt.check()?;
+        let output = pollster::block_on(engine.generate(&request, &mut bar))?;
+        Ok((engine, output))
+    });
+    bar.clear();
+    let (engine, output) = made?;
+    let files = place.write(&output.images)?;
+    let total_ms = start.elapsed().as_secs_f64() * 1e3;
+    if args.json {
+        return super::print_json(&document(&engine, &output, &files, total_ms));
+    }
+    for warning in engine.warnings() {
+        super::note(&format!("warning: {}", super::one_line(warning)));
+    }
+    let seconds = total_ms / 1e3;
+    let alone = files.len() == 1;
+    for (file, image) in files.iter().zip(&output.images) {
+        let file = if file == "-" { "to standard output" } else { file };
+        let time = if alone { format!(", {seconds:.1} s") } else { String::new() };
+        super::note(&format!("wrote {file} ({}×{}, seed {}{time})", image.width, image.height, image.info.seed));
+    }
+    if !alone {
+        super::note(&format!("{} pictures in {seconds:.1} s", files.len()));
+    }
+    Ok(())
+}
+
+/// The document of `--json`. `total` runs from the start of the process to the last file's end; the others are the
+/// engine's own measurements, and what is left between them is the PNG and the program's start.
+fn document(engine: &Engine, output: &Output, files: &[String], total_ms: f64) -> Value {
+    let picture = |(file, image): (&String, &Image)| {
+        json!({
+            "file": file,
+            "seed": image.info.seed,
+            "width": image.width,
+            "height": image.height,
+            "prompt": image.info.prompt,
+        })
+    };
+    let made = output.images.first().map(|image| &image.info);
+    let timings = &output.timings;
+    json!({
+        "images": files.iter().zip(&output.images).map(picture).collect::<Vec<_>>(),
+        "steps": made.map(|info| info.steps),
+        "guidance": made.map(|info| decimal(info.guidance)),
+        "model": engine.model(),
+        "backend": engine.backend(),
+        "device": engine.device(),
+        "milliseconds": {
+            "load": milliseconds(engine.load_ms()),
+            "text_encoder": milliseconds(timings.text_encoder_ms),
+            "transformer": {
+                "total": milliseconds(timings.transformer_ms),
+                "per_step": timings.step_ms.iter().copied().map(milliseconds).collect::<Vec<_>>(),
+            },
+            "vae": milliseconds(timings.vae_ms),
+            "total": milliseconds(total_ms),
+        },
+        "warnings": engine.warnings(),
+    })
+}
+
+/// To the microsecond: the digits beyond it are noise.
+fn milliseconds(ms: f64) -> f64 {
+    (ms * 1e3).round() / 1e3
+}
+
+/// The f64 that prints like `value`: 3.1 and not 3.0999999046.
+fn decimal(value: f32) -> f64 {
+    value.to_string().parse().unwrap_or(f64::from(value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seeds_are_whole_numbers_or_random() {
+        assert!(matches!("7".parse(), Ok(Seed::Fixed(7))));
+        assert!(matches!("18446744073709551615".parse(), Ok(Seed::Fixed(u64::MAX))));
+        assert!(matches!("-1".parse(), Ok(Seed::Random)));
+        for text in ["-2", "1.5", "", "x"] {
+            assert!(text.parse::<Seed>().is_err(), "{text}");
+        }
+        let drawn: std::collections::HashSet<u64> = (0..8).map(|_| Seed::Random.number()).collect();
+        assert!(drawn.len() > 1 && drawn.iter().all(|&seed| seed <= u64::from(u32::MAX)));
+    }
+
+    #[test]
+    fn numbers_print_as_they_were_typed() {
+        assert_eq!(json!([milliseconds(1.234_567), decimal(3.1)]).to_string(), "[1.235,3.1]");
+    }
+}

@@ -1,0 +1,433 @@
+//! A finished picture and what made it, to PNG and back.
+//!
+//! A picture without its prompt and seed cannot be made again, so every PNG carries them twice: as `parameters`, in
+//! the form that the common tools read, and as `zimage`, the [`Info`] in JSON, exact to the last bit. Reading is for
+//! files from anywhere: sizes and chunks are bounded before anything is allocated for them.
+
+use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize};
+use std::fs::{self, File, OpenOptions};
+use std::io::{BufRead, BufReader, Read, Seek, Write};
+use std::path::{Path, PathBuf};
+
+/// The text chunk with an [`Info`] in JSON.
+const KEY: &str = "zimage";
+/// The text chunk that other tools read and write.
+const PARAMETERS: &str = "parameters";
+
+/// The longest side and the most pixels of a PNG that is read: far above what the model draws (its positions end at
+/// 8192), far below what would trouble a small machine.
+const MAX_SIDE: u32 = 1 << 16;
+const MAX_PIXELS: u64 = 1 << 26;
+/// What a PNG's chunks may take in memory, and what one compressed text may grow to.
+const MAX_CHUNKS: usize = 32 << 20;
+const MAX_TEXT: usize = 4 << 20;
+
+/// A picture in eight-bit RGB.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Image {
+    /// Pixels in a row.
+    pub width: usize,
+    /// Rows.
+    pub height: usize,
+    /// `height` rows of `width` pixels, each red, green, blue, from the top left.
+    pub pixels: Vec<u8>,
+    /// What made it.
+    pub info: Info,
+}
+
+/// What made a picture: with the same model, these values make it again.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Info {
+    /// The prompt.
+    pub prompt: String,
+    /// The negative prompt; empty when there was none.
+    pub negative: String,
+    /// Denoising steps.
+    pub steps: usize,
+    /// diffusers' `guidance_scale`: 0 is off; what other tools call the CFG scale is one more.
+    pub guidance: f32,
+    /// The cap on the guided prediction's norm, as a multiple of the unguided one; 0 is off.
+    pub cfg_normalization: f32,
+    /// Guidance stops once `1 − σ` passes this.
+    pub cfg_truncation: f32,
+    /// The seed of this picture's noise.
+    pub seed: u64,
+    /// Pixels in a row.
+    pub width: usize,
+    /// Rows.
+    pub height: usize,
+    /// The model's display name.
+    pub model: String,
+    /// The version of this crate.
+    pub version: String,
+}
+
+impl Info {
+    /// The `parameters` text that AUTOMATIC1111's web UI introduced and most tools read: the prompt, the negative
+    /// prompt if there is one, and a line of settings. `CFG scale` is [`Info::guidance`] + 1, as those tools mean it.
+    pub fn parameters(&self) -> String {
+        let mut text = format!("{}\n", self.prompt);
+        if !self.negative.is_empty() {
+            text += &format!("Negative prompt: {}\n", self.negative);
+        }
+        // The line is split at commas by its readers, which take a JSON string for a value that holds one.
+        let model = match self.model.contains([',', ':', '"', '\n']) {
+            true => serde_json::Value::from(self.model.as_str()).to_string(),
+            false => self.model.clone(),
+        };
+        text += &format!(
+            "Steps: {}, Sampler: Euler, CFG scale: {}, Seed: {}, Size: {}x{}, Model: {model}, Version: zimage {}",
+            self.steps,
+            self.guidance + 1.0,
+            self.seed,
+            self.width,
+            self.height,
+            self.version,
+        );
+        text
+    }
+}
+
+/// What a PNG says about itself, whoever wrote it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PngText {
+    /// Pixels in a row.
+    pub width: usize,
+    /// Rows.
+    pub height: usize,
+    /// What made the picture, when this crate wrote it.
+    #[serde(rename = "zimage")]
+    pub info: Option<Info>,
+    /// The text that other tools leave.
+    pub parameters: Option<String>,
+    /// The names of all text chunks, each once, in the order of the PNG's kinds of text.
+    #[serde(skip)]
+    pub keys: Vec<String>,
+}
+
+impl PngText {
+    /// Reads the texts of a PNG, without its pixels.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when `path` cannot be read, [`Error::File`] when it is no PNG or a broken one.
+    pub fn open(path: &Path) -> Result<Self> {
+        let mut reader = decoder(path)?.read_info().map_err(|error| broken(path, &error))?;
+        let mut text = Self::of(reader.info());
+        // Texts usually stand before the pixels; a file cut off behind them still tells what made it.
+        if text.info.is_none() && text.parameters.is_none() {
+            reader.finish().map_err(|error| broken(path, &error))?;
+            text = Self::of(reader.info());
+        }
+        Ok(text)
+    }
+
+    fn of(png: &png::Info<'_>) -> Self {
+        let mut text =
+            Self { width: png.width as usize, height: png.height as usize, info: None, parameters: None, keys: vec![] };
+        let mut json = None;
+        let mut take = |keyword: &str, value: &dyn Fn() -> Option<String>| {
+            if !text.keys.iter().any(|key| key == keyword) {
+                text.keys.push(keyword.to_owned());
+            }
+            match keyword {
+                KEY if json.is_none() => json = value(),
+                PARAMETERS if text.parameters.is_none() => text.parameters = value(),
+                _ => {}
+            }
+        };
+        for chunk in &png.utf8_text {
+            take(&chunk.keyword, &|| {
+                let mut chunk = chunk.clone();
+                chunk.decompress_text_with_limit(MAX_TEXT).ok()?;
+                chunk.get_text().ok()
+            });
+        }
+        for chunk in &png.uncompressed_latin1_text {
+            take(&chunk.keyword, &|| Some(chunk.text.clone()));
+        }
+        for chunk in &png.compressed_latin1_text {
+            take(&chunk.keyword, &|| {
+                let mut chunk = chunk.clone();
+                chunk.decompress_text_with_limit(MAX_TEXT).ok()?;
+                chunk.get_text().ok()
+            });
+        }
+        text.info = json.and_then(|json| serde_json::from_str(&json).ok());
+        text
+    }
+}
+
+impl Image {
+    /// The picture as a PNG with its [`Info`] as text.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when `pixels` does not hold `height · width · 3` bytes.
+    pub fn to_png(&self) -> Result<Vec<u8>> {
+        let failed = |error: png::EncodingError| Error::shape("to_png", error.to_string());
+        let size = |side: usize| u32::try_from(side).map_err(|error| Error::shape("to_png", error.to_string()));
+        let mut bytes = Vec::new();
+        let mut encoder = png::Encoder::new(&mut bytes, size(self.width)?, size(self.height)?);
+        encoder.set_color(png::ColorType::Rgb);
+        encoder.set_depth(png::BitDepth::Eight);
+        let json = serde_json::to_string(&self.info).map_err(|error| Error::shape("to_png", error.to_string()))?;
+        // A NUL would end the text early in other readers; JSON spells it out.
+        for (key, text) in [(PARAMETERS, self.info.parameters().replace('\0', "\u{fffd}")), (KEY, json)] {
+            // Readers disagree about the upper half of Latin-1 in tEXt, so that anything beyond ASCII is iTXt.
+            match text.is_ascii() {
+                true => encoder.add_text_chunk(key.to_owned(), text),
+                false => encoder.add_itxt_chunk(key.to_owned(), text),
+            }
+            .map_err(failed)?;
+        }
+        let mut writer = encoder.write_header().map_err(failed)?;
+        writer.write_image_data(&self.pixels).map_err(failed)?;
+        writer.finish().map_err(failed)?;
+        Ok(bytes)
+    }
+
+    /// Writes the picture as a PNG, over a file that is already there. It is written beside its place and moved there
+    /// when it is whole, so that nobody ever finds half a picture.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when `path` cannot be written, and as [`Image::to_png`].
+    pub fn save(&self, path: &Path) -> Result<()> {
+        let bytes = self.to_png()?;
+        // A link stays a link: the file it names is replaced.
+        let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let (temporary, mut file) = create_beside(&target)?;
+        let written = file.write_all(&bytes).and_then(|()| file.sync_all());
+        drop(file);
+        written.and_then(|()| fs::rename(&temporary, &target)).map_err(|error| {
+            // The error that is reported is the first one.
+            let _ = fs::remove_file(&temporary);
+            Error::io(path, error)
+        })
+    }
+
+    /// Reads a PNG of any colour type; an alpha channel is dropped, sixteen bits become eight. A picture that another
+    /// tool made has an [`Info`] that is empty but for the size.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when `path` cannot be read, [`Error::File`] when it is no PNG, a broken one, or larger than
+    /// 2²⁶ pixels.
+    pub fn open(path: &Path) -> Result<Self> {
+        let mut decoder = decoder(path)?;
+        decoder.set_transformations(png::Transformations::normalize_to_color8());
+        let mut reader = decoder.read_info().map_err(|error| broken(path, &error))?;
+        let (width, height) = (reader.info().width, reader.info().height);
+        let bytes = reader.output_buffer_size().filter(|_| u64::from(width) * u64::from(height) <= MAX_PIXELS);
+        let Some(bytes) = bytes else {
+            return Err(Error::file(
+                path,
+                format!("{width}×{height} is too large: at most {MAX_PIXELS} pixels are read"),
+            ));
+        };
+        let mut pixels = vec![0; bytes];
+        let frame = reader.next_frame(&mut pixels).map_err(|error| broken(path, &error))?;
+        // Texts may follow the pixels; that they are broken does not harm the picture.
+        let _ = reader.finish();
+        pixels.truncate(frame.buffer_size());
+        let pixels = match frame.color_type.samples() {
+            1 => pixels.iter().flat_map(|&gray| [gray; 3]).collect(),
+            2 => pixels.chunks_exact(2).flat_map(|pixel| [pixel[0]; 3]).collect(),
+            3 => pixels,
+            _ => pixels.chunks_exact(4).flat_map(|pixel| [pixel[0], pixel[1], pixel[2]]).collect(),
+        };
+        let (width, height) = (width as usize, height as usize);
+        let info = PngText::of(reader.info()).info.unwrap_or(Info { width, height, ..Info::default() });
+        Ok(Self { width, height, pixels, info })
+    }
+}
+
+/// A new empty file in the folder of `path`, under a name of its own.
+fn create_beside(path: &Path) -> Result<(PathBuf, File)> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    for attempt in 0..100 {
+        let temporary = path.with_file_name(format!(".{name}.{}-{attempt}.tmp", std::process::id()));
+        match OpenOptions::new().write(true).create_new(true).open(&temporary) {
+            Ok(file) => return Ok((temporary, file)),
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(Error::io(path, error)),
+        }
+    }
+    Err(Error::file(path, "too many temporary files of earlier runs lie beside it; remove them"))
+}
+
+/// Opens a PNG and checks its header's size, before anything is allocated by it.
+fn decoder(path: &Path) -> Result<png::Decoder<impl BufRead + Seek + use<>>> {
+    let mut file = BufReader::new(File::open(path).map_err(|error| Error::io(path, error))?);
+    let mut signature = [0; 8];
+    let start = file.read_exact(&mut signature).and_then(|()| file.rewind());
+    if start.is_err() || signature != *b"\x89PNG\r\n\x1a\n" {
+        return Err(Error::file(path, "not a PNG"));
+    }
+    let mut decoder = png::Decoder::new_with_limits(file, png::Limits { bytes: MAX_CHUNKS });
+    decoder.set_ignore_iccp_chunk(true);
+    let header = decoder.read_header_info().map_err(|error| broken(path, &error))?;
+    let (width, height) = (header.width, header.height);
+    if width > MAX_SIDE || height > MAX_SIDE {
+        return Err(Error::file(path, format!("{width}×{height} is too large: a side has at most {MAX_SIDE} pixels")));
+    }
+    Ok(decoder)
+}
+
+fn broken(path: &Path, error: &png::DecodingError) -> Error {
+    Error::file(path, format!("a broken PNG: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn image(prompt: &str, negative: &str) -> Image {
+        let info = Info {
+            prompt: prompt.into(),
+            negative: negative.into(),
+            steps: 8,
+            guidance: 3.5,
+            cfg_normalization: 0.1,
+            cfg_truncation: 1.0,
+            seed: u64::MAX,
+            width: 3,
+            height: 2,
+            model: "emoji".into(),
+            version: "0.1.0".into(),
+        };
+        Image { width: 3, height: 2, pixels: (0..18).map(|i| i * 14).collect(), info }
+    }
+
+    fn written(bytes: &[u8]) -> tempfile::NamedTempFile {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(bytes).unwrap();
+        file
+    }
+
+    /// A PNG of one gray pixel whose size field, texts and trailing texts are the test's.
+    fn png(size: (u32, u32), chunks: &[(&[u8; 4], &[u8])]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let mut encoder = png::Encoder::new(&mut bytes, 1, 1);
+        encoder.set_color(png::ColorType::Grayscale);
+        let mut writer = encoder.write_header().unwrap();
+        for (kind, data) in chunks {
+            writer.write_chunk(png::chunk::ChunkType(**kind), data).unwrap();
+        }
+        writer.write_image_data(&[9]).unwrap();
+        writer.finish().unwrap();
+        bytes[16..20].copy_from_slice(&size.0.to_be_bytes());
+        bytes[20..24].copy_from_slice(&size.1.to_be_bytes());
+        bytes
+    }
+
+    #[test]
+    fn parameters_read_as_other_tools_write_them() {
+        let info = image("a fox,\nsitting", "blurry").info;
+        assert_eq!(
+            info.parameters(),
+            "a fox,\nsitting\nNegative prompt: blurry\nSteps: 8, Sampler: Euler, CFG scale: 4.5, \
+             Seed: 18446744073709551615, Size: 3x2, Model: emoji, Version: zimage 0.1.0"
+        );
+        let off = Info { guidance: 0.0, negative: String::new(), model: "a, b".into(), ..info };
+        assert!(off.parameters().contains("sitting\nSteps: 8, Sampler: Euler, CFG scale: 1, "));
+        assert!(off.parameters().contains("Model: \"a, b\", Version"));
+    }
+
+    #[test]
+    fn a_picture_survives_its_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("fox.png");
+        let image = image("ein Fuchs, 红色的狐狸 🦊\r\n\"zweite\" Zeile", "größer");
+        image.save(&path).unwrap();
+        image.save(&path).unwrap();
+        assert_eq!(Image::open(&path).unwrap(), image);
+        let text = PngText::open(&path).unwrap();
+        assert_eq!(text.parameters.unwrap(), image.info.parameters());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "no temporary file stays");
+    }
+
+    #[test]
+    fn pixels_of_the_wrong_number_are_an_error() {
+        let image = Image { height: 5, ..image("a", "") };
+        assert!(matches!(image.to_png(), Err(Error::Shape { .. })));
+    }
+
+    #[test]
+    fn saving_to_no_folder_names_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("missing/fox.png");
+        let error = image("a", "").save(&path).unwrap_err();
+        assert!(matches!(&error, Error::Io { path: named, .. } if *named == path), "{error}");
+    }
+
+    #[test]
+    fn foreign_pictures_are_read() {
+        let file = written(&png((1, 1), &[(b"tEXt", b"parameters\0a caf\xe9\nSteps: 20"), (b"tEXt", b"Software\0x")]));
+        let text = PngText::open(file.path()).unwrap();
+        assert_eq!((text.width, text.height, text.info), (1, 1, None));
+        assert_eq!(text.parameters.as_deref(), Some("a café\nSteps: 20"));
+        assert_eq!(text.keys, ["parameters", "Software"]);
+        let image = Image::open(file.path()).unwrap();
+        assert_eq!((image.pixels.as_slice(), image.info.width), ([9, 9, 9].as_slice(), 1));
+    }
+
+    #[test]
+    fn hostile_files_are_errors() {
+        let whole = image("a fox", "").to_png().unwrap();
+        for length in 0..whole.len() {
+            let file = written(&whole[..length]);
+            // The last chunk holds nothing: a picture without it is whole.
+            let cut = length < whole.len() - 16;
+            assert!(Image::open(file.path()).is_err() || !cut, "cut to {length} bytes");
+        }
+        for size in [(0, 1), (u32::MAX, u32::MAX), (0x7fff_ffff, 1), (1, 0x7fff_ffff), (60_000, 60_000)] {
+            assert!(Image::open(written(&png(size, &[])).path()).is_err(), "{size:?}");
+        }
+        // A chunk of a length that the file does not have.
+        let mut long = png((1, 1), &[(b"tEXt", b"parameters\0fox")]);
+        long[33..37].copy_from_slice(&0x7fff_fff0u32.to_be_bytes());
+        assert!(PngText::open(written(&long).path()).is_err());
+        // Our key with somebody else's value is not ours, and no error.
+        let file = written(&png((1, 1), &[(b"tEXt", b"zimage\0{\"prompt\": 7}"), (b"iTXt", b"zimage\0\x07")]));
+        assert_eq!(PngText::open(file.path()).unwrap().info, None);
+        assert!(
+            PngText::open(written(b"GIF89a, not this time").path()).unwrap_err().to_string().ends_with("not a PNG")
+        );
+    }
+
+    #[test]
+    fn a_compressed_text_is_not_inflated_without_bound() {
+        let mut bomb = png::text_metadata::ZTXtChunk::new(PARAMETERS, "a".repeat(MAX_TEXT + 1));
+        bomb.compress_text().unwrap();
+        let mut bytes = Vec::new();
+        let mut writer = png::Encoder::new(&mut bytes, 1, 1).write_header().unwrap();
+        writer.write_text_chunk(&bomb).unwrap();
+        writer.write_image_data(&[9]).unwrap();
+        writer.finish().unwrap();
+        let text = PngText::open(written(&bytes).path()).unwrap();
+        assert_eq!((text.parameters, text.keys), (None, vec![PARAMETERS.to_owned()]));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn any_prompt_survives(prompt in any::<String>(), negative in any::<String>(), guidance in 0f32..100.0) {
+            let mut image = image(&prompt, &negative);
+            image.info.guidance = guidance;
+            let file = written(&image.to_png().unwrap());
+            let text = PngText::open(file.path()).unwrap();
+            prop_assert_eq!(text.parameters.unwrap(), image.info.parameters().replace('\0', "\u{fffd}"));
+            prop_assert_eq!(text.info.unwrap(), image.info);
+        }
+
+        #[test]
+        fn damage_never_panics(at in any::<prop::sample::Index>(), byte in any::<u8>()) {
+            let mut bytes = image("a fox", "größer").to_png().unwrap();
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+            let file = written(&bytes);
+            let _ = (Image::open(file.path()), PngText::open(file.path()));
+        }
+    }
+}
