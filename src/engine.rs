@@ -42,7 +42,7 @@ pub struct Request {
     pub steps: Option<usize>,
     pub guidance: Option<f32>,
     pub cfg_normalization: f32,
-    pub cfg_truncation: f32,
+    pub cfg_truncation: f64,
     pub seed: u64,
     pub count: usize,
 }

@@ -1,7 +1,7 @@
 //! A finished picture and what made it, to PNG and back.
 //!
 //! A picture without its prompt and seed cannot be made again, so every PNG carries them twice: as `parameters`, in
-//! the form that the common tools read, and as `zimage`, the [`Info`] in JSON, exact to the last bit. Reading is for
+//! the form that the common tools read, and as `zimage`, the whole [`Info`] in JSON. Reading is for
 //! files from anywhere: sizes and chunks are bounded before anything is allocated for them.
 
 use crate::error::{Error, Result};
@@ -49,8 +49,8 @@ pub struct Info {
     pub guidance: f32,
     /// The cap on the guided prediction's norm, as a multiple of the unguided one; 0 is off.
     pub cfg_normalization: f32,
-    /// Guidance stops once `1 − σ` passes this.
-    pub cfg_truncation: f32,
+    /// Guidance ends once `1 − σ` is past this.
+    pub cfg_truncation: f64,
     /// The seed of this picture's noise.
     pub seed: u64,
     /// Pixels in a row.

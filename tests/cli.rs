@@ -46,7 +46,8 @@ fn files(folder: &Path) -> Vec<String> {
 /// A folder with `fox.png`, a picture of two pixels that this crate wrote.
 fn with_picture() -> TempDir {
     let folder = tempdir().unwrap();
-    let info = Info { prompt: "a fox,\nsitting ‒ 狐".into(), seed: 7, steps: 8, model: "emoji".into(), ..Info::default() };
+    let info =
+        Info { prompt: "a fox,\nsitting ‒ 狐".into(), seed: 7, steps: 8, model: "emoji".into(), ..Info::default() };
     let image = Image { width: 2, height: 1, pixels: vec![1, 2, 3, 4, 5, 6], info };
     image.save(&folder.path().join("fox.png")).unwrap();
     folder
@@ -104,7 +105,8 @@ fn a_place_that_cannot_be_written_is_known_before_the_work() {
     let f = folder.path();
     fs::write(f.join("file"), "").unwrap();
     // The model is wrong as well: that the place is reported shows that nothing was loaded.
-    let place = |file: &str, code, says: &str| fails(f, &["generate", "a fox", "-m", "nowhere", "-o", file], code, says);
+    let place =
+        |file: &str, code, says: &str| fails(f, &["generate", "a fox", "-m", "nowhere", "-o", file], code, says);
     place("missing/fox.png", 3, "missing: no such folder");
     place("file/fox.png", 3, "file");
     place("fox.jpg", 2, "only PNG");

@@ -1,19 +1,19 @@
 //! `zimage generate`: prompts become PNG files.
 
 use super::output::Place;
-use super::progress::{Bar, Interrupt};
-use serde_json::{Value, json};
+use super::progress::Bar;
+use serde::Serialize;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Instant;
-use zimage::{BackendChoice, Engine, Error, Image, Output, Request, Result};
+use zimage::{BackendChoice, Engine, Error, Output, Request, Result};
 
 /// Make pictures from prompts
 ///
-/// Make pictures from prompts. Steps, guidance and size come from the model when they are not given. Every picture
-/// carries in its PNG what made it; `zimage inspect` shows that, and so do other tools.
+/// Steps, guidance and size come from the model when they are not given. Every picture carries in its PNG what made it;
+/// `zimage inspect` shows that, and so do other tools.
 #[derive(Debug, clap::Args)]
 #[command(after_help = super::EXIT_CODES)]
 pub(super) struct Args {
@@ -50,9 +50,9 @@ pub(super) struct Args {
     #[arg(long, value_name = "C", default_value_t = 0.0, allow_negative_numbers = true)]
     cfg_normalization: f32,
 
-    /// Guides only until this share of the noise's time has passed, 0 to 1
+    /// Guidance ends when this share of the way from noise to picture is done, 0 to 1; 1 is never
     #[arg(long, value_name = "T", default_value_t = 1.0, allow_negative_numbers = true)]
-    cfg_truncation: f32,
+    cfg_truncation: f64,
 
     /// Seed of the noise, a whole number from 0; the same seed makes the same picture, and starts from the noise of
     /// torch.Generator("cpu") [default: a random one, which is shown; also for -1]
@@ -133,79 +133,126 @@ pub(super) fn run(args: &Args, start: Instant) -> Result<()> {
         }
     }
     let request = args.request();
-    let interrupt = Interrupt::watch();
-    let mut bar = Bar::new(interrupt.clone());
-    let made = Engine::load(args.model.as_deref(), args.backend).and_then(|engine| {
-        interrupt.check()?;
-        let output = pollster::block_on(engine.generate(&request, &mut bar))?;
-        Ok((engine, output))
-    });
+    let mut bar = Bar::new();
+    let made = make(args, &request, &mut bar);
     bar.clear();
     let (engine, output) = made?;
     let files = place.write(&output.images)?;
     let total_ms = start.elapsed().as_secs_f64() * 1e3;
+    let report = Report::new(&engine, &output, &files, &request, total_ms);
     if args.json {
-        return super::print_json(&document(&engine, &output, &files, total_ms));
+        return super::print_json(&report);
     }
-    for warning in engine.warnings() {
-        super::note(&format!("warning: {}", super::one_line(warning)));
-    }
-    let seconds = total_ms / 1e3;
-    let alone = files.len() == 1;
-    for (file, image) in files.iter().zip(&output.images) {
-        let file = if file == "-" { "to standard output" } else { file };
-        let time = if alone { format!(", {seconds:.1} s") } else { String::new() };
-        super::note(&format!("wrote {file} ({}×{}, seed {}{time})", image.width, image.height, image.info.seed));
-    }
-    if !alone {
-        super::note(&format!("{} pictures in {seconds:.1} s", files.len()));
-    }
+    report.tell();
     Ok(())
 }
 
-/// The document of `--json`. `total` runs from the start of the process to the last file's end; the others are the
-/// engine's own measurements, and what is left between them is the PNG and the program's start.
-fn document(engine: &Engine, output: &Output, files: &[String], total_ms: f64) -> Value {
-    let picture = |(file, image): (&String, &Image)| {
-        json!({
-            "file": file,
-            "seed": image.info.seed,
-            "width": image.width,
-            "height": image.height,
-            "prompt": image.info.prompt,
-        })
-    };
-    let made = output.images.first().map(|image| &image.info);
-    let timings = &output.timings;
-    json!({
-        "images": files.iter().zip(&output.images).map(picture).collect::<Vec<_>>(),
-        "steps": made.map(|info| info.steps),
-        "guidance": made.map(|info| decimal(info.guidance)),
-        "model": engine.model(),
-        "backend": engine.backend(),
-        "device": engine.device(),
-        "milliseconds": {
-            "load": milliseconds(engine.load_ms()),
-            "text_encoder": milliseconds(timings.text_encoder_ms),
-            "transformer": {
-                "total": milliseconds(timings.transformer_ms),
-                "per_step": timings.step_ms.iter().copied().map(milliseconds).collect::<Vec<_>>(),
+/// Loads the model and makes the pictures.
+fn make(args: &Args, request: &Request, bar: &mut Bar) -> Result<(Engine, Output)> {
+    let engine = Engine::load(args.model.as_deref(), args.backend)?;
+    bar.check()?;
+    let output = pollster::block_on(engine.generate(request, bar))?;
+    // Ctrl-C in the last moment still means that no file is wanted.
+    bar.check()?;
+    Ok((engine, output))
+}
+
+/// What was made: the document of `--json`.
+#[derive(Serialize)]
+struct Report<'a> {
+    images: Vec<Picture<'a>>,
+    steps: Option<usize>,
+    guidance: Option<f32>,
+    model: &'a str,
+    backend: &'static str,
+    device: String,
+    milliseconds: Milliseconds,
+    warnings: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct Picture<'a> {
+    file: &'a str,
+    seed: u64,
+    width: usize,
+    height: usize,
+    prompt: &'a str,
+}
+
+/// `total` runs from the start of the process to the end of the last file, the others are the engine's own measurements
+/// within it; what no part accounts for is the program's start, the tokenizer and the writing of the files.
+#[derive(Serialize)]
+struct Milliseconds {
+    load: f64,
+    text_encoder: f64,
+    transformer: Transformer,
+    vae: f64,
+    total: f64,
+}
+
+#[derive(Serialize)]
+struct Transformer {
+    total: f64,
+    per_step: Vec<f64>,
+}
+
+impl<'a> Report<'a> {
+    fn new(engine: &'a Engine, output: &'a Output, files: &'a [String], request: &Request, total_ms: f64) -> Self {
+        let made = output.images.first().map(|image| &image.info);
+        let mut warnings = engine.warnings().to_vec();
+        if made.is_some_and(|info| info.guidance == 0.0) && request.negative.iter().any(|text| !text.is_empty()) {
+            warnings.push("the negative prompt was not read: it needs a guidance above 0 (--guidance)".into());
+        }
+        let pictures = files.iter().zip(&output.images).map(|(file, image)| Picture {
+            file,
+            seed: image.info.seed,
+            width: image.width,
+            height: image.height,
+            prompt: &image.info.prompt,
+        });
+        let timings = &output.timings;
+        Self {
+            images: pictures.collect(),
+            steps: made.map(|info| info.steps),
+            guidance: made.map(|info| info.guidance),
+            model: engine.model(),
+            backend: engine.backend(),
+            device: engine.device(),
+            milliseconds: Milliseconds {
+                load: milliseconds(engine.load_ms()),
+                text_encoder: milliseconds(timings.text_encoder_ms),
+                transformer: Transformer {
+                    total: milliseconds(timings.transformer_ms),
+                    per_step: timings.step_ms.iter().copied().map(milliseconds).collect(),
+                },
+                vae: milliseconds(timings.vae_ms),
+                total: milliseconds(total_ms),
             },
-            "vae": milliseconds(timings.vae_ms),
-            "total": milliseconds(total_ms),
-        },
-        "warnings": engine.warnings(),
-    })
+            warnings,
+        }
+    }
+
+    /// Says it in words: the warnings, and a line a picture.
+    fn tell(&self) {
+        for warning in &self.warnings {
+            super::note(&format!("warning: {}", super::one_line(warning)));
+        }
+        let seconds = self.milliseconds.total / 1e3;
+        let alone = self.images.len() == 1;
+        for Picture { file, seed, width, height, .. } in &self.images {
+            let file = if *file == "-" { "to standard output" } else { file };
+            let time = if alone { format!(", {seconds:.1} s") } else { String::new() };
+            super::note(&super::one_line(&format!("wrote {file} ({width}×{height}, seed {seed}{time})")));
+        }
+        if !alone {
+            super::note(&format!("{} pictures in {seconds:.1} s", self.images.len()));
+        }
+    }
 }
 
 /// To the microsecond: the digits beyond it are noise.
 fn milliseconds(ms: f64) -> f64 {
     (ms * 1e3).round() / 1e3
-}
-
-/// The f64 that prints like `value`: 3.1 and not 3.0999999046.
-fn decimal(value: f32) -> f64 {
-    value.to_string().parse().unwrap_or(f64::from(value))
 }
 
 #[cfg(test)]
@@ -225,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_print_as_they_were_typed() {
-        assert_eq!(json!([milliseconds(1.234_567), decimal(3.1)]).to_string(), "[1.235,3.1]");
+    fn milliseconds_have_three_decimals() {
+        assert_eq!(milliseconds(1.234_567), 1.235);
     }
 }

@@ -6,8 +6,8 @@ use zimage::{Error, Info, PngText, Result};
 
 /// Show what made a picture, or what a model consists of
 ///
-/// Show what made a picture (from its PNG text), or what a model's folder consists of: its parts, sizes, element types,
-/// parameter counts and shapes.
+/// Of a picture: the generation data in its PNG. Of a model: its parts with their sizes, element types, parameter counts
+/// and shapes, its schedule and its defaults.
 #[derive(Debug, clap::Args)]
 #[command(after_help = super::EXIT_CODES)]
 pub(super) struct Args {

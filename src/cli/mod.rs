@@ -109,8 +109,9 @@ fn print(text: &str) -> Result<()> {
 }
 
 /// Prints one JSON document.
-fn print_json(document: &serde_json::Value) -> Result<()> {
-    print(&format!("{document:#}\n"))
+fn print_json(document: &impl serde::Serialize) -> Result<()> {
+    let text = serde_json::to_string_pretty(document).map_err(|error| stdout_error(error.into()))?;
+    print(&(text + "\n"))
 }
 
 fn stdout_error(source: io::Error) -> Error {

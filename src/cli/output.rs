@@ -20,7 +20,7 @@ pub(super) enum Place {
 }
 
 impl Place {
-    /// Reads `-o` for a run of `pictures` pictures, and tries to write there.
+    /// Reads `-o` for a run of `pictures` pictures, and tries whether files can be made there.
     pub(super) fn check(option: Option<&Path>, pictures: usize) -> Result<Self> {
         let Some(path) = option else {
             let place = Place::Free(DEFAULT.into());
@@ -49,6 +49,11 @@ impl Place {
         for file in (0..pictures.min(2)).map(|i| numbered(path, i, pictures)) {
             if file.is_dir() {
                 return Err(Error::Request(format!("-o: {} is a folder; choose another name", file.display())));
+            }
+            // The move into place would not ask.
+            if fs::metadata(&file).is_ok_and(|found| found.permissions().readonly()) {
+                let problem = "this file is write-protected; choose another name with -o".to_owned();
+                return Err(Error::File { path: file, problem });
             }
         }
         probe(path).map(|()| Place::Named(path.to_owned()))
@@ -175,6 +180,12 @@ mod tests {
         for path in [folder.path().join("missing/fox.png"), file.join("fox.png")] {
             assert!(matches!(Place::check(Some(&path), 1), Err(Error::File { .. })), "{path:?}");
         }
+        let kept = folder.path().join("kept.png");
+        fs::write(&kept, "").unwrap();
+        let mut permissions = fs::metadata(&kept).unwrap().permissions();
+        permissions.set_readonly(true);
+        fs::set_permissions(&kept, permissions).unwrap();
+        assert!(matches!(Place::check(Some(&kept), 1), Err(Error::File { .. })));
         for path in [folder.path().to_owned(), folder.path().join("fox"), folder.path().join("fox.jpg"), "".into()] {
             assert!(matches!(Place::check(Some(&path), 1), Err(Error::Request(_))), "{path:?}");
         }

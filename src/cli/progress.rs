@@ -18,12 +18,18 @@ pub(super) struct Bar {
 }
 
 impl Bar {
-    pub(super) fn new(interrupt: Interrupt) -> Self {
+    /// Shows that the model is being loaded, and takes Ctrl-C over.
+    pub(super) fn new() -> Self {
         let line = if std::io::stderr().is_terminal() { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
         line.enable_steady_tick(Duration::from_millis(100));
-        let bar = Self { line, interrupt, steps_began: None };
+        let bar = Self { interrupt: Interrupt::watch(line.clone()), line, steps_began: None };
         bar.say("loading the model");
         bar
+    }
+
+    /// An error once Ctrl-C was pressed.
+    pub(super) fn check(&self) -> Result<()> {
+        if self.interrupt.pressed() { Err(Error::Cancelled) } else { Ok(()) }
     }
 
     /// Takes the line away, so that what follows begins at the margin.
@@ -82,12 +88,11 @@ fn rate(steps: u64, taken: Duration) -> String {
 }
 
 /// Whether Ctrl-C was pressed.
-#[derive(Clone)]
-pub(super) struct Interrupt(Arc<AtomicBool>);
+struct Interrupt(Arc<AtomicBool>);
 
 impl Interrupt {
     /// Takes Ctrl-C over: pressed once it asks the work to stop between two steps, pressed again it ends the program.
-    pub(super) fn watch() -> Self {
+    fn watch(line: ProgressBar) -> Self {
         let pressed = Arc::new(AtomicBool::new(false));
         let seen = Arc::clone(&pressed);
         // Where no handler can be set, Ctrl-C ends the program at once, which is no worse.
@@ -95,18 +100,13 @@ impl Interrupt {
             if seen.swap(true, Ordering::SeqCst) {
                 std::process::exit(130);
             }
-            super::note("stopping after this step; Ctrl-C again stops at once");
+            line.suspend(|| super::note("stopping after this step; Ctrl-C again stops at once"));
         });
         Self(pressed)
     }
 
-    pub(super) fn pressed(&self) -> bool {
+    fn pressed(&self) -> bool {
         self.0.load(Ordering::SeqCst)
-    }
-
-    /// An error once Ctrl-C was pressed.
-    pub(super) fn check(&self) -> Result<()> {
-        if self.pressed() { Err(Error::Cancelled) } else { Ok(()) }
     }
 }
 
@@ -124,12 +124,11 @@ mod tests {
 
     #[test]
     fn an_interrupt_stops_the_work() {
-        let interrupt = Interrupt(Arc::new(AtomicBool::new(false)));
-        let mut bar = Bar::new(interrupt.clone());
+        let mut bar = Bar::new();
         assert!(bar.update(Stage::Step { done: 0, of: 2 }).is_continue());
-        assert!(interrupt.check().is_ok());
-        interrupt.0.store(true, Ordering::SeqCst);
+        assert!(bar.check().is_ok());
+        bar.interrupt.0.store(true, Ordering::SeqCst);
         assert!(bar.update(Stage::Step { done: 1, of: 2 }).is_break());
-        assert!(matches!(interrupt.check(), Err(Error::Cancelled)));
+        assert!(matches!(bar.check(), Err(Error::Cancelled)));
     }
 }
