@@ -1,0 +1,163 @@
+//! The keys of one config file, read one by one. Deserialising into a struct would be shorter, but its errors do not
+//! name the key.
+
+use crate::error::{Error, Result};
+use crate::weights::{ModelFolder, excerpt};
+use serde_json::{Map, Value};
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+
+/// Far more than any config file has.
+const LONGEST_FILE: usize = 1 << 20;
+/// No size of any network is larger.
+const LARGEST_SIZE: usize = 1 << 20;
+/// No network has more layers of one kind.
+const MOST_LAYERS: usize = 1000;
+
+/// The keys of a JSON object. A key whose value is null counts as missing.
+#[derive(Debug)]
+pub(super) struct Keys {
+    path: PathBuf,
+    /// What stands before the keys in messages, for an object inside another.
+    prefix: String,
+    map: Map<String, Value>,
+}
+
+impl Keys {
+    pub(super) fn read(folder: &ModelFolder, relative: &str) -> Result<Self> {
+        let path = folder.path(relative);
+        let bytes = folder.read(relative)?;
+        if bytes.len() > LONGEST_FILE {
+            let problem = format!("expected at most {LONGEST_FILE} bytes of JSON, found {}", bytes.len());
+            return Err(Error::file(&path, problem));
+        }
+        match serde_json::from_slice(&bytes) {
+            Ok(Value::Object(map)) => Ok(Self { path, prefix: String::new(), map }),
+            Ok(other) => {
+                Err(Error::file(&path, format!("expected a JSON object, found {}", excerpt(&other.to_string()))))
+            }
+            Err(e) => Err(Error::file(&path, format!("broken JSON: {}", excerpt(&e.to_string())))),
+        }
+    }
+
+    /// A file without keys, for one that may be absent.
+    pub(super) fn empty(folder: &ModelFolder, relative: &str) -> Self {
+        Self { path: folder.path(relative), prefix: String::new(), map: Map::new() }
+    }
+
+    /// The object under a key.
+    pub(super) fn inner(&self, key: &str) -> Result<Option<Self>> {
+        match self.get(key) {
+            None => Ok(None),
+            Some(Value::Object(map)) => {
+                Ok(Some(Self { path: self.path.clone(), prefix: format!("{}{key}.", self.prefix), map: map.clone() }))
+            }
+            Some(_) => Err(self.wrong(key, "an object")),
+        }
+    }
+
+    fn get(&self, key: &str) -> Option<&Value> {
+        self.map.get(key).filter(|value| !value.is_null())
+    }
+
+    /// The error for a key whose value cannot be used.
+    pub(super) fn fault(&self, key: &str, expected: &str, found: impl Display) -> Error {
+        Error::file(&self.path, format!("{}{key}: expected {expected}, found {found}", self.prefix))
+    }
+
+    /// As [`Keys::fault`], having found what the file says.
+    pub(super) fn wrong(&self, key: &str, expected: &str) -> Error {
+        let found = self.map.get(key).map_or("nothing".to_owned(), |value| excerpt(&value.to_string()));
+        self.fault(key, expected, found)
+    }
+
+    /// A whole number in a range.
+    pub(super) fn count(&self, key: &str, default: Option<usize>, range: RangeInclusive<usize>) -> Result<usize> {
+        let value = match self.get(key) {
+            None => default,
+            Some(value) => whole(value),
+        };
+        value
+            .filter(|n| range.contains(n))
+            .ok_or_else(|| self.wrong(key, &format!("a whole number from {} to {}", range.start(), range.end())))
+    }
+
+    /// A size: a whole number, not zero.
+    pub(super) fn size(&self, key: &str, default: Option<usize>) -> Result<usize> {
+        self.count(key, default, 1..=LARGEST_SIZE)
+    }
+
+    /// A number of layers, `least` or more.
+    pub(super) fn layers(&self, key: &str, default: Option<usize>, least: usize) -> Result<usize> {
+        self.count(key, default, least..=MOST_LAYERS)
+    }
+
+    /// A list of sizes, `lengths` of them.
+    pub(super) fn sizes(&self, key: &str, default: &[usize], lengths: RangeInclusive<usize>) -> Result<Vec<usize>> {
+        let sizes = match self.get(key) {
+            None => Some(default.to_vec()),
+            Some(Value::Array(values)) if lengths.contains(&values.len()) => {
+                values.iter().map(|value| whole(value).filter(|n| (1..=LARGEST_SIZE).contains(n))).collect()
+            }
+            Some(_) => None,
+        };
+        let count = match (lengths.start(), lengths.end()) {
+            (a, b) if a == b => format!("{a}"),
+            (a, b) => format!("{a} to {b}"),
+        };
+        sizes.ok_or_else(|| self.wrong(key, &format!("a list of {count} whole numbers from 1 to {LARGEST_SIZE}")))
+    }
+
+    /// A number in a range.
+    pub(super) fn real(&self, key: &str, default: Option<f64>, range: RangeInclusive<f64>) -> Result<f64> {
+        let value = match self.get(key) {
+            None => default,
+            Some(value) => value.as_f64(),
+        };
+        value
+            .filter(|x| range.contains(x))
+            .ok_or_else(|| self.wrong(key, &format!("a number from {} to {}", range.start(), range.end())))
+    }
+
+    /// True or false.
+    pub(super) fn flag(&self, key: &str, default: bool) -> Result<bool> {
+        match self.get(key) {
+            None => Ok(default),
+            Some(value) => value.as_bool().ok_or_else(|| self.wrong(key, "true or false")),
+        }
+    }
+
+    /// Refuses a key that asks for what is not implemented: it has to be missing, null or false.
+    pub(super) fn refuse(&self, key: &str) -> Result<()> {
+        match self.get(key) {
+            None | Some(Value::Bool(false)) => Ok(()),
+            Some(_) => Err(self.wrong(key, "nothing or false, because this is not supported")),
+        }
+    }
+
+    /// Refuses a text that is none of those that are implemented; the first of them is what a missing key means.
+    pub(super) fn one_of(&self, key: &str, supported: &[&str]) -> Result<()> {
+        match self.get(key) {
+            None => Ok(()),
+            Some(Value::String(text)) if supported.contains(&text.as_str()) => Ok(()),
+            Some(_) => Err(self.wrong(key, &format!("{}, because nothing else is supported", supported.join(" or ")))),
+        }
+    }
+
+    /// Refuses a list of texts that holds anything but `supported`, and says how many there are; `None` when the key is
+    /// missing.
+    pub(super) fn all_are(&self, key: &str, supported: &str) -> Result<Option<usize>> {
+        match self.get(key) {
+            None => Ok(None),
+            Some(Value::Array(values)) if values.iter().all(|value| value.as_str() == Some(supported)) => {
+                Ok(Some(values.len()))
+            }
+            Some(_) => Err(self.wrong(key, &format!("a list of {supported}, because nothing else is supported"))),
+        }
+    }
+}
+
+fn whole(value: &Value) -> Option<usize> {
+    value.as_u64().and_then(|n| usize::try_from(n).ok())
+}

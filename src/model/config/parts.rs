@@ -1,0 +1,305 @@
+//! The config file of each part.
+
+use super::keys::Keys;
+use crate::error::Result;
+
+/// The widest adaLN input, whatever the model's width.
+const ADALN_WIDTH: usize = 256;
+/// No patch is larger, and no autoencoder has more blocks. With the bound on every size these keep the products of sizes
+/// within 32 bits, which is what a browser has.
+const LARGEST_PATCH: usize = 16;
+const MOST_VAE_BLOCKS: usize = 8;
+const WIDEST_ATTENTION: usize = 1 << 20;
+
+/// The image transformer (`ZImageTransformer2DModel`).
+#[derive(Debug, Clone, PartialEq)]
+pub struct TransformerConfig {
+    /// Latent pixels along each side of a patch: the one entry of `all_patch_size`. That of `all_f_patch_size`, frames
+    /// to a patch, has to be 1.
+    pub patch_size: usize,
+    /// Latent channels.
+    pub in_channels: usize,
+    /// The width of a token.
+    pub dim: usize,
+    /// Main layers.
+    pub n_layers: usize,
+    /// Layers of the noise refiner, and as many of the context refiner.
+    pub n_refiner_layers: usize,
+    /// Attention heads. The reference gives each its own keys and values, so `n_kv_heads` has to be the same.
+    pub n_heads: usize,
+    /// Added to the mean square in the RMSNorms of the blocks and of the caption.
+    pub norm_eps: f32,
+    /// The width of the text features.
+    pub cap_feat_dim: usize,
+    /// θ of the rotary embedding.
+    pub rope_theta: f64,
+    /// What model time, 0 to 1, is multiplied by.
+    pub t_scale: f64,
+    /// How many of a head's dimensions turn with the frame, the row and the column; all even.
+    pub axes_dims: [usize; 3],
+    /// How many positions there are along each.
+    pub axes_lens: [usize; 3],
+}
+
+impl TransformerConfig {
+    /// Added to the mean square in the RMSNorms of queries and keys: the reference does not take `norm_eps` for them.
+    pub const QK_NORM_EPS: f32 = 1e-5;
+    /// Added to the variance in the final LayerNorm.
+    pub const FINAL_NORM_EPS: f32 = 1e-6;
+    /// Cosines and sines that the timestep is given as.
+    pub const FREQUENCIES: usize = 256;
+    /// The width inside the timestep's MLP.
+    pub const TIMESTEP_HIDDEN: usize = 1024;
+
+    pub(super) fn read(keys: &Keys) -> Result<Self> {
+        keys.one_of("_class_name", &["ZImageTransformer2DModel"])?;
+        keys.refuse("quantization_config")?;
+        keys.refuse("siglip_feat_dim")?;
+        if !keys.flag("qk_norm", true)? {
+            return Err(keys.wrong("qk_norm", "true, because attention without it is not supported"));
+        }
+        let [patch_size] = array(keys, "all_patch_size", [2])?;
+        if patch_size > LARGEST_PATCH {
+            return Err(keys.wrong("all_patch_size", &format!("one size of at most {LARGEST_PATCH}")));
+        }
+        if array(keys, "all_f_patch_size", [1])? != [1] {
+            return Err(keys.wrong("all_f_patch_size", "[1], because pictures have one frame"));
+        }
+        let n_heads = keys.size("n_heads", Some(30))?;
+        if keys.size("n_kv_heads", Some(n_heads))? != n_heads {
+            return Err(keys.wrong("n_kv_heads", &format!("{n_heads}, as n_heads")));
+        }
+        let config = Self {
+            patch_size,
+            in_channels: keys.size("in_channels", Some(16))?,
+            dim: keys.size("dim", Some(3840))?,
+            n_layers: keys.layers("n_layers", Some(30), 1)?,
+            n_refiner_layers: keys.layers("n_refiner_layers", Some(2), 0)?,
+            n_heads,
+            norm_eps: eps(keys, "norm_eps", 1e-5)?,
+            cap_feat_dim: keys.size("cap_feat_dim", Some(2560))?,
+            rope_theta: theta(keys, 256.0)?,
+            t_scale: keys.real("t_scale", Some(1000.0), 1e-3..=1e6)?,
+            axes_dims: array(keys, "axes_dims", [32, 48, 48])?,
+            axes_lens: array(keys, "axes_lens", [1024, 512, 512])?,
+        };
+        if !config.dim.is_multiple_of(n_heads) {
+            return Err(keys.wrong("dim", &format!("a multiple of the {n_heads} of n_heads")));
+        }
+        let head = config.head_dim();
+        if config.axes_dims.iter().sum::<usize>() != head || config.axes_dims.iter().any(|n| n % 2 == 1) {
+            let expected = format!("even numbers that make {head}, dim / n_heads, together");
+            return Err(keys.wrong("axes_dims", &expected));
+        }
+        Ok(config)
+    }
+
+    /// The width of a head.
+    pub fn head_dim(&self) -> usize {
+        self.dim / self.n_heads
+    }
+
+    /// The width inside the SwiGLU: the reference's `int(dim / 3 * 8)`, in the same floating-point arithmetic.
+    pub fn ffn_dim(&self) -> usize {
+        (self.dim as f64 / 3.0 * 8.0) as usize
+    }
+
+    /// The width of the timestep's embedding, which the adaLN linears read.
+    pub fn adaln_dim(&self) -> usize {
+        self.dim.min(ADALN_WIDTH)
+    }
+
+    /// The values of one patch.
+    pub fn patch_dim(&self) -> usize {
+        self.patch_size * self.patch_size * self.in_channels
+    }
+
+    /// What the embedder and the final layer for this patch are called in tensor names: `2-1`.
+    pub fn patch_key(&self) -> String {
+        format!("{}-1", self.patch_size)
+    }
+}
+
+/// The text encoder (`Qwen3Model`, alone or inside `Qwen3ForCausalLM`).
+#[derive(Debug, Clone, PartialEq)]
+pub struct TextEncoderConfig {
+    /// Tokens in the vocabulary.
+    pub vocab_size: usize,
+    /// The width of a token.
+    pub hidden_size: usize,
+    /// Layers, the last of which the features do not need.
+    pub num_hidden_layers: usize,
+    /// Query heads.
+    pub num_attention_heads: usize,
+    /// Key heads, and as many value heads.
+    pub num_key_value_heads: usize,
+    /// The width of a head; even.
+    pub head_dim: usize,
+    /// The width inside the SwiGLU.
+    pub intermediate_size: usize,
+    /// Added to the mean square in every RMSNorm.
+    pub rms_norm_eps: f32,
+    /// θ of the rotary embedding.
+    pub rope_theta: f64,
+}
+
+impl TextEncoderConfig {
+    pub(super) fn read(keys: &Keys) -> Result<Self> {
+        keys.one_of("model_type", &["qwen3"])?;
+        keys.one_of("hidden_act", &["silu"])?;
+        for key in ["attention_bias", "use_sliding_window", "quantization_config"] {
+            keys.refuse(key)?;
+        }
+        keys.all_are("layer_types", "full_attention")?;
+        let num_attention_heads = keys.size("num_attention_heads", None)?;
+        let config = Self {
+            vocab_size: keys.size("vocab_size", None)?,
+            hidden_size: keys.size("hidden_size", None)?,
+            num_hidden_layers: keys.layers("num_hidden_layers", None, 1)?,
+            num_attention_heads,
+            num_key_value_heads: keys.size("num_key_value_heads", Some(num_attention_heads))?,
+            head_dim: keys.size("head_dim", Some(128))?,
+            intermediate_size: keys.size("intermediate_size", None)?,
+            rms_norm_eps: eps(keys, "rms_norm_eps", 1e-6)?,
+            rope_theta: qwen_theta(keys)?,
+        };
+        if !num_attention_heads.is_multiple_of(config.num_key_value_heads) {
+            let expected = format!("a divisor of the {num_attention_heads} of num_attention_heads");
+            return Err(keys.wrong("num_key_value_heads", &expected));
+        }
+        if config.head_dim % 2 == 1 || config.head_dim > WIDEST_ATTENTION / num_attention_heads {
+            let expected = format!("an even number that makes at most {WIDEST_ATTENTION} in all heads");
+            return Err(keys.wrong("head_dim", &expected));
+        }
+        Ok(config)
+    }
+}
+
+/// θ, which transformers 4 writes beside the other keys and transformers 5 into `rope_parameters`; `rope_scaling` is
+/// the older name for what else that object says.
+fn qwen_theta(keys: &Keys) -> Result<f64> {
+    let mut value = theta(keys, 10_000.0)?;
+    for object in ["rope_scaling", "rope_parameters"] {
+        if let Some(rope) = keys.inner(object)? {
+            rope.one_of("rope_type", &["default"])?;
+            rope.one_of("type", &["default"])?;
+            // One object a kind of layer: transformers 5 allows it where the kinds differ, which they do not here.
+            rope.refuse("full_attention")?;
+            value = theta(&rope, value)?;
+        }
+    }
+    Ok(value)
+}
+
+/// The autoencoder (`AutoencoderKL`), pictures with three channels.
+#[derive(Debug, Clone, PartialEq)]
+pub struct VaeConfig {
+    /// Latent channels.
+    pub latent_channels: usize,
+    /// Channels of each block, from the picture's side.
+    pub block_out_channels: Vec<usize>,
+    /// Residual blocks in each block of the encoder; the decoder has one more in each.
+    pub layers_per_block: usize,
+    /// Groups of every GroupNorm.
+    pub norm_num_groups: usize,
+    /// What latents are multiplied by after shifting.
+    pub scaling_factor: f32,
+    /// What is subtracted from latents before scaling.
+    pub shift_factor: f32,
+    /// Whether a 1×1 convolution follows the encoder.
+    pub use_quant_conv: bool,
+    /// Whether a 1×1 convolution precedes the decoder.
+    pub use_post_quant_conv: bool,
+    /// Whether the middle blocks have attention.
+    pub mid_block_add_attention: bool,
+}
+
+impl VaeConfig {
+    /// Added to the variance in every GroupNorm.
+    pub const NORM_EPS: f32 = 1e-6;
+
+    pub(super) fn read(keys: &Keys) -> Result<Self> {
+        keys.one_of("_class_name", &["AutoencoderKL"])?;
+        keys.one_of("act_fn", &["silu", "swish"])?;
+        for key in ["latents_mean", "latents_std", "quantization_config"] {
+            keys.refuse(key)?;
+        }
+        for key in ["in_channels", "out_channels"] {
+            if keys.size(key, Some(3))? != 3 {
+                return Err(keys.wrong(key, "3: red, green and blue"));
+            }
+        }
+        let block_out_channels = keys.sizes("block_out_channels", &[64], 1..=MOST_VAE_BLOCKS)?;
+        for (key, kind) in [("down_block_types", "DownEncoderBlock2D"), ("up_block_types", "UpDecoderBlock2D")] {
+            if keys.all_are(key, kind)?.unwrap_or(1) != block_out_channels.len() {
+                let expected = format!("{} times {kind}, as many as block_out_channels", block_out_channels.len());
+                return Err(keys.wrong(key, &expected));
+            }
+        }
+        let norm_num_groups = keys.size("norm_num_groups", Some(32))?;
+        if block_out_channels.iter().any(|n| !n.is_multiple_of(norm_num_groups)) {
+            let expected = format!("multiples of the {norm_num_groups} of norm_num_groups");
+            return Err(keys.wrong("block_out_channels", &expected));
+        }
+        Ok(Self {
+            latent_channels: keys.size("latent_channels", Some(4))?,
+            block_out_channels,
+            layers_per_block: keys.layers("layers_per_block", Some(1), 1)?,
+            norm_num_groups,
+            scaling_factor: keys.real("scaling_factor", Some(0.18215), 1e-6..=1e6)? as f32,
+            shift_factor: keys.real("shift_factor", Some(0.0), -1e6..=1e6)? as f32,
+            use_quant_conv: keys.flag("use_quant_conv", true)?,
+            use_post_quant_conv: keys.flag("use_post_quant_conv", true)?,
+            mid_block_add_attention: keys.flag("mid_block_add_attention", true)?,
+        })
+    }
+
+    /// Pixels of the picture along each side of a latent pixel: every block but the last halves the picture.
+    pub fn scale_factor(&self) -> usize {
+        1 << (self.block_out_channels.len() - 1)
+    }
+}
+
+/// The denoising schedule (`FlowMatchEulerDiscreteScheduler`).
+#[derive(Debug, Clone, PartialEq)]
+pub struct SchedulerConfig {
+    /// How far the schedule is bent towards noise: `σ = k·s / (1 + (k−1)·s)`.
+    pub shift: f64,
+    /// How many steps training divided time into.
+    pub num_train_timesteps: usize,
+}
+
+impl SchedulerConfig {
+    pub(super) fn read(keys: &Keys) -> Result<Self> {
+        keys.one_of("_class_name", &["FlowMatchEulerDiscreteScheduler"])?;
+        for key in [
+            "use_dynamic_shifting",
+            "invert_sigmas",
+            "shift_terminal",
+            "use_karras_sigmas",
+            "use_exponential_sigmas",
+            "use_beta_sigmas",
+            "stochastic_sampling",
+        ] {
+            keys.refuse(key)?;
+        }
+        Ok(Self {
+            shift: keys.real("shift", Some(1.0), 1e-3..=1e3)?,
+            num_train_timesteps: keys.size("num_train_timesteps", Some(1000))?,
+        })
+    }
+}
+
+/// A list of exactly as many sizes as the default has.
+fn array<const N: usize>(keys: &Keys, key: &str, default: [usize; N]) -> Result<[usize; N]> {
+    let sizes = keys.sizes(key, &default, N..=N)?;
+    sizes.try_into().map_err(|_| keys.wrong(key, &format!("a list of {N} sizes")))
+}
+
+fn eps(keys: &Keys, key: &str, default: f64) -> Result<f32> {
+    Ok(keys.real(key, Some(default), 0.0..=1.0)? as f32)
+}
+
+fn theta(keys: &Keys, default: f64) -> Result<f64> {
+    keys.real("rope_theta", Some(default), 1.0..=1e12)
+}

@@ -1,0 +1,143 @@
+//! The header of a safetensors file, read as if its author meant harm.
+//!
+//! A file is 8 bytes with the header's length, the header in JSON, then the data that the header's offsets count from.
+//! The crate `safetensors` defines the types. The checks stand here, because its own do not name the tensor, let a name
+//! occur twice, and overflow on offsets near the end of the address space.
+
+use super::excerpt;
+use crate::error::{Error, Result};
+use safetensors::tensor::TensorInfo;
+use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Range;
+use std::path::Path;
+
+/// The format's own limit. What a header makes us allocate is a small multiple of its length, and it has to be in the
+/// file in full.
+const LONGEST_HEADER: u64 = 100_000_000;
+
+/// More dimensions than any tensor has; a longer shape would only be there to make messages long.
+const MOST_DIMENSIONS: usize = 16;
+
+/// One tensor of a file, with its place in that file.
+#[derive(Debug)]
+pub(super) struct Stored {
+    pub(super) info: TensorInfo,
+    pub(super) range: Range<usize>,
+}
+
+/// Reads and checks the header of `file`: afterwards every range lies inside the file, holds exactly its shape's
+/// elements, and no two overlap. `path` is for messages.
+pub(super) fn read_header(path: &Path, file: &[u8]) -> Result<BTreeMap<String, Stored>> {
+    let (json, data_start) = split(path, file)?;
+    let Entries(entries) = serde_json::from_slice(json).map_err(|e| {
+        Error::file(path, format!("broken safetensors header: {}; download the file again", excerpt(&e.to_string())))
+    })?;
+    check(path, &entries, file.len() - data_start)?;
+    let place = |info: &TensorInfo| data_start + info.data_offsets.0..data_start + info.data_offsets.1;
+    Ok(entries.into_iter().map(|(name, info)| (name, Stored { range: place(&info), info })).collect())
+}
+
+/// The header's JSON, and where the data begins.
+fn split<'a>(path: &Path, file: &'a [u8]) -> Result<(&'a [u8], usize)> {
+    let fault = |found: String| {
+        let hint = "it is truncated or of another format; download it again";
+        Err(Error::file(path, format!("expected a safetensors file, found {found}: {hint}")))
+    };
+    let Some((length, rest)) = file.split_first_chunk::<8>() else {
+        return fault(format!("a file of {} bytes", file.len()));
+    };
+    let length = u64::from_le_bytes(*length);
+    if length > LONGEST_HEADER {
+        return fault(format!("a header of {length} bytes where at most {LONGEST_HEADER} are allowed"));
+    }
+    // Fits: it is at most LONGEST_HEADER.
+    match rest.get(..length as usize) {
+        Some(json) => Ok((json, 8 + json.len())),
+        None => fault(format!("a header of {length} bytes in a file of {}", file.len())),
+    }
+}
+
+/// The header as it is written, each name once.
+struct Entries(BTreeMap<String, TensorInfo>);
+
+impl<'de> Deserialize<'de> for Entries {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        deserializer.deserialize_map(EntriesVisitor)
+    }
+}
+
+struct EntriesVisitor;
+
+impl<'de> Visitor<'de> for EntriesVisitor {
+    type Value = Entries;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a map of tensors")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Entries, A::Error> {
+        let mut entries = BTreeMap::new();
+        while let Some(name) = map.next_key::<String>()? {
+            if name == "__metadata__" {
+                map.next_value::<IgnoredAny>()?;
+                continue;
+            }
+            let named = |text: &dyn fmt::Display| A::Error::custom(format!("tensor {}: {text}", excerpt(&name)));
+            let info = map.next_value::<TensorInfo>().map_err(|e| named(&e))?;
+            if entries.contains_key(&name) {
+                return Err(named(&"the name occurs twice"));
+            }
+            entries.insert(name, info);
+        }
+        Ok(Entries(entries))
+    }
+}
+
+/// Holds every tensor against its shape and type, and all of them against the `data` bytes that the file has.
+fn check(path: &Path, entries: &BTreeMap<String, TensorInfo>, data: usize) -> Result<()> {
+    let mut order: Vec<_> = entries.iter().collect();
+    order.sort_by_key(|(_, info)| info.data_offsets);
+    let mut end = 0;
+    for (name, info) in order {
+        let fault = |expected: String, found: String| {
+            Err(Error::Tensor { path: path.to_owned(), tensor: excerpt(name), expected, found })
+        };
+        if info.shape.len() > MOST_DIMENSIONS {
+            return fault(format!("at most {MOST_DIMENSIONS} dimensions"), format!("{}", info.shape.len()));
+        }
+        let (from, to) = info.data_offsets;
+        let Some(bytes) = bytes_of(info) else {
+            return fault(
+                "a shape that makes whole bytes in memory".into(),
+                format!("{} {:?}", info.dtype, info.shape),
+            );
+        };
+        if to.checked_sub(from) != Some(bytes) {
+            let found = format!("data_offsets [{from}, {to}]");
+            return fault(format!("{bytes} bytes for {} {:?}", info.dtype, info.shape), found);
+        }
+        if from != end {
+            let what = if from < end { "overlap the tensor before" } else { "leave a gap" };
+            return fault(format!("data from byte {end} on"), format!("bytes {from} to {to}, which {what}"));
+        }
+        if to > data {
+            let found = format!("{data} bytes of data: the file is truncated; download it again");
+            return fault(format!("data up to byte {to}"), found);
+        }
+        end = to;
+    }
+    if end != data {
+        let problem = format!("expected {end} bytes of data, found {data}: the file is damaged; download it again");
+        return Err(Error::file(path, problem));
+    }
+    Ok(())
+}
+
+/// The bytes that a shape takes; `None` when they overflow or, for types smaller than a byte, do not come out even.
+fn bytes_of(info: &TensorInfo) -> Option<usize> {
+    let elements = info.shape.iter().try_fold(1usize, |product, &n| product.checked_mul(n))?;
+    let bits = elements.checked_mul(info.dtype.bitsize())?;
+    bits.is_multiple_of(8).then_some(bits / 8)
+}

@@ -1,0 +1,249 @@
+//! The named tensors of one part of a model, from one file or from shards, each handed out without copying it.
+
+use super::folder::ModelFolder;
+use super::header::{Stored, read_header};
+use super::index::read_index;
+use super::{StoredType, excerpt};
+use crate::backend::{DType, HostTensor};
+use crate::error::{Error, Result};
+use bytes::Bytes;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// The tensors of one part, such as the transformer, by name.
+#[derive(Debug)]
+pub struct Tensors {
+    /// What to name when a tensor is missing: the single file, or the index of the shards.
+    path: PathBuf,
+    files: Vec<PathBuf>,
+    /// What stands before every name in this file.
+    prefix: &'static str,
+    /// By the name that the file uses.
+    entries: BTreeMap<String, Entry>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    file: usize,
+    dtype: StoredType,
+    shape: Vec<usize>,
+    bytes: Bytes,
+    read: AtomicBool,
+}
+
+/// What is known of a tensor without reading it.
+#[derive(Debug, Clone, Copy)]
+pub struct Listing<'a> {
+    /// The name that the file uses.
+    pub name: &'a str,
+    /// The type of its elements.
+    pub dtype: StoredType,
+    /// Sizes, outermost first.
+    pub shape: &'a [usize],
+    /// The space that it takes in its file.
+    pub bytes: usize,
+    /// That file.
+    pub file: &'a Path,
+}
+
+impl Listing<'_> {
+    /// The number of elements.
+    pub fn elements(&self) -> usize {
+        self.shape.iter().product()
+    }
+}
+
+/// What stands before the names of the tensors. A text encoder saved with its language-model head
+/// (`Qwen3ForCausalLM`) has its body under `model.`; saved alone (`Qwen3Model`) it has not.
+fn name_prefix(has: impl Fn(&str) -> bool) -> &'static str {
+    if has("model.embed_tokens.weight") { "model." } else { "" }
+}
+
+impl Tensors {
+    /// Opens `<part>/<stem>.safetensors`, or the shards that `<part>/<stem>.safetensors.index.json` names where there is
+    /// no such file, and checks their headers; no tensor is read yet. Tensors that a shard holds beyond what the index
+    /// says are there like all others.
+    ///
+    /// # Errors
+    /// [`Error::File`] and [`Error::Tensor`] for files that are missing, truncated, damaged or at odds with their index.
+    pub fn open(folder: &ModelFolder, part: &str, stem: &str) -> Result<Self> {
+        let single = format!("{part}/{stem}.safetensors");
+        let index = format!("{single}.index.json");
+        let mut tensors = Self { path: folder.path(&single), files: vec![], prefix: "", entries: BTreeMap::new() };
+        if folder.exists(&single) {
+            tensors.add_file(folder, &single)?;
+        } else if folder.exists(&index) {
+            tensors.path = folder.path(&index);
+            tensors.add_shards(folder, part, &index)?;
+        } else {
+            return Err(no_weights(folder, part, stem));
+        }
+        tensors.prefix = name_prefix(|name| tensors.entries.contains_key(name));
+        Ok(tensors)
+    }
+
+    fn add_file(&mut self, folder: &ModelFolder, relative: &str) -> Result<()> {
+        let path = folder.path(relative);
+        let bytes = folder.read(relative)?;
+        for (name, Stored { info, range }) in read_header(&path, &bytes)? {
+            if let Some(other) = self.entries.get(&name) {
+                return Err(Error::Tensor {
+                    expected: "each tensor in one file only".into(),
+                    found: format!("it in {} as well", self.files[other.file].display()),
+                    tensor: excerpt(&name),
+                    path,
+                });
+            }
+            let (dtype, shape, bytes) = (info.dtype, info.shape, bytes.slice(range));
+            let entry = Entry { file: self.files.len(), dtype, shape, bytes, read: AtomicBool::new(false) };
+            self.entries.insert(name, entry);
+        }
+        self.files.push(path);
+        Ok(())
+    }
+
+    fn add_shards(&mut self, folder: &ModelFolder, part: &str, index: &str) -> Result<()> {
+        let map = read_index(&self.path, &folder.read(index)?)?;
+        for shard in map.values().collect::<BTreeSet<_>>() {
+            self.add_file(folder, &format!("{part}/{shard}"))?;
+        }
+        for (name, shard) in &map {
+            let path = folder.path(&format!("{part}/{shard}"));
+            let found = match self.entries.get(name) {
+                Some(entry) if self.files[entry.file] == path => continue,
+                Some(entry) => format!("it in {}", self.files[entry.file].display()),
+                None => "nothing".into(),
+            };
+            let expected = format!("the tensor, as {} says", self.path.display());
+            return Err(Error::Tensor { path, tensor: excerpt(name), expected, found });
+        }
+        Ok(())
+    }
+
+    /// The tensor of this name, which has to have this shape and elements of F32, F16 or BF16. It shares the file's
+    /// memory and counts as read from now on.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] when it is missing or different, saying how.
+    pub fn take(&self, name: &str, shape: &[usize]) -> Result<HostTensor> {
+        match self.take_optional(name, shape)? {
+            Some(tensor) => Ok(tensor),
+            None => Err(self.fault(self.path.clone(), name, shape, self.absent(&self.file_name(name)))),
+        }
+    }
+
+    /// As [`Tensors::take`], but `None` when there is no tensor of this name.
+    pub fn take_optional(&self, name: &str, shape: &[usize]) -> Result<Option<HostTensor>> {
+        let Some(entry) = self.entries.get(&self.file_name(name)) else { return Ok(None) };
+        let found = || format!("{} {:?}", entry.dtype, entry.shape);
+        let fault = |found| Err(self.fault(self.files[entry.file].clone(), name, shape, found));
+        let dtype = match entry.dtype {
+            StoredType::F32 => DType::F32,
+            StoredType::F16 => DType::F16,
+            StoredType::BF16 => DType::Bf16,
+            _ => return fault(format!("{}; FP8 and other quantised files are not supported", found())),
+        };
+        if entry.shape != shape {
+            return fault(found());
+        }
+        let Some(tensor) = HostTensor::new(dtype, shape, entry.bytes.clone()) else { return fault(found()) };
+        entry.read.store(true, Ordering::Relaxed);
+        Ok(Some(tensor))
+    }
+
+    /// Whether there is a tensor of this name, whatever its shape and type.
+    pub fn contains(&self, name: &str) -> bool {
+        self.entries.contains_key(&self.file_name(name))
+    }
+
+    /// The tensors that nothing has read and that are not `known` to go unread, by the names that the file uses. `known`
+    /// sees the names that [`Tensors::take`] takes: without the prefix of this file, where they have it.
+    pub fn unread(&self, known: impl Fn(&str) -> bool) -> Vec<String> {
+        let unread = self.entries.iter().filter(|(_, entry)| !entry.read.load(Ordering::Relaxed));
+        let names = unread.map(|(name, _)| name);
+        names.filter(|name| !known(name.strip_prefix(self.prefix).unwrap_or(name))).cloned().collect()
+    }
+
+    /// Every tensor, by name.
+    pub fn iter(&self) -> impl Iterator<Item = Listing<'_>> {
+        self.entries.iter().map(|(name, entry)| Listing {
+            name,
+            dtype: entry.dtype,
+            shape: &entry.shape,
+            bytes: entry.bytes.len(),
+            file: &self.files[entry.file],
+        })
+    }
+
+    /// The number of tensors.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there are no tensors.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// The elements of all tensors together.
+    pub fn parameters(&self) -> usize {
+        self.iter().map(|tensor| tensor.elements()).sum()
+    }
+
+    /// The bytes of all tensors together.
+    pub fn bytes(&self) -> usize {
+        self.iter().map(|tensor| tensor.bytes).sum()
+    }
+
+    /// The files that the tensors are in.
+    pub fn files(&self) -> &[PathBuf] {
+        &self.files
+    }
+
+    fn file_name(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
+    }
+
+    fn fault(&self, path: PathBuf, name: &str, shape: &[usize], found: String) -> Error {
+        let expected = format!("{shape:?} of F32, F16 or BF16");
+        Error::Tensor { path, tensor: self.file_name(name), expected, found }
+    }
+
+    /// Says that a tensor is not there, and which one may be meant: among those that nothing has read yet, the one
+    /// whose name begins and ends most alike.
+    fn absent(&self, name: &str) -> String {
+        let alike = |other: &str| {
+            let shortest = name.len().min(other.len());
+            let start = name.bytes().zip(other.bytes()).take_while(|(a, b)| a == b).count();
+            let end = name.bytes().rev().zip(other.bytes().rev()).take_while(|(a, b)| a == b).count();
+            (start + end).min(shortest)
+        };
+        let unread = self.entries.iter().filter(|(_, entry)| !entry.read.load(Ordering::Relaxed));
+        let nearest = unread.map(|(other, _)| (alike(other), other)).max_by_key(|(score, _)| *score);
+        match nearest {
+            Some((score, other)) if 2 * score > name.len().max(other.len()) => {
+                format!("nothing; did you mean {}?", excerpt(other))
+            }
+            _ => format!("nothing among {} tensors", self.entries.len()),
+        }
+    }
+}
+
+/// Says what the folder holds instead of weights.
+fn no_weights(folder: &ModelFolder, part: &str, stem: &str) -> Error {
+    const MOST_NAMES: usize = 8;
+    let names = folder.list(part);
+    let mut found = match names.len() {
+        0 => "nothing".to_owned(),
+        _ => names.iter().take(MOST_NAMES).map(|name| excerpt(name)).collect::<Vec<_>>().join(", "),
+    };
+    if names.len() > MOST_NAMES {
+        found += ", …";
+    }
+    if names.iter().any(|name| name.ends_with(".bin") || name.ends_with(".gguf")) {
+        found += "; only safetensors files are supported";
+    }
+    let expected = format!("{stem}.safetensors or {stem}.safetensors.index.json");
+    Error::file(&folder.path(part), format!("expected {expected}, found {found}"))
+}
