@@ -4,6 +4,8 @@
 
 use crate::error::{Error, Result};
 use crate::image::{Image, Info};
+use crate::model::config::Defaults;
+use crate::weights::ModelFolder;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -23,14 +25,6 @@ impl std::str::FromStr for BackendChoice {
             _ => Err(Error::Request(format!("no backend is called {name}: choose auto or cpu"))),
         }
     }
-}
-
-#[derive(Debug, Clone, Copy)]
-pub struct Defaults {
-    pub steps: usize,
-    pub guidance: f32,
-    pub width: usize,
-    pub height: usize,
 }
 
 #[derive(Debug, Clone)]
@@ -84,12 +78,12 @@ pub struct Engine {
 }
 
 impl Engine {
+    /// The files that [`Engine::load`] reads. `None`: the embedded default.
+    pub fn folder(model: Option<&Path>) -> Result<ModelFolder> {
+        model.map_or(Ok(ModelFolder::in_memory("emoji", &[])), ModelFolder::open)
+    }
     pub fn load(model: Option<&Path>, _: BackendChoice) -> Result<Engine> {
-        if let Some(folder) = model {
-            std::fs::read_dir(folder).map_err(|error| Error::io(folder, error))?;
-        }
-        let name =
-            model.map_or("emoji".into(), |folder| folder.file_name().unwrap_or_default().to_string_lossy().into());
+        let name = Self::folder(model)?.name().to_owned();
         Ok(Engine { name })
     }
     pub fn model(&self) -> &str {

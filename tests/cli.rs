@@ -174,6 +174,7 @@ fn inspect_refuses_other_files() {
     fails(f, &["inspect", "plain.png"], 3, "how it was made");
     fails(f, &["inspect", "missing.png"], 3, "missing.png");
     fails(f, &["inspect", "folder"], 3, "model_index.json");
+    fails(f, &["inspect", "folder/model.safetensors"], 3, "name the folder");
 }
 
 #[cfg(target_os = "linux")]
@@ -273,6 +274,20 @@ fn json_is_one_document() {
 }
 
 #[test]
+fn a_negative_prompt_without_guidance_is_a_warning() {
+    let folder = tempdir().unwrap();
+    let arguments = quick(&["a fox", "--negative", "an owl", "--guidance", "0", "-o", "fox.png"]);
+    let (_, stderr) = succeeds(folder.path(), &arguments);
+    assert!(stderr.starts_with("warning: the negative prompt was not read"), "{stderr}");
+    let (stdout, stderr) = succeeds(folder.path(), &[&arguments[..], &["--json"]].concat());
+    let document: Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!((document["warnings"].as_array().map(Vec::len), stderr.as_str()), (Some(1), ""));
+    let (_, stderr) = succeeds(folder.path(), &quick(&["a fox", "-n", "an owl", "-g", "1", "-o", "fox.png"]));
+    assert!(stderr.starts_with("wrote"), "{stderr}");
+    assert_eq!(Image::open(&folder.path().join("fox.png")).unwrap().info.negative, "an owl");
+}
+
+#[test]
 fn a_picture_goes_down_a_pipe() {
     let folder = tempdir().unwrap();
     let output = zimage(folder.path(), &quick(&["a fox", "-o", "-", "--seed", "7"]));
@@ -317,5 +332,6 @@ fn inspect_shows_the_embedded_default() {
         assert!(part["bytes"].as_u64().unwrap() > 0 && part["tensors"].as_u64().unwrap() > 0, "{part}");
         assert_eq!(part["parameters"].as_u64().unwrap(), total, "{part}");
     }
+    assert!(document["parts"]["tokenizer"]["bytes"].as_u64().unwrap() > 0);
     assert!(document["scheduler"]["shift"].is_number() && document["defaults"]["steps"].is_number());
 }

@@ -1,6 +1,8 @@
 //! `zimage inspect`: what a PNG says about its making, or what a model's folder holds.
 
-use serde_json::json;
+mod model;
+
+use serde::Serialize;
 use std::path::{Path, PathBuf};
 use zimage::{Error, Info, PngText, Result};
 
@@ -22,9 +24,21 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args) -> Result<()> {
     match &args.path {
+        Some(path) if path.extension().is_some_and(|end| end == "safetensors" || end == "json") => {
+            let problem = "one file of a model; name the folder of the whole model, the one with model_index.json";
+            Err(Error::File { path: path.clone(), problem: problem.into() })
+        }
         Some(path) if !path.is_dir() => inspect_png(path, args.json),
-        folder => inspect_model(folder.as_deref(), args.json),
+        folder => model::run(folder.as_deref(), args.json),
     }
+}
+
+/// The document of `--json`.
+#[derive(Serialize)]
+struct Document<'a> {
+    file: String,
+    #[serde(flatten)]
+    text: &'a PngText,
 }
 
 fn inspect_png(path: &Path, json: bool) -> Result<()> {
@@ -37,13 +51,7 @@ fn inspect_png(path: &Path, json: bool) -> Result<()> {
         return Err(Error::File { path: path.to_owned(), problem });
     }
     if json {
-        return super::print_json(&json!({
-            "file": path.display().to_string(),
-            "width": text.width,
-            "height": text.height,
-            "zimage": text.info,
-            "parameters": text.parameters,
-        }));
+        return super::print_json(&Document { file: path.display().to_string(), text: &text });
     }
     let lines = match (&text.info, text.parameters) {
         (Some(info), _) => describe(info),
@@ -69,8 +77,4 @@ fn describe(info: &Info) -> String {
         ("version", format!("zimage {}", info.version)),
     ]);
     super::table(&rows)
-}
-
-fn inspect_model(_folder: Option<&Path>, _json: bool) -> Result<()> {
-    Err(Error::Request("later".into()))
 }

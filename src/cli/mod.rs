@@ -42,14 +42,12 @@ enum Command {
 pub(crate) fn run(start: Instant) -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) if error.use_stderr() && error.exit_code() != 0 && !shows_help(&error) => {
-            return fail(&usage(&error), 2);
-        }
-        Err(help) => {
+        Err(error) if is_help(&error) => {
             // Nobody may be reading any more, and that is fine.
-            let _ = help.print();
-            return ExitCode::from(if help.exit_code() == 0 { 0 } else { 2 });
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
         }
+        Err(error) => return fail(&usage(&error), 2),
     };
     let done = match cli.command {
         Command::Generate(args) => generate::run(&args, start),
@@ -61,8 +59,10 @@ pub(crate) fn run(start: Instant) -> ExitCode {
     }
 }
 
-fn shows_help(error: &clap::Error) -> bool {
-    error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+/// Whether this is no error but a text that was asked for, or the one for a command line without a subcommand.
+fn is_help(error: &clap::Error) -> bool {
+    use clap::error::ErrorKind::{DisplayHelp, DisplayHelpOnMissingArgumentOrSubcommand, DisplayVersion};
+    matches!(error.kind(), DisplayHelp | DisplayVersion | DisplayHelpOnMissingArgumentOrSubcommand)
 }
 
 fn fail(message: &str, code: u8) -> ExitCode {
