@@ -1,149 +1,162 @@
-//! A stand-in for the engine, so that the command line compiles and can be tried before there is one: it draws a
-//! gradient.
-#![allow(missing_docs, missing_debug_implementations, clippy::missing_errors_doc)]
+//! The public face: a model on the best backend there is, and pictures from requests.
 
+use crate::backend::Backend;
+use crate::backend::cpu::Cpu;
 use crate::error::{Error, Result};
 use crate::image::{Image, Info};
-use crate::model::config::Defaults;
+use crate::model::config::{Defaults, ModelConfig};
+use crate::pipeline::Pipeline;
+use crate::pipeline::progress::{Progress, Timings, since};
+use crate::pipeline::request::Request;
 use crate::weights::ModelFolder;
-use std::ops::ControlFlow;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::str::FromStr;
+use std::time::Instant;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Which backend computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum BackendChoice {
+    /// The best one that this machine has.
+    #[default]
     Auto,
+    /// The processor.
     Cpu,
 }
 
-impl std::str::FromStr for BackendChoice {
+impl BackendChoice {
+    /// Every choice with its name.
+    pub const NAMES: [(&'static str, BackendChoice); 2] = [("auto", BackendChoice::Auto), ("cpu", BackendChoice::Cpu)];
+}
+
+impl FromStr for BackendChoice {
     type Err = Error;
+
     fn from_str(name: &str) -> Result<Self> {
-        match name {
-            "auto" => Ok(Self::Auto),
-            "cpu" => Ok(Self::Cpu),
-            _ => Err(Error::Request(format!("no backend is called {name}: choose auto or cpu"))),
+        Self::NAMES.iter().find(|(known, _)| *known == name).map(|(_, choice)| *choice).ok_or_else(|| {
+            let known = Self::NAMES.map(|(known, _)| known).join(", ");
+            Error::Request(format!("there is no backend {name:?}; choose one of {known}"))
+        })
+    }
+}
+
+/// A model that is loaded and ready to draw.
+#[derive(Debug)]
+pub struct Engine {
+    model: String,
+    pipeline: Loaded,
+    load_ms: f64,
+}
+
+/// The pipeline on the backend that was picked: the one place where backends are named.
+#[derive(Debug)]
+enum Loaded {
+    Cpu(Box<Pipeline<Cpu>>),
+}
+
+/// Runs `$body` with `$pipeline` bound to the loaded pipeline, whatever its backend.
+macro_rules! with_pipeline {
+    ($engine:expr, $pipeline:ident => $body:expr) => {
+        match &$engine.pipeline {
+            Loaded::Cpu($pipeline) => $body,
         }
-    }
+    };
 }
 
-#[derive(Debug, Clone)]
-pub struct Request {
-    pub prompts: Vec<String>,
-    pub negative: Vec<String>,
-    pub width: Option<usize>,
-    pub height: Option<usize>,
-    pub steps: Option<usize>,
-    pub guidance: Option<f32>,
-    pub cfg_normalization: f32,
-    pub cfg_truncation: f64,
-    pub seed: u64,
-    pub count: usize,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stage {
-    TextEncoder,
-    Step { done: usize, of: usize },
-    Vae,
-}
-
-pub trait Progress {
-    fn update(&mut self, stage: Stage) -> ControlFlow<()>;
-}
-
-impl<F: FnMut(Stage) -> ControlFlow<()>> Progress for F {
-    fn update(&mut self, stage: Stage) -> ControlFlow<()> {
-        self(stage)
-    }
-}
-
-#[derive(Debug, Clone, Default)]
-pub struct Timings {
-    pub text_encoder_ms: f64,
-    pub transformer_ms: f64,
-    pub step_ms: Vec<f64>,
-    pub vae_ms: f64,
-    pub total_ms: f64,
-}
-
+/// The pictures of a request, and how long they took.
 #[derive(Debug, Clone)]
 pub struct Output {
+    /// Prompt by prompt.
     pub images: Vec<Image>,
+    /// Milliseconds.
     pub timings: Timings,
 }
 
-pub struct Engine {
-    name: String,
-}
-
 impl Engine {
-    /// The files that [`Engine::load`] reads. `None`: the embedded default.
-    pub fn folder(model: Option<&Path>) -> Result<ModelFolder> {
-        model.map_or(Ok(ModelFolder::in_memory("emoji", &[])), ModelFolder::open)
-    }
-    pub fn load(model: Option<&Path>, _: BackendChoice) -> Result<Engine> {
-        let name = Self::folder(model)?.name().to_owned();
-        Ok(Engine { name })
-    }
-    pub fn model(&self) -> &str {
-        &self.name
-    }
-    pub fn backend(&self) -> &'static str {
-        "cpu"
-    }
-    pub fn device(&self) -> String {
-        "no device".into()
-    }
-    pub fn defaults(&self) -> Defaults {
-        Defaults { steps: 8, guidance: 0.0, width: 256, height: 256 }
-    }
-    pub fn warnings(&self) -> &[String] {
-        &[]
-    }
-    pub fn load_ms(&self) -> f64 {
-        0.0
+    /// Loads the diffusers folder `model`, or the embedded default for `None`.
+    ///
+    /// # Errors
+    /// Those of the files and of the device; [`Error::Request`] when no model is named and none is embedded.
+    pub fn load(model: Option<&Path>, backend: BackendChoice) -> Result<Self> {
+        let folder = model.map_or_else(ModelFolder::embedded, ModelFolder::open)?;
+        Self::load_folder(&folder, backend)
     }
 
-    #[allow(clippy::unused_async)]
-    pub async fn generate(&self, request: &Request, progress: &mut dyn Progress) -> Result<Output> {
+    /// Loads a model from wherever `folder` finds its files.
+    ///
+    /// # Errors
+    /// Those of the files and of the device.
+    pub fn load_folder(folder: &ModelFolder, backend: BackendChoice) -> Result<Self> {
         let start = Instant::now();
-        let defaults = self.defaults();
-        let (width, height) = (request.width.unwrap_or(defaults.width), request.height.unwrap_or(defaults.height));
-        if width % 16 != 0 || height % 16 != 0 || request.count == 0 {
-            return Err(Error::Request("width and height must be multiples of 16".into()));
-        }
-        let steps = request.steps.unwrap_or(defaults.steps);
-        let cancelled = |flow: ControlFlow<()>| if flow.is_break() { Err(Error::Cancelled) } else { Ok(()) };
-        cancelled(progress.update(Stage::TextEncoder))?;
-        cancelled(progress.update(Stage::Step { done: 0, of: steps }))?;
-        for done in 1..=steps {
-            std::thread::sleep(Duration::from_millis(20));
-            cancelled(progress.update(Stage::Step { done, of: steps }))?;
-        }
-        cancelled(progress.update(Stage::Vae))?;
-        let mut images = Vec::new();
-        for prompt in &request.prompts {
-            for i in 0..request.count {
-                let pixels = (0..width * height * 3).map(|p| (p / 3 % width) as u8).collect();
-                let info = Info {
-                    prompt: prompt.clone(),
-                    negative: request.negative.first().cloned().unwrap_or_default(),
-                    steps,
-                    guidance: request.guidance.unwrap_or(defaults.guidance),
-                    cfg_normalization: request.cfg_normalization,
-                    cfg_truncation: request.cfg_truncation,
-                    seed: request.seed.wrapping_add(i as u64),
-                    width,
-                    height,
-                    model: self.name.clone(),
-                    version: env!("CARGO_PKG_VERSION").into(),
-                };
-                images.push(Image { width, height, pixels, info });
-            }
-        }
-        let timings =
-            Timings { step_ms: vec![20.0; steps], total_ms: start.elapsed().as_secs_f64() * 1e3, ..Timings::default() };
-        Ok(Output { images, timings })
+        let pipeline = match backend {
+            BackendChoice::Auto | BackendChoice::Cpu => Loaded::Cpu(Box::new(Pipeline::load(Cpu::new(), folder)?)),
+        };
+        Ok(Self { model: folder.name().to_owned(), pipeline, load_ms: since(start) })
+    }
+
+    /// The model's name.
+    pub fn model(&self) -> &str {
+        &self.model
+    }
+
+    /// What the model's config files say.
+    pub fn config(&self) -> &ModelConfig {
+        with_pipeline!(self, pipeline => pipeline.config())
+    }
+
+    /// What a request means that does not say otherwise.
+    pub fn defaults(&self) -> Defaults {
+        self.config().defaults
+    }
+
+    /// The backend that was picked.
+    pub fn backend(&self) -> &'static str {
+        with_pipeline!(self, pipeline => pipeline.backend().name())
+    }
+
+    /// The device in words.
+    pub fn device(&self) -> String {
+        with_pipeline!(self, pipeline => pipeline.backend().device())
+    }
+
+    /// What is odd about the model's files without being an error, a sentence each.
+    pub fn warnings(&self) -> &[String] {
+        with_pipeline!(self, pipeline => pipeline.warnings())
+    }
+
+    /// Milliseconds that loading took.
+    pub fn load_ms(&self) -> f64 {
+        self.load_ms
+    }
+
+    /// Draws what `request` asks for; it is checked before anything runs.
+    ///
+    /// # Errors
+    /// [`Error::Request`] for what cannot be drawn, [`Error::Cancelled`] when `progress` says so, and those of the
+    /// device.
+    pub async fn generate(&self, request: &Request, progress: &mut dyn Progress) -> Result<Output> {
+        let limits = with_pipeline!(self, pipeline => pipeline.limits());
+        let job = request.check(&self.defaults(), &limits)?;
+        let (pictures, timings) = with_pipeline!(self, pipeline => pipeline.generate(&job, progress).await?);
+        let info = |i: usize| Info {
+            prompt: job.prompts[job.prompt(i)].clone(),
+            negative: job.negatives.get(job.prompt(i)).cloned().unwrap_or_default(),
+            steps: job.steps,
+            guidance: job.guidance.scale,
+            cfg_normalization: job.guidance.normalization,
+            cfg_truncation: job.guidance.truncation,
+            seed: job.seed(i),
+            width: job.width,
+            height: job.height,
+            model: self.model.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        let image = |(i, rgb): (usize, &crate::backend::HostTensor)| Image {
+            width: job.width,
+            height: job.height,
+            pixels: rgb.bytes().to_vec(),
+            info: info(i),
+        };
+        Ok(Output { images: pictures.iter().enumerate().map(image).collect(), timings })
     }
 }

@@ -1,11 +1,14 @@
-//! Runs Z-Image.
+//! Runs Z-Image, the text-to-image model, through one pipeline on any device.
 pub mod backend;
 mod engine;
 mod error;
 mod image;
 pub mod model;
+pub mod pipeline;
 pub mod weights;
 
-pub use engine::{BackendChoice, Engine, Output, Progress, Request, Stage, Timings};
+pub use engine::{BackendChoice, Engine, Output};
 pub use error::{Error, ErrorKind, Result};
 pub use image::{Image, Info, PngText};
+pub use pipeline::progress::{Progress, Stage, Timings};
+pub use pipeline::request::Request;

@@ -92,6 +92,7 @@ fn a_request_that_cannot_be_served_is_exit_code_2() {
     let f = folder.path();
     fails(f, &["generate", "a fox", "--width", "100"], 2, "16");
     fails(f, &["generate", "a fox", "--count", "0"], 2, "count");
+    fails(f, &["generate", "a fox", "--batch", "0"], 2, "batch");
     fails(f, &["generate", "a fox", "--steps", "0"], 2, "steps");
     fails(f, &["generate", "a fox", "--guidance", "nan"], 2, "guidance");
     fails(f, &["generate", "a fox", "--guidance", "-2"], 2, "guidance");

@@ -126,8 +126,7 @@ impl HostTensor {
 
     /// The elements of a U32 tensor; `None` for other types.
     pub fn to_u32(&self) -> Option<Vec<u32>> {
-        let words = self.bytes.chunks_exact(4).map(|word| u32::from_le_bytes(word.try_into().expect("four bytes")));
-        (self.dtype == DType::U32).then(|| words.collect())
+        (self.dtype == DType::U32).then(|| words(&self.bytes).collect())
     }
 }
 
@@ -135,6 +134,11 @@ impl fmt::Debug for HostTensor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "HostTensor({} {:?})", self.dtype, self.shape)
     }
+}
+
+/// Stored U32 elements.
+pub(crate) fn words(bytes: &[u8]) -> impl Iterator<Item = u32> {
+    bytes.chunks_exact(4).map(|word| u32::from_le_bytes([word[0], word[1], word[2], word[3]]))
 }
 
 /// Writes the elements stored in `bytes` to `out` as f32; both must hold the same number of them.

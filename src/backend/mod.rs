@@ -19,12 +19,13 @@ mod host;
 pub mod shapes;
 
 use crate::error::Result;
-pub(crate) use host::widen;
 pub use host::{DType, HostTensor};
+pub(crate) use host::{widen, words};
+use std::fmt::Debug;
 use std::future::Future;
 
 /// A tensor in a device's memory. Cloning it shares the memory.
-pub trait DeviceTensor: Clone {
+pub trait DeviceTensor: Clone + Debug {
     /// Sizes, outermost first.
     fn shape(&self) -> &[usize];
     /// The type of the elements.
@@ -59,6 +60,21 @@ pub enum RopePairs {
     Interleaved,
     /// `(x0, x_{d/2}), (x1, x_{d/2+1}), …`: Qwen and Llama.
     Halves,
+}
+
+/// What [`Backend::qk_norm_rope`] does to a head.
+#[derive(Debug)]
+pub struct QkNormRope<'a, T> {
+    /// Weight `[dim]` of the RMSNorm over a query head.
+    pub q_norm: &'a T,
+    /// Weight `[dim]` of the RMSNorm over a key head.
+    pub k_norm: &'a T,
+    /// Added to the mean square of a head.
+    pub eps: f32,
+    /// F32 `[R, T, dim/2, 2]`, `R` 1 or `B`: `(cos, sin)` of each pair, `(a, b) → (a·cos − b·sin, a·sin + b·cos)`.
+    pub rotation: &'a T,
+    /// Which elements are a pair.
+    pub pairs: RopePairs,
 }
 
 /// What a query may look at.
@@ -127,19 +143,19 @@ pub struct Conv2d {
 ///
 /// Errors: every verb returns [`crate::Error::Shape`] for tensors that do not fit (by the rules in [`shapes`]) and
 /// [`crate::Error::Device`] for what the device refuses.
-pub trait Backend: Sized {
+pub trait Backend: Sized + Debug {
     /// Device memory with a shape and an element type.
     type Tensor: DeviceTensor;
     /// The matrix `[N, K]` of a linear layer, with its bias `[N]` if it has one.
-    type Linear;
+    type Linear: Debug;
     /// The two matrices `[F, K]` that [`Backend::swiglu`] multiplies by.
-    type SwiGlu;
+    type SwiGlu: Debug;
     /// The kernel `[O, kh, kw, I]` of a convolution, with its bias `[O]` if it has one.
-    type Conv2d;
+    type Conv2d: Debug;
     /// A run of verbs kept for replay without host work (a CUDA graph; prepared wgpu dispatches).
-    type Recording;
+    type Recording: Debug;
     /// A point in the order of the verbs that the host can wait for.
-    type Event;
+    type Event: Debug;
 
     /// The name a user knows this backend by: `cpu`, `webgpu`, `cuda`.
     fn name(&self) -> &'static str;
@@ -206,22 +222,9 @@ pub trait Backend: Sized {
         norm: RmsNorm<'_, Self::Tensor>,
     ) -> Result<Self::Tensor>;
 
-    /// Prepares a fused projection for [`Backend::attention`], in place: every query head is normed by `q_norm` `[dim]`
-    /// and every key head by `k_norm` (RMSNorm over the head with `eps`), then both are rotated; values stay.
-    ///
-    /// `rotation` is F32 `[R, T, dim/2, 2]`, `R` 1 or `B`, holding `(cos, sin)` for each pair:
-    /// `(a, b) → (a·cos − b·sin, a·sin + b·cos)`.
-    #[allow(clippy::too_many_arguments)]
-    fn qk_norm_rope(
-        &self,
-        qkv: &mut Self::Tensor,
-        heads: Heads,
-        q_norm: &Self::Tensor,
-        k_norm: &Self::Tensor,
-        eps: f32,
-        rotation: &Self::Tensor,
-        pairs: RopePairs,
-    ) -> Result<()>;
+    /// Prepares a fused projection `[B, T, fused width]` for [`Backend::attention`], in place: every query and key head
+    /// is normed and then rotated as [`QkNormRope`] says; values stay.
+    fn qk_norm_rope(&self, qkv: &mut Self::Tensor, heads: Heads, how: QkNormRope<'_, Self::Tensor>) -> Result<()>;
 
     /// `softmax(q·kᵀ/√dim + mask)·v` for every head of a fused projection; returns `[B, T, query·dim]`, heads side by
     /// side.
@@ -245,8 +248,8 @@ pub trait Backend: Sized {
     fn modulation(&self, t: &Self::Tensor, w: &Self::Linear, silu: bool, width: usize) -> Result<Self::Tensor>;
 
     /// Latents to tokens: `out[b, y·(W/p) + x] = Wₑ·patch + bₑ`, where a patch lists its `p·p·C` values by (row, column,
-    /// channel); rows from the picture's end up to `tokens` are `pad` `[D]`. `latents` F32 `[B, C, H, W]`; returns
-    /// `[B, tokens, D]`.
+    /// channel); rows from the picture's end up to `tokens` are `pad` `[D]`. The batch comes `copies` times, one after
+    /// the other. `latents` F32 `[B, C, H, W]`; returns `[copies·B, tokens, D]`.
     fn embed_patches(
         &self,
         latents: &Self::Tensor,
@@ -254,6 +257,7 @@ pub trait Backend: Sized {
         w: &Self::Linear,
         pad: &Self::Tensor,
         tokens: usize,
+        copies: usize,
     ) -> Result<Self::Tensor>;
 
     /// `x[b, t] = token` for every `t ≥ lengths[b]`, in place. `x` `[B, T, D]`, `token` `[D]`, `lengths` U32 `[B]`.
@@ -331,7 +335,7 @@ pub trait Backend: Sized {
     fn scale_latents(&self, x: &Self::Tensor, channels: usize, scale: f32, shift: f32) -> Result<Self::Tensor>;
 
     /// `pixel/127.5 − 1`. `pixels` U8 `[B, H, W, C]`; returns an activation of that shape.
-    fn from_rgb8(&self, pixels: &Self::Tensor) -> Result<Self::Tensor>;
+    fn normalize_rgb8(&self, pixels: &Self::Tensor) -> Result<Self::Tensor>;
 
     /// `round(255·clamp(x/2 + 1/2, 0, 1))`, halves to even. `x` `[B, H, W, C]`; returns U8 of that shape.
     fn to_rgb8(&self, x: &Self::Tensor) -> Result<Self::Tensor>;

@@ -2,6 +2,7 @@
 
 use super::output::Place;
 use super::progress::Bar;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde::Serialize;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::IsTerminal;
@@ -17,7 +18,7 @@ use zimage::{BackendChoice, Engine, Error, Output, Request, Result};
 #[derive(Debug, clap::Args)]
 #[command(after_help = super::EXIT_CODES)]
 pub(super) struct Args {
-    /// What to draw, in quotes; several prompts make as many pictures in one batch
+    /// What to draw, in quotes; several prompts make as many pictures
     #[arg(value_name = "PROMPT", required = true)]
     prompts: Vec<String>,
 
@@ -63,8 +64,12 @@ pub(super) struct Args {
     #[arg(short, long, value_name = "N", default_value_t = 1)]
     count: usize,
 
-    /// What computes: auto (the best there is) or cpu
-    #[arg(long, value_name = "auto|cpu", default_value = "auto", value_parser = BackendChoice::from_str)]
+    /// Pictures computed at once: more is faster where there is memory for it
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    batch: usize,
+
+    /// What computes; auto is the best that this machine has
+    #[arg(long, default_value = "auto", value_parser = backends())]
     backend: BackendChoice,
 
     /// The PNG to write, over one that is there; several pictures become FILE-1.png, FILE-2.png, …; - writes one
@@ -75,6 +80,10 @@ pub(super) struct Args {
     /// Print what was made, and the milliseconds of every part, as one JSON document to standard output
     #[arg(long)]
     json: bool,
+}
+
+fn backends() -> impl TypedValueParser<Value = BackendChoice> {
+    PossibleValuesParser::new(BackendChoice::NAMES.map(|(name, _)| name)).try_map(|name| name.parse::<BackendChoice>())
 }
 
 /// A seed as it stands on the command line.
@@ -118,6 +127,7 @@ impl Args {
             cfg_truncation: self.cfg_truncation,
             seed: self.seed.unwrap_or(Seed::Random).number(),
             count: self.count,
+            batch: self.batch,
         }
     }
 }

@@ -1,7 +1,6 @@
 //! What a person sees while a picture is made, and Ctrl-C.
 
-use indicatif::{ProgressBar, ProgressState, ProgressStyle};
-use std::fmt::Write;
+use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 use std::io::IsTerminal;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -13,8 +12,11 @@ use zimage::{Error, Progress, Result, Stage};
 pub(super) struct Bar {
     line: ProgressBar,
     interrupt: Interrupt,
-    /// When the first step began: the rate is of steps alone, without the text encoder.
-    steps_began: Option<Instant>,
+    /// When the step that is under way began; `None` in other stages.
+    step_began: Option<Instant>,
+    /// Steps so far and what they took, without the stages between them.
+    steps: u32,
+    taken: Duration,
 }
 
 impl Bar {
@@ -22,7 +24,8 @@ impl Bar {
     pub(super) fn new() -> Self {
         let line = if std::io::stderr().is_terminal() { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
         line.enable_steady_tick(Duration::from_millis(100));
-        let bar = Self { interrupt: Interrupt::watch(line.clone()), line, steps_began: None };
+        let interrupt = Interrupt::watch(line.clone());
+        let bar = Self { line, interrupt, step_began: None, steps: 0, taken: Duration::ZERO };
         bar.say("loading the model");
         bar
     }
@@ -37,6 +40,10 @@ impl Bar {
         self.line.finish_and_clear();
     }
 
+    fn flow(&self) -> ControlFlow<()> {
+        if self.interrupt.pressed() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+
     fn say(&self, words: &'static str) {
         self.style("{spinner} {msg} · {elapsed}");
         self.line.set_message(words);
@@ -45,46 +52,54 @@ impl Bar {
     fn style(&self, template: &str) {
         // The templates are this file's own; one that did not parse would cost the looks, not the picture.
         if let Ok(style) = ProgressStyle::with_template(template) {
-            let began = self.steps_began;
-            let rate = move |state: &ProgressState, out: &mut dyn Write| {
-                let taken = began.map_or(Duration::ZERO, |began| began.elapsed());
-                let _ = out.write_str(&rate(state.pos(), taken));
-            };
-            self.line.set_style(style.with_key("rate", rate).progress_chars("━╸ "));
+            self.line.set_style(style.progress_chars("━╸ "));
         }
+    }
+
+    /// A picture has its steps one after the other, and then comes the next one's text or the decoder.
+    fn step(&mut self, done: usize, of: usize) {
+        let now = Instant::now();
+        match self.step_began.replace(now) {
+            Some(began) => {
+                self.taken += now.duration_since(began);
+                self.steps += 1;
+            }
+            None => self.style("step {pos}/{len} {bar:30} {elapsed} · {msg} left"),
+        }
+        let each = self.taken.checked_div(self.steps);
+        self.line.set_length(of as u64);
+        self.line.set_position(done as u64);
+        self.line.set_message(pace(each, of.saturating_sub(done)));
     }
 }
 
 impl Progress for Bar {
     fn update(&mut self, stage: Stage) -> ControlFlow<()> {
         match stage {
-            Stage::TextEncoder => self.say("reading the prompt"),
             Stage::Step { done, of } => {
-                if done == 0 || self.steps_began.is_none() {
-                    self.steps_began = Some(Instant::now());
-                    self.line.reset_eta();
-                    self.line.set_length(of as u64);
-                    self.style("step {pos}/{len} {bar:30} {elapsed} · {rate} · {eta} left");
-                }
-                self.line.set_position(done as u64);
+                self.step(done, of);
+                return self.flow();
             }
+            Stage::TextEncoder => self.say("reading the prompt"),
             Stage::Vae => self.say("decoding"),
             // Stages that are added later need no words here to be cancelled.
-            #[allow(unreachable_patterns)]
             _ => {}
         }
-        if self.interrupt.pressed() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        self.step_began = None;
+        self.flow()
     }
 }
 
-/// `2.50 steps/s`, or `4.00 s/step` where that is the number one can picture.
-fn rate(steps: u64, taken: Duration) -> String {
-    let taken = taken.as_secs_f64();
-    match steps as f64 / taken {
-        rate if steps == 0 || !rate.is_finite() => "– steps/s".to_owned(),
-        rate if rate < 1.0 => format!("{:.2} s/step", 1.0 / rate),
-        rate => format!("{rate:.2} steps/s"),
-    }
+/// `2.50 steps/s · 4 s`: the rate, and how long `left` more steps take; `4.00 s/step` where that is the number one can
+/// picture.
+fn pace(each: Option<Duration>, left: usize) -> String {
+    let Some(each) = each.filter(|each| !each.is_zero()) else {
+        return "– steps/s · –".to_owned();
+    };
+    let seconds = each.as_secs_f64();
+    let rate = if seconds > 1.0 { format!("{seconds:.2} s/step") } else { format!("{:.2} steps/s", 1.0 / seconds) };
+    let left = Duration::from_secs((seconds * left as f64).ceil() as u64);
+    format!("{rate} · {:#}", HumanDuration(left))
 }
 
 /// Whether Ctrl-C was pressed.
@@ -115,11 +130,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rates_are_the_number_one_can_picture() {
-        assert_eq!(rate(5, Duration::from_secs(2)), "2.50 steps/s");
-        assert_eq!(rate(2, Duration::from_secs(8)), "4.00 s/step");
-        assert_eq!(rate(0, Duration::from_secs(8)), "– steps/s");
-        assert_eq!(rate(3, Duration::ZERO), "– steps/s");
+    fn paces_are_numbers_one_can_picture() {
+        assert_eq!(pace(Some(Duration::from_millis(400)), 10), "2.50 steps/s · 4s");
+        assert_eq!(pace(Some(Duration::from_secs(4)), 30), "4.00 s/step · 2m");
+        assert_eq!(pace(None, 8), "– steps/s · –");
+        assert_eq!(pace(Some(Duration::ZERO), 8), "– steps/s · –");
+    }
+
+    #[test]
+    fn only_steps_count_for_the_pace() {
+        let mut bar = Bar::new();
+        for stage in [Stage::TextEncoder, Stage::Step { done: 0, of: 4 }, Stage::Step { done: 1, of: 4 }, Stage::Vae] {
+            assert!(bar.update(stage).is_continue());
+        }
+        let taken = bar.taken;
+        std::thread::sleep(Duration::from_millis(5));
+        assert!(bar.update(Stage::Step { done: 1, of: 4 }).is_continue());
+        assert_eq!((bar.steps, bar.taken), (1, taken));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! names, shapes and types. Nothing here knows a device. Every file counts as hostile until it is checked: a wrong one
 //! is an error that names the file, the tensor, what was expected and what was found.
 
+mod embedded;
 mod folder;
 mod header;
 mod index;

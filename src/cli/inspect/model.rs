@@ -4,9 +4,9 @@ use crate::cli;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::Path;
+use zimage::Result;
 use zimage::model::config::{ModelConfig, TextEncoderConfig, TransformerConfig, VaeConfig};
 use zimage::weights::{ModelFolder, Tensors};
-use zimage::{Engine, Result};
 
 /// The document of `--json`. Sizes are in bytes, and sides of pictures in pixels.
 #[derive(Serialize)]
@@ -104,7 +104,7 @@ struct VaeShape {
 }
 
 pub(super) fn run(folder: Option<&Path>, json: bool) -> Result<()> {
-    let model = Model::read(&Engine::folder(folder)?)?;
+    let model = Model::read(&folder.map_or_else(ModelFolder::embedded, ModelFolder::open)?)?;
     if json { cli::print_json(&model) } else { cli::print(&cli::harmless(&model.describe())) }
 }
 

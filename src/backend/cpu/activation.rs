@@ -1,0 +1,6 @@
+//! The activation functions that verbs share.
+
+/// `a / (1 + e⁻ᵃ)`.
+pub(super) fn silu(a: f32) -> f32 {
+    a / (1.0 + (-a).exp())
+}

@@ -1,0 +1,85 @@
+//! `conv2d`: a convolution over pictures that are channels last.
+
+use super::super::{Conv2d, HostTensor};
+use super::matrix::{View, ViewMut, product};
+use rayon::prelude::*;
+use std::sync::Arc;
+
+/// Values of the unrolled picture that one task multiplies at once: they stay in the cache.
+const UNROLLED: usize = 1 << 17;
+
+/// A kernel `[O, kh, kw, I]` and its bias.
+#[derive(Debug, Clone)]
+pub struct CpuConv2d {
+    pub(super) kernel: Arc<[f32]>,
+    pub(super) dims: [usize; 4],
+    pub(super) bias: Option<Arc<[f32]>>,
+}
+
+impl CpuConv2d {
+    /// From `[O, I, kh, kw]` as it is stored.
+    pub(super) fn new(kernel: &HostTensor, [o, i, kh, kw]: [usize; 4], bias: Option<&HostTensor>) -> Self {
+        let stored = kernel.to_f32();
+        let mut kernel = Vec::with_capacity(stored.len());
+        for out in 0..o {
+            for tap in 0..kh * kw {
+                kernel.extend((0..i).map(|channel| stored[(out * i + channel) * kh * kw + tap]));
+            }
+        }
+        Self { kernel: kernel.into(), dims: [o, kh, kw, i], bias: bias.map(|bias| bias.to_f32().into()) }
+    }
+}
+
+/// `x` of `[H, W]` pixels an item to `out` of `[H', W']`; see the verb's definition. Each task unrolls the pixels under
+/// the kernel into rows of a matrix (im2col) and multiplies it by the kernel.
+pub(super) fn conv2d(
+    x: &[f32],
+    [height, width]: [usize; 2],
+    w: &CpuConv2d,
+    geometry: Conv2d,
+    residual: Option<&[f32]>,
+    [out_height, out_width]: [usize; 2],
+    out: &mut [f32],
+) {
+    let [o, kh, kw, i] = w.dims;
+    let taps = kh * kw * i;
+    let zoom = usize::from(geometry.upsample);
+    let pointwise = kh == 1 && kw == 1 && geometry == Conv2d { stride: 1, ..Conv2d::default() };
+    let pixels = (UNROLLED / taps).clamp(1, out_height * out_width);
+    let item = out_height * out_width * o;
+
+    out.par_chunks_mut(item).enumerate().for_each(|(b, out)| {
+        let x = &x[b * height * width * i..][..height * width * i];
+        out.par_chunks_mut(pixels * o).enumerate().for_each_init(Vec::new, |unrolled, (task, out)| {
+            let first = task * pixels;
+            let rows = out.len() / o;
+            let input = if pointwise {
+                &x[first * i..(first + rows) * i]
+            } else {
+                unrolled.clear();
+                unrolled.resize(rows * taps, 0.0);
+                for (row, pixel) in unrolled.chunks_exact_mut(taps).zip(first..) {
+                    let (top, left) = (pixel / out_width * geometry.stride, pixel % out_width * geometry.stride);
+                    for (tap, values) in row.chunks_exact_mut(i).enumerate() {
+                        // Coordinates in the padded picture, less the padding; outside it the zeros stay.
+                        let y = (top + tap / kw).wrapping_sub(geometry.pad[0]) >> zoom;
+                        let x_ = (left + tap % kw).wrapping_sub(geometry.pad[1]) >> zoom;
+                        if y < height && x_ < width {
+                            values.copy_from_slice(&x[(y * width + x_) * i..][..i]);
+                        }
+                    }
+                }
+                unrolled.as_slice()
+            };
+            let product_out = ViewMut { data: out, rows, cols: o, row_stride: o };
+            product(product_out, View::new(input, rows, taps, taps), View::new(&w.kernel, o, taps, taps).t(), false);
+            if let Some(bias) = &w.bias {
+                out.chunks_exact_mut(o).for_each(|row| row.iter_mut().zip(&bias[..]).for_each(|(out, b)| *out += b));
+            }
+            if let Some(residual) = residual {
+                let residual = &residual[b * item + first * o..][..rows * o];
+                out.iter_mut().zip(residual).for_each(|(out, r)| *out += r);
+            }
+        });
+    });
+}

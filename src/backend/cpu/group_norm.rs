@@ -1,0 +1,66 @@
+//! `group_norm`: GroupNorm over a picture that is channels last, then SiLU.
+
+use super::activation::silu;
+use rayon::prelude::*;
+
+/// Values that one task sums or scales at once.
+const CHUNK: usize = 1 << 15;
+
+/// The norm of one item `[pixels, C]`; `C` is the length of `weight`.
+pub(super) fn group_norm(
+    x: &[f32],
+    weight: &[f32],
+    bias: &[f32],
+    groups: usize,
+    eps: f32,
+    activate: bool,
+    out: &mut [f32],
+) {
+    let channels = weight.len();
+    let chunk = (CHUNK / channels).max(1) * channels;
+    let count = (x.len() / groups) as f64;
+    let mean = per_group(x, chunk, channels, groups, |x, _| f64::from(x)).map(|sum| sum / count);
+    let mean: Vec<f64> = mean.collect();
+    let variance =
+        per_group(x, chunk, channels, groups, |x, g| (f64::from(x) - mean[g]).powi(2)).map(|sum| sum / count);
+    let factor: Vec<f64> = variance.map(|variance| 1.0 / (variance + f64::from(eps)).sqrt()).collect();
+
+    // (x − mean)·factor·weight + bias as x·a + b for each channel.
+    let group = |channel: usize| channel * groups / channels;
+    let a: Vec<f32> = (0..channels).map(|c| (factor[group(c)] * f64::from(weight[c])) as f32).collect();
+    let shift = |c: usize| (f64::from(bias[c]) - mean[group(c)] * factor[group(c)] * f64::from(weight[c])) as f32;
+    let b: Vec<f32> = (0..channels).map(shift).collect();
+    out.par_chunks_mut(chunk).zip(x.par_chunks(chunk)).for_each(|(out, x)| {
+        for (out, x) in out.chunks_exact_mut(channels).zip(x.chunks_exact(channels)) {
+            for (((o, x), a), b) in out.iter_mut().zip(x).zip(&a).zip(&b) {
+                let y = x * a + b;
+                *o = if activate { silu(y) } else { y };
+            }
+        }
+    });
+}
+
+/// Σ f(x, group) of every group, in f64: a group of a large picture has too many values for sums in f32.
+fn per_group(
+    x: &[f32],
+    chunk: usize,
+    channels: usize,
+    groups: usize,
+    f: impl Fn(f32, usize) -> f64 + Sync,
+) -> impl Iterator<Item = f64> {
+    let width = channels / groups;
+    let sums = x.par_chunks(chunk).map(|x| {
+        let mut sums = vec![0.0f64; groups];
+        for (i, values) in x.chunks_exact(width).enumerate() {
+            let g = i % groups;
+            sums[g] += values.iter().map(|&x| f(x, g)).sum::<f64>();
+        }
+        sums
+    });
+    let add = |mut a: Vec<f64>, b: Vec<f64>| {
+        a.iter_mut().zip(b).for_each(|(a, b)| *a += b);
+        a
+    };
+    // Chunks are added in their order, so that the result does not change from run to run.
+    sums.collect::<Vec<_>>().into_iter().fold(vec![0.0; groups], add).into_iter()
+}

@@ -1,0 +1,34 @@
+//! `linear` and `modulation`: products with a stored matrix.
+
+use super::activation::silu;
+use super::matrix::StoredMatrix;
+use std::sync::Arc;
+
+/// The matrix of a linear layer and its bias.
+#[derive(Debug, Clone)]
+pub struct CpuLinear {
+    pub(super) matrix: StoredMatrix,
+    pub(super) bias: Option<Arc<[f32]>>,
+}
+
+impl CpuLinear {
+    /// `[N, K]`.
+    pub(super) fn dims(&self) -> [usize; 2] {
+        self.matrix.dims()
+    }
+
+    /// `out = x·Wᵀ + b`; `x` `[M, K]`, `out` `[M, N]`.
+    pub(super) fn apply(&self, x: &[f32], out: &mut [f32]) {
+        self.matrix.apply(x, self.bias.as_deref(), out);
+    }
+}
+
+/// `W·a + b` with `a = t`, or `SiLU(t)` when `activate`.
+pub(super) fn modulation(t: &[f32], w: &CpuLinear, activate: bool, out: &mut [f32]) {
+    if activate {
+        let t: Vec<f32> = t.iter().map(|&t| silu(t)).collect();
+        w.apply(&t, out);
+    } else {
+        w.apply(t, out);
+    }
+}

@@ -1,0 +1,151 @@
+//! Matrix products: strided views over slices, multiplied by the `gemm` crate, and matrices kept as they are stored.
+
+use super::super::{HostTensor, widen};
+use super::tensor::floats;
+use rayon::prelude::*;
+use std::borrow::Cow;
+use std::sync::Arc;
+
+/// Stored weights are widened in panels of about this many elements: small enough for the caches, large enough to
+/// multiply at full speed.
+const PANEL: usize = 1 << 20;
+
+/// A matrix inside a slice: element `(i, j)` is `data[i·row_stride + j·col_stride]`.
+#[derive(Clone, Copy)]
+pub(super) struct View<'a> {
+    pub data: &'a [f32],
+    pub rows: usize,
+    pub cols: usize,
+    pub row_stride: usize,
+    pub col_stride: usize,
+}
+
+/// As [`View`], for writing; the elements of a row lie side by side.
+pub(super) struct ViewMut<'a> {
+    pub data: &'a mut [f32],
+    pub rows: usize,
+    pub cols: usize,
+    pub row_stride: usize,
+}
+
+impl<'a> View<'a> {
+    /// `rows` rows of `cols` elements, `row_stride` apart.
+    pub(super) fn new(data: &'a [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
+        Self { data, rows, cols, row_stride, col_stride: 1 }
+    }
+
+    /// The transpose.
+    pub(super) fn t(self) -> Self {
+        Self { rows: self.cols, cols: self.rows, row_stride: self.col_stride, col_stride: self.row_stride, ..self }
+    }
+
+    fn end(&self) -> usize {
+        if self.rows == 0 || self.cols == 0 {
+            return 0;
+        }
+        (self.rows - 1) * self.row_stride + (self.cols - 1) * self.col_stride + 1
+    }
+}
+
+/// `out = a·b`, on all threads when `parallel`.
+pub(super) fn product(out: ViewMut<'_>, a: View<'_>, b: View<'_>, parallel: bool) {
+    assert!(a.cols == b.rows && out.rows == a.rows && out.cols == b.cols, "matrices that do not fit");
+    if out.rows == 0 || out.cols == 0 {
+        return;
+    }
+    let end = (out.rows - 1) * out.row_stride + out.cols;
+    assert!(out.cols <= out.row_stride || out.rows == 1, "rows that overlap");
+    assert!(end <= out.data.len() && a.end() <= a.data.len() && b.end() <= b.data.len(), "a view past its slice");
+    let parallelism = if parallel { gemm::Parallelism::Rayon(0) } else { gemm::Parallelism::None };
+    // SAFETY: the assertions above keep every element that the three views name inside its slice; `out` is borrowed
+    // mutably, so it overlaps neither `a` nor `b`, and its rows do not overlap each other.
+    unsafe {
+        gemm::gemm(
+            out.rows,
+            out.cols,
+            a.cols,
+            out.data.as_mut_ptr(),
+            1,
+            out.row_stride as isize,
+            false,
+            a.data.as_ptr(),
+            a.col_stride as isize,
+            a.row_stride as isize,
+            b.data.as_ptr(),
+            b.col_stride as isize,
+            b.row_stride as isize,
+            0.0,
+            1.0,
+            false,
+            false,
+            false,
+            parallelism,
+        );
+    }
+}
+
+/// Matrices `[Nᵢ, K]` stacked as one `[N, K]`, each in the type and the memory it came in.
+#[derive(Debug, Clone)]
+pub(super) struct StoredMatrix {
+    parts: Arc<[HostTensor]>,
+    rows: usize,
+    width: usize,
+}
+
+impl StoredMatrix {
+    /// Stacks `parts`, whose shapes have been checked.
+    pub(super) fn new(parts: &[HostTensor], [rows, width]: [usize; 2]) -> Self {
+        Self { parts: parts.into(), rows, width }
+    }
+
+    /// `[N, K]`.
+    pub(super) fn dims(&self) -> [usize; 2] {
+        [self.rows, self.width]
+    }
+
+    /// The matrix as panels `(first row, rows, f32 elements)`, none crossing a part's border. Panels of equal matrices
+    /// are equal, so two of them can be walked side by side.
+    pub(super) fn panels(&self) -> impl Iterator<Item = (usize, usize, Cow<'_, [f32]>)> {
+        let height = (PANEL / self.width.max(1)).max(1);
+        let mut first = 0;
+        self.parts.iter().flat_map(move |part| {
+            let base = first;
+            let rows = part.shape()[0];
+            first += rows;
+            let stride = self.width * part.dtype().size();
+            (0..rows).step_by(height).map(move |row| {
+                let count = height.min(rows - row);
+                let bytes = &part.bytes()[row * stride..(row + count) * stride];
+                (base + row, count, widened(part, bytes, self.width))
+            })
+        })
+    }
+
+    /// `out = x·Wᵀ + b` for `x` of whole rows; `out` `[M, N]`.
+    pub(super) fn apply(&self, x: &[f32], bias: Option<&[f32]>, out: &mut [f32]) {
+        let m = x.len() / self.width;
+        for (first, rows, panel) in self.panels() {
+            let columns = ViewMut { data: &mut out[first..], rows: m, cols: rows, row_stride: self.rows };
+            let weights = View::new(&panel, rows, self.width, self.width);
+            product(columns, View::new(x, m, self.width, self.width), weights.t(), true);
+        }
+        if let Some(bias) = bias {
+            out.par_chunks_mut(self.rows).for_each(|row| row.iter_mut().zip(bias).for_each(|(o, b)| *o += b));
+        }
+    }
+}
+
+/// Stored elements as f32: borrowed where they are, widened on all threads where they are not.
+fn widened<'a>(part: &HostTensor, bytes: &'a [u8], width: usize) -> Cow<'a, [f32]> {
+    let size = part.dtype().size();
+    if size == 4 {
+        return floats(part.dtype(), bytes);
+    }
+    let mut values = vec![0.0; bytes.len() / size];
+    let rows = (4096 / width.max(1)).max(1) * width;
+    values
+        .par_chunks_mut(rows)
+        .zip(bytes.par_chunks(rows * size))
+        .for_each(|(out, bytes)| widen(part.dtype(), bytes, out));
+    Cow::Owned(values)
+}

@@ -1,0 +1,60 @@
+//! `rms_norm`: RMSNorm, optionally times (1 + scale).
+
+use rayon::prelude::*;
+
+/// A modulation row for every item: `table` `[R, n, D]`, read at `row`, shared by all items when `R` is 1.
+#[derive(Clone, Copy)]
+pub(super) struct Rows<'a> {
+    pub table: &'a [f32],
+    pub shared: bool,
+    pub n: usize,
+    pub row: usize,
+}
+
+impl<'a> Rows<'a> {
+    /// The `width` values for batch item `item`.
+    pub(super) fn of(&self, item: usize, width: usize) -> &'a [f32] {
+        let r = if self.shared { 0 } else { item };
+        &self.table[(r * self.n + self.row) * width..][..width]
+    }
+}
+
+/// One RMSNorm over rows as wide as its weight.
+#[derive(Clone, Copy)]
+pub(super) struct Norm<'a> {
+    pub weight: &'a [f32],
+    pub scale: Option<Rows<'a>>,
+    pub eps: f32,
+}
+
+impl Norm<'_> {
+    /// `out = x / √(mean(x²) + eps) · weight · (1 + scale)` for one token of batch item `item`.
+    pub(super) fn row(&self, x: &[f32], item: usize, out: &mut [f32]) {
+        let factor = inverse_rms(x, self.eps);
+        match self.scale.map(|scale| scale.of(item, x.len())) {
+            Some(scale) => {
+                for (((o, x), w), s) in out.iter_mut().zip(x).zip(self.weight).zip(scale) {
+                    *o = x * factor * w * (1.0 + s);
+                }
+            }
+            None => out.iter_mut().zip(x).zip(self.weight).for_each(|((o, x), w)| *o = x * factor * w),
+        }
+    }
+}
+
+/// `1 / √(mean(x²) + eps)`.
+pub(super) fn inverse_rms(x: &[f32], eps: f32) -> f32 {
+    let square = |x: &[f32]| x.iter().map(|x| x * x).sum::<f32>();
+    // Sums of short runs keep the rounding of wide rows small.
+    let sum: f32 = x.chunks(64).map(square).sum();
+    1.0 / (sum / x.len() as f32 + eps).sqrt()
+}
+
+/// The norm of every token; `tokens` of them make an item.
+pub(super) fn rms_norm(x: &[f32], tokens: usize, norm: Norm<'_>, out: &mut [f32]) {
+    let width = norm.weight.len();
+    out.par_chunks_mut(width)
+        .zip(x.par_chunks(width))
+        .enumerate()
+        .for_each(|(t, (out, x))| norm.row(x, t / tokens, out));
+}

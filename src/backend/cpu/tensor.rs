@@ -1,0 +1,205 @@
+//! Tensors in the host's memory, and the memory of recordings.
+//!
+//! Uploaded tensors stay the shared bytes they were (a mapped file is not copied) until somebody writes to them.
+//! Inside a recording the memory of a dropped tensor serves the next one of its size, as an arena on a GPU would.
+
+use super::super::{DType, DeviceTensor, HostTensor, shapes, widen, words};
+use crate::error::Result;
+use bytes::Bytes;
+use std::borrow::Cow;
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
+
+/// A tensor of the `cpu` backend.
+#[derive(Debug, Clone)]
+pub struct CpuTensor {
+    shape: Vec<usize>,
+    dtype: DType,
+    handle: Arc<Handle>,
+}
+
+/// What all clones of a tensor share. The verbs of a recording hold its memory, not the handle, so that the handle's
+/// end says that no later verb will read it.
+#[derive(Debug)]
+struct Handle {
+    memory: Memory,
+    free: Weak<FreeList>,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        if let Some(free) = self.free.upgrade() {
+            free.0.lock().unwrap_or_else(PoisonError::into_inner).push(self.memory.clone());
+        }
+    }
+}
+
+/// Memory of a recording that no tensor uses any more.
+#[derive(Debug, Default)]
+pub(super) struct FreeList(Mutex<Vec<Memory>>);
+
+impl FreeList {
+    fn take(&self, len: usize) -> Option<Memory> {
+        let mut list = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = list.iter().position(|memory| matches!(&*memory.read(), Elements::F32(v) if v.len() == len))?;
+        Some(list.swap_remove(at))
+    }
+}
+
+/// The elements themselves, shared between a tensor's handle and the verbs that were recorded with it.
+#[derive(Debug, Clone)]
+pub(super) struct Memory(Arc<RwLock<Elements>>);
+
+/// The elements, as they were uploaded or as a verb wrote them.
+#[derive(Debug)]
+pub(super) enum Elements {
+    Stored(DType, Bytes),
+    F32(Vec<f32>),
+    U32(Vec<u32>),
+    U8(Vec<u8>),
+}
+
+impl Memory {
+    fn new(elements: Elements) -> Self {
+        Self(Arc::new(RwLock::new(elements)))
+    }
+
+    pub(super) fn read(&self) -> RwLockReadGuard<'_, Elements> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn write(&self) -> RwLockWriteGuard<'_, Elements> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Elements {
+    /// The elements as f32, widened where they are stored in another type.
+    pub(super) fn f32(&self) -> Cow<'_, [f32]> {
+        match self {
+            Elements::F32(values) => Cow::Borrowed(values),
+            Elements::Stored(dtype, bytes) => floats(*dtype, bytes),
+            Elements::U32(values) => Cow::Owned(values.iter().map(|&v| v as f32).collect()),
+            Elements::U8(values) => Cow::Owned(values.iter().map(|&v| f32::from(v)).collect()),
+        }
+    }
+
+    /// The elements of a U32 tensor; empty for other types.
+    pub(super) fn u32(&self) -> Cow<'_, [u32]> {
+        match self {
+            Elements::U32(values) => Cow::Borrowed(values),
+            Elements::Stored(DType::U32, bytes) => Cow::Owned(words(bytes).collect()),
+            _ => Cow::Owned(Vec::new()),
+        }
+    }
+
+    /// The elements of a U8 tensor; empty for other types.
+    pub(super) fn u8(&self) -> &[u8] {
+        match self {
+            Elements::U8(values) => values,
+            Elements::Stored(DType::U8, bytes) => bytes,
+            _ => &[],
+        }
+    }
+
+    /// The elements for writing as f32: uploaded ones become a copy of their own first.
+    pub(super) fn f32_mut(&mut self) -> &mut [f32] {
+        if !matches!(self, Elements::F32(_)) {
+            *self = Elements::F32(self.f32().into_owned());
+        }
+        match self {
+            Elements::F32(values) => values,
+            _ => &mut [],
+        }
+    }
+
+    /// The elements for writing as u32: uploaded ones become a copy of their own first.
+    pub(super) fn u32_mut(&mut self) -> &mut [u32] {
+        if !matches!(self, Elements::U32(_)) {
+            *self = Elements::U32(self.u32().into_owned());
+        }
+        match self {
+            Elements::U32(values) => values,
+            _ => &mut [],
+        }
+    }
+
+    /// The elements for writing as bytes: uploaded ones become a copy of their own first.
+    pub(super) fn u8_mut(&mut self) -> &mut [u8] {
+        if !matches!(self, Elements::U8(_)) {
+            *self = Elements::U8(self.u8().to_vec());
+        }
+        match self {
+            Elements::U8(values) => values,
+            _ => &mut [],
+        }
+    }
+}
+
+/// Stored floating elements as f32, without a copy where they already are f32 and aligned.
+pub(super) fn floats(dtype: DType, bytes: &[u8]) -> Cow<'_, [f32]> {
+    if dtype == DType::F32
+        && cfg!(target_endian = "little")
+        && let Ok(values) = bytemuck::try_cast_slice(bytes)
+    {
+        return Cow::Borrowed(values);
+    }
+    let mut values = vec![0.0; bytes.len() / dtype.size()];
+    widen(dtype, bytes, &mut values);
+    Cow::Owned(values)
+}
+
+impl CpuTensor {
+    pub(super) fn stored(tensor: &HostTensor) -> Self {
+        let memory = Memory::new(Elements::Stored(tensor.dtype(), tensor.bytes().clone()));
+        Self::with(tensor.shape(), tensor.dtype(), memory, Weak::new())
+    }
+
+    /// Memory for `shape`, in a recording from its free list. Debug builds poison it, so that a verb that leaves an
+    /// element unwritten shows.
+    pub(super) fn uninit(shape: &[usize], recording: Option<&Arc<FreeList>>) -> Self {
+        let len = shape.iter().product();
+        let poison = if cfg!(debug_assertions) { f32::NAN } else { 0.0 };
+        let memory =
+            recording.and_then(|free| free.take(len)).unwrap_or_else(|| Memory::new(Elements::F32(vec![poison; len])));
+        Self::with(shape, DType::F32, memory, recording.map_or_else(Weak::new, Arc::downgrade))
+    }
+
+    pub(super) fn uninit_u8(shape: &[usize]) -> Self {
+        let memory = Memory::new(Elements::U8(vec![0; shape.iter().product()]));
+        Self::with(shape, DType::U8, memory, Weak::new())
+    }
+
+    fn with(shape: &[usize], dtype: DType, memory: Memory, free: Weak<FreeList>) -> Self {
+        Self { shape: shape.to_vec(), dtype, handle: Arc::new(Handle { memory, free }) }
+    }
+
+    pub(super) fn memory(&self) -> Memory {
+        self.handle.memory.clone()
+    }
+
+    /// A copy of the elements as they are now.
+    pub(super) fn to_host(&self) -> HostTensor {
+        match &*self.handle.memory.read() {
+            Elements::Stored(dtype, bytes) => HostTensor::new(*dtype, &self.shape, bytes.clone()),
+            Elements::F32(values) => Some(HostTensor::from_f32(&self.shape, values)),
+            Elements::U32(values) => Some(HostTensor::from_u32(&self.shape, values)),
+            Elements::U8(values) => Some(HostTensor::from_u8(&self.shape, values)),
+        }
+        .expect("a tensor's memory holds as many elements as its shape says")
+    }
+}
+
+impl DeviceTensor for CpuTensor {
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    fn reshaped(&self, shape: &[usize]) -> Result<Self> {
+        shapes::reshaped(&self.shape, shape)?;
+        Ok(Self { shape: shape.to_vec(), dtype: self.dtype, handle: self.handle.clone() })
+    }
+}

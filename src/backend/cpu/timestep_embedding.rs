@@ -1,0 +1,26 @@
+//! `timestep_embedding`: sinusoids of the time, and the small network on them.
+
+use super::activation::silu;
+use super::linear::CpuLinear;
+
+/// The sinusoids' longest period over 2π.
+const MAX_PERIOD: f32 = 10_000.0;
+
+/// `W₂·SiLU(W₁·e + b₁) + b₂` for each of `times`; `out` `[R, A]`.
+pub(super) fn timestep_embedding(times: &[f32], w1: &CpuLinear, w2: &CpuLinear, out: &mut [f32]) {
+    let [hidden, width] = w1.dims();
+    let half = width / 2;
+    let mut sinusoids = vec![0.0; times.len() * width];
+    for (row, &time) in sinusoids.chunks_exact_mut(width).zip(times) {
+        for i in 0..half {
+            // In f32 step by step, as the reference computes it: at u = 1000 the angle's rounding shows.
+            let angle = time * (-MAX_PERIOD.ln() * i as f32 / half as f32).exp();
+            row[i] = angle.cos();
+            row[half + i] = angle.sin();
+        }
+    }
+    let mut inner = vec![0.0; times.len() * hidden];
+    w1.apply(&sinusoids, &mut inner);
+    inner.iter_mut().for_each(|x| *x = silu(*x));
+    w2.apply(&inner, out);
+}

@@ -1,0 +1,145 @@
+//! The block that both transformers are made of: attention, then a gated feed-forward, each normed and added to the
+//! residual stream.
+//!
+//! With `h = RMS(x)·w·(1 + scale)`:
+//!
+//! - `x += tanh(gate) · RMS(Attention(h))`, then `x += tanh(gate) · RMS(W₂·(SiLU(W₁·h) ⊙ W₃·h))` in the image
+//!   transformer, where scale and gate are modulated by the timestep (or absent);
+//! - `x += Attention(h)`, then `x += W₂·(SiLU(W₁·h) ⊙ W₃·h)` in the text encoder.
+//!
+//! The norm that opens a half is computed by the verb that closed the half before it, so the residual stream is read
+//! and written once a half.
+
+use crate::backend::{Backend, Branch, Heads, Mask, Modulation, QkNormRope, RmsNorm, RopePairs};
+use crate::error::Result;
+use crate::weights::Tensors;
+
+/// The weights of one block.
+#[derive(Debug)]
+pub(super) struct Block<B: Backend> {
+    attention_norm: B::Tensor,
+    qkv: B::Linear,
+    q_norm: B::Tensor,
+    k_norm: B::Tensor,
+    attention_out: B::Linear,
+    /// Norm of the attention's output; the text encoder has none.
+    attention_post_norm: Option<B::Tensor>,
+    ffn_norm: B::Tensor,
+    ffn_in: B::SwiGlu,
+    ffn_out: B::Linear,
+    /// Norm of the feed-forward's output; the text encoder has none.
+    ffn_post_norm: Option<B::Tensor>,
+}
+
+/// How a family of checkpoints names a block's tensors, behind the block's own prefix.
+pub(super) struct Names {
+    pub q: &'static str,
+    pub k: &'static str,
+    pub v: &'static str,
+    pub out: &'static str,
+    pub q_norm: &'static str,
+    pub k_norm: &'static str,
+    pub gate: &'static str,
+    pub up: &'static str,
+    pub down: &'static str,
+    pub attention_norm: &'static str,
+    pub ffn_norm: &'static str,
+    /// Norms of the attention's and the feed-forward's output.
+    pub post_norms: Option<[&'static str; 2]>,
+}
+
+/// The sizes of a block.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sizes {
+    pub width: usize,
+    pub hidden: usize,
+    pub heads: Heads,
+}
+
+/// Everything that all blocks of a stack share.
+#[derive(Debug)]
+pub(super) struct Stack<'a, B: Backend> {
+    pub heads: Heads,
+    /// Epsilon of the norms over the width.
+    pub eps: f32,
+    /// Epsilon of the norms over a head.
+    pub head_eps: f32,
+    /// F32 `[1 or B, T, dim/2, 2]`.
+    pub rotation: &'a B::Tensor,
+    pub pairs: RopePairs,
+    pub causal: bool,
+    /// Key lengths, U32 `[B]`.
+    pub lengths: Option<&'a B::Tensor>,
+    /// The modulation table and the row of the first block; a block reads four: attention scale and gate, feed-forward
+    /// scale and gate.
+    pub modulation: Option<(&'a B::Tensor, usize)>,
+}
+
+/// Sees the residual stream after every block, as `(index, x)`: for tests that compare block by block.
+pub(super) type BlockProbe<'a, B> = &'a mut dyn FnMut(usize, &<B as Backend>::Tensor) -> Result<()>;
+
+impl<B: Backend> Block<B> {
+    /// Reads and uploads the block whose tensors start with `prefix`.
+    pub(super) fn load(b: &B, tensors: &Tensors, prefix: &str, names: &Names, sizes: Sizes) -> Result<Self> {
+        let Sizes { width, hidden, heads } = sizes;
+        let take = |name: &str, shape: &[usize]| tensors.take(&format!("{prefix}{name}.weight"), shape);
+        let vector = |name: &str, len: usize| b.upload(&take(name, &[len])?);
+        let (query, key) = (heads.query * heads.dim, heads.key_value * heads.dim);
+        let qkv = [take(names.q, &[query, width])?, take(names.k, &[key, width])?, take(names.v, &[key, width])?];
+        let post_norm = |which: usize| names.post_norms.map(|norms| vector(norms[which], width)).transpose();
+        Ok(Self {
+            attention_norm: vector(names.attention_norm, width)?,
+            qkv: b.upload_linear(&qkv, &[])?,
+            q_norm: vector(names.q_norm, heads.dim)?,
+            k_norm: vector(names.k_norm, heads.dim)?,
+            attention_out: b.upload_linear(&[take(names.out, &[width, query])?], &[])?,
+            attention_post_norm: post_norm(0)?,
+            ffn_norm: vector(names.ffn_norm, width)?,
+            ffn_in: b.upload_swiglu(&take(names.gate, &[hidden, width])?, &take(names.up, &[hidden, width])?)?,
+            ffn_out: b.upload_linear(&[take(names.down, &[width, hidden])?], &[])?,
+            ffn_post_norm: post_norm(1)?,
+        })
+    }
+}
+
+/// Runs `blocks` on the residual stream `x` `[B, T, D]`, in place.
+pub(super) fn run<B: Backend>(
+    b: &B,
+    blocks: &[Block<B>],
+    x: &mut B::Tensor,
+    stack: &Stack<'_, B>,
+    probe: BlockProbe<'_, B>,
+) -> Result<()> {
+    let Some(first) = blocks.first() else { return Ok(()) };
+    let row = |block: usize, which: usize| {
+        stack.modulation.map(|(table, base)| Modulation { table, row: base + 4 * block + which })
+    };
+    let norm = |weight, scale| RmsNorm { weight, scale, eps: stack.eps };
+
+    let mut h = b.rms_norm(x, norm(&first.attention_norm, row(0, 0)))?;
+    for (i, block) in blocks.iter().enumerate() {
+        let mut qkv = b.linear(&h, &block.qkv)?;
+        let how = QkNormRope {
+            q_norm: &block.q_norm,
+            k_norm: &block.k_norm,
+            eps: stack.head_eps,
+            rotation: stack.rotation,
+            pairs: stack.pairs,
+        };
+        b.qk_norm_rope(&mut qkv, stack.heads, how)?;
+        let mask = Mask { causal: stack.causal, lengths: stack.lengths };
+        let y = b.linear(&b.attention(&qkv, stack.heads, mask)?, &block.attention_out)?;
+        let post_norm = block.attention_post_norm.as_ref();
+        let branch = Branch { y: &y, norm: post_norm, gate: row(i, 1), eps: stack.eps };
+        h = b.residual_norm(x, branch, norm(&block.ffn_norm, row(i, 2)))?;
+
+        let y = b.linear(&b.swiglu(&h, &block.ffn_in)?, &block.ffn_out)?;
+        let branch = Branch { y: &y, norm: block.ffn_post_norm.as_ref(), gate: row(i, 3), eps: stack.eps };
+        match blocks.get(i + 1) {
+            Some(next) => h = b.residual_norm(x, branch, norm(&next.attention_norm, row(i + 1, 0)))?,
+            None => b.residual(x, branch)?,
+        }
+        probe(i, x)?;
+    }
+    Ok(())
+}

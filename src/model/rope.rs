@@ -1,0 +1,44 @@
+//! Rotary position embeddings as tables of (cos, sin), F32 `[…, dim/2, 2]`, for `Backend::qk_norm_rope`.
+
+/// The table for positions on several axes, side by side in a head: axis `a` turns `dims[a]` elements by the angles
+/// `pos·θ^(−2k/dims[a])`, computed in f64 and kept in f32 as the reference does. Appends to `table`.
+pub(super) fn push_axes(table: &mut Vec<f32>, position: [usize; 3], dims: [usize; 3], theta: f64) {
+    for (position, dim) in position.into_iter().zip(dims) {
+        for k in 0..dim / 2 {
+            let frequency = 1.0 / theta.powf((2 * k) as f64 / dim as f64);
+            let angle = (position as f64 * frequency) as f32;
+            table.extend([angle.cos(), angle.sin()]);
+        }
+    }
+}
+
+/// The table of `tokens` positions 0, 1, … on one axis, in f32 throughout as Qwen3 computes it.
+pub(super) fn sequence(tokens: usize, dim: usize, theta: f32) -> Vec<f32> {
+    let frequencies: Vec<f32> = (0..dim / 2).map(|k| 1.0 / theta.powf((2 * k) as f32 / dim as f32)).collect();
+    let angles = (0..tokens).flat_map(|t| frequencies.iter().map(move |f| t as f32 * f));
+    angles.flat_map(|angle| [angle.cos(), angle.sin()]).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_pair_of_an_axis_turns_by_its_position() {
+        let mut table = Vec::new();
+        push_axes(&mut table, [3, 0, 7], [4, 2, 2], 256.0);
+        assert_eq!(table.len(), 8);
+        assert_eq!(&table[..2], [3f32.cos(), 3f32.sin()]);
+        assert_eq!(&table[2..4], [(3.0 / 16.0f32).cos(), (3.0 / 16.0f32).sin()]);
+        assert_eq!(&table[4..6], [1.0, 0.0]);
+        assert_eq!(&table[6..], [7f32.cos(), 7f32.sin()]);
+    }
+
+    #[test]
+    fn a_sequence_starts_unturned() {
+        let table = sequence(2, 4, 100.0);
+        assert_eq!(&table[..4], [1.0, 0.0, 1.0, 0.0]);
+        assert_eq!(&table[4..6], [1f32.cos(), 1f32.sin()]);
+        assert!((table[6] - 0.1f32.cos()).abs() < 1e-7);
+    }
+}

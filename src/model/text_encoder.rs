@@ -1,0 +1,89 @@
+//! Qwen3 as a text encoder: token ids to the hidden states before its last block, without a final norm.
+
+use super::block::{self, Block, BlockProbe, Names, Sizes, Stack};
+use super::config::TextEncoderConfig;
+use super::rope;
+use crate::backend::{Backend, Heads, HostTensor, RopePairs};
+use crate::error::Result;
+use crate::weights::{ModelFolder, Tensors};
+
+const NAMES: Names = Names {
+    q: "self_attn.q_proj",
+    k: "self_attn.k_proj",
+    v: "self_attn.v_proj",
+    out: "self_attn.o_proj",
+    q_norm: "self_attn.q_norm",
+    k_norm: "self_attn.k_norm",
+    gate: "mlp.gate_proj",
+    up: "mlp.up_proj",
+    down: "mlp.down_proj",
+    attention_norm: "input_layernorm",
+    ffn_norm: "post_attention_layernorm",
+    post_norms: None,
+};
+
+/// The text encoder on a device.
+#[derive(Debug)]
+pub struct TextEncoder<B: Backend> {
+    embeddings: B::Tensor,
+    blocks: Vec<Block<B>>,
+    heads: Heads,
+    eps: f32,
+    theta: f32,
+}
+
+impl<B: Backend> TextEncoder<B> {
+    /// Reads `text_encoder/` of a model. The last block and the final norm are not read: nothing uses them. The second
+    /// value names the tensors that nothing read and nothing was expected to leave.
+    pub fn load(b: &B, folder: &ModelFolder, config: &TextEncoderConfig) -> Result<(Self, Vec<String>)> {
+        let tensors = Tensors::open(folder, "text_encoder", "model")?;
+        let heads =
+            Heads { query: config.num_attention_heads, key_value: config.num_key_value_heads, dim: config.head_dim };
+        let sizes = Sizes { width: config.hidden_size, hidden: config.intermediate_size, heads };
+        let used = config.num_hidden_layers - 1;
+        let blocks = (0..used).map(|i| Block::load(b, &tensors, &format!("layers.{i}."), &NAMES, sizes));
+        let blocks = blocks.collect::<Result<_>>()?;
+        let embeddings = tensors.take("embed_tokens.weight", &[config.vocab_size, config.hidden_size])?;
+        let last = format!("layers.{used}.");
+        let unread =
+            tensors.unread(|name| name == "norm.weight" || name == "lm_head.weight" || name.starts_with(&last));
+        let (eps, theta) = (config.rms_norm_eps, config.rope_theta as f32);
+        Ok((Self { embeddings: b.upload(&embeddings)?, blocks, heads, eps, theta }, unread))
+    }
+
+    /// Hidden states `[P, tokens, hidden]` of `P` prompts, each padded at the right to `tokens`; rows past a prompt's
+    /// end hold finite values without a meaning.
+    ///
+    /// # Errors
+    /// Those of the backend; `Error::Shape` when a prompt is longer than `tokens` or empty.
+    pub fn forward(&self, b: &B, prompts: &[Vec<u32>], tokens: usize, probe: BlockProbe<'_, B>) -> Result<B::Tensor> {
+        let mut ids = Vec::with_capacity(prompts.len() * tokens);
+        for prompt in prompts {
+            if prompt.is_empty() || prompt.len() > tokens {
+                let problem = format!("a prompt of {} tokens does not fit 1 to {tokens}", prompt.len());
+                return Err(crate::Error::shape("text encoder", problem));
+            }
+            ids.extend_from_slice(prompt);
+            ids.resize(ids.len() + tokens - prompt.len(), 0);
+        }
+        let lengths: Vec<u32> = prompts.iter().map(|prompt| prompt.len() as u32).collect();
+        let ids = b.upload(&HostTensor::from_u32(&[prompts.len(), tokens], &ids))?;
+        let lengths = b.upload(&HostTensor::from_u32(&[prompts.len()], &lengths))?;
+        let rotation = rope::sequence(tokens, self.heads.dim, self.theta);
+        let rotation = b.upload(&HostTensor::from_f32(&[1, tokens, self.heads.dim / 2, 2], &rotation))?;
+
+        let mut x = b.gather_rows(&self.embeddings, &ids)?;
+        let stack = Stack {
+            heads: self.heads,
+            eps: self.eps,
+            head_eps: self.eps,
+            rotation: &rotation,
+            pairs: RopePairs::Halves,
+            causal: true,
+            lengths: Some(&lengths),
+            modulation: None,
+        };
+        block::run(b, &self.blocks, &mut x, &stack, probe)?;
+        Ok(x)
+    }
+}

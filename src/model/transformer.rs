@@ -1,0 +1,314 @@
+//! S3-DiT, the image transformer: latents, captions and a time to a prediction of (image − noise).
+//!
+//! Image tokens go through the noise refiner, caption tokens through the context refiner (which does not see the time,
+//! so it runs once a prompt), and both through the main layers as one sequence `[image, caption]`. Each part is padded
+//! to a multiple of [`MULTIPLE`] with learned tokens that attend and are attended to; only the padding between captions
+//! of unequal length is masked.
+
+use super::block::{self, Block, Names, Sizes, Stack};
+use super::config::TransformerConfig;
+use super::rope;
+use crate::backend::{Backend, DeviceTensor, Heads, HostTensor, Modulation, RmsNorm, RopePairs};
+use crate::error::{Error, Result};
+use crate::weights::{ModelFolder, Tensors};
+
+/// Image and caption tokens are padded to a multiple of this.
+pub const MULTIPLE: usize = 32;
+const NAMES: Names = Names {
+    q: "attention.to_q",
+    k: "attention.to_k",
+    v: "attention.to_v",
+    out: "attention.to_out.0",
+    q_norm: "attention.norm_q",
+    k_norm: "attention.norm_k",
+    gate: "feed_forward.w1",
+    up: "feed_forward.w3",
+    down: "feed_forward.w2",
+    attention_norm: "attention_norm1",
+    ffn_norm: "ffn_norm1",
+    post_norms: Some(["attention_norm2", "ffn_norm2"]),
+};
+
+/// The number of tokens that `tokens` are padded to.
+pub fn padded(tokens: usize) -> usize {
+    tokens.next_multiple_of(MULTIPLE)
+}
+
+/// A place inside the network whose value a test may look at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// The embedded timestep, `[1, A]`.
+    Timestep,
+    /// Image tokens after the patch embedding.
+    EmbedPatches,
+    /// Caption tokens after the caption embedding.
+    EmbedCaption,
+    /// The residual stream after a block of the noise refiner.
+    NoiseRefiner(usize),
+    /// The residual stream after a block of the context refiner.
+    ContextRefiner(usize),
+    /// The residual stream after a main layer.
+    Layer(usize),
+}
+
+/// Sees the value of every [`Stage`] as it is computed.
+pub type Probe<'a, B> = &'a mut dyn FnMut(Stage, &<B as Backend>::Tensor) -> Result<()>;
+
+/// The transformer on a device.
+#[derive(Debug)]
+pub struct Transformer<B: Backend> {
+    config: TransformerConfig,
+    time_in: B::Linear,
+    time_out: B::Linear,
+    patches: B::Linear,
+    patch_pad: B::Tensor,
+    caption_norm: B::Tensor,
+    caption: B::Linear,
+    caption_pad: B::Tensor,
+    /// The adaLN linears of the noise refiner and the main layers, stacked in this order.
+    modulation: B::Linear,
+    final_modulation: B::Linear,
+    final_linear: B::Linear,
+    noise_refiner: Vec<Block<B>>,
+    context_refiner: Vec<Block<B>>,
+    layers: Vec<Block<B>>,
+}
+
+/// Captions after the context refiner, ready for every step.
+#[derive(Debug)]
+pub struct Captions<B: Backend> {
+    tokens: B::Tensor,
+    /// Padded length of each.
+    lengths: Vec<usize>,
+}
+
+/// What a run of steps needs besides latents and time: which caption each item reads, and where its tokens stand.
+#[derive(Debug)]
+pub struct Sequence<B: Backend> {
+    captions: B::Tensor,
+    lengths: Option<B::Tensor>,
+    image_tokens: usize,
+    /// How many copies of the picture's tokens go through the noise refiner.
+    copies: usize,
+    image_rotation: B::Tensor,
+    rotation: B::Tensor,
+    /// Height and width of the latents.
+    size: [usize; 2],
+}
+
+/// The device-side time: `times` F32 `[N, R]`, already multiplied by `t_scale`, read at `step` U32 `[1]`.
+#[derive(Debug, Clone, Copy)]
+pub struct Clock<'a, T> {
+    /// One row a step; `R` is 1, or the number of items when each has a time of its own.
+    pub times: &'a T,
+    /// The row that is current.
+    pub step: &'a T,
+}
+
+impl<B: Backend> Transformer<B> {
+    /// Reads `transformer/` of a model. The second value names the tensors that nothing read.
+    pub fn load(b: &B, folder: &ModelFolder, config: &TransformerConfig) -> Result<(Self, Vec<String>)> {
+        let tensors = Tensors::open(folder, "transformer", "diffusion_pytorch_model")?;
+        let (d, adaln, key) = (config.dim, config.adaln_dim(), config.patch_key());
+        let (frequencies, middle) = (TransformerConfig::FREQUENCIES, TransformerConfig::TIMESTEP_HIDDEN);
+
+        let vector = |name: &str, len: usize| b.upload(&tensors.take(name, &[len])?);
+        let token = |name: &str| {
+            let stored = tensors.take(name, &[1, d])?;
+            b.upload(&stored.reshaped(&[d]).unwrap_or(stored))
+        };
+        let linear = |name: &str, n: usize, k: usize| {
+            let weight = tensors.take(&format!("{name}.weight"), &[n, k])?;
+            b.upload_linear(&[weight], &[tensors.take(&format!("{name}.bias"), &[n])?])
+        };
+        let sizes = Sizes { width: d, hidden: config.ffn_dim(), heads: heads(config) };
+        let blocks = |name: &str, count: usize| {
+            let block = |i| Block::load(b, &tensors, &format!("{name}.{i}."), &NAMES, sizes);
+            (0..count).map(block).collect::<Result<Vec<_>>>()
+        };
+
+        let modulated = (0..config.n_refiner_layers).map(|i| format!("noise_refiner.{i}"));
+        let modulated = modulated.chain((0..config.n_layers).map(|i| format!("layers.{i}")));
+        let (mut weights, mut biases) = (Vec::new(), Vec::new());
+        for block in modulated {
+            weights.push(tensors.take(&format!("{block}.adaLN_modulation.0.weight"), &[4 * d, adaln])?);
+            biases.push(tensors.take(&format!("{block}.adaLN_modulation.0.bias"), &[4 * d])?);
+        }
+        let transformer = Self {
+            time_in: linear("t_embedder.mlp.0", middle, frequencies)?,
+            time_out: linear("t_embedder.mlp.2", adaln, middle)?,
+            patches: linear(&format!("all_x_embedder.{key}"), d, config.patch_dim())?,
+            patch_pad: token("x_pad_token")?,
+            caption_norm: vector("cap_embedder.0.weight", config.cap_feat_dim)?,
+            caption: linear("cap_embedder.1", d, config.cap_feat_dim)?,
+            caption_pad: token("cap_pad_token")?,
+            modulation: b.upload_linear(&weights, &biases)?,
+            final_modulation: linear(&format!("all_final_layer.{key}.adaLN_modulation.1"), d, adaln)?,
+            final_linear: linear(&format!("all_final_layer.{key}.linear"), config.patch_dim(), d)?,
+            noise_refiner: blocks("noise_refiner", config.n_refiner_layers)?,
+            context_refiner: blocks("context_refiner", config.n_refiner_layers)?,
+            layers: blocks("layers", config.n_layers)?,
+            config: config.clone(),
+        };
+        Ok((transformer, tensors.unread(|_| false)))
+    }
+
+    /// Embeds and refines captions: once a prompt. `features` `[P, T, C]` are the text encoder's, `T` a multiple of
+    /// [`MULTIPLE`]; the rows from each of `lengths` on are ignored.
+    pub fn captions(&self, b: &B, features: &B::Tensor, lengths: &[usize], probe: Probe<'_, B>) -> Result<Captions<B>> {
+        let tokens = features.shape().get(1).copied().unwrap_or(0);
+        let upload = |lengths: &[usize]| upload_u32(b, lengths.iter().copied());
+        let norm = RmsNorm { weight: &self.caption_norm, scale: None, eps: self.config.norm_eps };
+        let mut x = b.linear(&b.rms_norm(features, norm)?, &self.caption)?;
+        b.pad_rows(&mut x, &self.caption_pad, &upload(lengths)?)?;
+        probe(Stage::EmbedCaption, &x)?;
+
+        let padded_lengths: Vec<usize> = lengths.iter().map(|&length| padded(length)).collect();
+        let mut rotation = Vec::new();
+        self.push_caption(&mut rotation, tokens);
+        let rotation = self.upload_rotation(b, 1, tokens, &rotation)?;
+        let ragged = padded_lengths.iter().any(|&length| length != tokens);
+        let key_lengths = ragged.then(|| upload(&padded_lengths)).transpose()?;
+        let stack = self.stack(&rotation, key_lengths.as_ref(), None);
+        block::run(b, &self.context_refiner, &mut x, &stack, &mut |i, x| probe(Stage::ContextRefiner(i), x))?;
+        Ok(Captions { tokens: x, lengths: padded_lengths })
+    }
+
+    /// Prepares a run for `pictures` latents of `size` (height, width), where item `n` draws picture `n mod pictures`
+    /// with caption `items[n]`.
+    ///
+    /// # Errors
+    /// `Error::Request` when a picture or caption is longer than the model's positions reach.
+    pub fn sequence(
+        &self,
+        b: &B,
+        captions: &Captions<B>,
+        pictures: usize,
+        items: &[usize],
+        size: [usize; 2],
+    ) -> Result<Sequence<B>> {
+        let grid = size.map(|side| side / self.config.patch_size);
+        let patches = grid[0] * grid[1];
+        let image_tokens = padded(patches);
+        let caption_tokens = captions.tokens.shape()[1];
+        let longest = captions.lengths.iter().copied().max().unwrap_or(0);
+        let lens = self.config.axes_lens;
+        if longest + 1 >= lens[0] || grid[0] > lens[1] || grid[1] > lens[2] {
+            let problem = format!(
+                "{}×{} patches with {longest} caption tokens are past the positions {lens:?} that this model was made for",
+                grid[0], grid[1]
+            );
+            return Err(Error::Request(problem));
+        }
+
+        // Positions of a picture start behind its caption, which turns all its tokens alike and so changes nothing
+        // among them, except beside padding, which stands at 0. Without padding all items share one noise refiner.
+        let share = image_tokens == patches || items.iter().all(|&item| captions.lengths[item] == longest);
+        let copies = if share { 1 } else { items.len() / pictures };
+        let mut image = Vec::new();
+        for &item in items.iter().take(copies * pictures) {
+            self.push_image(&mut image, captions.lengths[item], grid, image_tokens);
+        }
+        let image_rotation = self.upload_rotation(b, copies * pictures, image_tokens, &image)?;
+        let mut all = Vec::new();
+        for &item in items {
+            self.push_image(&mut all, captions.lengths[item], grid, image_tokens);
+            self.push_caption(&mut all, caption_tokens);
+        }
+        let tokens = image_tokens + caption_tokens;
+        let lengths: Vec<usize> = items.iter().map(|&item| image_tokens + captions.lengths[item]).collect();
+        let ragged = lengths.iter().any(|&length| length != tokens);
+        Ok(Sequence {
+            captions: upload_u32(b, items.iter().copied())?,
+            lengths: ragged.then(|| upload_u32(b, lengths.into_iter())).transpose()?,
+            image_tokens,
+            copies,
+            image_rotation,
+            rotation: self.upload_rotation(b, items.len(), tokens, &all)?,
+            size,
+        })
+    }
+
+    /// One call: `latents` F32 `[B, C, H, W]` at the clock's time to a prediction F32 `[N, C, H, W]` of (image − noise)
+    /// for the `N` items of `sequence`.
+    pub fn forward(
+        &self,
+        b: &B,
+        latents: &B::Tensor,
+        clock: Clock<'_, B::Tensor>,
+        captions: &Captions<B>,
+        sequence: &Sequence<B>,
+        probe: Probe<'_, B>,
+    ) -> Result<B::Tensor> {
+        let t = b.timestep_embedding(clock.times, clock.step, &self.time_in, &self.time_out)?;
+        probe(Stage::Timestep, &t)?;
+        let modulation = b.modulation(&t, &self.modulation, false, self.config.dim)?;
+        let final_modulation = b.modulation(&t, &self.final_modulation, true, self.config.dim)?;
+
+        let patch = self.config.patch_size;
+        let (pad, tokens) = (&self.patch_pad, sequence.image_tokens);
+        let mut image = b.embed_patches(latents, patch, &self.patches, pad, tokens, sequence.copies)?;
+        probe(Stage::EmbedPatches, &image)?;
+        let stack = self.stack(&sequence.image_rotation, None, Some((&modulation, 0)));
+        block::run(b, &self.noise_refiner, &mut image, &stack, &mut |i, x| probe(Stage::NoiseRefiner(i), x))?;
+
+        let mut x = b.join_sequence(&image, &captions.tokens, &sequence.captions)?;
+        drop(image);
+        let first = 4 * self.noise_refiner.len();
+        let stack = self.stack(&sequence.rotation, sequence.lengths.as_ref(), Some((&modulation, first)));
+        block::run(b, &self.layers, &mut x, &stack, &mut |i, x| probe(Stage::Layer(i), x))?;
+
+        let scale = Modulation { table: &final_modulation, row: 0 };
+        b.final_layer(&x, scale, TransformerConfig::FINAL_NORM_EPS, &self.final_linear, patch, sequence.size)
+    }
+
+    fn stack<'a>(
+        &self,
+        rotation: &'a B::Tensor,
+        lengths: Option<&'a B::Tensor>,
+        modulation: Option<(&'a B::Tensor, usize)>,
+    ) -> Stack<'a, B> {
+        Stack {
+            heads: heads(&self.config),
+            eps: self.config.norm_eps,
+            head_eps: TransformerConfig::QK_NORM_EPS,
+            rotation,
+            pairs: RopePairs::Interleaved,
+            causal: false,
+            lengths,
+            modulation,
+        }
+    }
+
+    /// Caption token `j`, padding included, stands at `(1 + j, 0, 0)`.
+    fn push_caption(&self, table: &mut Vec<f32>, tokens: usize) {
+        for j in 0..tokens {
+            rope::push_axes(table, [1 + j, 0, 0], self.config.axes_dims, self.config.rope_theta);
+        }
+    }
+
+    /// Image token `(y, x)` stands at `(caption + 1, y, x)`, padding at the origin.
+    fn push_image(&self, table: &mut Vec<f32>, caption: usize, grid: [usize; 2], tokens: usize) {
+        let mut push = |position| rope::push_axes(table, position, self.config.axes_dims, self.config.rope_theta);
+        for y in 0..grid[0] {
+            for x in 0..grid[1] {
+                push([caption + 1, y, x]);
+            }
+        }
+        (grid[0] * grid[1]..tokens).for_each(|_| push([0, 0, 0]));
+    }
+
+    fn upload_rotation(&self, b: &B, items: usize, tokens: usize, table: &[f32]) -> Result<B::Tensor> {
+        b.upload(&HostTensor::from_f32(&[items, tokens, heads(&self.config).dim / 2, 2], table))
+    }
+}
+
+/// The reference's attention has as many key heads as query heads, whatever `n_kv_heads` says.
+fn heads(config: &TransformerConfig) -> Heads {
+    Heads { query: config.n_heads, key_value: config.n_heads, dim: config.head_dim() }
+}
+
+fn upload_u32<B: Backend>(b: &B, values: impl Iterator<Item = usize>) -> Result<B::Tensor> {
+    let values: Vec<u32> = values.map(|value| value as u32).collect();
+    b.upload(&HostTensor::from_u32(&[values.len()], &values))
+}

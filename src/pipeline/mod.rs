@@ -1,0 +1,290 @@
+//! Prompt to picture, in the order it happens: tokens, text features, noise, the denoising loop, decoding.
+//!
+//! Written once, against [`Backend`]. The denoising loop touches the host only to launch: times, step sizes and guidance
+//! are tables on the device, the step counter advances there, and one step is one recording. With guidance a step is one
+//! call of twice the batch.
+
+pub mod noise;
+pub mod progress;
+pub mod prompt;
+pub mod request;
+pub mod schedule;
+
+use crate::backend::{Backend, DeviceTensor, HostTensor};
+use crate::error::{Error, Result};
+use crate::model::config::ModelConfig;
+use crate::model::text_encoder::TextEncoder;
+use crate::model::transformer::{Captions, Clock, Transformer, padded};
+use crate::model::vae::Vae;
+use crate::weights::ModelFolder;
+use progress::{Progress, Run, Stage, Timings, since};
+use prompt::Tokenizer;
+use request::{Job, Limits};
+use schedule::Schedule;
+use std::collections::VecDeque;
+use std::time::Instant;
+
+/// Steps that may be on their way to the device at once: enough that it never waits for the host, few enough that
+/// cancelling is quick.
+const STEPS_IN_FLIGHT: usize = 2;
+
+/// A model on a backend.
+#[derive(Debug)]
+pub struct Pipeline<B: Backend> {
+    backend: B,
+    config: ModelConfig,
+    tokenizer: Tokenizer,
+    text_encoder: TextEncoder<B>,
+    transformer: Transformer<B>,
+    vae: Vae<B>,
+    warnings: Vec<String>,
+}
+
+/// The captions of some pictures, after everything that does not depend on the step.
+#[derive(Debug)]
+pub struct Encoded<B: Backend> {
+    captions: Captions<B>,
+    /// The caption of each picture.
+    positive: Vec<usize>,
+    /// The caption of each picture's negative prompt; empty without guidance.
+    negative: Vec<usize>,
+}
+
+impl<B: Backend> Pipeline<B> {
+    /// Reads a model and uploads each of its tensors once.
+    ///
+    /// # Errors
+    /// Those of the files, naming file and tensor, and those of the device.
+    pub fn load(backend: B, folder: &ModelFolder) -> Result<Self> {
+        let config = ModelConfig::read(folder)?;
+        let file = "tokenizer/tokenizer.json";
+        let tokenizer = Tokenizer::read(&folder.read(file)?, &folder.path(file))?;
+        let (text_encoder, unread_text) = TextEncoder::load(&backend, folder, &config.text_encoder)?;
+        let (transformer, unread_transformer) = Transformer::load(&backend, folder, &config.transformer)?;
+        let (vae, unread_vae) = Vae::load(&backend, folder, &config.vae)?;
+        let unread = [("text_encoder", unread_text), ("transformer", unread_transformer), ("vae", unread_vae)];
+        let warnings = unread.into_iter().filter_map(|(part, names)| unread_warning(folder, part, &names)).collect();
+        Ok(Self { backend, config, tokenizer, text_encoder, transformer, vae, warnings })
+    }
+
+    /// The backend that this model is on.
+    pub fn backend(&self) -> &B {
+        &self.backend
+    }
+
+    /// What the model's config files say.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// The networks, for tests that look at one stage alone.
+    pub fn networks(&self) -> (&TextEncoder<B>, &Transformer<B>, &Vae<B>) {
+        (&self.text_encoder, &self.transformer, &self.vae)
+    }
+
+    /// The tokenizer.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// What is odd about the model's files without being an error.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// What a request for this model may ask for.
+    pub fn limits(&self) -> Limits {
+        Limits::new(self.config.transformer.axes_lens, self.config.size_multiple())
+    }
+
+    /// Draws the pictures of a checked request, prompt by prompt, `job.batch` at a time. Returns U8 `[H, W, 3]` each.
+    ///
+    /// # Errors
+    /// [`Error::Request`] for a caption that is longer than the model's positions, before anything runs;
+    /// [`Error::Cancelled`]; those of the device.
+    pub async fn generate(&self, job: &Job, progress: &mut dyn Progress) -> Result<(Vec<HostTensor>, Timings)> {
+        let start = Instant::now();
+        let schedule = Schedule::new(job.steps, self.config.scheduler.shift);
+        let guided = schedule.guided(&job.guidance).contains(&true);
+        let tokens = |prompts: &[String]| prompts.iter().map(|p| self.tokenize(p)).collect::<Result<Vec<_>>>();
+        let positives = tokens(&job.prompts)?;
+        let negatives = if guided { tokens(&job.negatives)? } else { Vec::new() };
+
+        let images: Vec<usize> = (0..job.images()).collect();
+        let batches: Vec<&[usize]> = images.chunks(job.batch).collect();
+        let mut run = Run::new(progress, batches.len() * job.steps);
+        let mut pictures = Vec::with_capacity(job.images());
+        let mut encoded: Option<(Vec<usize>, Encoded<B>)> = None;
+        for batch in batches {
+            let prompts: Vec<usize> = batch.iter().map(|&image| job.prompt(image)).collect();
+            if encoded.as_ref().is_none_or(|(of, _)| *of != prompts) {
+                let encoder_start = Instant::now();
+                run.report(Stage::TextEncoder)?;
+                let pick = |from: &[Vec<u32>]| prompts.iter().filter_map(|&p| from.get(p).cloned()).collect::<Vec<_>>();
+                let batch = self.encode(&pick(&positives), &pick(&negatives))?;
+                self.finish().await?;
+                run.timings.text_encoder_ms += since(encoder_start);
+                encoded = Some((prompts, batch));
+            }
+            let Some((_, captions)) = &encoded else { continue };
+
+            let loop_start = Instant::now();
+            let size = self.latent_size(job.width, job.height);
+            let item: usize = size.iter().product();
+            let noise: Vec<f32> = batch.iter().flat_map(|&image| noise::normal(job.seed(image), item)).collect();
+            let shape = [batch.len(), size[0], size[1], size[2]];
+            let latents = HostTensor::from_f32(&shape, &noise);
+            run.report_step()?;
+            let latents = self.denoise(&latents, captions, &schedule, &job.guidance, &mut run).await?;
+            run.timings.transformer_ms += since(loop_start);
+
+            let decoder_start = Instant::now();
+            run.report(Stage::Vae)?;
+            pictures.extend(self.decode(&latents).await?);
+            run.timings.vae_ms += since(decoder_start);
+        }
+        let mut timings = run.timings;
+        timings.total_ms = since(start);
+        Ok((pictures, timings))
+    }
+
+    /// The latents of a picture of `width`×`height` pixels: channels, rows, columns.
+    pub fn latent_size(&self, width: usize, height: usize) -> [usize; 3] {
+        let factor = self.config.vae.scale_factor();
+        [self.config.vae.latent_channels, height / factor, width / factor]
+    }
+
+    fn tokenize(&self, prompt: &str) -> Result<Vec<u32>> {
+        let tokens = self.tokenizer.encode(prompt)?;
+        self.limits().check_caption(padded(tokens.len()))?;
+        Ok(tokens)
+    }
+
+    /// Encodes the token ids of some pictures' prompts, and of their negative prompts where there is guidance: each
+    /// distinct prompt once.
+    pub fn encode(&self, positives: &[Vec<u32>], negatives: &[Vec<u32>]) -> Result<Encoded<B>> {
+        let mut distinct: Vec<Vec<u32>> = Vec::new();
+        let mut index = |prompt: &Vec<u32>| {
+            distinct.iter().position(|other| other == prompt).unwrap_or_else(|| {
+                distinct.push(prompt.clone());
+                distinct.len() - 1
+            })
+        };
+        let positive = positives.iter().map(&mut index).collect();
+        let negative = negatives.iter().map(&mut index).collect();
+        let b = &self.backend;
+        let lengths: Vec<usize> = distinct.iter().map(Vec::len).collect();
+        let tokens = padded(lengths.iter().copied().max().unwrap_or(0));
+        let features = self.text_encoder.forward(b, &distinct, tokens, &mut |_, _| Ok(()))?;
+        let captions = self.transformer.captions(b, &features, &lengths, &mut |_, _| Ok(()))?;
+        Ok(Encoded { captions, positive, negative })
+    }
+
+    /// The denoising loop: noise F32 `[B, C, h, w]` to latents of that shape, on the host again.
+    pub async fn denoise(
+        &self,
+        noise: &HostTensor,
+        captions: &Encoded<B>,
+        schedule: &Schedule,
+        guidance: &schedule::Guidance,
+        run: &mut Run<'_>,
+    ) -> Result<HostTensor> {
+        let b = &self.backend;
+        let (steps, pictures) = (schedule.steps(), noise.shape()[0]);
+        let size = [noise.shape()[2], noise.shape()[3]];
+        let rows = schedule.step_rows(guidance).concat();
+        let times = schedule.times(self.config.transformer.t_scale as f32);
+        let times = b.upload(&HostTensor::from_f32(&[steps, 1], &times))?;
+        let table = b.upload(&HostTensor::from_f32(&[steps, 3], &rows))?;
+        let mut step = b.upload(&HostTensor::from_u32(&[1], &[0]))?;
+        let mut latents = b.upload(noise)?;
+
+        let mut record = |items: &[usize]| {
+            let sequence = self.transformer.sequence(b, &captions.captions, pictures, items, size)?;
+            let recording = b.record(|b| {
+                let clock = Clock { times: &times, step: &step };
+                let probe = &mut |_, _: &B::Tensor| Ok(());
+                let prediction = self.transformer.forward(b, &latents, clock, &captions.captions, &sequence, probe)?;
+                b.guide_and_step(&mut latents, &prediction, &table, &mut step)
+            })?;
+            Ok::<_, Error>((sequence, recording))
+        };
+        let both = [&captions.positive[..], &captions.negative[..]].concat();
+        let guided = schedule.guided(guidance);
+        let with_guidance = guided.contains(&true).then(|| record(&both)).transpose()?;
+        let without = guided.contains(&false).then(|| record(&captions.positive)).transpose()?;
+
+        let mut in_flight = VecDeque::new();
+        let mut last = Instant::now();
+        for guided in guided {
+            if in_flight.len() == STEPS_IN_FLIGHT {
+                self.step_finished(&mut in_flight, &mut last, run).await?;
+            }
+            if let Some((_, recording)) = if guided { &with_guidance } else { &without } {
+                b.replay(recording)?;
+            }
+            in_flight.push_back(b.event()?);
+            if run.wants_latents() {
+                while !in_flight.is_empty() {
+                    self.step_finished(&mut in_flight, &mut last, run).await?;
+                }
+                run.latents(&b.download(&latents).await?);
+            }
+        }
+        while !in_flight.is_empty() {
+            self.step_finished(&mut in_flight, &mut last, run).await?;
+        }
+        b.download(&latents).await
+    }
+
+    /// Waits for the oldest step in flight and reports it.
+    async fn step_finished(
+        &self,
+        in_flight: &mut VecDeque<B::Event>,
+        last: &mut Instant,
+        run: &mut Run<'_>,
+    ) -> Result<()> {
+        if let Some(event) = in_flight.pop_front() {
+            self.backend.wait(event).await?;
+            run.finish_step(since(*last))?;
+            *last = Instant::now();
+        }
+        Ok(())
+    }
+
+    /// Latents F32 `[B, C, h, w]` to pictures U8 `[H, W, 3]`, one at a time.
+    ///
+    /// # Errors
+    /// [`Error::Device`] when the latents are not all numbers: a black picture would hide it.
+    pub async fn decode(&self, latents: &HostTensor) -> Result<Vec<HostTensor>> {
+        let values = latents.to_f32();
+        if !values.iter().all(|value| value.is_finite()) {
+            let sentence = "the transformer returned values that are not numbers, so there is no picture to show; \
+                            please report the model and the device";
+            return Err(Error::Device(sentence.into()));
+        }
+        let shape = latents.shape();
+        let item = [1, shape[1], shape[2], shape[3]];
+        let mut pictures = Vec::with_capacity(shape[0]);
+        for values in values.chunks_exact(item.iter().product()) {
+            let latents = self.backend.upload(&HostTensor::from_f32(&item, values))?;
+            let pixels = self.vae.decode(&self.backend, &latents)?;
+            let [height, width] = [pixels.shape()[1], pixels.shape()[2]];
+            pictures.push(self.backend.download(&pixels.reshaped(&[height, width, 3])?).await?);
+        }
+        Ok(pictures)
+    }
+
+    async fn finish(&self) -> Result<()> {
+        self.backend.wait(self.backend.event()?).await
+    }
+}
+
+/// One sentence about the tensors of a part that nothing reads.
+fn unread_warning(folder: &ModelFolder, part: &str, names: &[String]) -> Option<String> {
+    let shown = 3;
+    let first = names.first()?;
+    let more = names.iter().skip(1).take(shown - 1).fold(first.clone(), |list, name| format!("{list}, {name}"));
+    let rest = if names.len() > shown { format!(" and {} more", names.len() - shown) } else { String::new() };
+    Some(format!("{}: nothing reads the tensors {more}{rest}", folder.path(part).display()))
+}

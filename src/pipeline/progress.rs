@@ -1,0 +1,110 @@
+//! What a caller sees of a run while it goes on, and how long its parts took.
+
+use crate::backend::HostTensor;
+use crate::error::{Error, Result};
+use std::ops::ControlFlow;
+use std::time::Instant;
+
+/// How far a run has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Stage {
+    /// The prompts are about to be encoded.
+    TextEncoder,
+    /// `done` denoising steps of the whole run's `of` have finished; first reported with 0.
+    Step {
+        /// Steps finished, over all pictures.
+        done: usize,
+        /// Steps in all, over all pictures.
+        of: usize,
+    },
+    /// Latents are about to be decoded.
+    Vae,
+}
+
+/// Called as a run goes on. `Break` cancels it: checked between steps, it ends in [`Error::Cancelled`].
+pub trait Progress {
+    /// The run has come to `stage`.
+    fn update(&mut self, stage: Stage) -> ControlFlow<()>;
+
+    /// Whether [`Progress::latents`] is to be called. It costs a wait for the device after every step.
+    fn wants_latents(&self) -> bool {
+        false
+    }
+
+    /// The latents F32 `[B, C, h, w]` after the step that was reported last, for previews and tests.
+    fn latents(&mut self, _latents: &HostTensor) {}
+}
+
+impl<F: FnMut(Stage) -> ControlFlow<()>> Progress for F {
+    fn update(&mut self, stage: Stage) -> ControlFlow<()> {
+        self(stage)
+    }
+}
+
+/// A run that has begun: whom it reports to, and how long it took so far.
+pub struct Run<'a> {
+    progress: &'a mut dyn Progress,
+    done: usize,
+    of: usize,
+    /// What was measured so far.
+    pub timings: Timings,
+}
+
+impl<'a> Run<'a> {
+    /// A run of `of` steps.
+    pub fn new(progress: &'a mut dyn Progress, of: usize) -> Self {
+        Self { progress, done: 0, of, timings: Timings::default() }
+    }
+
+    pub(super) fn report(&mut self, stage: Stage) -> Result<()> {
+        match self.progress.update(stage) {
+            ControlFlow::Continue(()) => Ok(()),
+            ControlFlow::Break(()) => Err(Error::Cancelled),
+        }
+    }
+
+    pub(super) fn report_step(&mut self) -> Result<()> {
+        self.report(Stage::Step { done: self.done, of: self.of })
+    }
+
+    pub(super) fn finish_step(&mut self, ms: f64) -> Result<()> {
+        self.timings.step_ms.push(ms);
+        self.done += 1;
+        self.report_step()
+    }
+
+    pub(super) fn wants_latents(&self) -> bool {
+        self.progress.wants_latents()
+    }
+
+    pub(super) fn latents(&mut self, latents: &HostTensor) {
+        self.progress.latents(latents);
+    }
+}
+
+impl std::fmt::Debug for Run<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Run({} of {} steps)", self.done, self.of)
+    }
+}
+
+/// Milliseconds that the parts of a run took.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Timings {
+    /// Tokens, text encoder and context refiner, all prompts.
+    pub text_encoder_ms: f64,
+    /// All denoising steps of all pictures.
+    pub transformer_ms: f64,
+    /// Each denoising step, in order.
+    pub step_ms: Vec<f64>,
+    /// Decoding, all pictures.
+    pub vae_ms: f64,
+    /// The run from the checked request to the last picture.
+    pub total_ms: f64,
+}
+
+/// Milliseconds since `start`.
+pub(crate) fn since(start: Instant) -> f64 {
+    start.elapsed().as_secs_f64() * 1e3
+}

@@ -1,0 +1,183 @@
+//! From a prompt to the token ids that the text encoder reads.
+
+use crate::error::{Error, Result};
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// The most tokens of a prompt that the text encoder reads, the chat template's included; the rest is cut off.
+pub const MAX_TOKENS: usize = 512;
+
+/// The tokens that open and close a message of the chat. Text that spells them inside a prompt becomes these tokens
+/// too, as it does in diffusers.
+const MARKERS: [&str; 2] = ["<|im_start|>", "<|im_end|>"];
+
+/// A prompt as the one message of a chat that the model is about to answer: what Qwen3's chat template makes of it with
+/// `add_generation_prompt` and `enable_thinking`, which is how diffusers calls it.
+fn chat(prompt: &str) -> String {
+    let [start, end] = MARKERS;
+    format!("{start}user\n{prompt}{end}\n{start}assistant\n")
+}
+
+/// The model's tokenizer.
+pub struct Tokenizer {
+    tokenizer: tokenizers::Tokenizer,
+    /// For messages.
+    path: PathBuf,
+}
+
+impl Tokenizer {
+    /// Reads the contents of a `tokenizer.json`; `path` names the file in messages.
+    ///
+    /// Padding and truncation that were saved with the tokenizer are dropped: a batch is ragged, and the length is cut
+    /// by [`Tokenizer::encode`].
+    ///
+    /// # Errors
+    /// [`Error::File`] for a file that is not a tokenizer, and for one without the tokens of the chat template.
+    pub fn read(json: &[u8], path: &Path) -> Result<Self> {
+        let broken = |error| Error::file(path, format!("expected a tokenizer.json, but it cannot be read: {error}"));
+        let mut tokenizer = tokenizers::Tokenizer::from_bytes(json).map_err(broken)?;
+        tokenizer.with_truncation(None).map_err(broken)?.with_padding(None);
+        for marker in MARKERS {
+            // In the vocabulary is not enough: a word that is no added token is split before it is looked up.
+            let ids = tokenizer.encode_fast(marker, false).map_err(broken)?;
+            if tokenizer.token_to_id(marker).is_none_or(|id| ids.get_ids() != [id]) {
+                let problem = format!(
+                    "the tokenizer has no special token {marker}, which the chat template of Z-Image needs; \
+                     take the tokenizer.json that belongs to the model"
+                );
+                return Err(Error::file(path, problem));
+            }
+        }
+        Ok(Self { tokenizer, path: path.to_owned() })
+    }
+
+    /// The ids of a prompt in its chat template, at least one and at most [`MAX_TOKENS`], cut at the right.
+    ///
+    /// # Errors
+    /// [`Error::File`] when the tokenizer has no tokens for this text.
+    pub fn encode(&self, prompt: &str) -> Result<Vec<u32>> {
+        let encoded = self.tokenizer.encode_fast(chat(prompt), false);
+        let encoding = encoded
+            .map_err(|error| Error::file(&self.path, format!("the prompt cannot be put into tokens: {error}")))?;
+        let ids = encoding.get_ids();
+        Ok(ids[..ids.len().min(MAX_TOKENS)].to_vec())
+    }
+}
+
+impl fmt::Debug for Tokenizer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tokenizer").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+    use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+
+    // The crate numbers added tokens on from the vocabulary, whatever id the file gives them.
+    const START: u32 = 256;
+    const END: u32 = 257;
+
+    /// One token a byte, with padding and truncation baked in as some exports have them.
+    fn tiny() -> Value {
+        let mut alphabet: Vec<char> = ByteLevel::alphabet().into_iter().collect();
+        alphabet.sort_unstable();
+        let vocab: serde_json::Map<String, Value> =
+            alphabet.iter().zip(0..).map(|(symbol, id): (_, u32)| (symbol.to_string(), id.into())).collect();
+        let added = |id: u32, content: &str| {
+            json!({"id": id, "content": content, "special": true, "normalized": false,
+                   "single_word": false, "lstrip": false, "rstrip": false})
+        };
+        let bytes = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false});
+        json!({
+            "version": "1.0",
+            "truncation": {"direction": "Left", "max_length": 4, "strategy": "LongestFirst", "stride": 0},
+            "padding": {"strategy": {"Fixed": 700}, "direction": "Right", "pad_to_multiple_of": null,
+                        "pad_id": 0, "pad_type_id": 0, "pad_token": "!"},
+            "added_tokens": [added(START, "<|im_start|>"), added(END, "<|im_end|>")],
+            "normalizer": {"type": "NFC"},
+            "pre_tokenizer": bytes,
+            "post_processor": bytes,
+            "decoder": bytes,
+            "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": "",
+                      "end_of_word_suffix": "", "fuse_unk": false, "byte_fallback": false,
+                      "vocab": vocab, "merges": []},
+        })
+    }
+
+    fn read(json: &Value) -> Result<Tokenizer> {
+        Tokenizer::read(json.to_string().as_bytes(), Path::new("model/tokenizer/tokenizer.json"))
+    }
+
+    /// The ids of text without markers.
+    fn ids(text: &str) -> Vec<u32> {
+        let tokenizer = tokenizers::Tokenizer::from_bytes(tiny().to_string()).unwrap();
+        text.bytes()
+            .map(|byte| {
+                let symbol = match byte {
+                    b'\n' => 'Ċ',
+                    b' ' => 'Ġ',
+                    _ => char::from(byte),
+                };
+                tokenizer.token_to_id(&symbol.to_string()).unwrap()
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_prompt_is_a_message_of_a_chat() {
+        let encoded = read(&tiny()).unwrap().encode("a fox").unwrap();
+        let expected =
+            [vec![START], ids("user\na fox"), vec![END], ids("\n"), vec![START], ids("assistant\n")].concat();
+        assert_eq!(encoded, expected);
+    }
+
+    #[test]
+    fn markers_inside_a_prompt_are_markers() {
+        let encoded = read(&tiny()).unwrap().encode("x<|im_end|>y").unwrap();
+        assert_eq!(encoded[6..10], [vec![*ids("x").first().unwrap(), END], ids("y"), vec![END]].concat());
+    }
+
+    #[test]
+    fn an_empty_prompt_keeps_the_template() {
+        assert_eq!(read(&tiny()).unwrap().encode("").unwrap().len(), 1 + 5 + 1 + 1 + 1 + 10);
+    }
+
+    #[test]
+    fn a_long_prompt_is_cut_at_the_right() {
+        let encoded = read(&tiny()).unwrap().encode(&"z".repeat(2000)).unwrap();
+        assert_eq!(encoded.len(), MAX_TOKENS);
+        assert_eq!(encoded[..6], [vec![START], ids("user\n")].concat());
+        assert_eq!(encoded[6..], ids(&"z".repeat(MAX_TOKENS - 6)));
+    }
+
+    #[test]
+    fn text_is_composed_before_it_is_split() {
+        let tokenizer = read(&tiny()).unwrap();
+        assert_eq!(tokenizer.encode("e\u{301}").unwrap(), tokenizer.encode("\u{e9}").unwrap());
+    }
+
+    #[test]
+    fn a_broken_file_is_named() {
+        for bytes in [&b""[..], b"{", b"[]", b"{}", b"\xff\xfe", br#"{"version": "1.0", "model": {"type": "No"}}"#] {
+            let message = Tokenizer::read(bytes, Path::new("folder/tokenizer.json")).unwrap_err().to_string();
+            assert!(message.starts_with("folder/tokenizer.json: expected a tokenizer.json"), "{message}");
+            assert!(!message.contains('\n'), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_tokenizer_without_the_template_is_refused() {
+        let mut words_only = tiny();
+        words_only["model"]["vocab"]["<|im_start|>"] = 2000.into();
+        words_only["added_tokens"] = json!([]);
+        let mut no_end = tiny();
+        no_end["added_tokens"].as_array_mut().unwrap().pop();
+        for (json, missing) in [(words_only, "<|im_start|>"), (no_end, "<|im_end|>")] {
+            let message = read(&json).unwrap_err().to_string();
+            assert!(message.contains(missing) && message.contains("model/tokenizer/tokenizer.json"), "{message}");
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! The flow-match Euler schedule, as the tables that the device reads.
+//!
+//! The numbers are those of diffusers' `ZImagePipeline` with its `FlowMatchEulerDiscreteScheduler`, in float32 and
+//! rounded where they are rounded there: a schedule that is right to six digits makes another picture than one that
+//! is right to seven.
+
+/// How strongly the prediction is pushed away from the negative prompt, and where not.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Guidance {
+    /// `g` in `positive + g·(positive − negative)`: diffusers' `guidance_scale`, which is the usual cfg scale − 1.
+    /// 0 is off.
+    pub scale: f32,
+    /// `c`: the norm of the guided prediction is capped at `c` times that of the positive one. 0 is off.
+    pub normalization: f32,
+    /// Guidance is off at the steps whose time `1 − σ` is past this. An f64 because that is what the reference compares
+    /// with: at 8 steps and shift 3 the second time is the f32 next to 0.1, which lies past the f64 0.1 but not past
+    /// the f32.
+    pub truncation: f64,
+}
+
+/// The noise levels of a run of `N` steps, from pure noise (1) to the picture (0).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Schedule {
+    /// `N + 1` levels, the last of them 0.
+    sigmas: Vec<f32>,
+}
+
+/// A scheduler's timestep is this times sigma.
+const TRAIN_TIMESTEPS: f32 = 1000.0;
+
+impl Schedule {
+    /// The levels `σ = k·s / (1 + (k − 1)·s)` for `steps` values `s` evenly from 1 to `1/steps`, then 0; `k` is the
+    /// `shift` of `scheduler_config.json`, a positive number.
+    pub fn new(steps: usize, shift: impl Into<f64>) -> Self {
+        let shift: f64 = shift.into();
+        // Python takes k − 1 in double precision before the arrays round it.
+        let (k, k_minus_1) = (shift as f32, (shift - 1.0) as f32);
+        let shifted = linspace(steps).map(|s| k * s / (1.0 + k_minus_1 * s));
+        Self { sigmas: shifted.chain([0.0]).collect() }
+    }
+
+    /// The number of steps `N`.
+    pub fn steps(&self) -> usize {
+        self.sigmas.len() - 1
+    }
+
+    /// The `N + 1` noise levels.
+    pub fn sigmas(&self) -> &[f32] {
+        &self.sigmas
+    }
+
+    /// What the transformer's sinusoids read at each of the `N` steps: the model time `t = 1 − σ` times `t_scale` of
+    /// its configuration.
+    pub fn times(&self, t_scale: f32) -> Vec<f32> {
+        self.model_times().map(|t| t * t_scale).collect()
+    }
+
+    /// Which of the `N` steps need the negative prompts: those where guidance is on.
+    pub fn guided(&self, guidance: &Guidance) -> Vec<bool> {
+        self.model_times().map(|t| guidance.scale > 0.0 && f64::from(t) <= guidance.truncation).collect()
+    }
+
+    /// The rows `(delta, g, c)` of [`crate::backend::Backend::guide_and_step`]. `delta` is `−(σ_{i+1} − σ_i)`, which is
+    /// positive, because the model predicts minus the velocity. Where guidance is off, `g` and `c` are 0, so that a
+    /// prediction of both prompts steps by the positive one alone.
+    pub fn step_rows(&self, guidance: &Guidance) -> Vec<[f32; 3]> {
+        let deltas = self.sigmas.windows(2).map(|pair| pair[0] - pair[1]);
+        deltas
+            .zip(self.guided(guidance))
+            .map(|(delta, on)| if on { [delta, guidance.scale, guidance.normalization] } else { [delta, 0.0, 0.0] })
+            .collect()
+    }
+
+    /// `t = 1 − σ` by way of the scheduler's timesteps, as the pipeline takes it: the roundings differ from `1 − σ`.
+    fn model_times(&self) -> impl Iterator<Item = f32> {
+        self.sigmas[..self.steps()].iter().map(|sigma| (TRAIN_TIMESTEPS - sigma * TRAIN_TIMESTEPS) / TRAIN_TIMESTEPS)
+    }
+}
+
+/// `torch.linspace(1, 1/n, n)` in float32: counted up from the start in the first half and down from the end in the
+/// second, with a fused multiply-add as in PyTorch's Linux builds for x86-64 with AVX2.
+fn linspace(n: usize) -> impl Iterator<Item = f32> {
+    let end = (1.0 / n as f64) as f32;
+    let step = if n > 1 { (end - 1.0) / (n - 1) as f32 } else { 0.0 };
+    let at =
+        move |i: usize| if i < n / 2 { step.mul_add(i as f32, 1.0) } else { (-step).mul_add((n - 1 - i) as f32, end) };
+    (0..n).map(at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pipeline::noise::tests::digest;
+
+    /// Python, with `digest` as beside the tests of the noise, for each shift `k` and number of steps `n`:
+    /// `s = FlowMatchEulerDiscreteScheduler(shift=k); s.set_timesteps(sigmas=torch.linspace(1, 1/n, n).tolist());
+    /// print(digest(s.sigmas), digest((1000 - s.timesteps) / 1000 * 1000.0))`.
+    #[test]
+    fn every_bit_is_diffusers() {
+        let expected = [
+            (3.0, 1, 0x3f800000, 0x00000000),
+            (3.0, 2, 0xbe000000, 0x86f40000),
+            (3.0, 4, 0x780ccccc, 0x5fe60000),
+            (3.0, 8, 0xded97d3a, 0x3e3dbb6c),
+            (3.0, 9, 0x15c39a30, 0x9f257022),
+            (3.0, 28, 0xd0f05bac, 0x1a188a94),
+            (3.0, 50, 0x4b016464, 0x04b7ac6e),
+            (6.0, 1, 0x3f800000, 0x00000000),
+            (6.0, 2, 0xbe36db6e, 0x861db6d8),
+            (6.0, 4, 0x7922014b, 0x5c6c4a4c),
+            (6.0, 8, 0xe476f06d, 0x32692aaa),
+            (6.0, 9, 0x1ce8c9aa, 0x908fb87e),
+            (6.0, 28, 0x1ea37070, 0x9d464d51),
+            (6.0, 50, 0x46381d00, 0x83490eae),
+        ];
+        for (shift, steps, sigmas, times) in expected {
+            let schedule = Schedule::new(steps, shift);
+            assert_eq!(schedule.steps(), steps);
+            assert_eq!(digest(schedule.sigmas()), sigmas, "sigmas of {steps} steps, shift {shift}");
+            assert_eq!(digest(&schedule.times(1000.0)), times, "times of {steps} steps, shift {shift}");
+        }
+    }
+
+    #[test]
+    fn eight_steps_in_full() {
+        let schedule = Schedule::new(8, 3.0);
+        assert_eq!(schedule.sigmas(), [1.0, 0.954_545_44, 0.9, 0.833_333_3, 0.75, 0.642_857_13, 0.5, 0.3, 0.0]);
+        let times = [0.0, 45.454_59, 100.0, 166.666_69, 250.0, 357.142_88, 500.0, 700.0];
+        assert_eq!(schedule.times(1000.0), times);
+        assert_eq!(schedule.times(1.0)[2], 0.1);
+    }
+
+    const ON: Guidance = Guidance { scale: 4.0, normalization: 1.5, truncation: 1.0 };
+
+    #[test]
+    fn steps_lead_from_noise_to_the_picture() {
+        for steps in [1, 2, 7, 50, 1000] {
+            let rows = Schedule::new(steps, 6.0).step_rows(&ON);
+            assert_eq!(rows.len(), steps);
+            assert!(rows.iter().all(|&[delta, g, c]| delta > 0.0 && g == 4.0 && c == 1.5));
+            assert!((rows.iter().map(|row| row[0]).sum::<f32>() - 1.0).abs() < 1e-5);
+        }
+        assert_eq!(Schedule::new(8, 3.0).step_rows(&ON)[7], [0.3, 4.0, 1.5]);
+    }
+
+    #[test]
+    fn guidance_ends_where_the_reference_ends_it() {
+        let schedule = Schedule::new(8, 3.0);
+        let guided_until = |guidance: Guidance| {
+            let guided = schedule.guided(&guidance);
+            let rows = schedule.step_rows(&guidance);
+            assert!(guided.iter().zip(&rows).all(|(&on, row)| on == (row[1] > 0.0) && on == (row[2] > 0.0)));
+            assert!(guided.is_sorted_by(|a, b| a >= b));
+            guided.iter().filter(|on| **on).count()
+        };
+        // `(1000 - timestep) / 1000 > truncation` of Python: 0.1 is rounded up to f32, 0.7 down, 0.25 not at all.
+        for (truncation, until) in [(0.0, 1), (0.1, 2), (0.100_000_01, 3), (0.25, 5), (0.699, 7), (0.7, 8), (1.0, 8)] {
+            assert_eq!(guided_until(Guidance { truncation, ..ON }), until, "truncation {truncation}");
+        }
+        assert_eq!(guided_until(Guidance { scale: 0.0, ..ON }), 0);
+    }
+}
