@@ -22,6 +22,8 @@ const MAX_PIXELS: u64 = 1 << 26;
 /// What a PNG's chunks may take in memory, and what one compressed text may grow to.
 const MAX_CHUNKS: usize = 32 << 20;
 const MAX_TEXT: usize = 4 << 20;
+/// How many names of text chunks are kept.
+const MAX_KEYS: usize = 8;
 
 /// A picture in eight-bit RGB.
 #[derive(Debug, Clone, PartialEq)]
@@ -101,7 +103,7 @@ pub struct PngText {
     pub info: Option<Info>,
     /// The text that other tools leave.
     pub parameters: Option<String>,
-    /// The names of all text chunks, each once, in the order of the PNG's kinds of text.
+    /// The names of the text chunks, each once: the first eight, for a file may hold any number.
     #[serde(skip)]
     pub keys: Vec<String>,
 }
@@ -127,7 +129,7 @@ impl PngText {
             Self { width: png.width as usize, height: png.height as usize, info: None, parameters: None, keys: vec![] };
         let mut json = None;
         let mut take = |keyword: &str, value: &dyn Fn() -> Option<String>| {
-            if !text.keys.iter().any(|key| key == keyword) {
+            if text.keys.len() < MAX_KEYS && !text.keys.iter().any(|key| key == keyword) {
                 text.keys.push(keyword.to_owned());
             }
             match keyword {

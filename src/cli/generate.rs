@@ -1,0 +1,288 @@
+//! `zimage generate`: prompts become PNG files.
+
+use super::output::Place;
+use super::progress::Bar;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use serde::Serialize;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Instant;
+use zimage::{BackendChoice, Engine, Error, Output, Request, Result};
+
+/// Make pictures from prompts
+///
+/// Steps, guidance and size come from the model when they are not given. Every picture carries in its PNG what made it;
+/// `zimage inspect` shows that, and so do other tools.
+#[derive(Debug, clap::Args)]
+#[command(after_help = super::EXIT_CODES)]
+pub(super) struct Args {
+    /// What to draw, in quotes; several prompts make as many pictures
+    #[arg(value_name = "PROMPT", required = true)]
+    prompts: Vec<String>,
+
+    /// The model's folder in the diffusers layout [default: the small model inside this program]
+    #[arg(short, long, value_name = "DIR")]
+    model: Option<PathBuf>,
+
+    /// What not to draw; counts only with a guidance above 0. Once for all prompts, or once for each [default: nothing]
+    #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
+    negative: Vec<String>,
+
+    /// Width in pixels, a multiple of 16 [default: the model's]
+    #[arg(short = 'W', long, value_name = "N")]
+    width: Option<usize>,
+
+    /// Height in pixels, a multiple of 16 [default: the model's]
+    #[arg(short = 'H', long, value_name = "N")]
+    height: Option<usize>,
+
+    /// Denoising steps; more is slower and finer [default: the model's]
+    #[arg(short, long, value_name = "N")]
+    steps: Option<usize>,
+
+    /// How strongly the prompt is followed: guidance_scale of diffusers, which is the CFG scale of other tools minus 1;
+    /// 0 is off and twice as fast [default: the model's]
+    #[arg(short, long, value_name = "G", allow_negative_numbers = true)]
+    guidance: Option<f32>,
+
+    /// Caps the guided prediction's norm at this multiple of the unguided one; 0 is off
+    #[arg(long, value_name = "C", default_value_t = 0.0, allow_negative_numbers = true)]
+    cfg_normalization: f32,
+
+    /// Guidance ends when this share of the way from noise to picture is done, 0 to 1; 1 is never
+    #[arg(long, value_name = "T", default_value_t = 1.0, allow_negative_numbers = true)]
+    cfg_truncation: f64,
+
+    /// Seed of the noise, a whole number from 0; the same seed makes the same picture, and starts from the noise of
+    /// torch.Generator("cpu") [default: a random one, which is shown; also for -1]
+    #[arg(long, value_name = "S", value_parser = Seed::from_str, allow_negative_numbers = true)]
+    seed: Option<Seed>,
+
+    /// Pictures a prompt
+    #[arg(short, long, value_name = "N", default_value_t = 1)]
+    count: usize,
+
+    /// Pictures computed at once: more is faster where there is memory for it
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    batch: usize,
+
+    /// What computes; auto is the best that this machine has
+    #[arg(long, default_value = "auto", value_parser = backends())]
+    backend: BackendChoice,
+
+    /// The PNG to write, over one that is there; several pictures become FILE-1.png, FILE-2.png, …; - writes one
+    /// picture to standard output [default: zimage.png, or zimage-2.png and so on where that exists]
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+
+    /// Print what was made, and the milliseconds of every part, as one JSON document to standard output
+    #[arg(long)]
+    json: bool,
+}
+
+fn backends() -> impl TypedValueParser<Value = BackendChoice> {
+    PossibleValuesParser::new(BackendChoice::NAMES.map(|(name, _)| name)).try_map(|name| name.parse::<BackendChoice>())
+}
+
+/// A seed as it stands on the command line.
+#[derive(Debug, Clone, Copy)]
+enum Seed {
+    Random,
+    Fixed(u64),
+}
+
+impl FromStr for Seed {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "-1" => Ok(Seed::Random),
+            _ => text.parse().map(Seed::Fixed).map_err(|_| format!("a seed is a whole number from 0 to {}", u64::MAX)),
+        }
+    }
+}
+
+impl Seed {
+    fn number(self) -> u64 {
+        match self {
+            Seed::Fixed(seed) => seed,
+            // Keyed by the system's randomness. 32 bits are all that torch's generator takes, and are easier to copy.
+            Seed::Random => RandomState::new().build_hasher().finish() & u64::from(u32::MAX),
+        }
+    }
+}
+
+impl Args {
+    fn request(&self) -> Request {
+        Request {
+            prompts: self.prompts.clone(),
+            negative: self.negative.clone(),
+            width: self.width,
+            height: self.height,
+            steps: self.steps,
+            guidance: self.guidance,
+            cfg_normalization: self.cfg_normalization,
+            cfg_truncation: self.cfg_truncation,
+            seed: self.seed.unwrap_or(Seed::Random).number(),
+            count: self.count,
+            batch: self.batch,
+        }
+    }
+}
+
+pub(super) fn run(args: &Args, start: Instant) -> Result<()> {
+    let place = Place::check(args.output.as_deref(), args.prompts.len().saturating_mul(args.count))?;
+    if place == Place::Stdout {
+        if args.json {
+            return Err(Error::Request("-o - and --json both need standard output: name a file with -o".into()));
+        }
+        if std::io::stdout().is_terminal() {
+            return Err(Error::Request("-o - would fill the terminal with a PNG: send it on with > or |".into()));
+        }
+    }
+    let request = args.request();
+    let mut bar = Bar::new();
+    let made = make(args, &request, &mut bar);
+    bar.clear();
+    let (engine, output) = made?;
+    let files = place.write(&output.images)?;
+    let total_ms = start.elapsed().as_secs_f64() * 1e3;
+    let report = Report::new(&engine, &output, &files, &request, total_ms);
+    if args.json {
+        return super::print_json(&report);
+    }
+    report.tell();
+    Ok(())
+}
+
+/// Loads the model and makes the pictures.
+fn make(args: &Args, request: &Request, bar: &mut Bar) -> Result<(Engine, Output)> {
+    let engine = Engine::load(args.model.as_deref(), args.backend)?;
+    bar.check()?;
+    let output = pollster::block_on(engine.generate(request, bar))?;
+    // Ctrl-C in the last moment still means that no file is wanted.
+    bar.check()?;
+    Ok((engine, output))
+}
+
+/// What was made: the document of `--json`.
+#[derive(Serialize)]
+struct Report<'a> {
+    images: Vec<Picture<'a>>,
+    steps: Option<usize>,
+    guidance: Option<f32>,
+    model: &'a str,
+    backend: &'static str,
+    device: String,
+    milliseconds: Milliseconds,
+    warnings: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct Picture<'a> {
+    file: &'a str,
+    seed: u64,
+    width: usize,
+    height: usize,
+    prompt: &'a str,
+}
+
+/// `total` runs from the start of the process to the end of the last file, the others are the engine's own measurements
+/// within it; what no part accounts for is the program's start, the tokenizer and the writing of the files.
+#[derive(Serialize)]
+struct Milliseconds {
+    load: f64,
+    text_encoder: f64,
+    transformer: Transformer,
+    vae: f64,
+    total: f64,
+}
+
+#[derive(Serialize)]
+struct Transformer {
+    total: f64,
+    per_step: Vec<f64>,
+}
+
+impl<'a> Report<'a> {
+    fn new(engine: &'a Engine, output: &'a Output, files: &'a [String], request: &Request, total_ms: f64) -> Self {
+        let made = output.images.first().map(|image| &image.info);
+        let mut warnings = engine.warnings().to_vec();
+        if made.is_some_and(|info| info.guidance == 0.0) && request.negative.iter().any(|text| !text.is_empty()) {
+            warnings.push("the negative prompt was not read: it needs a guidance above 0 (--guidance)".into());
+        }
+        let pictures = files.iter().zip(&output.images).map(|(file, image)| Picture {
+            file,
+            seed: image.info.seed,
+            width: image.width,
+            height: image.height,
+            prompt: &image.info.prompt,
+        });
+        let timings = &output.timings;
+        Self {
+            images: pictures.collect(),
+            steps: made.map(|info| info.steps),
+            guidance: made.map(|info| info.guidance),
+            model: engine.model(),
+            backend: engine.backend(),
+            device: engine.device(),
+            milliseconds: Milliseconds {
+                load: milliseconds(engine.load_ms()),
+                text_encoder: milliseconds(timings.text_encoder_ms),
+                transformer: Transformer {
+                    total: milliseconds(timings.transformer_ms),
+                    per_step: timings.step_ms.iter().copied().map(milliseconds).collect(),
+                },
+                vae: milliseconds(timings.vae_ms),
+                total: milliseconds(total_ms),
+            },
+            warnings,
+        }
+    }
+
+    /// Says it in words: the warnings, and a line a picture.
+    fn tell(&self) {
+        for warning in &self.warnings {
+            super::note(&format!("warning: {}", super::one_line(warning)));
+        }
+        let seconds = self.milliseconds.total / 1e3;
+        let alone = self.images.len() == 1;
+        for Picture { file, seed, width, height, .. } in &self.images {
+            let file = if *file == "-" { "to standard output" } else { file };
+            let time = if alone { format!(", {seconds:.1} s") } else { String::new() };
+            super::note(&super::one_line(&format!("wrote {file} ({width}×{height}, seed {seed}{time})")));
+        }
+        if !alone {
+            super::note(&format!("{} pictures in {seconds:.1} s", self.images.len()));
+        }
+    }
+}
+
+/// To the microsecond: the digits beyond it are noise.
+fn milliseconds(ms: f64) -> f64 {
+    (ms * 1e3).round() / 1e3
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seeds_are_whole_numbers_or_random() {
+        assert!(matches!("7".parse(), Ok(Seed::Fixed(7))));
+        assert!(matches!("18446744073709551615".parse(), Ok(Seed::Fixed(u64::MAX))));
+        assert!(matches!("-1".parse(), Ok(Seed::Random)));
+        for text in ["-2", "1.5", "", "x"] {
+            assert!(text.parse::<Seed>().is_err(), "{text}");
+        }
+        let drawn: std::collections::HashSet<u64> = (0..8).map(|_| Seed::Random.number()).collect();
+        assert!(drawn.len() > 1 && drawn.iter().all(|&seed| seed <= u64::from(u32::MAX)));
+    }
+
+    #[test]
+    fn milliseconds_have_three_decimals() {
+        assert_eq!(milliseconds(1.234_567), 1.235);
+    }
+}

@@ -1,0 +1,80 @@
+//! `zimage inspect`: what a PNG says about its making, or what a model's folder holds.
+
+mod model;
+
+use serde::Serialize;
+use std::path::{Path, PathBuf};
+use zimage::{Error, Info, PngText, Result};
+
+/// Show what made a picture, or what a model consists of
+///
+/// Of a picture: the generation data in its PNG. Of a model: its parts with their sizes, element types, parameter counts
+/// and shapes, its schedule and its defaults.
+#[derive(Debug, clap::Args)]
+#[command(after_help = super::EXIT_CODES)]
+pub(super) struct Args {
+    /// A PNG, or a model's folder in the diffusers layout [default: the small model inside this program]
+    #[arg(value_name = "FILE.png|MODEL_DIR")]
+    path: Option<PathBuf>,
+
+    /// Print one JSON document; sizes are in bytes
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(args: &Args) -> Result<()> {
+    match &args.path {
+        Some(path) if path.extension().is_some_and(|end| end == "safetensors" || end == "json") => {
+            let problem = "one file of a model; name the folder of the whole model, the one with model_index.json";
+            Err(Error::File { path: path.clone(), problem: problem.into() })
+        }
+        Some(path) if !path.is_dir() => inspect_png(path, args.json),
+        folder => model::run(folder.as_deref(), args.json),
+    }
+}
+
+/// The document of `--json`.
+#[derive(Serialize)]
+struct Document<'a> {
+    file: String,
+    #[serde(flatten)]
+    text: &'a PngText,
+}
+
+fn inspect_png(path: &Path, json: bool) -> Result<()> {
+    let text = PngText::open(path)?;
+    if text.info.is_none() && text.parameters.is_none() {
+        let mut problem = "no text in it tells how it was made".to_owned();
+        if !text.keys.is_empty() {
+            problem += &format!(" (it has: {})", text.keys.join(", "));
+        }
+        return Err(Error::File { path: path.to_owned(), problem });
+    }
+    if json {
+        return super::print_json(&Document { file: path.display().to_string(), text: &text });
+    }
+    let lines = match (&text.info, text.parameters) {
+        (Some(info), _) => describe(info),
+        (None, parameters) => parameters.unwrap_or_default() + "\n",
+    };
+    super::print(&super::harmless(&lines))
+}
+
+/// Our own data, one line a value, long prompts as they are.
+fn describe(info: &Info) -> String {
+    let mut rows = vec![("prompt", info.prompt.clone())];
+    if !info.negative.is_empty() {
+        rows.push(("negative", info.negative.clone()));
+    }
+    rows.extend([
+        ("size", format!("{}×{}", info.width, info.height)),
+        ("steps", info.steps.to_string()),
+        ("guidance", info.guidance.to_string()),
+        ("cfg normalization", info.cfg_normalization.to_string()),
+        ("cfg truncation", info.cfg_truncation.to_string()),
+        ("seed", info.seed.to_string()),
+        ("model", info.model.clone()),
+        ("version", format!("zimage {}", info.version)),
+    ]);
+    super::table(&rows)
+}

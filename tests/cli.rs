@@ -1,0 +1,338 @@
+//! The program as a user meets it: exit codes, one-line errors, files, and what goes to which stream.
+//!
+//! Pictures are made with the embedded default, small and with few steps.
+#![cfg(feature = "cli")]
+
+use assert_cmd::Command;
+use serde_json::Value;
+use std::fs;
+use std::path::Path;
+use std::process::Output;
+use tempfile::{TempDir, tempdir};
+use zimage::{Image, Info, PngText};
+
+/// Runs the program in `folder`.
+fn zimage(folder: &Path, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_zimage")).current_dir(folder).args(arguments).output().unwrap()
+}
+
+/// Runs the program and expects this exit code, one line of error that holds `says`, and nothing on standard output.
+#[track_caller]
+fn fails(folder: &Path, arguments: &[&str], code: i32, says: &str) {
+    let output = zimage(folder, arguments);
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {error}");
+    assert!(error.starts_with("error: ") && error.contains(says), "{arguments:?}: {error}");
+    assert_eq!(error.matches('\n').count(), 1, "{arguments:?}: {error}");
+    assert!(!error.contains("panicked") && output.stdout.is_empty(), "{arguments:?}");
+}
+
+#[track_caller]
+fn succeeds(folder: &Path, arguments: &[&str]) -> (String, String) {
+    let output = zimage(folder, arguments);
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    let (stdout, stderr) = (text(output.stdout), text(output.stderr));
+    assert_eq!(output.status.code(), Some(0), "{arguments:?}: {stderr}");
+    (stdout, stderr)
+}
+
+fn files(folder: &Path) -> Vec<String> {
+    let mut names: Vec<String> =
+        fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+/// A folder with `fox.png`, a picture of two pixels that this crate wrote.
+fn with_picture() -> TempDir {
+    let folder = tempdir().unwrap();
+    let info =
+        Info { prompt: "a fox,\nsitting ‒ 狐".into(), seed: 7, steps: 8, model: "emoji".into(), ..Info::default() };
+    let image = Image { width: 2, height: 1, pixels: vec![1, 2, 3, 4, 5, 6], info };
+    image.save(&folder.path().join("fox.png")).unwrap();
+    folder
+}
+
+/// Arguments that make a picture in a moment.
+fn quick<'a>(arguments: &[&'a str]) -> Vec<&'a str> {
+    let small = ["generate", "--width", "64", "--height", "64", "--steps", "1"];
+    small.into_iter().chain(arguments.iter().copied()).collect()
+}
+
+#[test]
+fn help_and_version() {
+    let folder = tempdir().unwrap();
+    let (version, _) = succeeds(folder.path(), &["--version"]);
+    assert_eq!(version, format!("zimage {}\n", env!("CARGO_PKG_VERSION")));
+    for arguments in [&["--help"][..], &["generate", "--help"], &["inspect", "--help"]] {
+        let (help, _) = succeeds(folder.path(), arguments);
+        assert!(help.contains("Exit codes:") && help.contains("130"), "{help}");
+    }
+    let (help, _) = succeeds(folder.path(), &["generate", "--help"]);
+    assert!(help.contains("guidance_scale of diffusers"), "{help}");
+    assert_eq!(zimage(folder.path(), &[]).status.code(), Some(2));
+}
+
+#[test]
+fn a_wrong_command_line_is_exit_code_2() {
+    let folder = tempdir().unwrap();
+    let f = folder.path();
+    fails(f, &["generate"], 2, "PROMPT");
+    fails(f, &["paint", "a fox"], 2, "paint");
+    fails(f, &["generate", "a fox", "--step", "8"], 2, "--steps");
+    fails(f, &["generate", "a fox", "--steps", "many"], 2, "many");
+    fails(f, &["generate", "a fox", "--seed", "1.5"], 2, "whole number");
+    fails(f, &["generate", "a fox", "--backend", "abacus"], 2, "abacus");
+    fails(f, &["inspect", "a.png", "b.png"], 2, "b.png");
+}
+
+#[test]
+fn a_request_that_cannot_be_served_is_exit_code_2() {
+    let folder = tempdir().unwrap();
+    let f = folder.path();
+    fails(f, &["generate", "a fox", "--width", "100"], 2, "16");
+    fails(f, &["generate", "a fox", "--count", "0"], 2, "count");
+    fails(f, &["generate", "a fox", "--batch", "0"], 2, "batch");
+    fails(f, &["generate", "a fox", "--steps", "0"], 2, "steps");
+    fails(f, &["generate", "a fox", "--guidance", "nan"], 2, "guidance");
+    fails(f, &["generate", "a fox", "--guidance", "-2"], 2, "guidance");
+    fails(f, &["generate", "a", "b", "c", "--negative", "x", "--negative", "y"], 2, "negative");
+    assert!(files(f).is_empty());
+}
+
+#[test]
+fn a_place_that_cannot_be_written_is_known_before_the_work() {
+    let folder = tempdir().unwrap();
+    let f = folder.path();
+    fs::write(f.join("file"), "").unwrap();
+    // The model is wrong as well: that the place is reported shows that nothing was loaded.
+    let place =
+        |file: &str, code, says: &str| fails(f, &["generate", "a fox", "-m", "nowhere", "-o", file], code, says);
+    place("missing/fox.png", 3, "missing: no such folder");
+    place("file/fox.png", 3, "file");
+    place("fox.jpg", 2, "only PNG");
+    place("fox", 2, "-o fox.png");
+    place(".", 2, "folder");
+    fails(f, &["generate", "a", "b", "-o", "-"], 2, "one picture");
+    fails(f, &["generate", "a", "--json", "-o", "-"], 2, "--json");
+    assert_eq!(files(f), ["file"]);
+}
+
+#[test]
+fn a_missing_model_is_exit_code_3() {
+    let folder = tempdir().unwrap();
+    fs::write(folder.path().join("fox.png"), "mine").unwrap();
+    fails(folder.path(), &["generate", "a fox", "--model", "nowhere", "-o", "fox.png"], 3, "nowhere");
+    fails(folder.path(), &["generate", "a fox", "--model", ".", "-o", "fox.png"], 3, "model_index.json");
+    assert_eq!(fs::read(folder.path().join("fox.png")).unwrap(), b"mine");
+    assert_eq!(files(folder.path()), ["fox.png"]);
+}
+
+#[test]
+fn inspect_shows_what_made_a_picture() {
+    let folder = with_picture();
+    let (text, errors) = succeeds(folder.path(), &["inspect", "fox.png"]);
+    assert!(text.contains("a fox,\nsitting ‒ 狐") && text.contains("seed") && errors.is_empty(), "{text}");
+    let (text, _) = succeeds(folder.path(), &["inspect", "fox.png", "--json"]);
+    let document: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(document["file"], "fox.png");
+    assert_eq!(document["width"], 2);
+    assert_eq!(document["zimage"]["seed"], 7);
+    assert_eq!(document["zimage"]["prompt"], "a fox,\nsitting ‒ 狐");
+    assert!(document["parameters"].as_str().unwrap().contains("Seed: 7"));
+}
+
+#[test]
+fn inspect_shows_foreign_texts_without_steering_the_terminal() {
+    let folder = tempdir().unwrap();
+    let mut encoder = png::Encoder::new(fs::File::create(folder.path().join("other.png")).unwrap(), 1, 1);
+    encoder.add_text_chunk("parameters".into(), "a cat\nSteps: 20\x1b[2J".into()).unwrap();
+    encoder.write_header().unwrap().write_image_data(&[0]).unwrap();
+    let (text, _) = succeeds(folder.path(), &["inspect", "other.png"]);
+    assert_eq!(text, "a cat\nSteps: 20\u{fffd}[2J\n");
+    let (text, _) = succeeds(folder.path(), &["inspect", "other.png", "--json"]);
+    let document: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((&document["zimage"], &document["parameters"]), (&Value::Null, &"a cat\nSteps: 20\x1b[2J".into()));
+}
+
+#[test]
+fn inspect_refuses_other_files() {
+    let folder = with_picture();
+    let f = folder.path();
+    let whole = fs::read(f.join("fox.png")).unwrap();
+    fs::write(f.join("cut.png"), &whole[..40]).unwrap();
+    fs::write(f.join("text.png"), "no picture").unwrap();
+    fs::write(f.join("empty.png"), "").unwrap();
+    png::Encoder::new(fs::File::create(f.join("plain.png")).unwrap(), 1, 1)
+        .write_header()
+        .unwrap()
+        .write_image_data(&[0])
+        .unwrap();
+    fs::create_dir(f.join("folder")).unwrap();
+    fails(f, &["inspect", "cut.png"], 3, "broken PNG");
+    fails(f, &["inspect", "text.png"], 3, "not a PNG");
+    fails(f, &["inspect", "empty.png"], 3, "not a PNG");
+    fails(f, &["inspect", "plain.png"], 3, "how it was made");
+    fails(f, &["inspect", "missing.png"], 3, "missing.png");
+    fails(f, &["inspect", "folder"], 3, "model_index.json");
+    fails(f, &["inspect", "folder/model.safetensors"], 3, "name the folder");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_closed_pipe_is_no_error_and_a_full_disk_is_one() {
+    use std::process::Stdio;
+    let folder = with_picture();
+    let run = |stdout: Stdio, arguments: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_zimage"));
+        command.current_dir(folder.path()).args(arguments).stdin(Stdio::null()).stdout(stdout).output().unwrap()
+    };
+    for arguments in [&["inspect", "fox.png"][..], &["--help"], &["--version"]] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = run(writer.into(), arguments);
+        assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(0), &[][..]), "{arguments:?}");
+    }
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let output = run(full.into(), &["inspect", "fox.png"]);
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(3));
+    assert!(error.starts_with("error: standard output: ") && error.lines().count() == 1, "{error}");
+}
+
+// ---- with the embedded default -------------------------------------------------------------------------------------
+
+#[test]
+fn a_prompt_becomes_a_picture() {
+    let folder = tempdir().unwrap();
+    let (stdout, stderr) =
+        succeeds(folder.path(), &quick(&["ein roter Fuchs, 狐", "--seed", "7", "--guidance", "1.5", "-o", "fox.png"]));
+    assert!(stdout.is_empty(), "{stdout}");
+    assert!(stderr.starts_with("wrote fox.png (64×64, seed 7, ") && stderr.ends_with(" s)\n"), "{stderr}");
+    assert!(!stderr.contains(|c: char| c.is_control() && c != '\n'), "{stderr:?}");
+    assert_eq!(files(folder.path()), ["fox.png"]);
+    let image = Image::open(&folder.path().join("fox.png")).unwrap();
+    assert_eq!((image.width, image.height, image.pixels.len()), (64, 64, 64 * 64 * 3));
+    let info = &image.info;
+    assert_eq!((info.prompt.as_str(), info.seed, info.steps, info.guidance), ("ein roter Fuchs, 狐", 7, 1, 1.5));
+    assert_eq!((info.width, info.height, info.version.as_str()), (64, 64, env!("CARGO_PKG_VERSION")));
+    let text = PngText::open(&folder.path().join("fox.png")).unwrap().parameters.unwrap();
+    assert!(text.contains("CFG scale: 2.5, Seed: 7, Size: 64x64"), "{text}");
+}
+
+#[test]
+fn a_seed_makes_the_same_picture_again() {
+    let folder = tempdir().unwrap();
+    let f = folder.path();
+    succeeds(f, &quick(&["a fox", "--seed", "7", "-o", "a.png"]));
+    succeeds(f, &quick(&["a fox", "--seed", "7", "-o", "b.png"]));
+    assert_eq!(fs::read(f.join("a.png")).unwrap(), fs::read(f.join("b.png")).unwrap());
+    let (_, first) = succeeds(f, &quick(&["a fox", "-o", "c.png"]));
+    let (_, second) = succeeds(f, &quick(&["a fox", "--seed", "-1", "-o", "d.png"]));
+    let seed = |line: &str| line.split("seed ").nth(1).and_then(|rest| rest.split(',').next()?.parse::<u64>().ok());
+    assert_eq!(seed(&first), Some(Image::open(&f.join("c.png")).unwrap().info.seed));
+    assert_ne!(seed(&first), seed(&second));
+}
+
+#[test]
+fn unnamed_pictures_take_free_names() {
+    let folder = tempdir().unwrap();
+    succeeds(folder.path(), &quick(&["a fox"]));
+    let (_, stderr) = succeeds(folder.path(), &quick(&["a fox", "--count", "2"]));
+    assert!(stderr.contains("wrote zimage-2.png") && stderr.contains("wrote zimage-3.png"), "{stderr}");
+    assert_eq!(files(folder.path()), ["zimage-2.png", "zimage-3.png", "zimage.png"]);
+}
+
+#[test]
+fn several_prompts_and_counts_are_numbered() {
+    let folder = tempdir().unwrap();
+    succeeds(folder.path(), &quick(&["a fox", "an owl", "--count", "2", "--seed", "3", "-o", "pictures.png"]));
+    let names = ["pictures-1.png", "pictures-2.png", "pictures-3.png", "pictures-4.png"];
+    assert_eq!(files(folder.path()), names);
+    let prompts = names.map(|name| Image::open(&folder.path().join(name)).unwrap().info.prompt);
+    assert_eq!(prompts, ["a fox", "a fox", "an owl", "an owl"]);
+}
+
+#[test]
+fn json_is_one_document() {
+    let folder = tempdir().unwrap();
+    let (stdout, stderr) = succeeds(folder.path(), &quick(&["a fox", "--json", "--seed", "7", "-o", "fox.png"]));
+    assert!(stderr.is_empty(), "{stderr}");
+    let document: Value = serde_json::from_str(&stdout).unwrap();
+    let image = serde_json::json!({"file": "fox.png", "seed": 7, "width": 64, "height": 64, "prompt": "a fox"});
+    assert_eq!(document["images"], Value::Array(vec![image]));
+    assert_eq!(document["steps"], 1);
+    assert!(document["guidance"].is_number() && document["warnings"].is_array());
+    for name in ["model", "backend", "device"] {
+        assert!(document[name].as_str().is_some_and(|text| !text.is_empty()), "{name}");
+    }
+    let milliseconds = &document["milliseconds"];
+    for name in ["load", "text_encoder", "vae", "total"] {
+        assert!(milliseconds[name].as_f64().is_some_and(|ms| ms >= 0.0), "{name}");
+    }
+    assert!(milliseconds["transformer"]["total"].is_number());
+    assert_eq!(milliseconds["transformer"]["per_step"].as_array().map(Vec::len), Some(1));
+}
+
+#[test]
+fn a_negative_prompt_without_guidance_is_a_warning() {
+    let folder = tempdir().unwrap();
+    let arguments = quick(&["a fox", "--negative", "an owl", "--guidance", "0", "-o", "fox.png"]);
+    let (_, stderr) = succeeds(folder.path(), &arguments);
+    assert!(stderr.starts_with("warning: the negative prompt was not read"), "{stderr}");
+    let (stdout, stderr) = succeeds(folder.path(), &[&arguments[..], &["--json"]].concat());
+    let document: Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!((document["warnings"].as_array().map(Vec::len), stderr.as_str()), (Some(1), ""));
+    let (_, stderr) = succeeds(folder.path(), &quick(&["a fox", "-n", "an owl", "-g", "1", "-o", "fox.png"]));
+    assert!(stderr.starts_with("wrote"), "{stderr}");
+    assert_eq!(Image::open(&folder.path().join("fox.png")).unwrap().info.negative, "an owl");
+}
+
+#[test]
+fn a_picture_goes_down_a_pipe() {
+    let folder = tempdir().unwrap();
+    let output = zimage(folder.path(), &quick(&["a fox", "-o", "-", "--seed", "7"]));
+    assert!(output.status.success());
+    assert!(String::from_utf8_lossy(&output.stderr).starts_with("wrote to standard output (64×64, seed 7, "));
+    assert!(files(folder.path()).is_empty());
+    fs::write(folder.path().join("fox.png"), output.stdout).unwrap();
+    assert_eq!(Image::open(&folder.path().join("fox.png")).unwrap().info.seed, 7);
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_cancels_and_leaves_nothing() {
+    use std::process::{Command, Stdio};
+    use std::time::Duration;
+    let folder = tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_zimage"));
+    command.current_dir(folder.path()).args(["generate", "a fox", "--steps", "1000", "-o", "fox.png"]);
+    let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    // Ctrl-C is taken over in the first milliseconds; the thousand steps take far longer than this.
+    std::thread::sleep(Duration::from_millis(1500));
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(130), "{errors}");
+    assert_eq!(errors, "stopping after this step; Ctrl-C again stops at once\nerror: cancelled\n");
+    assert!(files(folder.path()).is_empty());
+}
+
+#[test]
+fn inspect_shows_the_embedded_default() {
+    let folder = tempdir().unwrap();
+    let (text, _) = succeeds(folder.path(), &["inspect"]);
+    for part in ["transformer", "text_encoder", "vae", "scheduler", "steps"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let (text, _) = succeeds(folder.path(), &["inspect", "--json"]);
+    let document: Value = serde_json::from_str(&text).unwrap();
+    for part in ["transformer", "text_encoder", "vae"] {
+        let part = &document["parts"][part];
+        let total: u64 = part["types"].as_object().unwrap().values().map(|of| of["parameters"].as_u64().unwrap()).sum();
+        assert!(part["bytes"].as_u64().unwrap() > 0 && part["tensors"].as_u64().unwrap() > 0, "{part}");
+        assert_eq!(part["parameters"].as_u64().unwrap(), total, "{part}");
+    }
+    assert!(document["parts"]["tokenizer"]["bytes"].as_u64().unwrap() > 0);
+    assert!(document["scheduler"]["shift"].is_number() && document["defaults"]["steps"].is_number());
+}
