@@ -4,10 +4,11 @@
 use criterion::{Criterion, criterion_group, criterion_main};
 use std::ops::ControlFlow;
 use zimage::pipeline::request::Request;
-use zimage::{BackendChoice, Engine};
+use zimage::{BackendChoice, Engine, Model};
 
 fn picture(c: &mut Criterion) {
-    let engine = Engine::load(None, BackendChoice::Cpu).expect("the embedded default");
+    let engine = Engine::load(&Model::embedded().expect("the embedded default"), BackendChoice::Cpu)
+        .expect("the embedded default");
     let mut group = c.benchmark_group("picture");
     group.sample_size(10);
     group.bench_function("embedded default, 8 steps", |bench| {

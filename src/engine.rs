@@ -4,12 +4,11 @@ use crate::backend::Backend;
 use crate::backend::cpu::Cpu;
 use crate::error::{Error, Result};
 use crate::image::{Image, Info};
-use crate::model::config::{Defaults, ModelConfig};
+use crate::model::Model;
+use crate::model::config::ModelConfig;
 use crate::pipeline::Pipeline;
 use crate::pipeline::progress::{Progress, Timings, since};
 use crate::pipeline::request::Request;
-use crate::weights::ModelFolder;
-use std::path::Path;
 use std::str::FromStr;
 use std::time::Instant;
 
@@ -70,28 +69,21 @@ pub struct Output {
     pub images: Vec<Image>,
     /// Milliseconds.
     pub timings: Timings,
+    /// What the user should know about the request, a sentence each.
+    pub warnings: Vec<String>,
 }
 
 impl Engine {
-    /// Loads the diffusers folder `model`, or the embedded default for `None`.
-    ///
-    /// # Errors
-    /// Those of the files and of the device; [`Error::Request`] when no model is named and none is embedded.
-    pub fn load(model: Option<&Path>, backend: BackendChoice) -> Result<Self> {
-        let folder = model.map_or_else(ModelFolder::embedded, ModelFolder::open)?;
-        Self::load_folder(&folder, backend)
-    }
-
-    /// Loads a model from wherever `folder` finds its files.
+    /// Loads a model's weights onto a backend.
     ///
     /// # Errors
     /// Those of the files and of the device.
-    pub fn load_folder(folder: &ModelFolder, backend: BackendChoice) -> Result<Self> {
+    pub fn load(model: &Model, backend: BackendChoice) -> Result<Self> {
         let start = Instant::now();
         let pipeline = match backend {
-            BackendChoice::Auto | BackendChoice::Cpu => Loaded::Cpu(Box::new(Pipeline::load(Cpu::new(), folder)?)),
+            BackendChoice::Auto | BackendChoice::Cpu => Loaded::Cpu(Box::new(Pipeline::load(Cpu::new(), model)?)),
         };
-        Ok(Self { model: folder.name().to_owned(), pipeline, load_ms: since(start) })
+        Ok(Self { model: model.name().to_owned(), pipeline, load_ms: since(start) })
     }
 
     /// The model's name.
@@ -102,11 +94,6 @@ impl Engine {
     /// What the model's config files say.
     pub fn config(&self) -> &ModelConfig {
         with_pipeline!(self, pipeline => pipeline.config())
-    }
-
-    /// What a request means that does not say otherwise.
-    pub fn defaults(&self) -> Defaults {
-        self.config().defaults
     }
 
     /// The backend that was picked.
@@ -135,9 +122,8 @@ impl Engine {
     /// [`Error::Request`] for what cannot be drawn, [`Error::Cancelled`] when `progress` says so, and those of the
     /// device.
     pub async fn generate(&self, request: &Request, progress: &mut dyn Progress) -> Result<Output> {
-        let limits = with_pipeline!(self, pipeline => pipeline.limits());
-        let job = request.check(&self.defaults(), &limits)?;
-        let (pictures, timings) = with_pipeline!(self, pipeline => pipeline.generate(&job, progress).await?);
+        let job = request.check(self.config())?;
+        let drawn = with_pipeline!(self, pipeline => pipeline.generate(&job, progress).await?);
         let info = |i: usize| Info {
             prompt: job.prompts[job.prompt(i)].clone(),
             negative: job.negatives.get(job.prompt(i)).cloned().unwrap_or_default(),
@@ -157,6 +143,10 @@ impl Engine {
             pixels: rgb.bytes().to_vec(),
             info: info(i),
         };
-        Ok(Output { images: pictures.iter().enumerate().map(image).collect(), timings })
+        Ok(Output {
+            images: drawn.pictures.iter().enumerate().map(image).collect(),
+            timings: drawn.timings,
+            warnings: drawn.warnings,
+        })
     }
 }

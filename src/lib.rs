@@ -11,5 +11,6 @@ pub mod weights;
 pub use engine::{BackendChoice, Engine, Output};
 pub use error::{Error, ErrorKind, Result};
 pub use image::{Image, Info, PngText};
+pub use model::Model;
 pub use pipeline::progress::{Progress, Stage, Timings};
 pub use pipeline::request::Request;

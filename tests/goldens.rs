@@ -25,7 +25,7 @@ const LATENTS: f64 = 1e-3;
 fn tokens() {
     for golden in MODELS.map(Golden::load) {
         for case in golden.cases("tokens") {
-            let ids = golden.pipeline.tokenizer().encode(text(&case["prompt"])).unwrap();
+            let ids = golden.pipeline.tokenizer().encode(text(&case["prompt"])).unwrap().ids;
             let expected: Vec<u32> = numbers(&case["ids"]).into_iter().map(|id| id as u32).collect();
             assert_eq!(ids, expected, "{}: {}", golden.name, case["name"]);
         }
@@ -38,7 +38,7 @@ fn text_features() {
         let (encoder, ..) = golden.pipeline.networks();
         let b = golden.pipeline.backend();
         let hidden = golden.pipeline.config().text_encoder.hidden_size;
-        let encode = |case: &Value| golden.pipeline.tokenizer().encode(text(&case["prompt"])).unwrap();
+        let encode = |case: &Value| golden.pipeline.tokenizer().encode(text(&case["prompt"])).unwrap().ids;
         let prompts: Vec<Vec<u32>> = golden.cases("text").iter().map(encode).collect();
         let tokens = padded(prompts.iter().map(Vec::len).max().unwrap());
         // All prompts in one ragged batch; the block outputs are recorded for the first.
@@ -188,7 +188,7 @@ fn loop_case(golden: &Golden, case: &Value) {
     let (pipeline, steps, count) = (&golden.pipeline, number(&case["steps"]), number(&case["count"]));
     let tokens = |prompts: &[&str]| -> Vec<Vec<u32>> {
         let each = prompts.iter().flat_map(|prompt| std::iter::repeat_n(prompt, count));
-        each.map(|prompt| pipeline.tokenizer().encode(prompt).unwrap()).collect()
+        each.map(|prompt| pipeline.tokenizer().encode(prompt).unwrap().ids).collect()
     };
     let prompts: Vec<&str> = case["prompts"].as_array().unwrap().iter().map(text).collect();
     let negatives = case["negatives"].as_array().map(|list| list.iter().map(text).collect());
@@ -244,11 +244,11 @@ fn whole_pictures() {
                 seed: number(&case["seeds"][0]) as u64,
                 ..Request::new(text(&case["prompts"][0]))
             };
-            let job = request.check(&golden.pipeline.config().defaults, &golden.pipeline.limits()).unwrap();
+            let job = request.check(golden.pipeline.config()).unwrap();
             let mut ignore = |_| ControlFlow::Continue(());
-            let (pictures, timings) = block_on(golden.pipeline.generate(&job, &mut ignore)).unwrap();
-            assert_eq!(timings.step_ms.len(), job.steps);
-            expect_rgb(&golden, &format!("loop.{name}.rgb"), pictures[0].bytes());
+            let drawn = block_on(golden.pipeline.generate(&job, &mut ignore)).unwrap();
+            assert_eq!((drawn.timings.step_ms.len(), drawn.warnings.len()), (job.steps, 0));
+            expect_rgb(&golden, &format!("loop.{name}.rgb"), drawn.pictures[0].bytes());
         }
     }
 }
@@ -268,8 +268,8 @@ fn a_batch_draws_what_single_pictures_draw() {
     };
     let draw = |batch| {
         let request = Request { batch, ..request.clone() };
-        let job = request.check(&golden.pipeline.config().defaults, &golden.pipeline.limits()).unwrap();
-        block_on(golden.pipeline.generate(&job, &mut |_| ControlFlow::Continue(()))).unwrap().0
+        let job = request.check(golden.pipeline.config()).unwrap();
+        block_on(golden.pipeline.generate(&job, &mut |_| ControlFlow::Continue(()))).unwrap().pictures
     };
     let alone: Vec<u8> = draw(1).iter().flat_map(|picture| picture.bytes().to_vec()).collect();
     let pictures: std::collections::HashSet<&[u8]> = alone.chunks_exact(alone.len() / 4).collect();
@@ -337,7 +337,7 @@ fn guidance_and_its_cap() {
 fn cancelling_ends_a_run_between_steps() {
     let golden = Golden::load("single");
     let request = Request { width: Some(16), height: Some(16), steps: Some(5), ..Request::new("a red fox") };
-    let job = request.check(&golden.pipeline.config().defaults, &golden.pipeline.limits()).unwrap();
+    let job = request.check(golden.pipeline.config()).unwrap();
     let mut seen = Vec::new();
     let result = block_on(golden.pipeline.generate(&job, &mut |stage| {
         seen.push(stage);

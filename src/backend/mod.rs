@@ -157,6 +157,10 @@ pub trait Backend: Sized + Debug {
     /// A point in the order of the verbs that the host can wait for.
     type Event: Debug;
 
+    /// How many recordings the host may have launched that have not finished: enough that the device never waits for
+    /// the host, few enough that cancelling is quick. 1 where verbs run as they are called.
+    const IN_FLIGHT: usize;
+
     /// The name a user knows this backend by: `cpu`, `webgpu`, `cuda`.
     fn name(&self) -> &'static str;
     /// The device in words.

@@ -9,7 +9,7 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Instant;
-use zimage::{BackendChoice, Engine, Error, Output, Request, Result};
+use zimage::{BackendChoice, Engine, Error, Model, Output, Request, Result};
 
 /// Make pictures from prompts
 ///
@@ -159,7 +159,10 @@ pub(super) fn run(args: &Args, start: Instant) -> Result<()> {
 
 /// Loads the model and makes the pictures.
 fn make(args: &Args, request: &Request, bar: &mut Bar) -> Result<(Engine, Output)> {
-    let engine = Engine::load(args.model.as_deref(), args.backend)?;
+    let model = args.model.as_deref().map_or_else(Model::embedded, Model::open)?;
+    // Before minutes of reading weights.
+    request.check(model.config())?;
+    let engine = Engine::load(&model, args.backend)?;
     bar.check()?;
     let output = pollster::block_on(engine.generate(request, bar))?;
     // Ctrl-C in the last moment still means that no file is wanted.
@@ -209,7 +212,7 @@ struct Transformer {
 impl<'a> Report<'a> {
     fn new(engine: &'a Engine, output: &'a Output, files: &'a [String], request: &Request, total_ms: f64) -> Self {
         let made = output.images.first().map(|image| &image.info);
-        let mut warnings = engine.warnings().to_vec();
+        let mut warnings = [engine.warnings(), &output.warnings].concat();
         if made.is_some_and(|info| info.guidance == 0.0) && request.negative.iter().any(|text| !text.is_empty()) {
             warnings.push("the negative prompt was not read: it needs a guidance above 0 (--guidance)".into());
         }

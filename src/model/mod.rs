@@ -6,3 +6,57 @@ mod rope;
 pub mod text_encoder;
 pub mod transformer;
 pub mod vae;
+
+use crate::error::Result;
+use crate::weights::ModelFolder;
+use config::ModelConfig;
+use std::path::Path;
+
+/// A model's files, with its config files read and checked but no weights: enough to know what a request may ask for.
+#[derive(Debug, Clone)]
+pub struct Model {
+    folder: ModelFolder,
+    config: ModelConfig,
+}
+
+impl Model {
+    /// The diffusers folder at `path`.
+    ///
+    /// # Errors
+    /// Those of [`ModelFolder::open`] and [`ModelConfig::read`].
+    pub fn open(path: &Path) -> Result<Self> {
+        Self::new(ModelFolder::open(path)?)
+    }
+
+    /// The embedded default.
+    ///
+    /// # Errors
+    /// Those of [`ModelFolder::embedded`] and [`ModelConfig::read`].
+    pub fn embedded() -> Result<Self> {
+        Self::new(ModelFolder::embedded()?)
+    }
+
+    /// The model in `folder`.
+    ///
+    /// # Errors
+    /// Those of [`ModelConfig::read`].
+    pub fn new(folder: ModelFolder) -> Result<Self> {
+        let config = ModelConfig::read(&folder)?;
+        Ok(Self { folder, config })
+    }
+
+    /// The model's name, for display.
+    pub fn name(&self) -> &str {
+        self.folder.name()
+    }
+
+    /// Where its files are.
+    pub fn folder(&self) -> &ModelFolder {
+        &self.folder
+    }
+
+    /// What its config files say.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+}

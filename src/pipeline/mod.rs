@@ -12,6 +12,7 @@ pub mod schedule;
 
 use crate::backend::{Backend, DeviceTensor, HostTensor};
 use crate::error::{Error, Result};
+use crate::model::Model;
 use crate::model::config::ModelConfig;
 use crate::model::text_encoder::TextEncoder;
 use crate::model::transformer::{Captions, Clock, Transformer, padded};
@@ -24,10 +25,6 @@ use schedule::Schedule;
 use std::collections::VecDeque;
 use std::time::Instant;
 
-/// Steps that may be on their way to the device at once: enough that it never waits for the host, few enough that
-/// cancelling is quick.
-const STEPS_IN_FLIGHT: usize = 2;
-
 /// A model on a backend.
 #[derive(Debug)]
 pub struct Pipeline<B: Backend> {
@@ -38,6 +35,17 @@ pub struct Pipeline<B: Backend> {
     transformer: Transformer<B>,
     vae: Vae<B>,
     warnings: Vec<String>,
+}
+
+/// What a request became.
+#[derive(Debug)]
+pub struct Drawn {
+    /// The pictures, U8 `[H, W, 3]` each, prompt by prompt.
+    pub pictures: Vec<HostTensor>,
+    /// Milliseconds.
+    pub timings: Timings,
+    /// What the user should know about the request, a sentence each.
+    pub warnings: Vec<String>,
 }
 
 /// The captions of some pictures, after everything that does not depend on the step.
@@ -55,10 +63,18 @@ impl<B: Backend> Pipeline<B> {
     ///
     /// # Errors
     /// Those of the files, naming file and tensor, and those of the device.
-    pub fn load(backend: B, folder: &ModelFolder) -> Result<Self> {
-        let config = ModelConfig::read(folder)?;
+    pub fn load(backend: B, model: &Model) -> Result<Self> {
+        let (folder, config) = (model.folder(), model.config().clone());
         let file = "tokenizer/tokenizer.json";
         let tokenizer = Tokenizer::read(&folder.read(file)?, &folder.path(file))?;
+        if tokenizer.vocabulary() > config.text_encoder.vocab_size {
+            let problem = format!(
+                "the tokenizer has {} tokens, the text encoder embeds {}: they are of different models",
+                tokenizer.vocabulary(),
+                config.text_encoder.vocab_size
+            );
+            return Err(Error::file(&folder.path(file), problem));
+        }
         let (text_encoder, unread_text) = TextEncoder::load(&backend, folder, &config.text_encoder)?;
         let (transformer, unread_transformer) = Transformer::load(&backend, folder, &config.transformer)?;
         let (vae, unread_vae) = Vae::load(&backend, folder, &config.vae)?;
@@ -92,21 +108,19 @@ impl<B: Backend> Pipeline<B> {
         &self.warnings
     }
 
-    /// What a request for this model may ask for.
-    pub fn limits(&self) -> Limits {
-        Limits::new(self.config.transformer.axes_lens, self.config.size_multiple())
-    }
-
-    /// Draws the pictures of a checked request, prompt by prompt, `job.batch` at a time. Returns U8 `[H, W, 3]` each.
+    /// Draws the pictures of a checked request, prompt by prompt, `job.batch` at a time.
     ///
     /// # Errors
     /// [`Error::Request`] for a caption that is longer than the model's positions, before anything runs;
     /// [`Error::Cancelled`]; those of the device.
-    pub async fn generate(&self, job: &Job, progress: &mut dyn Progress) -> Result<(Vec<HostTensor>, Timings)> {
+    pub async fn generate(&self, job: &Job, progress: &mut dyn Progress) -> Result<Drawn> {
         let start = Instant::now();
         let schedule = Schedule::new(job.steps, self.config.scheduler.shift);
         let guided = schedule.guided(&job.guidance).contains(&true);
-        let tokens = |prompts: &[String]| prompts.iter().map(|p| self.tokenize(p)).collect::<Result<Vec<_>>>();
+        let mut warnings = Vec::new();
+        let mut tokens = |prompts: &[String]| {
+            prompts.iter().map(|prompt| self.tokenize(prompt, &mut warnings)).collect::<Result<Vec<_>>>()
+        };
         let positives = tokens(&job.prompts)?;
         let negatives = if guided { tokens(&job.negatives)? } else { Vec::new() };
 
@@ -145,7 +159,7 @@ impl<B: Backend> Pipeline<B> {
         }
         let mut timings = run.timings;
         timings.total_ms = since(start);
-        Ok((pictures, timings))
+        Ok(Drawn { pictures, timings, warnings })
     }
 
     /// The latents of a picture of `width`×`height` pixels: channels, rows, columns.
@@ -154,10 +168,17 @@ impl<B: Backend> Pipeline<B> {
         [self.config.vae.latent_channels, height / factor, width / factor]
     }
 
-    fn tokenize(&self, prompt: &str) -> Result<Vec<u32>> {
+    /// The token ids of a prompt; a prompt that is too long is cut, and a warning says so.
+    fn tokenize(&self, prompt: &str, warnings: &mut Vec<String>) -> Result<Vec<u32>> {
         let tokens = self.tokenizer.encode(prompt)?;
-        self.limits().check_caption(padded(tokens.len()))?;
-        Ok(tokens)
+        Limits::of(&self.config).check_caption(padded(tokens.ids.len()))?;
+        if tokens.cut > 0 {
+            let start: String = prompt.chars().take(40).collect();
+            let (cut, most) = (tokens.cut, prompt::MAX_TOKENS);
+            warnings
+                .push(format!("the prompt {start:?}… is cut: its last {cut} tokens are past the {most} that are read"));
+        }
+        Ok(tokens.ids)
     }
 
     /// Encodes the token ids of some pictures' prompts, and of their negative prompts where there is guidance: each
@@ -217,7 +238,7 @@ impl<B: Backend> Pipeline<B> {
         let mut in_flight = VecDeque::new();
         let mut last = Instant::now();
         for guided in guided {
-            if in_flight.len() == STEPS_IN_FLIGHT {
+            if in_flight.len() == B::IN_FLIGHT {
                 self.step_finished(&mut in_flight, &mut last, run).await?;
             }
             if let Some((_, recording)) = if guided { &with_guidance } else { &without } {

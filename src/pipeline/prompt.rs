@@ -18,6 +18,15 @@ fn chat(prompt: &str) -> String {
     format!("{start}user\n{prompt}{end}\n{start}assistant\n")
 }
 
+/// A prompt in its chat template.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tokens {
+    /// At least one and at most [`MAX_TOKENS`].
+    pub ids: Vec<u32>,
+    /// How many more there were.
+    pub cut: usize,
+}
+
 /// The model's tokenizer.
 pub struct Tokenizer {
     tokenizer: tokenizers::Tokenizer,
@@ -55,12 +64,18 @@ impl Tokenizer {
     ///
     /// # Errors
     /// [`Error::File`] when the tokenizer has no tokens for this text.
-    pub fn encode(&self, prompt: &str) -> Result<Vec<u32>> {
+    pub fn encode(&self, prompt: &str) -> Result<Tokens> {
         let encoded = self.tokenizer.encode_fast(chat(prompt), false);
         let encoding = encoded
             .map_err(|error| Error::file(&self.path, format!("the prompt cannot be put into tokens: {error}")))?;
         let ids = encoding.get_ids();
-        Ok(ids[..ids.len().min(MAX_TOKENS)].to_vec())
+        let kept = ids.len().min(MAX_TOKENS);
+        Ok(Tokens { ids: ids[..kept].to_vec(), cut: ids.len() - kept })
+    }
+
+    /// The number of tokens it knows, added ones included; ids are below it.
+    pub fn vocabulary(&self) -> usize {
+        self.tokenizer.get_vocab_size(true)
     }
 }
 
@@ -128,7 +143,7 @@ mod tests {
 
     #[test]
     fn a_prompt_is_a_message_of_a_chat() {
-        let encoded = read(&tiny()).unwrap().encode("a fox").unwrap();
+        let encoded = read(&tiny()).unwrap().encode("a fox").unwrap().ids;
         let expected =
             [vec![START], ids("user\na fox"), vec![END], ids("\n"), vec![START], ids("assistant\n")].concat();
         assert_eq!(encoded, expected);
@@ -136,18 +151,19 @@ mod tests {
 
     #[test]
     fn markers_inside_a_prompt_are_markers() {
-        let encoded = read(&tiny()).unwrap().encode("x<|im_end|>y").unwrap();
+        let encoded = read(&tiny()).unwrap().encode("x<|im_end|>y").unwrap().ids;
         assert_eq!(encoded[6..10], [vec![*ids("x").first().unwrap(), END], ids("y"), vec![END]].concat());
     }
 
     #[test]
     fn an_empty_prompt_keeps_the_template() {
-        assert_eq!(read(&tiny()).unwrap().encode("").unwrap().len(), 1 + 5 + 1 + 1 + 1 + 10);
+        assert_eq!(read(&tiny()).unwrap().encode("").unwrap().ids.len(), 1 + 5 + 1 + 1 + 1 + 10);
     }
 
     #[test]
     fn a_long_prompt_is_cut_at_the_right() {
-        let encoded = read(&tiny()).unwrap().encode(&"z".repeat(2000)).unwrap();
+        let Tokens { ids: encoded, cut } = read(&tiny()).unwrap().encode(&"z".repeat(2000)).unwrap();
+        assert_eq!(cut, 1 + 5 + 2000 + 1 + 1 + 1 + 10 - MAX_TOKENS);
         assert_eq!(encoded.len(), MAX_TOKENS);
         assert_eq!(encoded[..6], [vec![START], ids("user\n")].concat());
         assert_eq!(encoded[6..], ids(&"z".repeat(MAX_TOKENS - 6)));

@@ -2,7 +2,7 @@
 
 use super::schedule::Guidance;
 use crate::error::{Error, Result};
-use crate::model::config::Defaults;
+use crate::model::config::{Defaults, ModelConfig};
 
 /// The most steps of a request: as many as the noise levels that a scheduler counts (`num_train_timesteps`).
 pub const MAX_STEPS: usize = 1000;
@@ -70,7 +70,11 @@ impl Request {
     ///
     /// # Errors
     /// [`Error::Request`] with what is wrong and what to do about it, for the first thing that is wrong.
-    pub fn check(&self, defaults: &Defaults, limits: &Limits) -> Result<Job> {
+    pub fn check(&self, config: &ModelConfig) -> Result<Job> {
+        self.check_within(&config.defaults, &Limits::of(config))
+    }
+
+    fn check_within(&self, defaults: &Defaults, limits: &Limits) -> Result<Job> {
         let width = self.width.unwrap_or(defaults.width);
         let height = self.height.unwrap_or(defaults.height);
         check_side("width", width, limits.multiple, limits.columns)?;
@@ -145,6 +149,11 @@ pub struct Limits {
 }
 
 impl Limits {
+    /// The limits of a model.
+    pub fn of(config: &ModelConfig) -> Self {
+        Self::new(config.transformer.axes_lens, config.size_multiple())
+    }
+
     /// The limits that the position tables set: `axes_lens` (frames, rows, columns) of the transformer's configuration
     /// counts the positions of each axis. A caption of `L` tokens, padding included, takes the frames 1 to `L`, and the
     /// picture takes the frame `L + 1`.
@@ -266,7 +275,7 @@ mod tests {
     }
 
     fn check(request: &Request) -> Result<Job> {
-        request.check(&DEFAULTS, &limits())
+        request.check_within(&DEFAULTS, &limits())
     }
 
     fn sentence(request: Request) -> String {
@@ -283,7 +292,7 @@ mod tests {
         assert_eq!(job.guidance, Guidance { scale: 0.0, normalization: 0.0, truncation: 1.0 });
         assert_eq!((job.prompts.as_slice(), job.negatives.len()), (["a fox".to_owned()].as_slice(), 0));
         let bad = Defaults { width: 1000, ..DEFAULTS };
-        assert!(Request::new("a fox").check(&bad, &limits()).is_err());
+        assert!(Request::new("a fox").check_within(&bad, &limits()).is_err());
     }
 
     #[test]
@@ -297,8 +306,8 @@ mod tests {
         let height = sentence(Request { height: Some(17), ..Request::new("") });
         assert_eq!(height, "height 17 is not a positive multiple of 16: use 16 or 32");
         assert!(check(&Request { width: Some(16), height: Some(8192), ..Request::new("") }).is_ok());
-        assert!(Request::new("").check(&DEFAULTS, &Limits::new([usize::MAX; 3], usize::MAX)).is_err());
-        assert!(Request::new("").check(&DEFAULTS, &Limits::new([0; 3], 0)).is_err());
+        assert!(Request::new("").check_within(&DEFAULTS, &Limits::new([usize::MAX; 3], usize::MAX)).is_err());
+        assert!(Request::new("").check_within(&DEFAULTS, &Limits::new([0; 3], 0)).is_err());
     }
 
     #[test]
@@ -393,7 +402,7 @@ mod tests {
             multiple in prop_oneof![Just(16usize), any::<usize>()],
         ) {
             let limits = Limits::new(axes_lens, multiple);
-            match request.check(&DEFAULTS, &limits) {
+            match request.check_within(&DEFAULTS, &limits) {
                 Err(Error::Request(sentence)) => prop_assert!(!sentence.is_empty() && !sentence.contains('\n')),
                 Err(other) => prop_assert!(false, "{other:?}"),
                 Ok(job) => {

@@ -2,12 +2,11 @@
 
 use serde_json::Value;
 use std::path::PathBuf;
-use zimage::Result;
 use zimage::backend::cpu::Cpu;
 use zimage::backend::{Backend, HostTensor};
 use zimage::conformance::relative_error;
 use zimage::pipeline::Pipeline;
-use zimage::weights::ModelFolder;
+use zimage::{Model, Result};
 
 /// The models that goldens were recorded from.
 pub(crate) const MODELS: [&str; 2] = ["single", "sharded"];
@@ -57,8 +56,7 @@ pub(crate) struct Golden {
 
 impl Golden {
     pub(crate) fn load(name: &'static str) -> Self {
-        let folder = ModelFolder::open(&path(name)).unwrap();
-        let pipeline = Pipeline::load(Cpu::new(), &folder).unwrap();
+        let pipeline = Pipeline::load(Cpu::new(), &Model::open(&path(name)).unwrap()).unwrap();
         assert_eq!(pipeline.warnings(), [""; 0], "{name}");
         let (cases, tensors) = (json(&format!("{name}.json")), Tensors::read(&format!("{name}.safetensors")));
         Self { name, cases, tensors, pipeline }

@@ -155,6 +155,8 @@ impl Backend for Cpu {
     type Recording = CpuRecording;
     type Event = ();
 
+    const IN_FLIGHT: usize = 1;
+
     fn name(&self) -> &'static str {
         "cpu"
     }
