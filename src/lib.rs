@@ -1,4 +1,47 @@
 //! Runs Z-Image, the text-to-image model, through one pipeline on any device.
+//!
+//! ```no_run
+//! use std::ops::ControlFlow;
+//! use zimage::{BackendChoice, Engine, Model, Request};
+//!
+//! let model = Model::embedded()?; // or Model::open("Z-Image-Turbo".as_ref())?
+//! let engine = Engine::load(&model, BackendChoice::Auto)?;
+//! let request = Request { seed: 7, ..Request::new("a red fox") };
+//! let output = pollster::block_on(engine.generate(&request, &mut |_| ControlFlow::Continue(())))?;
+//! output.images[0].save("fox.png".as_ref())?;
+//! # Ok::<(), zimage::Error>(())
+//! ```
+//!
+//! # The house
+//!
+//! The pipeline is written once, against a trait of fused verbs. Each verb has one name and stands in every backend
+//! under it.
+//!
+//! | room | holds |
+//! | --- | --- |
+//! | [`Engine`], [`Model`], [`Request`], [`Image`], [`Error`] | the public face |
+//! | [`pipeline`] | prompt → picture, in the order it happens |
+//! | [`model`] | the three networks, and what their config files say |
+//! | [`weights`] | files → named tensors |
+//! | [`backend`] | the verbs, each defined by a formula with shapes and types; [`backend::cpu`] is their meaning in plain Rust |
+//! | [`conformance`] | what a backend must do to be called right |
+//!
+//! Each room knows only those to the right of it: engine → pipeline → model → backend (the trait), with weights beside
+//! model. `pipeline` and `model` never name a backend, backends never see Z-Image or each other.
+//!
+//! # The way of a prompt
+//!
+//! 1. [`Request::check`](pipeline::request::Request::check) turns what was asked for into a job, or into a sentence,
+//!    before anything runs.
+//! 2. [`pipeline::prompt`] puts the prompt into Qwen's chat template and into tokens.
+//! 3. [`model::text_encoder`] turns tokens into the hidden states before its last block.
+//! 4. [`model::transformer`] embeds and refines them: once a prompt.
+//! 5. [`pipeline::noise`] draws the latents that `torch.Generator("cpu")` draws for the same seed.
+//! 6. [`pipeline::schedule`] writes times, step sizes and guidance as tables that the device reads.
+//! 7. One denoising step, [`model::transformer::Transformer::forward`] and
+//!    [`guide_and_step`](backend::Backend::guide_and_step), is recorded once and replayed for every step.
+//! 8. [`model::vae`] decodes the latents to pixels, and [`Image`] writes them as a PNG that says what made it.
+
 pub mod backend;
 pub mod conformance;
 mod engine;

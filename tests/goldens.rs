@@ -11,6 +11,7 @@ use pollster::block_on;
 use serde_json::Value;
 use sha2::Digest;
 use std::ops::ControlFlow;
+use zimage::backend::cpu::CpuTensor;
 use zimage::backend::{Backend, HostTensor};
 use zimage::model::transformer::{Clock, Stage, padded};
 use zimage::pipeline::noise;
@@ -85,9 +86,13 @@ fn transformer_case(golden: &Golden, case: &Value) {
 
     let blocks = case["blocks"].as_bool().unwrap();
     let mut seen = 0;
-    let mut compare = |stage: Stage, values: Vec<f32>| {
+    let mut compare = |stage: Stage, x: &CpuTensor| {
+        let values = download(b, x)?;
         let (name, rows) = match stage {
-            Stage::Timestep => return golden.expect(&format!("{prefix}.t_emb"), &values, STAGE),
+            Stage::Timestep => {
+                golden.expect(&format!("{prefix}.t_emb"), &values, STAGE);
+                return Ok(());
+            }
             Stage::EmbedPatches => ("image_tokens".into(), vec![image; batch]),
             Stage::EmbedCaption => ("caption_tokens".into(), captions.clone()),
             Stage::NoiseRefiner(k) => (format!("noise_refiner.{k}"), vec![image; batch]),
@@ -99,9 +104,9 @@ fn transformer_case(golden: &Golden, case: &Value) {
             golden.expect(&format!("{prefix}.{name}.{i}"), item, STAGE);
             seen += 1;
         }
+        Ok(())
     };
-    let refined =
-        transformer.captions(b, &features, &lengths, &mut |stage, x| Ok(compare(stage, download(b, x)?))).unwrap();
+    let refined = transformer.captions(b, &features, &lengths, &mut compare).unwrap();
     let items: Vec<usize> = (0..batch).collect();
     let size = [number(&case["height"]), number(&case["width"])];
     let sequence = transformer.sequence(b, &refined, batch, &items, size).unwrap();
@@ -110,8 +115,7 @@ fn transformer_case(golden: &Golden, case: &Value) {
     let times = b.upload(&HostTensor::from_f32(&[1, batch], &times)).unwrap();
     let step = b.upload(&HostTensor::from_u32(&[1], &[0])).unwrap();
     let clock = Clock { times: &times, step: &step };
-    let probe = &mut |stage, x: &_| Ok(compare(stage, download(b, x)?));
-    let velocity = transformer.forward(b, &latents, clock, &refined, &sequence, probe).unwrap();
+    let velocity = transformer.forward(b, &latents, clock, &refined, &sequence, &mut compare).unwrap();
     golden.expect(&format!("{prefix}.velocity"), &download(b, &velocity).unwrap(), STAGE);
     let stages = 2 + 2 * config.n_refiner_layers + config.n_layers;
     assert_eq!(
