@@ -352,3 +352,26 @@ fn cancelling_ends_a_run_between_steps() {
     let step = |done| progress::Stage::Step { done, of: 5 };
     assert_eq!(seen, [progress::Stage::TextEncoder, step(0), step(1), step(2)]);
 }
+
+/// The embedded default draws what diffusers draws with it, from prompt to pixels.
+#[cfg(feature = "embedded-model")]
+#[test]
+fn the_embedded_default() {
+    let golden = Golden::of("emoji", &zimage::Model::embedded().unwrap());
+    for (i, case) in golden.cases.as_array().unwrap().iter().enumerate() {
+        let request = Request {
+            negative: vec![text(&case["negative"]).into()],
+            width: Some(number(&case["width"])),
+            height: Some(number(&case["height"])),
+            steps: Some(number(&case["steps"])),
+            guidance: Some(case["guidance"].as_f64().unwrap() as f32),
+            seed: number(&case["seed"]) as u64,
+            ..Request::new(text(&case["prompt"]))
+        };
+        let job = request.check(golden.pipeline.config()).unwrap();
+        let mut latents = Latents(Vec::new());
+        let drawn = block_on(golden.pipeline.generate(&job, &mut latents)).unwrap();
+        golden.expect(&format!("{i}.latents"), &latents.0[job.steps - 1].to_f32(), LATENTS);
+        expect_rgb(&golden, &format!("{i}.rgb"), drawn.pictures[0].bytes());
+    }
+}

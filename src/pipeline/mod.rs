@@ -128,19 +128,23 @@ impl<B: Backend> Pipeline<B> {
         let batches: Vec<&[usize]> = images.chunks(job.batch).collect();
         let mut run = Run::new(progress, batches.len() * job.steps);
         let mut pictures = Vec::with_capacity(job.images());
-        let mut encoded: Option<(Vec<usize>, Encoded<B>)> = None;
+        let mut last: Option<(Vec<usize>, Encoded<B>)> = None;
         for batch in batches {
             let prompts: Vec<usize> = batch.iter().map(|&image| job.prompt(image)).collect();
-            if encoded.as_ref().is_none_or(|(of, _)| *of != prompts) {
-                let encoder_start = Instant::now();
-                run.report(Stage::TextEncoder)?;
-                let pick = |from: &[Vec<u32>]| prompts.iter().filter_map(|&p| from.get(p).cloned()).collect::<Vec<_>>();
-                let batch = self.encode(&pick(&positives), &pick(&negatives))?;
-                self.finish().await?;
-                run.timings.text_encoder_ms += since(encoder_start);
-                encoded = Some((prompts, batch));
-            }
-            let Some((_, captions)) = &encoded else { continue };
+            let captions = match last.take() {
+                Some((of, captions)) if of == prompts => captions,
+                _ => {
+                    let encoder_start = Instant::now();
+                    run.report(Stage::TextEncoder)?;
+                    let pick = |from: &[Vec<u32>]| {
+                        prompts.iter().filter_map(|&prompt| from.get(prompt).cloned()).collect::<Vec<_>>()
+                    };
+                    let captions = self.encode(&pick(&positives), &pick(&negatives))?;
+                    self.finish().await?;
+                    run.timings.text_encoder_ms += since(encoder_start);
+                    captions
+                }
+            };
 
             let loop_start = Instant::now();
             let size = self.latent_size(job.width, job.height);
@@ -149,13 +153,14 @@ impl<B: Backend> Pipeline<B> {
             let shape = [batch.len(), size[0], size[1], size[2]];
             let latents = HostTensor::from_f32(&shape, &noise);
             run.report_step()?;
-            let latents = self.denoise(&latents, captions, &schedule, &job.guidance, &mut run).await?;
+            let latents = self.denoise(&latents, &captions, &schedule, &job.guidance, &mut run).await?;
             run.timings.transformer_ms += since(loop_start);
 
             let decoder_start = Instant::now();
             run.report(Stage::Vae)?;
             pictures.extend(self.decode(&latents).await?);
             run.timings.vae_ms += since(decoder_start);
+            last = Some((prompts, captions));
         }
         let mut timings = run.timings;
         timings.total_ms = since(start);
@@ -241,9 +246,9 @@ impl<B: Backend> Pipeline<B> {
             if in_flight.len() == B::IN_FLIGHT {
                 self.step_finished(&mut in_flight, &mut last, run).await?;
             }
-            if let Some((_, recording)) = if guided { &with_guidance } else { &without } {
-                b.replay(recording)?;
-            }
+            let recorded = if guided { &with_guidance } else { &without };
+            let (_, recording) = recorded.as_ref().ok_or_else(|| Error::shape("replay", "a step was not recorded"))?;
+            b.replay(recording)?;
             in_flight.push_back(b.event()?);
             if run.wants_latents() {
                 while !in_flight.is_empty() {

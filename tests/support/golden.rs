@@ -55,8 +55,14 @@ pub(crate) struct Golden {
 }
 
 impl Golden {
+    /// A model of `tests/goldens`.
     pub(crate) fn load(name: &'static str) -> Self {
-        let pipeline = Pipeline::load(Cpu::new(), &Model::open(&path(name)).unwrap()).unwrap();
+        Self::of(name, &Model::open(&path(name)).unwrap())
+    }
+
+    /// The goldens `name` of a model that is somewhere else.
+    pub(crate) fn of(name: &'static str, model: &Model) -> Self {
+        let pipeline = Pipeline::load(Cpu::new(), model).unwrap();
         assert_eq!(pipeline.warnings(), [""; 0], "{name}");
         let (cases, tensors) = (json(&format!("{name}.json")), Tensors::read(&format!("{name}.safetensors")));
         Self { name, cases, tensors, pipeline }
