@@ -20,6 +20,8 @@ mod rms_norm;
 mod sequence;
 mod swiglu;
 mod tensor;
+#[cfg(test)]
+mod tests;
 mod timestep_embedding;
 
 use super::{
