@@ -6,6 +6,8 @@
 use super::{Conv2d, DType, Heads, HostTensor};
 use crate::error::{Error, Result};
 
+#[cfg(test)]
+mod tests;
 
 /// Returns the error `verb: problem` unless `holds`.
 fn ensure(holds: bool, verb: &'static str, problem: impl FnOnce() -> String) -> Result<()> {
