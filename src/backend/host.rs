@@ -158,3 +158,83 @@ pub(crate) fn widen(dtype: DType, bytes: &[u8], out: &mut [f32]) {
         DType::U8 => out.iter_mut().zip(bytes).for_each(|(o, &b)| *o = f32::from(b)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tensor(dtype: DType, bytes: Vec<u8>) -> HostTensor {
+        HostTensor::new(dtype, &[bytes.len() / dtype.size()], bytes.into()).unwrap()
+    }
+
+    #[test]
+    fn the_bytes_must_fill_the_shape() {
+        let new = |dtype, shape: &[usize], bytes: usize| HostTensor::new(dtype, shape, vec![0; bytes].into()).is_some();
+        assert!(new(DType::F32, &[2, 3], 24) && new(DType::Bf16, &[2, 3], 12) && new(DType::U8, &[2, 3], 6));
+        assert!(new(DType::F32, &[], 4), "a single value");
+        assert!(new(DType::F32, &[0, 3], 0) && new(DType::F32, &[usize::MAX, 0], 0));
+        assert!(!new(DType::F32, &[2, 3], 23) && !new(DType::F32, &[2, 3], 25) && !new(DType::F32, &[], 0));
+        // Products that wrap around to the right length.
+        assert!(!new(DType::U8, &[usize::MAX, usize::MAX], 1));
+        assert!(!new(DType::U8, &[1 << 32, 1 << 32], 0));
+        assert!(!new(DType::F32, &[1 << 62], 0) && !new(DType::F16, &[1 << 63], 0));
+    }
+
+    #[test]
+    #[should_panic(expected = "5 values do not fill the shape [2, 3]")]
+    fn values_must_fill_the_shape() {
+        HostTensor::from_f32(&[2, 3], &[0.0; 5]);
+    }
+
+    #[test]
+    fn reshaping_shares_the_elements() {
+        let tensor = HostTensor::from_u32(&[2, 3], &[1, 2, 3, 4, 5, 6]);
+        let reshaped = tensor.reshaped(&[3, 1, 2]).unwrap();
+        assert_eq!((reshaped.shape(), reshaped.dtype(), reshaped.len()), (&[3, 1, 2][..], DType::U32, 6));
+        assert_eq!(reshaped.bytes().as_ptr(), tensor.bytes().as_ptr());
+        assert_eq!(reshaped.to_u32().unwrap(), [1, 2, 3, 4, 5, 6]);
+        assert!(tensor.reshaped(&[3, 3]).is_none() && tensor.reshaped(&[]).is_none());
+        assert!(tensor.reshaped(&[usize::MAX, 6]).is_none());
+    }
+
+    #[test]
+    fn elements_keep_their_values_in_any_place() {
+        assert_eq!(HostTensor::from_u8(&[3], &[0, 7, 255]).to_f32(), [0.0, 7.0, 255.0]);
+        assert_eq!(HostTensor::from_u32(&[2], &[0, 1 << 24]).to_f32(), [0.0, 16_777_216.0]);
+        assert_eq!(HostTensor::from_f32(&[1], &[1.0]).to_u32(), None);
+        let values = [1.5f32, -0.0, f32::MIN_POSITIVE / 4.0, f32::INFINITY, f32::from_bits(0x7fa0_0001)];
+        let mut bytes = vec![0xff];
+        values.iter().for_each(|v| bytes.extend(v.to_le_bytes()));
+        let odd = HostTensor::new(DType::F32, &[5], Bytes::from(bytes).slice(1..)).unwrap();
+        let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+        assert_eq!(bits(&odd.to_f32()), bits(&values));
+    }
+
+    /// The value that sign, exponent and fraction mean, as the IEEE format of such a width defines it.
+    fn meaning(bits: u16, fraction_bits: u32) -> f64 {
+        let exponent_bits = 15 - fraction_bits;
+        let sign = if bits >> 15 == 1 { -1.0 } else { 1.0 };
+        let fraction = f64::from(bits & ((1 << fraction_bits) - 1)) / f64::from(1 << fraction_bits);
+        let exponent = i32::from(bits >> fraction_bits & ((1 << exponent_bits) - 1));
+        let bias = (1 << (exponent_bits - 1)) - 1;
+        if exponent == (1 << exponent_bits) - 1 {
+            return if fraction == 0.0 { sign * f64::INFINITY } else { f64::NAN };
+        }
+        if exponent == 0 {
+            return sign * fraction * 2f64.powi(1 - bias);
+        }
+        sign * (1.0 + fraction) * 2f64.powi(exponent - bias)
+    }
+
+    #[test]
+    fn every_half_is_widened_exactly() {
+        for (dtype, fraction_bits) in [(DType::F16, 10), (DType::Bf16, 7)] {
+            let all = tensor(dtype, (0..=u16::MAX).flat_map(u16::to_le_bytes).collect());
+            for (bits, value) in (0..=u16::MAX).zip(all.to_f32()) {
+                let expected = meaning(bits, fraction_bits);
+                let same = f64::from(value).to_bits() == expected.to_bits() || value.is_nan() && expected.is_nan();
+                assert!(same, "{dtype} {bits:#06x} became {value}, not {expected}");
+            }
+        }
+    }
+}

@@ -82,7 +82,7 @@ pub struct QkNormRope<'a, T> {
 pub struct Mask<'a, T> {
     /// A query sees the keys at its own position and before.
     pub causal: bool,
-    /// `U32 [B]`: item `b` has this many keys (at least 1), all others are hidden. Every query row is computed, also
+    /// `U32 [B]`: item `b` has this many keys (1 to `T`), all others are hidden. Every query row is computed, also
     /// the rows past the length.
     pub lengths: Option<&'a T>,
 }
@@ -141,8 +141,10 @@ pub struct Conv2d {
 
 /// A GPU, a CPU, anything that computes the verbs.
 ///
-/// Errors: every verb returns [`crate::Error::Shape`] for tensors that do not fit (by the rules in [`shapes`]) and
-/// [`crate::Error::Device`] for what the device refuses.
+/// Errors: every verb returns [`crate::Error::Shape`] for tensors whose sizes or types do not fit (by the rules in
+/// [`shapes`]) and where a tensor that it changes in place is also one that it reads, and [`crate::Error::Device`] for
+/// what the device refuses. Numbers inside tensors that name what is not there (ids, captions, a step past its table)
+/// are an error where the host can see them, which for a recording is when it is replayed, and undefined elsewhere.
 pub trait Backend: Sized + Debug {
     /// Device memory with a shape and an element type.
     type Tensor: DeviceTensor;
@@ -171,7 +173,7 @@ pub trait Backend: Sized + Debug {
     /// Copies a tensor to the device as it is stored. Takes effect at once, also inside [`Backend::record`].
     fn upload(&self, tensor: &HostTensor) -> Result<Self::Tensor>;
 
-    /// Copies a tensor back, once everything called before has run. F32, U32 and U8 come back as they are; activations
+    /// Copies a tensor back, once everything called before has run; not inside [`Backend::record`]. F32, U32 and U8 come back as they are; activations
     /// come back in the backend's own type.
     fn download(&self, tensor: &Self::Tensor) -> impl Future<Output = Result<HostTensor>>;
 
@@ -191,7 +193,7 @@ pub trait Backend: Sized + Debug {
     /// from outside are read and written where they are when it is replayed. Recordings do not nest.
     fn record(&self, steps: impl FnOnce(&Self) -> Result<()>) -> Result<Self::Recording>;
 
-    /// Runs a recording once more.
+    /// Runs a recording once more; not inside [`Backend::record`].
     fn replay(&self, recording: &Self::Recording) -> Result<()>;
 
     /// Marks the point after everything called so far.
@@ -203,7 +205,6 @@ pub trait Backend: Sized + Debug {
     // ---- tokens ------------------------------------------------------------------------------------------------
 
     /// `out[i] = table[ids[i]]`: an embedding lookup. `table` `[V, D]` as stored, `ids` U32 `[…]`; returns `[…, D]`.
-    /// Ids past the table's end are an error where the host can see them and undefined where it cannot.
     fn gather_rows(&self, table: &Self::Tensor, ids: &Self::Tensor) -> Result<Self::Tensor>;
 
     /// `x·Wᵀ + b`. `x` `[…, K]`, `W` `[N, K]`; returns `[…, N]`.

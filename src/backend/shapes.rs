@@ -1,8 +1,13 @@
 //! The shape rules of the verbs, once for every backend: each function checks what a verb is given and returns the
 //! shape of what it returns. A backend that calls them refuses the same tensors with the same sentence as the others.
+//!
+//! No size is 0: nothing that a model does is empty, and a launch over nothing is an error on some devices.
 
-use super::{Conv2d, Heads, HostTensor};
+use super::{Conv2d, DType, Heads, HostTensor};
 use crate::error::{Error, Result};
+
+#[cfg(test)]
+mod tests;
 
 /// Returns the error `verb: problem` unless `holds`.
 fn ensure(holds: bool, verb: &'static str, problem: impl FnOnce() -> String) -> Result<()> {
@@ -11,7 +16,18 @@ fn ensure(holds: bool, verb: &'static str, problem: impl FnOnce() -> String) -> 
 
 /// `shape` as exactly `N` sizes.
 pub fn dims<const N: usize>(verb: &'static str, what: &str, shape: &[usize]) -> Result<[usize; N]> {
+    filled(verb, what, shape)?;
     shape.try_into().map_err(|_| Error::shape(verb, format!("{what} must have {N} dimensions, has shape {shape:?}")))
+}
+
+/// Checks that no size of `shape` is 0.
+fn filled(verb: &'static str, what: &str, shape: &[usize]) -> Result<()> {
+    ensure(!shape.contains(&0), verb, || format!("{what} has nothing in it, its shape is {shape:?}"))
+}
+
+/// Checks the type of a tensor's elements.
+pub fn typed(verb: &'static str, what: &str, dtype: DType, expected: DType) -> Result<()> {
+    ensure(dtype == expected, verb, || format!("{what} must be {expected}, not {dtype}"))
 }
 
 /// Checks that `shape` is `expected`.
@@ -21,13 +37,14 @@ pub fn same(verb: &'static str, what: &str, shape: &[usize], expected: &[usize])
 
 /// `shape` under other sizes of the same product.
 pub fn reshaped(shape: &[usize], to: &[usize]) -> Result<()> {
-    let count = |sizes: &[usize]| sizes.iter().product::<usize>();
-    ensure(count(shape) == count(to), "reshape", || format!("{shape:?} does not hold as many elements as {to:?}"))
+    let count = |sizes: &[usize]| sizes.iter().try_fold(1usize, |product, &n| product.checked_mul(n));
+    ensure(count(to).is_some() && count(shape) == count(to), "reshape", || {
+        format!("{shape:?} does not hold as many elements as {to:?}")
+    })
 }
 
 /// Stacked matrices `[Nᵢ, K]` with no bias or one `[Nᵢ]` each; returns `[ΣNᵢ, K]`.
-pub fn stacked(parts: &[HostTensor], biases: &[HostTensor]) -> Result<[usize; 2]> {
-    let verb = "upload_linear";
+pub fn stacked(verb: &'static str, parts: &[HostTensor], biases: &[HostTensor]) -> Result<[usize; 2]> {
     let first = parts.first().ok_or_else(|| Error::shape(verb, "no matrix was given"))?;
     let [_, width] = dims::<2>(verb, "a matrix", first.shape())?;
     ensure(biases.is_empty() || biases.len() == parts.len(), verb, || {
@@ -47,6 +64,7 @@ pub fn stacked(parts: &[HostTensor], biases: &[HostTensor]) -> Result<[usize; 2]
 
 /// `x` `[…, K]` times `[N, K]`; returns `[…, N]`.
 pub fn linear(verb: &'static str, x: &[usize], [n, k]: [usize; 2]) -> Result<Vec<usize>> {
+    filled(verb, "x", x)?;
     ensure(x.last() == Some(&k), verb, || format!("a matrix [{n}, {k}] cannot multiply {x:?}"))?;
     let mut out = x.to_vec();
     out[x.len() - 1] = n;
@@ -56,6 +74,7 @@ pub fn linear(verb: &'static str, x: &[usize], [n, k]: [usize; 2]) -> Result<Vec
 /// `table` `[V, D]`, `ids` `[…]`; returns `[…, D]`.
 pub fn gather_rows(table: &[usize], ids: &[usize]) -> Result<Vec<usize>> {
     let [_, width] = dims::<2>("gather_rows", "the table", table)?;
+    filled("gather_rows", "the ids", ids)?;
     Ok([ids, &[width]].concat())
 }
 
@@ -77,7 +96,7 @@ pub fn modulated(verb: &'static str, table: &[usize], row: usize, [b, _, d]: [us
 /// A fused projection; returns `[B, T]`.
 pub fn fused(verb: &'static str, qkv: &[usize], heads: Heads) -> Result<[usize; 2]> {
     let [b, t, width] = dims::<3>(verb, "the fused projection", qkv)?;
-    ensure(heads.key_value > 0 && heads.query.is_multiple_of(heads.key_value), verb, || {
+    ensure(heads.key_value > 0 && heads.query > 0 && heads.query.is_multiple_of(heads.key_value), verb, || {
         format!("{} query heads cannot share {} key heads", heads.query, heads.key_value)
     })?;
     ensure(width == heads.fused_width(), verb, || {
@@ -144,6 +163,7 @@ pub fn embed_patches(
     same(verb, "the pad token", pad, &[w[0]])?;
     let patches = (height / patch) * (width / patch);
     ensure(tokens >= patches, verb, || format!("{patches} patches do not fit {tokens} tokens"))?;
+    ensure(copies > 0, verb, || format!("{copies} copies of {latents:?} are no batch"))?;
     Ok([copies * b, tokens, w[0]])
 }
 
@@ -179,6 +199,8 @@ pub fn final_layer(
     let [b, t, d] = dims::<3>(verb, "x", x)?;
     modulated(verb, table, row, [b, t, d])?;
     let whole = patch > 0
+        && height > 0
+        && width > 0
         && height.is_multiple_of(patch)
         && width.is_multiple_of(patch)
         && w[0].is_multiple_of(patch * patch)
@@ -238,6 +260,6 @@ pub fn unscale_latents(latents: &[usize]) -> Result<[usize; 4]> {
 /// The first `channels` of `[B, H, W, C]` as latents `[B, channels, H, W]`.
 pub fn scale_latents(x: &[usize], channels: usize) -> Result<[usize; 4]> {
     let [b, h, w, c] = dims::<4>("scale_latents", "x", x)?;
-    ensure(channels <= c, "scale_latents", || format!("{x:?} has no {channels} channels"))?;
+    ensure(channels > 0 && channels <= c, "scale_latents", || format!("{x:?} does not hold {channels} channels"))?;
     Ok([b, channels, h, w])
 }

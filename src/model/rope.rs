@@ -22,23 +22,24 @@ pub(super) fn sequence(tokens: usize, dim: usize, theta: f32) -> Vec<f32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::conformance::relative_error;
 
     #[test]
     fn the_first_pair_of_an_axis_turns_by_its_position() {
         let mut table = Vec::new();
         push_axes(&mut table, [3, 0, 7], [4, 2, 2], 256.0);
         assert_eq!(table.len(), 8);
-        assert_eq!(&table[..2], [3f32.cos(), 3f32.sin()]);
-        assert_eq!(&table[2..4], [(3.0 / 16.0f32).cos(), (3.0 / 16.0f32).sin()]);
-        assert_eq!(&table[4..6], [1.0, 0.0]);
-        assert_eq!(&table[6..], [7f32.cos(), 7f32.sin()]);
+        // Not the same bits: the compiler folds a cosine of a constant more exactly than the library computes it.
+        let angles = [3.0, 3.0 / 16.0, 0.0, 7.0f32];
+        let expected: Vec<f32> = angles.iter().flat_map(|angle| [angle.cos(), angle.sin()]).collect();
+        assert!(relative_error(&table, &expected) < 1e-7, "{table:?} is not {expected:?}");
     }
 
     #[test]
     fn a_sequence_starts_unturned() {
         let table = sequence(2, 4, 100.0);
         assert_eq!(&table[..4], [1.0, 0.0, 1.0, 0.0]);
-        assert_eq!(&table[4..6], [1f32.cos(), 1f32.sin()]);
+        assert!((table[4] - 1f32.cos()).abs() < 1e-7 && (table[5] - 1f32.sin()).abs() < 1e-7);
         assert!((table[6] - 0.1f32.cos()).abs() < 1e-7);
     }
 }

@@ -25,15 +25,19 @@ pub(super) fn group_norm(
         per_group(x, chunk, channels, groups, |x, g| (f64::from(x) - mean[g]).powi(2)).map(|sum| sum / count);
     let factor: Vec<f64> = variance.map(|variance| 1.0 / (variance + f64::from(eps)).sqrt()).collect();
 
-    // (x − mean)·factor·weight + bias as x·a + b for each channel.
+    // (x − mean)·factor·weight + bias as (x − m)·a + b for each channel, where m is the mean as f32 and b makes up for
+    // what it lost. Subtracting first keeps the digits of values that lie close together and far from 0.
     let group = |channel: usize| channel * groups / channels;
-    let a: Vec<f32> = (0..channels).map(|c| (factor[group(c)] * f64::from(weight[c])) as f32).collect();
-    let shift = |c: usize| (f64::from(bias[c]) - mean[group(c)] * factor[group(c)] * f64::from(weight[c])) as f32;
-    let b: Vec<f32> = (0..channels).map(shift).collect();
+    let affine = |c: usize| {
+        let (mean, scale) = (mean[group(c)], factor[group(c)] * f64::from(weight[c]));
+        let m = mean as f32;
+        (m, scale as f32, (f64::from(bias[c]) - (mean - f64::from(m)) * scale) as f32)
+    };
+    let affine: Vec<(f32, f32, f32)> = (0..channels).map(affine).collect();
     out.par_chunks_mut(chunk).zip(x.par_chunks(chunk)).for_each(|(out, x)| {
         for (out, x) in out.chunks_exact_mut(channels).zip(x.chunks_exact(channels)) {
-            for (((o, x), a), b) in out.iter_mut().zip(x).zip(&a).zip(&b) {
-                let y = x * a + b;
+            for ((o, x), (m, a, b)) in out.iter_mut().zip(x).zip(&affine) {
+                let y = (x - m) * a + b;
                 *o = if activate { silu(y) } else { y };
             }
         }

@@ -1,7 +1,7 @@
 //! Plain Rust: the executable meaning of every verb, and what runs where there is no GPU.
 //!
-//! One file a verb, or a pair of verbs that undo each other, each a function on slices; this file checks shapes, finds
-//! the memory and keeps the order. All arithmetic is F32, matrix products are the `gemm` crate's, threads rayon's.
+//! One file a verb, or a pair of verbs that undo each other, each a function on slices; this file checks shapes,
+//! `recording` finds the memory and keeps the order. All arithmetic is F32, matrix products are the `gemm` crate's, threads rayon's.
 
 mod activation;
 mod attention;
@@ -14,11 +14,14 @@ mod matrix;
 mod patches;
 mod pictures;
 mod qk_norm_rope;
+mod recording;
 mod residual_norm;
 mod rms_norm;
 mod sequence;
 mod swiglu;
 mod tensor;
+#[cfg(test)]
+mod tests;
 mod timestep_embedding;
 
 use super::{
@@ -29,29 +32,17 @@ pub use conv2d::CpuConv2d;
 pub use linear::CpuLinear;
 use matrix::StoredMatrix;
 use patches::Patches;
+pub use recording::CpuRecording;
+use recording::{apart, in_place};
 use rms_norm::{Norm, Rows};
-use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Mutex;
 pub use tensor::CpuTensor;
-use tensor::{Elements, FreeList};
+use tensor::Elements;
 
 /// The `cpu` backend.
 #[derive(Debug, Default)]
 pub struct Cpu {
     recording: Mutex<Option<CpuRecording>>,
-}
-
-/// Verbs kept for replay, with the memory they work in.
-#[derive(Default)]
-pub struct CpuRecording {
-    verbs: Vec<Box<dyn Fn() -> Result<()> + Send + Sync>>,
-    free: Arc<FreeList>,
-}
-
-impl fmt::Debug for CpuRecording {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "CpuRecording({} verbs)", self.verbs.len())
-    }
 }
 
 /// The two matrices of a [`Backend::swiglu`].
@@ -65,51 +56,6 @@ impl Cpu {
     /// The CPU this program runs on.
     pub fn new() -> Self {
         Self::default()
-    }
-
-    fn recording(&self) -> std::sync::MutexGuard<'_, Option<CpuRecording>> {
-        self.recording.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// A tensor for a verb to fill.
-    fn output(&self, shape: &[usize]) -> CpuTensor {
-        CpuTensor::uninit(shape, self.recording().as_ref().map(|recording| &recording.free))
-    }
-
-    /// Runs a verb now, or keeps it when a recording is being made.
-    fn run(&self, verb: impl Fn() -> Result<()> + Send + Sync + 'static) -> Result<()> {
-        if let Some(recording) = &mut *self.recording() {
-            recording.verbs.push(Box::new(verb));
-            return Ok(());
-        }
-        verb()
-    }
-
-    /// A verb that reads `inputs` and fills a new tensor of `shape`.
-    fn fill<const N: usize>(
-        &self,
-        shape: &[usize],
-        inputs: [&CpuTensor; N],
-        verb: impl Fn([&Elements; N], &mut [f32]) -> Result<()> + Send + Sync + 'static,
-    ) -> Result<CpuTensor> {
-        let out = self.output(shape);
-        self.update(&out, inputs, verb)?;
-        Ok(out)
-    }
-
-    /// A verb that reads `inputs` and changes `target`, which must not be one of them.
-    fn update<const N: usize>(
-        &self,
-        target: &CpuTensor,
-        inputs: [&CpuTensor; N],
-        verb: impl Fn([&Elements; N], &mut [f32]) -> Result<()> + Send + Sync + 'static,
-    ) -> Result<()> {
-        let memories = inputs.map(CpuTensor::memory);
-        let target = target.memory();
-        self.run(move || {
-            let guards = memories.each_ref().map(|memory| memory.read());
-            verb(guards.each_ref().map(|guard| &**guard), target.write().f32_mut())
-        })
     }
 }
 
@@ -170,17 +116,18 @@ impl Backend for Cpu {
     }
 
     async fn download(&self, tensor: &CpuTensor) -> Result<HostTensor> {
+        self.not_recording("download")?;
         Ok(tensor.to_host())
     }
 
     fn upload_linear(&self, parts: &[HostTensor], biases: &[HostTensor]) -> Result<CpuLinear> {
-        let dims = shapes::stacked(parts, biases)?;
+        let dims = shapes::stacked("upload_linear", parts, biases)?;
         let bias = (!biases.is_empty()).then(|| biases.iter().flat_map(HostTensor::to_f32).collect());
         Ok(CpuLinear { matrix: StoredMatrix::new(parts, dims), bias })
     }
 
     fn upload_swiglu(&self, gate: &HostTensor, up: &HostTensor) -> Result<CpuSwiGlu> {
-        let dims = shapes::stacked(std::slice::from_ref(gate), &[])?;
+        let dims = shapes::stacked("upload_swiglu", std::slice::from_ref(gate), &[])?;
         shapes::same("upload_swiglu", "the second matrix", up.shape(), &dims)?;
         let matrix = |part: &HostTensor| StoredMatrix::new(std::slice::from_ref(part), dims);
         Ok(CpuSwiGlu { gate: matrix(gate), up: matrix(up) })
@@ -195,18 +142,12 @@ impl Backend for Cpu {
     }
 
     fn record(&self, steps: impl FnOnce(&Self) -> Result<()>) -> Result<CpuRecording> {
-        let outer = self.recording().replace(CpuRecording::default());
-        if outer.is_some() {
-            *self.recording() = outer;
-            return Err(Error::shape("record", "recordings do not nest"));
-        }
-        let result = steps(self);
-        let recording = self.recording().take().unwrap_or_default();
-        result.map(|()| recording)
+        self.keep(steps)
     }
 
     fn replay(&self, recording: &CpuRecording) -> Result<()> {
-        recording.verbs.iter().try_for_each(|verb| verb())
+        self.not_recording("replay")?;
+        recording.run()
     }
 
     fn event(&self) -> Result<()> {
@@ -219,6 +160,7 @@ impl Backend for Cpu {
 
     fn gather_rows(&self, table: &CpuTensor, ids: &CpuTensor) -> Result<CpuTensor> {
         let shape = shapes::gather_rows(table.shape(), ids.shape())?;
+        shapes::typed("gather_rows", "the ids", ids.dtype(), DType::U32)?;
         let (rows, width) = (table.shape()[0], table.shape()[1]);
         self.fill(&shape, [table, ids], move |[table, ids], out| {
             gather_rows::gather_rows(table, rows, width, &ids.u32(), out)
@@ -261,7 +203,7 @@ impl Backend for Cpu {
         let gate = check_branch("residual", dims, &branch)?;
         let (has_norm, eps) = (branch.norm.is_some(), branch.eps);
         let inputs = [branch.y, or(branch.norm, branch.y), or(branch.gate.map(|gate| gate.table), branch.y)];
-        self.update(x, inputs, move |[y, norm, table], x| {
+        self.update("residual", x, inputs, move |[y, norm, table], x| {
             let (y, norm, table) = (y.f32(), norm.f32(), table.f32());
             let gate = gate.map(|gate| gate.in_table(&table));
             let branch = residual_norm::Branch { y: &y, norm: has_norm.then_some(&norm), gate, eps };
@@ -288,6 +230,7 @@ impl Backend for Cpu {
             norm.weight,
             or(norm.scale.map(|scale| scale.table), norm.weight),
         ];
+        in_place(verb, x, &inputs)?;
         let residual = x.memory();
         self.fill(&dims, inputs, move |[y, norm, gates, weight, scales], out| {
             let (y, norm, gates, weight, scales) = (y.f32(), norm.f32(), gates.f32(), weight.f32(), scales.f32());
@@ -302,7 +245,7 @@ impl Backend for Cpu {
     fn qk_norm_rope(&self, qkv: &mut CpuTensor, heads: Heads, how: QkNormRope<'_, CpuTensor>) -> Result<()> {
         let QkNormRope { q_norm, k_norm, eps, rotation, pairs } = how;
         shapes::qk_norm_rope(qkv.shape(), heads, q_norm.shape(), k_norm.shape(), rotation.shape())?;
-        self.update(qkv, [q_norm, k_norm, rotation], move |[q_norm, k_norm, rotation], qkv| {
+        self.update("qk_norm_rope", qkv, [q_norm, k_norm, rotation], move |[q_norm, k_norm, rotation], qkv| {
             let (q_norm, k_norm, table) = (q_norm.f32(), k_norm.f32(), rotation.f32());
             let rotation = qk_norm_rope::Rotation { q_norm: &q_norm, k_norm: &k_norm, eps, table: &table, pairs };
             qk_norm_rope::qk_norm_rope(qkv, heads, rotation);
@@ -312,6 +255,9 @@ impl Backend for Cpu {
 
     fn attention(&self, qkv: &CpuTensor, heads: Heads, mask: Mask<'_, CpuTensor>) -> Result<CpuTensor> {
         let shape @ [_, tokens, _] = shapes::attention(qkv.shape(), heads, mask.lengths.map(|l| l.shape()))?;
+        if let Some(lengths) = mask.lengths {
+            shapes::typed("attention", "the key lengths", lengths.dtype(), DType::U32)?;
+        }
         let (causal, ragged) = (mask.causal, mask.lengths.is_some());
         self.fill(&shape, [qkv, or(mask.lengths, qkv)], move |[qkv, lengths], out| {
             let lengths = ragged.then(|| lengths.u32());
@@ -328,6 +274,7 @@ impl Backend for Cpu {
         w2: &CpuLinear,
     ) -> Result<CpuTensor> {
         let shape = shapes::timestep_embedding(times.shape(), step.shape(), w1.dims(), w2.dims())?;
+        shapes::typed("timestep_embedding", "the step", step.dtype(), DType::U32)?;
         let (w1, w2) = (w1.clone(), w2.clone());
         self.fill(&shape, [times, step], move |[times, step], out| {
             let times = times.f32();
@@ -371,8 +318,9 @@ impl Backend for Cpu {
 
     fn pad_rows(&self, x: &mut CpuTensor, token: &CpuTensor, lengths: &CpuTensor) -> Result<()> {
         shapes::pad_rows(x.shape(), token.shape(), lengths.shape())?;
+        shapes::typed("pad_rows", "the lengths", lengths.dtype(), DType::U32)?;
         let tokens = x.shape()[1];
-        self.update(x, [token, lengths], move |[token, lengths], x| {
+        self.update("pad_rows", x, [token, lengths], move |[token, lengths], x| {
             sequence::pad_rows(x, tokens, &token.f32(), &lengths.u32());
             Ok(())
         })
@@ -380,11 +328,11 @@ impl Backend for Cpu {
 
     fn join_sequence(&self, image: &CpuTensor, caption: &CpuTensor, captions: &CpuTensor) -> Result<CpuTensor> {
         let shape = shapes::join_sequence(image.shape(), caption.shape(), captions.shape())?;
+        shapes::typed("join_sequence", "the caption of each item", captions.dtype(), DType::U32)?;
         let size = |t: &CpuTensor| t.shape()[1] * t.shape()[2];
         let (image_item, caption_item) = (size(image), size(caption));
         self.fill(&shape, [image, caption, captions], move |[image, caption, captions], out| {
-            sequence::join_sequence((&image.f32(), image_item), (&caption.f32(), caption_item), &captions.u32(), out);
-            Ok(())
+            sequence::join_sequence((&image.f32(), image_item), (&caption.f32(), caption_item), &captions.u32(), out)
         })
     }
 
@@ -417,9 +365,11 @@ impl Backend for Cpu {
         step: &mut CpuTensor,
     ) -> Result<()> {
         shapes::guide_and_step(latents.shape(), prediction.shape(), table.shape(), step.shape())?;
+        shapes::typed("guide_and_step", "the step", step.dtype(), DType::U32)?;
         let item = latents.shape()[1..].iter().product();
+        apart("guide_and_step", step, &[latents, prediction, table])?;
         let counter = step.memory();
-        self.update(latents, [prediction, table], move |[prediction, table], latents| {
+        self.update("guide_and_step", latents, [prediction, table], move |[prediction, table], latents| {
             let table = table.f32();
             let row = table_row("guide_and_step", &table, 3, &counter.read())?.try_into().unwrap_or([0.0; 3]);
             guide_and_step::guide_and_step(latents, &prediction.f32(), row, item);
@@ -483,9 +433,8 @@ impl Backend for Cpu {
     }
 
     fn normalize_rgb8(&self, pixels: &CpuTensor) -> Result<CpuTensor> {
-        if pixels.dtype() != DType::U8 {
-            return Err(Error::shape("normalize_rgb8", format!("pixels must be U8, not {}", pixels.dtype())));
-        }
+        shapes::dims::<4>("normalize_rgb8", "the pixels", pixels.shape())?;
+        shapes::typed("normalize_rgb8", "the pixels", pixels.dtype(), DType::U8)?;
         self.fill(pixels.shape(), [pixels], |[pixels], out| {
             pictures::normalize_rgb8(pixels.u8(), out);
             Ok(())
@@ -493,6 +442,7 @@ impl Backend for Cpu {
     }
 
     fn to_rgb8(&self, x: &CpuTensor) -> Result<CpuTensor> {
+        shapes::dims::<4>("to_rgb8", "the picture", x.shape())?;
         let out = CpuTensor::uninit_u8(x.shape());
         let (input, pixels) = (x.memory(), out.memory());
         self.run(move || {

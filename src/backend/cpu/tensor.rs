@@ -177,6 +177,11 @@ impl CpuTensor {
         self.handle.memory.clone()
     }
 
+    /// Whether both are the same memory.
+    pub(super) fn shares(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.handle.memory.0, &other.handle.memory.0)
+    }
+
     /// A copy of the elements as they are now.
     pub(super) fn to_host(&self) -> HostTensor {
         match &*self.handle.memory.read() {

@@ -1,0 +1,147 @@
+//! Every verb against its definition, written out once more in f64 with nothing but loops and indices.
+//!
+//! The figure is `‖out − reference‖ / ‖reference‖`. F32 rounds to 6e-8 and sums here have up to a few thousand terms of
+//! either sign, so 1e-5 leaves room for the order of a sum and for nothing else.
+
+mod autoencoder;
+mod diffusion;
+mod order;
+mod tokens;
+
+use super::super::{Backend, DType, DeviceTensor, HostTensor};
+use super::{Cpu, CpuLinear, CpuTensor};
+use crate::conformance::{noise, relative_error};
+use crate::error::Result;
+use pollster::block_on;
+
+const TOLERANCE: f64 = 1e-5;
+
+/// Values between −`scale` and `scale`.
+fn random(seed: u64, shape: &[usize], scale: f32) -> HostTensor {
+    let values: Vec<f32> = noise(seed, shape.iter().product()).iter().map(|v| v * scale).collect();
+    HostTensor::from_f32(shape, &values)
+}
+
+/// Values for a weight near 1, where that matters: a forgotten weight shows.
+fn near_one(seed: u64, shape: &[usize]) -> HostTensor {
+    let values: Vec<f32> = noise(seed, shape.iter().product()).iter().map(|v| 1.0 + 0.5 * v).collect();
+    HostTensor::from_f32(shape, &values)
+}
+
+/// `tensor` rounded to `dtype`, in memory that is aligned to nothing when `odd`, and the rounded values.
+fn stored(tensor: &HostTensor, dtype: DType, odd: bool) -> (HostTensor, Vec<f64>) {
+    let mut bytes = vec![0xa5; usize::from(odd)];
+    let mut values = Vec::new();
+    for v in tensor.to_f32() {
+        match dtype {
+            DType::F16 => {
+                let v = half::f16::from_f32(v);
+                bytes.extend(v.to_le_bytes());
+                values.push(v.to_f64());
+            }
+            DType::Bf16 => {
+                let v = half::bf16::from_f32(v);
+                bytes.extend(v.to_le_bytes());
+                values.push(v.to_f64());
+            }
+            _ => {
+                bytes.extend(v.to_le_bytes());
+                values.push(f64::from(v));
+            }
+        }
+    }
+    let bytes = bytes::Bytes::from(bytes).slice(usize::from(odd)..);
+    (HostTensor::new(dtype, tensor.shape(), bytes).unwrap(), values)
+}
+
+fn f64s(tensor: &HostTensor) -> Vec<f64> {
+    tensor.to_f32().into_iter().map(f64::from).collect()
+}
+
+fn linear(parts: &[HostTensor], biases: &[HostTensor]) -> CpuLinear {
+    Cpu::new().upload_linear(parts, biases).unwrap()
+}
+
+fn silu(a: f64) -> f64 {
+    a / (1.0 + (-a).exp())
+}
+
+/// `x·Wᵀ + b`, `x` `[M, K]`, `w` `[N, K]`.
+fn naive_linear(x: &[f64], w: &[f64], bias: Option<&[f64]>, k: usize) -> Vec<f64> {
+    let (m, n) = (x.len() / k, w.len() / k);
+    let mut out = vec![0.0; m * n];
+    for i in 0..m {
+        for j in 0..n {
+            for l in 0..k {
+                out[i * n + j] += x[i * k + l] * w[j * k + l];
+            }
+            out[i * n + j] += bias.map_or(0.0, |bias| bias[j]);
+        }
+    }
+    out
+}
+
+/// `x / √(mean(x²) + eps)`.
+fn naive_rms(x: &[f64], eps: f64) -> Vec<f64> {
+    let mut squares = 0.0;
+    for v in x {
+        squares += v * v;
+    }
+    x.iter().map(|v| v / (squares / x.len() as f64 + eps).sqrt()).collect()
+}
+
+#[track_caller]
+fn expect(case: &dyn std::fmt::Debug, out: &[f32], reference: &[f64]) {
+    expect_within(case, out, reference, TOLERANCE);
+}
+
+#[track_caller]
+fn expect_within(case: &dyn std::fmt::Debug, out: &[f32], reference: &[f64], tolerance: f64) {
+    let reference: Vec<f32> = reference.iter().map(|&v| v as f32).collect();
+    assert!(reference.iter().any(|&v| v != 0.0), "{case:?}: a reference of zeros shows nothing");
+    let error = relative_error(out, &reference);
+    assert!(error <= tolerance, "{case:?}: {error:e} is more than {tolerance:e}");
+}
+
+/// What a verb left behind.
+struct Ran {
+    out: Vec<f32>,
+    /// The inputs afterwards: verbs may change them in place.
+    inputs: Vec<Vec<f32>>,
+}
+
+/// Calls a verb, and records and replays it, twice each: both must leave the same bits in what it returns and in its
+/// inputs, and recording alone must change nothing. Returns what the first call left.
+#[track_caller]
+fn both<const N: usize>(inputs: [HostTensor; N], verb: impl Fn(&Cpu, &mut [CpuTensor; N]) -> Result<CpuTensor>) -> Ran {
+    let b = Cpu::new();
+    let host = |tensor: &CpuTensor| block_on(b.download(tensor)).unwrap();
+    let upload = || inputs.each_ref().map(|input| b.upload(input).unwrap());
+    let (mut called, mut kept) = (upload(), upload());
+    let mut out = None;
+    let recording = b.record(|b| {
+        out = Some(verb(b, &mut kept)?);
+        Ok(())
+    });
+    let (recording, out) = (recording.unwrap(), out.unwrap());
+    for (kept, input) in kept.iter().zip(&inputs) {
+        assert_eq!(host(kept).bytes(), input.bytes(), "a verb ran while it was recorded");
+    }
+    let mut first = None;
+    for call in 0..2 {
+        let direct = verb(&b, &mut called);
+        let replayed = b.replay(&recording);
+        assert_eq!(direct.is_err(), replayed.is_err(), "call {call}: {direct:?}, {replayed:?}");
+        // Some verbs have an end, such as the last row of a table.
+        let Ok(direct) = direct else { break };
+        for (direct, replayed) in std::iter::once((&direct, &out)).chain(called.iter().zip(&kept)) {
+            let (direct, replayed) = (host(direct), host(replayed));
+            assert!(direct.bytes() == replayed.bytes(), "call {call}: a recording does not do what its verbs do");
+            assert_eq!((direct.dtype(), direct.shape()), (replayed.dtype(), replayed.shape()));
+        }
+        let ran =
+            || Ran { out: host(&direct).to_f32(), inputs: called.iter().map(|input| host(input).to_f32()).collect() };
+        first.get_or_insert_with(ran);
+    }
+    first.expect("the verb's first call succeeds")
+}
