@@ -168,6 +168,13 @@ pub trait Backend: Sized + Debug {
     /// The device in words.
     fn device(&self) -> String;
 
+    /// The type that products (`linear`, `swiglu`, `attention`, `conv2d` and the verbs that hold one) round their
+    /// operands to before they multiply them, F32 where they do not. Their sums are F32 whatever it is. What a result
+    /// may be off by follows from it; [`crate::conformance`] reads it.
+    fn operands(&self) -> DType {
+        DType::F32
+    }
+
     // ---- memory ------------------------------------------------------------------------------------------------
 
     /// Copies a tensor to the device as it is stored. Takes effect at once, also inside [`Backend::record`].
