@@ -24,6 +24,8 @@ const LFS_POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
 pub struct ModelFolder {
     name: String,
     source: Source,
+    /// Files that stand in for those of the source, or beside them.
+    replaced: Vec<(String, Bytes)>,
 }
 
 #[derive(Clone)]
@@ -47,7 +49,7 @@ impl ModelFolder {
             let problem = format!("expected a diffusers folder (the one with {INDEX}), found a single file");
             return Err(Error::file(path, problem));
         }
-        let folder = Self { name: display_name(path), source: Source::Disk(path.to_owned()) };
+        let folder = Self { name: display_name(path), source: Source::Disk(path.to_owned()), replaced: Vec::new() };
         if !folder.exists(INDEX) {
             return Err(Error::file(path, no_index(path)));
         }
@@ -58,7 +60,13 @@ impl ModelFolder {
     /// A model that is compiled into the program: pairs of a path inside the folder, such as `vae/config.json`, and the
     /// bytes of that file.
     pub fn in_memory(name: &str, files: &'static [(&'static str, &'static [u8])]) -> Self {
-        Self { name: name.to_owned(), source: Source::Memory(files) }
+        Self { name: name.to_owned(), source: Source::Memory(files), replaced: Vec::new() }
+    }
+
+    /// This model under another name, with `files` (pairs of a path inside the folder and that file's bytes) in the
+    /// place of those that it has, or beside them. Only in memory: nothing is written.
+    pub fn with_files(&self, name: &str, files: Vec<(String, Bytes)>) -> Self {
+        Self { name: name.to_owned(), source: self.source.clone(), replaced: [files, self.replaced.clone()].concat() }
     }
 
     /// What to call the model when talking to the user.
@@ -76,6 +84,9 @@ impl ModelFolder {
 
     /// Whether there is a file of this path, relative to the folder and with `/` between its parts.
     pub fn exists(&self, relative: &str) -> bool {
+        if self.replacement(relative).is_some() {
+            return true;
+        }
         match &self.source {
             Source::Disk(root) => stays_inside(relative) && root.join(relative).is_file(),
             Source::Memory(files) => files.iter().any(|(path, _)| *path == relative),
@@ -89,6 +100,9 @@ impl ModelFolder {
     /// [`Error::Io`] for what the system reports, [`Error::File`] when there is no such file, when it is not a file, or
     /// when it is the pointer that git-lfs leaves in place of one.
     pub fn read(&self, relative: &str) -> Result<Bytes> {
+        if let Some(bytes) = self.replacement(relative) {
+            return Ok(bytes.clone());
+        }
         let path = self.path(relative);
         if !stays_inside(relative) {
             return Err(Error::file(&path, "expected a path inside the model's folder"));
@@ -104,6 +118,10 @@ impl ModelFolder {
             return Err(Error::file(&path, "this is a git-lfs pointer, not the file itself; run git lfs pull"));
         }
         Ok(bytes)
+    }
+
+    fn replacement(&self, relative: &str) -> Option<&Bytes> {
+        self.replaced.iter().find(|(path, _)| path == relative).map(|(_, bytes)| bytes)
     }
 
     /// The names of the files in one folder of the model, for messages that say what was found; empty when it cannot be
@@ -237,6 +255,19 @@ mod tests {
         assert!(error.starts_with("emoji/vae/nothing: there is no such file"), "{error}");
         assert!(folder.read("vae/weights.safetensors").unwrap_err().to_string().contains("run git lfs pull"));
         assert_eq!(format!("{folder:?}"), "ModelFolder(emoji, 3 files in memory)");
+    }
+
+    #[test]
+    fn files_are_replaced_and_added_in_memory_only() {
+        let file = |path: &str, text: &'static str| (path.to_owned(), Bytes::from(text));
+        let folder = ModelFolder::in_memory("emoji", FILES);
+        let other = folder.with_files("other", vec![file("vae/config.json", "{}"), file("vae/new.json", "[]")]);
+        assert_eq!((other.name(), other.path("a")), ("other", PathBuf::from("other/a")));
+        assert_eq!(other.read("vae/config.json").unwrap(), "{}");
+        assert!(other.exists("vae/new.json") && other.exists("model_index.json") && !other.exists("vae"));
+        assert_eq!(other.with_files("third", vec![file("vae/new.json", "1")]).read("vae/new.json").unwrap(), "1");
+        assert_eq!(folder.read("vae/config.json").unwrap(), "{\"a\": 1}");
+        assert!(!folder.exists("vae/new.json"));
     }
 
     #[test]
