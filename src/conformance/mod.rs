@@ -1,7 +1,54 @@
-//! What a backend must do to be called right, for anyone who writes one: measures, and laws that hold for every backend.
+//! What a backend must do to be called right, for anyone who writes or ports one.
 //!
+//! [`compare`] runs every verb of two backends on the same inputs and returns a [`Report`]: how far apart they are, how
+//! far they may be, and why. [`cpu`](crate::backend::cpu) is the executable meaning of the verbs and the usual reference;
+//! two GPUs can be compared as well. [`compare_pipelines`] does the same for the stages of a model and for whole
+//! pictures, [`beyond_f16`] makes a model harder without changing its pictures, and [`compare_all`] does everything.
+//!
+//! A backend of your own is proved by a test of a few lines:
+//!
+//! ```
+//! use zimage::backend::cpu::Cpu;
+//! use zimage::conformance::{Options, compare};
+//!
+//! # use Cpu as MyBackend;
+//! let options = Options { filter: "linear/odd".into(), ..Options::default() }; // leave the filter out for all verbs
+//! let report = pollster::block_on(compare(&Cpu::new(), &MyBackend::new(), &options))?;
+//! assert!(report.passed(), "{report}");
+//! # assert_eq!(report.cases(), 2);
+//! # Ok::<(), zimage::Error>(())
+//! ```
+//!
+//! # Cases
+//! Each verb has cases of the widths that Z-Image has (with fewer tokens than a picture of 1024×1024, unless
+//! [`Options::full`]) and awkward ones: one token, ragged lengths, odd widths, sizes that no tile divides, activations of
+//! 10⁴ and far more, values where eps decides. Weights come in F32, F16 and BF16. Inputs are random, of one seed and the
+//! case's name, and are rounded beforehand to what both backends hold, so that only the verb's own arithmetic is
+//! compared. Every result is computed in memory that was poisoned as far as the trait allows, once by calling the verb
+//! and once by recording and replaying it, which must not make a difference.
+//!
+//! Of a backend the suite expects, beyond what the verbs say: a tensor that is uploaded in the type of the backend's
+//! activations can be used as one, and a tensor that was made in a recording can be downloaded after a replay for as
+//! long as tensor and recording are kept.
+//!
+//! # Tolerances
 //! Values are compared as whole tensors by [`relative_error`], never element by element: rounding spreads over a tensor,
-//! and a single small element says little about it.
+//! and a single small element says little about it. What is tolerated depends on the types that the coarser of the two
+//! backends rounds to: that of its activations, found by looking at a verb's result, and [`Backend::operands`] of its
+//! products. Every figure comes with its reason, in the report as well.
+
+mod case;
+mod compare;
+mod overflow;
+mod pipelines;
+mod report;
+mod tolerance;
+mod verbs;
+
+pub use compare::{Options, compare};
+pub use overflow::beyond_f16;
+pub use pipelines::{compare_all, compare_pipelines};
+pub use report::{Outcome, Report, Row};
 
 use crate::backend::{Backend, Branch, HostTensor, RmsNorm};
 use crate::error::Result;
@@ -38,9 +85,10 @@ pub fn noise(seed: u64, count: usize) -> Vec<f32> {
 /// Those of the backend.
 pub async fn replay_error<B: Backend>(b: &B, seed: u64) -> Result<f64> {
     let (tokens, width) = (5, 48);
+    let activations = tolerance::activation_type(b)?;
     let upload = |salt: u64, shape: &[usize]| {
         let values = noise(seed ^ salt, shape.iter().product());
-        b.upload(&HostTensor::from_f32(shape, &values))
+        b.upload(&case::host(activations, shape, &values))
     };
     let matrix =
         |salt: u64| b.upload_linear(&[HostTensor::from_f32(&[width, width], &noise(seed ^ salt, width * width))], &[]);

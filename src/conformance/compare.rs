@@ -1,0 +1,157 @@
+//! Runs the cases on two backends, one case at a time.
+
+use super::case::{Case, Inputs};
+use super::report::{Outcome, Report};
+use super::tolerance::{EQUAL, Precision, Tolerance};
+use super::{relative_error, replay_error, verbs};
+use crate::backend::{Backend, DType, HostTensor};
+use crate::error::Result;
+
+/// What to compare, and on which inputs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// What the inputs are made from: the same seed makes the same inputs.
+    pub seed: u64,
+    /// Only cases whose name (`attention/causal-gqa-257`) holds this text; empty for all.
+    pub filter: String,
+    /// Adds the cases of real size: those of a 1024×1024 picture, for GPUs. They take minutes on a CPU.
+    pub full: bool,
+    /// Also records and replays every case; the results have to equal those of calling its verbs. On by default.
+    pub replay: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { seed: 0, filter: String::new(), full: false, replay: true }
+    }
+}
+
+/// Compares every verb of `candidate` with that of `reference`, on the same inputs. What the candidate refuses is a
+/// failure in the report.
+///
+/// # Errors
+/// Those of the reference, which leave nothing to compare with.
+pub async fn compare<A, B>(reference: &A, candidate: &B, options: &Options) -> Result<Report>
+where
+    A: Backend + 'static,
+    B: Backend + 'static,
+{
+    let (own, other) = (Precision::of(reference)?, Precision::of(candidate)?);
+    let precision = own.coarser(other);
+    let inputs = |activations| Inputs { seed: options.seed, precision, activations, poison: false };
+    let (expect, inputs) = (inputs(own.activations), inputs(other.activations));
+    let mut report = empty(reference, candidate, precision, options);
+    let cases = verbs::suite::<A>(options.full).cases.into_iter().zip(verbs::suite::<B>(options.full).cases);
+    for (known, case) in cases.filter(|(case, _)| case.name.contains(&options.filter)) {
+        let expected = called(reference, &known, expect).await?;
+        let result = examine(candidate, &case, inputs, &expected, options.replay).await;
+        report.add(case.verb, outcome(case.name, case.tolerance, precision, result));
+    }
+    let law = "replay/twice";
+    if options.replay && law.contains(&options.filter) {
+        let result = replay_error(candidate, options.seed).await.map(|error| Finding { error, problem: None });
+        report.add("replay", outcome(law.into(), EQUAL, precision, result));
+    }
+    Ok(report)
+}
+
+/// What was found out about a case.
+pub(super) struct Finding {
+    pub error: f64,
+    pub problem: Option<String>,
+}
+
+/// A report without rows.
+pub(super) fn empty<A: Backend, B: Backend>(
+    reference: &A,
+    candidate: &B,
+    precision: Precision,
+    options: &Options,
+) -> Report {
+    Report {
+        reference: format!("{} ({})", reference.name(), reference.device()),
+        candidate: format!("{} ({})", candidate.name(), candidate.device()),
+        seed: options.seed,
+        activations: precision.activations.to_string(),
+        operands: precision.operands.to_string(),
+        rows: Vec::new(),
+    }
+}
+
+/// A case's finding, or what the candidate refused it with, against its tolerance.
+pub(super) fn outcome(case: String, tolerance: Tolerance, at: Precision, result: Result<Finding>) -> Outcome {
+    let refused = |error: crate::Error| Finding { error: f64::INFINITY, problem: Some(error.to_string()) };
+    let Finding { error, problem } = result.unwrap_or_else(refused);
+    Outcome { case, error, tolerance: tolerance.at(at), reason: tolerance.reason.to_owned(), problem }
+}
+
+/// Runs a case on the candidate: recorded, then called, each on poisoned memory.
+async fn examine<B: Backend>(
+    b: &B,
+    case: &Case<B>,
+    inputs: Inputs,
+    expected: &[HostTensor],
+    replay: bool,
+) -> Result<Finding> {
+    let mut by_replay = None;
+    if replay {
+        poison(b, case, inputs).await?;
+        by_replay = Some(replayed(b, case, inputs).await?);
+    }
+    poison(b, case, inputs).await?;
+    let by_call = called(b, case, inputs).await?;
+    let mut finding = difference(&by_call, expected);
+    if let (Some(by_replay), None) = (by_replay, &finding.problem) {
+        let change = difference(&by_replay, &by_call);
+        if change.error != 0.0 && finding.error.is_finite() {
+            finding.problem = Some(format!("replayed, it differs by {:.2e} from the same verbs called", change.error));
+        }
+    }
+    Ok(finding)
+}
+
+/// Leaves memory without a right value in it behind; see [`super::case`].
+async fn poison<B: Backend>(b: &B, case: &Case<B>, inputs: Inputs) -> Result<()> {
+    drop(case.prepare(b, Inputs { poison: true, ..inputs })?(b)?);
+    b.wait(b.event()?).await
+}
+
+/// The results of calling a case's verbs.
+async fn called<B: Backend>(b: &B, case: &Case<B>, inputs: Inputs) -> Result<Vec<HostTensor>> {
+    let steps = case.prepare(b, inputs)?;
+    download(b, &steps(b)?).await
+}
+
+/// The results of recording a case's verbs and replaying them once.
+async fn replayed<B: Backend>(b: &B, case: &Case<B>, inputs: Inputs) -> Result<Vec<HostTensor>> {
+    let steps = case.prepare(b, inputs)?;
+    let mut results = Vec::new();
+    let recording = b.record(|b| {
+        results = steps(b)?;
+        Ok(())
+    })?;
+    b.replay(&recording)?;
+    download(b, &results).await
+}
+
+async fn download<B: Backend>(b: &B, tensors: &[B::Tensor]) -> Result<Vec<HostTensor>> {
+    let mut results = Vec::with_capacity(tensors.len());
+    for tensor in tensors {
+        results.push(b.download(tensor).await?);
+    }
+    Ok(results)
+}
+
+/// The largest relative error among several results; shapes and kinds of elements have to agree.
+fn difference(results: &[HostTensor], expected: &[HostTensor]) -> Finding {
+    let mut finding = Finding { error: 0.0, problem: None };
+    for (result, expected) in results.iter().zip(expected) {
+        let whole = |dtype| matches!(dtype, DType::U8 | DType::U32).then_some(dtype);
+        if result.shape() != expected.shape() || whole(result.dtype()) != whole(expected.dtype()) {
+            let problem = format!("the result is {result:?}, not {expected:?}");
+            return Finding { error: f64::INFINITY, problem: Some(problem) };
+        }
+        finding.error = finding.error.max(relative_error(&result.to_f32(), &expected.to_f32()));
+    }
+    finding
+}

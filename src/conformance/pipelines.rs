@@ -1,0 +1,279 @@
+//! The stages of a model, and whole pictures, on two backends.
+//!
+//! Each stage is given the same inputs on both, so that a report says in which stage, and in which block of it, the two
+//! part.
+
+use super::case::host;
+use super::compare::{Finding, Options, compare, empty, outcome};
+use super::report::Report;
+use super::tolerance::{PICTURE, Precision, STAGE, Tolerance, activation_type};
+use super::{beyond_f16, noise, relative_error};
+use crate::backend::{Backend, Branch, DeviceTensor, HostTensor};
+use crate::error::Result;
+use crate::model::Model;
+use crate::model::transformer::{Clock, Stage, padded};
+use crate::pipeline::Pipeline;
+use crate::pipeline::request::Request;
+use std::ops::ControlFlow;
+
+/// One prompt within the 32 tokens that captions are padded to, one past them: a ragged batch.
+const PROMPTS: [&str; 2] = [
+    "a red fox",
+    "two owls on a wooden table beside a river, in the light of a summer morning, painted with thick strokes of oil \
+     in green, orange and a little blue, with mountains and a small village far behind them",
+];
+
+/// Compares everything there is: the verbs, then the stages and the pictures of each of `models` and of what
+/// [`beyond_f16`] makes of it. `reference` and `candidate` start a backend; it is called once for the verbs and once for
+/// each model.
+///
+/// # Errors
+/// Those of the reference and of the models' files, and the candidate's when it cannot be started or cannot hold a
+/// model.
+pub async fn compare_all<A, B>(
+    reference: impl AsyncFn() -> Result<A>,
+    candidate: impl AsyncFn() -> Result<B>,
+    models: &[Model],
+    options: &Options,
+) -> Result<Report>
+where
+    A: Backend + 'static,
+    B: Backend + 'static,
+{
+    let mut report = compare(&reference().await?, &candidate().await?, options).await?;
+    for model in models {
+        let kinds: [(&str, &dyn Fn() -> Result<Model>); 2] =
+            [("", &|| Ok(model.clone())), ("-beyond-f16", &|| beyond_f16(model))];
+        for (suffix, make) in kinds {
+            let name = format!("{}{suffix}", model.name());
+            if !STAGES.iter().any(|stage| chosen(stage, &name, options)) {
+                continue;
+            }
+            let model = make()?;
+            let known = Pipeline::load(reference().await?, &model)?;
+            let other = Pipeline::load(candidate().await?, &model)?;
+            report.append(compare_pipelines(&name, &known, &other, options).await?);
+        }
+    }
+    Ok(report)
+}
+
+/// The stages, as rows of a report.
+const STAGES: [&str; 4] = ["text_encoder", "transformer", "vae", "picture"];
+
+/// Whether a stage of a model runs: when the filter is part of `stage/model`, or goes on from it.
+fn chosen(stage: &str, model: &str, options: &Options) -> bool {
+    let name = format!("{stage}/{model}/");
+    name.contains(&options.filter) || options.filter.starts_with(&name)
+}
+
+/// What a stage returned at one place, in F32, without rows that have no meaning.
+struct Seen {
+    place: String,
+    values: Vec<f32>,
+}
+
+/// Compares the stages of one model, which both pipelines have loaded, and two of its pictures: without and with
+/// guidance. `model` is its name, for the report. The cases are `text_encoder/<model>/block-<i>`,
+/// `transformer/<model>/…` for every place of [`Stage`] and the velocity, `vae/<model>/decode` and `…/encode`, and
+/// `picture/<model>/plain` and `…/guided`; a picture's error is its root mean square error over 255, so that 0.01 is
+/// 40 dB PSNR. With [`Options::full`] pictures are of the model's own size and steps.
+///
+/// # Errors
+/// Those of the reference, which leave nothing to compare with.
+pub async fn compare_pipelines<A: Backend, B: Backend>(
+    model: &str,
+    reference: &Pipeline<A>,
+    candidate: &Pipeline<B>,
+    options: &Options,
+) -> Result<Report> {
+    let precision = Precision::of(reference.backend())?.coarser(Precision::of(candidate.backend())?);
+    let mut report = empty(reference.backend(), candidate.backend(), precision, options);
+    let prompts = PROMPTS.map(|prompt| reference.tokenizer().encode(prompt).map(|tokens| tokens.ids));
+    let prompts = prompts.into_iter().collect::<Result<Vec<_>>>()?;
+    let mut compare = |stage: &str, tolerance: Tolerance, known: Vec<Seen>, other: Result<Vec<Seen>>| {
+        let others = match other {
+            Ok(others) => others,
+            Err(error) => {
+                report.add(stage, outcome(format!("{stage}/{model}"), tolerance, precision, Err(error)));
+                return;
+            }
+        };
+        let measure = if stage == "picture" { picture_error } else { relative_error };
+        for (known, other) in known.into_iter().zip(others) {
+            let name = format!("{stage}/{model}/{}", known.place);
+            if name.contains(&options.filter) {
+                let finding = Finding { error: measure(&other.values, &known.values), problem: None };
+                report.add(stage, outcome(name, tolerance, precision, Ok(finding)));
+            }
+        }
+    };
+    let [text, transformer, vae, picture] = STAGES;
+    if chosen(text, model, options) {
+        compare(text, STAGE, text_encoder(reference, &prompts).await?, text_encoder(candidate, &prompts).await);
+    }
+    if chosen(transformer, model, options) {
+        let captions = captions(reference, &prompts, precision, options.seed);
+        let known = transformer_step(reference, &captions, options).await?;
+        compare(transformer, STAGE, known, transformer_step(candidate, &captions, options).await);
+    }
+    if chosen(vae, model, options) {
+        compare(vae, STAGE, autoencoder(reference, options).await?, autoencoder(candidate, options).await);
+    }
+    if chosen(picture, model, options) {
+        compare(picture, PICTURE, pictures(reference, options).await?, pictures(candidate, options).await);
+    }
+    Ok(report)
+}
+
+/// Root mean square error over 255.
+fn picture_error(picture: &[f32], reference: &[f32]) -> f64 {
+    let power: f64 = reference.iter().map(|&v| f64::from(v) * f64::from(v)).sum();
+    let length = reference.len() as f64;
+    let rms = if power > 0.0 { (power / length).sqrt() } else { 1.0 / length.sqrt() };
+    relative_error(picture, reference) * rms / 255.0
+}
+
+/// A copy of an activation that changes in place later: the branch added to zeros.
+fn copy<B: Backend>(b: &B, x: &B::Tensor) -> Result<B::Tensor> {
+    let width = x.shape().last().copied().unwrap_or(1);
+    let rows = x.shape().iter().product::<usize>() / width.max(1);
+    let mut zeros = b.upload(&host(activation_type(b)?, &[1, rows, width], &vec![0.0; rows * width]))?;
+    let x = x.reshaped(&[1, rows, width])?;
+    b.residual(&mut zeros, Branch { y: &x, norm: None, gate: None, eps: 0.0 })?;
+    Ok(zeros)
+}
+
+/// Tensors that were seen on the way, with the rows of each item that have a meaning (empty: all of them).
+struct Places<B: Backend>(Vec<(String, Vec<usize>, B::Tensor)>);
+
+impl<B: Backend> Places<B> {
+    fn push(&mut self, b: &B, place: String, rows: &[usize], x: &B::Tensor) -> Result<()> {
+        self.0.push((place, rows.to_vec(), copy(b, x)?));
+        Ok(())
+    }
+
+    async fn download(self, b: &B) -> Result<Vec<Seen>> {
+        let mut seen = Vec::with_capacity(self.0.len());
+        for (place, rows, tensor) in self.0 {
+            let values = b.download(&tensor).await?.to_f32();
+            let width = tensor.shape()[2];
+            let item = values.len() / rows.len().max(1);
+            let kept = |(values, rows): (&[f32], &usize)| values[..(rows * width).min(values.len())].to_vec();
+            let values = if rows.is_empty() { values } else { values.chunks(item).zip(&rows).flat_map(kept).collect() };
+            seen.push(Seen { place, values });
+        }
+        Ok(seen)
+    }
+}
+
+async fn text_encoder<B: Backend>(pipeline: &Pipeline<B>, prompts: &[Vec<u32>]) -> Result<Vec<Seen>> {
+    let (b, (encoder, ..)) = (pipeline.backend(), pipeline.networks());
+    let lengths: Vec<usize> = prompts.iter().map(Vec::len).collect();
+    let tokens = padded(lengths.iter().copied().max().unwrap_or(0));
+    let mut places = Places(Vec::new());
+    encoder.forward(b, prompts, tokens, &mut |i, x| places.push(b, format!("block-{i}"), &lengths, x))?;
+    places.download(b).await
+}
+
+/// Text features as a transformer reads them, on the host.
+struct Captions {
+    shape: [usize; 3],
+    values: Vec<f32>,
+    lengths: Vec<usize>,
+}
+
+/// Random ones: what the text encoder makes of the prompts is compared before.
+fn captions<B: Backend>(pipeline: &Pipeline<B>, prompts: &[Vec<u32>], precision: Precision, seed: u64) -> Captions {
+    let lengths: Vec<usize> = prompts.iter().map(Vec::len).collect();
+    let tokens = padded(lengths.iter().copied().max().unwrap_or(0));
+    let shape = [prompts.len(), tokens, pipeline.config().transformer.cap_feat_dim];
+    let values = noise(seed ^ 0xca97, shape.iter().product());
+    Captions { shape, values: values.into_iter().map(|v| precision.round(v)).collect(), lengths }
+}
+
+/// One call as guidance makes it: one picture with two captions of unequal length.
+async fn transformer_step<B: Backend>(
+    pipeline: &Pipeline<B>,
+    captions: &Captions,
+    options: &Options,
+) -> Result<Vec<Seen>> {
+    let (b, (_, transformer, _)) = (pipeline.backend(), pipeline.networks());
+    let config = &pipeline.config().transformer;
+    let size = if options.full {
+        let [_, height, width] =
+            pipeline.latent_size(pipeline.config().defaults.width, pipeline.config().defaults.height);
+        [height, width]
+    } else {
+        // 60 patches, so that there is padding.
+        [6 * config.patch_size, 10 * config.patch_size]
+    };
+    let items = captions.lengths.len();
+    let image = padded(size[0] / config.patch_size * (size[1] / config.patch_size));
+    let caption_rows: Vec<usize> = captions.lengths.iter().map(|&length| padded(length)).collect();
+    let rows: Vec<usize> = caption_rows.iter().map(|caption| image + caption).collect();
+
+    let mut places = Places(Vec::new());
+    let mut probe = |stage: Stage, x: &B::Tensor| match stage {
+        Stage::Timestep => places.push(b, "timestep".into(), &[], x),
+        Stage::EmbedPatches => places.push(b, "embed_patches".into(), &[], x),
+        Stage::EmbedCaption => places.push(b, "embed_caption".into(), &caption_rows, x),
+        Stage::NoiseRefiner(i) => places.push(b, format!("noise_refiner-{i}"), &[], x),
+        Stage::ContextRefiner(i) => places.push(b, format!("context_refiner-{i}"), &caption_rows, x),
+        Stage::Layer(i) => places.push(b, format!("layer-{i}"), &rows, x),
+    };
+    let features = b.upload(&host(activation_type(b)?, &captions.shape, &captions.values))?;
+    let refined = transformer.captions(b, &features, &captions.lengths, &mut probe)?;
+    let sequence = transformer.sequence(b, &refined, 1, &(0..items).collect::<Vec<_>>(), size)?;
+    let shape = [1, config.in_channels, size[0], size[1]];
+    let latents = b.upload(&HostTensor::from_f32(&shape, &noise(options.seed ^ 0x1a7e, shape.iter().product())))?;
+    let times = b.upload(&HostTensor::from_f32(&[1, 1], &[0.3 * config.t_scale as f32]))?;
+    let step = b.upload(&HostTensor::from_u32(&[1], &[0]))?;
+    let clock = Clock { times: &times, step: &step };
+    let velocity = transformer.forward(b, &latents, clock, &refined, &sequence, &mut probe)?;
+    let velocity = b.download(&velocity).await?.to_f32();
+    let mut seen = places.download(b).await?;
+    seen.push(Seen { place: "velocity".into(), values: velocity });
+    Ok(seen)
+}
+
+async fn autoencoder<B: Backend>(pipeline: &Pipeline<B>, options: &Options) -> Result<Vec<Seen>> {
+    let (b, (.., vae)) = (pipeline.backend(), pipeline.networks());
+    let config = pipeline.config();
+    let factor = config.vae.scale_factor();
+    let [height, width] =
+        if options.full { [config.defaults.height / factor, config.defaults.width / factor] } else { [7, 10] };
+    let shape = [1, config.vae.latent_channels, height, width];
+    let latents = HostTensor::from_f32(&shape, &noise(options.seed ^ 0xdec0, shape.iter().product()));
+    let decoded = vae.decode_unrounded(b, &b.upload(&latents)?)?;
+    let decoded = Seen { place: "decode".into(), values: b.download(&decoded).await?.to_f32() };
+
+    let shape = [1, height * factor, width * factor, 3];
+    let levels = noise(options.seed ^ 0xe0c0, shape.iter().product());
+    let pixels: Vec<u8> = levels.into_iter().map(|v| ((v + 1.0) * 127.99) as u8).collect();
+    let encoded = vae.encode(b, &b.upload(&HostTensor::from_u8(&shape, &pixels))?)?;
+    let encoded = Seen { place: "encode".into(), values: b.download(&encoded).await?.to_f32() };
+    Ok(vec![decoded, encoded])
+}
+
+async fn pictures<B: Backend>(pipeline: &Pipeline<B>, options: &Options) -> Result<Vec<Seen>> {
+    let multiple = pipeline.config().size_multiple();
+    let mut request = Request { seed: options.seed, ..Request::new(PROMPTS[0]) };
+    if !options.full {
+        (request.width, request.height, request.steps) = (Some(8 * multiple), Some(6 * multiple), Some(4));
+    }
+    let guided = Request {
+        negative: vec!["a blurred photograph".into()],
+        guidance: Some(3.0),
+        cfg_normalization: 1.0,
+        ..request.clone()
+    };
+    let mut seen = Vec::new();
+    for (place, request) in [("plain", request), ("guided", guided)] {
+        let job = request.check(pipeline.config())?;
+        let drawn = pipeline.generate(&job, &mut |_| ControlFlow::Continue(())).await?;
+        let values = drawn.pictures.iter().flat_map(HostTensor::to_f32).collect();
+        seen.push(Seen { place: place.into(), values });
+    }
+    Ok(seen)
+}

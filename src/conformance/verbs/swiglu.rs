@@ -1,0 +1,30 @@
+//! `swiglu`: both feed-forward widths, and gates so large that an exponential overflows.
+
+use super::super::case::{Suite, steps};
+use super::super::tolerance::GATED_PRODUCT;
+use crate::backend::{Backend, DType};
+
+pub(super) fn cases<B: Backend + 'static>(suite: &mut Suite<B>) {
+    for (name, tokens, k, f, dtype, scale) in [
+        ("one-token", 1, 256, 384, DType::Bf16, 1.0),
+        ("33-tokens", 33, 256, 682, DType::Bf16, 1.0),
+        ("257-tokens", 257, 64, 130, DType::F16, 2.0),
+        ("slice-width-3840", 65, 3840, 160, DType::Bf16, 1.0),
+        ("odd-widths", 19, 61, 37, DType::Bf16, 3.0),
+        ("odd-widths-f32", 3, 7, 1, DType::F32, 1.0),
+        // The product of the two is 1e8: past F16 by far, as in Z-Image's deep blocks.
+        ("bf16-activations-1e4", 64, 384, 256, DType::Bf16, 1e4),
+        ("f32-activations-1e5", 33, 128, 96, DType::F32, 1e5),
+        ("full", 4224, 3840, 10_240, DType::Bf16, 1.0),
+    ] {
+        if !suite.wants(name) {
+            continue;
+        }
+        suite.add("swiglu", name, GATED_PRODUCT, move |s| {
+            let x = s.activation(&[1, tokens, k], scale)?;
+            let (gate, up) = (s.matrix(dtype, f, k), s.matrix(dtype, f, k));
+            let w = s.b.upload_swiglu(&gate, &up)?;
+            steps(move |b: &B| Ok(vec![b.swiglu(&x, &w)?]))
+        });
+    }
+}
