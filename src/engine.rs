@@ -2,6 +2,7 @@
 
 use crate::backend::Backend;
 use crate::backend::cpu::Cpu;
+use crate::conformance::{self, Report, compare_all};
 use crate::error::{Error, Result};
 use crate::image::{Image, Info};
 use crate::model::Model;
@@ -26,6 +27,16 @@ pub enum BackendChoice {
 impl BackendChoice {
     /// Every choice with its name.
     pub const NAMES: [(&'static str, BackendChoice); 2] = [("auto", BackendChoice::Auto), ("cpu", BackendChoice::Cpu)];
+
+    /// The backends themselves, whether or not this machine has their device.
+    pub fn built_in() -> impl Iterator<Item = BackendChoice> {
+        Self::NAMES.iter().map(|(_, choice)| *choice).filter(|choice| *choice != BackendChoice::Auto)
+    }
+
+    /// The name in [`BackendChoice::NAMES`].
+    pub fn name(self) -> &'static str {
+        Self::NAMES.iter().find(|(_, choice)| *choice == self).map_or("", |(name, _)| *name)
+    }
 }
 
 impl FromStr for BackendChoice {
@@ -37,6 +48,35 @@ impl FromStr for BackendChoice {
             Error::Request(format!("there is no backend {name:?}; choose one of {known}"))
         })
     }
+}
+
+/// Runs `$body` with `$start` bound to what starts the chosen backend: one line a backend.
+macro_rules! with_backend {
+    ($choice:expr, $start:ident => $body:expr) => {
+        match $choice {
+            BackendChoice::Auto | BackendChoice::Cpu => {
+                let $start = async || Ok(Cpu::new());
+                $body
+            }
+        }
+    };
+}
+
+/// Holds one backend against another: every verb, and the stages and pictures of `models`, as
+/// [`conformance::compare_all`] says.
+///
+/// # Errors
+/// [`Error::Device`] when this machine lacks a device or it cannot hold a model, those of the models' files, and those of
+/// the reference.
+pub async fn parity(
+    reference: BackendChoice,
+    candidate: BackendChoice,
+    models: &[Model],
+    options: &conformance::Options,
+) -> Result<Report> {
+    with_backend!(reference, known => {
+        with_backend!(candidate, other => compare_all(known, other, models, options).await)
+    })
 }
 
 /// A model that is loaded and ready to draw.

@@ -24,10 +24,11 @@
 //! | [`model`] | the three networks, and what their config files say |
 //! | [`weights`] | files → named tensors |
 //! | [`backend`] | the verbs, each defined by a formula with shapes and types; [`backend::cpu`] is their meaning in plain Rust |
-//! | [`conformance`] | what a backend must do to be called right |
+//! | [`conformance`] | what a backend must do to be called right: cases for every verb, every stage and whole pictures |
 //!
 //! Each room knows only those to the right of it: engine → pipeline → model → backend (the trait), with weights beside
-//! model. `pipeline` and `model` never name a backend, backends never see Z-Image or each other.
+//! model. `pipeline` and `model` never name a backend, backends never see Z-Image or each other. `conformance` stands
+//! beside the engine: it compares any two backends, and any two pipelines, without naming one.
 //!
 //! # The way of a prompt
 //!
@@ -51,7 +52,7 @@ pub mod model;
 pub mod pipeline;
 pub mod weights;
 
-pub use engine::{BackendChoice, Engine, Output};
+pub use engine::{BackendChoice, Engine, Output, parity};
 pub use error::{Error, ErrorKind, Result};
 pub use image::{Image, Info, PngText};
 pub use model::Model;

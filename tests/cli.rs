@@ -64,7 +64,7 @@ fn help_and_version() {
     let folder = tempdir().unwrap();
     let (version, _) = succeeds(folder.path(), &["--version"]);
     assert_eq!(version, format!("zimage {}\n", env!("CARGO_PKG_VERSION")));
-    for arguments in [&["--help"][..], &["generate", "--help"], &["inspect", "--help"]] {
+    for arguments in [&["--help"][..], &["generate", "--help"], &["inspect", "--help"], &["parity", "--help"]] {
         let (help, _) = succeeds(folder.path(), arguments);
         assert!(help.contains("Exit codes:") && help.contains("130"), "{help}");
     }
@@ -84,6 +84,23 @@ fn a_wrong_command_line_is_exit_code_2() {
     fails(f, &["generate", "a fox", "--seed", "1.5"], 2, "whole number");
     fails(f, &["generate", "a fox", "--backend", "abacus"], 2, "abacus");
     fails(f, &["inspect", "a.png", "b.png"], 2, "b.png");
+}
+
+#[test]
+fn parity_says_whether_backends_agree() {
+    let folder = tempdir().unwrap();
+    let f = folder.path();
+    let (table, _) = succeeds(f, &["parity", "--backends", "cpu", "--filter", "attention", "--seed", "3"]);
+    assert!(table.contains("seed 3") && table.contains("attention ") && table.contains("all pass"), "{table}");
+    let (json, _) = succeeds(f, &["parity", "--backends", "cpu,cpu", "--filter", "linear/odd", "--json"]);
+    let document: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(document["passed"], true);
+    let row = &document["reports"][0]["rows"][0];
+    assert_eq!((&row["verb"], &row["cases"], &row["worst"]["error"]), (&"linear".into(), &2.into(), &0.0.into()));
+    fails(f, &["parity", "--backends", "cpu,abacus"], 2, "cpu");
+    fails(f, &["parity", "--backends", "auto"], 2, "auto");
+    fails(f, &["parity", "--filter", "no such case"], 2, "no such case");
+    fails(f, &["parity", "--model", "nowhere"], 3, "nowhere");
 }
 
 #[test]

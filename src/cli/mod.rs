@@ -6,6 +6,7 @@
 mod generate;
 mod inspect;
 mod output;
+mod parity;
 mod progress;
 
 use clap::{Parser, Subcommand};
@@ -36,6 +37,7 @@ struct Cli {
 enum Command {
     Generate(generate::Args),
     Inspect(inspect::Args),
+    Parity(parity::Args),
 }
 
 /// Runs the program; `start` is when its process started, as far as it can know.
@@ -50,11 +52,12 @@ pub(crate) fn run(start: Instant) -> ExitCode {
         Err(error) => return fail(&usage(&error), 2),
     };
     let done = match cli.command {
-        Command::Generate(args) => generate::run(&args, start),
-        Command::Inspect(args) => inspect::run(&args),
+        Command::Generate(args) => generate::run(&args, start).map(|()| ExitCode::SUCCESS),
+        Command::Inspect(args) => inspect::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Parity(args) => parity::run(&args),
     };
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => fail(&error.to_string(), exit_code(error.kind())),
     }
 }

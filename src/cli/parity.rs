@@ -1,0 +1,119 @@
+//! `zimage parity`: holds a backend against another and says in its exit code whether they agree.
+
+use serde::Serialize;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use zimage::conformance::{Options, Report};
+use zimage::{BackendChoice, Error, ErrorKind, Model, Result};
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0    every case passed
+  1    a case failed, or a fault of this program
+  2    the command line must change
+  3    a model is broken or missing
+  4    a device is missing or cannot do it
+  130  cancelled with Ctrl-C";
+
+/// Compare backends with each other, verb by verb, stage by stage, and in whole pictures
+///
+/// The first backend counts as right and every other one is held against it; a single one is held against itself, which
+/// shows whether it computes the same every time. The pictures are those of a small model, and of the same model with
+/// activations past the range of F16.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXIT_CODES)]
+pub(super) struct Args {
+    /// Backends, the reference first [default: every one that this machine has]
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    backends: Vec<String>,
+
+    /// A model's folder in the diffusers layout [default: the small model inside this program]
+    #[arg(long, value_name = "MODEL_DIR")]
+    model: Option<PathBuf>,
+
+    /// Only cases whose name holds this text, such as attention or linear/odd
+    #[arg(long, value_name = "PATTERN", default_value = "")]
+    filter: String,
+
+    /// What the inputs are made from
+    #[arg(long, value_name = "NUMBER", default_value_t = 0)]
+    seed: u64,
+
+    /// Add the cases of real size, those of a 1024×1024 picture: for GPUs
+    #[arg(long)]
+    full: bool,
+
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+/// The document of `--json`.
+#[derive(Serialize)]
+struct Document {
+    passed: bool,
+    reports: Vec<Report>,
+}
+
+pub(super) fn run(args: &Args) -> Result<ExitCode> {
+    let models = match &args.model {
+        Some(folder) => vec![Model::open(folder)?],
+        None => match Model::embedded() {
+            // A program built without the small model still compares the verbs.
+            Err(error) if error.kind() == ErrorKind::Request => {
+                super::note(&format!("skipped: stages and pictures: {error}"));
+                Vec::new()
+            }
+            model => vec![model?],
+        },
+    };
+    let named = !args.backends.is_empty();
+    let backends = if named { parsed(&args.backends)? } else { BackendChoice::built_in().collect() };
+    let (reference, others) = match backends.split_first() {
+        Some((first, [])) => (*first, vec![*first]),
+        Some((first, others)) => (*first, others.to_vec()),
+        None => return Err(Error::Request("--backends names no backend".into())),
+    };
+
+    let mut reports: Vec<Report> = Vec::new();
+    for candidate in others {
+        match compared(reference, candidate, &models, args) {
+            // Only what the user named has to be there.
+            Err(error) if !named && error.kind() == ErrorKind::Device => super::note(&format!("skipped: {error}")),
+            report => reports.push(report?),
+        }
+    }
+    if reports.is_empty() {
+        // No other device is here: what there is must at least agree with itself.
+        reports.push(compared(reference, reference, &models, args)?);
+    }
+    let passed = reports.iter().all(Report::passed);
+    if args.json {
+        super::print_json(&Document { passed, reports })?;
+    }
+    Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Compares two backends, and prints the table.
+fn compared(reference: BackendChoice, candidate: BackendChoice, models: &[Model], args: &Args) -> Result<Report> {
+    let options = Options { seed: args.seed, filter: args.filter.clone(), full: args.full, ..Options::default() };
+    let report = pollster::block_on(zimage::parity(reference, candidate, models, &options))?;
+    if report.cases() == 0 {
+        return Err(Error::Request(format!("--filter {:?}: no case has this in its name", args.filter)));
+    }
+    if !args.json {
+        super::print(&super::harmless(&format!("{report}\n\n")))?;
+    }
+    Ok(report)
+}
+
+/// The backends of these names; `auto` is none that could be compared.
+fn parsed(names: &[String]) -> Result<Vec<BackendChoice>> {
+    let known = BackendChoice::built_in().map(BackendChoice::name).collect::<Vec<_>>().join(", ");
+    let find = |name: &String| {
+        BackendChoice::built_in().find(|choice| choice.name() == name).ok_or_else(|| {
+            Error::Request(format!("--backends: there is no backend {name:?} to compare; there are: {known}"))
+        })
+    };
+    names.iter().map(find).collect()
+}
