@@ -1,8 +1,10 @@
 //! The `webgpu` backend: its shaders in every variant, and its verbs against `cpu`.
+#![cfg(feature = "webgpu")]
 
 use naga::back::{hlsl, msl, spv};
 use naga::valid::{Capabilities, ValidationFlags, Validator};
 use pollster::block_on;
+use std::io::Write;
 use zimage::Result;
 use zimage::backend::cpu::Cpu;
 use zimage::backend::webgpu::{Adapters, WebGpu};
@@ -22,6 +24,7 @@ fn shaders_are_portable() {
         let info = Validator::new(ValidationFlags::all(), Capabilities::SHADER_FLOAT16_IN_FLOAT32)
             .validate(&module)
             .unwrap_or_else(|error| panic!("{name}: {}", error.emit_to_string(&source)));
+        fits_the_smallest_adapter(&name, &module);
         let pipeline = spv::PipelineOptions { shader_stage: naga::ShaderStage::Compute, entry_point: entry.into() };
         let words = spv::write_vec(&module, &info, &spv::Options::default(), Some(&pipeline));
         assert!(words.unwrap_or_else(|error| panic!("{name} as SPIR-V: {error}")).len() > 100);
@@ -37,9 +40,34 @@ fn shaders_are_portable() {
     }
 }
 
+/// At most 8 storage buffers, 256 invocations and 16 KiB of workgroup memory: what every WebGPU adapter offers.
+fn fits_the_smallest_adapter(name: &str, module: &naga::Module) {
+    let mut layouts = naga::proc::Layouter::default();
+    layouts.update(module.to_ctx()).unwrap();
+    let (mut storage, mut workgroup) = (0, 0);
+    for (_, variable) in module.global_variables.iter() {
+        match variable.space {
+            naga::AddressSpace::Storage { .. } => storage += 1,
+            naga::AddressSpace::WorkGroup => workgroup += layouts[variable.ty].size,
+            _ => {}
+        }
+    }
+    assert!(storage <= 8, "{name}: {storage} storage buffers");
+    assert!(workgroup <= 16 << 10, "{name}: {workgroup} bytes of workgroup memory");
+    for entry in &module.entry_points {
+        assert!(entry.workgroup_size.iter().product::<u32>() <= 256, "{name}");
+    }
+}
+
 /// The backend, or `None` with a line that says why where this machine has no adapter at all.
 fn webgpu() -> Option<WebGpu> {
-    block_on(WebGpu::open(Adapters::Any)).map_err(|error| println!("skipped: {error}")).ok()
+    limited(u64::MAX)
+}
+
+/// The same on an adapter that gives shaders no larger buffers than `bytes`.
+fn limited(bytes: u64) -> Option<WebGpu> {
+    let skip = |error| writeln!(std::io::stderr(), "skipped: webgpu: {error}");
+    block_on(WebGpu::open_limited(Adapters::Any, bytes)).map_err(skip).ok()
 }
 
 /// What the cases below return, by name.
@@ -321,4 +349,46 @@ fn recordings_replay_what_was_called() {
     for seed in 0..4 {
         assert_eq!(block_on(replay_error(&b, seed)).unwrap(), 0.0);
     }
+}
+
+#[test]
+fn weights_larger_than_a_buffer_are_split() {
+    let Some(small) = limited(16 << 10) else { return };
+    let Some(b) = webgpu() else { return };
+    let run = |b: &WebGpu| {
+        let mut run = Run { b, seed: 3, found: Vec::new() };
+        for (m, n, k) in [(2, 130, 40), (20, 100, 61)] {
+            let x = run.tensor(&[m, k], 1.0);
+            let parts = [run.host(DType::Bf16, &[n, k], 1.0), run.host(DType::Bf16, &[n, k], 1.0)];
+            let bias = [n, n].map(|n| run.host(DType::F32, &[n], 1.0));
+            run.keep("linear", &b.linear(&x, &b.upload_linear(&parts, &bias).unwrap()).unwrap());
+            let out = b.swiglu(&x, &b.upload_swiglu(&parts[0], &parts[1]).unwrap()).unwrap();
+            run.keep("swiglu", &out);
+        }
+        for dtype in [DType::F32, DType::Bf16] {
+            let table = b.upload(&run.host(dtype, &[1000, 10], 1.0)).unwrap();
+            let ids = b.upload(&HostTensor::from_u32(&[5], &[999, 0, 127, 128, 500])).unwrap();
+            run.keep("gather_rows", &b.gather_rows(&table, &ids).unwrap());
+        }
+        run.found
+    };
+    assert_eq!(run(&small), run(&b));
+}
+
+#[test]
+fn what_does_not_fit_is_refused_with_a_sentence() {
+    let Some(b) = webgpu() else { return };
+    let latents = b.upload(&HostTensor::from_f32(&[1, 1, 1, 1], &[1.0])).unwrap();
+    let w = b.upload_linear(&[HostTensor::from_f32(&[4, 1], &[1.0; 4])], &[]).unwrap();
+    let pad = b.upload(&HostTensor::from_f32(&[4], &[1.0; 4])).unwrap();
+    let error = b.embed_patches(&latents, 1, &w, &pad, 1 << 40, 1).unwrap_err();
+    let sentence = error.to_string();
+    assert!(matches!(error, zimage::Error::Device(_)), "{sentence}");
+    assert!(
+        sentence.starts_with("embed_patches: a tensor of shape [1, 1099511627776, 4] takes 16777216.0 MiB"),
+        "{sentence}"
+    );
+    // And the backend goes on.
+    let x = b.embed_patches(&latents, 1, &w, &pad, 2, 1).unwrap();
+    assert_eq!(block_on(b.download(&x)).unwrap().to_f32(), [1.0; 8]);
 }

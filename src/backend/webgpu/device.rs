@@ -75,6 +75,8 @@ pub(super) struct Device {
     pub queue: wgpu::Queue,
     pub info: wgpu::AdapterInfo,
     pub limits: wgpu::Limits,
+    /// The largest buffer that a shader can be given, in bytes.
+    pub max_binding: u64,
     pub faults: Arc<Faults>,
 }
 
@@ -101,8 +103,11 @@ impl Device {
         }
         // Everything the adapter has: weights and pictures want the largest buffers there are.
         let limits = adapter.limits();
-        if limits.max_compute_invocations_per_workgroup < 256 || limits.max_storage_buffers_per_shader_stage < 8 {
-            return Err(Error::Device(format!("{} cannot run the shaders: it is too small", info.name)));
+        let enough = limits.max_compute_invocations_per_workgroup >= 256
+            && limits.max_storage_buffers_per_shader_stage >= 8
+            && limits.max_compute_workgroup_storage_size >= 16 << 10;
+        if !enough {
+            return Err(Error::Device(format!("{} offers less than the shaders need", info.name)));
         }
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("zimage"),
@@ -114,6 +119,7 @@ impl Device {
             .await
             .map_err(|error| Error::Device(format!("{} could not be opened: {error}", info.name)))?;
 
+        let max_binding = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size);
         let faults = Arc::new(Faults::default());
         let sink = faults.clone();
         device.on_uncaptured_error(Arc::new(move |error| sink.push(error)));
@@ -124,18 +130,13 @@ impl Device {
                 sink.lose(message);
             }
         });
-        Ok(Self { device, queue, info, limits, faults })
+        Ok(Self { device, queue, info, limits, max_binding, faults })
     }
 
-    /// The largest buffer that a shader can be given, in bytes.
-    pub(super) fn max_binding(&self) -> u64 {
-        self.limits.max_storage_buffer_binding_size.min(self.limits.max_buffer_size)
-    }
-
-    /// Waits on the host for everything submitted so far, where the host can wait at all.
-    pub(super) fn poll(&self) -> Result<()> {
-        match self.device.poll(wgpu::PollType::wait_indefinitely()) {
-            Ok(_) => Ok(()),
+    /// Waits on the host until `submission`, or all of them, have run. Whether the device has nothing left to do.
+    pub(super) fn poll(&self, submission: Option<&wgpu::SubmissionIndex>) -> Result<bool> {
+        match self.device.poll(wgpu::PollType::Wait { submission_index: submission.cloned(), timeout: None }) {
+            Ok(status) => Ok(status.is_queue_empty()),
             Err(error) => {
                 self.faults.check()?;
                 Err(Error::Device(format!("the GPU did not finish: {error}")))

@@ -40,7 +40,7 @@ pub(super) fn gather_rows(gpu: &Gpu, table: &WebGpuTensor, ids: &WebGpuTensor) -
     // Windows of a table that is larger than a binding start where every adapter allows it, on 256 bytes: every 128
     // rows do, as their elements have two bytes or four.
     let row = (width * table.dtype().size()) as u64;
-    let most = gpu.device.max_binding();
+    let most = gpu.device.max_binding;
     let (window, step) = if table.bytes() <= most {
         (rows, rows)
     } else {

@@ -9,6 +9,7 @@ use super::recording::{Arg, Collected, Dispatch, Prepared, WebGpuRecording};
 use super::tensor::{WebGpuTensor, padded};
 use crate::error::{Error, Result};
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::{Arc, Mutex};
 
 /// Dispatches that wait for a submission at most.
@@ -37,12 +38,17 @@ pub(super) struct Gpu {
 struct Order {
     pending: Vec<Dispatch>,
     recording: Option<Collected>,
+    /// The last submission.
+    last: Option<wgpu::SubmissionIndex>,
+    /// Bytes uploaded since the host last waited for them.
     uploaded: u64,
 }
 
 impl Gpu {
-    pub(super) async fn open(adapters: Adapters) -> Result<Self> {
-        let device = Device::open(adapters).await?;
+    /// Opens an adapter; `largest` buffers at most are given to a shader, where it is less than the adapter allows.
+    pub(super) async fn open(adapters: Adapters, largest: u64) -> Result<Self> {
+        let mut device = Device::open(adapters).await?;
+        device.max_binding = device.max_binding.min(largest);
         let pool = Arc::new(Pool::default());
         let empty = [(); 2].map(|()| Memory::new(device.device.create_buffer(&buffer("empty", 16, false)), &pool));
         let gpu = Self {
@@ -67,21 +73,21 @@ impl Gpu {
             None => self.pool.clone(),
         };
         let bytes = padded(shape.iter().product(), dtype);
-        self.check_size(verb, shape, bytes, self.device.max_binding())?;
+        self.check_size(verb, format_args!("a tensor of shape {shape:?}"), bytes, self.device.max_binding)?;
         let buffer = match pool.take(bytes) {
             Some(buffer) => buffer,
-            None => self.allocate(verb, shape, bytes)?,
+            None => self.uninit(verb, shape, bytes)?,
         };
         Ok(WebGpuTensor::new(shape, dtype, Memory::new(buffer, &pool)))
     }
 
-    fn check_size(&self, verb: &str, shape: &[usize], bytes: u64, most: u64) -> Result<()> {
+    fn check_size(&self, verb: &str, what: fmt::Arguments<'_>, bytes: u64, most: u64) -> Result<()> {
         if bytes <= most {
             return Ok(());
         }
         let mib = |bytes: u64| bytes as f64 / (1 << 20) as f64;
         Err(Error::Device(format!(
-            "{verb}: a tensor of shape {shape:?} takes {:.0} MiB, and {} allows {:.0} MiB for one tensor; \
+            "{verb}: {what} takes {:.1} MiB, and {} allows {:.1} MiB for one buffer; \
              a smaller picture or batch may fit",
             mib(bytes),
             self.device.info.name,
@@ -89,37 +95,36 @@ impl Gpu {
         )))
     }
 
-    /// New memory; in debug builds it is poisoned, so that a verb that leaves an element unwritten shows.
-    fn allocate(&self, verb: &str, shape: &[usize], bytes: u64) -> Result<wgpu::Buffer> {
-        let poison = cfg!(debug_assertions);
+    /// A new buffer, mapped or not. When memory runs out, what is free in the pool is let go of first.
+    fn allocate(&self, verb: &str, shape: &[usize], bytes: u64, mapped: bool) -> Result<wgpu::Buffer> {
         let create = || {
-            let buffer = self.device.device.create_buffer(&buffer(verb, bytes, poison));
-            let failed = self.device.faults.take_out_of_memory();
-            (!failed).then_some(buffer)
+            let buffer = self.device.device.create_buffer(&buffer(verb, bytes, mapped));
+            (!self.device.faults.take_out_of_memory()).then_some(buffer)
         };
         let made = create().or_else(|| {
-            // What is free in the pools may be what is missing.
             self.flush();
             self.pool.clear();
-            self.device.poll().ok()?;
+            self.device.poll(None).ok()?;
             create()
         });
-        let Some(made) = made else {
+        made.ok_or_else(|| {
             let mib = bytes as f64 / (1 << 20) as f64;
-            return Err(Error::Device(format!(
+            Error::Device(format!(
                 "{verb}: {} has no memory left for a tensor of shape {shape:?} ({mib:.1} MiB); \
                  a smaller picture or batch may fit",
                 self.device.info.name
-            )));
-        };
+            ))
+        })
+    }
+
+    /// New memory for an output. In debug builds it is poisoned, so that a verb that leaves an element unwritten shows.
+    fn uninit(&self, verb: &str, shape: &[usize], bytes: u64) -> Result<wgpu::Buffer> {
+        let poison = cfg!(debug_assertions);
+        let made = self.allocate(verb, shape, bytes, poison)?;
         if poison {
             if let Ok(mut mapped) = made.get_mapped_range_mut(..) {
-                let ones = vec![0xff; 1 << 16];
-                let len = mapped.len();
-                for start in (0..len).step_by(ones.len()) {
-                    let end = len.min(start + ones.len());
-                    mapped.slice(start..end).copy_from_slice(&ones[..end - start]);
-                }
+                let ones = vec![0xff; mapped.len()];
+                mapped.copy_from_slice(&ones);
             }
             made.unmap();
         }
@@ -137,9 +142,8 @@ impl Gpu {
         fill: impl FnOnce(&mut dyn FnMut(usize, &[u8])),
     ) -> Result<Arc<Memory>> {
         self.device.faults.check()?;
-        self.check_size(what, shape, bytes, most)?;
-        let made = self.device.device.create_buffer(&buffer(what, bytes, true));
-        self.device.faults.check()?;
+        self.check_size(what, format_args!("a tensor of shape {shape:?}"), bytes, most)?;
+        let made = self.allocate(what, shape, bytes, true)?;
         {
             let mut mapped = made
                 .get_mapped_range_mut(..)
@@ -155,7 +159,7 @@ impl Gpu {
         if full {
             lock(&self.order).uploaded = 0;
             self.device.queue.submit([]);
-            self.device.poll()?;
+            self.device.poll(None)?;
         }
         Ok(Memory::new(made, &self.pool))
     }
@@ -209,7 +213,7 @@ impl Gpu {
         }
         let groups = [groups.div_ceil(rows) as u32, rows as u32, 1];
         for arg in args {
-            self.check_size(program.name, &[arg.bytes as usize], arg.bytes, self.device.max_binding())?;
+            self.check_size(program.name, format_args!("a tensor"), arg.bytes, self.device.max_binding)?;
         }
         let pipeline = self.pipelines.get(&self.device.device, program);
         self.device.faults.check()?;
@@ -239,7 +243,13 @@ impl Gpu {
     pub(super) fn flush(&self) {
         let pending = std::mem::take(&mut lock(&self.order).pending);
         if !pending.is_empty() {
-            Prepared::new(&self.device.device, pending).submit(&self.device.device, &self.device.queue);
+            self.submit(&Prepared::new(&self.device.device, pending));
+        }
+    }
+
+    fn submit(&self, prepared: &Prepared) {
+        if let Some(last) = prepared.submit(&self.device.device, &self.device.queue) {
+            lock(&self.order).last = Some(last);
         }
     }
 
@@ -266,31 +276,40 @@ impl Gpu {
     /// Submits a recording.
     pub(super) fn replay(&self, recording: &WebGpuRecording) -> Result<()> {
         self.flush();
-        recording.prepared.submit(&self.device.device, &self.device.queue);
+        self.submit(&recording.prepared);
         self.device.faults.check()
     }
 
-    /// A signal for the end of everything called so far.
-    pub(super) fn event(&self) -> Result<Signal<()>> {
+    /// The end of everything called so far.
+    pub(super) fn event(&self) -> Result<Event> {
         self.flush();
         let done = Signal::new();
         let sender = done.sender();
         self.device.queue.on_submitted_work_done(move || sender(()));
         self.device.faults.check()?;
-        Ok(done)
+        Ok(Event { done, submission: lock(&self.order).last.clone() })
     }
 
-    /// Waits for a signal.
-    pub(super) async fn wait(&self, event: Signal<()>) -> Result<()> {
-        self.poll_for(&event)?;
-        event.await;
+    /// Waits for an event.
+    pub(super) async fn wait(&self, event: Event) -> Result<()> {
+        self.poll_for(&event.done, event.submission.as_ref())?;
+        event.done.await;
         self.device.faults.check()
     }
 
-    /// Makes the callback of `signal` run, where the host may wait; a browser runs it by itself.
-    fn poll_for<T>(&self, signal: &Signal<T>) -> Result<()> {
-        while !cfg!(target_arch = "wasm32") && !signal.arrived() {
-            self.device.poll()?;
+    /// Makes the callback of `signal` run, which follows `submission` or everything, where the host may wait; a browser
+    /// runs it by itself.
+    fn poll_for<T>(&self, signal: &Signal<T>, submission: Option<&wgpu::SubmissionIndex>) -> Result<()> {
+        if cfg!(target_arch = "wasm32") {
+            return Ok(());
+        }
+        let mut submission = submission;
+        while !signal.arrived() {
+            let idle = self.device.poll(submission.take())?;
+            if idle && !signal.arrived() {
+                self.device.faults.check()?;
+                return Err(Error::Device("the GPU did not say that it finished".into()));
+            }
         }
         Ok(())
     }
@@ -308,14 +327,13 @@ impl Gpu {
         });
         let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         encoder.copy_buffer_to_buffer(tensor.memory().buffer(), 0, &staging, 0, Some(bytes));
-        queue.submit([encoder.finish()]);
+        let submission = queue.submit([encoder.finish()]);
         let mapped = Signal::new();
         staging.map_async(wgpu::MapMode::Read, .., mapped.sender());
-        self.poll_for(&mapped)?;
+        self.poll_for(&mapped, Some(&submission))?;
         let result = mapped.await;
         self.device.faults.check()?;
-        let refused =
-            |error: &dyn std::fmt::Display| Error::Device(format!("the GPU's memory cannot be read: {error}"));
+        let refused = |error: &dyn fmt::Display| Error::Device(format!("the GPU's memory cannot be read: {error}"));
         result.map_err(|error| refused(&error))?;
         let view = staging.get_mapped_range(..).map_err(|error| refused(&error))?;
         let len = tensor.len() * tensor.dtype().size();
@@ -323,6 +341,13 @@ impl Gpu {
         HostTensor::new(tensor.dtype(), tensor.shape(), stored)
             .ok_or_else(|| Error::shape("download", "a tensor's memory does not hold its shape"))
     }
+}
+
+/// A point in the order of the verbs.
+#[derive(Debug)]
+pub(super) struct Event {
+    done: Signal<()>,
+    submission: Option<wgpu::SubmissionIndex>,
 }
 
 fn buffer(label: &str, size: u64, mapped: bool) -> wgpu::BufferDescriptor<'_> {

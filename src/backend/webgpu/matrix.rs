@@ -151,7 +151,7 @@ impl Matrix {
         let (rows, width, stored) = (source.rows(), source.width, source.stored);
         let stride = (stored.padded(width) * stored.size()) as u64;
         let each = stride * if second.is_some() { 2 } else { 1 };
-        let most = gpu.device.max_binding();
+        let most = gpu.device.max_binding;
         let at_once = usize::try_from(most / each.max(1)).unwrap_or(usize::MAX);
         if at_once == 0 {
             return Err(Error::Device(format!(

@@ -23,8 +23,7 @@ mod tensor;
 use super::{Backend, Branch, Conv2d, DType, Heads, HostTensor, Mask, Modulation, QkNormRope, RmsNorm, shapes};
 use crate::error::{Error, Result};
 pub use device::Adapters;
-use device::Signal;
-use gpu::Gpu;
+use gpu::{Event, Gpu};
 use matrix::{Matrix, Source};
 pub use matrix::{WebGpuConv2d, WebGpuLinear, WebGpuSwiGlu};
 pub use recording::WebGpuRecording;
@@ -36,7 +35,7 @@ pub struct WebGpu(Gpu);
 
 /// A point in the order of the verbs.
 #[derive(Debug)]
-pub struct WebGpuEvent(Signal<()>);
+pub struct WebGpuEvent(Event);
 
 impl WebGpu {
     /// The best adapter of this machine.
@@ -44,7 +43,16 @@ impl WebGpu {
     /// # Errors
     /// [`Error::Device`] when there is none that will do, or none that can be opened.
     pub async fn open(adapters: Adapters) -> Result<Self> {
-        Ok(Self(Gpu::open(adapters).await?))
+        Self::open_limited(adapters, u64::MAX).await
+    }
+
+    /// As [`WebGpu::open`], with an adapter that is taken to give a shader no buffer larger than `bytes`: shows on a
+    /// large GPU what happens on a small one.
+    ///
+    /// # Errors
+    /// Those of [`WebGpu::open`].
+    pub async fn open_limited(adapters: Adapters, bytes: u64) -> Result<Self> {
+        Ok(Self(Gpu::open(adapters, bytes).await?))
     }
 
     fn bias(&self, verb: &'static str, biases: &[HostTensor]) -> Result<Option<WebGpuTensor>> {

@@ -69,9 +69,9 @@ impl Tile {
         Tile { tm: 4, tn: tn.min(4) }
     }
 
-    /// Steps of four of K in workgroup memory: as many as 16 KiB hold.
+    /// Steps of four of K in workgroup memory: as many as 16 KiB hold, with what a verb needs besides.
     fn steps(self) -> usize {
-        if self.tm + self.tn > 12 { 2 } else { 4 }
+        if self.tm + self.tn > 10 { 2 } else { 4 }
     }
 }
 

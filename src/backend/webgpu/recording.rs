@@ -119,8 +119,9 @@ impl Prepared {
         Self { steps: steps.collect() }
     }
 
-    /// Encodes and submits everything, in order.
-    pub(super) fn submit(&self, device: &wgpu::Device, queue: &wgpu::Queue) {
+    /// Encodes and submits everything, in order; returns the last submission.
+    pub(super) fn submit(&self, device: &wgpu::Device, queue: &wgpu::Queue) -> Option<wgpu::SubmissionIndex> {
+        let mut last = None;
         for steps in self.steps.chunks(SUBMISSION) {
             let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
             {
@@ -131,8 +132,9 @@ impl Prepared {
                     pass.dispatch_workgroups(*x, *y, *z);
                 }
             }
-            queue.submit([encoder.finish()]);
+            last = Some(queue.submit([encoder.finish()]));
         }
+        last
     }
 
     pub(super) fn len(&self) -> usize {
