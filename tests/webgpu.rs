@@ -7,7 +7,7 @@ use pollster::block_on;
 use std::io::Write;
 use zimage::Result;
 use zimage::backend::cpu::Cpu;
-use zimage::backend::webgpu::{Adapters, WebGpu};
+use zimage::backend::webgpu::{Adapters, WebGpu, WebGpuLinear, WebGpuTensor};
 use zimage::backend::{
     Backend, Branch, Conv2d, DType, DeviceTensor, Heads, HostTensor, Mask, Modulation, QkNormRope, RmsNorm, RopePairs,
 };
@@ -391,4 +391,57 @@ fn what_does_not_fit_is_refused_with_a_sentence() {
     // And the backend goes on.
     let x = b.embed_patches(&latents, 1, &w, &pad, 2, 1).unwrap();
     assert_eq!(block_on(b.download(&x)).unwrap().to_f32(), [1.0; 8]);
+}
+
+/// `x·2` by a matrix of one element.
+fn doubled(b: &WebGpu, two: &WebGpuLinear, x: &WebGpuTensor) -> WebGpuTensor {
+    b.linear(x, two).unwrap()
+}
+
+#[test]
+fn memory_is_reused_in_order() {
+    let Some(b) = webgpu() else { return };
+    let two = b.upload_linear(&[HostTensor::from_f32(&[1, 1], &[2.0])], &[]).unwrap();
+    let upload = |value: f32| b.upload(&HostTensor::from_f32(&[5, 1], &[value; 5])).unwrap();
+    let read = |x: &WebGpuTensor| block_on(b.download(x)).unwrap().to_f32();
+
+    // A recording of tensors that nobody else keeps, between verbs that want memory of the same size.
+    let kept = upload(0.0);
+    let recording = {
+        let (mut sum, outside) = (kept.clone(), upload(3.0));
+        b.record(|b| {
+            let mut y = doubled(b, &two, &outside);
+            for _ in 0..3 {
+                y = doubled(b, &two, &y);
+            }
+            let (mut x, y) = (sum.reshaped(&[1, 5, 1])?, y.reshaped(&[1, 5, 1])?);
+            b.residual(&mut x, Branch { y: &y, norm: None, gate: None, eps: 0.0 })?;
+            sum = x;
+            assert!(b.record(|_| Ok(())).is_err(), "recordings nest");
+            Ok(())
+        })
+        .unwrap()
+    };
+    let mut found = Vec::new();
+    for i in 0..150 {
+        let y = doubled(&b, &two, &doubled(&b, &two, &upload(i as f32)));
+        found.push(y);
+        if i % 50 == 0 {
+            b.replay(&recording).unwrap();
+        }
+    }
+    for (i, y) in found.iter().enumerate() {
+        assert_eq!(read(y), [4.0 * i as f32; 5]);
+    }
+    assert_eq!(read(&kept), [3.0 * 48.0; 5]);
+}
+
+#[test]
+fn a_dispatch_longer_than_a_dimension_is_folded() {
+    let Some(b) = webgpu() else { return };
+    let (h, w) = (4200, 4096);
+    let values = noise(1, h * w);
+    let latents = b.upload(&HostTensor::from_f32(&[1, 1, h, w], &values)).unwrap();
+    let out = block_on(b.download(&b.unscale_latents(&latents, 0.5, 1.0).unwrap())).unwrap().to_f32();
+    assert!(out.iter().zip(&values).all(|(out, value)| *out == value / 0.5 + 1.0));
 }

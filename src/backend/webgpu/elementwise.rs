@@ -20,6 +20,14 @@ fn type_number(verb: &'static str, dtype: DType) -> Result<usize> {
     }
 }
 
+/// Refuses a table without rows: shaders clamp to the last one.
+pub(super) fn needs_rows(verb: &'static str, table: &WebGpuTensor) -> Result<()> {
+    match table.shape().first() {
+        Some(0) | None => Err(Error::shape(verb, format!("a table of shape {:?} has no rows", table.shape()))),
+        Some(_) => Ok(()),
+    }
+}
+
 fn words<const N: usize>(values: [usize; N]) -> Vec<u32> {
     values.map(|value| value as u32).to_vec()
 }
@@ -31,6 +39,7 @@ fn gather_program(number: usize) -> Program {
 pub(super) fn gather_rows(gpu: &Gpu, table: &WebGpuTensor, ids: &WebGpuTensor) -> Result<WebGpuTensor> {
     let verb = "gather_rows";
     let shape = shapes::gather_rows(table.shape(), ids.shape())?;
+    needs_rows(verb, table)?;
     let (rows, width) = (table.shape()[0], table.shape()[1]);
     let program = gather_program(type_number(verb, table.dtype())?);
     if ids.dtype() != DType::U32 {
@@ -119,6 +128,7 @@ pub(super) fn join_sequence(
 ) -> Result<WebGpuTensor> {
     let verb = "join_sequence";
     let shape = shapes::join_sequence(image.shape(), caption.shape(), captions.shape())?;
+    needs_rows(verb, caption)?;
     let out = gpu.output(verb, &shape, DType::F32)?;
     let (image, caption) = (gpu.float(image)?, gpu.float(caption)?);
     let item = |tensor: &WebGpuTensor| tensor.shape()[1] * tensor.shape()[2];

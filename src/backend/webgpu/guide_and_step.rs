@@ -1,6 +1,7 @@
 //! `guide_and_step`: guidance, its norm cap, and the Euler step.
 
 use super::super::{DType, DeviceTensor, shapes};
+use super::elementwise;
 use super::gpu::Gpu;
 use super::program::{Program, wgsl};
 use super::recording::Arg;
@@ -23,6 +24,7 @@ pub(super) fn guide_and_step(
 ) -> Result<()> {
     let verb = "guide_and_step";
     shapes::guide_and_step(latents.shape(), prediction.shape(), table.shape(), step.shape())?;
+    elementwise::needs_rows(verb, table)?;
     gpu.make_float(latents)?;
     let (prediction, table) = (gpu.float(prediction)?, gpu.float(table)?);
     let items = latents.shape()[0];

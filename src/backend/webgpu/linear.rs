@@ -1,6 +1,7 @@
 //! `linear`, `swiglu`, `modulation` and `timestep_embedding`: products with a stored matrix.
 
 use super::super::{DType, DeviceTensor, shapes};
+use super::elementwise;
 use super::gpu::Gpu;
 use super::matrix::{Stored, WebGpuLinear, WebGpuSwiGlu};
 use super::product::{self, FEW, Product, Tile};
@@ -94,6 +95,7 @@ pub(super) fn timestep_embedding(
 ) -> Result<WebGpuTensor> {
     let verb = "timestep_embedding";
     let shape @ [r, _] = shapes::timestep_embedding(times.shape(), step.shape(), w1.matrix.dims(), w2.matrix.dims())?;
+    elementwise::needs_rows(verb, times)?;
     let [hidden, k] = w1.matrix.dims();
     // The exponential of a GPU is not exact enough for angles of 1000: the host computes the frequencies once.
     let frequencies =
