@@ -1,5 +1,6 @@
 //! The device: which adapter, what it allows, and what it complains about.
 
+use super::cache::Cache;
 use super::memory::lock;
 use crate::error::{Error, Result};
 use std::future::Future;
@@ -111,6 +112,7 @@ impl Device {
         }
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("zimage"),
+            required_features: adapter.features() & Cache::FEATURE,
             required_limits: limits.clone(),
             ..wgpu::DeviceDescriptor::default()
         };

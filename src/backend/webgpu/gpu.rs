@@ -51,14 +51,8 @@ impl Gpu {
         device.max_binding = device.max_binding.min(largest);
         let pool = Arc::new(Pool::default());
         let empty = [(); 2].map(|()| Memory::new(device.device.create_buffer(&buffer("empty", 16, false)), &pool));
-        let gpu = Self {
-            device,
-            pool,
-            pipelines: Pipelines::default(),
-            order: Mutex::default(),
-            empty,
-            tables: Mutex::default(),
-        };
+        let pipelines = Pipelines::new(&device.device, &device.info);
+        let gpu = Self { device, pool, pipelines, order: Mutex::default(), empty, tables: Mutex::default() };
         gpu.device.faults.check()?;
         Ok(gpu)
     }

@@ -4,6 +4,7 @@
 //! weights stay as they are stored and are widened where they are read, all arithmetic is F32.
 
 mod attention;
+mod cache;
 mod conv2d;
 mod device;
 mod elementwise;

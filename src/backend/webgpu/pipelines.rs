@@ -1,5 +1,6 @@
 //! Programs to pipelines, each once.
 
+use super::cache::Cache;
 use super::memory::lock;
 use super::program::{Access, Program};
 use std::collections::HashMap;
@@ -14,12 +15,17 @@ pub(super) struct Pipeline {
 }
 
 /// All pipelines that were asked for so far, by [`Program::label`].
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Pipelines {
     made: Mutex<HashMap<String, Arc<Pipeline>>>,
+    cache: Option<Cache>,
 }
 
 impl Pipelines {
+    pub(super) fn new(device: &wgpu::Device, info: &wgpu::AdapterInfo) -> Self {
+        Self { made: Mutex::default(), cache: Cache::open(device, info) }
+    }
+
     /// The pipeline of `program`, compiled when it is asked for the first time. What the device says about a shader
     /// that it cannot compile comes as an uncaptured error.
     pub(super) fn get(&self, device: &wgpu::Device, program: &Program) -> Arc<Pipeline> {
@@ -27,13 +33,13 @@ impl Pipelines {
         if let Some(pipeline) = lock(&self.made).get(&label) {
             return pipeline.clone();
         }
-        let pipeline = Arc::new(compile(device, program, label.clone()));
+        let pipeline = Arc::new(compile(device, program, label.clone(), self.cache.as_ref()));
         lock(&self.made).insert(label, pipeline.clone());
         pipeline
     }
 }
 
-fn compile(device: &wgpu::Device, program: &Program, label: String) -> Pipeline {
+fn compile(device: &wgpu::Device, program: &Program, label: String, cache: Option<&Cache>) -> Pipeline {
     let entries: Vec<_> = program
         .bindings()
         .into_iter()
@@ -74,7 +80,7 @@ fn compile(device: &wgpu::Device, program: &Program, label: String) -> Pipeline 
             zero_initialize_workgroup_memory: false,
             ..wgpu::PipelineCompilationOptions::default()
         },
-        cache: None,
+        cache: cache.map(Cache::for_pipeline),
     });
     Pipeline { label, pipeline, layout }
 }
