@@ -2,6 +2,8 @@
 
 use crate::backend::Backend;
 use crate::backend::cpu::Cpu;
+#[cfg(feature = "webgpu")]
+use crate::backend::webgpu::{Adapters, WebGpu};
 use crate::conformance::{self, Report, compare_all};
 use crate::error::{Error, Result};
 use crate::image::{Image, Info};
@@ -22,11 +24,19 @@ pub enum BackendChoice {
     Auto,
     /// The processor.
     Cpu,
+    /// Any GPU, or what stands in for one, through Vulkan, Metal or Direct3D 12.
+    #[cfg(feature = "webgpu")]
+    WebGpu,
 }
 
 impl BackendChoice {
     /// Every choice with its name.
-    pub const NAMES: [(&'static str, BackendChoice); 2] = [("auto", BackendChoice::Auto), ("cpu", BackendChoice::Cpu)];
+    pub const NAMES: &[(&'static str, BackendChoice)] = &[
+        ("auto", BackendChoice::Auto),
+        ("cpu", BackendChoice::Cpu),
+        #[cfg(feature = "webgpu")]
+        ("webgpu", BackendChoice::WebGpu),
+    ];
 
     /// The backends themselves, whether or not this machine has their device.
     pub fn built_in() -> impl Iterator<Item = BackendChoice> {
@@ -44,7 +54,7 @@ impl FromStr for BackendChoice {
 
     fn from_str(name: &str) -> Result<Self> {
         Self::NAMES.iter().find(|(known, _)| *known == name).map(|(_, choice)| *choice).ok_or_else(|| {
-            let known = Self::NAMES.map(|(known, _)| known).join(", ");
+            let known = Self::NAMES.iter().map(|(known, _)| *known).collect::<Vec<_>>().join(", ");
             Error::Request(format!("there is no backend {name:?}; choose one of {known}"))
         })
     }
@@ -56,6 +66,11 @@ macro_rules! with_backend {
         match $choice {
             BackendChoice::Auto | BackendChoice::Cpu => {
                 let $start = async || Ok(Cpu::new());
+                $body
+            }
+            #[cfg(feature = "webgpu")]
+            BackendChoice::WebGpu => {
+                let $start = async || WebGpu::open(Adapters::Any).await;
                 $body
             }
         }
@@ -91,6 +106,26 @@ pub struct Engine {
 #[derive(Debug)]
 enum Loaded {
     Cpu(Box<Pipeline<Cpu>>),
+    #[cfg(feature = "webgpu")]
+    WebGpu(Box<Pipeline<WebGpu>>),
+}
+
+impl Loaded {
+    fn open(model: &Model, backend: BackendChoice) -> Result<Self> {
+        let cpu = || Ok(Self::Cpu(Box::new(Pipeline::load(Cpu::new(), model)?)));
+        #[cfg(feature = "webgpu")]
+        let webgpu = |device| Ok(Self::WebGpu(Box::new(Pipeline::load(device, model)?)));
+        match backend {
+            BackendChoice::Cpu => cpu(),
+            #[cfg(feature = "webgpu")]
+            BackendChoice::WebGpu => webgpu(pollster::block_on(WebGpu::open(Adapters::Any))?),
+            // An adapter that computes on the processor is slower than the `cpu` backend.
+            #[cfg(feature = "webgpu")]
+            BackendChoice::Auto => pollster::block_on(WebGpu::open(Adapters::Gpu)).map_or_else(|_| cpu(), webgpu),
+            #[cfg(not(feature = "webgpu"))]
+            BackendChoice::Auto => cpu(),
+        }
+    }
 }
 
 /// Runs `$body` with `$pipeline` bound to the loaded pipeline, whatever its backend.
@@ -98,6 +133,8 @@ macro_rules! with_pipeline {
     ($engine:expr, $pipeline:ident => $body:expr) => {
         match &$engine.pipeline {
             Loaded::Cpu($pipeline) => $body,
+            #[cfg(feature = "webgpu")]
+            Loaded::WebGpu($pipeline) => $body,
         }
     };
 }
@@ -120,9 +157,7 @@ impl Engine {
     /// Those of the files and of the device.
     pub fn load(model: &Model, backend: BackendChoice) -> Result<Self> {
         let start = Instant::now();
-        let pipeline = match backend {
-            BackendChoice::Auto | BackendChoice::Cpu => Loaded::Cpu(Box::new(Pipeline::load(Cpu::new(), model)?)),
-        };
+        let pipeline = Loaded::open(model, backend)?;
         Ok(Self { model: model.name().to_owned(), pipeline, load_ms: since(start) })
     }
 

@@ -23,7 +23,7 @@
 //! | [`pipeline`] | prompt → picture, in the order it happens |
 //! | [`model`] | the three networks, and what their config files say |
 //! | [`weights`] | files → named tensors |
-//! | [`backend`] | the verbs, each defined by a formula with shapes and types; [`backend::cpu`] is their meaning in plain Rust |
+//! | [`backend`] | the verbs, each defined by a formula with shapes and types; [`backend::cpu`] is their meaning in plain Rust, `backend::webgpu` runs them on any GPU |
 //! | [`conformance`] | what a backend must do to be called right: cases for every verb, every stage and whole pictures |
 //!
 //! Each room knows only those to the right of it: engine → pipeline → model → backend (the trait), with weights beside

@@ -1,30 +1,57 @@
-//! The `cpu` backend and the pipeline against diffusers in float32, on two small random models, stage by stage.
-//!
-//! Tolerances: float32 sums in another order differ by about 1e-6 a stage (`tools/goldens/check.py` measures it against
-//! float64), so 1e-4 a stage leaves room for deep networks and nothing else.
+//! The backends and the pipeline against diffusers in float32, on two small random models, stage by stage. What a
+//! backend computes is checked on each of them, by one test a stage and backend.
 
 #[path = "support/golden.rs"]
 mod golden;
 
-use golden::{Golden, MODELS, Tensors, download, floats, json, number, numbers, text};
+use golden::{Golden, Tensors, Tested, download, floats, goldens, json, number, numbers, text};
 use pollster::block_on;
 use serde_json::Value;
 use sha2::Digest;
 use std::ops::ControlFlow;
-use zimage::backend::cpu::CpuTensor;
-use zimage::backend::{Backend, HostTensor};
+use zimage::Model;
+use zimage::backend::HostTensor;
+use zimage::backend::cpu::Cpu;
 use zimage::model::transformer::{Clock, Stage, padded};
 use zimage::pipeline::noise;
 use zimage::pipeline::progress::{self, Progress, Run};
 use zimage::pipeline::request::Request;
 use zimage::pipeline::schedule::{Guidance, Schedule};
 
-const STAGE: f64 = 1e-4;
-const LATENTS: f64 = 1e-3;
+/// Makes a test of each stage, in a module for each backend.
+macro_rules! on_backends {
+    ($($stage:ident),+ $(,)?) => {
+        mod cpu {
+            $(#[test]
+            fn $stage() {
+                super::$stage::<zimage::backend::cpu::Cpu>();
+            })+
+        }
+        #[cfg(feature = "webgpu")]
+        mod webgpu {
+            $(#[test]
+            fn $stage() {
+                super::$stage::<zimage::backend::webgpu::WebGpu>();
+            })+
+        }
+    };
+}
+
+on_backends![
+    text_features,
+    transformer_block_by_block,
+    loops_step_by_step,
+    whole_pictures,
+    a_batch_draws_what_single_pictures_draw,
+    autoencoder,
+    guidance_and_its_cap,
+    cancelling_ends_a_run_between_steps,
+    the_embedded_default,
+];
 
 #[test]
 fn tokens() {
-    for golden in MODELS.map(Golden::load) {
+    for golden in goldens::<Cpu>() {
         for case in golden.cases("tokens") {
             let ids = golden.pipeline.tokenizer().encode(text(&case["prompt"])).unwrap().ids;
             let expected: Vec<u32> = numbers(&case["ids"]).into_iter().map(|id| id as u32).collect();
@@ -33,9 +60,8 @@ fn tokens() {
     }
 }
 
-#[test]
-fn text_features() {
-    for golden in MODELS.map(Golden::load) {
+fn text_features<B: Tested>() {
+    for golden in goldens::<B>() {
         let (encoder, ..) = golden.pipeline.networks();
         let b = golden.pipeline.backend();
         let hidden = golden.pipeline.config().text_encoder.hidden_size;
@@ -47,28 +73,27 @@ fn text_features() {
         let mut blocks = 0;
         let features = encoder.forward(b, &prompts, tokens, &mut |block, x| {
             blocks += 1;
-            golden.expect(&format!("text.short.hidden.{}", block + 1), &download(b, x)?[..short], STAGE);
+            golden.expect(&format!("text.short.hidden.{}", block + 1), &download(b, x)?[..short], B::STAGE);
             Ok(())
         });
         assert_eq!(blocks, golden.pipeline.config().text_encoder.num_hidden_layers - 1);
         let features = download(b, &features.unwrap()).unwrap();
         for (i, (case, prompt)) in golden.cases("text").iter().zip(&prompts).enumerate() {
             let rows = &features[i * tokens * hidden..][..prompt.len() * hidden];
-            golden.expect(&format!("text.{}.features", text(&case["name"])), rows, STAGE);
+            golden.expect(&format!("text.{}.features", text(&case["name"])), rows, B::STAGE);
         }
     }
 }
 
-#[test]
-fn transformer_block_by_block() {
-    for golden in MODELS.map(Golden::load) {
+fn transformer_block_by_block<B: Tested>() {
+    for golden in goldens::<B>() {
         for case in golden.cases("transformer") {
             transformer_case(&golden, case);
         }
     }
 }
 
-fn transformer_case(golden: &Golden, case: &Value) {
+fn transformer_case<B: Tested>(golden: &Golden<B>, case: &Value) {
     let prefix = format!("transformer.{}", text(&case["name"]));
     let (_, transformer, _) = golden.pipeline.networks();
     let (b, config) = (golden.pipeline.backend(), &golden.pipeline.config().transformer);
@@ -86,11 +111,11 @@ fn transformer_case(golden: &Golden, case: &Value) {
 
     let blocks = case["blocks"].as_bool().unwrap();
     let mut seen = 0;
-    let mut compare = |stage: Stage, x: &CpuTensor| {
+    let mut compare = |stage: Stage, x: &B::Tensor| {
         let values = download(b, x)?;
         let (name, rows) = match stage {
             Stage::Timestep => {
-                golden.expect(&format!("{prefix}.t_emb"), &values, STAGE);
+                golden.expect(&format!("{prefix}.t_emb"), &values, B::STAGE);
                 return Ok(());
             }
             Stage::EmbedPatches => ("image_tokens".into(), vec![image; batch]),
@@ -101,7 +126,7 @@ fn transformer_case(golden: &Golden, case: &Value) {
         };
         for (i, rows) in rows.iter().enumerate().take(if blocks { batch } else { 0 }) {
             let item = &values[i * values.len() / batch..][..rows * config.dim];
-            golden.expect(&format!("{prefix}.{name}.{i}"), item, STAGE);
+            golden.expect(&format!("{prefix}.{name}.{i}"), item, B::STAGE);
             seen += 1;
         }
         Ok(())
@@ -116,7 +141,7 @@ fn transformer_case(golden: &Golden, case: &Value) {
     let step = b.upload(&HostTensor::from_u32(&[1], &[0])).unwrap();
     let clock = Clock { times: &times, step: &step };
     let velocity = transformer.forward(b, &latents, clock, &refined, &sequence, &mut compare).unwrap();
-    golden.expect(&format!("{prefix}.velocity"), &download(b, &velocity).unwrap(), STAGE);
+    golden.expect(&format!("{prefix}.velocity"), &download(b, &velocity).unwrap(), B::STAGE);
     let stages = 2 + 2 * config.n_refiner_layers + config.n_layers;
     assert_eq!(
         seen,
@@ -128,7 +153,7 @@ fn transformer_case(golden: &Golden, case: &Value) {
 
 #[test]
 fn schedules() {
-    for golden in MODELS.map(Golden::load) {
+    for golden in goldens::<Cpu>() {
         let config = golden.pipeline.config();
         for steps in numbers(&golden.cases["schedule"]["steps"]) {
             let schedule = Schedule::new(steps, config.scheduler.shift);
@@ -178,16 +203,15 @@ impl Progress for Latents {
     }
 }
 
-#[test]
-fn loops_step_by_step() {
-    for golden in MODELS.map(Golden::load) {
+fn loops_step_by_step<B: Tested>() {
+    for golden in goldens::<B>() {
         for case in golden.cases("loops") {
             loop_case(&golden, case);
         }
     }
 }
 
-fn loop_case(golden: &Golden, case: &Value) {
+fn loop_case<B: Tested>(golden: &Golden<B>, case: &Value) {
     let name = text(&case["name"]);
     let (pipeline, steps, count) = (&golden.pipeline, number(&case["steps"]), number(&case["count"]));
     let tokens = |prompts: &[&str]| -> Vec<Vec<u32>> {
@@ -217,7 +241,7 @@ fn loop_case(golden: &Golden, case: &Value) {
     let last = block_on(pipeline.denoise(&noise, &encoded, &schedule, &guidance, &mut run)).unwrap();
     assert_eq!(latents.0.len(), steps);
     for (step, latents) in latents.0.iter().enumerate() {
-        golden.expect(&format!("loop.{name}.step.{step}"), &latents.to_f32(), LATENTS);
+        golden.expect(&format!("loop.{name}.step.{step}"), &latents.to_f32(), B::LATENTS);
     }
     assert_eq!(latents.0[steps - 1].bytes(), last.bytes());
     let pictures = block_on(pipeline.decode(&last)).unwrap();
@@ -226,16 +250,15 @@ fn loop_case(golden: &Golden, case: &Value) {
 }
 
 /// At most 1 level apart for 99.9 % of the values.
-fn expect_rgb(golden: &Golden, name: &str, pixels: &[u8]) {
+fn expect_rgb<B: Tested>(golden: &Golden<B>, name: &str, pixels: &[u8]) {
     let recorded = golden.tensors.u8(name);
     assert_eq!(pixels.len(), recorded.len(), "{}: {name}", golden.name);
     let far = pixels.iter().zip(recorded.bytes()).filter(|(a, b)| a.abs_diff(**b) > 1).count();
     assert!(far * 1000 <= pixels.len(), "{}: {name}: {far} of {} values are wrong", golden.name, pixels.len());
 }
 
-#[test]
-fn whole_pictures() {
-    for golden in MODELS.map(Golden::load) {
+fn whole_pictures<B: Tested>() {
+    for golden in goldens::<B>() {
         // The loops that a request can ask for: noise of one picture a seed.
         for name in ["picture", "cfg_truncated"] {
             let case = golden.cases("loops").iter().find(|case| case["name"] == name).unwrap();
@@ -257,9 +280,8 @@ fn whole_pictures() {
     }
 }
 
-#[test]
-fn a_batch_draws_what_single_pictures_draw() {
-    let golden = Golden::load("sharded");
+fn a_batch_draws_what_single_pictures_draw<B: Tested>() {
+    let Some(golden) = Golden::<B>::load("sharded") else { return };
     let request = Request {
         prompts: vec!["a red fox".into(), "two owls on a wooden table beside a river".into()],
         width: Some(32),
@@ -285,20 +307,19 @@ fn a_batch_draws_what_single_pictures_draw() {
     }
 }
 
-#[test]
-fn autoencoder() {
-    for golden in MODELS.map(Golden::load) {
+fn autoencoder<B: Tested>() {
+    for golden in goldens::<B>() {
         let (_, _, vae) = golden.pipeline.networks();
         let b = golden.pipeline.backend();
         let rgb = golden.tensors.u8("vae.encode.rgb");
         let pixels = b.upload(&rgb.reshaped(&[&[1], rgb.shape()].concat()).unwrap()).unwrap();
         let latents = vae.encode(b, &pixels).unwrap();
-        golden.expect("vae.encode.latents", &download(b, &latents).unwrap(), STAGE);
+        golden.expect("vae.encode.latents", &download(b, &latents).unwrap(), B::STAGE);
 
         let latents = golden.tensors.f32("vae.decode.latents");
         let decoded = vae.decode_unrounded(b, &b.upload(&latents).unwrap()).unwrap();
         let image = golden.tensors.f32("vae.decode.image");
-        golden.expect("vae.decode.image", &channels_first(&download(b, &decoded).unwrap(), image.shape()), STAGE);
+        golden.expect("vae.decode.image", &channels_first(&download(b, &decoded).unwrap(), image.shape()), B::STAGE);
         let pictures = block_on(golden.pipeline.decode(&latents)).unwrap();
         let pixels: Vec<u8> = pictures.iter().flat_map(|picture| picture.bytes().to_vec()).collect();
         expect_rgb(&golden, "vae.decode.rgb", &pixels);
@@ -313,9 +334,8 @@ fn channels_first(values: &[f32], shape: &[usize]) -> Vec<f32> {
     values.chunks_exact(channels * pixels).flat_map(item).collect()
 }
 
-#[test]
-fn guidance_and_its_cap() {
-    for golden in MODELS.map(Golden::load) {
+fn guidance_and_its_cap<B: Tested>() {
+    for golden in goldens::<B>() {
         let case = golden.cases("loops").iter().find(|case| case["name"] == "cfg_normalized").unwrap();
         let b = golden.pipeline.backend();
         let guidance = Guidance {
@@ -332,14 +352,13 @@ fn guidance_and_its_cap() {
             let prediction = b.upload(&golden.tensors.f32(&format!("loop.cfg_normalized.velocity.{i}"))).unwrap();
             b.guide_and_step(&mut latents, &prediction, &table, &mut step).unwrap();
             let name = format!("loop.cfg_normalized.step.{i}");
-            golden.expect(&name, &download(b, &latents).unwrap(), 1e-6);
+            golden.expect(&name, &download(b, &latents).unwrap(), B::STEP);
         }
     }
 }
 
-#[test]
-fn cancelling_ends_a_run_between_steps() {
-    let golden = Golden::load("single");
+fn cancelling_ends_a_run_between_steps<B: Tested>() {
+    let Some(golden) = Golden::<B>::load("single") else { return };
     let request = Request { width: Some(16), height: Some(16), steps: Some(5), ..Request::new("a red fox") };
     let job = request.check(golden.pipeline.config()).unwrap();
     let mut seen = Vec::new();
@@ -354,10 +373,9 @@ fn cancelling_ends_a_run_between_steps() {
 }
 
 /// The embedded default draws what diffusers draws with it, from prompt to pixels.
-#[cfg(feature = "embedded-model")]
-#[test]
-fn the_embedded_default() {
-    let golden = Golden::of("emoji", &zimage::Model::embedded().unwrap());
+fn the_embedded_default<B: Tested>() {
+    let model = Model::open(&path("../../models/emoji")).unwrap();
+    let Some(golden) = Golden::<B>::of("emoji", &model) else { return };
     for (i, case) in golden.cases.as_array().unwrap().iter().enumerate() {
         let request = Request {
             negative: vec![text(&case["negative"]).into()],
@@ -371,7 +389,7 @@ fn the_embedded_default() {
         let job = request.check(golden.pipeline.config()).unwrap();
         let mut latents = Latents(Vec::new());
         let drawn = block_on(golden.pipeline.generate(&job, &mut latents)).unwrap();
-        golden.expect(&format!("{i}.latents"), &latents.0[job.steps - 1].to_f32(), LATENTS);
+        golden.expect(&format!("{i}.latents"), &latents.0[job.steps - 1].to_f32(), B::LATENTS);
         expect_rgb(&golden, &format!("{i}.rgb"), drawn.pictures[0].bytes());
     }
 }

@@ -17,6 +17,8 @@
 pub mod cpu;
 mod host;
 pub mod shapes;
+#[cfg(feature = "webgpu")]
+pub mod webgpu;
 
 use crate::error::Result;
 pub use host::{DType, HostTensor};

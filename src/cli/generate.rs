@@ -83,7 +83,8 @@ pub(super) struct Args {
 }
 
 fn backends() -> impl TypedValueParser<Value = BackendChoice> {
-    PossibleValuesParser::new(BackendChoice::NAMES.map(|(name, _)| name)).try_map(|name| name.parse::<BackendChoice>())
+    PossibleValuesParser::new(BackendChoice::NAMES.iter().map(|(name, _)| *name))
+        .try_map(|name| name.parse::<BackendChoice>())
 }
 
 /// A seed as it stands on the command line.

@@ -1,8 +1,12 @@
 //! The goldens that `tools/goldens` recorded from diffusers: models, cases and tensors. Its README says what is what.
 
 use serde_json::Value;
+#[cfg(feature = "webgpu")]
+use std::io::Write;
 use std::path::PathBuf;
 use zimage::backend::cpu::Cpu;
+#[cfg(feature = "webgpu")]
+use zimage::backend::webgpu::{Adapters, WebGpu};
 use zimage::backend::{Backend, HostTensor};
 use zimage::conformance::relative_error;
 use zimage::pipeline::Pipeline;
@@ -46,26 +50,69 @@ impl Tensors {
     }
 }
 
+/// A backend that is held to the goldens.
+pub(crate) trait Tested: Backend {
+    /// How far a stage may be from the recorded one, and latents after steps that add up.
+    const STAGE: f64;
+    const LATENTS: f64;
+    /// How far one step of the loop may be.
+    const STEP: f64;
+
+    /// The backend; `None`, and a line that says why, where this machine has nothing to run it on.
+    fn open() -> Option<Self>;
+}
+
+/// Sums in float32 in another order differ by about 1e-6 a stage (`tools/goldens/check.py` measures it against
+/// float64), so 1e-4 a stage leaves room for deep networks and nothing else.
+impl Tested for Cpu {
+    const STAGE: f64 = 1e-4;
+    const LATENTS: f64 = 1e-3;
+    const STEP: f64 = 1e-6;
+
+    fn open() -> Option<Self> {
+        Some(Cpu::new())
+    }
+}
+
+/// Adapters may round exponentials and the like by some units in the last place; a step is only sums.
+#[cfg(feature = "webgpu")]
+impl Tested for WebGpu {
+    const STAGE: f64 = 1e-4;
+    const LATENTS: f64 = 1e-3;
+    const STEP: f64 = 1e-5;
+
+    fn open() -> Option<Self> {
+        // Past the test harness, which shows nothing of tests that pass.
+        let skip = |error| writeln!(std::io::stderr(), "skipped: webgpu: {error}");
+        pollster::block_on(WebGpu::open(Adapters::Any)).map_err(skip).ok()
+    }
+}
+
+/// Every model's goldens on a backend; none where the backend cannot run.
+pub(crate) fn goldens<B: Tested>() -> Vec<Golden<B>> {
+    MODELS.into_iter().map_while(Golden::load).collect()
+}
+
 /// One model with its cases and tensors.
-pub(crate) struct Golden {
+pub(crate) struct Golden<B: Tested> {
     pub(crate) name: &'static str,
     pub(crate) cases: Value,
     pub(crate) tensors: Tensors,
-    pub(crate) pipeline: Pipeline<Cpu>,
+    pub(crate) pipeline: Pipeline<B>,
 }
 
-impl Golden {
-    /// A model of `tests/goldens`.
-    pub(crate) fn load(name: &'static str) -> Self {
+impl<B: Tested> Golden<B> {
+    /// A model of `tests/goldens`; `None` where the backend cannot run.
+    pub(crate) fn load(name: &'static str) -> Option<Self> {
         Self::of(name, &Model::open(&path(name)).unwrap())
     }
 
     /// The goldens `name` of a model that is somewhere else.
-    pub(crate) fn of(name: &'static str, model: &Model) -> Self {
-        let pipeline = Pipeline::load(Cpu::new(), model).unwrap();
+    pub(crate) fn of(name: &'static str, model: &Model) -> Option<Self> {
+        let pipeline = Pipeline::load(B::open()?, model).unwrap();
         assert_eq!(pipeline.warnings(), [""; 0], "{name}");
         let (cases, tensors) = (json(&format!("{name}.json")), Tensors::read(&format!("{name}.safetensors")));
-        Self { name, cases, tensors, pipeline }
+        Some(Self { name, cases, tensors, pipeline })
     }
 
     /// The cases of one kind.

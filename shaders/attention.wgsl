@@ -1,0 +1,211 @@
+// attention: softmax(q·kᵀ/√D + mask)·v for every head of a fused projection, without ever holding all scores.
+//
+// qkv[b, t] lists the query heads, the key heads and the value heads; head h reads key head h / (HQ/HKV). A workgroup
+// takes BQ queries of one head and walks over the keys 64 at a time. It keeps for every query the largest score m so
+// far, and, relative to it, the sum l of the weights and the weighted sum o of the values:
+//   s = q·kᵀ, m' = max(m, s), w = exp((s − m')/√D), l = l·exp((m − m')/√D) + Σ w, o = o·exp((m − m')/√D) + w·v,
+// and out = o/l. Keys past the item's length, or behind the query when CAUSAL, have the weight 0.
+//
+// 16×8 threads: thread (x, y) has the queries y·RQ …, the scores of keys 4x … 4x + 3, and the values' columns
+// 4x … 4x + 3 of every 64. q and k, then v, pass through `tile`, sixteen columns or sixteen keys at a time; the
+// weights stand in `weight`.
+//
+// Groups: ⌈T/BQ⌉·HQ·B, blocks of queries first. Constants: HEAD (D), RQ (queries a thread), OV (⌈D/64⌉), CAUSAL,
+// HAS_LENGTHS.
+
+struct Params {
+    tokens: u32,
+    query_heads: u32,
+    key_heads: u32,
+    items: u32,
+    // 1/√D.
+    scale: f32,
+}
+
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(2) var<storage, read> lengths: array<u32>;
+@group(0) @binding(3) var<storage, read_write> out: array<f32>;
+
+const BQ: u32 = 8u * RQ;
+const BK: u32 = 64u;
+// Steps of four columns in a tile of q and k, and the length of its rows.
+const STEPS: u32 = 4u;
+const STEP: u32 = STEPS + 1u;
+const HEAD4: u32 = (HEAD + 3u) / 4u;
+const HIDDEN: f32 = -3.0e38;
+
+var<workgroup> tile: array<vec4f, (BQ + BK) * STEP>;
+var<workgroup> weight: array<vec4f, BQ * BK / 4u>;
+
+fn head4(start: u32, c4: u32) -> vec4f {
+    return x4(start + 4u * c4, HEAD - 4u * c4);
+}
+
+@compute @workgroup_size(128)
+fn main(
+    @builtin(workgroup_id) group: vec3u,
+    @builtin(num_workgroups) groups: vec3u,
+    @builtin(local_invocation_index) thread: u32,
+) {
+    let blocks = (p.tokens + BQ - 1u) / BQ;
+    let at = flat(group, groups);
+    let first = at % blocks * BQ;
+    let head = at / blocks % p.query_heads;
+    let item = at / blocks / p.query_heads;
+    if (item >= p.items) {
+        return;
+    }
+    let width = (p.query_heads + 2u * p.key_heads) * HEAD;
+    let base = item * p.tokens * width;
+    let key_head = head / (p.query_heads / p.key_heads);
+    let q_base = base + head * HEAD;
+    let k_base = base + (p.query_heads + key_head) * HEAD;
+    let v_base = k_base + p.key_heads * HEAD;
+
+    var keys = p.tokens;
+    if (HAS_LENGTHS) {
+        keys = clamp(lengths[item], 1u, p.tokens);
+    }
+    // The keys that any query of this block sees.
+    var seen = keys;
+    if (CAUSAL) {
+        seen = min(keys, first + BQ);
+    }
+
+    let tx = thread % 16u;
+    let ty = thread / 16u;
+    var largest: array<f32, RQ>;
+    var sum: array<f32, RQ>;
+    var o: array<array<vec4f, OV>, RQ>;
+    for (var r = 0u; r < RQ; r++) {
+        largest[r] = HIDDEN;
+        sum[r] = 0.0;
+        for (var c = 0u; c < OV; c++) {
+            o[r][c] = vec4f();
+        }
+    }
+
+    for (var k0 = 0u; k0 < seen; k0 += BK) {
+        // Scores. Key 4x + j stands at row BQ + 16·j + x of the tile, so that 16 threads read 16 neighbours.
+        var s: array<vec4f, RQ>;
+        for (var r = 0u; r < RQ; r++) {
+            s[r] = vec4f();
+        }
+        for (var c0 = 0u; c0 < HEAD4; c0 += STEPS) {
+            for (var i = thread; i < (BQ + BK) * STEPS; i += 128u) {
+                let row = i / STEPS;
+                let c4 = c0 + i % STEPS;
+                var v = vec4f();
+                if (c4 < HEAD4) {
+                    if (row < BQ) {
+                        if (first + row < p.tokens) {
+                            v = head4(q_base + (first + row) * width, c4);
+                        }
+                    } else {
+                        let key = k0 + (row - BQ) % 16u * 4u + (row - BQ) / 16u;
+                        if (key < keys) {
+                            v = head4(k_base + key * width, c4);
+                        }
+                    }
+                }
+                tile[row * STEP + i % STEPS] = v;
+            }
+            workgroupBarrier();
+            for (var c = 0u; c < STEPS; c++) {
+                let ka = tile[(BQ + tx) * STEP + c];
+                let kb = tile[(BQ + 16u + tx) * STEP + c];
+                let kc = tile[(BQ + 32u + tx) * STEP + c];
+                let kd = tile[(BQ + 48u + tx) * STEP + c];
+                for (var r = 0u; r < RQ; r++) {
+                    let q = tile[(ty * RQ + r) * STEP + c];
+                    s[r] += vec4f(dot(q, ka), dot(q, kb), dot(q, kc), dot(q, kd));
+                }
+            }
+            workgroupBarrier();
+        }
+
+        // The largest score of each row: everybody sees all scores of its rows.
+        let key = vec4u(k0 + 4u * tx) + vec4u(0u, 1u, 2u, 3u);
+        var shown: array<vec4<bool>, RQ>;
+        for (var r = 0u; r < RQ; r++) {
+            shown[r] = key < vec4u(keys);
+            if (CAUSAL) {
+                shown[r] = shown[r] & (key <= vec4u(first + ty * RQ + r));
+            }
+            s[r] = select(vec4f(HIDDEN), s[r], shown[r]);
+            weight[(ty * RQ + r) * 16u + tx] = s[r];
+        }
+        workgroupBarrier();
+        for (var r = 0u; r < RQ; r++) {
+            var m = vec4f(largest[r]);
+            for (var i = 0u; i < 16u; i++) {
+                m = max(m, weight[(ty * RQ + r) * 16u + i]);
+            }
+            let now = max(max(m.x, m.y), max(m.z, m.w));
+            let fade = exp((largest[r] - now) * p.scale);
+            largest[r] = now;
+            s[r] = select(vec4f(), exp((s[r] - now) * p.scale), shown[r]);
+            // A thread's own part of the sum; the parts are added at the end.
+            sum[r] = sum[r] * fade + dot(s[r], vec4f(1.0));
+            for (var c = 0u; c < OV; c++) {
+                o[r][c] *= fade;
+            }
+        }
+        workgroupBarrier();
+        for (var r = 0u; r < RQ; r++) {
+            weight[(ty * RQ + r) * 16u + tx] = s[r];
+        }
+
+        // Values: sixteen keys by 64 columns at a time.
+        for (var c = 0u; c < OV; c++) {
+            for (var part = 0u; part < 4u; part++) {
+                workgroupBarrier();
+                for (var i = thread; i < 256u; i += 128u) {
+                    let value = k0 + part * 16u + i / 16u;
+                    let c4 = c * 16u + i % 16u;
+                    var v = vec4f();
+                    if (value < keys && c4 < HEAD4) {
+                        v = head4(v_base + value * width, c4);
+                    }
+                    tile[i] = v;
+                }
+                workgroupBarrier();
+                for (var k = 0u; k < 4u; k++) {
+                    let va = tile[(4u * k) * 16u + tx];
+                    let vb = tile[(4u * k + 1u) * 16u + tx];
+                    let vc = tile[(4u * k + 2u) * 16u + tx];
+                    let vd = tile[(4u * k + 3u) * 16u + tx];
+                    for (var r = 0u; r < RQ; r++) {
+                        let w = weight[(ty * RQ + r) * 16u + part * 4u + k];
+                        o[r][c] += w.x * va + w.y * vb + w.z * vc + w.w * vd;
+                    }
+                }
+            }
+        }
+        workgroupBarrier();
+    }
+
+    for (var r = 0u; r < RQ; r++) {
+        weight[(ty * RQ + r) * 16u + tx] = vec4f(sum[r], 0.0, 0.0, 0.0);
+    }
+    workgroupBarrier();
+    for (var r = 0u; r < RQ; r++) {
+        var l = 0.0;
+        for (var i = 0u; i < 16u; i++) {
+            l += weight[(ty * RQ + r) * 16u + i].x;
+        }
+        let token = first + ty * RQ + r;
+        if (token < p.tokens) {
+            let row = ((item * p.tokens + token) * p.query_heads + head) * HEAD;
+            for (var c = 0u; c < OV; c++) {
+                let column = c * 64u + 4u * tx;
+                let v = o[r][c] / l;
+                for (var j = 0u; j < 4u; j++) {
+                    if (column + j < HEAD) {
+                        out[row + column + j] = v[j];
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,89 @@
+// conv2d: a convolution as a product that never unrolls the picture. Row m of A are the pixels under the kernel at
+// output pixel m = (b·H' + y)·W' + x, column k the channel k % I₄ of tap k / I₄, where I₄ is the number of channels
+// rounded up to a multiple of four:
+//   A[m, k] = x[b, (y·stride + tap / kw − top) / zoom, (x·stride + tap % kw − left) / zoom, k % I₄],
+// zero outside of the picture; zoom is 2 when the picture is read as if each pixel were four.
+// The residual is added with the bias. Constants: HAS_BIAS, HAS_RESIDUAL.
+
+struct Params {
+    m: u32,
+    n: u32,
+    k: u32,
+    k4: u32,
+    stride: u32,
+    tiles: u32,
+    first: u32,
+    width: u32,
+    // The picture, the kernel's width, and the size of the output.
+    h: u32,
+    w: u32,
+    channels: u32,
+    channels4: u32,
+    kw: u32,
+    out_h: u32,
+    out_w: u32,
+    step: u32,
+    top: u32,
+    left: u32,
+    // 1 when pixels are doubled, else 0.
+    zoom: u32,
+}
+
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(3) var<storage, read_write> out: array<f32>;
+@group(0) @binding(4) var<storage, read> bias: array<f32>;
+@group(0) @binding(5) var<storage, read> residual: array<f32>;
+
+struct Row {
+    // The item's first pixel, or NOTHING.
+    item: u32,
+    // The kernel's upper left corner in the picture as it is read, less the padding: may be negative.
+    y: i32,
+    x: i32,
+}
+
+fn row_at(m: u32) -> Row {
+    if (m == NOTHING) {
+        return Row(NOTHING, 0, 0);
+    }
+    let y = m / p.out_w % p.out_h;
+    let item = m / p.out_w / p.out_h * p.h * p.w;
+    return Row(item, i32(y * p.step) - i32(p.top), i32(m % p.out_w * p.step) - i32(p.left));
+}
+
+fn operand(row: Row, k: u32) -> vec4f {
+    let tap = k / p.channels4;
+    let channel = k % p.channels4;
+    let y = row.y + i32(tap / p.kw);
+    let column = row.x + i32(tap % p.kw);
+    let inside = y >= 0 && column >= 0 && y < i32(p.h << p.zoom) && column < i32(p.w << p.zoom);
+    if (row.item == NOTHING || !inside) {
+        return vec4f();
+    }
+    let pixel = row.item + (u32(y) >> p.zoom) * p.w + (u32(column) >> p.zoom);
+    return x4(pixel * p.channels + channel, p.channels - channel);
+}
+
+fn prologue(m0: u32, thread: u32) {}
+
+fn weight_row(n0: u32, r: u32) -> u32 {
+    return select(NOTHING, n0 + r, n0 + r < p.n);
+}
+
+fn finish(m: u32, n0: u32, lane: u32, values: array<f32, TN>) {
+    var v = values;
+    for (var j = 0u; j < TN; j++) {
+        let n = n0 + lane + 16u * j;
+        if (n < p.n) {
+            let at = m * p.width + p.first + n;
+            var y = v[j];
+            if (HAS_BIAS) {
+                y += bias[p.first + n];
+            }
+            if (HAS_RESIDUAL) {
+                y += residual[at];
+            }
+            out[at] = y;
+        }
+    }
+}

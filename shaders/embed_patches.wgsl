@@ -1,0 +1,95 @@
+// embed_patches: out[copy, b, t, n] = Σᵢ patch(b, t)[i]·W[n, i] + bias[n] for the patches of a picture, pad[n] behind
+// them up to `tokens`, and the same again for every copy.
+//
+// Value i of patch t, listed by (row, column, channel), is
+//   latents[b, i % C, t / across · side + i / C / side, t % across · side + i / C % side].
+// Rows of the product are m = b·tokens + t. Constants: HAS_BIAS.
+
+struct Params {
+    m: u32,
+    n: u32,
+    k: u32,
+    k4: u32,
+    stride: u32,
+    tiles: u32,
+    first: u32,
+    width: u32,
+    tokens: u32,
+    patches: u32,
+    across: u32,
+    // Side of a patch.
+    side: u32,
+    channels: u32,
+    // Height and width of the latents.
+    h: u32,
+    w: u32,
+    copies: u32,
+}
+
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(3) var<storage, read_write> out: array<f32>;
+@group(0) @binding(4) var<storage, read> bias: array<f32>;
+@group(0) @binding(5) var<storage, read> pad: array<f32>;
+
+struct Row {
+    // The item's first channel, or NOTHING where there is no patch.
+    item: u32,
+    // The patch's upper left corner.
+    top: u32,
+    left: u32,
+}
+
+fn row_at(m: u32) -> Row {
+    let b = m / p.tokens;
+    let t = m % p.tokens;
+    if (m == NOTHING || t >= p.patches) {
+        return Row(NOTHING, 0u, 0u);
+    }
+    return Row(b * p.channels * p.h * p.w, t / p.across * p.side, t % p.across * p.side);
+}
+
+fn value(row: Row, i: u32) -> f32 {
+    if (i >= p.k) {
+        return 0.0;
+    }
+    let y = row.top + i / p.channels / p.side;
+    let column = row.left + i / p.channels % p.side;
+    return x4(row.item + (i % p.channels * p.h + y) * p.w + column, 1u).x;
+}
+
+fn operand(row: Row, k: u32) -> vec4f {
+    if (row.item == NOTHING) {
+        return vec4f();
+    }
+    return vec4f(value(row, k), value(row, k + 1u), value(row, k + 2u), value(row, k + 3u));
+}
+
+fn store(m: u32, n: u32, v: f32) {
+    let column = p.first + n;
+    var y = v;
+    if (HAS_BIAS) {
+        y += bias[column];
+    }
+    if (m % p.tokens >= p.patches) {
+        y = pad[column];
+    }
+    for (var copy = 0u; copy < p.copies; copy++) {
+        out[(copy * p.m + m) * p.width + column] = y;
+    }
+}
+
+fn prologue(m0: u32, thread: u32) {}
+
+fn weight_row(n0: u32, r: u32) -> u32 {
+    return select(NOTHING, n0 + r, n0 + r < p.n);
+}
+
+fn finish(m: u32, n0: u32, lane: u32, values: array<f32, TN>) {
+    var v = values;
+    for (var j = 0u; j < TN; j++) {
+        let n = n0 + lane + 16u * j;
+        if (n < p.n) {
+            store(m, n, v[j]);
+        }
+    }
+}

@@ -1,0 +1,18 @@
+// The first input, read four values at a time: rows of any width.
+
+@group(0) @binding(1) var<storage, read> x: array<f32>;
+
+// x[at], …, the first `count` of four, zeros behind; at least one is asked for.
+fn x4(at: u32, count: u32) -> vec4f {
+    var v = vec4f(x[at], 0.0, 0.0, 0.0);
+    if (count > 1u) {
+        v.y = x[at + 1u];
+    }
+    if (count > 2u) {
+        v.z = x[at + 2u];
+    }
+    if (count > 3u) {
+        v.w = x[at + 3u];
+    }
+    return v;
+}

@@ -1,0 +1,122 @@
+// The tiled product that most verbs are: out[m, n] = Σₖ A[m, k]·W[n, k], for M rows of an input and the rows of W.
+//
+// A workgroup of 16×16 threads makes a tile of BM×BN outputs, a thread TM×TN of them: rows y·TM + i, columns
+// x + 16·j. Both operands come through workgroup memory, BK4 steps of four values of K at once, the next ones being
+// fetched into registers while the current ones are multiplied. Rows in workgroup memory are one step longer than they
+// need be, so that 16 threads that read 16 rows meet different banks.
+//
+// Groups: ⌈M/BM⌉·(tiles of columns), columns first. Constants: TM, TN, BK4. The verb's file provides
+//   Params               with m, k4, stride, tiles, first, width among its fields
+//   row_at(m)            where row m of A is read
+//   operand(row, k)      A[m, k .. k + 4], zeros past the end of a row, k a multiple of four
+//   weight_row(n0, r)    which row of W stands at column r of the tile that starts at n0, or NOTHING
+//   prologue(m0, thread) whatever must be known about the tile's rows before they are read
+//   finish(m, n0, x, v)  takes the outputs v of row m at the columns n0 + x + 16·j
+
+const NOTHING: u32 = 0xffffffffu;
+const BM: u32 = 16u * TM;
+const BN: u32 = 16u * TN;
+const STEP: u32 = BK4 + 1u;
+const LOADS_A: u32 = (BM * BK4 + 255u) / 256u;
+const LOADS_B: u32 = (BN * BK4 + 255u) / 256u;
+
+var<workgroup> tile_a: array<vec4f, BM * STEP>;
+var<workgroup> tile_b: array<vec4f, BN * STEP>;
+
+@compute @workgroup_size(256)
+fn main(
+    @builtin(workgroup_id) group: vec3u,
+    @builtin(num_workgroups) groups: vec3u,
+    @builtin(local_invocation_index) thread: u32,
+) {
+    let tile = flat(group, groups);
+    let m0 = tile / p.tiles * BM;
+    let n0 = tile % p.tiles * BN;
+    if (m0 >= p.m) {
+        return;
+    }
+    prologue(m0, thread);
+
+    // What this thread carries from memory to the tiles: load i is step (i·256 + thread) % BK4 of the tile's row
+    // (i·256 + thread) / BK4.
+    var rows: array<Row, LOADS_A>;
+    var columns: array<u32, LOADS_B>;
+    for (var i = 0u; i < LOADS_A; i++) {
+        let r = (i * 256u + thread) / BK4;
+        rows[i] = row_at(select(NOTHING, m0 + r, r < BM && m0 + r < p.m));
+    }
+    for (var i = 0u; i < LOADS_B; i++) {
+        let r = (i * 256u + thread) / BK4;
+        columns[i] = NOTHING;
+        if (r < BN) {
+            columns[i] = weight_row(n0, r);
+        }
+    }
+
+    var next_a: array<vec4f, LOADS_A>;
+    var next_b: array<vec4f, LOADS_B>;
+    var sums: array<array<f32, TN>, TM>;
+    for (var i = 0u; i < TM; i++) {
+        for (var j = 0u; j < TN; j++) {
+            sums[i][j] = 0.0;
+        }
+    }
+    let ty = thread / 16u;
+    let tx = thread % 16u;
+    let steps = (p.k4 + BK4 - 1u) / BK4;
+    for (var step = 0u; step <= steps; step++) {
+        if (step > 0u) {
+            for (var i = 0u; i < LOADS_A; i++) {
+                let at = i * 256u + thread;
+                if (at < BM * BK4) {
+                    tile_a[at / BK4 * STEP + at % BK4] = next_a[i];
+                }
+            }
+            for (var i = 0u; i < LOADS_B; i++) {
+                let at = i * 256u + thread;
+                if (at < BN * BK4) {
+                    tile_b[at / BK4 * STEP + at % BK4] = next_b[i];
+                }
+            }
+        }
+        workgroupBarrier();
+        if (step < steps) {
+            for (var i = 0u; i < LOADS_A; i++) {
+                let k4 = step * BK4 + (i * 256u + thread) % BK4;
+                next_a[i] = vec4f();
+                if (k4 < p.k4) {
+                    next_a[i] = operand(rows[i], 4u * k4);
+                }
+            }
+            for (var i = 0u; i < LOADS_B; i++) {
+                let k4 = step * BK4 + (i * 256u + thread) % BK4;
+                next_b[i] = vec4f();
+                if (k4 < p.k4 && columns[i] != NOTHING) {
+                    next_b[i] = weight4(columns[i], k4, p.stride);
+                }
+            }
+        }
+        if (step > 0u) {
+            for (var k = 0u; k < BK4; k++) {
+                var a: array<vec4f, TM>;
+                for (var i = 0u; i < TM; i++) {
+                    a[i] = tile_a[(ty * TM + i) * STEP + k];
+                }
+                for (var j = 0u; j < TN; j++) {
+                    let b = tile_b[(tx + 16u * j) * STEP + k];
+                    for (var i = 0u; i < TM; i++) {
+                        sums[i][j] += dot(a[i], b);
+                    }
+                }
+            }
+        }
+        workgroupBarrier();
+    }
+
+    for (var i = 0u; i < TM; i++) {
+        let m = m0 + ty * TM + i;
+        if (m < p.m) {
+            finish(m, n0, tx, sums[i]);
+        }
+    }
+}

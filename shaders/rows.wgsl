@@ -1,0 +1,61 @@
+// The product for few rows: out[m, n] = Σₖ A[m, k]·W[n, k] for at most 8 rows of A at a time, each weight read once.
+//
+// A workgroup of 256 threads makes 16 columns, 16 threads a column: thread `lane` of a column sums the steps of four
+// values lane, lane + 16, …, and the 16 sums are added pairwise.
+//
+// Groups: ⌈M/MR⌉·(groups of columns), columns first. Constants: MR, the rows of A at a time. The verb's file provides,
+// besides row_at and operand as for the tiled product,
+//   column_row(v)               which row of W column v reads, or NOTHING
+//   finish_column(m, v, own, next) takes the output of row m at column v; `next` is that at column v + 1
+
+const NOTHING: u32 = 0xffffffffu;
+
+var<workgroup> sums: array<f32, 256u * MR>;
+
+@compute @workgroup_size(256)
+fn main(
+    @builtin(workgroup_id) group: vec3u,
+    @builtin(num_workgroups) groups: vec3u,
+    @builtin(local_invocation_index) thread: u32,
+) {
+    let at = flat(group, groups);
+    let m0 = at / p.tiles * MR;
+    if (m0 >= p.m) {
+        return;
+    }
+    let column = at % p.tiles * 16u + thread / 16u;
+    let lane = thread % 16u;
+    let row = column_row(column);
+
+    var rows: array<Row, MR>;
+    var sum: array<f32, MR>;
+    for (var m = 0u; m < MR; m++) {
+        rows[m] = row_at(select(NOTHING, m0 + m, m0 + m < p.m));
+        sum[m] = 0.0;
+    }
+    if (row != NOTHING) {
+        for (var k4 = lane; k4 < p.k4; k4 += 16u) {
+            let w = weight4(row, k4, p.stride);
+            for (var m = 0u; m < MR; m++) {
+                sum[m] += dot(operand(rows[m], 4u * k4), w);
+            }
+        }
+    }
+    for (var m = 0u; m < MR; m++) {
+        sums[m * 256u + thread] = sum[m];
+    }
+    workgroupBarrier();
+    for (var reach = 8u; reach > 0u; reach /= 2u) {
+        if (lane < reach) {
+            for (var m = 0u; m < MR; m++) {
+                sums[m * 256u + thread] += sums[m * 256u + thread + reach];
+            }
+        }
+        workgroupBarrier();
+    }
+    // Lane m finishes row m.
+    if (lane < MR && m0 + lane < p.m && row != NOTHING) {
+        let first = lane * 256u + thread - lane;
+        finish_column(m0 + lane, column, sums[first], sums[min(first + 16u, 256u * MR - 1u)]);
+    }
+}

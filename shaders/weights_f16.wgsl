@@ -1,0 +1,9 @@
+// Weights stored as F16, two to a word, the first in the lower half. Rows are padded with zeros to whole steps of four.
+
+@group(0) @binding(2) var<storage, read> weights: array<vec2u>;
+
+// Elements 4·k4, … of row `row`; `stride` steps of four make a row.
+fn weight4(row: u32, k4: u32, stride: u32) -> vec4f {
+    let w = weights[row * stride + k4];
+    return vec4f(unpack2x16float(w.x), unpack2x16float(w.y));
+}

@@ -1,0 +1,193 @@
+//! The device: which adapter, what it allows, and what it complains about.
+
+use super::cache::Cache;
+use super::memory::lock;
+use crate::error::{Error, Result};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
+
+/// Which adapters will do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Adapters {
+    /// The best one there is, be it one that computes on the processor.
+    #[default]
+    Any,
+    /// A GPU.
+    Gpu,
+}
+
+/// The first thing that the device complained about, kept until a verb can return it.
+#[derive(Debug, Default)]
+pub(super) struct Faults {
+    state: Mutex<Fault>,
+}
+
+#[derive(Debug, Default)]
+struct Fault {
+    first: Option<String>,
+    out_of_memory: bool,
+    /// Why the device is gone; stays.
+    lost: Option<String>,
+}
+
+impl Faults {
+    fn push(&self, error: wgpu::Error) {
+        let mut state = lock(&self.state);
+        match error {
+            wgpu::Error::OutOfMemory { .. } => state.out_of_memory = true,
+            wgpu::Error::Validation { description, .. } | wgpu::Error::Internal { description, .. } => {
+                state.first.get_or_insert(description);
+            }
+        }
+    }
+
+    /// Returns what went wrong since the last call.
+    pub(super) fn check(&self) -> Result<()> {
+        let mut state = lock(&self.state);
+        if let Some(reason) = &state.lost {
+            return Err(Error::Device(format!("the GPU is gone: {reason}")));
+        }
+        if std::mem::take(&mut state.out_of_memory) {
+            return Err(Error::Device("the GPU ran out of memory; a smaller picture or batch may fit".into()));
+        }
+        match state.first.take() {
+            Some(problem) => Err(Error::Device(format!("the GPU refused: {}", problem.trim()))),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether memory ran out since the last call.
+    pub(super) fn take_out_of_memory(&self) -> bool {
+        std::mem::take(&mut lock(&self.state).out_of_memory)
+    }
+
+    pub(super) fn lose(&self, reason: String) {
+        lock(&self.state).lost.get_or_insert(reason);
+    }
+}
+
+/// A device that is open.
+#[derive(Debug)]
+pub(super) struct Device {
+    pub device: wgpu::Device,
+    pub queue: wgpu::Queue,
+    pub info: wgpu::AdapterInfo,
+    pub limits: wgpu::Limits,
+    /// The largest buffer that a shader can be given, in bytes.
+    pub max_binding: u64,
+    pub faults: Arc<Faults>,
+}
+
+impl Device {
+    /// Opens the best adapter that will do.
+    pub(super) async fn open(adapters: Adapters) -> Result<Self> {
+        let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
+        let options = wgpu::RequestAdapterOptions {
+            power_preference: wgpu::PowerPreference::HighPerformance,
+            ..wgpu::RequestAdapterOptions::default()
+        };
+        let adapter = instance.request_adapter(&options).await.map_err(|_| {
+            Error::Device(
+                "there is no GPU that this program can use: no Vulkan, Metal or Direct3D 12 driver was found".into(),
+            )
+        })?;
+        let info = adapter.get_info();
+        let real = matches!(
+            info.device_type,
+            wgpu::DeviceType::DiscreteGpu | wgpu::DeviceType::IntegratedGpu | wgpu::DeviceType::VirtualGpu
+        );
+        if adapters == Adapters::Gpu && !real {
+            return Err(Error::Device(format!("{} is not a GPU", info.name)));
+        }
+        // Everything the adapter has: weights and pictures want the largest buffers there are.
+        let limits = adapter.limits();
+        let enough = limits.max_compute_invocations_per_workgroup >= 256
+            && limits.max_storage_buffers_per_shader_stage >= 8
+            && limits.max_compute_workgroup_storage_size >= 16 << 10;
+        if !enough {
+            return Err(Error::Device(format!("{} offers less than the shaders need", info.name)));
+        }
+        let descriptor = wgpu::DeviceDescriptor {
+            label: Some("zimage"),
+            required_features: adapter.features() & Cache::FEATURE,
+            required_limits: limits.clone(),
+            ..wgpu::DeviceDescriptor::default()
+        };
+        let (device, queue) = adapter
+            .request_device(&descriptor)
+            .await
+            .map_err(|error| Error::Device(format!("{} could not be opened: {error}", info.name)))?;
+
+        let max_binding = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size);
+        let faults = Arc::new(Faults::default());
+        let sink = faults.clone();
+        device.on_uncaptured_error(Arc::new(move |error| sink.push(error)));
+        let sink = faults.clone();
+        device.set_device_lost_callback(move |reason, message| {
+            // Dropping the device is not news.
+            if reason != wgpu::DeviceLostReason::Destroyed {
+                sink.lose(message);
+            }
+        });
+        Ok(Self { device, queue, info, limits, max_binding, faults })
+    }
+
+    /// Waits on the host until `submission`, or all of them, have run. Whether the device has nothing left to do.
+    pub(super) fn poll(&self, submission: Option<&wgpu::SubmissionIndex>) -> Result<bool> {
+        match self.device.poll(wgpu::PollType::Wait { submission_index: submission.cloned(), timeout: None }) {
+            Ok(status) => Ok(status.is_queue_empty()),
+            Err(error) => {
+                self.faults.check()?;
+                Err(Error::Device(format!("the GPU did not finish: {error}")))
+            }
+        }
+    }
+}
+
+/// Something that the device will say later, on whatever thread.
+#[derive(Debug)]
+pub(super) struct Signal<T>(Arc<Mutex<(Option<T>, Option<Waker>)>>);
+
+impl<T> Signal<T> {
+    pub(super) fn new() -> Self {
+        Self(Arc::new(Mutex::new((None, None))))
+    }
+
+    /// Whether it was said.
+    pub(super) fn arrived(&self) -> bool {
+        lock(&self.0).0.is_some()
+    }
+
+    /// The other end, for a callback.
+    pub(super) fn sender(&self) -> impl FnOnce(T) + use<T> {
+        let state = self.0.clone();
+        move |value| {
+            let waker = {
+                let mut state = lock(&state);
+                state.0 = Some(value);
+                state.1.take()
+            };
+            if let Some(waker) = waker {
+                waker.wake();
+            }
+        }
+    }
+}
+
+impl<T> Future for Signal<T> {
+    type Output = T;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
+        let mut state = lock(&self.0);
+        match state.0.take() {
+            Some(value) => Poll::Ready(value),
+            None => {
+                state.1 = Some(context.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! The verbs that give every value a thread: lookups, sequences, and the two ends of the autoencoder.
+
+use super::super::{DType, DeviceTensor, shapes};
+use super::gpu::Gpu;
+use super::program::{Program, wgsl};
+use super::recording::Arg;
+use super::tensor::WebGpuTensor;
+use crate::error::{Error, Result};
+
+/// Values of a workgroup.
+const GROUP: usize = 256;
+
+/// How shaders know the type of what they read a word at a time.
+fn type_number(verb: &'static str, dtype: DType) -> Result<usize> {
+    match dtype {
+        DType::F32 => Ok(0),
+        DType::Bf16 => Ok(1),
+        DType::F16 => Ok(2),
+        DType::U32 | DType::U8 => Err(Error::shape(verb, format!("a floating type is needed, not {dtype}"))),
+    }
+}
+
+/// Refuses a table without rows: shaders clamp to the last one.
+pub(super) fn needs_rows(verb: &'static str, table: &WebGpuTensor) -> Result<()> {
+    match table.shape().first() {
+        Some(0) | None => Err(Error::shape(verb, format!("a table of shape {:?} has no rows", table.shape()))),
+        Some(_) => Ok(()),
+    }
+}
+
+fn words<const N: usize>(values: [usize; N]) -> Vec<u32> {
+    values.map(|value| value as u32).to_vec()
+}
+
+fn gather_program(number: usize) -> Program {
+    Program::new("gather_rows", &[wgsl!("common"), wgsl!("gather_rows")]).with("TYPE", number)
+}
+
+pub(super) fn gather_rows(gpu: &Gpu, table: &WebGpuTensor, ids: &WebGpuTensor) -> Result<WebGpuTensor> {
+    let verb = "gather_rows";
+    let shape = shapes::gather_rows(table.shape(), ids.shape())?;
+    needs_rows(verb, table)?;
+    let (rows, width) = (table.shape()[0], table.shape()[1]);
+    let program = gather_program(type_number(verb, table.dtype())?);
+    if ids.dtype() != DType::U32 {
+        return Err(Error::shape(verb, format!("ids must be U32, not {}", ids.dtype())));
+    }
+    let out = gpu.output(verb, &shape, DType::F32)?;
+    // Windows of a table that is larger than a binding start where every adapter allows it, on 256 bytes: every 128
+    // rows do, as their elements have two bytes or four.
+    let row = (width * table.dtype().size()) as u64;
+    let most = gpu.device.max_binding;
+    let (window, step) = if table.bytes() <= most {
+        (rows, rows)
+    } else {
+        let fitting = (most / row.max(1)) as usize / 128 * 128;
+        if fitting == 0 {
+            return Err(Error::Device(format!(
+                "{verb}: rows of {width} are too wide for what {} allows for one buffer",
+                gpu.device.info.name
+            )));
+        }
+        (fitting, fitting)
+    };
+    for first in (0..rows).step_by(step.max(1)) {
+        let count = window.min(rows - first);
+        let offset = first as u64 * row;
+        let bytes = (count as u64 * row).next_multiple_of(16).max(16).min(table.bytes() - offset);
+        let part = Arg { memory: table.memory().clone(), offset, bytes };
+        let parameters = words([out.len(), width, first, count, rows]);
+        gpu.dispatch(&program, &[part, Arg::from(ids), Arg::from(&out)], parameters, out.len().div_ceil(GROUP))?;
+    }
+    Ok(out)
+}
+
+fn widen_program(number: usize) -> Program {
+    Program::new("widen", &[wgsl!("common"), wgsl!("widen")]).with("TYPE", number)
+}
+
+impl Gpu {
+    /// `tensor` as F32: itself, or a widened copy of one that was uploaded in a shorter type.
+    pub(super) fn float(&self, tensor: &WebGpuTensor) -> Result<WebGpuTensor> {
+        if tensor.dtype() == DType::F32 {
+            return Ok(tensor.clone());
+        }
+        let number = type_number("widen", tensor.dtype())?;
+        let out = self.output("widen", tensor.shape(), DType::F32)?;
+        let args = [Arg::from(tensor), Arg::from(&out)];
+        self.dispatch(&widen_program(number), &args, words([tensor.len()]), tensor.len().div_ceil(GROUP))?;
+        Ok(out)
+    }
+
+    /// Makes `tensor` F32 where it is not, for a verb that changes it.
+    pub(super) fn make_float(&self, tensor: &mut WebGpuTensor) -> Result<()> {
+        if tensor.dtype() != DType::F32 {
+            *tensor = self.float(tensor)?;
+        }
+        Ok(())
+    }
+}
+
+fn simple(name: &'static str) -> Program {
+    let file = match name {
+        "pad_rows" => wgsl!("pad_rows"),
+        "join_sequence" => wgsl!("join_sequence"),
+        "unscale_latents" => wgsl!("unscale_latents"),
+        "scale_latents" => wgsl!("scale_latents"),
+        "normalize_rgb8" => wgsl!("normalize_rgb8"),
+        _ => wgsl!("to_rgb8"),
+    };
+    Program::new(name, &[wgsl!("common"), file])
+}
+
+pub(super) fn pad_rows(gpu: &Gpu, x: &mut WebGpuTensor, token: &WebGpuTensor, lengths: &WebGpuTensor) -> Result<()> {
+    shapes::pad_rows(x.shape(), token.shape(), lengths.shape())?;
+    gpu.make_float(x)?;
+    let token = gpu.float(token)?;
+    let parameters = words([x.len(), x.shape()[1], x.shape()[2]]);
+    let args = [Arg::from(&*x), Arg::from(&token), Arg::from(lengths)];
+    gpu.dispatch(&simple("pad_rows"), &args, parameters, x.len().div_ceil(GROUP))
+}
+
+pub(super) fn join_sequence(
+    gpu: &Gpu,
+    image: &WebGpuTensor,
+    caption: &WebGpuTensor,
+    captions: &WebGpuTensor,
+) -> Result<WebGpuTensor> {
+    let verb = "join_sequence";
+    let shape = shapes::join_sequence(image.shape(), caption.shape(), captions.shape())?;
+    needs_rows(verb, caption)?;
+    let out = gpu.output(verb, &shape, DType::F32)?;
+    let (image, caption) = (gpu.float(image)?, gpu.float(caption)?);
+    let item = |tensor: &WebGpuTensor| tensor.shape()[1] * tensor.shape()[2];
+    let parameters = words([out.len(), image.shape()[0], item(&image), caption.shape()[0], item(&caption)]);
+    let args = [Arg::from(&image), Arg::from(&caption), Arg::from(captions), Arg::from(&out)];
+    gpu.dispatch(&simple(verb), &args, parameters, out.len().div_ceil(GROUP))?;
+    Ok(out)
+}
+
+pub(super) fn unscale_latents(gpu: &Gpu, latents: &WebGpuTensor, scale: f32, shift: f32) -> Result<WebGpuTensor> {
+    let verb = "unscale_latents";
+    let shape @ [_, h, w, c] = shapes::unscale_latents(latents.shape())?;
+    let out = gpu.output(verb, &shape, DType::F32)?;
+    let latents = gpu.float(latents)?;
+    let mut parameters = words([out.len(), c, h * w]);
+    parameters.extend([scale.to_bits(), shift.to_bits()]);
+    gpu.dispatch(&simple(verb), &[Arg::from(&latents), Arg::from(&out)], parameters, out.len().div_ceil(GROUP))?;
+    Ok(out)
+}
+
+pub(super) fn scale_latents(
+    gpu: &Gpu,
+    x: &WebGpuTensor,
+    channels: usize,
+    scale: f32,
+    shift: f32,
+) -> Result<WebGpuTensor> {
+    let verb = "scale_latents";
+    let shape @ [_, _, h, w] = shapes::scale_latents(x.shape(), channels)?;
+    let out = gpu.output(verb, &shape, DType::F32)?;
+    let x = gpu.float(x)?;
+    let mut parameters = words([out.len(), channels, x.shape()[3], h * w]);
+    parameters.extend([scale.to_bits(), shift.to_bits()]);
+    gpu.dispatch(&simple(verb), &[Arg::from(&x), Arg::from(&out)], parameters, out.len().div_ceil(GROUP))?;
+    Ok(out)
+}
+
+pub(super) fn normalize_rgb8(gpu: &Gpu, pixels: &WebGpuTensor) -> Result<WebGpuTensor> {
+    let verb = "normalize_rgb8";
+    if pixels.dtype() != DType::U8 {
+        return Err(Error::shape(verb, format!("pixels must be U8, not {}", pixels.dtype())));
+    }
+    let out = gpu.output(verb, pixels.shape(), DType::F32)?;
+    let args = [Arg::from(pixels), Arg::from(&out)];
+    gpu.dispatch(&simple(verb), &args, words([out.len()]), out.len().div_ceil(GROUP))?;
+    Ok(out)
+}
+
+pub(super) fn to_rgb8(gpu: &Gpu, x: &WebGpuTensor) -> Result<WebGpuTensor> {
+    let verb = "to_rgb8";
+    let out = gpu.output(verb, x.shape(), DType::U8)?;
+    let x = gpu.float(x)?;
+    let args = [Arg::from(&x), Arg::from(&out)];
+    gpu.dispatch(&simple(verb), &args, words([out.len()]), out.len().div_ceil(4 * GROUP))?;
+    Ok(out)
+}
+
+/// Every program of these verbs.
+pub(super) fn programs() -> Vec<Program> {
+    let mut programs = Vec::new();
+    programs.extend([0, 1, 2].map(gather_program));
+    programs.extend([1, 2].map(widen_program));
+    let names = ["pad_rows", "join_sequence", "unscale_latents", "scale_latents", "normalize_rgb8", "to_rgb8"];
+    programs.extend(names.map(simple));
+    programs
+}

@@ -1,0 +1,354 @@
+//! What all verbs of the backend share: memory to write to, dispatches in order, and the way to the host and back.
+
+use super::super::{DType, DeviceTensor, HostTensor};
+use super::device::{Adapters, Device, Signal};
+use super::memory::{Memory, Pool, lock};
+use super::pipelines::Pipelines;
+use super::program::Program;
+use super::recording::{Arg, Collected, Dispatch, Prepared, WebGpuRecording};
+use super::tensor::{WebGpuTensor, padded};
+use crate::error::{Error, Result};
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex};
+
+/// Dispatches that wait for a submission at most.
+const PENDING: usize = 64;
+/// Bytes of uploads after which the host waits for the device to take them over, so that loading a model does not keep
+/// a second copy of it.
+const UPLOADS: u64 = 256 << 20;
+/// The most workgroups in one dimension of a dispatch.
+const GROUPS: usize = 65_535;
+
+/// A device with its memory and its order of work.
+#[derive(Debug)]
+pub(super) struct Gpu {
+    pub device: Device,
+    pool: Arc<Pool>,
+    pipelines: Pipelines,
+    order: Mutex<Order>,
+    /// Stand in for inputs, and for outputs, that a verb was not given.
+    empty: [Arc<Memory>; 2],
+    /// Tensors made once from nothing but a number: see [`Gpu::table`].
+    tables: Mutex<HashMap<usize, WebGpuTensor>>,
+}
+
+/// What was called and has not been submitted.
+#[derive(Debug, Default)]
+struct Order {
+    pending: Vec<Dispatch>,
+    recording: Option<Collected>,
+    /// The last submission.
+    last: Option<wgpu::SubmissionIndex>,
+    /// Bytes uploaded since the host last waited for them.
+    uploaded: u64,
+}
+
+impl Gpu {
+    /// Opens an adapter; `largest` buffers at most are given to a shader, where it is less than the adapter allows.
+    pub(super) async fn open(adapters: Adapters, largest: u64) -> Result<Self> {
+        let mut device = Device::open(adapters).await?;
+        device.max_binding = device.max_binding.min(largest);
+        let pool = Arc::new(Pool::default());
+        let empty = [(); 2].map(|()| Memory::new(device.device.create_buffer(&buffer("empty", 16, false)), &pool));
+        let pipelines = Pipelines::new(&device.device, &device.info);
+        let gpu = Self { device, pool, pipelines, order: Mutex::default(), empty, tables: Mutex::default() };
+        gpu.device.faults.check()?;
+        Ok(gpu)
+    }
+
+    // ---- memory ------------------------------------------------------------------------------------------------
+
+    /// A tensor for `verb` to fill. Its elements are whatever the memory held before.
+    pub(super) fn output(&self, verb: &'static str, shape: &[usize], dtype: DType) -> Result<WebGpuTensor> {
+        self.device.faults.check()?;
+        let pool = match &lock(&self.order).recording {
+            Some(recording) => recording.pool.clone(),
+            None => self.pool.clone(),
+        };
+        let bytes = padded(shape.iter().product(), dtype);
+        self.check_size(verb, format_args!("a tensor of shape {shape:?}"), bytes, self.device.max_binding)?;
+        let buffer = match pool.take(bytes) {
+            Some(buffer) => buffer,
+            None => self.uninit(verb, shape, bytes)?,
+        };
+        Ok(WebGpuTensor::new(shape, dtype, Memory::new(buffer, &pool)))
+    }
+
+    fn check_size(&self, verb: &str, what: fmt::Arguments<'_>, bytes: u64, most: u64) -> Result<()> {
+        if bytes <= most {
+            return Ok(());
+        }
+        let mib = |bytes: u64| bytes as f64 / (1 << 20) as f64;
+        Err(Error::Device(format!(
+            "{verb}: {what} takes {:.1} MiB, and {} allows {:.1} MiB for one buffer; \
+             a smaller picture or batch may fit",
+            mib(bytes),
+            self.device.info.name,
+            mib(most)
+        )))
+    }
+
+    /// A new buffer, mapped or not. When memory runs out, what is free in the pool is let go of first.
+    fn allocate(&self, verb: &str, shape: &[usize], bytes: u64, mapped: bool) -> Result<wgpu::Buffer> {
+        let create = || {
+            let buffer = self.device.device.create_buffer(&buffer(verb, bytes, mapped));
+            (!self.device.faults.take_out_of_memory()).then_some(buffer)
+        };
+        let made = create().or_else(|| {
+            self.flush();
+            self.pool.clear();
+            self.device.poll(None).ok()?;
+            create()
+        });
+        made.ok_or_else(|| {
+            let mib = bytes as f64 / (1 << 20) as f64;
+            Error::Device(format!(
+                "{verb}: {} has no memory left for a tensor of shape {shape:?} ({mib:.1} MiB); \
+                 a smaller picture or batch may fit",
+                self.device.info.name
+            ))
+        })
+    }
+
+    /// New memory for an output. In debug builds it is poisoned, so that a verb that leaves an element unwritten shows.
+    fn uninit(&self, verb: &str, shape: &[usize], bytes: u64) -> Result<wgpu::Buffer> {
+        let poison = cfg!(debug_assertions);
+        let made = self.allocate(verb, shape, bytes, poison)?;
+        if poison {
+            if let Ok(mut mapped) = made.get_mapped_range_mut(..) {
+                let ones = vec![0xff; mapped.len()];
+                mapped.copy_from_slice(&ones);
+            }
+            made.unmap();
+        }
+        Ok(made)
+    }
+
+    /// New memory of `bytes` whose contents `fill` writes, part by part with the place each goes to; zeros elsewhere.
+    /// `most` is how large a buffer may be for what it is meant to be.
+    pub(super) fn upload(
+        &self,
+        what: &str,
+        shape: &[usize],
+        bytes: u64,
+        most: u64,
+        fill: impl FnOnce(&mut dyn FnMut(usize, &[u8])),
+    ) -> Result<Arc<Memory>> {
+        self.device.faults.check()?;
+        self.check_size(what, format_args!("a tensor of shape {shape:?}"), bytes, most)?;
+        let made = self.allocate(what, shape, bytes, true)?;
+        {
+            let mut mapped = made
+                .get_mapped_range_mut(..)
+                .map_err(|error| Error::Device(format!("{what}: the GPU's memory cannot be written: {error}")))?;
+            fill(&mut |at, part| mapped.slice(at..at + part.len()).copy_from_slice(part));
+        }
+        made.unmap();
+        let full = {
+            let mut order = lock(&self.order);
+            order.uploaded += bytes;
+            order.uploaded > UPLOADS
+        };
+        if full {
+            lock(&self.order).uploaded = 0;
+            self.device.queue.submit([]);
+            self.device.poll(None)?;
+        }
+        Ok(Memory::new(made, &self.pool))
+    }
+
+    /// A host tensor as it is.
+    pub(super) fn upload_tensor(&self, what: &str, tensor: &HostTensor) -> Result<WebGpuTensor> {
+        let bytes = padded(tensor.len(), tensor.dtype());
+        let most = self.device.limits.max_buffer_size;
+        let memory = self.upload(what, tensor.shape(), bytes, most, |write| {
+            write(0, tensor.bytes());
+        })?;
+        Ok(WebGpuTensor::new(tensor.shape(), tensor.dtype(), memory))
+    }
+
+    /// The table that `make` makes of `size`, uploaded when it is asked for the first time.
+    pub(super) fn table(&self, size: usize, make: impl FnOnce(usize) -> Vec<f32>) -> Result<WebGpuTensor> {
+        if let Some(table) = lock(&self.tables).get(&size) {
+            return Ok(table.clone());
+        }
+        let table = self.upload_tensor("table", &HostTensor::from_f32(&[size], &make(size)))?;
+        lock(&self.tables).insert(size, table.clone());
+        Ok(table)
+    }
+
+    /// What to bind for an input that is absent.
+    pub(super) fn empty(&self) -> Arg {
+        Arg { memory: self.empty[0].clone(), offset: 0, bytes: 16 }
+    }
+
+    /// What to bind for an output that is not wanted.
+    pub(super) fn nowhere(&self) -> Arg {
+        Arg { memory: self.empty[1].clone(), offset: 0, bytes: 16 }
+    }
+
+    /// What to bind for an input that may be absent.
+    pub(super) fn optional(&self, tensor: Option<&WebGpuTensor>) -> Arg {
+        tensor.map_or_else(|| self.empty(), Arg::from)
+    }
+
+    // ---- order -------------------------------------------------------------------------------------------------
+
+    /// Appends a dispatch of `groups` workgroups to what will run. They are folded into two dimensions where one is
+    /// too short; shaders take their index from both.
+    pub(super) fn dispatch(&self, program: &Program, args: &[Arg], parameters: Vec<u32>, groups: usize) -> Result<()> {
+        if groups == 0 {
+            return Ok(());
+        }
+        let rows = groups.div_ceil(GROUPS);
+        if rows > GROUPS {
+            return Err(Error::Device(format!("{}: {groups} workgroups are more than a GPU takes", program.name)));
+        }
+        let groups = [groups.div_ceil(rows) as u32, rows as u32, 1];
+        for arg in args {
+            self.check_size(program.name, format_args!("a tensor"), arg.bytes, self.device.max_binding)?;
+        }
+        let pipeline = self.pipelines.get(&self.device.device, program);
+        self.device.faults.check()?;
+        let buffers = args.iter().map(|arg| (arg.memory.buffer().clone(), arg.offset, arg.bytes)).collect();
+        let dispatch = Dispatch { pipeline, buffers, parameters, groups };
+        let full = {
+            let mut order = lock(&self.order);
+            match &mut order.recording {
+                Some(recording) => {
+                    args.iter().for_each(|arg| recording.keep(&arg.memory));
+                    recording.dispatches.push(dispatch);
+                    false
+                }
+                None => {
+                    order.pending.push(dispatch);
+                    order.pending.len() >= PENDING
+                }
+            }
+        };
+        if full {
+            self.flush();
+        }
+        Ok(())
+    }
+
+    /// Submits what is pending.
+    pub(super) fn flush(&self) {
+        let pending = std::mem::take(&mut lock(&self.order).pending);
+        if !pending.is_empty() {
+            self.submit(&Prepared::new(&self.device.device, pending));
+        }
+    }
+
+    fn submit(&self, prepared: &Prepared) {
+        if let Some(last) = prepared.submit(&self.device.device, &self.device.queue) {
+            lock(&self.order).last = Some(last);
+        }
+    }
+
+    /// Collects what `steps` calls instead of running it.
+    pub(super) fn record(&self, steps: impl FnOnce() -> Result<()>) -> Result<WebGpuRecording> {
+        {
+            let mut order = lock(&self.order);
+            if order.recording.is_some() {
+                return Err(Error::shape("record", "recordings do not nest"));
+            }
+            order.recording = Some(Collected::new(&self.pool));
+        }
+        let result = steps();
+        let collected = lock(&self.order).recording.take();
+        result?;
+        let Some(Collected { dispatches, pool, outside }) = collected else {
+            return Err(Error::shape("record", "the recording is gone"));
+        };
+        let prepared = Prepared::new(&self.device.device, dispatches);
+        self.device.faults.check()?;
+        Ok(WebGpuRecording { prepared, _pool: pool, _outside: outside })
+    }
+
+    /// Submits a recording.
+    pub(super) fn replay(&self, recording: &WebGpuRecording) -> Result<()> {
+        self.flush();
+        self.submit(&recording.prepared);
+        self.device.faults.check()
+    }
+
+    /// The end of everything called so far.
+    pub(super) fn event(&self) -> Result<Event> {
+        self.flush();
+        let done = Signal::new();
+        let sender = done.sender();
+        self.device.queue.on_submitted_work_done(move || sender(()));
+        self.device.faults.check()?;
+        Ok(Event { done, submission: lock(&self.order).last.clone() })
+    }
+
+    /// Waits for an event.
+    pub(super) async fn wait(&self, event: Event) -> Result<()> {
+        self.poll_for(&event.done, event.submission.as_ref())?;
+        event.done.await;
+        self.device.faults.check()
+    }
+
+    /// Makes the callback of `signal` run, which follows `submission` or everything, where the host may wait; a browser
+    /// runs it by itself.
+    fn poll_for<T>(&self, signal: &Signal<T>, submission: Option<&wgpu::SubmissionIndex>) -> Result<()> {
+        if cfg!(target_arch = "wasm32") {
+            return Ok(());
+        }
+        let mut submission = submission;
+        while !signal.arrived() {
+            let idle = self.device.poll(submission.take())?;
+            if idle && !signal.arrived() {
+                self.device.faults.check()?;
+                return Err(Error::Device("the GPU did not say that it finished".into()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies a tensor to the host once everything called before has run.
+    pub(super) async fn download(&self, tensor: &WebGpuTensor) -> Result<HostTensor> {
+        self.device.faults.check()?;
+        self.flush();
+        let (device, queue, bytes) = (&self.device.device, &self.device.queue, tensor.bytes());
+        let staging = device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("download"),
+            size: bytes,
+            usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        });
+        let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        encoder.copy_buffer_to_buffer(tensor.memory().buffer(), 0, &staging, 0, Some(bytes));
+        let submission = queue.submit([encoder.finish()]);
+        let mapped = Signal::new();
+        staging.map_async(wgpu::MapMode::Read, .., mapped.sender());
+        self.poll_for(&mapped, Some(&submission))?;
+        let result = mapped.await;
+        self.device.faults.check()?;
+        let refused = |error: &dyn fmt::Display| Error::Device(format!("the GPU's memory cannot be read: {error}"));
+        result.map_err(|error| refused(&error))?;
+        let view = staging.get_mapped_range(..).map_err(|error| refused(&error))?;
+        let len = tensor.len() * tensor.dtype().size();
+        let stored = bytes::Bytes::copy_from_slice(&view[..len]);
+        HostTensor::new(tensor.dtype(), tensor.shape(), stored)
+            .ok_or_else(|| Error::shape("download", "a tensor's memory does not hold its shape"))
+    }
+}
+
+/// A point in the order of the verbs.
+#[derive(Debug)]
+pub(super) struct Event {
+    done: Signal<()>,
+    submission: Option<wgpu::SubmissionIndex>,
+}
+
+fn buffer(label: &str, size: u64, mapped: bool) -> wgpu::BufferDescriptor<'_> {
+    wgpu::BufferDescriptor {
+        label: Some(label),
+        size,
+        usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST,
+        mapped_at_creation: mapped,
+    }
+}

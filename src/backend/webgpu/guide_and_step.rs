@@ -1,0 +1,46 @@
+//! `guide_and_step`: guidance, its norm cap, and the Euler step.
+
+use super::super::{DType, DeviceTensor, shapes};
+use super::elementwise;
+use super::gpu::Gpu;
+use super::program::{Program, wgsl};
+use super::recording::Arg;
+use super::tensor::WebGpuTensor;
+use crate::error::Result;
+
+/// Values of an item that a workgroup takes.
+const CHUNK: usize = 2048;
+
+fn program(entry: &'static str, guided: bool) -> Program {
+    Program::new("guide_and_step", &[wgsl!("common"), wgsl!("guide_and_step")]).entry(entry).with("GUIDED", guided)
+}
+
+pub(super) fn guide_and_step(
+    gpu: &Gpu,
+    latents: &mut WebGpuTensor,
+    prediction: &WebGpuTensor,
+    table: &WebGpuTensor,
+    step: &mut WebGpuTensor,
+) -> Result<()> {
+    let verb = "guide_and_step";
+    shapes::guide_and_step(latents.shape(), prediction.shape(), table.shape(), step.shape())?;
+    elementwise::needs_rows(verb, table)?;
+    gpu.make_float(latents)?;
+    let (prediction, table) = (gpu.float(prediction)?, gpu.float(table)?);
+    let items = latents.shape()[0];
+    let guided = prediction.shape()[0] != items;
+    let size: usize = latents.shape()[1..].iter().product();
+    let chunks = size.div_ceil(CHUNK);
+    let scratch = gpu.output(verb, &[4 + 2 * items * chunks], DType::F32)?;
+    let parameters = [items, size, CHUNK, chunks, table.shape()[0]].map(|value| value as u32).to_vec();
+    let args =
+        [Arg::from(&*latents), Arg::from(&prediction), Arg::from(&table), Arg::from(&*step), Arg::from(&scratch)];
+    gpu.dispatch(&program("measure", guided), &args, parameters.clone(), items * chunks)?;
+    gpu.dispatch(&program("advance", guided), &args, parameters, items * chunks)
+}
+
+/// Every program of this verb.
+pub(super) fn programs() -> Vec<Program> {
+    let both = [("measure", false), ("measure", true), ("advance", false), ("advance", true)];
+    both.map(|(entry, guided)| program(entry, guided)).to_vec()
+}

@@ -1,0 +1,305 @@
+//! Any GPU: WGSL compute shaders through wgpu.
+//!
+//! One file in `shaders/` a verb; the files here launch them, check shapes and find the memory. Activations are F32,
+//! weights stay as they are stored and are widened where they are read, all arithmetic is F32.
+
+mod attention;
+mod cache;
+mod conv2d;
+mod device;
+mod elementwise;
+mod gpu;
+mod guide_and_step;
+mod linear;
+mod matrix;
+mod memory;
+mod norms;
+mod patches;
+mod pipelines;
+mod product;
+mod program;
+mod recording;
+mod tensor;
+
+use super::{Backend, Branch, Conv2d, DType, Heads, HostTensor, Mask, Modulation, QkNormRope, RmsNorm, shapes};
+use crate::error::{Error, Result};
+pub use device::Adapters;
+use gpu::{Event, Gpu};
+use matrix::{Matrix, Source};
+pub use matrix::{WebGpuConv2d, WebGpuLinear, WebGpuSwiGlu};
+pub use recording::WebGpuRecording;
+pub use tensor::WebGpuTensor;
+
+/// The `webgpu` backend.
+#[derive(Debug)]
+pub struct WebGpu(Gpu);
+
+/// A point in the order of the verbs.
+#[derive(Debug)]
+pub struct WebGpuEvent(Event);
+
+impl WebGpu {
+    /// The best adapter of this machine.
+    ///
+    /// # Errors
+    /// [`Error::Device`] when there is none that will do, or none that can be opened.
+    pub async fn open(adapters: Adapters) -> Result<Self> {
+        Self::open_limited(adapters, u64::MAX).await
+    }
+
+    /// As [`WebGpu::open`], with an adapter that is taken to give a shader no buffer larger than `bytes`: shows on a
+    /// large GPU what happens on a small one.
+    ///
+    /// # Errors
+    /// Those of [`WebGpu::open`].
+    pub async fn open_limited(adapters: Adapters, bytes: u64) -> Result<Self> {
+        Ok(Self(Gpu::open(adapters, bytes).await?))
+    }
+
+    fn bias(&self, verb: &'static str, biases: &[HostTensor]) -> Result<Option<WebGpuTensor>> {
+        if biases.is_empty() {
+            return Ok(None);
+        }
+        let values: Vec<f32> = biases.iter().flat_map(HostTensor::to_f32).collect();
+        self.0.upload_tensor(verb, &HostTensor::from_f32(&[values.len()], &values)).map(Some)
+    }
+}
+
+/// Every shader in every variant, as (name, entry point, WGSL): for tests that hand them to other compilers.
+pub fn shaders() -> Vec<(String, &'static str, String)> {
+    let programs = [
+        attention::programs(),
+        conv2d::programs(),
+        elementwise::programs(),
+        guide_and_step::programs(),
+        linear::programs(),
+        norms::programs(),
+        patches::programs(),
+    ];
+    programs.concat().into_iter().map(|program| (program.label(), program.entry, program.source())).collect()
+}
+
+impl Backend for WebGpu {
+    type Tensor = WebGpuTensor;
+    type Linear = WebGpuLinear;
+    type SwiGlu = WebGpuSwiGlu;
+    type Conv2d = WebGpuConv2d;
+    type Recording = WebGpuRecording;
+    type Event = WebGpuEvent;
+
+    const IN_FLIGHT: usize = 2;
+
+    fn name(&self) -> &'static str {
+        "webgpu"
+    }
+
+    fn device(&self) -> String {
+        let info = &self.0.device.info;
+        let driver = [info.driver.as_str(), info.driver_info.as_str()].join(" ");
+        format!("{}, {:?} {}, plain shaders", info.name, info.backend, driver.trim())
+    }
+
+    /// Matrices stay as they are stored; everything else that is stored in a shorter floating type is widened, as it is
+    /// small and shaders read it as F32.
+    fn upload(&self, tensor: &HostTensor) -> Result<WebGpuTensor> {
+        let short = matches!(tensor.dtype(), DType::F16 | DType::Bf16);
+        if short && tensor.shape().len() != 2 {
+            return self.0.upload_tensor("upload", &HostTensor::from_f32(tensor.shape(), &tensor.to_f32()));
+        }
+        self.0.upload_tensor("upload", tensor)
+    }
+
+    async fn download(&self, tensor: &WebGpuTensor) -> Result<HostTensor> {
+        self.0.download(tensor).await
+    }
+
+    fn upload_linear(&self, parts: &[HostTensor], biases: &[HostTensor]) -> Result<WebGpuLinear> {
+        let [_, width] = shapes::stacked("upload_linear", parts, biases)?;
+        let matrix = Matrix::upload(&self.0, "upload_linear", &Source::new(parts, width), None)?;
+        Ok(WebGpuLinear { matrix, bias: self.bias("upload_linear", biases)? })
+    }
+
+    fn upload_swiglu(&self, gate: &HostTensor, up: &HostTensor) -> Result<WebGpuSwiGlu> {
+        let verb = "upload_swiglu";
+        let dims @ [_, width] = shapes::stacked("upload_swiglu", std::slice::from_ref(gate), &[])?;
+        shapes::same(verb, "the second matrix", up.shape(), &dims)?;
+        let [gate, up] = if gate.dtype() == up.dtype() {
+            [gate.clone(), up.clone()]
+        } else {
+            [gate, up].map(|part| HostTensor::from_f32(part.shape(), &part.to_f32()))
+        };
+        let sources = [&gate, &up].map(|part| Source::new(std::slice::from_ref(part), width));
+        Ok(WebGpuSwiGlu { matrix: Matrix::upload(&self.0, verb, &sources[0], Some(&sources[1]))? })
+    }
+
+    fn upload_conv2d(&self, kernel: &HostTensor, bias: Option<&HostTensor>) -> Result<WebGpuConv2d> {
+        let verb = "upload_conv2d";
+        let stored @ [o, i, kh, kw] = shapes::dims::<4>(verb, "the kernel", kernel.shape())?;
+        if let Some(bias) = bias {
+            shapes::same(verb, "the bias", bias.shape(), &[o])?;
+        }
+        let matrix = Matrix::upload(&self.0, verb, &Source::kernel(kernel, stored), None)?;
+        let bias = self.bias(verb, bias.map_or(&[], std::slice::from_ref))?;
+        Ok(WebGpuConv2d { matrix, dims: [o, kh, kw, i], bias })
+    }
+
+    fn record(&self, steps: impl FnOnce(&Self) -> Result<()>) -> Result<WebGpuRecording> {
+        self.0.record(|| steps(self))
+    }
+
+    fn replay(&self, recording: &WebGpuRecording) -> Result<()> {
+        self.0.replay(recording)
+    }
+
+    fn event(&self) -> Result<WebGpuEvent> {
+        self.0.event().map(WebGpuEvent)
+    }
+
+    async fn wait(&self, event: WebGpuEvent) -> Result<()> {
+        self.0.wait(event.0).await
+    }
+
+    fn gather_rows(&self, table: &WebGpuTensor, ids: &WebGpuTensor) -> Result<WebGpuTensor> {
+        elementwise::gather_rows(&self.0, table, ids)
+    }
+
+    fn linear(&self, x: &WebGpuTensor, w: &WebGpuLinear) -> Result<WebGpuTensor> {
+        linear::linear(&self.0, x, w)
+    }
+
+    fn swiglu(&self, x: &WebGpuTensor, w: &WebGpuSwiGlu) -> Result<WebGpuTensor> {
+        linear::swiglu(&self.0, x, w)
+    }
+
+    fn rms_norm(&self, x: &WebGpuTensor, norm: RmsNorm<'_, WebGpuTensor>) -> Result<WebGpuTensor> {
+        let x = self.0.float(x)?;
+        normed("rms_norm", norms::residual_norm(&self.0, "rms_norm", &x, None, Some(norm))?)
+    }
+
+    fn residual(&self, x: &mut WebGpuTensor, branch: Branch<'_, WebGpuTensor>) -> Result<()> {
+        self.0.make_float(x)?;
+        norms::residual_norm(&self.0, "residual", x, Some(branch), None).map(drop)
+    }
+
+    fn residual_norm(
+        &self,
+        x: &mut WebGpuTensor,
+        branch: Branch<'_, WebGpuTensor>,
+        norm: RmsNorm<'_, WebGpuTensor>,
+    ) -> Result<WebGpuTensor> {
+        self.0.make_float(x)?;
+        normed("residual_norm", norms::residual_norm(&self.0, "residual_norm", x, Some(branch), Some(norm))?)
+    }
+
+    fn qk_norm_rope(&self, qkv: &mut WebGpuTensor, heads: Heads, how: QkNormRope<'_, WebGpuTensor>) -> Result<()> {
+        attention::qk_norm_rope(&self.0, qkv, heads, how)
+    }
+
+    fn attention(&self, qkv: &WebGpuTensor, heads: Heads, mask: Mask<'_, WebGpuTensor>) -> Result<WebGpuTensor> {
+        attention::attention(&self.0, qkv, heads, mask)
+    }
+
+    fn timestep_embedding(
+        &self,
+        times: &WebGpuTensor,
+        step: &WebGpuTensor,
+        w1: &WebGpuLinear,
+        w2: &WebGpuLinear,
+    ) -> Result<WebGpuTensor> {
+        linear::timestep_embedding(&self.0, times, step, w1, w2)
+    }
+
+    fn modulation(&self, t: &WebGpuTensor, w: &WebGpuLinear, silu: bool, width: usize) -> Result<WebGpuTensor> {
+        linear::modulation(&self.0, t, w, silu, width)
+    }
+
+    fn embed_patches(
+        &self,
+        latents: &WebGpuTensor,
+        patch: usize,
+        w: &WebGpuLinear,
+        pad: &WebGpuTensor,
+        tokens: usize,
+        copies: usize,
+    ) -> Result<WebGpuTensor> {
+        patches::embed_patches(&self.0, latents, patch, w, pad, tokens, copies)
+    }
+
+    fn pad_rows(&self, x: &mut WebGpuTensor, token: &WebGpuTensor, lengths: &WebGpuTensor) -> Result<()> {
+        elementwise::pad_rows(&self.0, x, token, lengths)
+    }
+
+    fn join_sequence(
+        &self,
+        image: &WebGpuTensor,
+        caption: &WebGpuTensor,
+        captions: &WebGpuTensor,
+    ) -> Result<WebGpuTensor> {
+        elementwise::join_sequence(&self.0, image, caption, captions)
+    }
+
+    fn final_layer(
+        &self,
+        x: &WebGpuTensor,
+        scale: Modulation<'_, WebGpuTensor>,
+        eps: f32,
+        w: &WebGpuLinear,
+        patch: usize,
+        size: [usize; 2],
+    ) -> Result<WebGpuTensor> {
+        patches::final_layer(&self.0, x, scale, eps, w, patch, size)
+    }
+
+    fn guide_and_step(
+        &self,
+        latents: &mut WebGpuTensor,
+        prediction: &WebGpuTensor,
+        table: &WebGpuTensor,
+        step: &mut WebGpuTensor,
+    ) -> Result<()> {
+        guide_and_step::guide_and_step(&self.0, latents, prediction, table, step)
+    }
+
+    fn conv2d(
+        &self,
+        x: &WebGpuTensor,
+        w: &WebGpuConv2d,
+        geometry: Conv2d,
+        residual: Option<&WebGpuTensor>,
+    ) -> Result<WebGpuTensor> {
+        conv2d::conv2d(&self.0, x, w, geometry, residual)
+    }
+
+    fn group_norm(
+        &self,
+        x: &WebGpuTensor,
+        weight: &WebGpuTensor,
+        bias: &WebGpuTensor,
+        groups: usize,
+        eps: f32,
+        silu: bool,
+    ) -> Result<WebGpuTensor> {
+        norms::group_norm(&self.0, x, weight, bias, groups, eps, silu)
+    }
+
+    fn unscale_latents(&self, latents: &WebGpuTensor, scale: f32, shift: f32) -> Result<WebGpuTensor> {
+        elementwise::unscale_latents(&self.0, latents, scale, shift)
+    }
+
+    fn scale_latents(&self, x: &WebGpuTensor, channels: usize, scale: f32, shift: f32) -> Result<WebGpuTensor> {
+        elementwise::scale_latents(&self.0, x, channels, scale, shift)
+    }
+
+    fn normalize_rgb8(&self, pixels: &WebGpuTensor) -> Result<WebGpuTensor> {
+        elementwise::normalize_rgb8(&self.0, pixels)
+    }
+
+    fn to_rgb8(&self, x: &WebGpuTensor) -> Result<WebGpuTensor> {
+        elementwise::to_rgb8(&self.0, x)
+    }
+}
+
+/// What a norm returned; it returns a tensor whenever it was given a norm.
+fn normed(verb: &'static str, out: Option<WebGpuTensor>) -> Result<WebGpuTensor> {
+    out.ok_or_else(|| Error::shape(verb, "there is no norm"))
+}

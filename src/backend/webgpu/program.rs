@@ -1,0 +1,153 @@
+//! Shaders as text: which files make a program, and the constants in front of them.
+//!
+//! A *program* is a few WGSL files joined behind a header of `const`s. That is the whole scheme for variants: a verb's
+//! file calls functions such as `weight4` or `x4` without knowing who wrote them, and the variant is the choice of the
+//! file that provides them. Override constants alone cannot size a thread's arrays, change a binding's element type or
+//! `enable` an extension; import languages can, but bring a second WGSL parser that has to follow every extension that
+//! we want to use (cooperative matrices first of all). Joined text passes a browser as it stands.
+
+use std::fmt::Write;
+
+/// A file in `shaders/`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct File {
+    pub name: &'static str,
+    pub text: &'static str,
+}
+
+/// The file `shaders/<name>.wgsl`.
+macro_rules! wgsl {
+    ($name:literal) => {
+        $crate::backend::webgpu::program::File {
+            name: $name,
+            text: include_str!(concat!("../../../shaders/", $name, ".wgsl")),
+        }
+    };
+}
+pub(super) use wgsl;
+
+/// A `const` in front of the files.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Constant {
+    U32(usize),
+    Bool(bool),
+}
+
+impl From<usize> for Constant {
+    fn from(value: usize) -> Self {
+        Constant::U32(value)
+    }
+}
+
+impl From<bool> for Constant {
+    fn from(value: bool) -> Self {
+        Constant::Bool(value)
+    }
+}
+
+/// One shader with all its choices made.
+#[derive(Debug, Clone)]
+pub(super) struct Program {
+    /// The verb, or the part of it.
+    pub name: &'static str,
+    /// The function to run.
+    pub entry: &'static str,
+    files: Vec<File>,
+    constants: Vec<(&'static str, Constant)>,
+}
+
+/// What a shader does with a binding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Access {
+    Uniform,
+    Read,
+    ReadWrite,
+}
+
+impl Program {
+    /// The program `main` of `files`.
+    pub(super) fn new(name: &'static str, files: &[File]) -> Self {
+        Self { name, entry: "main", files: files.to_vec(), constants: Vec::new() }
+    }
+
+    /// Starts at another function.
+    pub(super) fn entry(self, entry: &'static str) -> Self {
+        Self { entry, ..self }
+    }
+
+    /// Puts `const name = value` in front.
+    pub(super) fn with(mut self, name: &'static str, value: impl Into<Constant>) -> Self {
+        self.constants.push((name, value.into()));
+        self
+    }
+
+    /// What tells this program from all others: its files and constants in words.
+    pub(super) fn label(&self) -> String {
+        let mut label = format!("{} {}", self.name, self.entry);
+        for file in &self.files {
+            let _ = write!(label, " {}", file.name);
+        }
+        for (name, value) in &self.constants {
+            let _ = match value {
+                Constant::U32(value) => write!(label, " {name}={value}"),
+                Constant::Bool(value) => write!(label, " {name}={value}"),
+            };
+        }
+        label
+    }
+
+    /// The WGSL.
+    pub(super) fn source(&self) -> String {
+        let mut source = String::new();
+        for (name, value) in &self.constants {
+            let _ = match value {
+                Constant::U32(value) => writeln!(source, "const {name}: u32 = {value}u;"),
+                Constant::Bool(value) => writeln!(source, "const {name}: bool = {value};"),
+            };
+        }
+        for file in &self.files {
+            source.push_str(file.text);
+        }
+        source
+    }
+
+    /// What is bound where, read from the declarations: `@group(0) @binding(i) var<…>`, one a line.
+    pub(super) fn bindings(&self) -> Vec<(u32, Access)> {
+        let mut bindings: Vec<(u32, Access)> =
+            self.files.iter().flat_map(|file| file.text.lines()).filter_map(binding).collect();
+        bindings.sort_unstable_by_key(|(index, _)| *index);
+        bindings
+    }
+}
+
+fn binding(line: &str) -> Option<(u32, Access)> {
+    let (index, rest) = line.strip_prefix("@group(0) @binding(")?.split_once(')')?;
+    let access = if rest.contains("var<uniform>") {
+        Access::Uniform
+    } else if rest.contains("var<storage, read_write>") {
+        Access::ReadWrite
+    } else {
+        Access::Read
+    };
+    Some((index.parse().ok()?, access))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_says_what_it_binds() {
+        let file = File {
+            name: "test",
+            text: "@group(0) @binding(2) var<storage, read_write> y: array<f32>;\n\
+                   // a comment\n\
+                   @group(0) @binding(0) var<uniform> p: Params;\n\
+                   @group(0) @binding(1) var<storage, read> x: array<f32>;\n",
+        };
+        let program = Program::new("test", &[file]).with("WIDE", true).with("N", 3);
+        assert_eq!(program.bindings(), [(0, Access::Uniform), (1, Access::Read), (2, Access::ReadWrite)]);
+        assert!(program.source().starts_with("const WIDE: bool = true;\nconst N: u32 = 3u;\n@group"));
+        assert_eq!(program.label(), "test main test WIDE=true N=3");
+    }
+}
