@@ -444,7 +444,7 @@ impl Backend for Cpu {
 
     fn to_rgb8(&self, x: &CpuTensor) -> Result<CpuTensor> {
         shapes::dims::<4>("to_rgb8", "the picture", x.shape())?;
-        let out = CpuTensor::uninit_u8(x.shape());
+        let out = CpuTensor::uninit_u8(x.shape())?;
         let (input, pixels) = (x.memory(), out.memory());
         self.run(move || pictures::to_rgb8(&input.read().f32(), pixels.write().u8_mut()))?;
         Ok(out)
