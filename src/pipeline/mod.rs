@@ -176,6 +176,11 @@ impl<B: Backend> Pipeline<B> {
     /// The token ids of a prompt; a prompt that is too long is cut, and a warning says so.
     fn tokenize(&self, prompt: &str, warnings: &mut Vec<String>) -> Result<Vec<u32>> {
         let tokens = self.tokenizer.encode(prompt)?;
+        let embedded = self.config.text_encoder.vocab_size;
+        if let Some(id) = tokens.ids.iter().find(|&&id| id as usize >= embedded) {
+            let problem = format!("token {id} is past the {embedded} that the text encoder embeds");
+            return Err(Error::file(self.tokenizer.path(), problem));
+        }
         Limits::of(&self.config).check_caption(padded(tokens.ids.len()))?;
         if tokens.cut > 0 {
             let start: String = prompt.chars().take(40).collect();
