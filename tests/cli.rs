@@ -178,6 +178,22 @@ fn inspect_refuses_other_files() {
     fails(f, &["inspect", "folder/model.safetensors"], 3, "name the folder");
 }
 
+#[cfg(unix)]
+#[test]
+fn devices_and_pipes_are_neither_read_nor_replaced() {
+    let folder = with_picture();
+    let f = folder.path();
+    assert!(std::process::Command::new("mkfifo").arg(f.join("pipe.png")).status().unwrap().success());
+    std::os::unix::fs::symlink("/dev/null", f.join("null.png")).unwrap();
+    let image = Image::open(&f.join("fox.png")).unwrap();
+    for name in ["pipe.png", "null.png"] {
+        fails(f, &["inspect", name], 3, "expected a PNG");
+        fails(f, &["generate", "a fox", "-m", "nowhere", "-o", name], 3, "a device or a pipe");
+        assert!(image.save(&f.join(name)).is_err(), "{name}");
+    }
+    assert_eq!(files(f), ["fox.png", "null.png", "pipe.png"]);
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn a_closed_pipe_is_no_error_and_a_full_disk_is_one() {
