@@ -81,6 +81,8 @@ fn a_wrong_command_line_is_exit_code_2() {
     fails(f, &["paint", "a fox"], 2, "paint");
     fails(f, &["generate", "a fox", "--step", "8"], 2, "--steps");
     fails(f, &["generate", "a fox", "--steps", "many"], 2, "many");
+    fails(f, &["generate", "a fox", "--width", "-16"], 2, "a whole number");
+    fails(f, &["generate", "a fox", "--count", "99999999999999999999"], 2, "a whole number");
     fails(f, &["generate", "a fox", "--seed", "1.5"], 2, "whole number");
     fails(f, &["generate", "a fox", "--backend", "abacus"], 2, "abacus");
     fails(f, &["inspect", "a.png", "b.png"], 2, "b.png");
