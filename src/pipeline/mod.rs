@@ -193,6 +193,9 @@ impl<B: Backend> Pipeline<B> {
 
     /// Encodes the token ids of some pictures' prompts, and of their negative prompts where there is guidance: each
     /// distinct prompt once.
+    ///
+    /// # Errors
+    /// Those of the backend.
     pub fn encode(&self, positives: &[Vec<u32>], negatives: &[Vec<u32>]) -> Result<Encoded<B>> {
         let mut distinct: Vec<Vec<u32>> = Vec::new();
         let mut index = |prompt: &Vec<u32>| {
@@ -212,6 +215,9 @@ impl<B: Backend> Pipeline<B> {
     }
 
     /// The denoising loop: noise F32 `[B, C, h, w]` to latents of that shape, on the host again.
+    ///
+    /// # Errors
+    /// [`Error::Request`] for more positions than the model has, [`Error::Cancelled`], and those of the backend.
     pub async fn denoise(
         &self,
         noise: &HostTensor,
