@@ -17,7 +17,7 @@ use crate::model::config::ModelConfig;
 use crate::model::text_encoder::TextEncoder;
 use crate::model::transformer::{Captions, Clock, Transformer, padded};
 use crate::model::vae::Vae;
-use crate::weights::ModelFolder;
+use crate::weights::{ModelFolder, excerpt};
 use progress::{Progress, Run, Stage, Timings, since};
 use prompt::Tokenizer;
 use request::{Job, Limits};
@@ -319,9 +319,28 @@ impl<B: Backend> Pipeline<B> {
 
 /// One sentence about the tensors of a part that nothing reads.
 fn unread_warning(folder: &ModelFolder, part: &str, names: &[String]) -> Option<String> {
-    let shown = 3;
-    let first = names.first()?;
-    let more = names.iter().skip(1).take(shown - 1).fold(first.clone(), |list, name| format!("{list}, {name}"));
-    let rest = if names.len() > shown { format!(" and {} more", names.len() - shown) } else { String::new() };
-    Some(format!("{}: nothing reads the tensors {more}{rest}", folder.path(part).display()))
+    const SHOWN: usize = 3;
+    if names.is_empty() {
+        return None;
+    }
+    let list: Vec<String> = names.iter().take(SHOWN).map(|name| excerpt(name)).collect();
+    let rest = if names.len() > SHOWN { format!(" and {} more", names.len() - SHOWN) } else { String::new() };
+    Some(format!("{}: nothing reads the tensors {}{rest}", folder.path(part).display(), list.join(", ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_warning_is_one_short_line_whatever_the_names() {
+        let folder = ModelFolder::in_memory("emoji", &[]);
+        let warning =
+            |names: &[&str]| unread_warning(&folder, "vae", &names.iter().map(ToString::to_string).collect::<Vec<_>>());
+        assert_eq!(warning(&[]), None);
+        assert_eq!(warning(&["a"]).unwrap(), "emoji/vae: nothing reads the tensors a");
+        assert_eq!(warning(&["a", "b", "c", "d"]).unwrap(), "emoji/vae: nothing reads the tensors a, b, c and 1 more");
+        let hostile = warning(&["\u{1b}[2J\n", &"x".repeat(1_000_000)]).unwrap();
+        assert!(hostile.len() < 500 && !hostile.contains(char::is_control), "{hostile}");
+    }
 }
