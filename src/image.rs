@@ -192,11 +192,16 @@ impl Image {
     /// when it is whole, so that nobody ever finds half a picture.
     ///
     /// # Errors
-    /// [`Error::Io`] when `path` cannot be written, and as [`Image::to_png`].
+    /// [`Error::Io`] when `path` cannot be written, [`Error::File`] when it is a folder, a device or a pipe, and as
+    /// [`Image::to_png`].
     pub fn save(&self, path: &Path) -> Result<()> {
         let bytes = self.to_png()?;
         // A link stays a link: the file it names is replaced.
         let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        // The move would put a file in the place of a device or a pipe.
+        if fs::metadata(&target).is_ok_and(|found| !found.is_file()) {
+            return Err(Error::file(path, "a folder, a device or a pipe is there; choose another name"));
+        }
         let (temporary, mut file) = create_beside(&target)?;
         let written = file.write_all(&bytes).and_then(|()| file.sync_all());
         drop(file);
@@ -242,11 +247,11 @@ impl Image {
     }
 }
 
-/// A new empty file in the folder of `path`, under a name of its own.
+/// A new empty file in the folder of `path`, under a name of its own: one made from the name of `path` could be too long
+/// where that name is not.
 fn create_beside(path: &Path) -> Result<(PathBuf, File)> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
     for attempt in 0..100 {
-        let temporary = path.with_file_name(format!(".{name}.{}-{attempt}.tmp", std::process::id()));
+        let temporary = path.with_file_name(format!(".zimage-{}-{attempt}.tmp", std::process::id()));
         match OpenOptions::new().write(true).create_new(true).open(&temporary) {
             Ok(file) => return Ok((temporary, file)),
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
@@ -258,7 +263,12 @@ fn create_beside(path: &Path) -> Result<(PathBuf, File)> {
 
 /// Opens a PNG and checks its header's size, before anything is allocated by it.
 fn decoder(path: &Path) -> Result<png::Decoder<impl BufRead + Seek + use<>>> {
-    let mut file = BufReader::new(File::open(path).map_err(|error| Error::io(path, error))?);
+    let failed = |error| Error::io(path, error);
+    // Asked before opening: opening a named pipe would wait for its writer.
+    if !fs::metadata(path).map_err(failed)?.is_file() {
+        return Err(Error::file(path, "expected a PNG, found a folder, a device or a pipe"));
+    }
+    let mut file = BufReader::new(File::open(path).map_err(failed)?);
     let mut signature = [0; 8];
     let start = file.read_exact(&mut signature).and_then(|()| file.rewind());
     if start.is_err() || signature != *b"\x89PNG\r\n\x1a\n" {
@@ -346,6 +356,14 @@ mod tests {
         let text = PngText::open(&path).unwrap();
         assert_eq!(text.parameters.unwrap(), image.info.parameters());
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "no temporary file stays");
+    }
+
+    #[test]
+    fn a_name_may_be_as_long_as_the_system_allows() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x".repeat(251) + ".png");
+        image("a", "").save(&path).unwrap();
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 
     #[test]

@@ -81,6 +81,8 @@ fn a_wrong_command_line_is_exit_code_2() {
     fails(f, &["paint", "a fox"], 2, "paint");
     fails(f, &["generate", "a fox", "--step", "8"], 2, "--steps");
     fails(f, &["generate", "a fox", "--steps", "many"], 2, "many");
+    fails(f, &["generate", "a fox", "--width", "-16"], 2, "a whole number");
+    fails(f, &["generate", "a fox", "--count", "99999999999999999999"], 2, "a whole number");
     fails(f, &["generate", "a fox", "--seed", "1.5"], 2, "whole number");
     fails(f, &["generate", "a fox", "--backend", "abacus"], 2, "abacus");
     fails(f, &["inspect", "a.png", "b.png"], 2, "b.png");
@@ -193,6 +195,22 @@ fn inspect_refuses_other_files() {
     fails(f, &["inspect", "missing.png"], 3, "missing.png");
     fails(f, &["inspect", "folder"], 3, "model_index.json");
     fails(f, &["inspect", "folder/model.safetensors"], 3, "name the folder");
+}
+
+#[cfg(unix)]
+#[test]
+fn devices_and_pipes_are_neither_read_nor_replaced() {
+    let folder = with_picture();
+    let f = folder.path();
+    assert!(std::process::Command::new("mkfifo").arg(f.join("pipe.png")).status().unwrap().success());
+    std::os::unix::fs::symlink("/dev/null", f.join("null.png")).unwrap();
+    let image = Image::open(&f.join("fox.png")).unwrap();
+    for name in ["pipe.png", "null.png"] {
+        fails(f, &["inspect", name], 3, "expected a PNG");
+        fails(f, &["generate", "a fox", "-m", "nowhere", "-o", name], 3, "a device or a pipe");
+        assert!(image.save(&f.join(name)).is_err(), "{name}");
+    }
+    assert_eq!(files(f), ["fox.png", "null.png", "pipe.png"]);
 }
 
 #[cfg(target_os = "linux")]

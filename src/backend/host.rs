@@ -57,7 +57,7 @@ impl HostTensor {
         (elements.checked_mul(dtype.size())? == bytes.len()).then(|| Self { dtype, shape: shape.to_vec(), bytes })
     }
 
-    /// Takes a vector over as a tensor of F32.
+    /// Copies values into a tensor of F32.
     ///
     /// # Panics
     /// When `shape` does not hold as many elements as `values`.
@@ -65,7 +65,7 @@ impl HostTensor {
         Self::from_pod(DType::F32, shape, values)
     }
 
-    /// Takes a vector over as a tensor of U32.
+    /// Copies values into a tensor of U32.
     ///
     /// # Panics
     /// When `shape` does not hold as many elements as `values`.
@@ -73,7 +73,7 @@ impl HostTensor {
         Self::from_pod(DType::U32, shape, values)
     }
 
-    /// Takes a vector over as a tensor of U8.
+    /// Copies values into a tensor of U8.
     ///
     /// # Panics
     /// When `shape` does not hold as many elements as `values`.

@@ -182,8 +182,8 @@ pub trait Backend: Sized + Debug {
     /// Copies a tensor to the device as it is stored. Takes effect at once, also inside [`Backend::record`].
     fn upload(&self, tensor: &HostTensor) -> Result<Self::Tensor>;
 
-    /// Copies a tensor back, once everything called before has run; not inside [`Backend::record`]. F32, U32 and U8 come back as they are; activations
-    /// come back in the backend's own type.
+    /// Copies a tensor back, once everything called before has run; not inside [`Backend::record`]. F32, U32 and U8
+    /// come back as they are; activations come back in the backend's own type.
     fn download(&self, tensor: &Self::Tensor) -> impl Future<Output = Result<HostTensor>>;
 
     /// Prepares the matrices `parts`, each `[Nᵢ, K]`, as one matrix `[ΣNᵢ, K]` for [`Backend::linear`]; `biases` is
@@ -351,6 +351,7 @@ pub trait Backend: Sized + Debug {
     /// `pixel/127.5 − 1`. `pixels` U8 `[B, H, W, C]`; returns an activation of that shape.
     fn normalize_rgb8(&self, pixels: &Self::Tensor) -> Result<Self::Tensor>;
 
-    /// `round(255·clamp(x/2 + 1/2, 0, 1))`, halves to even. `x` `[B, H, W, C]`; returns U8 of that shape.
+    /// `round(255·clamp(x/2 + 1/2, 0, 1))`, halves to even. `x` `[B, H, W, C]`; returns U8 of that shape. A NaN is
+    /// [`crate::Error::Device`] where the host can see it, and 0 elsewhere.
     fn to_rgb8(&self, x: &Self::Tensor) -> Result<Self::Tensor>;
 }

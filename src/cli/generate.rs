@@ -31,15 +31,15 @@ pub(super) struct Args {
     negative: Vec<String>,
 
     /// Width in pixels, a multiple of 16 [default: the model's]
-    #[arg(short = 'W', long, value_name = "N")]
+    #[arg(short = 'W', long, value_name = "N", value_parser = whole, allow_negative_numbers = true)]
     width: Option<usize>,
 
     /// Height in pixels, a multiple of 16 [default: the model's]
-    #[arg(short = 'H', long, value_name = "N")]
+    #[arg(short = 'H', long, value_name = "N", value_parser = whole, allow_negative_numbers = true)]
     height: Option<usize>,
 
     /// Denoising steps; more is slower and finer [default: the model's]
-    #[arg(short, long, value_name = "N")]
+    #[arg(short, long, value_name = "N", value_parser = whole, allow_negative_numbers = true)]
     steps: Option<usize>,
 
     /// How strongly the prompt is followed: guidance_scale of diffusers, which is the CFG scale of other tools minus 1;
@@ -61,11 +61,11 @@ pub(super) struct Args {
     seed: Option<Seed>,
 
     /// Pictures a prompt
-    #[arg(short, long, value_name = "N", default_value_t = 1)]
+    #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = whole, allow_negative_numbers = true)]
     count: usize,
 
     /// Pictures computed at once: more is faster where there is memory for it
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = whole, allow_negative_numbers = true)]
     batch: usize,
 
     /// What computes; auto is the best that this machine has
@@ -85,6 +85,11 @@ pub(super) struct Args {
 fn backends() -> impl TypedValueParser<Value = BackendChoice> {
     PossibleValuesParser::new(BackendChoice::NAMES.iter().map(|(name, _)| *name))
         .try_map(|name| name.parse::<BackendChoice>())
+}
+
+/// A count or a size. What is too large or too small says [`Request::check`], which knows the model.
+fn whole(text: &str) -> Result<usize, String> {
+    text.parse().map_err(|_| "expected a whole number from 1 up".to_owned())
 }
 
 /// A seed as it stands on the command line.

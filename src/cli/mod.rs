@@ -11,6 +11,7 @@ mod progress;
 
 use clap::{Parser, Subcommand};
 use std::io::{self, Write};
+use std::panic::PanicHookInfo;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -42,6 +43,9 @@ enum Command {
 
 /// Runs the program; `start` is when its process started, as far as it can know.
 pub(crate) fn run(start: Instant) -> ExitCode {
+    if std::env::var_os("RUST_BACKTRACE").is_none() {
+        std::panic::set_hook(Box::new(panicked));
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) if is_help(&error) => {
@@ -60,6 +64,14 @@ pub(crate) fn run(start: Instant) -> ExitCode {
         Ok(code) => code,
         Err(error) => fail(&error.to_string(), exit_code(error.kind())),
     }
+}
+
+/// A fault of this program as an error like the others. Who sets RUST_BACKTRACE gets Rust's own report instead.
+fn panicked(fault: &PanicHookInfo<'_>) {
+    let message = fault.payload_as_str().unwrap_or("it gave no reason");
+    let place = fault.location().map(|place| format!(" at {place}")).unwrap_or_default();
+    note(&format!("error: {} (a fault of this program{place}; please report it)", one_line(message)));
+    std::process::exit(1);
 }
 
 /// Whether this is no error but a text that was asked for, or the one for a command line without a subcommand.

@@ -3,6 +3,7 @@
 use std::fs::{self, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
+use zimage::pipeline::request::MAX_IMAGES;
 use zimage::{Error, Image, Result};
 
 /// The name when none is given.
@@ -46,15 +47,22 @@ impl Place {
                 png.display()
             )));
         }
-        for file in (0..pictures.min(2)).map(|i| numbered(path, i, pictures)) {
-            if file.is_dir() {
-                return Err(Error::Request(format!("-o: {} is a folder; choose another name", file.display())));
-            }
-            // The move into place would not ask.
-            if fs::metadata(&file).is_ok_and(|found| found.permissions().readonly()) {
-                let problem = "this file is write-protected; choose another name with -o".to_owned();
-                return Err(Error::File { path: file, problem });
-            }
+        for file in (0..pictures.min(MAX_IMAGES)).map(|i| numbered(path, i, pictures)) {
+            let problem = match fs::metadata(&file) {
+                Ok(found) if found.is_dir() => {
+                    return Err(Error::Request(format!("-o: {} is a folder; choose another name", file.display())));
+                }
+                // The move into place would not ask.
+                Ok(found) if !found.is_file() => "this is a device or a pipe; choose another name with -o".to_owned(),
+                Ok(found) if found.permissions().readonly() => {
+                    "this file is write-protected; choose another name with -o".to_owned()
+                }
+                Err(error) if error.kind() != ErrorKind::NotFound => {
+                    format!("no picture can be written here ({error}); choose another name with -o")
+                }
+                _ => continue,
+            };
+            return Err(Error::File { path: file, problem });
         }
         probe(path).map(|()| Place::Named(path.to_owned()))
     }
@@ -186,6 +194,11 @@ mod tests {
         permissions.set_readonly(true);
         fs::set_permissions(&kept, permissions).unwrap();
         assert!(matches!(Place::check(Some(&kept), 1), Err(Error::File { .. })));
+        fs::rename(&kept, folder.path().join("kept-3.png")).unwrap();
+        assert!(matches!(Place::check(Some(&kept), 3), Err(Error::File { .. })), "the last of several");
+        assert!(matches!(Place::check(Some(&kept), 2), Ok(Place::Named(_))));
+        let long = folder.path().join("x".repeat(400) + ".png");
+        assert!(matches!(Place::check(Some(&long), 1), Err(Error::File { .. })), "a name that is too long");
         for path in [folder.path().to_owned(), folder.path().join("fox"), folder.path().join("fox.jpg"), "".into()] {
             assert!(matches!(Place::check(Some(&path), 1), Err(Error::Request(_))), "{path:?}");
         }

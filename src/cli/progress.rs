@@ -45,8 +45,8 @@ impl Bar {
     }
 
     fn say(&self, words: &'static str) {
-        self.style("{spinner} {msg} · {elapsed}");
-        self.line.set_message(words);
+        self.line.set_prefix(words);
+        self.style("{spinner} {prefix} · {elapsed}");
     }
 
     fn style(&self, template: &str) {
@@ -59,17 +59,18 @@ impl Bar {
     /// A picture has its steps one after the other, and then comes the next one's text or the decoder.
     fn step(&mut self, done: usize, of: usize) {
         let now = Instant::now();
-        match self.step_began.replace(now) {
-            Some(began) => {
-                self.taken += now.duration_since(began);
-                self.steps += 1;
-            }
-            None => self.style("step {pos}/{len} {bar:30} {elapsed} · {msg} left"),
+        let began = self.step_began.replace(now);
+        if let Some(began) = began {
+            self.taken += now.duration_since(began);
+            self.steps += 1;
         }
         let each = self.taken.checked_div(self.steps);
         self.line.set_length(of as u64);
         self.line.set_position(done as u64);
         self.line.set_message(pace(each, of.saturating_sub(done)));
+        if began.is_none() {
+            self.style("step {pos}/{len} {bar:30} {elapsed} · {msg} left");
+        }
     }
 }
 

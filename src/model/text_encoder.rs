@@ -35,6 +35,9 @@ pub struct TextEncoder<B: Backend> {
 impl<B: Backend> TextEncoder<B> {
     /// Reads `text_encoder/` of a model. The last block and the final norm are not read: nothing uses them. The second
     /// value names the tensors that nothing read and nothing was expected to leave.
+    ///
+    /// # Errors
+    /// Those of the files, naming file and tensor, and those of the backend.
     pub fn load(b: &B, folder: &ModelFolder, config: &TextEncoderConfig) -> Result<(Self, Vec<String>)> {
         let tensors = Tensors::open(folder, "text_encoder", "model")?;
         let heads =

@@ -107,6 +107,9 @@ pub struct Clock<'a, T> {
 
 impl<B: Backend> Transformer<B> {
     /// Reads `transformer/` of a model. The second value names the tensors that nothing read.
+    ///
+    /// # Errors
+    /// Those of the files, naming file and tensor, and those of the backend.
     pub fn load(b: &B, folder: &ModelFolder, config: &TransformerConfig) -> Result<(Self, Vec<String>)> {
         let tensors = Tensors::open(folder, "transformer", "diffusion_pytorch_model")?;
         let (d, adaln, key) = (config.dim, config.adaln_dim(), config.patch_key());
@@ -155,6 +158,9 @@ impl<B: Backend> Transformer<B> {
 
     /// Embeds and refines captions: once a prompt. `features` `[P, T, C]` are the text encoder's, `T` a multiple of
     /// [`MULTIPLE`]; the rows from each of `lengths` on are ignored.
+    ///
+    /// # Errors
+    /// Those of the backend.
     pub fn captions(&self, b: &B, features: &B::Tensor, lengths: &[usize], probe: Probe<'_, B>) -> Result<Captions<B>> {
         let tokens = features.shape().get(1).copied().unwrap_or(0);
         let upload = |lengths: &[usize]| upload_u32(b, lengths.iter().copied());
@@ -231,6 +237,9 @@ impl<B: Backend> Transformer<B> {
 
     /// One call: `latents` F32 `[B, C, H, W]` at the clock's time to a prediction F32 `[N, C, H, W]` of (image − noise)
     /// for the `N` items of `sequence`.
+    ///
+    /// # Errors
+    /// Those of the backend.
     pub fn forward(
         &self,
         b: &B,

@@ -175,6 +175,9 @@ struct Side {
 
 impl<B: Backend> Vae<B> {
     /// Reads `vae/` of a model. The second value names the tensors that nothing read.
+    ///
+    /// # Errors
+    /// Those of the files, naming file and tensor, and those of the backend.
     pub fn load(b: &B, folder: &ModelFolder, config: &VaeConfig) -> Result<(Self, Vec<String>)> {
         let tensors = Tensors::open(folder, "vae", "diffusion_pytorch_model")?;
         let loader = Loader { b, tensors: &tensors, groups: config.norm_num_groups };
@@ -210,11 +213,17 @@ impl<B: Backend> Vae<B> {
     }
 
     /// Latents F32 `[B, C, h, w]` to pixels U8 `[B, H, W, 3]`.
+    ///
+    /// # Errors
+    /// Those of the backend.
     pub fn decode(&self, b: &B, latents: &B::Tensor) -> Result<B::Tensor> {
         b.to_rgb8(&self.decode_unrounded(b, latents)?)
     }
 
     /// Latents F32 `[B, C, h, w]` to an activation `[B, H, W, 3]` between about −1 and 1.
+    ///
+    /// # Errors
+    /// Those of the backend.
     pub fn decode_unrounded(&self, b: &B, latents: &B::Tensor) -> Result<B::Tensor> {
         let mut x = b.unscale_latents(latents, self.scaling, self.shift)?;
         if let Some(conv) = &self.post_quant {
@@ -228,6 +237,9 @@ impl<B: Backend> Vae<B> {
 
     /// Pixels U8 `[B, H, W, 3]` to the latents F32 `[B, C, h, w]` at the mode of the encoder's Gaussian, scaled as the
     /// transformer reads them.
+    ///
+    /// # Errors
+    /// Those of the backend.
     pub fn encode(&self, b: &B, pixels: &B::Tensor) -> Result<B::Tensor> {
         let mut x = b.conv2d(&b.normalize_rgb8(pixels)?, &self.encoder.conv_in, SAME, None)?;
         x = self.encoder.levels.iter().try_fold(x, |x, level| level.forward(b, x, DOWN))?;

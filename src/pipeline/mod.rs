@@ -17,7 +17,7 @@ use crate::model::config::ModelConfig;
 use crate::model::text_encoder::TextEncoder;
 use crate::model::transformer::{Captions, Clock, Transformer, padded};
 use crate::model::vae::Vae;
-use crate::weights::ModelFolder;
+use crate::weights::{ModelFolder, excerpt};
 use progress::{Progress, Run, Stage, Timings, since};
 use prompt::Tokenizer;
 use request::{Job, Limits};
@@ -176,6 +176,11 @@ impl<B: Backend> Pipeline<B> {
     /// The token ids of a prompt; a prompt that is too long is cut, and a warning says so.
     fn tokenize(&self, prompt: &str, warnings: &mut Vec<String>) -> Result<Vec<u32>> {
         let tokens = self.tokenizer.encode(prompt)?;
+        let embedded = self.config.text_encoder.vocab_size;
+        if let Some(id) = tokens.ids.iter().find(|&&id| id as usize >= embedded) {
+            let problem = format!("token {id} is past the {embedded} that the text encoder embeds");
+            return Err(Error::file(self.tokenizer.path(), problem));
+        }
         Limits::of(&self.config).check_caption(padded(tokens.ids.len()))?;
         if tokens.cut > 0 {
             let start: String = prompt.chars().take(40).collect();
@@ -188,6 +193,9 @@ impl<B: Backend> Pipeline<B> {
 
     /// Encodes the token ids of some pictures' prompts, and of their negative prompts where there is guidance: each
     /// distinct prompt once.
+    ///
+    /// # Errors
+    /// Those of the backend.
     pub fn encode(&self, positives: &[Vec<u32>], negatives: &[Vec<u32>]) -> Result<Encoded<B>> {
         let mut distinct: Vec<Vec<u32>> = Vec::new();
         let mut index = |prompt: &Vec<u32>| {
@@ -207,6 +215,9 @@ impl<B: Backend> Pipeline<B> {
     }
 
     /// The denoising loop: noise F32 `[B, C, h, w]` to latents of that shape, on the host again.
+    ///
+    /// # Errors
+    /// [`Error::Request`] for more positions than the model has, [`Error::Cancelled`], and those of the backend.
     pub async fn denoise(
         &self,
         noise: &HostTensor,
@@ -308,9 +319,28 @@ impl<B: Backend> Pipeline<B> {
 
 /// One sentence about the tensors of a part that nothing reads.
 fn unread_warning(folder: &ModelFolder, part: &str, names: &[String]) -> Option<String> {
-    let shown = 3;
-    let first = names.first()?;
-    let more = names.iter().skip(1).take(shown - 1).fold(first.clone(), |list, name| format!("{list}, {name}"));
-    let rest = if names.len() > shown { format!(" and {} more", names.len() - shown) } else { String::new() };
-    Some(format!("{}: nothing reads the tensors {more}{rest}", folder.path(part).display()))
+    const SHOWN: usize = 3;
+    if names.is_empty() {
+        return None;
+    }
+    let list: Vec<String> = names.iter().take(SHOWN).map(|name| excerpt(name)).collect();
+    let rest = if names.len() > SHOWN { format!(" and {} more", names.len() - SHOWN) } else { String::new() };
+    Some(format!("{}: nothing reads the tensors {}{rest}", folder.path(part).display(), list.join(", ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_warning_is_one_short_line_whatever_the_names() {
+        let folder = ModelFolder::in_memory("emoji", &[]);
+        let warning =
+            |names: &[&str]| unread_warning(&folder, "vae", &names.iter().map(ToString::to_string).collect::<Vec<_>>());
+        assert_eq!(warning(&[]), None);
+        assert_eq!(warning(&["a"]).unwrap(), "emoji/vae: nothing reads the tensors a");
+        assert_eq!(warning(&["a", "b", "c", "d"]).unwrap(), "emoji/vae: nothing reads the tensors a, b, c and 1 more");
+        let hostile = warning(&["\u{1b}[2J\n", &"x".repeat(1_000_000)]).unwrap();
+        assert!(hostile.len() < 500 && !hostile.contains(char::is_control), "{hostile}");
+    }
 }

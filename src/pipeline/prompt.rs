@@ -1,6 +1,9 @@
 //! From a prompt to the token ids that the text encoder reads.
 
 use crate::error::{Error, Result};
+use crate::weights::excerpt;
+use serde::Deserialize;
+use serde_json::Value;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -41,9 +44,12 @@ impl Tokenizer {
     /// by [`Tokenizer::encode`].
     ///
     /// # Errors
-    /// [`Error::File`] for a file that is not a tokenizer, and for one without the tokens of the chat template.
+    /// [`Error::File`] for a file that is not a tokenizer, for one of another kind than Qwen's, and for one without the
+    /// tokens of the chat template.
     pub fn read(json: &[u8], path: &Path) -> Result<Self> {
         let broken = |error| Error::file(path, format!("expected a tokenizer.json, but it cannot be read: {error}"));
+        let layout: Layout = serde_json::from_slice(json).map_err(|error| broken(error.into()))?;
+        layout.check(path)?;
         let mut tokenizer = tokenizers::Tokenizer::from_bytes(json).map_err(broken)?;
         tokenizer.with_truncation(None).map_err(broken)?.with_padding(None);
         for marker in MARKERS {
@@ -73,9 +79,62 @@ impl Tokenizer {
         Ok(Tokens { ids: ids[..kept].to_vec(), cut: ids.len() - kept })
     }
 
-    /// The number of tokens it knows, added ones included; ids are below it.
+    /// The file it was read from.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The number of tokens it knows, added ones included. Ids are below it, but for a file that numbers them with gaps.
     pub fn vocabulary(&self) -> usize {
         self.tokenizer.get_vocab_size(true)
+    }
+}
+
+/// What kind of tokenizer a file describes. Those of other models put the same text into other tokens, and the crate that
+/// reads the file panics at some of them when they are broken.
+#[derive(Deserialize)]
+struct Layout {
+    #[serde(default)]
+    normalizer: Value,
+    #[serde(default)]
+    pre_tokenizer: Value,
+    model: Kind,
+}
+
+#[derive(Deserialize)]
+struct Kind {
+    #[serde(rename = "type", default)]
+    kind: Value,
+}
+
+impl Layout {
+    /// Accepts byte-level BPE with the steps that Qwen's tokenizer has.
+    fn check(&self, path: &Path) -> Result<()> {
+        let refuse = |what: &str, expected: &str, found: &Value| {
+            let found = excerpt(&found.to_string());
+            Err(Error::file(path, format!("{what}: expected {expected} as in Qwen's tokenizer, found {found}")))
+        };
+        if self.model.kind != "BPE" {
+            return refuse("model.type", "BPE", &self.model.kind);
+        }
+        if !made_of(&self.normalizer, "normalizers", &["NFC"]) {
+            return refuse("normalizer", "NFC", &self.normalizer);
+        }
+        if !made_of(&self.pre_tokenizer, "pretokenizers", &["Split", "ByteLevel"]) {
+            return refuse("pre_tokenizer", "Split and ByteLevel", &self.pre_tokenizer);
+        }
+        Ok(())
+    }
+}
+
+/// Whether `step` is nothing, one of `kinds`, or a sequence of them under the key `list`.
+fn made_of(step: &Value, list: &str, kinds: &[&str]) -> bool {
+    match &step["type"] {
+        Value::String(kind) if kind == "Sequence" => {
+            step[list].as_array().is_some_and(|steps| steps.iter().all(|step| made_of(step, list, kinds)))
+        }
+        Value::String(kind) => kinds.contains(&kind.as_str()),
+        _ => step.is_null(),
     }
 }
 
@@ -88,7 +147,7 @@ impl fmt::Debug for Tokenizer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::{Value, json};
+    use serde_json::json;
     use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 
     // The crate numbers added tokens on from the vocabulary, whatever id the file gives them.
@@ -177,11 +236,33 @@ mod tests {
 
     #[test]
     fn a_broken_file_is_named() {
-        for bytes in [&b""[..], b"{", b"[]", b"{}", b"\xff\xfe", br#"{"version": "1.0", "model": {"type": "No"}}"#] {
+        for bytes in [&b""[..], b"{", b"[]", b"{}", b"\xff\xfe", br#"{"model": {"type": "BPE"}}"#] {
             let message = Tokenizer::read(bytes, Path::new("folder/tokenizer.json")).unwrap_err().to_string();
             assert!(message.starts_with("folder/tokenizer.json: expected a tokenizer.json"), "{message}");
             assert!(!message.contains('\n'), "{message}");
         }
+    }
+
+    #[test]
+    fn tokenizers_of_other_models_are_refused() {
+        let refused = |change: &dyn Fn(&mut Value), says: &str| {
+            let mut json = tiny();
+            change(&mut json);
+            let message = read(&json).unwrap_err().to_string();
+            assert!(message.contains("model/tokenizer/tokenizer.json") && message.contains(says), "{message}");
+        };
+        refused(&|json| json["model"]["type"] = "WordPiece".into(), "model.type: expected BPE");
+        refused(&|json| json["normalizer"] = json!({"type": "Lowercase"}), "normalizer: expected NFC");
+        // These make the tokenizers crate panic, or fill the memory with what a prompt becomes.
+        let broken = json!({"type": "Precompiled", "precompiled_charsmap": "AAAA"});
+        refused(&|json| json["normalizer"] = broken.clone(), "normalizer: expected NFC");
+        refused(&|json| json["normalizer"] = json!({"precompiled_charsmap": "AAAA"}), "normalizer: expected NFC");
+        refused(&|json| json["normalizer"] = json!({"type": "Sequence", "normalizers": [broken]}), "expected NFC");
+        refused(&|json| json["pre_tokenizer"] = json!({"type": "FixedLength", "length": 0}), "expected Split");
+        let mut bare = tiny();
+        bare["normalizer"] = Value::Null;
+        bare["pre_tokenizer"] = json!({"type": "Sequence", "pretokenizers": [bare["pre_tokenizer"].clone()]});
+        assert!(read(&bare).is_ok());
     }
 
     #[test]

@@ -234,6 +234,14 @@ impl Tensors {
 fn no_weights(folder: &ModelFolder, part: &str, stem: &str) -> Error {
     const MOST_NAMES: usize = 8;
     let names = folder.list(part);
+    // There, but no file: a link whose target is gone, a folder. Reading it says which.
+    for name in [format!("{stem}.safetensors"), format!("{stem}.safetensors.index.json")] {
+        if names.contains(&name)
+            && let Err(error) = folder.read(&format!("{part}/{name}"))
+        {
+            return error;
+        }
+    }
     let mut found = match names.len() {
         0 => "nothing".to_owned(),
         _ => names.iter().take(MOST_NAMES).map(|name| excerpt(name)).collect::<Vec<_>>().join(", "),

@@ -218,6 +218,10 @@ def export(model: TextToImage, work: Path, out: Path) -> None:
     parts = dict(text_encoder=text_encoder.bfloat16(), transformer=transformer.bfloat16(), vae=vae.bfloat16())
     pipeline = ZImagePipeline(scheduler=scheduler, tokenizer=tokenizer, **parts)
     pipeline.save_pretrained(out)
+    # Where the autoencoder lay on this machine is nobody else's business.
+    vae_config = json.loads((out / "vae" / "config.json").read_text())
+    del vae_config["_name_or_path"]
+    (out / "vae" / "config.json").write_text(json.dumps(vae_config, indent=2) + "\n")
     shutil.rmtree(out / "tokenizer")
     shutil.copytree(work / "tokenizer", out / "tokenizer")
     (out / "zimage.json").write_text(json.dumps({"steps": STEPS, "guidance": 0.0, "width": 256, "height": 256}) + "\n")

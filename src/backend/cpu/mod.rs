@@ -1,7 +1,8 @@
 //! Plain Rust: the executable meaning of every verb, and what runs where there is no GPU.
 //!
 //! One file a verb, or a pair of verbs that undo each other, each a function on slices; this file checks shapes,
-//! `recording` finds the memory and keeps the order. All arithmetic is F32, matrix products are the `gemm` crate's, threads rayon's.
+//! `recording` finds the memory and keeps the order. All arithmetic is F32, matrix products are the `gemm` crate's,
+//! threads rayon's.
 
 mod activation;
 mod attention;
@@ -443,12 +444,9 @@ impl Backend for Cpu {
 
     fn to_rgb8(&self, x: &CpuTensor) -> Result<CpuTensor> {
         shapes::dims::<4>("to_rgb8", "the picture", x.shape())?;
-        let out = CpuTensor::uninit_u8(x.shape());
+        let out = CpuTensor::uninit_u8(x.shape())?;
         let (input, pixels) = (x.memory(), out.memory());
-        self.run(move || {
-            pictures::to_rgb8(&input.read().f32(), pixels.write().u8_mut());
-            Ok(())
-        })?;
+        self.run(move || pictures::to_rgb8(&input.read().f32(), pixels.write().u8_mut()))?;
         Ok(out)
     }
 }

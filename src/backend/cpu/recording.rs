@@ -51,7 +51,7 @@ impl Cpu {
     }
 
     /// A tensor for a verb to fill.
-    fn output(&self, shape: &[usize]) -> CpuTensor {
+    fn output(&self, shape: &[usize]) -> Result<CpuTensor> {
         CpuTensor::uninit(shape, self.recording().as_ref().map(|recording| &recording.free))
     }
 
@@ -71,7 +71,7 @@ impl Cpu {
         inputs: [&CpuTensor; N],
         verb: impl Fn([&Elements; N], &mut [f32]) -> Result<()> + Send + Sync + 'static,
     ) -> Result<CpuTensor> {
-        let out = self.output(shape);
+        let out = self.output(shape)?;
         self.write(&out, inputs, verb)?;
         Ok(out)
     }

@@ -4,7 +4,7 @@
 //! Inside a recording the memory of a dropped tensor serves the next one of its size, as an arena on a GPU would.
 
 use super::super::{DType, DeviceTensor, HostTensor, shapes, widen, words};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use bytes::Bytes;
 use std::borrow::Cow;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
@@ -148,6 +148,21 @@ pub(super) fn floats(dtype: DType, bytes: &[u8]) -> Cow<'_, [f32]> {
     Cow::Owned(values)
 }
 
+/// The elements of `shape`, all `value`; an error where the system refuses the memory, which would end the program.
+fn allocate<T: Copy>(shape: &[usize], value: T) -> Result<Vec<T>> {
+    let len = shape.iter().product();
+    // Asked for first, because `vec!` cannot fail; it gets zeros for nothing, which filling a reserved vector does not.
+    let mut probe = Vec::<T>::new();
+    if probe.try_reserve_exact(len).is_err() {
+        let megabytes = len as f64 * size_of::<T>() as f64 / 1e6;
+        return Err(Error::Device(format!(
+            "there is no memory for a tensor of {shape:?} ({megabytes:.0} MB): ask for a smaller picture or a smaller batch"
+        )));
+    }
+    drop(std::hint::black_box(probe));
+    Ok(vec![value; len])
+}
+
 impl CpuTensor {
     pub(super) fn stored(tensor: &HostTensor) -> Self {
         let memory = Memory::new(Elements::Stored(tensor.dtype(), tensor.bytes().clone()));
@@ -156,17 +171,18 @@ impl CpuTensor {
 
     /// Memory for `shape`, in a recording from its free list. Debug builds poison it, so that a verb that leaves an
     /// element unwritten shows.
-    pub(super) fn uninit(shape: &[usize], recording: Option<&Arc<FreeList>>) -> Self {
-        let len = shape.iter().product();
+    pub(super) fn uninit(shape: &[usize], recording: Option<&Arc<FreeList>>) -> Result<Self> {
         let poison = if cfg!(debug_assertions) { f32::NAN } else { 0.0 };
-        let memory =
-            recording.and_then(|free| free.take(len)).unwrap_or_else(|| Memory::new(Elements::F32(vec![poison; len])));
-        Self::with(shape, DType::F32, memory, recording.map_or_else(Weak::new, Arc::downgrade))
+        let memory = match recording.and_then(|free| free.take(shape.iter().product())) {
+            Some(memory) => memory,
+            None => Memory::new(Elements::F32(allocate(shape, poison)?)),
+        };
+        Ok(Self::with(shape, DType::F32, memory, recording.map_or_else(Weak::new, Arc::downgrade)))
     }
 
-    pub(super) fn uninit_u8(shape: &[usize]) -> Self {
-        let memory = Memory::new(Elements::U8(vec![0; shape.iter().product()]));
-        Self::with(shape, DType::U8, memory, Weak::new())
+    pub(super) fn uninit_u8(shape: &[usize]) -> Result<Self> {
+        let memory = Memory::new(Elements::U8(allocate(shape, 0)?));
+        Ok(Self::with(shape, DType::U8, memory, Weak::new()))
     }
 
     fn with(shape: &[usize], dtype: DType, memory: Memory, free: Weak<FreeList>) -> Self {
@@ -206,5 +222,19 @@ impl DeviceTensor for CpuTensor {
     fn reshaped(&self, shape: &[usize]) -> Result<Self> {
         shapes::reshaped(&self.shape, shape)?;
         Ok(Self { shape: shape.to_vec(), dtype: self.dtype, handle: self.handle.clone() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_that_there_is_not_is_an_error() {
+        for shape in [[1 << 30, 1 << 29], [1 << 40, 1 << 10]] {
+            let message = CpuTensor::uninit(&shape, None).unwrap_err().to_string();
+            assert!(message.starts_with("there is no memory for a tensor of [") && message.contains("MB"), "{message}");
+        }
+        assert_eq!(CpuTensor::uninit_u8(&[2, 3]).unwrap().to_host().to_f32(), [0.0; 6]);
     }
 }

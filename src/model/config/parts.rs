@@ -10,6 +10,8 @@ const ADALN_WIDTH: usize = 256;
 const LARGEST_PATCH: usize = 16;
 const MOST_VAE_BLOCKS: usize = 8;
 const WIDEST_ATTENTION: usize = 1 << 20;
+/// The scheduler's timesteps are sigma times its `num_train_timesteps`, and the reference pipeline divides them by this.
+const TRAIN_TIMESTEPS: usize = 1000;
 
 /// The image transformer (`ZImageTransformer2DModel`).
 #[derive(Debug, Clone, PartialEq)]
@@ -265,8 +267,6 @@ impl VaeConfig {
 pub struct SchedulerConfig {
     /// How far the schedule is bent towards noise: `σ = k·s / (1 + (k−1)·s)`.
     pub shift: f64,
-    /// How many steps training divided time into.
-    pub num_train_timesteps: usize,
 }
 
 impl SchedulerConfig {
@@ -283,10 +283,11 @@ impl SchedulerConfig {
         ] {
             keys.refuse(key)?;
         }
-        Ok(Self {
-            shift: keys.real("shift", Some(1.0), 1e-3..=1e3)?,
-            num_train_timesteps: keys.size("num_train_timesteps", Some(1000))?,
-        })
+        if keys.size("num_train_timesteps", Some(TRAIN_TIMESTEPS))? != TRAIN_TIMESTEPS {
+            let expected = format!("{TRAIN_TIMESTEPS}, which the pipeline takes for granted");
+            return Err(keys.wrong("num_train_timesteps", &expected));
+        }
+        Ok(Self { shift: keys.real("shift", Some(1.0), 1e-3..=1e3)? })
     }
 }
 

@@ -202,6 +202,7 @@ fn what_is_not_implemented_is_refused() {
     for key in ["invert_sigmas", "stochastic_sampling"] {
         refused(SCHEDULER, key, json!(true), &["not supported"]);
     }
+    refused(SCHEDULER, "num_train_timesteps", json!(500), &["expected 1000", "found 500"]);
     refused(SCHEDULER, "shift_terminal", json!(0.02), &["found 0.02"]);
 }
 
