@@ -4,7 +4,7 @@
 #[path = "support/golden.rs"]
 mod golden;
 
-use golden::{Golden, Tensors, Tested, download, floats, goldens, json, number, numbers, text};
+use golden::{Golden, Tensors, Tested, download, floats, goldens, json, number, numbers, path, text};
 use pollster::block_on;
 use serde_json::Value;
 use sha2::Digest;
