@@ -114,6 +114,16 @@ impl<B: Backend> Setup<'_, B> {
         self.b.upload(&host(self.inputs.activations, shape, &values))
     }
 
+    /// An activation that is a picture, of these values. Its poison is white for black and black for white: what is not a
+    /// number may be refused.
+    pub(super) fn picture_of(&mut self, shape: &[usize], values: Vec<f32>) -> Result<B::Tensor> {
+        let Inputs { poison, precision, activations, .. } = self.inputs;
+        let inverted = |v: f32| if v > 0.0 { -1.0 } else { 1.0 };
+        let value = |v: f32| if poison { inverted(v) } else { precision.round(v) };
+        let values: Vec<f32> = values.into_iter().map(value).collect();
+        self.b.upload(&host(activations, shape, &values))
+    }
+
     /// As [`Setup::activation`], but F32 on every backend: latents and predictions.
     pub(super) fn latents(&mut self, shape: &[usize], scale: f32) -> Result<B::Tensor> {
         let values = self.draw(count(shape)).into_iter().map(|v| v * scale).collect();

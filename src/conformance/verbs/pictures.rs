@@ -40,17 +40,19 @@ pub(super) fn cases<B: Backend + 'static>(suite: &mut Suite<B>) {
         });
         // A quarter of the values is past either end.
         suite.add("to_rgb8", name, LEVELS, move |s| {
-            let x = s.activation(&shape, 1.3)?;
+            let values = s.draw(shape.iter().product()).into_iter().map(|v| 1.3 * v).collect();
+            let x = s.picture_of(&shape, values)?;
             steps(move |b: &B| Ok(vec![b.to_rgb8(&x)?]))
         });
     }
     suite.add("to_rgb8", "values-1e9", LEVELS, |s| {
-        let x = s.activation(&[1, 9, 7, 3], 1e9)?;
+        let values = s.draw(9 * 7 * 3).into_iter().map(|v| 1e9 * v).collect();
+        let x = s.picture_of(&[1, 9, 7, 3], values)?;
         steps(move |b: &B| Ok(vec![b.to_rgb8(&x)?]))
     });
     // 0 is 127.5 exactly, whose even neighbour is 128; the ends are levels themselves.
     suite.add("to_rgb8", "halves-to-even", LEVELS, |s| {
-        let x = s.activation_of(&[1, 1, 2, 3], vec![0.0, -1.0, 1.0, -0.0, 2.0, -2.0])?;
+        let x = s.picture_of(&[1, 1, 2, 3], vec![0.0, -1.0, 1.0, -0.0, 2.0, -2.0])?;
         steps(move |b: &B| Ok(vec![b.to_rgb8(&x)?]))
     });
 }
