@@ -1,17 +1,17 @@
 //! The public face: a model on the best backend there is, and pictures from requests.
 
-use crate::backend::Backend;
 use crate::backend::cpu::Cpu;
 #[cfg(feature = "webgpu")]
 use crate::backend::webgpu::{Adapters, WebGpu};
+use crate::backend::{Backend, HostTensor};
 use crate::conformance::{self, Report, compare_all};
 use crate::error::{Error, Result};
 use crate::image::{Image, Info};
 use crate::model::Model;
 use crate::model::config::ModelConfig;
-use crate::pipeline::Pipeline;
 use crate::pipeline::progress::{Progress, Timings, since};
 use crate::pipeline::request::Request;
+use crate::pipeline::{Drawn, Pipeline};
 use std::str::FromStr;
 use std::time::Instant;
 
@@ -197,8 +197,27 @@ impl Engine {
     /// [`Error::Request`] for what cannot be drawn, [`Error::Cancelled`] when `progress` says so, and those of the
     /// device.
     pub async fn generate(&self, request: &Request, progress: &mut dyn Progress) -> Result<Output> {
+        let mut images = Vec::new();
+        let keep = &mut |image| {
+            images.push(image);
+            Ok(())
+        };
+        let Drawn { timings, warnings } = self.generate_each(request, progress, keep).await?;
+        Ok(Output { images, timings, warnings })
+    }
+
+    /// As [`Engine::generate`], but hands each picture to `each` as soon as it is there, so that nothing is lost when a
+    /// long run ends early; an error from `each` ends it.
+    ///
+    /// # Errors
+    /// Those of [`Engine::generate`] and of `each`.
+    pub async fn generate_each(
+        &self,
+        request: &Request,
+        progress: &mut dyn Progress,
+        each: &mut dyn FnMut(Image) -> Result<()>,
+    ) -> Result<Drawn> {
         let job = request.check(self.config())?;
-        let drawn = with_pipeline!(self, pipeline => pipeline.generate(&job, progress).await?);
         let info = |i: usize| Info {
             prompt: job.prompts[job.prompt(i)].clone(),
             negative: job.negatives.get(job.prompt(i)).cloned().unwrap_or_default(),
@@ -212,16 +231,9 @@ impl Engine {
             model: self.model.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
-        let image = |(i, rgb): (usize, &crate::backend::HostTensor)| Image {
-            width: job.width,
-            height: job.height,
-            pixels: rgb.bytes().to_vec(),
-            info: info(i),
+        let each = &mut |i: usize, rgb: HostTensor| {
+            each(Image { width: job.width, height: job.height, pixels: rgb.bytes().to_vec(), info: info(i) })
         };
-        Ok(Output {
-            images: drawn.pictures.iter().enumerate().map(image).collect(),
-            timings: drawn.timings,
-            warnings: drawn.warnings,
-        })
+        with_pipeline!(self, pipeline => pipeline.generate_each(&job, progress, each).await)
     }
 }

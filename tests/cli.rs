@@ -353,6 +353,30 @@ fn ctrl_c_cancels_and_leaves_nothing() {
     assert!(files(folder.path()).is_empty());
 }
 
+#[cfg(unix)]
+#[test]
+fn ctrl_c_keeps_the_pictures_that_are_done() {
+    use std::process::{Command, Stdio};
+    use std::time::{Duration, Instant};
+    let folder = tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_zimage"));
+    command.current_dir(folder.path()).args(quick(&["a fox", "--count", "1000", "-o", "fox.png"]));
+    let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let (first, start) = (folder.path().join("fox-1.png"), Instant::now());
+    while !first.exists() && start.elapsed() < Duration::from_secs(60) {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(130), "{errors}");
+    assert!(errors.contains("kept fox-1.png\n") && errors.ends_with("error: cancelled\n"), "{errors}");
+    for file in files(folder.path()) {
+        assert!(errors.contains(&format!("kept {file}\n")), "{file}: {errors}");
+        assert_eq!(Image::open(&folder.path().join(&file)).unwrap().info.prompt, "a fox");
+    }
+}
+
 #[test]
 fn inspect_shows_the_embedded_default() {
     let folder = tempdir().unwrap();

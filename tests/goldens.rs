@@ -273,9 +273,9 @@ fn whole_pictures<B: Tested>() {
             };
             let job = request.check(golden.pipeline.config()).unwrap();
             let mut ignore = |_| ControlFlow::Continue(());
-            let drawn = block_on(golden.pipeline.generate(&job, &mut ignore)).unwrap();
+            let (pictures, drawn) = block_on(golden.pipeline.generate(&job, &mut ignore)).unwrap();
             assert_eq!((drawn.timings.step_ms.len(), drawn.warnings.len()), (job.steps, 0));
-            expect_rgb(&golden, &format!("loop.{name}.rgb"), drawn.pictures[0].bytes());
+            expect_rgb(&golden, &format!("loop.{name}.rgb"), pictures[0].bytes());
         }
     }
 }
@@ -295,7 +295,7 @@ fn a_batch_draws_what_single_pictures_draw<B: Tested>() {
     let draw = |batch| {
         let request = Request { batch, ..request.clone() };
         let job = request.check(golden.pipeline.config()).unwrap();
-        block_on(golden.pipeline.generate(&job, &mut |_| ControlFlow::Continue(()))).unwrap().pictures
+        block_on(golden.pipeline.generate(&job, &mut |_| ControlFlow::Continue(()))).unwrap().0
     };
     let alone: Vec<u8> = draw(1).iter().flat_map(|picture| picture.bytes().to_vec()).collect();
     let pictures: std::collections::HashSet<&[u8]> = alone.chunks_exact(alone.len() / 4).collect();
@@ -388,8 +388,8 @@ fn the_embedded_default<B: Tested>() {
         };
         let job = request.check(golden.pipeline.config()).unwrap();
         let mut latents = Latents(Vec::new());
-        let drawn = block_on(golden.pipeline.generate(&job, &mut latents)).unwrap();
+        let (pictures, _) = block_on(golden.pipeline.generate(&job, &mut latents)).unwrap();
         golden.expect(&format!("{i}.latents"), &latents.0[job.steps - 1].to_f32(), B::LATENTS);
-        expect_rgb(&golden, &format!("{i}.rgb"), drawn.pictures[0].bytes());
+        expect_rgb(&golden, &format!("{i}.rgb"), pictures[0].bytes());
     }
 }

@@ -9,7 +9,7 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Instant;
-use zimage::{BackendChoice, Engine, Error, Model, Output, Request, Result};
+use zimage::{BackendChoice, Drawn, Engine, Error, Image, Info, Model, Request, Result};
 
 /// Make pictures from prompts
 ///
@@ -150,12 +150,16 @@ pub(super) fn run(args: &Args, start: Instant) -> Result<()> {
     }
     let request = args.request();
     let mut bar = Bar::new();
-    let made = make(args, &request, &mut bar);
+    let mut files = Vec::new();
+    let made = make(args, &request, &place, &mut bar, &mut files);
     bar.clear();
-    let (engine, output) = made?;
-    let files = place.write(&output.images)?;
+    let (engine, drawn) = made.inspect_err(|_| {
+        for (file, _) in files.iter().filter(|(file, _)| file != "-") {
+            super::note(&super::one_line(&format!("kept {file}")));
+        }
+    })?;
     let total_ms = start.elapsed().as_secs_f64() * 1e3;
-    let report = Report::new(&engine, &output, &files, &request, total_ms);
+    let report = Report::new(&engine, &drawn, &files, &request, total_ms);
     if args.json {
         return super::print_json(&report);
     }
@@ -163,17 +167,31 @@ pub(super) fn run(args: &Args, start: Instant) -> Result<()> {
     Ok(())
 }
 
-/// Loads the model and makes the pictures.
-fn make(args: &Args, request: &Request, bar: &mut Bar) -> Result<(Engine, Output)> {
+/// Loads the model, makes the pictures and writes each as soon as it is there, so that what is done is not lost when the
+/// run ends early. `files` gets what was written where.
+fn make(
+    args: &Args,
+    request: &Request,
+    place: &Place,
+    bar: &mut Bar,
+    files: &mut Vec<(String, Info)>,
+) -> Result<(Engine, Drawn)> {
     let model = args.model.as_deref().map_or_else(Model::embedded, Model::open)?;
     // Before minutes of reading weights.
     request.check(model.config())?;
     let engine = Engine::load(&model, args.backend)?;
-    bar.check()?;
-    let output = pollster::block_on(engine.generate(request, bar))?;
-    // Ctrl-C in the last moment still means that no file is wanted.
-    bar.check()?;
-    Ok((engine, output))
+    let interrupt = bar.interrupt();
+    interrupt.check()?;
+    let count = request.prompts.len() * request.count;
+    let each = &mut |image: Image| {
+        // Ctrl-C in the last moment still means that no further file is wanted.
+        interrupt.check()?;
+        let file = place.write(&image, files.len(), count)?;
+        files.push((file, image.info));
+        Ok(())
+    };
+    let drawn = pollster::block_on(engine.generate_each(request, bar, each))?;
+    Ok((engine, drawn))
 }
 
 /// What was made: the document of `--json`.
@@ -216,20 +234,26 @@ struct Transformer {
 }
 
 impl<'a> Report<'a> {
-    fn new(engine: &'a Engine, output: &'a Output, files: &'a [String], request: &Request, total_ms: f64) -> Self {
-        let made = output.images.first().map(|image| &image.info);
-        let mut warnings = [engine.warnings(), &output.warnings].concat();
+    fn new(
+        engine: &'a Engine,
+        drawn: &'a Drawn,
+        files: &'a [(String, Info)],
+        request: &Request,
+        total_ms: f64,
+    ) -> Self {
+        let made = files.first().map(|(_, info)| info);
+        let mut warnings = [engine.warnings(), &drawn.warnings].concat();
         if made.is_some_and(|info| info.guidance == 0.0) && request.negative.iter().any(|text| !text.is_empty()) {
             warnings.push("the negative prompt was not read: it needs a guidance above 0 (--guidance)".into());
         }
-        let pictures = files.iter().zip(&output.images).map(|(file, image)| Picture {
+        let pictures = files.iter().map(|(file, info)| Picture {
             file,
-            seed: image.info.seed,
-            width: image.width,
-            height: image.height,
-            prompt: &image.info.prompt,
+            seed: info.seed,
+            width: info.width,
+            height: info.height,
+            prompt: &info.prompt,
         });
-        let timings = &output.timings;
+        let timings = &drawn.timings;
         Self {
             images: pictures.collect(),
             steps: made.map(|info| info.steps),

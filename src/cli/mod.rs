@@ -24,7 +24,7 @@ Exit codes:
   2    the command line or the request must change
   3    a file or folder: a broken or missing model, a place that cannot be written
   4    the device cannot do it
-  130  cancelled with Ctrl-C; nothing was written";
+  130  cancelled with Ctrl-C; pictures that were done are kept";
 
 /// Makes pictures from text with Z-Image
 #[derive(Debug, Parser)]

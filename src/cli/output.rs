@@ -67,47 +67,45 @@ impl Place {
         probe(path).map(|()| Place::Named(path.to_owned()))
     }
 
-    /// Writes the pictures; returns the files, as they were named.
-    pub(super) fn write(&self, images: &[Image]) -> Result<Vec<String>> {
-        let written = |path: &Path| path.display().to_string();
-        match self {
+    /// Writes picture `index` of `count`; returns its file, as it was named.
+    pub(super) fn write(&self, image: &Image, index: usize, count: usize) -> Result<String> {
+        let path = match self {
             Place::Stdout => {
-                for image in images {
-                    let bytes = image.to_png()?;
-                    let mut stdout = std::io::stdout().lock();
-                    stdout.write_all(&bytes).and_then(|()| stdout.flush()).map_err(super::stdout_error)?;
-                }
-                Ok(vec!["-".to_owned(); images.len()])
+                let bytes = image.to_png()?;
+                let mut stdout = std::io::stdout().lock();
+                stdout.write_all(&bytes).and_then(|()| stdout.flush()).map_err(super::stdout_error)?;
+                return Ok("-".to_owned());
             }
             Place::Named(path) => {
-                let paths = (0..images.len()).map(|i| numbered(path, i, images.len()));
-                images.iter().zip(paths).map(|(image, path)| image.save(&path).map(|()| written(&path))).collect()
+                let path = numbered(path, index, count);
+                image.save(&path)?;
+                path
             }
             Place::Free(path) => {
-                let mut files = Vec::with_capacity(images.len());
-                let mut names = (0..).map(|i| if i == 0 { path.clone() } else { numbered(path, i, usize::MAX) });
-                for image in images {
-                    // The name is taken by creating it, so that two runs at once do not take the same.
-                    let file = loop {
-                        let Some(name) = names.next() else {
-                            return Err(Error::Request("every name is taken; choose one with -o".into()));
-                        };
-                        match OpenOptions::new().write(true).create_new(true).open(&name) {
-                            Ok(_) => break name,
-                            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-                            Err(source) => return Err(Error::Io { path: name, source }),
-                        }
-                    };
-                    image.save(&file).inspect_err(|_| {
-                        // It is the empty file of a moment ago; the error is the one to report.
-                        let _ = fs::remove_file(&file);
-                    })?;
-                    files.push(written(&file));
-                }
-                Ok(files)
+                let path = take_free_name(path)?;
+                image.save(&path).inspect_err(|_| {
+                    // It is the empty file of a moment ago; the error is the one to report.
+                    let _ = fs::remove_file(&path);
+                })?;
+                path
             }
+        };
+        Ok(path.display().to_string())
+    }
+}
+
+/// The first of `zimage.png`, `zimage-2.png`, … that is free. It is taken by creating it, so that two runs at once do not
+/// take the same.
+fn take_free_name(path: &Path) -> Result<PathBuf> {
+    let names = (0..=u32::MAX as usize).map(|i| if i == 0 { path.to_owned() } else { numbered(path, i, usize::MAX) });
+    for name in names {
+        match OpenOptions::new().write(true).create_new(true).open(&name) {
+            Ok(_) => return Ok(name),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            Err(source) => return Err(Error::Io { path: name, source }),
         }
     }
+    Err(Error::Request("every name is taken; choose one with -o".into()))
 }
 
 /// The name of picture `index` of `count`: `fox.png`, or `fox-1.png`, `fox-2.png`, … when there are several.
@@ -163,7 +161,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(DEFAULT);
         fs::write(&path, "mine").unwrap();
-        let files = Place::Free(path.clone()).write(&[image(), image()]).unwrap();
+        let place = Place::Free(path.clone());
+        let files = [0, 1].map(|i| place.write(&image(), i, 2).unwrap());
         assert_eq!(files, ["zimage-2.png", "zimage-3.png"].map(|name| folder.path().join(name).display().to_string()));
         assert_eq!(fs::read(&path).unwrap(), b"mine");
     }
@@ -175,7 +174,7 @@ mod tests {
         fs::write(&path, "old").unwrap();
         let place = Place::check(Some(&path), 1).unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"old", "checking changes nothing");
-        place.write(&[image()]).unwrap();
+        place.write(&image(), 0, 1).unwrap();
         assert_eq!(Image::open(&path).unwrap().pixels, [1, 2, 3]);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }

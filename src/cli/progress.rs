@@ -30,9 +30,9 @@ impl Bar {
         bar
     }
 
-    /// An error once Ctrl-C was pressed.
-    pub(super) fn check(&self) -> Result<()> {
-        if self.interrupt.pressed() { Err(Error::Cancelled) } else { Ok(()) }
+    /// Tells whether Ctrl-C was pressed, also while the bar is lent to the work.
+    pub(super) fn interrupt(&self) -> Interrupt {
+        self.interrupt.clone()
     }
 
     /// Takes the line away, so that what follows begins at the margin.
@@ -104,7 +104,8 @@ fn pace(each: Option<Duration>, left: usize) -> String {
 }
 
 /// Whether Ctrl-C was pressed.
-struct Interrupt(Arc<AtomicBool>);
+#[derive(Clone)]
+pub(super) struct Interrupt(Arc<AtomicBool>);
 
 impl Interrupt {
     /// Takes Ctrl-C over: pressed once it asks the work to stop between two steps, pressed again it ends the program.
@@ -119,6 +120,11 @@ impl Interrupt {
             line.suspend(|| super::note("stopping after this step; Ctrl-C again stops at once"));
         });
         Self(pressed)
+    }
+
+    /// An error once Ctrl-C was pressed.
+    pub(super) fn check(&self) -> Result<()> {
+        if self.pressed() { Err(Error::Cancelled) } else { Ok(()) }
     }
 
     fn pressed(&self) -> bool {
@@ -154,9 +160,9 @@ mod tests {
     fn an_interrupt_stops_the_work() {
         let mut bar = Bar::new();
         assert!(bar.update(Stage::Step { done: 0, of: 2 }).is_continue());
-        assert!(bar.check().is_ok());
+        assert!(bar.interrupt().check().is_ok());
         bar.interrupt.0.store(true, Ordering::SeqCst);
         assert!(bar.update(Stage::Step { done: 1, of: 2 }).is_break());
-        assert!(matches!(bar.check(), Err(Error::Cancelled)));
+        assert!(matches!(bar.interrupt().check(), Err(Error::Cancelled)));
     }
 }

@@ -271,8 +271,8 @@ async fn pictures<B: Backend>(pipeline: &Pipeline<B>, options: &Options) -> Resu
     let mut seen = Vec::new();
     for (place, request) in [("plain", request), ("guided", guided)] {
         let job = request.check(pipeline.config())?;
-        let drawn = pipeline.generate(&job, &mut |_| ControlFlow::Continue(())).await?;
-        let values = drawn.pictures.iter().flat_map(HostTensor::to_f32).collect();
+        let (pictures, _) = pipeline.generate(&job, &mut |_| ControlFlow::Continue(())).await?;
+        let values = pictures.iter().flat_map(HostTensor::to_f32).collect();
         seen.push(Seen { place: place.into(), values });
     }
     Ok(seen)

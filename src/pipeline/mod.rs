@@ -37,11 +37,9 @@ pub struct Pipeline<B: Backend> {
     warnings: Vec<String>,
 }
 
-/// What a request became.
+/// What is known of a run when its pictures are drawn.
 #[derive(Debug)]
 pub struct Drawn {
-    /// The pictures, U8 `[H, W, 3]` each, prompt by prompt.
-    pub pictures: Vec<HostTensor>,
     /// Milliseconds.
     pub timings: Timings,
     /// What the user should know about the request, a sentence each.
@@ -108,12 +106,32 @@ impl<B: Backend> Pipeline<B> {
         &self.warnings
     }
 
-    /// Draws the pictures of a checked request, prompt by prompt, `job.batch` at a time.
+    /// Draws the pictures of a checked request, prompt by prompt, `job.batch` at a time. Returns U8 `[H, W, 3]` each.
     ///
     /// # Errors
     /// [`Error::Request`] for a caption that is longer than the model's positions, before anything runs;
     /// [`Error::Cancelled`]; those of the device.
-    pub async fn generate(&self, job: &Job, progress: &mut dyn Progress) -> Result<Drawn> {
+    pub async fn generate(&self, job: &Job, progress: &mut dyn Progress) -> Result<(Vec<HostTensor>, Drawn)> {
+        let mut pictures = Vec::with_capacity(job.images());
+        let keep = &mut |_, picture| {
+            pictures.push(picture);
+            Ok(())
+        };
+        let drawn = self.generate_each(job, progress, keep).await?;
+        Ok((pictures, drawn))
+    }
+
+    /// As [`Pipeline::generate`], but hands each picture to `each`, with its number, as soon as it is decoded; an error
+    /// from there ends the run.
+    ///
+    /// # Errors
+    /// Those of [`Pipeline::generate`] and of `each`.
+    pub async fn generate_each(
+        &self,
+        job: &Job,
+        progress: &mut dyn Progress,
+        each: &mut dyn FnMut(usize, HostTensor) -> Result<()>,
+    ) -> Result<Drawn> {
         let start = Instant::now();
         let schedule = Schedule::new(job.steps, self.config.scheduler.shift);
         let guided = schedule.guided(&job.guidance).contains(&true);
@@ -127,7 +145,6 @@ impl<B: Backend> Pipeline<B> {
         let images: Vec<usize> = (0..job.images()).collect();
         let batches: Vec<&[usize]> = images.chunks(job.batch).collect();
         let mut run = Run::new(progress, batches.len() * job.steps);
-        let mut pictures = Vec::with_capacity(job.images());
         let mut last: Option<(Vec<usize>, Encoded<B>)> = None;
         for batch in batches {
             let prompts: Vec<usize> = batch.iter().map(|&image| job.prompt(image)).collect();
@@ -158,13 +175,14 @@ impl<B: Backend> Pipeline<B> {
 
             let decoder_start = Instant::now();
             run.report(Stage::Vae)?;
-            pictures.extend(self.decode(&latents).await?);
+            let pictures = self.decode(&latents).await?;
             run.timings.vae_ms += since(decoder_start);
+            batch.iter().zip(pictures).try_for_each(|(&image, picture)| each(image, picture))?;
             last = Some((prompts, captions));
         }
         let mut timings = run.timings;
         timings.total_ms = since(start);
-        Ok(Drawn { pictures, timings, warnings })
+        Ok(Drawn { timings, warnings })
     }
 
     /// The latents of a picture of `width`×`height` pixels: channels, rows, columns.

@@ -4,6 +4,9 @@ use super::schedule::Guidance;
 use crate::error::{Error, Result};
 use crate::model::config::{Defaults, ModelConfig};
 
+/// The most guidance of a request: far past any picture, and far from where F32 ends.
+pub const MAX_GUIDANCE: f32 = 1000.0;
+
 /// The most steps of a request: as many as the noise levels that a scheduler counts (`num_train_timesteps`).
 pub const MAX_STEPS: usize = 1000;
 
@@ -248,9 +251,9 @@ fn check_side(name: &str, pixels: usize, multiple: usize, most_tokens: usize) ->
 
 fn check_guidance(guidance: &Guidance) -> Result<()> {
     let Guidance { scale, normalization, truncation } = *guidance;
-    if !(scale.is_finite() && scale >= 0.0) {
+    if !(0.0..=MAX_GUIDANCE).contains(&scale) {
         return refuse(format!(
-            "guidance {scale} is not a number from 0 up: it is the usual cfg scale minus 1, so use 0 for none \
+            "guidance {scale} is not a number from 0 to {MAX_GUIDANCE}: it is the usual cfg scale minus 1, so use 0 for none \
              (a cfg scale of 1) and 4 for a cfg scale of 5"
         ));
     }
