@@ -39,7 +39,8 @@ impl Faults {
         match error {
             wgpu::Error::OutOfMemory { .. } => state.out_of_memory = true,
             wgpu::Error::Validation { description, .. } | wgpu::Error::Internal { description, .. } => {
-                state.first.get_or_insert(description);
+                // The texts have paragraphs; an error is a sentence.
+                state.first.get_or_insert(description.split_whitespace().collect::<Vec<_>>().join(" "));
             }
         }
     }
@@ -54,7 +55,7 @@ impl Faults {
             return Err(Error::Device("the GPU ran out of memory; a smaller picture or batch may fit".into()));
         }
         match state.first.take() {
-            Some(problem) => Err(Error::Device(format!("the GPU refused: {}", problem.trim()))),
+            Some(problem) => Err(Error::Device(format!("the GPU refused: {problem}"))),
             None => Ok(()),
         }
     }
@@ -188,6 +189,32 @@ impl<T> Future for Signal<T> {
                 state.1 = Some(context.waker().clone());
                 Poll::Pending
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_fault_is_returned_once_and_a_lost_device_always() {
+        let validation = |text: &str| wgpu::Error::Validation { source: text.into(), description: text.into() };
+        let faults = Faults::default();
+        faults.push(validation("In a dispatch:\n\n  too large"));
+        faults.push(validation("a consequence"));
+        let sentence = |result: Result<()>| result.unwrap_err().to_string();
+        assert_eq!(sentence(faults.check()), "the GPU refused: In a dispatch: too large");
+        assert!(faults.check().is_ok());
+
+        faults.push(wgpu::Error::OutOfMemory { source: "full".into() });
+        assert!(sentence(faults.check()).contains("out of memory"));
+        assert!(!faults.take_out_of_memory() && faults.check().is_ok());
+
+        faults.lose("unplugged".into());
+        faults.lose("a consequence".into());
+        for _ in 0..2 {
+            assert_eq!(sentence(faults.check()), "the GPU is gone: unplugged");
         }
     }
 }
