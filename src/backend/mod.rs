@@ -58,9 +58,9 @@ impl Heads {
 /// Which elements of a head a rotation turns together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RopePairs {
-    /// `(x0, x1), (x2, x3), …`: the image transformer.
+    /// Neighbours: `(x0, x1), (x2, x3), …`.
     Interleaved,
-    /// `(x0, x_{d/2}), (x1, x_{d/2+1}), …`: Qwen and Llama.
+    /// The two halves: `(x0, x_{d/2}), (x1, x_{d/2+1}), …`.
     Halves,
 }
 
@@ -179,7 +179,8 @@ pub trait Backend: Sized + Debug {
 
     // ---- memory ------------------------------------------------------------------------------------------------
 
-    /// Copies a tensor to the device as it is stored. Takes effect at once, also inside [`Backend::record`].
+    /// Copies a tensor to the device, as it is stored or widened exactly. One in the type of the backend's activations can
+    /// be used as an activation. Takes effect at once, also inside [`Backend::record`].
     fn upload(&self, tensor: &HostTensor) -> Result<Self::Tensor>;
 
     /// Copies a tensor back, once everything called before has run; not inside [`Backend::record`]. F32, U32 and U8
@@ -198,8 +199,9 @@ pub trait Backend: Sized + Debug {
 
     // ---- order -------------------------------------------------------------------------------------------------
 
-    /// Keeps the verbs that `steps` calls instead of running them. Tensors made inside belong to the recording; tensors
-    /// from outside are read and written where they are when it is replayed. Recordings do not nest.
+    /// Keeps the verbs that `steps` calls instead of running them. Tensors made inside belong to the recording and can
+    /// be downloaded after a replay while both are kept; tensors from outside are read and written where they are when it
+    /// is replayed. Recordings do not nest.
     fn record(&self, steps: impl FnOnce(&Self) -> Result<()>) -> Result<Self::Recording>;
 
     /// Runs a recording once more; not inside [`Backend::record`].

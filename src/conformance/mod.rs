@@ -27,10 +27,6 @@
 //! compared. Every result is computed in memory that was poisoned as far as the trait allows, once by calling the verb
 //! and once by recording and replaying it, which must not make a difference.
 //!
-//! Of a backend the suite expects, beyond what the verbs say: a tensor that is uploaded in the type of the backend's
-//! activations can be used as one, and a tensor that was made in a recording can be downloaded after a replay for as
-//! long as tensor and recording are kept.
-//!
 //! # Tolerances
 //! Values are compared as whole tensors by [`relative_error`], never element by element: rounding spreads over a tensor,
 //! and a single small element says little about it. What is tolerated depends on the types that the coarser of the two
