@@ -12,7 +12,7 @@ use std::ops::ControlFlow;
 use zimage::Model;
 use zimage::backend::HostTensor;
 use zimage::backend::cpu::Cpu;
-use zimage::model::transformer::{Clock, Stage, padded};
+use zimage::model::transformer::{Clock, ProbePoint, padded};
 use zimage::pipeline::noise;
 use zimage::pipeline::progress::{self, Progress, Run};
 use zimage::pipeline::request::Request;
@@ -111,18 +111,18 @@ fn transformer_case<B: Tested>(golden: &Golden<B>, case: &Value) {
 
     let blocks = case["blocks"].as_bool().unwrap();
     let mut seen = 0;
-    let mut compare = |stage: Stage, x: &B::Tensor| {
+    let mut compare = |stage: ProbePoint, x: &B::Tensor| {
         let values = download(b, x)?;
         let (name, rows) = match stage {
-            Stage::Timestep => {
+            ProbePoint::Timestep => {
                 golden.expect(&format!("{prefix}.t_emb"), &values, B::STAGE);
                 return Ok(());
             }
-            Stage::EmbedPatches => ("image_tokens".into(), vec![image; batch]),
-            Stage::EmbedCaption => ("caption_tokens".into(), captions.clone()),
-            Stage::NoiseRefiner(k) => (format!("noise_refiner.{k}"), vec![image; batch]),
-            Stage::ContextRefiner(k) => (format!("context_refiner.{k}"), captions.clone()),
-            Stage::Layer(k) => (format!("layers.{k}"), captions.iter().map(|caption| image + caption).collect()),
+            ProbePoint::EmbedPatches => ("image_tokens".into(), vec![image; batch]),
+            ProbePoint::EmbedCaption => ("caption_tokens".into(), captions.clone()),
+            ProbePoint::NoiseRefiner(k) => (format!("noise_refiner.{k}"), vec![image; batch]),
+            ProbePoint::ContextRefiner(k) => (format!("context_refiner.{k}"), captions.clone()),
+            ProbePoint::Layer(k) => (format!("layers.{k}"), captions.iter().map(|caption| image + caption).collect()),
         };
         for (i, rows) in rows.iter().enumerate().take(if blocks { batch } else { 0 }) {
             let item = &values[i * values.len() / batch..][..rows * config.dim];

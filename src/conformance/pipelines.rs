@@ -11,7 +11,7 @@ use super::{beyond_f16, noise, relative_error};
 use crate::backend::{Backend, Branch, DeviceTensor, HostTensor};
 use crate::error::Result;
 use crate::model::Model;
-use crate::model::transformer::{Clock, Stage, padded};
+use crate::model::transformer::{Clock, ProbePoint, padded};
 use crate::pipeline::Pipeline;
 use crate::pipeline::request::Request;
 use std::ops::ControlFlow;
@@ -75,7 +75,7 @@ struct Seen {
 
 /// Compares the stages of one model, which both pipelines have loaded, and two of its pictures: without and with
 /// guidance. `model` is its name, for the report. The cases are `text_encoder/<model>/block-<i>`,
-/// `transformer/<model>/…` for every place of [`Stage`] and the velocity, `vae/<model>/decode` and `…/encode`, and
+/// `transformer/<model>/…` for every place of [`ProbePoint`] and the velocity, `vae/<model>/decode` and `…/encode`, and
 /// `picture/<model>/plain` and `…/guided`; a picture's error is its root mean square error over 255, so that 0.01 is
 /// 40 dB PSNR. With [`Options::full`] pictures are of the model's own size and steps.
 ///
@@ -214,13 +214,13 @@ async fn transformer_step<B: Backend>(
     let rows: Vec<usize> = caption_rows.iter().map(|caption| image + caption).collect();
 
     let mut places = Places(Vec::new());
-    let mut probe = |stage: Stage, x: &B::Tensor| match stage {
-        Stage::Timestep => places.push(b, "timestep".into(), &[], x),
-        Stage::EmbedPatches => places.push(b, "embed_patches".into(), &[], x),
-        Stage::EmbedCaption => places.push(b, "embed_caption".into(), &caption_rows, x),
-        Stage::NoiseRefiner(i) => places.push(b, format!("noise_refiner-{i}"), &[], x),
-        Stage::ContextRefiner(i) => places.push(b, format!("context_refiner-{i}"), &caption_rows, x),
-        Stage::Layer(i) => places.push(b, format!("layer-{i}"), &rows, x),
+    let mut probe = |stage: ProbePoint, x: &B::Tensor| match stage {
+        ProbePoint::Timestep => places.push(b, "timestep".into(), &[], x),
+        ProbePoint::EmbedPatches => places.push(b, "embed_patches".into(), &[], x),
+        ProbePoint::EmbedCaption => places.push(b, "embed_caption".into(), &caption_rows, x),
+        ProbePoint::NoiseRefiner(i) => places.push(b, format!("noise_refiner-{i}"), &[], x),
+        ProbePoint::ContextRefiner(i) => places.push(b, format!("context_refiner-{i}"), &caption_rows, x),
+        ProbePoint::Layer(i) => places.push(b, format!("layer-{i}"), &rows, x),
     };
     let features = b.upload(&host(activation_type(b)?, &captions.shape, &captions.values))?;
     let refined = transformer.captions(b, &features, &captions.lengths, &mut probe)?;

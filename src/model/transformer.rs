@@ -36,7 +36,7 @@ pub fn padded(tokens: usize) -> usize {
 
 /// A place inside the network whose value a test may look at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stage {
+pub enum ProbePoint {
     /// The embedded timestep, `[1, A]`.
     Timestep,
     /// Image tokens after the patch embedding.
@@ -51,8 +51,8 @@ pub enum Stage {
     Layer(usize),
 }
 
-/// Sees the value of every [`Stage`] as it is computed.
-pub type Probe<'a, B> = &'a mut dyn FnMut(Stage, &<B as Backend>::Tensor) -> Result<()>;
+/// Sees the value of every [`ProbePoint`] as it is computed.
+pub type Probe<'a, B> = &'a mut dyn FnMut(ProbePoint, &<B as Backend>::Tensor) -> Result<()>;
 
 /// The transformer on a device.
 #[derive(Debug)]
@@ -167,7 +167,7 @@ impl<B: Backend> Transformer<B> {
         let norm = RmsNorm { weight: &self.caption_norm, scale: None, eps: self.config.norm_eps };
         let mut x = b.linear(&b.rms_norm(features, norm)?, &self.caption)?;
         b.pad_rows(&mut x, &self.caption_pad, &upload(lengths)?)?;
-        probe(Stage::EmbedCaption, &x)?;
+        probe(ProbePoint::EmbedCaption, &x)?;
 
         let padded_lengths: Vec<usize> = lengths.iter().map(|&length| padded(length)).collect();
         let mut rotation = Vec::new();
@@ -176,7 +176,7 @@ impl<B: Backend> Transformer<B> {
         let ragged = padded_lengths.iter().any(|&length| length != tokens);
         let key_lengths = ragged.then(|| upload(&padded_lengths)).transpose()?;
         let stack = self.stack(&rotation, key_lengths.as_ref(), None);
-        block::run(b, &self.context_refiner, &mut x, &stack, &mut |i, x| probe(Stage::ContextRefiner(i), x))?;
+        block::run(b, &self.context_refiner, &mut x, &stack, &mut |i, x| probe(ProbePoint::ContextRefiner(i), x))?;
         Ok(Captions { tokens: x, lengths: padded_lengths })
     }
 
@@ -250,22 +250,22 @@ impl<B: Backend> Transformer<B> {
         probe: Probe<'_, B>,
     ) -> Result<B::Tensor> {
         let t = b.timestep_embedding(clock.times, clock.step, &self.time_in, &self.time_out)?;
-        probe(Stage::Timestep, &t)?;
+        probe(ProbePoint::Timestep, &t)?;
         let modulation = b.modulation(&t, &self.modulation, false, self.config.dim)?;
         let final_modulation = b.modulation(&t, &self.final_modulation, true, self.config.dim)?;
 
         let patch = self.config.patch_size;
         let (pad, tokens) = (&self.patch_pad, sequence.image_tokens);
         let mut image = b.embed_patches(latents, patch, &self.patches, pad, tokens, sequence.copies)?;
-        probe(Stage::EmbedPatches, &image)?;
+        probe(ProbePoint::EmbedPatches, &image)?;
         let stack = self.stack(&sequence.image_rotation, None, Some((&modulation, 0)));
-        block::run(b, &self.noise_refiner, &mut image, &stack, &mut |i, x| probe(Stage::NoiseRefiner(i), x))?;
+        block::run(b, &self.noise_refiner, &mut image, &stack, &mut |i, x| probe(ProbePoint::NoiseRefiner(i), x))?;
 
         let mut x = b.join_sequence(&image, &captions.tokens, &sequence.captions)?;
         drop(image);
         let first = 4 * self.noise_refiner.len();
         let stack = self.stack(&sequence.rotation, sequence.lengths.as_ref(), Some((&modulation, first)));
-        block::run(b, &self.layers, &mut x, &stack, &mut |i, x| probe(Stage::Layer(i), x))?;
+        block::run(b, &self.layers, &mut x, &stack, &mut |i, x| probe(ProbePoint::Layer(i), x))?;
 
         let scale = Modulation { table: &final_modulation, row: 0 };
         b.final_layer(&x, scale, TransformerConfig::FINAL_NORM_EPS, &self.final_linear, patch, sequence.size)
