@@ -50,7 +50,7 @@ impl Faults {
     pub(super) fn check(&self) -> Result<()> {
         let mut state = lock(&self.state);
         if let Some(reason) = &state.lost {
-            return Err(Error::Device(format!("the GPU is gone: {reason}")));
+            return Err(Error::Device(format!("the GPU is gone, please start again: {reason}")));
         }
         if std::mem::take(&mut state.out_of_memory) {
             return Err(Error::Device("the GPU ran out of memory; a smaller picture or batch may fit".into()));
@@ -94,15 +94,19 @@ impl Device {
             ..wgpu::RequestAdapterOptions::default()
         };
         let adapter = instance.request_adapter(&options).await.map_err(|_| {
-            Error::Device(
-                "there is no GPU that this program can use: no Vulkan, Metal or Direct3D 12 driver was found".into(),
-            )
+            let problem = match cfg!(target_family = "wasm") {
+                true => "this browser offers no WebGPU adapter: it is too old, or WebGPU is switched off in it",
+                false => "there is no GPU that this program can use: no Vulkan, Metal or Direct3D 12 driver was found",
+            };
+            Error::Device(problem.into())
         })?;
         let info = adapter.get_info();
         let real = matches!(
             info.device_type,
             wgpu::DeviceType::DiscreteGpu | wgpu::DeviceType::IntegratedGpu | wgpu::DeviceType::VirtualGpu
         );
+        // A browser does not say which it is, and one thread is slower than any adapter.
+        let real = real || cfg!(target_family = "wasm");
         if adapters == Adapters::Gpu && !real {
             return Err(Error::Device(format!("{} is not a GPU", info.name)));
         }
@@ -221,7 +225,7 @@ mod tests {
         faults.lose("unplugged".into());
         faults.lose("a consequence".into());
         for _ in 0..2 {
-            assert_eq!(sentence(faults.check()), "the GPU is gone: unplugged");
+            assert_eq!(sentence(faults.check()), "the GPU is gone, please start again: unplugged");
         }
     }
 }
