@@ -2,7 +2,7 @@
 
 use crate::backend::cpu::Cpu;
 #[cfg(feature = "webgpu")]
-use crate::backend::webgpu::{Adapters, WebGpu};
+use crate::backend::webgpu::{Adapters, Shaders, WebGpu};
 use crate::backend::{Backend, HostTensor};
 use crate::conformance::{self, Report, compare_all};
 use crate::error::{Error, Result};
@@ -24,9 +24,9 @@ pub enum BackendChoice {
     Auto,
     /// The processor.
     Cpu,
-    /// Any GPU, or what stands in for one, through Vulkan, Metal or Direct3D 12.
+    /// Any GPU, or what stands in for one, through Vulkan, Metal or Direct3D 12, with these shaders.
     #[cfg(feature = "webgpu")]
-    WebGpu,
+    WebGpu(Shaders),
 }
 
 impl BackendChoice {
@@ -35,12 +35,25 @@ impl BackendChoice {
         ("auto", BackendChoice::Auto),
         ("cpu", BackendChoice::Cpu),
         #[cfg(feature = "webgpu")]
-        ("webgpu", BackendChoice::WebGpu),
+        ("webgpu", BackendChoice::WebGpu(Shaders::Best)),
+        #[cfg(feature = "webgpu")]
+        ("webgpu:plain", BackendChoice::WebGpu(Shaders::Plain)),
+        #[cfg(feature = "webgpu")]
+        ("webgpu:half", BackendChoice::WebGpu(Shaders::Half)),
+        #[cfg(feature = "webgpu")]
+        ("webgpu:cooperative", BackendChoice::WebGpu(Shaders::Cooperative)),
     ];
 
-    /// The backends themselves, whether or not this machine has their device.
+    /// The backends themselves in all their variants, whether or not this machine has their device: every choice that
+    /// leaves nothing to choose.
     pub fn built_in() -> impl Iterator<Item = BackendChoice> {
-        Self::NAMES.iter().map(|(_, choice)| *choice).filter(|choice| *choice != BackendChoice::Auto)
+        let open = |choice: &BackendChoice| match choice {
+            BackendChoice::Auto => true,
+            BackendChoice::Cpu => false,
+            #[cfg(feature = "webgpu")]
+            BackendChoice::WebGpu(shaders) => *shaders == Shaders::Best,
+        };
+        Self::NAMES.iter().map(|(_, choice)| *choice).filter(move |choice| !open(choice))
     }
 
     /// The name in [`BackendChoice::NAMES`].
@@ -69,8 +82,8 @@ macro_rules! with_backend {
                 $body
             }
             #[cfg(feature = "webgpu")]
-            BackendChoice::WebGpu => {
-                let $start = async || WebGpu::open(Adapters::Any).await;
+            BackendChoice::WebGpu(shaders) => {
+                let $start = async || WebGpu::open_with(Adapters::Any, shaders, u64::MAX).await;
                 $body
             }
         }
@@ -116,7 +129,7 @@ impl Loaded {
         {
             let device = match backend {
                 BackendChoice::Cpu => None,
-                BackendChoice::WebGpu => Some(WebGpu::open(Adapters::Any).await?),
+                BackendChoice::WebGpu(shaders) => Some(WebGpu::open_with(Adapters::Any, shaders, u64::MAX).await?),
                 // An adapter that computes on the processor is slower than the `cpu` backend.
                 BackendChoice::Auto => WebGpu::open(Adapters::Gpu).await.ok(),
             };
