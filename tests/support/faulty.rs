@@ -47,6 +47,8 @@ pub(crate) enum Fault {
     ShiftForgotten,
     FirstReplaySkipped,
     RunsWhileRecording,
+    /// There is no memory for a `conv2d` with more elements, which nobody knows before.
+    NoMemoryPast(usize),
 }
 
 /// What happens to a result.
@@ -216,6 +218,14 @@ impl<B: Backend> Backend for Faulty<B> {
 
     fn operands(&self) -> DType {
         self.precision[1]
+    }
+
+    fn largest_activation(&self) -> usize {
+        self.inner.largest_activation()
+    }
+
+    fn trim(&self) {
+        self.inner.trim();
     }
 
     fn upload(&self, tensor: &HostTensor) -> Result<B::Tensor> {
@@ -434,7 +444,13 @@ impl<B: Backend> Backend for Faulty<B> {
         let [top, left, bottom, right] = geometry.pad;
         let pad = if self.is(Fault::PaddedAtTheOtherSide) { [bottom, right, top, left] } else { geometry.pad };
         let residual = residual.filter(|_| !self.is(Fault::ConvResidualForgotten));
-        self.result("conv2d", self.inner.conv2d(x, w, Conv2d { pad, ..geometry }, residual)?)
+        let out = self.inner.conv2d(x, w, Conv2d { pad, ..geometry }, residual)?;
+        match self.fault {
+            Fault::NoMemoryPast(most) if out.shape().iter().product::<usize>() > most => {
+                Err(zimage::Error::OutOfMemory(format!("conv2d: no memory for {:?}", out.shape())))
+            }
+            _ => self.result("conv2d", out),
+        }
     }
 
     fn group_norm(
