@@ -5,9 +5,10 @@
 //! use zimage::{BackendChoice, Engine, Model, Request};
 //!
 //! let model = Model::embedded()?; // or Model::open("Z-Image-Turbo".as_ref())?
-//! let engine = Engine::load(&model, BackendChoice::Auto)?;
+//! let progress = &mut |_| ControlFlow::Continue(());
+//! let engine = pollster::block_on(Engine::load(&model, BackendChoice::Auto, progress))?;
 //! let request = Request { seed: 7, ..Request::new("a red fox") };
-//! let output = pollster::block_on(engine.generate(&request, &mut |_| ControlFlow::Continue(())))?;
+//! let output = pollster::block_on(engine.generate(&request, progress))?;
 //! output.images[0].save("fox.png".as_ref())?;
 //! # Ok::<(), zimage::Error>(())
 //! ```

@@ -16,7 +16,7 @@ use zimage::{Drawn, Error, Model, Result, VaeTile};
 
 /// The embedded default; only the autoencoder is looked at.
 fn embedded<B: Backend>(b: B) -> Pipeline<B> {
-    Pipeline::load(b, &Model::embedded().unwrap()).unwrap()
+    block_on(Pipeline::load(b, &Model::embedded().unwrap(), &mut |_| ControlFlow::Continue(()))).unwrap()
 }
 
 /// One picture, larger than the tiles of 128 pixels, in one step.
@@ -118,13 +118,13 @@ fn what_is_no_picture_is_refused() {
 mod webgpu {
     use super::*;
     use std::io::Write;
-    use zimage::backend::webgpu::{Adapters, WebGpu};
+    use zimage::backend::webgpu::{Adapters, Shaders, WebGpu};
 
     /// The backend on an adapter that gives shaders no larger buffers than `bytes`; `None` with a line that says why
     /// where this machine has no adapter at all.
     fn limited(bytes: u64) -> Option<WebGpu> {
         let skip = |error| writeln!(std::io::stderr(), "skipped: webgpu: {error}");
-        block_on(WebGpu::open_limited(Adapters::Any, bytes)).map_err(skip).ok()
+        block_on(WebGpu::open_with(Adapters::Any, Shaders::Best, bytes)).map_err(skip).ok()
     }
 
     #[test]

@@ -19,12 +19,12 @@ use crate::model::transformer::{Captions, Clock, Transformer, padded};
 use crate::model::vae::Vae;
 use crate::model::vae::tiling::Tiles;
 use crate::weights::{ModelFolder, excerpt};
-use progress::{Progress, Run, Stage, Timings, since};
+use progress::{Loading, Progress, Run, Stage, Timings, since};
 use prompt::Tokenizer;
 use request::{Job, Limits};
 use schedule::Schedule;
 use std::collections::VecDeque;
-use std::time::Instant;
+use web_time::Instant;
 
 /// A model on a backend.
 #[derive(Debug)]
@@ -60,14 +60,14 @@ pub struct Encoded<B: Backend> {
 }
 
 impl<B: Backend> Pipeline<B> {
-    /// Reads a model and uploads each of its tensors once.
+    /// Reads a model and uploads each of its tensors once; `progress` sees [`Stage::Load`].
     ///
     /// # Errors
-    /// Those of the files, naming file and tensor, and those of the device.
-    pub fn load(backend: B, model: &Model) -> Result<Self> {
+    /// Those of the files, naming file and tensor, those of the device, and [`Error::Cancelled`].
+    pub async fn load(backend: B, model: &Model, progress: &mut dyn Progress) -> Result<Self> {
         let (folder, config) = (model.folder(), model.config().clone());
         let file = "tokenizer/tokenizer.json";
-        let tokenizer = Tokenizer::read(&folder.read(file)?, &folder.path(file))?;
+        let tokenizer = Tokenizer::read(&folder.read(file).await?, &folder.path(file))?;
         if tokenizer.vocabulary() > config.text_encoder.vocab_size {
             let problem = format!(
                 "the tokenizer has {} tokens, the text encoder embeds {}: they are of different models",
@@ -76,10 +76,23 @@ impl<B: Backend> Pipeline<B> {
             );
             return Err(Error::file(&folder.path(file), problem));
         }
-        let (text_encoder, unread_text) = TextEncoder::load(&backend, folder, &config.text_encoder)?;
-        let (transformer, unread_transformer) = Transformer::load(&backend, folder, &config.transformer)?;
-        let (vae, unread_vae) = Vae::load(&backend, folder, &config.vae)?;
-        let unread = [("text_encoder", unread_text), ("transformer", unread_transformer), ("vae", unread_vae)];
+        let text = TextEncoder::<B>::open(folder).await?;
+        let image = Transformer::<B>::open(folder).await?;
+        let pixels = Vae::<B>::open(folder).await?;
+        let left = |name: &str| TextEncoder::<B>::leaves(&config.text_encoder, name);
+        let loading = Loading::new(progress, text.bytes_but(left) + image.bytes() + pixels.bytes());
+        loading.read(0)?;
+        let on_read = &|bytes| loading.read(bytes);
+        let text_encoder = TextEncoder::load(&backend, &text, &config.text_encoder, on_read).await?;
+        let transformer = Transformer::load(&backend, &image, &config.transformer, on_read).await?;
+        let vae = Vae::load(&backend, &pixels, &config.vae, on_read).await?;
+        // What the device could not take shows when it is done.
+        backend.wait(backend.event()?).await?;
+        let unread = [
+            ("text_encoder", text.unread(left)),
+            ("transformer", image.unread(|_| false)),
+            ("vae", pixels.unread(|_| false)),
+        ];
         let warnings = unread.into_iter().filter_map(|(part, names)| unread_warning(folder, part, &names)).collect();
         Ok(Self { backend, config, tokenizer, text_encoder, transformer, vae, warnings })
     }

@@ -1,8 +1,8 @@
 //! `unscale_latents`, `scale_latents`, `normalize_rgb8`, `to_rgb8`: the two ends of the autoencoder.
 
 use super::super::{level, not_numbers};
+use super::parallel::*;
 use crate::error::Result;
-use rayon::prelude::*;
 
 /// `out[y, x, c] = latents[c, y, x] / scale + shift` for every item of `channels` planes of `pixels`.
 pub(super) fn unscale_latents(

@@ -2,6 +2,7 @@
 
 use super::cache::Cache;
 use super::memory::lock;
+use super::variant::{Shaders, Variant};
 use crate::error::{Error, Result};
 use std::future::Future;
 use std::pin::Pin;
@@ -49,7 +50,7 @@ impl Faults {
     pub(super) fn check(&self) -> Result<()> {
         let mut state = lock(&self.state);
         if let Some(reason) = &state.lost {
-            return Err(Error::Device(format!("the GPU is gone: {reason}")));
+            return Err(Error::Device(format!("the GPU is gone, please start again: {reason}")));
         }
         if std::mem::take(&mut state.out_of_memory) {
             // What was complained about since then follows from it: a buffer that could not be made was used.
@@ -82,27 +83,33 @@ pub(super) struct Device {
     pub limits: wgpu::Limits,
     /// The largest buffer that a shader can be given, in bytes.
     pub max_binding: u64,
+    /// The shaders that it runs.
+    pub variant: Variant,
     pub faults: Arc<Faults>,
 }
 
 impl Device {
     /// Opens the best adapter that will do.
-    pub(super) async fn open(adapters: Adapters) -> Result<Self> {
+    pub(super) async fn open(adapters: Adapters, shaders: Shaders) -> Result<Self> {
         let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
         let options = wgpu::RequestAdapterOptions {
             power_preference: wgpu::PowerPreference::HighPerformance,
             ..wgpu::RequestAdapterOptions::default()
         };
         let adapter = instance.request_adapter(&options).await.map_err(|_| {
-            Error::Device(
-                "there is no GPU that this program can use: no Vulkan, Metal or Direct3D 12 driver was found".into(),
-            )
+            let problem = match cfg!(target_family = "wasm") {
+                true => "this browser offers no WebGPU adapter: it is too old, or WebGPU is switched off in it",
+                false => "there is no GPU that this program can use: no Vulkan, Metal or Direct3D 12 driver was found",
+            };
+            Error::Device(problem.into())
         })?;
         let info = adapter.get_info();
         let real = matches!(
             info.device_type,
             wgpu::DeviceType::DiscreteGpu | wgpu::DeviceType::IntegratedGpu | wgpu::DeviceType::VirtualGpu
         );
+        // A browser does not say which it is, and one thread is slower than any adapter.
+        let real = real || cfg!(target_family = "wasm");
         if adapters == Adapters::Gpu && !real {
             return Err(Error::Device(format!("{} is not a GPU", info.name)));
         }
@@ -114,9 +121,13 @@ impl Device {
         if !enough {
             return Err(Error::Device(format!("{} offers less than the shaders need", info.name)));
         }
+        let variant = Variant::choose(shaders, &adapter).map_err(Error::Device)?;
+        // SAFETY: what is experimental are cooperative matrices, which our own shaders use within their matrices' bounds.
+        let experimental = unsafe { wgpu::ExperimentalFeatures::enabled() };
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("zimage"),
-            required_features: adapter.features() & Cache::FEATURE,
+            required_features: adapter.features() & Cache::FEATURE | variant.features(),
+            experimental_features: experimental,
             required_limits: limits.clone(),
             ..wgpu::DeviceDescriptor::default()
         };
@@ -131,7 +142,7 @@ impl Device {
         device.on_uncaptured_error(Arc::new(move |error| sink.push(error)));
         let sink = faults.clone();
         device.set_device_lost_callback(move |_, message| sink.lose(&message));
-        Ok(Self { device, queue, info, limits, max_binding, faults })
+        Ok(Self { device, queue, info, limits, max_binding, variant, faults })
     }
 
     /// Waits on the host until `submission`, or all of them, have run. Whether the device has nothing left to do.
@@ -214,7 +225,7 @@ mod tests {
         faults.lose("unplugged");
         faults.lose("a consequence");
         for _ in 0..2 {
-            assert_eq!(sentence(faults.check()), "the GPU is gone: unplugged");
+            assert_eq!(sentence(faults.check()), "the GPU is gone, please start again: unplugged");
         }
     }
 }

@@ -7,6 +7,7 @@ use super::pipelines::Pipelines;
 use super::program::Program;
 use super::recording::{Arg, Collected, Dispatch, Prepared, WebGpuRecording};
 use super::tensor::{WebGpuTensor, padded};
+use super::variant::Shaders;
 use crate::error::{Error, Result};
 use std::collections::HashMap;
 use std::fmt;
@@ -49,9 +50,9 @@ struct Order {
 }
 
 impl Gpu {
-    /// Opens an adapter; `largest` buffers at most are given to a shader, where it is less than the adapter allows.
-    pub(super) async fn open(adapters: Adapters, largest: u64) -> Result<Self> {
-        let mut device = Device::open(adapters).await?;
+    /// Opens an adapter; no buffer larger than `largest` is given to a shader, where the adapter allows more.
+    pub(super) async fn open(adapters: Adapters, shaders: Shaders, largest: u64) -> Result<Self> {
+        let mut device = Device::open(adapters, shaders).await?;
         device.max_binding = device.max_binding.min(largest);
         let pool = Arc::new(Pool::default());
         let word = |label| Memory::new(device.device.create_buffer(&buffer(label, 16, false)), &pool);
@@ -147,14 +148,20 @@ impl Gpu {
     ) -> Result<Arc<Memory>> {
         self.device.faults.check()?;
         self.check_size(what, format_args!("a tensor of shape {shape:?}"), bytes, most)?;
-        let made = self.allocate(what, shape, bytes, true, "a smaller model may fit, or one in shorter types")?;
-        {
-            let mut mapped = made
-                .get_mapped_range_mut(..)
-                .map_err(|error| Error::Device(format!("{what}: the GPU's memory cannot be written: {error}")))?;
-            fill(&mut |at, part| mapped.slice(at..at + part.len()).copy_from_slice(part));
+        // A browser maps a copy of the whole buffer into this program's memory; the queue takes parts as they are.
+        let mapped = !cfg!(target_family = "wasm");
+        let made = self.allocate(what, shape, bytes, mapped, "a smaller model may fit, or one in shorter types")?;
+        if mapped {
+            {
+                let mut mapped = made
+                    .get_mapped_range_mut(..)
+                    .map_err(|error| Error::Device(format!("{what}: the GPU's memory cannot be written: {error}")))?;
+                fill(&mut |at, part| mapped.slice(at..at + part.len()).copy_from_slice(part));
+            }
+            made.unmap();
+        } else {
+            fill(&mut |at, part| self.write(&made, at as u64, part));
         }
-        made.unmap();
         let full = {
             let mut order = lock(&self.order);
             order.uploaded += bytes;
@@ -166,6 +173,19 @@ impl Gpu {
             self.device.poll(None)?;
         }
         Ok(Memory::new(made, &self.pool))
+    }
+
+    /// Writes `part` to a place in a new buffer: `at` is a multiple of 4, and behind a part that does not end at one
+    /// come zeros.
+    fn write(&self, buffer: &wgpu::Buffer, at: u64, part: &[u8]) {
+        let queue = &self.device.queue;
+        let (words, rest) = part.split_at(part.len() / 4 * 4);
+        queue.write_buffer(buffer, at, words);
+        if !rest.is_empty() {
+            let mut last = [0; 4];
+            last[..rest.len()].copy_from_slice(rest);
+            queue.write_buffer(buffer, at + words.len() as u64, &last);
+        }
     }
 
     /// A host tensor as it is.
@@ -309,7 +329,7 @@ impl Gpu {
     /// Makes the callback of `signal` run, which follows `submission` or everything, where the host may wait; a browser
     /// runs it by itself.
     fn poll_for<T>(&self, signal: &Signal<T>, submission: Option<&wgpu::SubmissionIndex>) -> Result<()> {
-        if cfg!(target_arch = "wasm32") {
+        if cfg!(target_family = "wasm") {
             return Ok(());
         }
         let mut submission = submission;
@@ -386,7 +406,7 @@ mod tests {
 
     fn open() -> Option<Gpu> {
         let skip = |error| writeln!(std::io::stderr(), "skipped: webgpu: {error}");
-        block_on(Gpu::open(Adapters::Any, u64::MAX)).map_err(skip).ok()
+        block_on(Gpu::open(Adapters::Any, Shaders::Best, u64::MAX)).map_err(skip).ok()
     }
 
     fn upload(gpu: &Gpu) -> Result<WebGpuTensor> {
@@ -402,7 +422,10 @@ mod tests {
         let _ = gpu.device.poll(None);
         let gone = |error: Error| {
             let sentence = error.to_string();
-            assert!(matches!(error, Error::Device(_)) && sentence == "the GPU is gone: it was closed", "{sentence}");
+            assert!(
+                matches!(error, Error::Device(_)) && sentence == "the GPU is gone, please start again: it was closed",
+                "{sentence}"
+            );
         };
         for _ in 0..2 {
             gone(upload(&gpu).unwrap_err());
