@@ -45,6 +45,7 @@ pub(crate) enum Fault {
     PaddedAtTheOtherSide,
     GroupsHalved,
     ShiftForgotten,
+    NanIsBlack,
     FirstReplaySkipped,
     RunsWhileRecording,
     /// There is no memory for a `conv2d` with more elements, which nobody knows before.
@@ -482,6 +483,11 @@ impl<B: Backend> Backend for Faulty<B> {
     }
 
     fn to_rgb8(&self, x: &B::Tensor) -> Result<B::Tensor> {
+        if self.is(Fault::NanIsBlack) {
+            let x =
+                self.changed(x, |values| values.iter_mut().for_each(|v| *v = if v.is_nan() { -1.0 } else { *v }))?;
+            return self.inner.to_rgb8(&x);
+        }
         self.result("to_rgb8", self.inner.to_rgb8(x)?)
     }
 }
