@@ -161,6 +161,8 @@ pub struct Output {
     pub timings: Timings,
     /// What the user should know about the request, a sentence each.
     pub warnings: Vec<String>,
+    /// As [`Drawn::vae_tile`].
+    pub vae_tile: Option<usize>,
 }
 
 impl Engine {
@@ -215,8 +217,8 @@ impl Engine {
             images.push(image);
             Ok(())
         };
-        let Drawn { timings, warnings } = self.generate_each(request, progress, keep).await?;
-        Ok(Output { images, timings, warnings })
+        let Drawn { timings, warnings, vae_tile } = self.generate_each(request, progress, keep).await?;
+        Ok(Output { images, timings, warnings, vae_tile })
     }
 
     /// As [`Engine::generate`], but hands each picture to `each` as soon as it is there, so that nothing is lost when a

@@ -51,6 +51,10 @@ pub enum Error {
     /// The device refused, failed or went away.
     #[error("{0}")]
     Device(String),
+    /// The device has no room for a tensor: too little memory, or none in one piece of that size. Something smaller may
+    /// fit, and the device goes on.
+    #[error("{0}")]
+    OutOfMemory(String),
     /// The caller asked to stop.
     #[error("cancelled")]
     Cancelled,
@@ -78,7 +82,7 @@ impl Error {
         match self {
             Error::Request(_) => ErrorKind::Request,
             Error::Io { .. } | Error::File { .. } | Error::Tensor { .. } => ErrorKind::Files,
-            Error::Device(_) => ErrorKind::Device,
+            Error::Device(_) | Error::OutOfMemory(_) => ErrorKind::Device,
             Error::Cancelled => ErrorKind::Cancelled,
             Error::Shape { .. } => ErrorKind::Internal,
         }

@@ -9,13 +9,13 @@ use pollster::block_on;
 use serde_json::Value;
 use sha2::Digest;
 use std::ops::ControlFlow;
-use zimage::Model;
 use zimage::backend::{Backend, HostTensor};
 use zimage::model::transformer::{Clock, ProbePoint, padded};
 use zimage::pipeline::noise;
 use zimage::pipeline::progress::{self, Progress, Run};
 use zimage::pipeline::request::Request;
 use zimage::pipeline::schedule::{Guidance, Schedule};
+use zimage::{Model, VaeTile};
 
 /// Makes a test of each stage, in a module for each backend.
 macro_rules! on {
@@ -48,6 +48,7 @@ on_backends![
     whole_pictures,
     a_batch_draws_what_single_pictures_draw,
     autoencoder,
+    autoencoder_in_tiles,
     guidance_and_its_cap,
     cancelling_ends_a_run_between_steps,
     the_embedded_default,
@@ -248,9 +249,17 @@ fn loop_case<T: Tested>(golden: &Golden<T>, case: &Value) {
         golden.expect(&format!("loop.{name}.step.{step}"), &latents.to_f32(), T::LATENTS);
     }
     assert_eq!(latents.0[steps - 1].bytes(), last.bytes());
-    let pictures = block_on(pipeline.decode(&last)).unwrap();
+    let pictures = decode(golden, &last);
     let pixels: Vec<u8> = pictures.iter().flat_map(|picture| picture.bytes().to_vec()).collect();
     expect_rgb(golden, &format!("loop.{name}.rgb"), &pixels);
+}
+
+/// Latents to pictures, as they are decoded by themselves.
+fn decode<T: Tested>(golden: &Golden<T>, latents: &HostTensor) -> Vec<HostTensor> {
+    let (_, _, vae) = golden.pipeline.networks();
+    let size = [latents.shape()[2], latents.shape()[3]].map(|side| side * golden.pipeline.config().vae.scale_factor());
+    let mut tiles = vae.decoder_tiles(golden.pipeline.backend(), VaeTile::Auto, size);
+    block_on(golden.pipeline.decode(latents, &mut tiles)).unwrap()
 }
 
 /// At most 1 level apart, but for the few values that the backend may have further away.
@@ -324,9 +333,37 @@ fn autoencoder<T: Tested>() {
         let decoded = vae.decode_unrounded(b, &b.upload(&latents).unwrap()).unwrap();
         let image = golden.tensors.f32("vae.decode.image");
         golden.expect("vae.decode.image", &channels_first(&download(b, &decoded).unwrap(), image.shape()), T::STAGE);
-        let pictures = block_on(golden.pipeline.decode(&latents)).unwrap();
+        let pictures = decode(&golden, &latents);
         let pixels: Vec<u8> = pictures.iter().flat_map(|picture| picture.bytes().to_vec()).collect();
         expect_rgb(&golden, "vae.decode.rgb", &pixels);
+    }
+}
+
+/// Both ways in small tiles: pictures of several rows of them, barely larger than one, and with ends of one latent pixel.
+fn autoencoder_in_tiles<T: Tested>() {
+    for (name, of) in [("single_tiles", "single"), ("sharded_tiles", "sharded")] {
+        let Some(golden) = Golden::<T>::of(name, &Model::open(&path(of)).unwrap()) else { return };
+        let (_, _, vae) = golden.pipeline.networks();
+        let b = golden.pipeline.backend();
+        for (i, case) in golden.cases.as_array().unwrap().iter().enumerate() {
+            let tile = number(&case["tile"]);
+            let (wish, size) = (VaeTile::Pixels(tile), [number(&case["height"]), number(&case["width"])]);
+            let latents = golden.tensors.f32(&format!("{i}.decode.latents"));
+            let decoded = block_on(vae.decode_tiles_unrounded(b, &latents, tile)).unwrap();
+            golden.expect(&format!("{i}.decode.image"), &decoded.to_f32(), T::STAGE);
+
+            let mut tiles = vae.decoder_tiles(b, wish, size);
+            let picture = block_on(vae.decode_picture(b, &latents, &mut tiles)).unwrap();
+            assert_eq!((tiles.pixels(), tiles.warning()), (Some(tile), None));
+            let rounded = block_on(b.download(&b.to_rgb8(&b.upload(&decoded).unwrap()).unwrap())).unwrap();
+            assert_eq!((picture.shape(), picture.bytes()), (&rounded.shape()[1..], rounded.bytes()));
+
+            let rgb = golden.tensors.u8(&format!("{i}.encode.rgb"));
+            let mut tiles = vae.encoder_tiles(b, wish, size);
+            let encoded = block_on(vae.encode_picture(b, &rgb, &mut tiles)).unwrap();
+            assert_eq!((tiles.pixels(), encoded.shape()), (Some(tile), latents.shape()));
+            golden.expect(&format!("{i}.encode.latents"), &encoded.to_f32(), T::STAGE);
+        }
     }
 }
 
