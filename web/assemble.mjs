@@ -1,5 +1,5 @@
 // Makes the static folder `dist/` complete around what `tsc` compiles: the wasm, the pages, and the embedded default's
-// files. `--clean` empties it first, so that nothing of an earlier build is served.
+// files. `--clean` removes what an earlier build left, so that none of it is served or run.
 
 import { cp, mkdir, rm } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
@@ -8,7 +8,7 @@ const web = new URL(".", import.meta.url);
 const dist = new URL("dist/", web);
 
 if (process.argv.includes("--clean")) {
-  await rm(dist, { recursive: true, force: true });
+  for (const built of [dist, new URL(".tests/", web)]) await rm(built, { recursive: true, force: true });
 } else {
   await mkdir(new URL("wasm/", dist), { recursive: true });
   const copies = [

@@ -42,7 +42,7 @@ test("a slow connection shows its progress in bytes", () => withServer((server) 
   await until(page, "ready");
   const apart = new Set(seen);
   assert.ok(apart.size >= 8, `saw ${[...apart]}`);
-  assert.deepEqual(seen, seen.toSorted((a, b) => a - b));
+  assert.deepEqual(seen, [...seen].sort((a, b) => a - b));
 })));
 
 test("a connection that is cut goes on from where it broke", () => withServer((server) => inBrowser(async (_, page) => {
