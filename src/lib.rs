@@ -58,5 +58,6 @@ pub use error::{Error, ErrorKind, Result};
 pub use image::{Image, Info, PngText};
 pub use model::Model;
 pub use pipeline::Drawn;
+pub use pipeline::preview::Preview;
 pub use pipeline::progress::{Progress, Stage, Timings};
 pub use pipeline::request::Request;
