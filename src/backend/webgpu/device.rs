@@ -2,6 +2,7 @@
 
 use super::cache::Cache;
 use super::memory::lock;
+use super::variant::{Shaders, Variant};
 use crate::error::{Error, Result};
 use std::future::Future;
 use std::pin::Pin;
@@ -79,12 +80,14 @@ pub(super) struct Device {
     pub limits: wgpu::Limits,
     /// The largest buffer that a shader can be given, in bytes.
     pub max_binding: u64,
+    /// The shaders that it runs.
+    pub variant: Variant,
     pub faults: Arc<Faults>,
 }
 
 impl Device {
     /// Opens the best adapter that will do.
-    pub(super) async fn open(adapters: Adapters) -> Result<Self> {
+    pub(super) async fn open(adapters: Adapters, shaders: Shaders) -> Result<Self> {
         let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
         let options = wgpu::RequestAdapterOptions {
             power_preference: wgpu::PowerPreference::HighPerformance,
@@ -115,9 +118,13 @@ impl Device {
         if !enough {
             return Err(Error::Device(format!("{} offers less than the shaders need", info.name)));
         }
+        let variant = Variant::choose(shaders, &adapter).map_err(Error::Device)?;
+        // SAFETY: what is experimental are cooperative matrices, which our own shaders use within their matrices' bounds.
+        let experimental = unsafe { wgpu::ExperimentalFeatures::enabled() };
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("zimage"),
-            required_features: adapter.features() & Cache::FEATURE,
+            required_features: adapter.features() & Cache::FEATURE | variant.features(),
+            experimental_features: experimental,
             required_limits: limits.clone(),
             ..wgpu::DeviceDescriptor::default()
         };
@@ -137,7 +144,7 @@ impl Device {
                 sink.lose(message);
             }
         });
-        Ok(Self { device, queue, info, limits, max_binding, faults })
+        Ok(Self { device, queue, info, limits, max_binding, variant, faults })
     }
 
     /// Waits on the host until `submission`, or all of them, have run. Whether the device has nothing left to do.

@@ -7,6 +7,7 @@ use super::pipelines::Pipelines;
 use super::program::Program;
 use super::recording::{Arg, Collected, Dispatch, Prepared, WebGpuRecording};
 use super::tensor::{WebGpuTensor, padded};
+use super::variant::Shaders;
 use crate::error::{Error, Result};
 use std::collections::HashMap;
 use std::fmt;
@@ -45,9 +46,9 @@ struct Order {
 }
 
 impl Gpu {
-    /// Opens an adapter; `largest` buffers at most are given to a shader, where it is less than the adapter allows.
-    pub(super) async fn open(adapters: Adapters, largest: u64) -> Result<Self> {
-        let mut device = Device::open(adapters).await?;
+    /// Opens an adapter; no buffer larger than `largest` is given to a shader, where the adapter allows more.
+    pub(super) async fn open(adapters: Adapters, shaders: Shaders, largest: u64) -> Result<Self> {
+        let mut device = Device::open(adapters, shaders).await?;
         device.max_binding = device.max_binding.min(largest);
         let pool = Arc::new(Pool::default());
         let empty = [(); 2].map(|()| Memory::new(device.device.create_buffer(&buffer("empty", 16, false)), &pool));
