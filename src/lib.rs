@@ -51,6 +51,8 @@ mod error;
 mod image;
 pub mod model;
 pub mod pipeline;
+#[cfg(all(target_family = "wasm", feature = "webgpu"))]
+pub mod web;
 pub mod weights;
 
 pub use engine::{BackendChoice, Engine, Output, parity};

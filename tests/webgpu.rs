@@ -144,7 +144,7 @@ fn what_does_not_fit_is_refused_with_a_sentence() {
     let pad = b.upload(&HostTensor::from_f32(&[4], &[1.0; 4])).unwrap();
     let error = b.embed_patches(&latents, 1, &w, &pad, 1 << 40, 1).unwrap_err();
     let sentence = error.to_string();
-    assert!(matches!(error, zimage::Error::Device(_)), "{sentence}");
+    assert!(matches!(error, zimage::Error::Memory(_)), "{sentence}");
     assert!(
         sentence.starts_with("embed_patches: a tensor of shape [1, 1099511627776, 4] takes 16777216.0 MiB"),
         "{sentence}"

@@ -8,8 +8,7 @@ use super::program::{Program, wgsl};
 use super::tensor::WebGpuTensor;
 use crate::error::Result;
 
-const VERB: Verb =
-    Verb { name: "conv2d", files: &[wgsl!("conv2d")], paired: false, rows: Rows::Never, halves: true };
+const VERB: Verb = Verb { name: "conv2d", files: &[wgsl!("conv2d")], paired: false, rows: Rows::Never, halves: true };
 
 pub(super) fn conv2d(
     gpu: &Gpu,

@@ -50,10 +50,10 @@ impl Faults {
     pub(super) fn check(&self) -> Result<()> {
         let mut state = lock(&self.state);
         if let Some(reason) = &state.lost {
-            return Err(Error::Device(format!("the GPU is gone, please start again: {reason}")));
+            return Err(Error::Lost(format!("the GPU is gone, please start again: {reason}")));
         }
         if std::mem::take(&mut state.out_of_memory) {
-            return Err(Error::Device("the GPU ran out of memory; a smaller picture or batch may fit".into()));
+            return Err(Error::Memory("the GPU ran out of memory; a smaller picture or batch may fit".into()));
         }
         match state.first.take() {
             Some(problem) => Err(Error::Device(format!("the GPU refused: {problem}"))),
@@ -100,7 +100,11 @@ impl Device {
             };
             Error::Device(problem.into())
         })?;
-        let info = adapter.get_info();
+        let mut info = adapter.get_info();
+        if info.name.is_empty() {
+            // A browser that keeps it to itself.
+            info.name = "a GPU without a name".into();
+        }
         let real = matches!(
             info.device_type,
             wgpu::DeviceType::DiscreteGpu | wgpu::DeviceType::IntegratedGpu | wgpu::DeviceType::VirtualGpu

@@ -81,7 +81,7 @@ impl Gpu {
             return Ok(());
         }
         let mib = |bytes: u64| bytes as f64 / (1 << 20) as f64;
-        Err(Error::Device(format!(
+        Err(Error::Memory(format!(
             "{verb}: {what} takes {:.1} MiB, and {} allows {:.1} MiB for one buffer; \
              a smaller picture or batch may fit",
             mib(bytes),
@@ -104,7 +104,7 @@ impl Gpu {
         });
         made.ok_or_else(|| {
             let mib = bytes as f64 / (1 << 20) as f64;
-            Error::Device(format!(
+            Error::Memory(format!(
                 "{verb}: {} has no memory left for a tensor of shape {shape:?} ({mib:.1} MiB); \
                  a smaller picture or batch may fit",
                 self.device.info.name

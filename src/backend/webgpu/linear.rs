@@ -13,13 +13,8 @@ use crate::error::Result;
 /// The sinusoids' longest period over 2π.
 const MAX_PERIOD: f32 = 10_000.0;
 
-const LINEAR: Verb = Verb {
-    name: "linear",
-    files: &[wgsl!("dense"), wgsl!("linear")],
-    paired: false,
-    rows: Rows::Few,
-    halves: true,
-};
+const LINEAR: Verb =
+    Verb { name: "linear", files: &[wgsl!("dense"), wgsl!("linear")], paired: false, rows: Rows::Few, halves: true };
 /// Its table is small and every block reads it: F32 costs nothing.
 const MODULATION: Verb = Verb { name: "modulation", halves: false, ..LINEAR };
 const SWIGLU: Verb =

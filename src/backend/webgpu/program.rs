@@ -104,8 +104,11 @@ impl Program {
 
     /// The WGSL: what the files enable, the constants, the files with their loops unrolled where they ask for it.
     pub(super) fn source(&self) -> String {
-        let (enabled, lines): (Vec<&str>, Vec<&str>) =
-            self.files.iter().flat_map(|file| file.text.lines()).partition(|line| line.starts_with("enable ") || line.starts_with("diagnostic("));
+        let (enabled, lines): (Vec<&str>, Vec<&str>) = self
+            .files
+            .iter()
+            .flat_map(|file| file.text.lines())
+            .partition(|line| line.starts_with("enable ") || line.starts_with("diagnostic("));
         let mut source = String::new();
         for kind in ["enable", "diagnostic"] {
             for (i, line) in enabled.iter().enumerate() {
@@ -220,9 +223,12 @@ mod tests {
         assert_eq!(source.matches("g(i);").count(), 4, "{source}");
         assert_eq!(source.matches("for (var i = 0u; i < N; i++) {\n    }").count(), 2, "{source}");
         naga::front::wgsl::parse_str(
-            &Program::new("test", &[File { name: "test", text: &file.text.replacen("enable f16;\n", "fn g(i: u32) {}\n", 1).leak() }])
-                .with("N", 2)
-                .source(),
+            &Program::new(
+                "test",
+                &[File { name: "test", text: &file.text.replacen("enable f16;\n", "fn g(i: u32) {}\n", 1).leak() }],
+            )
+            .with("N", 2)
+            .source(),
         )
         .unwrap();
     }

@@ -39,8 +39,7 @@ pub(super) struct Cooperative {
 
 impl Cooperative {
     /// The kinds that the shaders are written and tested for: NVIDIA's, and those of Mesa's software Vulkan.
-    pub(super) const KNOWN: [Cooperative; 2] =
-        [Cooperative { side: 16, lanes: 32 }, Cooperative { side: 8, lanes: 8 }];
+    pub(super) const KNOWN: [Cooperative; 2] = [Cooperative { side: 16, lanes: 32 }, Cooperative { side: 8, lanes: 8 }];
 
     const FEATURES: wgpu::Features = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX
         .union(wgpu::Features::SHADER_F16)
