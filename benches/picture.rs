@@ -7,8 +7,9 @@ use zimage::pipeline::request::Request;
 use zimage::{BackendChoice, Engine, Model};
 
 fn picture(c: &mut Criterion) {
-    let engine = Engine::load(&Model::embedded().expect("the embedded default"), BackendChoice::Cpu)
-        .expect("the embedded default");
+    let model = Model::embedded().expect("the embedded default");
+    let engine = pollster::block_on(Engine::load(&model, BackendChoice::Cpu, &mut |_| ControlFlow::Continue(())))
+        .expect("its weights");
     let mut group = c.benchmark_group("picture");
     group.sample_size(10);
     group.bench_function("embedded default, 8 steps", |bench| {

@@ -34,10 +34,10 @@ const STEP: u32 = STEPS + 1u;
 const HEAD4: u32 = (HEAD + 3u) / 4u;
 const HIDDEN: f32 = -3.0e38;
 
-var<workgroup> tile: array<vec4f, (BQ + BK) * STEP>;
+var<workgroup> tile: array<Value4, (BQ + BK) * STEP>;
 var<workgroup> weight: array<vec4f, BQ * BK / 4u>;
 
-fn head4(start: u32, c4: u32) -> vec4f {
+fn head4(start: u32, c4: u32) -> Value4 {
     return x4(start + 4u * c4, HEAD - 4u * c4);
 }
 
@@ -72,6 +72,7 @@ fn main(
         seen = min(keys, first + BQ);
     }
 
+    let scale = p.scale * x_unit() * x_unit();
     let tx = thread % 16u;
     let ty = thread / 16u;
     var largest: array<f32, RQ>;
@@ -95,7 +96,7 @@ fn main(
             for (var i = thread; i < (BQ + BK) * STEPS; i += 128u) {
                 let row = i / STEPS;
                 let c4 = c0 + i % STEPS;
-                var v = vec4f();
+                var v = Value4();
                 if (c4 < HEAD4) {
                     if (row < BQ) {
                         if (first + row < p.tokens) {
@@ -112,12 +113,12 @@ fn main(
             }
             workgroupBarrier();
             for (var c = 0u; c < STEPS; c++) {
-                let ka = tile[(BQ + tx) * STEP + c];
-                let kb = tile[(BQ + 16u + tx) * STEP + c];
-                let kc = tile[(BQ + 32u + tx) * STEP + c];
-                let kd = tile[(BQ + 48u + tx) * STEP + c];
+                let ka = vec4f(tile[(BQ + tx) * STEP + c]);
+                let kb = vec4f(tile[(BQ + 16u + tx) * STEP + c]);
+                let kc = vec4f(tile[(BQ + 32u + tx) * STEP + c]);
+                let kd = vec4f(tile[(BQ + 48u + tx) * STEP + c]);
                 for (var r = 0u; r < RQ; r++) {
-                    let q = tile[(ty * RQ + r) * STEP + c];
+                    let q = vec4f(tile[(ty * RQ + r) * STEP + c]);
                     s[r] += vec4f(dot(q, ka), dot(q, kb), dot(q, kc), dot(q, kd));
                 }
             }
@@ -142,9 +143,9 @@ fn main(
                 m = max(m, weight[(ty * RQ + r) * 16u + i]);
             }
             let now = max(max(m.x, m.y), max(m.z, m.w));
-            let fade = exp((largest[r] - now) * p.scale);
+            let fade = exp((largest[r] - now) * scale);
             largest[r] = now;
-            s[r] = select(vec4f(), exp((s[r] - now) * p.scale), shown[r]);
+            s[r] = select(vec4f(), exp((s[r] - now) * scale), shown[r]);
             // A thread's own part of the sum; the parts are added at the end.
             sum[r] = sum[r] * fade + dot(s[r], vec4f(1.0));
             for (var c = 0u; c < OV; c++) {
@@ -163,7 +164,7 @@ fn main(
                 for (var i = thread; i < 256u; i += 128u) {
                     let value = k0 + part * 16u + i / 16u;
                     let c4 = c * 16u + i % 16u;
-                    var v = vec4f();
+                    var v = Value4();
                     if (value < keys && c4 < HEAD4) {
                         v = head4(v_base + value * width, c4);
                     }
@@ -171,10 +172,10 @@ fn main(
                 }
                 workgroupBarrier();
                 for (var k = 0u; k < 4u; k++) {
-                    let va = tile[(4u * k) * 16u + tx];
-                    let vb = tile[(4u * k + 1u) * 16u + tx];
-                    let vc = tile[(4u * k + 2u) * 16u + tx];
-                    let vd = tile[(4u * k + 3u) * 16u + tx];
+                    let va = vec4f(tile[(4u * k) * 16u + tx]);
+                    let vb = vec4f(tile[(4u * k + 1u) * 16u + tx]);
+                    let vc = vec4f(tile[(4u * k + 2u) * 16u + tx]);
+                    let vd = vec4f(tile[(4u * k + 3u) * 16u + tx]);
                     for (var r = 0u; r < RQ; r++) {
                         let w = weight[(ty * RQ + r) * 16u + part * 4u + k];
                         o[r][c] += w.x * va + w.y * vb + w.z * vc + w.w * vd;
@@ -199,7 +200,7 @@ fn main(
             let row = ((item * p.tokens + token) * p.query_heads + head) * HEAD;
             for (var c = 0u; c < OV; c++) {
                 let column = c * 64u + 4u * tx;
-                let v = o[r][c] / l;
+                let v = o[r][c] * x_unit() / l;
                 for (var j = 0u; j < 4u; j++) {
                     if (column + j < HEAD) {
                         out[row + column + j] = v[j];

@@ -14,6 +14,8 @@ struct Params {
     tiles: u32,
     first: u32,
     width: u32,
+    // The power of two that brings W into the range of halves.
+    weight_unit: f32,
     // The picture, the kernel's width, and the size of the output.
     h: u32,
     w: u32,
@@ -51,39 +53,29 @@ fn row_at(m: u32) -> Row {
     return Row(item, i32(y * p.step) - i32(p.top), i32(m % p.out_w * p.step) - i32(p.left));
 }
 
-fn operand(row: Row, k: u32) -> vec4f {
+fn operand(row: Row, k: u32) -> Value4 {
     let tap = k / p.channels4;
     let channel = k % p.channels4;
     let y = row.y + i32(tap / p.kw);
     let column = row.x + i32(tap % p.kw);
     let inside = y >= 0 && column >= 0 && y < i32(p.h << p.zoom) && column < i32(p.w << p.zoom);
     if (row.item == NOTHING || !inside) {
-        return vec4f();
+        return Value4();
     }
     let pixel = row.item + (u32(y) >> p.zoom) * p.w + (u32(column) >> p.zoom);
-    return x4(pixel * p.channels + channel, p.channels - channel);
+    return x4(row_start(pixel, p.channels) + channel, p.channels - channel);
 }
 
 fn prologue(m0: u32, thread: u32) {}
 
-fn weight_row(n0: u32, r: u32) -> u32 {
-    return select(NOTHING, n0 + r, n0 + r < p.n);
-}
-
-fn finish(m: u32, n0: u32, lane: u32, values: array<f32, TN>) {
-    var v = values;
-    for (var j = 0u; j < TN; j++) {
-        let n = n0 + lane + 16u * j;
-        if (n < p.n) {
-            let at = m * p.width + p.first + n;
-            var y = v[j];
-            if (HAS_BIAS) {
-                y += bias[p.first + n];
-            }
-            if (HAS_RESIDUAL) {
-                y += residual[at];
-            }
-            out[at] = y;
-        }
+fn store(m: u32, n: u32, v: f32, unused: f32) {
+    let at = m * p.width + p.first + n;
+    var y = v;
+    if (HAS_BIAS) {
+        y += bias[p.first + n];
     }
+    if (HAS_RESIDUAL) {
+        y += residual[at];
+    }
+    out[at] = y;
 }

@@ -14,6 +14,8 @@ struct Params {
     tiles: u32,
     first: u32,
     width: u32,
+    // The power of two that brings W into the range of halves.
+    weight_unit: f32,
     tokens: u32,
     patches: u32,
     across: u32,
@@ -64,7 +66,7 @@ fn operand(row: Row, k: u32) -> vec4f {
     return vec4f(value(row, k), value(row, k + 1u), value(row, k + 2u), value(row, k + 3u));
 }
 
-fn store(m: u32, n: u32, v: f32) {
+fn store(m: u32, n: u32, v: f32, unused: f32) {
     let column = p.first + n;
     var y = v;
     if (HAS_BIAS) {
@@ -79,17 +81,3 @@ fn store(m: u32, n: u32, v: f32) {
 }
 
 fn prologue(m0: u32, thread: u32) {}
-
-fn weight_row(n0: u32, r: u32) -> u32 {
-    return select(NOTHING, n0 + r, n0 + r < p.n);
-}
-
-fn finish(m: u32, n0: u32, lane: u32, values: array<f32, TN>) {
-    var v = values;
-    for (var j = 0u; j < TN; j++) {
-        let n = n0 + lane + 16u * j;
-        if (n < p.n) {
-            store(m, n, v[j]);
-        }
-    }
-}

@@ -13,6 +13,8 @@ struct Params {
     tiles: u32,
     first: u32,
     width: u32,
+    // The power of two that brings W into the range of halves.
+    weight_unit: f32,
     tokens: u32,
     patches: u32,
     across: u32,
@@ -118,25 +120,15 @@ fn operand(row: Row, k: u32) -> vec4f {
     return select(vec4f(), v * (1.0 + s), vec4u(0u, 1u, 2u, 3u) < vec4u(count));
 }
 
-fn weight_row(n0: u32, r: u32) -> u32 {
-    return select(NOTHING, n0 + r, n0 + r < p.n);
-}
-
-fn finish(m: u32, n0: u32, lane: u32, values: array<f32, TN>) {
-    var v = values;
+fn store(m: u32, n: u32, v: f32, unused: f32) {
     let b = m / p.patches;
     let t = m % p.patches;
-    for (var j = 0u; j < TN; j++) {
-        let n = n0 + lane + 16u * j;
-        if (n < p.n) {
-            let i = p.first + n;
-            var y = v[j];
-            if (HAS_BIAS) {
-                y += bias[i];
-            }
-            let row = t / p.across * p.side + i / p.channels / p.side;
-            let column = t % p.across * p.side + i / p.channels % p.side;
-            out[((b * p.channels + i % p.channels) * p.h + row) * p.w + column] = y;
-        }
+    let i = p.first + n;
+    var y = v;
+    if (HAS_BIAS) {
+        y += bias[i];
     }
+    let row = t / p.across * p.side + i / p.channels / p.side;
+    let column = t % p.across * p.side + i / p.channels % p.side;
+    out[((b * p.channels + i % p.channels) * p.h + row) * p.w + column] = y;
 }

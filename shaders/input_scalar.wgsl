@@ -2,6 +2,18 @@
 
 @group(0) @binding(1) var<storage, read> x: array<f32>;
 
+alias Value4 = vec4f;
+
+// Where row `row` starts, for rows of `width` values.
+fn row_start(row: u32, width: u32) -> u32 {
+    return row * width;
+}
+
+// What the values have to be multiplied by.
+fn x_unit() -> f32 {
+    return 1.0;
+}
+
 // x[at], …, the first `count` of four, zeros behind; at least one is asked for.
 fn x4(at: u32, count: u32) -> vec4f {
     var v = vec4f(x[at], 0.0, 0.0, 0.0);

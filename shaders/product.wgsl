@@ -5,23 +5,22 @@
 // fetched into registers while the current ones are multiplied. Rows in workgroup memory are one step longer than they
 // need be, so that 16 threads that read 16 rows meet different banks.
 //
-// Groups: ⌈M/BM⌉·(tiles of columns), columns first. Constants: TM, TN, BK4. The verb's file provides
-//   Params               with m, k4, stride, tiles, first, width among its fields
+// Groups: ⌈M/BM⌉·(tiles of columns), columns first. Constants: TM, TN, BK4, PAIRED. The verb's file provides
+//   Params               with m, n, k4, stride, tiles, first, width, weight_unit in front
 //   row_at(m)            where row m of A is read
 //   operand(row, k)      A[m, k .. k + 4], zeros past the end of a row, k a multiple of four
-//   weight_row(n0, r)    which row of W stands at column r of the tile that starts at n0, or NOTHING
 //   prologue(m0, thread) whatever must be known about the tile's rows before they are read
-//   finish(m, n0, x, v)  takes the outputs v of row m at the columns n0 + x + 16·j
+//   store(m, n, v, up)   takes the output of row m at column n; with pairs, v is of the gate and `up` of its value
 
-const NOTHING: u32 = 0xffffffffu;
+const HALF: u32 = 8u * TN;
 const BM: u32 = 16u * TM;
 const BN: u32 = 16u * TN;
 const STEP: u32 = BK4 + 1u;
 const LOADS_A: u32 = (BM * BK4 + 255u) / 256u;
 const LOADS_B: u32 = (BN * BK4 + 255u) / 256u;
 
-var<workgroup> tile_a: array<vec4f, BM * STEP>;
-var<workgroup> tile_b: array<vec4f, BN * STEP>;
+var<workgroup> tile_a: array<Value4, BM * STEP>;
+var<workgroup> tile_b: array<Value4, BN * STEP>;
 
 @compute @workgroup_size(256)
 fn main(
@@ -53,8 +52,8 @@ fn main(
         }
     }
 
-    var next_a: array<vec4f, LOADS_A>;
-    var next_b: array<vec4f, LOADS_B>;
+    var next_a: array<Value4, LOADS_A>;
+    var next_b: array<Value4, LOADS_B>;
     var sums: array<array<f32, TN>, TM>;
     for (var i = 0u; i < TM; i++) {
         for (var j = 0u; j < TN; j++) {
@@ -83,16 +82,16 @@ fn main(
         if (step < steps) {
             for (var i = 0u; i < LOADS_A; i++) {
                 let k4 = step * BK4 + (i * 256u + thread) % BK4;
-                next_a[i] = vec4f();
+                next_a[i] = Value4();
                 if (k4 < p.k4) {
                     next_a[i] = operand(rows[i], 4u * k4);
                 }
             }
             for (var i = 0u; i < LOADS_B; i++) {
                 let k4 = step * BK4 + (i * 256u + thread) % BK4;
-                next_b[i] = vec4f();
+                next_b[i] = Value4();
                 if (k4 < p.k4 && columns[i] != NOTHING) {
-                    next_b[i] = weight4(columns[i], k4, p.stride);
+                    next_b[i] = Value4(weight4(columns[i], k4, p.stride) * p.weight_unit);
                 }
             }
         }
@@ -100,10 +99,10 @@ fn main(
             for (var k = 0u; k < BK4; k++) {
                 var a: array<vec4f, TM>;
                 for (var i = 0u; i < TM; i++) {
-                    a[i] = tile_a[(ty * TM + i) * STEP + k];
+                    a[i] = vec4f(tile_a[(ty * TM + i) * STEP + k]);
                 }
                 for (var j = 0u; j < TN; j++) {
-                    let b = tile_b[(tx + 16u * j) * STEP + k];
+                    let b = vec4f(tile_b[(tx + 16u * j) * STEP + k]);
                     for (var i = 0u; i < TM; i++) {
                         sums[i][j] += dot(a[i], b);
                     }
@@ -116,7 +115,21 @@ fn main(
     for (var i = 0u; i < TM; i++) {
         let m = m0 + ty * TM + i;
         if (m < p.m) {
-            finish(m, n0, tx, sums[i]);
+            if (PAIRED) {
+                for (var j = 0u; j < TN / 2u; j++) {
+                    let n = n0 / 2u + tx + 16u * j;
+                    if (n < p.n) {
+                        store(m, n, in_units(sums[i][j]), in_units(sums[i][j + TN / 2u]));
+                    }
+                }
+            } else {
+                for (var j = 0u; j < TN; j++) {
+                    let n = n0 + tx + 16u * j;
+                    if (n < p.n) {
+                        store(m, n, in_units(sums[i][j]), 0.0);
+                    }
+                }
+            }
         }
     }
 }

@@ -3,12 +3,12 @@
 // A workgroup of 256 threads makes 16 columns, 16 threads a column: thread `lane` of a column sums the steps of four
 // values lane, lane + 16, …, and the 16 sums are added pairwise.
 //
-// Groups: ⌈M/MR⌉·(groups of columns), columns first. Constants: MR, the rows of A at a time. The verb's file provides,
-// besides row_at and operand as for the tiled product,
-//   column_row(v)               which row of W column v reads, or NOTHING
-//   finish_column(m, v, own, next) takes the output of row m at column v; `next` is that at column v + 1
+// With pairs, gates and the values that belong to them are neighbours among the columns: HALF is 1.
+//
+// Groups: ⌈M/MR⌉·(groups of columns), columns first. Constants: MR, the rows of A at a time. The verb's file provides
+// row_at, operand and store as for the tiled product.
 
-const NOTHING: u32 = 0xffffffffu;
+const HALF: u32 = 1u;
 
 var<workgroup> sums: array<f32, 256u * MR>;
 
@@ -25,7 +25,7 @@ fn main(
     }
     let column = at % p.tiles * 16u + thread / 16u;
     let lane = thread % 16u;
-    let row = column_row(column);
+    let row = weight_row(0u, column);
 
     var rows: array<Row, MR>;
     var sum: array<f32, MR>;
@@ -56,6 +56,10 @@ fn main(
     // Lane m finishes row m.
     if (lane < MR && m0 + lane < p.m && row != NOTHING) {
         let first = lane * 256u + thread - lane;
-        finish_column(m0 + lane, column, sums[first], sums[min(first + 16u, 256u * MR - 1u)]);
+        if (!PAIRED) {
+            store(m0 + lane, column, sums[first], 0.0);
+        } else if (column % 2u == 0u) {
+            store(m0 + lane, column / 2u, sums[first], sums[first + 16u]);
+        }
     }
 }

@@ -14,6 +14,8 @@ struct Params {
     tiles: u32,
     first: u32,
     width: u32,
+    // The power of two that brings W into the range of halves.
+    weight_unit: f32,
     // Rows in the table of times.
     times: u32,
 }
@@ -76,13 +78,9 @@ fn operand(row: Row, k: u32) -> vec4f {
     return vec4f(sinusoid(t, k), sinusoid(t, k + 1u), sinusoid(t, k + 2u), sinusoid(t, k + 3u));
 }
 
-fn column_row(v: u32) -> u32 {
-    return select(NOTHING, v, v < p.n);
-}
-
-fn finish_column(m: u32, v: u32, own: f32, next: f32) {
-    let column = p.first + v;
-    var y = own;
+fn store(m: u32, n: u32, v: f32, unused: f32) {
+    let column = p.first + n;
+    var y = v;
     if (HAS_BIAS) {
         y += bias[column];
     }

@@ -13,7 +13,7 @@ use crate::pipeline::progress::{Progress, Timings, since};
 use crate::pipeline::request::Request;
 use crate::pipeline::{Drawn, Pipeline};
 use std::str::FromStr;
-use std::time::Instant;
+use web_time::Instant;
 
 /// Which backend computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -111,20 +111,20 @@ enum Loaded {
 }
 
 impl Loaded {
-    fn open(model: &Model, backend: BackendChoice) -> Result<Self> {
-        let cpu = || Ok(Self::Cpu(Box::new(Pipeline::load(Cpu::new(), model)?)));
+    async fn open(model: &Model, backend: BackendChoice, progress: &mut dyn Progress) -> Result<Self> {
         #[cfg(feature = "webgpu")]
-        let webgpu = |device| Ok(Self::WebGpu(Box::new(Pipeline::load(device, model)?)));
-        match backend {
-            BackendChoice::Cpu => cpu(),
-            #[cfg(feature = "webgpu")]
-            BackendChoice::WebGpu => webgpu(pollster::block_on(WebGpu::open(Adapters::Any))?),
-            // An adapter that computes on the processor is slower than the `cpu` backend.
-            #[cfg(feature = "webgpu")]
-            BackendChoice::Auto => pollster::block_on(WebGpu::open(Adapters::Gpu)).map_or_else(|_| cpu(), webgpu),
-            #[cfg(not(feature = "webgpu"))]
-            BackendChoice::Auto => cpu(),
+        {
+            let device = match backend {
+                BackendChoice::Cpu => None,
+                BackendChoice::WebGpu => Some(WebGpu::open(Adapters::Any).await?),
+                // An adapter that computes on the processor is slower than the `cpu` backend.
+                BackendChoice::Auto => WebGpu::open(Adapters::Gpu).await.ok(),
+            };
+            if let Some(device) = device {
+                return Ok(Self::WebGpu(Box::new(Pipeline::load(device, model, progress).await?)));
+            }
         }
+        Ok(Self::Cpu(Box::new(Pipeline::load(Cpu::new(), model, progress).await?)))
     }
 }
 
@@ -151,13 +151,13 @@ pub struct Output {
 }
 
 impl Engine {
-    /// Loads a model's weights onto a backend.
+    /// Loads a model's weights onto a backend; `progress` sees [`Stage::Load`](crate::Stage::Load).
     ///
     /// # Errors
-    /// Those of the files and of the device.
-    pub fn load(model: &Model, backend: BackendChoice) -> Result<Self> {
+    /// Those of the files and of the device, and [`Error::Cancelled`] when `progress` says so.
+    pub async fn load(model: &Model, backend: BackendChoice, progress: &mut dyn Progress) -> Result<Self> {
         let start = Instant::now();
-        let pipeline = Loaded::open(model, backend)?;
+        let pipeline = Loaded::open(model, backend, progress).await?;
         Ok(Self { model: model.name().to_owned(), pipeline, load_ms: since(start) })
     }
 
@@ -179,6 +179,15 @@ impl Engine {
     /// The device in words.
     pub fn device(&self) -> String {
         with_pipeline!(self, pipeline => pipeline.backend().device())
+    }
+
+    /// The variant of the backend's shaders, in words; empty for a backend without.
+    pub fn variant(&self) -> String {
+        match &self.pipeline {
+            Loaded::Cpu(_) => String::new(),
+            #[cfg(feature = "webgpu")]
+            Loaded::WebGpu(pipeline) => pipeline.backend().variant(),
+        }
     }
 
     /// What is odd about the model's files without being an error, a sentence each.

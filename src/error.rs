@@ -48,9 +48,15 @@ pub enum Error {
         /// What does not fit.
         problem: String,
     },
-    /// The device refused, failed or went away.
+    /// The device refused or failed.
     #[error("{0}")]
     Device(String),
+    /// The device has too little memory for what was asked.
+    #[error("{0}")]
+    Memory(String),
+    /// The device went away: what was loaded onto it is gone as well.
+    #[error("{0}")]
+    Lost(String),
     /// The caller asked to stop.
     #[error("cancelled")]
     Cancelled,
@@ -78,7 +84,7 @@ impl Error {
         match self {
             Error::Request(_) => ErrorKind::Request,
             Error::Io { .. } | Error::File { .. } | Error::Tensor { .. } => ErrorKind::Files,
-            Error::Device(_) => ErrorKind::Device,
+            Error::Device(_) | Error::Memory(_) | Error::Lost(_) => ErrorKind::Device,
             Error::Cancelled => ErrorKind::Cancelled,
             Error::Shape { .. } => ErrorKind::Internal,
         }

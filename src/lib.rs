@@ -5,9 +5,10 @@
 //! use zimage::{BackendChoice, Engine, Model, Request};
 //!
 //! let model = Model::embedded()?; // or Model::open("Z-Image-Turbo".as_ref())?
-//! let engine = Engine::load(&model, BackendChoice::Auto)?;
+//! let progress = &mut |_| ControlFlow::Continue(());
+//! let engine = pollster::block_on(Engine::load(&model, BackendChoice::Auto, progress))?;
 //! let request = Request { seed: 7, ..Request::new("a red fox") };
-//! let output = pollster::block_on(engine.generate(&request, &mut |_| ControlFlow::Continue(())))?;
+//! let output = pollster::block_on(engine.generate(&request, progress))?;
 //! output.images[0].save("fox.png".as_ref())?;
 //! # Ok::<(), zimage::Error>(())
 //! ```
@@ -50,6 +51,8 @@ mod error;
 mod image;
 pub mod model;
 pub mod pipeline;
+#[cfg(all(target_family = "wasm", feature = "webgpu"))]
+pub mod web;
 pub mod weights;
 
 pub use engine::{BackendChoice, Engine, Output, parity};
@@ -57,5 +60,6 @@ pub use error::{Error, ErrorKind, Result};
 pub use image::{Image, Info, PngText};
 pub use model::Model;
 pub use pipeline::Drawn;
+pub use pipeline::preview::Preview;
 pub use pipeline::progress::{Progress, Stage, Timings};
 pub use pipeline::request::Request;

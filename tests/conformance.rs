@@ -7,8 +7,9 @@ mod faulty;
 use faulty::{Damage, Fault, Faulty};
 use pollster::block_on;
 use std::io::Write;
-use zimage::backend::DType;
+use std::ops::ControlFlow;
 use zimage::backend::cpu::Cpu;
+use zimage::backend::{Backend, DType};
 use zimage::conformance::{Options, Report, beyond_f16, compare, compare_pipelines};
 use zimage::pipeline::Pipeline;
 use zimage::{BackendChoice, ErrorKind, Model};
@@ -172,6 +173,10 @@ fn recordings_that_do_not_run_as_called_are_caught() {
     assert_eq!(failed(&report), ["residual", "residual_norm", "qk_norm_rope", "guide_and_step", "replay"], "{report}");
 }
 
+fn loaded<B: Backend>(backend: B, model: &Model) -> Pipeline<B> {
+    block_on(Pipeline::load(backend, model, &mut |_| ControlFlow::Continue(()))).unwrap()
+}
+
 #[test]
 fn a_filter_picks_cases_and_the_seed_makes_the_inputs() {
     let report = |filter: &str, seed| {
@@ -188,7 +193,7 @@ fn a_filter_picks_cases_and_the_seed_makes_the_inputs() {
 }
 
 fn load(model: &Model, fault: Fault, [activations, operands]: [DType; 2]) -> Pipeline<Faulty<Cpu>> {
-    Pipeline::load(Faulty::new(Cpu::new(), fault).rounding(activations, operands), model).unwrap()
+    loaded(Faulty::new(Cpu::new(), fault).rounding(activations, operands), model)
 }
 
 /// The models that pictures are compared of: both goldens, and the embedded default where there is one.
@@ -199,7 +204,7 @@ fn models() -> Vec<Model> {
 }
 
 fn stages(model: &Model, candidate: &Pipeline<Faulty<Cpu>>) -> Report {
-    let reference = Pipeline::load(Cpu::new(), model).unwrap();
+    let reference = loaded(Cpu::new(), model);
     block_on(compare_pipelines(model.name(), &reference, candidate, &Options::default())).unwrap()
 }
 
@@ -235,7 +240,7 @@ fn a_fault_shows_in_its_stage_and_in_the_picture() {
 #[test]
 fn a_model_beyond_f16_draws_its_pictures() {
     for model in models() {
-        let beyond = load(&beyond_f16(&model).unwrap(), Fault::None, F32);
+        let beyond = load(&block_on(beyond_f16(&model)).unwrap(), Fault::None, F32);
         assert_eq!(beyond.warnings(), [""; 0]);
         let report = stages(&model, &beyond);
         let picture = report.rows.iter().find(|row| row.verb == "picture").unwrap();
@@ -248,7 +253,7 @@ fn a_model_beyond_f16_draws_its_pictures() {
 #[test]
 fn a_model_beyond_f16_draws_nothing_in_f16() {
     for model in models() {
-        let (beyond, precision) = (beyond_f16(&model).unwrap(), [DType::F32, DType::F16]);
+        let (beyond, precision) = (block_on(beyond_f16(&model)).unwrap(), [DType::F32, DType::F16]);
         for (verb, stage) in [("swiglu", "transformer"), ("linear", "transformer"), ("conv2d", "vae")] {
             if model.name() == "emoji" && verb != "swiglu" {
                 continue;

@@ -6,7 +6,7 @@ use naga::back::{hlsl, msl, spv};
 use naga::valid::{Capabilities, ValidationFlags, Validator};
 use pollster::block_on;
 use std::io::Write;
-use zimage::backend::webgpu::{Adapters, WebGpu, WebGpuLinear, WebGpuTensor};
+use zimage::backend::webgpu::{Adapters, Shaders, WebGpu, WebGpuLinear, WebGpuTensor};
 use zimage::backend::{Backend, Branch, DType, DeviceTensor, HostTensor};
 use zimage::conformance::noise;
 
@@ -18,13 +18,28 @@ fn shaders_are_portable() {
     for (name, entry, source) in shaders {
         let module = naga::front::wgsl::parse_str(&source)
             .unwrap_or_else(|error| panic!("{name}: {}", error.emit_to_string(&source)));
-        let info = Validator::new(ValidationFlags::all(), Capabilities::SHADER_FLOAT16_IN_FLOAT32)
+        assert!(!source.contains("// unroll"), "{name}: a loop is not unrolled");
+        // What a shader uses is what it has to be allowed; the plain ones are allowed nothing.
+        let mut allowed = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
+        let [halves, cooperative] =
+            ["f16", "wgpu_cooperative_matrix"].map(|extension| source.contains(&format!("enable {extension};\n")));
+        allowed.set(Capabilities::SHADER_FLOAT16, halves);
+        allowed.set(Capabilities::COOPERATIVE_MATRIX | Capabilities::SUBGROUP, cooperative);
+        let info = Validator::new(ValidationFlags::all(), allowed)
             .validate(&module)
             .unwrap_or_else(|error| panic!("{name}: {}", error.emit_to_string(&source)));
-        fits_the_smallest_adapter(&name, &module);
+        if !cooperative {
+            fits_the_smallest_adapter(&name, &module);
+        }
         let pipeline = spv::PipelineOptions { shader_stage: naga::ShaderStage::Compute, entry_point: entry.into() };
-        let words = spv::write_vec(&module, &info, &spv::Options::default(), Some(&pipeline));
+        let version = if cooperative { (1, 6) } else { (1, 0) };
+        let options = spv::Options { lang_version: version, ..spv::Options::default() };
+        let words = spv::write_vec(&module, &info, &options, Some(&pipeline));
         assert!(words.unwrap_or_else(|error| panic!("{name} as SPIR-V: {error}")).len() > 100);
+        // Cooperative matrices are for Vulkan alone: see `Shaders`.
+        if cooperative {
+            continue;
+        }
         let options = msl::Options { fake_missing_bindings: true, ..msl::Options::default() };
         let text = msl::write_string(&module, &info, &options, &msl::PipelineOptions::default());
         assert!(text.unwrap_or_else(|error| panic!("{name} as MSL: {error}")).0.contains("kernel void"));
@@ -64,7 +79,7 @@ fn webgpu() -> Option<WebGpu> {
 /// The same on an adapter that gives shaders no larger buffers than `bytes`.
 fn limited(bytes: u64) -> Option<WebGpu> {
     let skip = |error| writeln!(std::io::stderr(), "skipped: webgpu: {error}");
-    block_on(WebGpu::open_limited(Adapters::Any, bytes)).map_err(skip).ok()
+    block_on(WebGpu::open_with(Adapters::Any, Shaders::Best, bytes)).map_err(skip).ok()
 }
 
 /// What some verbs return, by name.
@@ -129,7 +144,7 @@ fn what_does_not_fit_is_refused_with_a_sentence() {
     let pad = b.upload(&HostTensor::from_f32(&[4], &[1.0; 4])).unwrap();
     let error = b.embed_patches(&latents, 1, &w, &pad, 1 << 40, 1).unwrap_err();
     let sentence = error.to_string();
-    assert!(matches!(error, zimage::Error::Device(_)), "{sentence}");
+    assert!(matches!(error, zimage::Error::Memory(_)), "{sentence}");
     assert!(
         sentence.starts_with("embed_patches: a tensor of shape [1, 1099511627776, 4] takes 16777216.0 MiB"),
         "{sentence}"

@@ -144,8 +144,8 @@ pub struct Conv2d {
 /// A GPU, a CPU, anything that computes the verbs.
 ///
 /// Errors: every verb returns [`crate::Error::Shape`] for tensors whose sizes or types do not fit (by the rules in
-/// [`shapes`]) and where a tensor that it changes in place is also one that it reads, and [`crate::Error::Device`] for
-/// what the device refuses. Numbers inside tensors that name what is not there (ids, captions, a step past its table)
+/// [`shapes`]) and where a tensor that it changes in place is also one that it reads, and an error of
+/// [`crate::ErrorKind::Device`] for what the device refuses. Numbers inside tensors that name what is not there (ids, captions, a step past its table)
 /// are an error where the host can see them, which for a recording is when it is replayed, and undefined elsewhere.
 pub trait Backend: Sized + Debug {
     /// Device memory with a shape and an element type.

@@ -179,7 +179,7 @@ fn make(
     let model = args.model.as_deref().map_or_else(Model::embedded, Model::open)?;
     // Before minutes of reading weights.
     request.check(model.config())?;
-    let engine = Engine::load(&model, args.backend)?;
+    let engine = pollster::block_on(Engine::load(&model, args.backend, bar))?;
     let interrupt = bar.interrupt();
     interrupt.check()?;
     let count = request.prompts.len() * request.count;

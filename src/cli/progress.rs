@@ -56,6 +56,14 @@ impl Bar {
         }
     }
 
+    fn load(&mut self, done: u64, of: u64) {
+        self.line.set_length(of);
+        self.line.set_position(done);
+        if done == 0 {
+            self.style("loading {bytes} of {total_bytes} {bar:30} {elapsed}");
+        }
+    }
+
     /// A picture has its steps one after the other, and then comes the next one's text or the decoder.
     fn step(&mut self, done: usize, of: usize) {
         let now = Instant::now();
@@ -81,6 +89,7 @@ impl Progress for Bar {
                 self.step(done, of);
                 return self.flow();
             }
+            Stage::Load { done, of } => self.load(done, of),
             Stage::TextEncoder => self.say("reading the prompt"),
             Stage::Vae => self.say("decoding"),
             // Stages that are added later need no words here to be cancelled.

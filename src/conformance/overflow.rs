@@ -30,7 +30,7 @@ const FACTOR: f32 = (1 << 20) as f32;
 ///
 /// # Errors
 /// Those of the model's files.
-pub fn beyond_f16(model: &Model) -> Result<Model> {
+pub async fn beyond_f16(model: &Model) -> Result<Model> {
     let scaled = |name: &str| {
         let resnet = name.contains(".resnets.") && (name.ends_with("conv1.weight") || name.ends_with("conv1.bias"));
         resnet || name.ends_with(".feed_forward.w3.weight") || name.ends_with(".attention.to_v.weight")
@@ -38,12 +38,12 @@ pub fn beyond_f16(model: &Model) -> Result<Model> {
     let mut files = Vec::new();
     for part in ["transformer", "vae"] {
         let stem = "diffusion_pytorch_model";
-        let tensors = Tensors::open(model.folder(), part, stem)?;
+        let tensors = Tensors::open(model.folder(), part, stem).await?;
         let names: Vec<(String, Vec<usize>)> =
             tensors.iter().map(|listed| (listed.name.to_owned(), listed.shape.to_vec())).collect();
         let mut all = BTreeMap::new();
         for (name, shape) in names {
-            let tensor = tensors.take(&name, &shape)?;
+            let tensor = tensors.take(&name, &shape).await?;
             let tensor = if scaled(&name) { multiplied(&tensor) } else { tensor };
             all.insert(name, tensor);
         }
@@ -52,7 +52,7 @@ pub fn beyond_f16(model: &Model) -> Result<Model> {
         let bytes = serialized(&all).map_err(|problem| Error::file(&model.folder().path(&file), problem))?;
         files.push((file, bytes.into()));
     }
-    Model::new(model.folder().with_files(&format!("{}-beyond-f16", model.name()), files))
+    Model::new(model.folder().with_files(&format!("{}-beyond-f16", model.name()), files)).await
 }
 
 /// A tensor times [`FACTOR`], in its own type where that has the range.

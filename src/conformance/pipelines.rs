@@ -42,16 +42,15 @@ where
 {
     let mut report = compare(&reference().await?, &candidate().await?, options).await?;
     for model in models {
-        let kinds: [(&str, &dyn Fn() -> Result<Model>); 2] =
-            [("", &|| Ok(model.clone())), ("-beyond-f16", &|| beyond_f16(model))];
-        for (suffix, make) in kinds {
-            let name = format!("{}{suffix}", model.name());
+        for beyond in [false, true] {
+            let name = format!("{}{}", model.name(), if beyond { "-beyond-f16" } else { "" });
             if !STAGES.iter().any(|stage| chosen(stage, &name, options)) {
                 continue;
             }
-            let model = make()?;
-            let known = Pipeline::load(reference().await?, &model)?;
-            let other = Pipeline::load(candidate().await?, &model)?;
+            let model = if beyond { beyond_f16(model).await? } else { model.clone() };
+            let silent = &mut |_| ControlFlow::Continue(());
+            let known = Pipeline::load(reference().await?, &model, silent).await?;
+            let other = Pipeline::load(candidate().await?, &model, silent).await?;
             report.append(compare_pipelines(&name, &known, &other, options).await?);
         }
     }

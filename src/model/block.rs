@@ -10,9 +10,10 @@
 //! The norm that opens a half is computed by the verb that closed the half before it, so the residual stream is read
 //! and written once a half.
 
+use super::load::Loader;
 use crate::backend::{Backend, Branch, Heads, Mask, Modulation, QkNormRope, RmsNorm, RopePairs};
 use crate::error::Result;
-use crate::weights::Tensors;
+use futures_util::future::{try_join, try_join3};
 
 /// The weights of one block.
 #[derive(Debug)]
@@ -80,25 +81,62 @@ pub(super) type BlockProbe<'a, B> = &'a mut dyn FnMut(usize, &<B as Backend>::Te
 
 impl<B: Backend> Block<B> {
     /// Reads and uploads the block whose tensors start with `prefix`.
-    pub(super) fn load(b: &B, tensors: &Tensors, prefix: &str, names: &Names, sizes: Sizes) -> Result<Self> {
+    pub(super) async fn load(load: &Loader<'_, B>, prefix: &str, names: &Names, sizes: Sizes) -> Result<Self> {
         let Sizes { width, hidden, heads } = sizes;
-        let take = |name: &str, shape: &[usize]| tensors.take(&format!("{prefix}{name}.weight"), shape);
-        let vector = |name: &str, len: usize| b.upload(&take(name, &[len])?);
+        let b = load.b;
+        let name = |name: &str| format!("{prefix}{name}.weight");
+        let vector = async |of: &str, len: usize| load.vector(&name(of), len).await;
+        let post_norm = async |which: usize| match names.post_norms {
+            Some(norms) => vector(norms[which], width).await.map(Some),
+            None => Ok(None),
+        };
+        let wide = try_join(vector(names.attention_norm, width), vector(names.ffn_norm, width));
+        let narrow = try_join(vector(names.q_norm, heads.dim), vector(names.k_norm, heads.dim));
+        let norms = try_join3(wide, narrow, try_join(post_norm(0), post_norm(1)));
+
         let (query, key) = (heads.query * heads.dim, heads.key_value * heads.dim);
-        let qkv = [take(names.q, &[query, width])?, take(names.k, &[key, width])?, take(names.v, &[key, width])?];
-        let post_norm = |which: usize| names.post_norms.map(|norms| vector(norms[which], width)).transpose();
+        let [q, k, v, out, gate, up, down] =
+            [names.q, names.k, names.v, names.out, names.gate, names.up, names.down].map(name);
+        let qkv = async {
+            let shapes = [[query, width], [key, width], [key, width]];
+            let parts = load.take_all([(&q, &shapes[0]), (&k, &shapes[1]), (&v, &shapes[2])]).await?;
+            b.upload_linear(&parts, &[])
+        };
+        let (((attention_norm, ffn_norm), (q_norm, k_norm), (attention_post_norm, ffn_post_norm)), qkv) =
+            try_join(norms, qkv).await?;
+        let matrix = async |name: &str, shape: [usize; 2]| b.upload_linear(&[load.take(name, &shape).await?], &[]);
+        let attention_out = matrix(&out, [width, query]).await?;
+        let [gate, up] = load.take_all([(&gate, &[hidden, width]), (&up, &[hidden, width])]).await?;
+        let ffn_in = b.upload_swiglu(&gate, &up)?;
+        drop((gate, up));
+        let ffn_out = matrix(&down, [width, hidden]).await?;
         Ok(Self {
-            attention_norm: vector(names.attention_norm, width)?,
-            qkv: b.upload_linear(&qkv, &[])?,
-            q_norm: vector(names.q_norm, heads.dim)?,
-            k_norm: vector(names.k_norm, heads.dim)?,
-            attention_out: b.upload_linear(&[take(names.out, &[width, query])?], &[])?,
-            attention_post_norm: post_norm(0)?,
-            ffn_norm: vector(names.ffn_norm, width)?,
-            ffn_in: b.upload_swiglu(&take(names.gate, &[hidden, width])?, &take(names.up, &[hidden, width])?)?,
-            ffn_out: b.upload_linear(&[take(names.down, &[width, hidden])?], &[])?,
-            ffn_post_norm: post_norm(1)?,
+            attention_norm,
+            qkv,
+            q_norm,
+            k_norm,
+            attention_out,
+            attention_post_norm,
+            ffn_norm,
+            ffn_in,
+            ffn_out,
+            ffn_post_norm,
         })
+    }
+
+    /// The `count` blocks of a stack, each after the one before: `prefix`, a number, and the names.
+    pub(super) async fn load_all(
+        load: &Loader<'_, B>,
+        prefix: &str,
+        count: usize,
+        names: &Names,
+        sizes: Sizes,
+    ) -> Result<Vec<Self>> {
+        let mut blocks = Vec::with_capacity(count);
+        for i in 0..count {
+            blocks.push(Self::load(load, &format!("{prefix}.{i}."), names, sizes).await?);
+        }
+        Ok(blocks)
     }
 }
 

@@ -62,16 +62,20 @@ impl ModelConfig {
     /// Reads and checks the config files of all parts but the tokenizer.
     ///
     /// # Errors
-    /// [`Error::Io`] and [`Error::File`]; the latter names the file, the key, what was expected and what was found.
-    pub fn read(folder: &ModelFolder) -> Result<Self> {
-        let transformer = TransformerConfig::read(&Keys::read(folder, TRANSFORMER)?)?;
-        let text_encoder = TextEncoderConfig::read(&Keys::read(folder, TEXT_ENCODER)?)?;
-        let vae = VaeConfig::read(&Keys::read(folder, VAE)?)?;
-        let scheduler = SchedulerConfig::read(&Keys::read(folder, SCHEDULER)?)?;
+    /// [`Error::Io`] and [`Error::File`]; the latter names the file, the key, what was expected and what was found. Those
+    /// of reading.
+    pub async fn read(folder: &ModelFolder) -> Result<Self> {
+        let transformer = TransformerConfig::read(&Keys::read(folder, TRANSFORMER).await?)?;
+        let text_encoder = TextEncoderConfig::read(&Keys::read(folder, TEXT_ENCODER).await?)?;
+        let vae = VaeConfig::read(&Keys::read(folder, VAE).await?)?;
+        let scheduler = SchedulerConfig::read(&Keys::read(folder, SCHEDULER).await?)?;
         let (width, channels) = (transformer.cap_feat_dim, transformer.in_channels);
         agree(folder, ("cap_feat_dim", width), TEXT_ENCODER, ("hidden_size", text_encoder.hidden_size))?;
         agree(folder, ("in_channels", channels), VAE, ("latent_channels", vae.latent_channels))?;
-        let own = folder.exists(DEFAULTS).then(|| Keys::read(folder, DEFAULTS)).transpose()?;
+        let own = match folder.exists(DEFAULTS).await? {
+            true => Some(Keys::read(folder, DEFAULTS).await?),
+            false => None,
+        };
         let variant = match own {
             None if scheduler.shift == TURBO_SHIFT => "Turbo",
             None if scheduler.shift == BASE_SHIFT => "base",

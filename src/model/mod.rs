@@ -2,14 +2,16 @@
 
 mod block;
 pub mod config;
+mod load;
 mod rope;
 pub mod text_encoder;
 pub mod transformer;
 pub mod vae;
 
 use crate::error::Result;
-use crate::weights::ModelFolder;
+use crate::weights::{ModelFolder, at_once};
 use config::ModelConfig;
+pub use load::OnRead;
 use std::path::Path;
 
 /// A model's files, with its config files read and checked but no weights: enough to know what a request may ask for.
@@ -25,7 +27,7 @@ impl Model {
     /// # Errors
     /// Those of [`ModelFolder::open`] and [`ModelConfig::read`].
     pub fn open(path: &Path) -> Result<Self> {
-        Self::new(ModelFolder::open(path)?)
+        at_once(Self::new(ModelFolder::open(path)?))
     }
 
     /// The embedded default.
@@ -33,15 +35,15 @@ impl Model {
     /// # Errors
     /// Those of [`ModelFolder::embedded`] and [`ModelConfig::read`].
     pub fn embedded() -> Result<Self> {
-        Self::new(ModelFolder::embedded()?)
+        at_once(Self::new(ModelFolder::embedded()?))
     }
 
-    /// The model in `folder`.
+    /// The model in `folder`, wherever that is.
     ///
     /// # Errors
     /// Those of [`ModelConfig::read`].
-    pub fn new(folder: ModelFolder) -> Result<Self> {
-        let config = ModelConfig::read(&folder)?;
+    pub async fn new(folder: ModelFolder) -> Result<Self> {
+        let config = ModelConfig::read(&folder).await?;
         Ok(Self { folder, config })
     }
 

@@ -2,6 +2,7 @@
 
 use super::block::{self, Block, BlockProbe, Names, Sizes, Stack};
 use super::config::TextEncoderConfig;
+use super::load::{Loader, OnRead};
 use super::rope;
 use crate::backend::{Backend, Heads, HostTensor, RopePairs};
 use crate::error::Result;
@@ -33,25 +34,33 @@ pub struct TextEncoder<B: Backend> {
 }
 
 impl<B: Backend> TextEncoder<B> {
-    /// Reads `text_encoder/` of a model. The last block and the final norm are not read: nothing uses them. The second
-    /// value names the tensors that nothing read and nothing was expected to leave.
+    /// Opens `text_encoder/` of a model.
     ///
     /// # Errors
-    /// Those of the files, naming file and tensor, and those of the backend.
-    pub fn load(b: &B, folder: &ModelFolder, config: &TextEncoderConfig) -> Result<(Self, Vec<String>)> {
-        let tensors = Tensors::open(folder, "text_encoder", "model")?;
+    /// Those of [`Tensors::open`].
+    pub async fn open(folder: &ModelFolder) -> Result<Tensors> {
+        Tensors::open(folder, "text_encoder", "model").await
+    }
+
+    /// Whether a tensor is one that nothing uses: those of the last block, the final norm and the language-model head.
+    pub fn leaves(config: &TextEncoderConfig, name: &str) -> bool {
+        let last = format!("layers.{}.", config.num_hidden_layers - 1);
+        name == "norm.weight" || name == "lm_head.weight" || name.starts_with(&last)
+    }
+
+    /// Reads and uploads the tensors but those that it [`leaves`](Self::leaves).
+    ///
+    /// # Errors
+    /// Those of the files, naming file and tensor, those of the backend, and that of `on_read`.
+    pub async fn load(b: &B, tensors: &Tensors, config: &TextEncoderConfig, on_read: OnRead<'_>) -> Result<Self> {
+        let load = Loader { b, tensors, on_read };
         let heads =
             Heads { query: config.num_attention_heads, key_value: config.num_key_value_heads, dim: config.head_dim };
         let sizes = Sizes { width: config.hidden_size, hidden: config.intermediate_size, heads };
-        let used = config.num_hidden_layers - 1;
-        let blocks = (0..used).map(|i| Block::load(b, &tensors, &format!("layers.{i}."), &NAMES, sizes));
-        let blocks = blocks.collect::<Result<_>>()?;
-        let embeddings = tensors.take("embed_tokens.weight", &[config.vocab_size, config.hidden_size])?;
-        let last = format!("layers.{used}.");
-        let unread =
-            tensors.unread(|name| name == "norm.weight" || name == "lm_head.weight" || name.starts_with(&last));
+        let blocks = Block::load_all(&load, "layers", config.num_hidden_layers - 1, &NAMES, sizes).await?;
+        let embeddings = load.take("embed_tokens.weight", &[config.vocab_size, config.hidden_size]).await?;
         let (eps, theta) = (config.rms_norm_eps, config.rope_theta as f32);
-        Ok((Self { embeddings: b.upload(&embeddings)?, blocks, heads, eps, theta }, unread))
+        Ok(Self { embeddings: b.upload(&embeddings)?, blocks, heads, eps, theta })
     }
 
     /// Hidden states `[P, tokens, hidden]` of `P` prompts, each padded at the right to `tokens`; rows past a prompt's

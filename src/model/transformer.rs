@@ -7,6 +7,7 @@
 
 use super::block::{self, Block, Names, Sizes, Stack};
 use super::config::TransformerConfig;
+use super::load::{Loader, OnRead};
 use super::rope;
 use crate::backend::{Backend, DeviceTensor, Heads, HostTensor, Modulation, RmsNorm, RopePairs};
 use crate::error::{Error, Result};
@@ -106,54 +107,56 @@ pub struct Clock<'a, T> {
 }
 
 impl<B: Backend> Transformer<B> {
-    /// Reads `transformer/` of a model. The second value names the tensors that nothing read.
+    /// Opens `transformer/` of a model.
     ///
     /// # Errors
-    /// Those of the files, naming file and tensor, and those of the backend.
-    pub fn load(b: &B, folder: &ModelFolder, config: &TransformerConfig) -> Result<(Self, Vec<String>)> {
-        let tensors = Tensors::open(folder, "transformer", "diffusion_pytorch_model")?;
+    /// Those of [`Tensors::open`].
+    pub async fn open(folder: &ModelFolder) -> Result<Tensors> {
+        Tensors::open(folder, "transformer", "diffusion_pytorch_model").await
+    }
+
+    /// Reads and uploads every tensor.
+    ///
+    /// # Errors
+    /// Those of the files, naming file and tensor, those of the backend, and that of `on_read`.
+    pub async fn load(b: &B, tensors: &Tensors, config: &TransformerConfig, on_read: OnRead<'_>) -> Result<Self> {
+        let load = &Loader { b, tensors, on_read };
         let (d, adaln, key) = (config.dim, config.adaln_dim(), config.patch_key());
         let (frequencies, middle) = (TransformerConfig::FREQUENCIES, TransformerConfig::TIMESTEP_HIDDEN);
-
-        let vector = |name: &str, len: usize| b.upload(&tensors.take(name, &[len])?);
-        let token = |name: &str| {
-            let stored = tensors.take(name, &[1, d])?;
+        let token = async |name: &str| {
+            let stored = load.take(name, &[1, d]).await?;
             b.upload(&stored.reshaped(&[d]).unwrap_or(stored))
         };
-        let linear = |name: &str, n: usize, k: usize| {
-            let weight = tensors.take(&format!("{name}.weight"), &[n, k])?;
-            b.upload_linear(&[weight], &[tensors.take(&format!("{name}.bias"), &[n])?])
-        };
         let sizes = Sizes { width: d, hidden: config.ffn_dim(), heads: heads(config) };
-        let blocks = |name: &str, count: usize| {
-            let block = |i| Block::load(b, &tensors, &format!("{name}.{i}."), &NAMES, sizes);
-            (0..count).map(block).collect::<Result<Vec<_>>>()
-        };
 
         let modulated = (0..config.n_refiner_layers).map(|i| format!("noise_refiner.{i}"));
         let modulated = modulated.chain((0..config.n_layers).map(|i| format!("layers.{i}")));
         let (mut weights, mut biases) = (Vec::new(), Vec::new());
         for block in modulated {
-            weights.push(tensors.take(&format!("{block}.adaLN_modulation.0.weight"), &[4 * d, adaln])?);
-            biases.push(tensors.take(&format!("{block}.adaLN_modulation.0.bias"), &[4 * d])?);
+            let [weight, bias] = ["weight", "bias"].map(|of| format!("{block}.adaLN_modulation.0.{of}"));
+            let [weight, bias] = load.take_all([(&weight, &[4 * d, adaln]), (&bias, &[4 * d])]).await?;
+            weights.push(weight);
+            biases.push(bias);
         }
-        let transformer = Self {
-            time_in: linear("t_embedder.mlp.0", middle, frequencies)?,
-            time_out: linear("t_embedder.mlp.2", adaln, middle)?,
-            patches: linear(&format!("all_x_embedder.{key}"), d, config.patch_dim())?,
-            patch_pad: token("x_pad_token")?,
-            caption_norm: vector("cap_embedder.0.weight", config.cap_feat_dim)?,
-            caption: linear("cap_embedder.1", d, config.cap_feat_dim)?,
-            caption_pad: token("cap_pad_token")?,
-            modulation: b.upload_linear(&weights, &biases)?,
-            final_modulation: linear(&format!("all_final_layer.{key}.adaLN_modulation.1"), d, adaln)?,
-            final_linear: linear(&format!("all_final_layer.{key}.linear"), config.patch_dim(), d)?,
-            noise_refiner: blocks("noise_refiner", config.n_refiner_layers)?,
-            context_refiner: blocks("context_refiner", config.n_refiner_layers)?,
-            layers: blocks("layers", config.n_layers)?,
+        let modulation = b.upload_linear(&weights, &biases)?;
+        drop((weights, biases));
+        let last = format!("all_final_layer.{key}");
+        Ok(Self {
+            time_in: load.linear("t_embedder.mlp.0", middle, frequencies).await?,
+            time_out: load.linear("t_embedder.mlp.2", adaln, middle).await?,
+            patches: load.linear(&format!("all_x_embedder.{key}"), d, config.patch_dim()).await?,
+            patch_pad: token("x_pad_token").await?,
+            caption_norm: load.vector("cap_embedder.0.weight", config.cap_feat_dim).await?,
+            caption: load.linear("cap_embedder.1", d, config.cap_feat_dim).await?,
+            caption_pad: token("cap_pad_token").await?,
+            modulation,
+            final_modulation: load.linear(&format!("{last}.adaLN_modulation.1"), d, adaln).await?,
+            final_linear: load.linear(&format!("{last}.linear"), config.patch_dim(), d).await?,
+            noise_refiner: Block::load_all(load, "noise_refiner", config.n_refiner_layers, &NAMES, sizes).await?,
+            context_refiner: Block::load_all(load, "context_refiner", config.n_refiner_layers, &NAMES, sizes).await?,
+            layers: Block::load_all(load, "layers", config.n_layers, &NAMES, sizes).await?,
             config: config.clone(),
-        };
-        Ok((transformer, tensors.unread(|_| false)))
+        })
     }
 
     /// Embeds and refines captions: once a prompt. `features` `[P, T, C]` are the text encoder's, `T` a multiple of

@@ -1,9 +1,11 @@
 //! AutoencoderKL: latents to pictures and pictures to latents, channels last throughout.
 
 use super::config::VaeConfig;
-use crate::backend::{Backend, Branch, Conv2d, DeviceTensor, Heads, HostTensor, Mask};
+use super::load::{Loader, OnRead};
+use crate::backend::{Backend, Branch, Conv2d, DeviceTensor, Heads, Mask};
 use crate::error::Result;
 use crate::weights::{ModelFolder, Tensors};
+use futures_util::future::try_join;
 
 /// Channels of a picture.
 const RGB: usize = 3;
@@ -79,52 +81,54 @@ struct Norm<B: Backend> {
 }
 
 /// Reads the parts of the autoencoder by name.
-struct Loader<'a, B> {
-    b: &'a B,
-    tensors: &'a Tensors,
+struct Parts<'a, B> {
+    load: Loader<'a, B>,
     groups: usize,
 }
 
-impl<B: Backend> Loader<'_, B> {
-    fn conv(&self, name: &str, out: usize, input: usize, side: usize) -> Result<B::Conv2d> {
-        let kernel = self.tensors.take(&format!("{name}.weight"), &[out, input, side, side])?;
-        let bias = self.tensors.take(&format!("{name}.bias"), &[out])?;
-        self.b.upload_conv2d(&kernel, Some(&bias))
+impl<B: Backend> Parts<'_, B> {
+    async fn conv(&self, name: &str, out: usize, input: usize, side: usize) -> Result<B::Conv2d> {
+        let (kernel, bias) = (format!("{name}.weight"), format!("{name}.bias"));
+        let [kernel, bias] = self.load.take_all([(&kernel, &[out, input, side, side]), (&bias, &[out])]).await?;
+        self.load.b.upload_conv2d(&kernel, Some(&bias))
     }
 
-    fn norm(&self, name: &str, channels: usize) -> Result<Norm<B>> {
-        let vector = |part: &str| self.b.upload(&self.tensors.take(&format!("{name}.{part}"), &[channels])?);
-        Ok(Norm { weight: vector("weight")?, bias: vector("bias")?, groups: self.groups })
+    async fn norm(&self, name: &str, channels: usize) -> Result<Norm<B>> {
+        let (weight, bias) = (format!("{name}.weight"), format!("{name}.bias"));
+        let (weight, bias) = try_join(self.load.vector(&weight, channels), self.load.vector(&bias, channels)).await?;
+        Ok(Norm { weight, bias, groups: self.groups })
     }
 
-    fn resnet(&self, name: &str, input: usize, out: usize) -> Result<Resnet<B>> {
-        let shortcut = (input != out).then(|| self.conv(&format!("{name}.conv_shortcut"), out, input, 1));
-        Ok(Resnet {
-            norm1: self.norm(&format!("{name}.norm1"), input)?,
-            conv1: self.conv(&format!("{name}.conv1"), out, input, 3)?,
-            norm2: self.norm(&format!("{name}.norm2"), out)?,
-            conv2: self.conv(&format!("{name}.conv2"), out, out, 3)?,
-            shortcut: shortcut.transpose()?,
-        })
-    }
-
-    fn attention(&self, name: &str, c: usize) -> Result<Attention<B>> {
-        let part = |part: &str| {
-            let weight = self.tensors.take(&format!("{name}.{part}.weight"), &[c, c])?;
-            Ok((weight, self.tensors.take(&format!("{name}.{part}.bias"), &[c])?))
+    async fn resnet(&self, name: &str, input: usize, out: usize) -> Result<Resnet<B>> {
+        let part = |part: &str| format!("{name}.{part}");
+        let [norm1, norm2, conv1, conv2] = ["norm1", "norm2", "conv1", "conv2"].map(part);
+        let norms = try_join(self.norm(&norm1, input), self.norm(&norm2, out));
+        let convs = try_join(self.conv(&conv1, out, input, 3), self.conv(&conv2, out, out, 3));
+        let ((norm1, norm2), (conv1, conv2)) = try_join(norms, convs).await?;
+        let shortcut = match input == out {
+            true => None,
+            false => Some(self.conv(&part("conv_shortcut"), out, input, 1).await?),
         };
-        let fused = ["to_q", "to_k", "to_v"].into_iter().map(part).collect::<Result<Vec<_>>>()?;
-        let (weights, biases): (Vec<HostTensor>, Vec<HostTensor>) = fused.into_iter().unzip();
-        let (weight, bias) = part("to_out.0")?;
+        Ok(Resnet { norm1, conv1, norm2, conv2, shortcut })
+    }
+
+    async fn attention(&self, name: &str, c: usize) -> Result<Attention<B>> {
+        let (square, vector) = (&[c, c][..], &[c][..]);
+        let of = |part: &str| (format!("{name}.{part}.weight"), format!("{name}.{part}.bias"));
+        let [q, k, v] = ["to_q", "to_k", "to_v"].map(of);
+        let [q, q_bias, k, k_bias, v, v_bias] = self
+            .load
+            .take_all([(&q.0, square), (&q.1, vector), (&k.0, square), (&k.1, vector), (&v.0, square), (&v.1, vector)])
+            .await?;
         Ok(Attention {
-            norm: self.norm(&format!("{name}.group_norm"), c)?,
-            qkv: self.b.upload_linear(&weights, &biases)?,
-            out: self.b.upload_linear(&[weight], &[bias])?,
+            norm: self.norm(&format!("{name}.group_norm"), c).await?,
+            qkv: self.load.b.upload_linear(&[q, k, v], &[q_bias, k_bias, v_bias])?,
+            out: self.load.linear(&format!("{name}.to_out.0"), c, c).await?,
         })
     }
 
     /// `name` is `encoder` or `decoder`; `level` the name of its levels, `widths` theirs from the input on.
-    fn coder(&self, config: &VaeConfig, side: &Side) -> Result<Coder<B>> {
+    async fn coder(&self, config: &VaeConfig, side: &Side) -> Result<Coder<B>> {
         let name = side.name;
         let widths: Vec<usize> = if side.grows {
             config.block_out_channels.iter().rev().copied().collect()
@@ -133,32 +137,45 @@ impl<B: Backend> Loader<'_, B> {
         };
         let first = widths[0];
         let last = widths[widths.len() - 1];
-        let resnets = config.layers_per_block + usize::from(side.grows);
+        let count = config.layers_per_block + usize::from(side.grows);
         let mut levels = Vec::new();
         let mut input = first;
         for (i, &width) in widths.iter().enumerate() {
             let prefix = format!("{name}.{}.{i}", side.levels);
-            let resnet = |j| self.resnet(&format!("{prefix}.resnets.{j}"), if j == 0 { input } else { width }, width);
-            let resnets = (0..resnets).map(resnet).collect::<Result<_>>()?;
-            let resample = format!("{prefix}.{}.0.conv", side.resample);
-            let resample = (i + 1 < widths.len()).then(|| self.conv(&resample, width, width, 3)).transpose()?;
+            let mut resnets = Vec::with_capacity(count);
+            for j in 0..count {
+                let input = if j == 0 { input } else { width };
+                resnets.push(self.resnet(&format!("{prefix}.resnets.{j}"), input, width).await?);
+            }
+            let resample = match i + 1 < widths.len() {
+                true => Some(self.conv(&format!("{prefix}.{}.0.conv", side.resample), width, width, 3).await?),
+                false => None,
+            };
             levels.push(Level { resnets, resample });
             input = width;
         }
         let width = config.block_out_channels[config.block_out_channels.len() - 1];
-        let attention = format!("{name}.mid_block.attentions.0");
-        let attention = config.mid_block_add_attention.then(|| self.attention(&attention, width)).transpose()?;
+        let middle = format!("{name}.mid_block");
+        let attention = match config.mid_block_add_attention {
+            true => Some(self.attention(&format!("{middle}.attentions.0"), width).await?),
+            false => None,
+        };
         Ok(Coder {
-            conv_in: self.conv(&format!("{name}.conv_in"), first, side.input, 3)?,
+            conv_in: self.conv(&format!("{name}.conv_in"), first, side.input, 3).await?,
             levels,
             middle: Middle {
-                first: self.resnet(&format!("{name}.mid_block.resnets.0"), width, width)?,
+                first: self.resnet(&format!("{middle}.resnets.0"), width, width).await?,
                 attention,
-                second: self.resnet(&format!("{name}.mid_block.resnets.1"), width, width)?,
+                second: self.resnet(&format!("{middle}.resnets.1"), width, width).await?,
             },
-            norm_out: self.norm(&format!("{name}.conv_norm_out"), last)?,
-            conv_out: self.conv(&format!("{name}.conv_out"), side.output, last, 3)?,
+            norm_out: self.norm(&format!("{name}.conv_norm_out"), last).await?,
+            conv_out: self.conv(&format!("{name}.conv_out"), side.output, last, 3).await?,
         })
+    }
+
+    /// A 1×1 convolution that not every autoencoder has.
+    async fn pointwise(&self, has: bool, name: &str, width: usize) -> Result<Option<B::Conv2d>> {
+        Ok(if has { Some(self.conv(name, width, width, 1).await?) } else { None })
     }
 }
 
@@ -174,13 +191,20 @@ struct Side {
 }
 
 impl<B: Backend> Vae<B> {
-    /// Reads `vae/` of a model. The second value names the tensors that nothing read.
+    /// Opens `vae/` of a model.
     ///
     /// # Errors
-    /// Those of the files, naming file and tensor, and those of the backend.
-    pub fn load(b: &B, folder: &ModelFolder, config: &VaeConfig) -> Result<(Self, Vec<String>)> {
-        let tensors = Tensors::open(folder, "vae", "diffusion_pytorch_model")?;
-        let loader = Loader { b, tensors: &tensors, groups: config.norm_num_groups };
+    /// Those of [`Tensors::open`].
+    pub async fn open(folder: &ModelFolder) -> Result<Tensors> {
+        Tensors::open(folder, "vae", "diffusion_pytorch_model").await
+    }
+
+    /// Reads and uploads every tensor.
+    ///
+    /// # Errors
+    /// Those of the files, naming file and tensor, those of the backend, and that of `on_read`.
+    pub async fn load(b: &B, tensors: &Tensors, config: &VaeConfig, on_read: OnRead<'_>) -> Result<Self> {
+        let parts = Parts { load: Loader { b, tensors, on_read }, groups: config.norm_num_groups };
         let latent = config.latent_channels;
         let decoder = Side {
             name: "decoder",
@@ -198,18 +222,15 @@ impl<B: Backend> Vae<B> {
             input: RGB,
             output: 2 * latent,
         };
-        let pointwise =
-            |wanted: bool, name: &str, width: usize| wanted.then(|| loader.conv(name, width, width, 1)).transpose();
-        let vae = Self {
-            decoder: loader.coder(config, &decoder)?,
-            encoder: loader.coder(config, &encoder)?,
-            post_quant: pointwise(config.use_post_quant_conv, "post_quant_conv", latent)?,
-            quant: pointwise(config.use_quant_conv, "quant_conv", 2 * latent)?,
+        Ok(Self {
+            decoder: parts.coder(config, &decoder).await?,
+            encoder: parts.coder(config, &encoder).await?,
+            post_quant: parts.pointwise(config.use_post_quant_conv, "post_quant_conv", latent).await?,
+            quant: parts.pointwise(config.use_quant_conv, "quant_conv", 2 * latent).await?,
             channels: latent,
             scaling: config.scaling_factor,
             shift: config.shift_factor,
-        };
-        Ok((vae, tensors.unread(|_| false)))
+        })
     }
 
     /// Latents F32 `[B, C, h, w]` to pixels U8 `[B, H, W, 3]`.

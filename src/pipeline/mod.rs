@@ -5,6 +5,7 @@
 //! call of twice the batch.
 
 pub mod noise;
+pub mod preview;
 pub mod progress;
 pub mod prompt;
 pub mod request;
@@ -18,12 +19,14 @@ use crate::model::text_encoder::TextEncoder;
 use crate::model::transformer::{Captions, Clock, Transformer, padded};
 use crate::model::vae::Vae;
 use crate::weights::{ModelFolder, excerpt};
-use progress::{Progress, Run, Stage, Timings, since};
+use preview::Colours;
+use progress::{Loading, Progress, Run, Stage, Timings, since};
 use prompt::Tokenizer;
 use request::{Job, Limits};
 use schedule::Schedule;
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::sync::OnceLock;
+use web_time::Instant;
 
 /// A model on a backend.
 #[derive(Debug)]
@@ -35,6 +38,8 @@ pub struct Pipeline<B: Backend> {
     transformer: Transformer<B>,
     vae: Vae<B>,
     warnings: Vec<String>,
+    /// Fitted when a preview is wanted for the first time.
+    colours: OnceLock<Colours>,
 }
 
 /// What is known of a run when its pictures are drawn.
@@ -57,14 +62,14 @@ pub struct Encoded<B: Backend> {
 }
 
 impl<B: Backend> Pipeline<B> {
-    /// Reads a model and uploads each of its tensors once.
+    /// Reads a model and uploads each of its tensors once; `progress` sees [`Stage::Load`].
     ///
     /// # Errors
-    /// Those of the files, naming file and tensor, and those of the device.
-    pub fn load(backend: B, model: &Model) -> Result<Self> {
+    /// Those of the files, naming file and tensor, those of the device, and [`Error::Cancelled`].
+    pub async fn load(backend: B, model: &Model, progress: &mut dyn Progress) -> Result<Self> {
         let (folder, config) = (model.folder(), model.config().clone());
         let file = "tokenizer/tokenizer.json";
-        let tokenizer = Tokenizer::read(&folder.read(file)?, &folder.path(file))?;
+        let tokenizer = Tokenizer::read(&folder.read(file).await?, &folder.path(file))?;
         if tokenizer.vocabulary() > config.text_encoder.vocab_size {
             let problem = format!(
                 "the tokenizer has {} tokens, the text encoder embeds {}: they are of different models",
@@ -73,12 +78,25 @@ impl<B: Backend> Pipeline<B> {
             );
             return Err(Error::file(&folder.path(file), problem));
         }
-        let (text_encoder, unread_text) = TextEncoder::load(&backend, folder, &config.text_encoder)?;
-        let (transformer, unread_transformer) = Transformer::load(&backend, folder, &config.transformer)?;
-        let (vae, unread_vae) = Vae::load(&backend, folder, &config.vae)?;
-        let unread = [("text_encoder", unread_text), ("transformer", unread_transformer), ("vae", unread_vae)];
+        let text = TextEncoder::<B>::open(folder).await?;
+        let image = Transformer::<B>::open(folder).await?;
+        let pixels = Vae::<B>::open(folder).await?;
+        let left = |name: &str| TextEncoder::<B>::leaves(&config.text_encoder, name);
+        let loading = Loading::new(progress, text.bytes_but(left) + image.bytes() + pixels.bytes());
+        loading.read(0)?;
+        let on_read = &|bytes| loading.read(bytes);
+        let text_encoder = TextEncoder::load(&backend, &text, &config.text_encoder, on_read).await?;
+        let transformer = Transformer::load(&backend, &image, &config.transformer, on_read).await?;
+        let vae = Vae::load(&backend, &pixels, &config.vae, on_read).await?;
+        // What the device could not take shows when it is done.
+        backend.wait(backend.event()?).await?;
+        let unread = [
+            ("text_encoder", text.unread(left)),
+            ("transformer", image.unread(|_| false)),
+            ("vae", pixels.unread(|_| false)),
+        ];
         let warnings = unread.into_iter().filter_map(|(part, names)| unread_warning(folder, part, &names)).collect();
-        Ok(Self { backend, config, tokenizer, text_encoder, transformer, vae, warnings })
+        Ok(Self { backend, config, tokenizer, text_encoder, transformer, vae, warnings, colours: OnceLock::new() })
     }
 
     /// The backend that this model is on.
@@ -269,9 +287,13 @@ impl<B: Backend> Pipeline<B> {
         let with_guidance = guided.contains(&true).then(|| record(&both)).transpose()?;
         let without = guided.contains(&false).then(|| record(&captions.positive)).transpose()?;
 
+        let mut before = match run.wants_preview() {
+            true => Some((self.colours().await?, noise.to_f32())),
+            false => None,
+        };
         let mut in_flight = VecDeque::new();
         let mut last = Instant::now();
-        for guided in guided {
+        for (guided, sigmas) in guided.into_iter().zip(schedule.sigmas().windows(2)) {
             if in_flight.len() == B::IN_FLIGHT {
                 self.step_finished(&mut in_flight, &mut last, run).await?;
             }
@@ -279,6 +301,13 @@ impl<B: Backend> Pipeline<B> {
             let (_, recording) = recorded.as_ref().ok_or_else(|| Error::shape("replay", "a step was not recorded"))?;
             b.replay(recording)?;
             in_flight.push_back(b.event()?);
+            if let Some((colours, before)) = &mut before {
+                let now = b.download(&latents).await?.to_f32();
+                let clean = preview::predicted(before, &now, [sigmas[0], sigmas[1]]);
+                run.preview(&colours.pictures(&clean, [pictures, noise.shape()[1], size[0], size[1]]));
+                *before = now;
+                self.step_finished(&mut in_flight, &mut last, run).await?;
+            }
             if run.wants_latents() {
                 while !in_flight.is_empty() {
                     self.step_finished(&mut in_flight, &mut last, run).await?;
@@ -290,6 +319,15 @@ impl<B: Backend> Pipeline<B> {
             self.step_finished(&mut in_flight, &mut last, run).await?;
         }
         b.download(&latents).await
+    }
+
+    /// The map of previews, fitted the first time.
+    async fn colours(&self) -> Result<&Colours> {
+        if let Some(colours) = self.colours.get() {
+            return Ok(colours);
+        }
+        let fitted = Colours::fit(&self.backend, &self.vae, self.config.vae.latent_channels).await?;
+        Ok(self.colours.get_or_init(|| fitted))
     }
 
     /// Waits for the oldest step in flight and reports it.

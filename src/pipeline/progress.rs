@@ -1,14 +1,23 @@
 //! What a caller sees of a run while it goes on, and how long its parts took.
 
+use super::preview::Preview;
 use crate::backend::HostTensor;
 use crate::error::{Error, Result};
+use std::cell::{Cell, RefCell};
 use std::ops::ControlFlow;
-use std::time::Instant;
+use web_time::Instant;
 
-/// How far a run has come.
+/// How far loading or a run has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Stage {
+    /// `done` bytes of the model's `of` have been read; first reported with 0.
+    Load {
+        /// Bytes read.
+        done: u64,
+        /// Bytes to read in all.
+        of: u64,
+    },
     /// The prompts are about to be encoded.
     TextEncoder,
     /// `done` denoising steps of the whole run's `of` have finished; first reported with 0.
@@ -22,9 +31,10 @@ pub enum Stage {
     Vae,
 }
 
-/// Called as a run goes on. `Break` cancels it: checked between steps, it ends in [`Error::Cancelled`].
+/// Called as loading or a run goes on. `Break` cancels it: checked between tensors and between steps, it ends in
+/// [`Error::Cancelled`].
 pub trait Progress {
-    /// The run has come to `stage`.
+    /// The work has come to `stage`.
     fn update(&mut self, stage: Stage) -> ControlFlow<()>;
 
     /// Whether [`Progress::latents`] is to be called. It costs a wait for the device after every step.
@@ -32,13 +42,49 @@ pub trait Progress {
         false
     }
 
-    /// The latents F32 `[B, C, h, w]` after the step that was reported last, for previews and tests.
+    /// The latents F32 `[B, C, h, w]` after the step that was reported last, for tests.
     fn latents(&mut self, _latents: &HostTensor) {}
+
+    /// Whether [`Progress::preview`] is to be called. It costs a wait for the device after every step, and a moment of
+    /// the autoencoder the first time.
+    fn wants_preview(&self) -> bool {
+        false
+    }
+
+    /// What the pictures under way look like, coarsely, after the step that is about to be reported.
+    fn preview(&mut self, _pictures: &[Preview]) {}
 }
 
 impl<F: FnMut(Stage) -> ControlFlow<()>> Progress for F {
     fn update(&mut self, stage: Stage) -> ControlFlow<()> {
         self(stage)
+    }
+}
+
+/// Loading that has begun.
+pub(super) struct Loading<'a> {
+    progress: RefCell<&'a mut dyn Progress>,
+    done: Cell<u64>,
+    of: u64,
+}
+
+impl<'a> Loading<'a> {
+    /// Loading of `of` bytes.
+    pub(super) fn new(progress: &'a mut dyn Progress, of: u64) -> Self {
+        Self { progress: RefCell::new(progress), done: Cell::new(0), of }
+    }
+
+    /// `bytes` more have been read.
+    pub(super) fn read(&self, bytes: u64) -> Result<()> {
+        self.done.set(self.done.get() + bytes);
+        flow(self.progress.borrow_mut().update(Stage::Load { done: self.done.get(), of: self.of }))
+    }
+}
+
+fn flow(flow: ControlFlow<()>) -> Result<()> {
+    match flow {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(()) => Err(Error::Cancelled),
     }
 }
 
@@ -58,10 +104,7 @@ impl<'a> Run<'a> {
     }
 
     pub(super) fn report(&mut self, stage: Stage) -> Result<()> {
-        match self.progress.update(stage) {
-            ControlFlow::Continue(()) => Ok(()),
-            ControlFlow::Break(()) => Err(Error::Cancelled),
-        }
+        flow(self.progress.update(stage))
     }
 
     pub(super) fn report_step(&mut self) -> Result<()> {
@@ -80,6 +123,14 @@ impl<'a> Run<'a> {
 
     pub(super) fn latents(&mut self, latents: &HostTensor) {
         self.progress.latents(latents);
+    }
+
+    pub(super) fn wants_preview(&self) -> bool {
+        self.progress.wants_preview()
+    }
+
+    pub(super) fn preview(&mut self, pictures: &[Preview]) {
+        self.progress.preview(pictures);
     }
 }
 

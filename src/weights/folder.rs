@@ -1,15 +1,21 @@
 //! Where a model's bytes come from. This is the only place that knows: the rest asks for files by their path inside a
-//! diffusers folder, whether that folder is on disk or compiled into the binary.
+//! diffusers folder, whether that folder is on disk, compiled into the binary, or on another machine.
+//!
+//! Reading is asynchronous, because a browser cannot wait. What is on this machine is there at once: a future that reads
+//! only that is ready when it is polled for the first time.
 
 use super::excerpt;
+use super::remote::RemoteFiles;
 use crate::error::{Error, Result};
 use bytes::Bytes;
-use memmap2::Mmap;
 use serde_json::Value;
 use std::fmt;
-use std::fs::{self, File};
+use std::fs;
 use std::io::ErrorKind;
+use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 
 const INDEX: &str = "model_index.json";
 
@@ -18,6 +24,8 @@ const PIPELINES: [&str; 3] = ["ZImagePipeline", "ZImageImg2ImgPipeline", "ZImage
 
 /// How the text file begins that git leaves in place of a large file it has not fetched.
 const LFS_POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
+/// More than any such file has.
+const LONGEST_LFS_POINTER: u64 = 1024;
 
 /// A model in the layout of a diffusers folder.
 #[derive(Clone)]
@@ -32,6 +40,54 @@ pub struct ModelFolder {
 enum Source {
     Disk(PathBuf),
     Memory(&'static [(&'static str, &'static [u8])]),
+    Remote(Arc<dyn RemoteFiles>),
+}
+
+/// One file of a model, of which any part can be read.
+#[derive(Debug, Clone)]
+pub(super) struct ModelFile {
+    /// For messages.
+    pub path: PathBuf,
+    /// Bytes.
+    pub len: u64,
+    contents: Contents,
+}
+
+#[derive(Debug, Clone)]
+enum Contents {
+    Here(Bytes),
+    There { files: Arc<dyn RemoteFiles>, relative: String },
+}
+
+impl ModelFile {
+    fn here(path: PathBuf, bytes: Bytes) -> Self {
+        Self { path, len: bytes.len() as u64, contents: Contents::Here(bytes) }
+    }
+
+    /// The bytes in `range`: those of a file on this machine are shared, not copied.
+    ///
+    /// # Errors
+    /// [`Error::File`] for a range that the file does not have; those of remote files.
+    pub(super) async fn read(&self, range: Range<u64>) -> Result<Bytes> {
+        let part = match &self.contents {
+            Contents::Here(bytes) => slice(bytes, &range),
+            Contents::There { .. } if range.is_empty() => Some(Bytes::new()),
+            Contents::There { files, relative } => {
+                let bytes = files.read(relative, range.clone()).await?;
+                (bytes.len() as u64 == range.end - range.start).then_some(bytes)
+            }
+        };
+        part.ok_or_else(|| {
+            let Range { start, end } = range;
+            Error::file(&self.path, format!("bytes {start} to {end} of {} cannot be read", self.len))
+        })
+    }
+}
+
+fn slice(bytes: &Bytes, range: &Range<u64>) -> Option<Bytes> {
+    let [start, end] = [range.start, range.end].map(usize::try_from);
+    let (start, end) = (start.ok()?, end.ok()?);
+    (start <= end && end <= bytes.len()).then(|| bytes.slice(start..end))
 }
 
 impl ModelFolder {
@@ -50,10 +106,26 @@ impl ModelFolder {
             return Err(Error::file(path, problem));
         }
         let folder = Self { name: display_name(path), source: Source::Disk(path.to_owned()), replaced: Vec::new() };
-        if !folder.exists(INDEX) {
-            return Err(Error::file(path, no_index(path)));
+        at_once(async {
+            if !folder.exists(INDEX).await? {
+                return Err(Error::file(path, no_index(path)));
+            }
+            folder.check_pipeline().await
+        })?;
+        Ok(folder)
+    }
+
+    /// A folder that is somewhere else, under the name that the user knows it by.
+    ///
+    /// # Errors
+    /// [`Error::File`] when it has no `model_index.json` or is the folder of another pipeline; those of `files`.
+    pub async fn remote(name: &str, files: Arc<dyn RemoteFiles>) -> Result<Self> {
+        let folder = Self { name: name.to_owned(), source: Source::Remote(files), replaced: Vec::new() };
+        if !folder.exists(INDEX).await? {
+            let problem = format!("this does not look like a diffusers folder: it has no {INDEX}");
+            return Err(Error::file(Path::new(name), problem));
         }
-        folder.check_pipeline()?;
+        folder.check_pipeline().await?;
         Ok(folder)
     }
 
@@ -78,19 +150,23 @@ impl ModelFolder {
     pub fn path(&self, relative: &str) -> PathBuf {
         match &self.source {
             Source::Disk(root) => root.join(relative),
-            Source::Memory(_) => Path::new(&self.name).join(relative),
+            Source::Memory(_) | Source::Remote(_) => Path::new(&self.name).join(relative),
         }
     }
 
     /// Whether there is a file of this path, relative to the folder and with `/` between its parts.
-    pub fn exists(&self, relative: &str) -> bool {
+    ///
+    /// # Errors
+    /// Those of remote files.
+    pub async fn exists(&self, relative: &str) -> Result<bool> {
         if self.replacement(relative).is_some() {
-            return true;
+            return Ok(true);
         }
-        match &self.source {
+        Ok(match &self.source {
             Source::Disk(root) => stays_inside(relative) && root.join(relative).is_file(),
             Source::Memory(files) => files.iter().any(|(path, _)| *path == relative),
-        }
+            Source::Remote(files) => stays_inside(relative) && files.size(relative).await?.is_some(),
+        })
     }
 
     /// The bytes of a file. One on disk is mapped, not copied: its pages are loaded when they are read, and everything
@@ -98,26 +174,42 @@ impl ModelFolder {
     ///
     /// # Errors
     /// [`Error::Io`] for what the system reports, [`Error::File`] when there is no such file, when it is not a file, or
-    /// when it is the pointer that git-lfs leaves in place of one.
-    pub fn read(&self, relative: &str) -> Result<Bytes> {
-        if let Some(bytes) = self.replacement(relative) {
-            return Ok(bytes.clone());
-        }
+    /// when it is the pointer that git-lfs leaves in place of one; those of remote files.
+    pub async fn read(&self, relative: &str) -> Result<Bytes> {
+        let file = self.file(relative).await?;
+        file.read(0..file.len).await
+    }
+
+    /// A file to be read in parts, with the errors of [`ModelFolder::read`].
+    pub(super) async fn file(&self, relative: &str) -> Result<ModelFile> {
         let path = self.path(relative);
+        if let Some(bytes) = self.replacement(relative) {
+            return Ok(ModelFile::here(path, bytes.clone()));
+        }
         if !stays_inside(relative) {
             return Err(Error::file(&path, "expected a path inside the model's folder"));
         }
-        let bytes = match &self.source {
-            Source::Disk(_) => map(&path)?,
+        let file = match &self.source {
+            Source::Disk(_) => {
+                let bytes = map(&path)?;
+                ModelFile::here(path, bytes)
+            }
             Source::Memory(files) => match files.iter().find(|(path, _)| *path == relative) {
-                Some((_, bytes)) => Bytes::from_static(bytes),
+                Some((_, bytes)) => ModelFile::here(path, Bytes::from_static(bytes)),
+                None => return Err(missing(&path)),
+            },
+            Source::Remote(files) => match files.size(relative).await? {
+                Some(len) => {
+                    let contents = Contents::There { files: files.clone(), relative: relative.to_owned() };
+                    ModelFile { path, len, contents }
+                }
                 None => return Err(missing(&path)),
             },
         };
-        if bytes.starts_with(LFS_POINTER) {
-            return Err(Error::file(&path, "this is a git-lfs pointer, not the file itself; run git lfs pull"));
+        if file.len <= LONGEST_LFS_POINTER && file.read(0..file.len).await?.starts_with(LFS_POINTER) {
+            return Err(Error::file(&file.path, "this is a git-lfs pointer, not the file itself; run git lfs pull"));
         }
-        Ok(bytes)
+        Ok(file)
     }
 
     fn replacement(&self, relative: &str) -> Option<&Bytes> {
@@ -126,7 +218,7 @@ impl ModelFolder {
 
     /// The names of the files in one folder of the model, for messages that say what was found; empty when it cannot be
     /// listed.
-    pub(super) fn list(&self, part: &str) -> Vec<String> {
+    pub(super) async fn list(&self, part: &str) -> Vec<String> {
         let mut names: Vec<String> = match &self.source {
             Source::Disk(root) => fs::read_dir(root.join(part))
                 .into_iter()
@@ -139,14 +231,15 @@ impl ModelFolder {
                 .filter_map(|(path, _)| path.strip_prefix(part)?.strip_prefix('/'))
                 .map(str::to_owned)
                 .collect(),
+            Source::Remote(files) => files.list(part).await.unwrap_or_default(),
         };
         names.sort();
         names
     }
 
-    fn check_pipeline(&self) -> Result<()> {
+    async fn check_pipeline(&self) -> Result<()> {
         let path = self.path(INDEX);
-        let index: Value = serde_json::from_slice(&self.read(INDEX)?)
+        let index: Value = serde_json::from_slice(&self.read(INDEX).await?)
             .map_err(|e| Error::file(&path, format!("broken JSON: {}", excerpt(&e.to_string()))))?;
         let found = match index.get("_class_name") {
             Some(Value::String(class)) if PIPELINES.contains(&class.as_str()) => return Ok(()),
@@ -164,7 +257,19 @@ impl fmt::Debug for ModelFolder {
         match &self.source {
             Source::Disk(root) => write!(f, "ModelFolder({})", root.display()),
             Source::Memory(files) => write!(f, "ModelFolder({}, {} files in memory)", self.name, files.len()),
+            Source::Remote(files) => write!(f, "ModelFolder({}, {files:?})", self.name),
         }
+    }
+}
+
+/// The value of a future that reads only what is on this machine.
+///
+/// # Panics
+/// When it waits for something after all.
+pub(crate) fn at_once<T>(future: impl Future<Output = T>) -> T {
+    match std::pin::pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(value) => value,
+        Poll::Pending => unreachable!("a file on this machine is there at once"),
     }
 }
 
@@ -188,13 +293,24 @@ fn map(path: &Path) -> Result<Bytes> {
     if kind.len() == 0 {
         return Ok(Bytes::new());
     }
-    let file = File::open(path).map_err(|e| Error::io(path, e))?;
+    map_file(path).map_err(|e| Error::io(path, e))
+}
+
+#[cfg(not(target_family = "wasm"))]
+fn map_file(path: &Path) -> std::io::Result<Bytes> {
+    let file = fs::File::open(path)?;
     // SAFETY: the map is read-only, lives as long as the `Bytes` that owns it, and is only ever read as bytes, for which
     // every value is valid. What cannot be ruled out is another program changing the file meanwhile: overwritten, it
     // shows other numbers; truncated, reading past its new end ends this process with SIGBUS. Every program that maps
     // weights accepts that; slices are checked against the length that the file had here.
-    let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::io(path, e))?;
+    let map = unsafe { memmap2::Mmap::map(&file) }?;
     Ok(Bytes::from_owner(map))
+}
+
+/// Where there are no maps, a file is read as a whole.
+#[cfg(target_family = "wasm")]
+fn map_file(path: &Path) -> std::io::Result<Bytes> {
+    fs::read(path).map(Bytes::from)
 }
 
 /// Why a folder without an index is refused, with a hint where the right one may be.
@@ -248,12 +364,12 @@ mod tests {
     fn memory_serves_its_files() {
         let folder = ModelFolder::in_memory("emoji", FILES);
         assert_eq!(folder.name(), "emoji");
-        assert_eq!(folder.read("vae/config.json").unwrap(), "{\"a\": 1}");
-        assert!(folder.exists("vae/config.json") && !folder.exists("vae"));
-        assert_eq!(folder.list("vae"), ["config.json", "weights.safetensors"]);
-        let error = folder.read("vae/nothing").unwrap_err().to_string();
+        assert_eq!(at_once(folder.read("vae/config.json")).unwrap(), "{\"a\": 1}");
+        assert!(at_once(folder.exists("vae/config.json")).unwrap() && !at_once(folder.exists("vae")).unwrap());
+        assert_eq!(at_once(folder.list("vae")), ["config.json", "weights.safetensors"]);
+        let error = at_once(folder.read("vae/nothing")).unwrap_err().to_string();
         assert!(error.starts_with("emoji/vae/nothing: there is no such file"), "{error}");
-        assert!(folder.read("vae/weights.safetensors").unwrap_err().to_string().contains("run git lfs pull"));
+        assert!(at_once(folder.read("vae/weights.safetensors")).unwrap_err().to_string().contains("run git lfs pull"));
         assert_eq!(format!("{folder:?}"), "ModelFolder(emoji, 3 files in memory)");
     }
 
@@ -263,11 +379,18 @@ mod tests {
         let folder = ModelFolder::in_memory("emoji", FILES);
         let other = folder.with_files("other", vec![file("vae/config.json", "{}"), file("vae/new.json", "[]")]);
         assert_eq!((other.name(), other.path("a")), ("other", PathBuf::from("other/a")));
-        assert_eq!(other.read("vae/config.json").unwrap(), "{}");
-        assert!(other.exists("vae/new.json") && other.exists("model_index.json") && !other.exists("vae"));
-        assert_eq!(other.with_files("third", vec![file("vae/new.json", "1")]).read("vae/new.json").unwrap(), "1");
-        assert_eq!(folder.read("vae/config.json").unwrap(), "{\"a\": 1}");
-        assert!(!folder.exists("vae/new.json"));
+        assert_eq!(at_once(other.read("vae/config.json")).unwrap(), "{}");
+        assert!(
+            at_once(other.exists("vae/new.json")).unwrap()
+                && at_once(other.exists("model_index.json")).unwrap()
+                && !at_once(other.exists("vae")).unwrap()
+        );
+        assert_eq!(
+            at_once(other.with_files("third", vec![file("vae/new.json", "1")]).read("vae/new.json")).unwrap(),
+            "1"
+        );
+        assert_eq!(at_once(folder.read("vae/config.json")).unwrap(), "{\"a\": 1}");
+        assert!(!at_once(folder.exists("vae/new.json")).unwrap());
     }
 
     #[test]
@@ -278,8 +401,11 @@ mod tests {
         let folder = ModelFolder::open(&dir.path().join("m")).unwrap();
         let absolute = dir.path().join("secret");
         for path in ["../secret", "a/../../secret", "", "./../secret", absolute.to_str().unwrap()] {
-            assert!(folder.read(path).unwrap_err().to_string().contains("inside the model's folder"), "{path}");
-            assert!(!folder.exists(path), "{path}");
+            assert!(
+                at_once(folder.read(path)).unwrap_err().to_string().contains("inside the model's folder"),
+                "{path}"
+            );
+            assert!(!at_once(folder.exists(path)).unwrap(), "{path}");
         }
     }
 
@@ -320,7 +446,7 @@ mod tests {
         write(&dir.path().join(INDEX), "{\"_class_name\": \"ZImagePipeline\"}");
         write(&dir.path().join("vae/empty"), "");
         let folder = ModelFolder::open(dir.path()).unwrap();
-        assert!(folder.read("vae").unwrap_err().to_string().contains("expected a file"));
-        assert!(folder.read("vae/empty").unwrap().is_empty());
+        assert!(at_once(folder.read("vae")).unwrap_err().to_string().contains("expected a file"));
+        assert!(at_once(folder.read("vae/empty")).unwrap().is_empty());
     }
 }

@@ -1,13 +1,15 @@
 //! The header of a safetensors file, read as if its author meant harm.
 //!
 //! A file is 8 bytes with the header's length, the header in JSON, then the data that the header's offsets count from.
-//! The crate `safetensors` defines the types. The checks stand here, because its own do not name the tensor, let a name
-//! occur twice, and overflow on offsets near the end of the address space.
+//! The crate `safetensors` defines the types of elements. The rest stands here, because its own checks do not name the
+//! tensor, let a name occur twice, and count in `usize`, which is too short in a browser for a file of more than 4 GB.
 
-use super::excerpt;
+use super::folder::ModelFile;
+use super::{StoredType, excerpt};
 use crate::error::{Error, Result};
-use safetensors::tensor::TensorInfo;
-use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
+use bytes::Bytes;
+use serde::Deserialize;
+use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
@@ -20,43 +22,53 @@ const LONGEST_HEADER: u64 = 100_000_000;
 /// More dimensions than any tensor has; a longer shape would only be there to make messages long.
 const MOST_DIMENSIONS: usize = 16;
 
+/// One tensor of a file, as the header writes it.
+#[derive(Debug, Deserialize)]
+pub(super) struct TensorInfo {
+    pub(super) dtype: StoredType,
+    pub(super) shape: Vec<usize>,
+    data_offsets: (u64, u64),
+}
+
 /// One tensor of a file, with its place in that file.
 #[derive(Debug)]
 pub(super) struct Stored {
     pub(super) info: TensorInfo,
-    pub(super) range: Range<usize>,
+    pub(super) range: Range<u64>,
 }
 
 /// Reads and checks the header of `file`: afterwards every range lies inside the file, holds exactly its shape's
-/// elements, and no two overlap. `path` is for messages.
-pub(super) fn read_header(path: &Path, file: &[u8]) -> Result<BTreeMap<String, Stored>> {
-    let (json, data_start) = split(path, file)?;
-    let Entries(entries) = serde_json::from_slice(json).map_err(|e| {
+/// elements, and no two overlap.
+pub(super) async fn read_header(file: &ModelFile) -> Result<BTreeMap<String, Stored>> {
+    let path = &file.path;
+    let json = header(file).await?;
+    let data_start = 8 + json.len() as u64;
+    let Entries(entries) = serde_json::from_slice(&json).map_err(|e| {
         Error::file(path, format!("broken safetensors header: {}; download the file again", excerpt(&e.to_string())))
     })?;
-    check(path, &entries, file.len() - data_start)?;
+    check(path, &entries, file.len - data_start)?;
     let place = |info: &TensorInfo| data_start + info.data_offsets.0..data_start + info.data_offsets.1;
     Ok(entries.into_iter().map(|(name, info)| (name, Stored { range: place(&info), info })).collect())
 }
 
-/// The header's JSON, and where the data begins.
-fn split<'a>(path: &Path, file: &'a [u8]) -> Result<(&'a [u8], usize)> {
+/// The header's JSON; the data begins 8 bytes after as many.
+async fn header(file: &ModelFile) -> Result<Bytes> {
     let fault = |found: String| {
         let hint = "it is truncated or of another format; download it again";
-        Err(Error::file(path, format!("expected a safetensors file, found {found}: {hint}")))
+        Err(Error::file(&file.path, format!("expected a safetensors file, found {found}: {hint}")))
     };
-    let Some((length, rest)) = file.split_first_chunk::<8>() else {
-        return fault(format!("a file of {} bytes", file.len()));
+    let start = file.read(0..file.len.min(8)).await?;
+    let Some((length, _)) = start.split_first_chunk::<8>() else {
+        return fault(format!("a file of {} bytes", file.len));
     };
     let length = u64::from_le_bytes(*length);
     if length > LONGEST_HEADER {
         return fault(format!("a header of {length} bytes where at most {LONGEST_HEADER} are allowed"));
     }
-    // Fits: it is at most LONGEST_HEADER.
-    match rest.get(..length as usize) {
-        Some(json) => Ok((json, 8 + json.len())),
-        None => fault(format!("a header of {length} bytes in a file of {}", file.len())),
+    if 8 + length > file.len {
+        return fault(format!("a header of {length} bytes in a file of {}", file.len));
     }
+    file.read(8..8 + length).await
 }
 
 /// The header as it is written, each name once.
@@ -96,7 +108,7 @@ impl<'de> Visitor<'de> for EntriesVisitor {
 }
 
 /// Holds every tensor against its shape and type, and all of them against the `data` bytes that the file has.
-fn check(path: &Path, entries: &BTreeMap<String, TensorInfo>, data: usize) -> Result<()> {
+fn check(path: &Path, entries: &BTreeMap<String, TensorInfo>, data: u64) -> Result<()> {
     let mut order: Vec<_> = entries.iter().collect();
     order.sort_by_key(|(_, info)| info.data_offsets);
     let mut end = 0;
@@ -136,8 +148,8 @@ fn check(path: &Path, entries: &BTreeMap<String, TensorInfo>, data: usize) -> Re
 }
 
 /// The bytes that a shape takes; `None` when they overflow or, for types smaller than a byte, do not come out even.
-fn bytes_of(info: &TensorInfo) -> Option<usize> {
-    let elements = info.shape.iter().try_fold(1usize, |product, &n| product.checked_mul(n))?;
-    let bits = elements.checked_mul(info.dtype.bitsize())?;
+fn bytes_of(info: &TensorInfo) -> Option<u64> {
+    let elements = info.shape.iter().try_fold(1u64, |product, &n| product.checked_mul(n as u64))?;
+    let bits = elements.checked_mul(info.dtype.bitsize() as u64)?;
     bits.is_multiple_of(8).then_some(bits / 8)
 }

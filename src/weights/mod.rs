@@ -1,16 +1,19 @@
 //! A model's files as named tensors.
 //!
-//! [`ModelFolder`] knows where the bytes come from (a folder on disk, or the binary itself), [`Tensors`] knows their
-//! names, shapes and types. Nothing here knows a device. Every file counts as hostile until it is checked: a wrong one
+//! [`ModelFolder`] knows where the bytes come from (a folder on disk, the binary itself, or [`RemoteFiles`]), [`Tensors`]
+//! knows their names, shapes and types. Nothing here knows a device. Every file counts as hostile until it is checked: a wrong one
 //! is an error that names the file, the tensor, what was expected and what was found.
 
 mod embedded;
 mod folder;
 mod header;
 mod index;
+mod remote;
 mod tensors;
 
 pub use folder::ModelFolder;
+pub(crate) use folder::at_once;
+pub use remote::{Answer, RemoteFiles};
 /// The element types that a safetensors file can name. [`Tensors::take`] reads only the floating ones of 16 and 32 bits.
 pub use safetensors::Dtype as StoredType;
 pub use tensors::{Listing, Tensors};

@@ -1,13 +1,14 @@
-//! The named tensors of one part of a model, from one file or from shards, each handed out without copying it.
+//! The named tensors of one part of a model, from one file or from shards, each read when it is asked for: shared
+//! where the file is in memory, fetched where it is not.
 
-use super::folder::ModelFolder;
+use super::folder::{ModelFile, ModelFolder};
 use super::header::{Stored, read_header};
 use super::index::read_index;
 use super::{StoredType, excerpt};
 use crate::backend::{DType, HostTensor};
 use crate::error::{Error, Result};
-use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -16,7 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub struct Tensors {
     /// What to name when a tensor is missing: the single file, or the index of the shards.
     path: PathBuf,
-    files: Vec<PathBuf>,
+    files: Vec<ModelFile>,
     /// What stands before every name in this file.
     prefix: &'static str,
     /// By the name that the file uses.
@@ -28,7 +29,8 @@ struct Entry {
     file: usize,
     dtype: StoredType,
     shape: Vec<usize>,
-    bytes: Bytes,
+    /// Its place in the file.
+    range: Range<u64>,
     read: AtomicBool,
 }
 
@@ -42,7 +44,7 @@ pub struct Listing<'a> {
     /// Sizes, outermost first.
     pub shape: &'a [usize],
     /// The space that it takes in its file.
-    pub bytes: usize,
+    pub bytes: u64,
     /// That file.
     pub file: &'a Path,
 }
@@ -66,53 +68,53 @@ impl Tensors {
     /// says are there like all others.
     ///
     /// # Errors
-    /// [`Error::File`] and [`Error::Tensor`] for files that are missing, truncated, damaged or at odds with their index.
-    pub fn open(folder: &ModelFolder, part: &str, stem: &str) -> Result<Self> {
+    /// [`Error::File`] and [`Error::Tensor`] for files that are missing, truncated, damaged or at odds with their index;
+    /// those of reading.
+    pub async fn open(folder: &ModelFolder, part: &str, stem: &str) -> Result<Self> {
         let single = format!("{part}/{stem}.safetensors");
         let index = format!("{single}.index.json");
         let mut tensors = Self { path: folder.path(&single), files: vec![], prefix: "", entries: BTreeMap::new() };
-        if folder.exists(&single) {
-            tensors.add_file(folder, &single)?;
-        } else if folder.exists(&index) {
+        if folder.exists(&single).await? {
+            tensors.add_file(folder, &single).await?;
+        } else if folder.exists(&index).await? {
             tensors.path = folder.path(&index);
-            tensors.add_shards(folder, part, &index)?;
+            tensors.add_shards(folder, part, &index).await?;
         } else {
-            return Err(no_weights(folder, part, stem));
+            return Err(no_weights(folder, part, stem).await);
         }
         tensors.prefix = name_prefix(|name| tensors.entries.contains_key(name));
         Ok(tensors)
     }
 
-    fn add_file(&mut self, folder: &ModelFolder, relative: &str) -> Result<()> {
-        let path = folder.path(relative);
-        let bytes = folder.read(relative)?;
-        for (name, Stored { info, range }) in read_header(&path, &bytes)? {
+    async fn add_file(&mut self, folder: &ModelFolder, relative: &str) -> Result<()> {
+        let file = folder.file(relative).await?;
+        for (name, Stored { info, range }) in read_header(&file).await? {
             if let Some(other) = self.entries.get(&name) {
                 return Err(Error::Tensor {
                     expected: "each tensor in one file only".into(),
-                    found: format!("it in {} as well", self.files[other.file].display()),
+                    found: format!("it in {} as well", self.files[other.file].path.display()),
                     tensor: excerpt(&name),
-                    path,
+                    path: file.path,
                 });
             }
-            let (dtype, shape, bytes) = (info.dtype, info.shape, bytes.slice(range));
-            let entry = Entry { file: self.files.len(), dtype, shape, bytes, read: AtomicBool::new(false) };
+            let (dtype, shape) = (info.dtype, info.shape);
+            let entry = Entry { file: self.files.len(), dtype, shape, range, read: AtomicBool::new(false) };
             self.entries.insert(name, entry);
         }
-        self.files.push(path);
+        self.files.push(file);
         Ok(())
     }
 
-    fn add_shards(&mut self, folder: &ModelFolder, part: &str, index: &str) -> Result<()> {
-        let map = read_index(&self.path, &folder.read(index)?)?;
+    async fn add_shards(&mut self, folder: &ModelFolder, part: &str, index: &str) -> Result<()> {
+        let map = read_index(&self.path, &folder.read(index).await?)?;
         for shard in map.values().collect::<BTreeSet<_>>() {
-            self.add_file(folder, &format!("{part}/{shard}"))?;
+            self.add_file(folder, &format!("{part}/{shard}")).await?;
         }
         for (name, shard) in &map {
             let path = folder.path(&format!("{part}/{shard}"));
             let found = match self.entries.get(name) {
-                Some(entry) if self.files[entry.file] == path => continue,
-                Some(entry) => format!("it in {}", self.files[entry.file].display()),
+                Some(entry) if self.files[entry.file].path == path => continue,
+                Some(entry) => format!("it in {}", self.files[entry.file].path.display()),
                 None => "nothing".into(),
             };
             let expected = format!("the tensor, as {} says", self.path.display());
@@ -121,23 +123,23 @@ impl Tensors {
         Ok(())
     }
 
-    /// The tensor of this name, which has to have this shape and elements of F32, F16 or BF16. It shares the file's
-    /// memory and counts as read from now on.
+    /// The tensor of this name, which has to have this shape and elements of F32, F16 or BF16. It shares the memory of a
+    /// file on this machine. It counts as read from now on.
     ///
     /// # Errors
-    /// [`Error::Tensor`] when it is missing or different, saying how.
-    pub fn take(&self, name: &str, shape: &[usize]) -> Result<HostTensor> {
-        match self.take_optional(name, shape)? {
+    /// [`Error::Tensor`] when it is missing or different, saying how; those of reading.
+    pub async fn take(&self, name: &str, shape: &[usize]) -> Result<HostTensor> {
+        match self.take_optional(name, shape).await? {
             Some(tensor) => Ok(tensor),
             None => Err(self.fault(self.path.clone(), name, shape, self.absent(&self.file_name(name)))),
         }
     }
 
     /// As [`Tensors::take`], but `None` when there is no tensor of this name.
-    pub fn take_optional(&self, name: &str, shape: &[usize]) -> Result<Option<HostTensor>> {
+    pub async fn take_optional(&self, name: &str, shape: &[usize]) -> Result<Option<HostTensor>> {
         let Some(entry) = self.entries.get(&self.file_name(name)) else { return Ok(None) };
         let found = || format!("{} {:?}", entry.dtype, entry.shape);
-        let fault = |found| Err(self.fault(self.files[entry.file].clone(), name, shape, found));
+        let fault = |found| Err(self.fault(self.files[entry.file].path.clone(), name, shape, found));
         let dtype = match entry.dtype {
             StoredType::F32 => DType::F32,
             StoredType::F16 => DType::F16,
@@ -147,7 +149,8 @@ impl Tensors {
         if entry.shape != shape {
             return fault(found());
         }
-        let Some(tensor) = HostTensor::new(dtype, shape, entry.bytes.clone()) else { return fault(found()) };
+        let bytes = self.files[entry.file].read(entry.range.clone()).await?;
+        let Some(tensor) = HostTensor::new(dtype, shape, bytes) else { return fault(found()) };
         entry.read.store(true, Ordering::Relaxed);
         Ok(Some(tensor))
     }
@@ -162,7 +165,7 @@ impl Tensors {
     pub fn unread(&self, known: impl Fn(&str) -> bool) -> Vec<String> {
         let unread = self.entries.iter().filter(|(_, entry)| !entry.read.load(Ordering::Relaxed));
         let names = unread.map(|(name, _)| name);
-        names.filter(|name| !known(name.strip_prefix(self.prefix).unwrap_or(name))).cloned().collect()
+        names.filter(|name| !known(self.own_name(name))).cloned().collect()
     }
 
     /// Every tensor, by name.
@@ -171,8 +174,8 @@ impl Tensors {
             name,
             dtype: entry.dtype,
             shape: &entry.shape,
-            bytes: entry.bytes.len(),
-            file: &self.files[entry.file],
+            bytes: entry.range.end - entry.range.start,
+            file: &self.files[entry.file].path,
         })
     }
 
@@ -192,13 +195,24 @@ impl Tensors {
     }
 
     /// The bytes of all tensors together.
-    pub fn bytes(&self) -> usize {
+    pub fn bytes(&self) -> u64 {
         self.iter().map(|tensor| tensor.bytes).sum()
     }
 
+    /// The bytes of all tensors but those that are `known` to go unread, as [`Tensors::unread`] knows them.
+    pub fn bytes_but(&self, known: impl Fn(&str) -> bool) -> u64 {
+        let read = self.iter().filter(|tensor| !known(self.own_name(tensor.name)));
+        read.map(|tensor| tensor.bytes).sum()
+    }
+
     /// The files that the tensors are in.
-    pub fn files(&self) -> &[PathBuf] {
-        &self.files
+    pub fn files(&self) -> impl ExactSizeIterator<Item = &Path> {
+        self.files.iter().map(|file| file.path.as_path())
+    }
+
+    /// A name without the prefix of this file, where it has it.
+    fn own_name<'n>(&self, name: &'n str) -> &'n str {
+        name.strip_prefix(self.prefix).unwrap_or(name)
     }
 
     fn file_name(&self, name: &str) -> String {
@@ -231,13 +245,13 @@ impl Tensors {
 }
 
 /// Says what the folder holds instead of weights.
-fn no_weights(folder: &ModelFolder, part: &str, stem: &str) -> Error {
+async fn no_weights(folder: &ModelFolder, part: &str, stem: &str) -> Error {
     const MOST_NAMES: usize = 8;
-    let names = folder.list(part);
+    let names = folder.list(part).await;
     // There, but no file: a link whose target is gone, a folder. Reading it says which.
     for name in [format!("{stem}.safetensors"), format!("{stem}.safetensors.index.json")] {
         if names.contains(&name)
-            && let Err(error) = folder.read(&format!("{part}/{name}"))
+            && let Err(error) = folder.read(&format!("{part}/{name}")).await
         {
             return error;
         }

@@ -3,6 +3,7 @@
 use serde_json::Value;
 #[cfg(feature = "webgpu")]
 use std::io::Write;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use zimage::backend::cpu::Cpu;
 #[cfg(feature = "webgpu")]
@@ -109,7 +110,8 @@ impl<B: Tested> Golden<B> {
 
     /// The goldens `name` of a model that is somewhere else.
     pub(crate) fn of(name: &'static str, model: &Model) -> Option<Self> {
-        let pipeline = Pipeline::load(B::open()?, model).unwrap();
+        let pipeline =
+            pollster::block_on(Pipeline::load(B::open()?, model, &mut |_| ControlFlow::Continue(()))).unwrap();
         assert_eq!(pipeline.warnings(), [""; 0], "{name}");
         let (cases, tensors) = (json(&format!("{name}.json")), Tensors::read(&format!("{name}.safetensors")));
         Some(Self { name, cases, tensors, pipeline })

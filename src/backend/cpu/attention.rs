@@ -2,7 +2,7 @@
 
 use super::super::Heads;
 use super::matrix::{View, ViewMut, product};
-use rayon::prelude::*;
+use super::parallel::*;
 
 /// Queries that are worked on at once: their scores against all keys stay in the cache.
 const QUERIES: usize = 32;

@@ -2,7 +2,7 @@
 
 use super::super::{Conv2d, HostTensor};
 use super::matrix::{View, ViewMut, product};
-use rayon::prelude::*;
+use super::parallel::*;
 use std::sync::Arc;
 
 /// Values of the unrolled picture that one task multiplies at once: they stay in the cache.

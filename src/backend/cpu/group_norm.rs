@@ -1,7 +1,7 @@
 //! `group_norm`: GroupNorm over a picture that is channels last, then SiLU.
 
 use super::activation::silu;
-use rayon::prelude::*;
+use super::parallel::*;
 
 /// Values that one task sums or scales at once.
 const CHUNK: usize = 1 << 15;

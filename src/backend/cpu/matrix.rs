@@ -1,8 +1,8 @@
 //! Matrix products: strided views over slices, multiplied by the `gemm` crate, and matrices kept as they are stored.
 
 use super::super::{HostTensor, widen};
+use super::parallel::*;
 use super::tensor::floats;
-use rayon::prelude::*;
 use std::borrow::Cow;
 use std::sync::Arc;
 
@@ -56,7 +56,11 @@ pub(super) fn product(out: ViewMut<'_>, a: View<'_>, b: View<'_>, parallel: bool
     let end = (out.rows - 1) * out.row_stride + out.cols;
     assert!(out.cols <= out.row_stride || out.rows == 1, "rows that overlap");
     assert!(end <= out.data.len() && a.end() <= a.data.len() && b.end() <= b.data.len(), "a view past its slice");
-    let parallelism = if parallel { gemm::Parallelism::Rayon(0) } else { gemm::Parallelism::None };
+    let parallelism = match parallel {
+        #[cfg(not(target_family = "wasm"))]
+        true => gemm::Parallelism::Rayon(0),
+        _ => gemm::Parallelism::None,
+    };
     // SAFETY: the assertions above keep every element that the three views name inside its slice; `out` is borrowed
     // mutably, so it overlaps neither `a` nor `b`, and its rows do not overlap each other.
     unsafe {

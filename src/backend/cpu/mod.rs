@@ -2,7 +2,7 @@
 //!
 //! One file a verb, or a pair of verbs that undo each other, each a function on slices; this file checks shapes,
 //! `recording` finds the memory and keeps the order. All arithmetic is F32, matrix products are the `gemm` crate's,
-//! threads rayon's.
+//! threads rayon's where there are threads.
 
 mod activation;
 mod attention;
@@ -12,6 +12,7 @@ mod group_norm;
 mod guide_and_step;
 mod linear;
 mod matrix;
+mod parallel;
 mod patches;
 mod pictures;
 mod qk_norm_rope;
@@ -109,7 +110,7 @@ impl Backend for Cpu {
     }
 
     fn device(&self) -> String {
-        format!("{} threads, {}", rayon::current_num_threads(), std::env::consts::ARCH)
+        format!("{} threads, {}", parallel::threads(), std::env::consts::ARCH)
     }
 
     fn upload(&self, tensor: &HostTensor) -> Result<CpuTensor> {
@@ -156,6 +157,7 @@ impl Backend for Cpu {
     }
 
     async fn wait(&self, (): ()) -> Result<()> {
+        parallel::turn().await;
         Ok(())
     }
 

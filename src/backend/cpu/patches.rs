@@ -1,8 +1,8 @@
 //! `embed_patches` and `final_layer`: latents to tokens, and tokens back to a velocity.
 
 use super::linear::CpuLinear;
+use super::parallel::*;
 use super::rms_norm::Rows;
-use rayon::prelude::*;
 
 /// A picture of `channels` planes, `height`×`width`, cut into squares of `patch`.
 #[derive(Clone, Copy)]

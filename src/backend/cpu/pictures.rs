@@ -1,7 +1,7 @@
 //! `unscale_latents`, `scale_latents`, `normalize_rgb8`, `to_rgb8`: the two ends of the autoencoder.
 
+use super::parallel::*;
 use crate::error::{Error, Result};
-use rayon::prelude::*;
 
 /// `out[y, x, c] = latents[c, y, x] / scale + shift` for every item of `channels` planes of `pixels`.
 pub(super) fn unscale_latents(

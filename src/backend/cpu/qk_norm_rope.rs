@@ -1,8 +1,8 @@
 //! `qk_norm_rope`: norms and rotates the queries and keys of a fused projection, in place.
 
 use super::super::{Heads, RopePairs};
+use super::parallel::*;
 use super::rms_norm::inverse_rms;
-use rayon::prelude::*;
 
 /// What turns and scales the heads.
 #[derive(Clone, Copy)]

@@ -1,7 +1,7 @@
 //! `residual` and `residual_norm`: add a branch to the residual stream, and norm the result for the next linear.
 
+use super::parallel::*;
 use super::rms_norm::{Norm, Rows, inverse_rms};
-use rayon::prelude::*;
 
 /// What is added: `tanh(gate) ⊙ RMS(y)·norm`.
 #[derive(Clone, Copy)]

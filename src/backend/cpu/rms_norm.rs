@@ -1,6 +1,6 @@
 //! `rms_norm`: RMSNorm, optionally times (1 + scale).
 
-use rayon::prelude::*;
+use super::parallel::*;
 
 /// A modulation row for every item: `table` `[R, n, D]`, read at `row`, shared by all items when `R` is 1.
 #[derive(Clone, Copy)]

@@ -2,7 +2,7 @@
 
 use super::activation::silu;
 use super::matrix::{StoredMatrix, View, ViewMut, product};
-use rayon::prelude::*;
+use super::parallel::*;
 
 /// `out = SiLU(x·Gᵀ) ⊙ (x·Uᵀ)`; `x` `[M, K]`, `gate` and `up` `[F, K]`, `out` `[M, F]`. The two products live only for
 /// as long as a panel of the weights.

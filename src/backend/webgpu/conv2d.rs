@@ -2,12 +2,13 @@
 
 use super::super::{Conv2d, DType, DeviceTensor, shapes};
 use super::gpu::Gpu;
-use super::matrix::{Stored, WebGpuConv2d};
-use super::product::{self, FEW, Product, Tile};
+use super::matrix::WebGpuConv2d;
+use super::product::{self, Product, Rows, Verb};
 use super::program::{Program, wgsl};
-use super::recording::Arg;
 use super::tensor::WebGpuTensor;
 use crate::error::Result;
+
+const VERB: Verb = Verb { name: "conv2d", files: &[wgsl!("conv2d")], paired: false, rows: Rows::Never, halves: true };
 
 pub(super) fn conv2d(
     gpu: &Gpu,
@@ -16,10 +17,9 @@ pub(super) fn conv2d(
     geometry: Conv2d,
     residual: Option<&WebGpuTensor>,
 ) -> Result<WebGpuTensor> {
-    let verb = "conv2d";
     let shape @ [items, out_h, out_w, _] = shapes::conv2d(x.shape(), w.dims, geometry, residual.map(|r| r.shape()))?;
     let (h, wide, [o, _, kw, channels]) = (x.shape()[1], x.shape()[2], w.dims);
-    let out = gpu.output(verb, &shape, DType::F32)?;
+    let out = gpu.output(VERB.name, &shape, DType::F32)?;
     let x = gpu.float(x)?;
     let residual = residual.map(|residual| gpu.float(residual)).transpose()?;
     let [top, left, ..] = geometry.pad;
@@ -27,33 +27,24 @@ pub(super) fn conv2d(
     let parameters =
         [h, wide, channels, channels.next_multiple_of(4), kw, out_h, out_w, geometry.stride, top, left, zoom];
     Product {
-        verb,
-        file: wgsl!("conv2d"),
-        x: Arg::from(&x),
-        aligned: channels % 4 == 0,
+        verb: VERB,
+        x: &x,
+        row: channels,
         matrix: &w.matrix,
         m: items * out_h * out_w,
         k: w.matrix.width,
-        paired: false,
         width: o,
         out: &out,
         extra: vec![gpu.optional(w.bias.as_ref()), gpu.optional(residual.as_ref())],
         parameters: parameters.map(|value| value as u32).to_vec(),
-        constants: &[("HAS_BIAS", w.bias.is_some()), ("HAS_RESIDUAL", residual.is_some())],
+        constants: vec![("HAS_BIAS", w.bias.is_some()), ("HAS_RESIDUAL", residual.is_some())],
     }
-    .run_as(gpu, false)?;
+    .run(gpu)?;
     Ok(out)
 }
 
 /// Every program of this verb.
 pub(super) fn programs() -> Vec<Program> {
-    let mut programs = Vec::new();
-    for stored in Stored::ALL {
-        for (tile, aligned) in Tile::ALL.into_iter().flat_map(|tile| [(tile, false), (tile, true)]) {
-            let constants = [("HAS_BIAS", aligned), ("HAS_RESIDUAL", aligned)];
-            let file = wgsl!("conv2d");
-            programs.push(product::program("conv2d", file, aligned, stored.file(), FEW, Some(tile), &constants));
-        }
-    }
-    programs
+    let constants = |given| [("HAS_BIAS", given), ("HAS_RESIDUAL", given)];
+    [false, true].into_iter().flat_map(|aligned| product::programs(VERB, &[aligned], &constants(aligned))).collect()
 }

@@ -2,6 +2,7 @@
 
 use super::cache::Cache;
 use super::memory::lock;
+use super::variant::{Shaders, Variant};
 use crate::error::{Error, Result};
 use std::future::Future;
 use std::pin::Pin;
@@ -49,10 +50,10 @@ impl Faults {
     pub(super) fn check(&self) -> Result<()> {
         let mut state = lock(&self.state);
         if let Some(reason) = &state.lost {
-            return Err(Error::Device(format!("the GPU is gone: {reason}")));
+            return Err(Error::Lost(format!("the GPU is gone, please start again: {reason}")));
         }
         if std::mem::take(&mut state.out_of_memory) {
-            return Err(Error::Device("the GPU ran out of memory; a smaller picture or batch may fit".into()));
+            return Err(Error::Memory("the GPU ran out of memory; a smaller picture or batch may fit".into()));
         }
         match state.first.take() {
             Some(problem) => Err(Error::Device(format!("the GPU refused: {problem}"))),
@@ -79,27 +80,37 @@ pub(super) struct Device {
     pub limits: wgpu::Limits,
     /// The largest buffer that a shader can be given, in bytes.
     pub max_binding: u64,
+    /// The shaders that it runs.
+    pub variant: Variant,
     pub faults: Arc<Faults>,
 }
 
 impl Device {
     /// Opens the best adapter that will do.
-    pub(super) async fn open(adapters: Adapters) -> Result<Self> {
+    pub(super) async fn open(adapters: Adapters, shaders: Shaders) -> Result<Self> {
         let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
         let options = wgpu::RequestAdapterOptions {
             power_preference: wgpu::PowerPreference::HighPerformance,
             ..wgpu::RequestAdapterOptions::default()
         };
         let adapter = instance.request_adapter(&options).await.map_err(|_| {
-            Error::Device(
-                "there is no GPU that this program can use: no Vulkan, Metal or Direct3D 12 driver was found".into(),
-            )
+            let problem = match cfg!(target_family = "wasm") {
+                true => "this browser offers no WebGPU adapter: it is too old, or WebGPU is switched off in it",
+                false => "there is no GPU that this program can use: no Vulkan, Metal or Direct3D 12 driver was found",
+            };
+            Error::Device(problem.into())
         })?;
-        let info = adapter.get_info();
+        let mut info = adapter.get_info();
+        if info.name.is_empty() {
+            // A browser that keeps it to itself.
+            info.name = "a GPU without a name".into();
+        }
         let real = matches!(
             info.device_type,
             wgpu::DeviceType::DiscreteGpu | wgpu::DeviceType::IntegratedGpu | wgpu::DeviceType::VirtualGpu
         );
+        // A browser does not say which it is, and one thread is slower than any adapter.
+        let real = real || cfg!(target_family = "wasm");
         if adapters == Adapters::Gpu && !real {
             return Err(Error::Device(format!("{} is not a GPU", info.name)));
         }
@@ -111,9 +122,13 @@ impl Device {
         if !enough {
             return Err(Error::Device(format!("{} offers less than the shaders need", info.name)));
         }
+        let variant = Variant::choose(shaders, &adapter).map_err(Error::Device)?;
+        // SAFETY: what is experimental are cooperative matrices, which our own shaders use within their matrices' bounds.
+        let experimental = unsafe { wgpu::ExperimentalFeatures::enabled() };
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("zimage"),
-            required_features: adapter.features() & Cache::FEATURE,
+            required_features: adapter.features() & Cache::FEATURE | variant.features(),
+            experimental_features: experimental,
             required_limits: limits.clone(),
             ..wgpu::DeviceDescriptor::default()
         };
@@ -133,7 +148,7 @@ impl Device {
                 sink.lose(message);
             }
         });
-        Ok(Self { device, queue, info, limits, max_binding, faults })
+        Ok(Self { device, queue, info, limits, max_binding, variant, faults })
     }
 
     /// Waits on the host until `submission`, or all of them, have run. Whether the device has nothing left to do.
@@ -214,7 +229,7 @@ mod tests {
         faults.lose("unplugged".into());
         faults.lose("a consequence".into());
         for _ in 0..2 {
-            assert_eq!(sentence(faults.check()), "the GPU is gone: unplugged");
+            assert_eq!(sentence(faults.check()), "the GPU is gone, please start again: unplugged");
         }
     }
 }

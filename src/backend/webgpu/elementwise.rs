@@ -73,6 +73,16 @@ pub(super) fn gather_rows(gpu: &Gpu, table: &WebGpuTensor, ids: &WebGpuTensor) -
     Ok(out)
 }
 
+/// Fours that a thread converts to halves, at the least.
+const NARROW_FOURS: usize = 8;
+/// Fours in front of values in halves: `input_half.wgsl`.
+const HALVES_HEADER: usize = 2;
+
+fn narrow_program(entry: &'static str, aligned: bool) -> Program {
+    let input = if aligned { wgsl!("input_vec4") } else { wgsl!("input_scalar") };
+    Program::new("narrow", &[wgsl!("common"), input, wgsl!("narrow")]).entry(entry)
+}
+
 fn widen_program(number: usize) -> Program {
     Program::new("widen", &[wgsl!("common"), wgsl!("widen")]).with("TYPE", number)
 }
@@ -87,6 +97,21 @@ impl Gpu {
         let out = self.output("widen", tensor.shape(), DType::F32)?;
         let args = [Arg::from(tensor), Arg::from(&out)];
         self.dispatch(&widen_program(number), &args, words([tensor.len()]), tensor.len().div_ceil(GROUP))?;
+        Ok(out)
+    }
+
+    /// `tensor` in halves, as rows of `row` values: what `input_half.wgsl` reads.
+    pub(super) fn narrow(&self, tensor: &WebGpuTensor, row: usize) -> Result<WebGpuTensor> {
+        let (rows, steps) = (tensor.len() / row.max(1), row.div_ceil(4));
+        let parts = (rows * steps).div_ceil(GROUP * NARROW_FOURS).min(GROUP);
+        let found = self.output("narrow", &[parts], DType::U32)?;
+        let out = self.output("narrow", &[4 * (HALVES_HEADER + rows * steps)], DType::F16)?;
+        let args = [Arg::from(tensor), Arg::from(&found), Arg::from(&out)];
+        let parameters = words([rows, row, steps, parts]);
+        let aligned = row.is_multiple_of(4);
+        self.dispatch(&narrow_program("largest", aligned), &args, parameters.clone(), parts)?;
+        let groups = (rows * steps).div_ceil(GROUP * NARROW_FOURS);
+        self.dispatch(&narrow_program("narrow", aligned), &args, parameters, groups)?;
         Ok(out)
     }
 

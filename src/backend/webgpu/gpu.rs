@@ -7,6 +7,7 @@ use super::pipelines::Pipelines;
 use super::program::Program;
 use super::recording::{Arg, Collected, Dispatch, Prepared, WebGpuRecording};
 use super::tensor::{WebGpuTensor, padded};
+use super::variant::Shaders;
 use crate::error::{Error, Result};
 use std::collections::HashMap;
 use std::fmt;
@@ -45,9 +46,9 @@ struct Order {
 }
 
 impl Gpu {
-    /// Opens an adapter; `largest` buffers at most are given to a shader, where it is less than the adapter allows.
-    pub(super) async fn open(adapters: Adapters, largest: u64) -> Result<Self> {
-        let mut device = Device::open(adapters).await?;
+    /// Opens an adapter; no buffer larger than `largest` is given to a shader, where the adapter allows more.
+    pub(super) async fn open(adapters: Adapters, shaders: Shaders, largest: u64) -> Result<Self> {
+        let mut device = Device::open(adapters, shaders).await?;
         device.max_binding = device.max_binding.min(largest);
         let pool = Arc::new(Pool::default());
         let empty = [(); 2].map(|()| Memory::new(device.device.create_buffer(&buffer("empty", 16, false)), &pool));
@@ -80,7 +81,7 @@ impl Gpu {
             return Ok(());
         }
         let mib = |bytes: u64| bytes as f64 / (1 << 20) as f64;
-        Err(Error::Device(format!(
+        Err(Error::Memory(format!(
             "{verb}: {what} takes {:.1} MiB, and {} allows {:.1} MiB for one buffer; \
              a smaller picture or batch may fit",
             mib(bytes),
@@ -103,7 +104,7 @@ impl Gpu {
         });
         made.ok_or_else(|| {
             let mib = bytes as f64 / (1 << 20) as f64;
-            Error::Device(format!(
+            Error::Memory(format!(
                 "{verb}: {} has no memory left for a tensor of shape {shape:?} ({mib:.1} MiB); \
                  a smaller picture or batch may fit",
                 self.device.info.name
@@ -137,14 +138,20 @@ impl Gpu {
     ) -> Result<Arc<Memory>> {
         self.device.faults.check()?;
         self.check_size(what, format_args!("a tensor of shape {shape:?}"), bytes, most)?;
-        let made = self.allocate(what, shape, bytes, true)?;
-        {
-            let mut mapped = made
-                .get_mapped_range_mut(..)
-                .map_err(|error| Error::Device(format!("{what}: the GPU's memory cannot be written: {error}")))?;
-            fill(&mut |at, part| mapped.slice(at..at + part.len()).copy_from_slice(part));
+        // A browser maps a copy of the whole buffer into this program's memory; the queue takes parts as they are.
+        let mapped = !cfg!(target_family = "wasm");
+        let made = self.allocate(what, shape, bytes, mapped)?;
+        if mapped {
+            {
+                let mut mapped = made
+                    .get_mapped_range_mut(..)
+                    .map_err(|error| Error::Device(format!("{what}: the GPU's memory cannot be written: {error}")))?;
+                fill(&mut |at, part| mapped.slice(at..at + part.len()).copy_from_slice(part));
+            }
+            made.unmap();
+        } else {
+            fill(&mut |at, part| self.write(&made, at as u64, part));
         }
-        made.unmap();
         let full = {
             let mut order = lock(&self.order);
             order.uploaded += bytes;
@@ -156,6 +163,19 @@ impl Gpu {
             self.device.poll(None)?;
         }
         Ok(Memory::new(made, &self.pool))
+    }
+
+    /// Writes `part` to a place in a new buffer: `at` is a multiple of 4, and behind a part that does not end at one
+    /// come zeros.
+    fn write(&self, buffer: &wgpu::Buffer, at: u64, part: &[u8]) {
+        let queue = &self.device.queue;
+        let (words, rest) = part.split_at(part.len() / 4 * 4);
+        queue.write_buffer(buffer, at, words);
+        if !rest.is_empty() {
+            let mut last = [0; 4];
+            last[..rest.len()].copy_from_slice(rest);
+            queue.write_buffer(buffer, at + words.len() as u64, &last);
+        }
     }
 
     /// A host tensor as it is.
@@ -294,7 +314,7 @@ impl Gpu {
     /// Makes the callback of `signal` run, which follows `submission` or everything, where the host may wait; a browser
     /// runs it by itself.
     fn poll_for<T>(&self, signal: &Signal<T>, submission: Option<&wgpu::SubmissionIndex>) -> Result<()> {
-        if cfg!(target_arch = "wasm32") {
+        if cfg!(target_family = "wasm") {
             return Ok(());
         }
         let mut submission = submission;

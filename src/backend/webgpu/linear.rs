@@ -3,8 +3,8 @@
 use super::super::{DType, DeviceTensor, shapes};
 use super::elementwise;
 use super::gpu::Gpu;
-use super::matrix::{Stored, WebGpuLinear, WebGpuSwiGlu};
-use super::product::{self, FEW, Product, Tile};
+use super::matrix::{WebGpuLinear, WebGpuSwiGlu};
+use super::product::{self, Product, Rows, Verb};
 use super::program::{Program, wgsl};
 use super::recording::Arg;
 use super::tensor::WebGpuTensor;
@@ -13,31 +13,35 @@ use crate::error::Result;
 /// The sinusoids' longest period over 2π.
 const MAX_PERIOD: f32 = 10_000.0;
 
+const LINEAR: Verb =
+    Verb { name: "linear", files: &[wgsl!("dense"), wgsl!("linear")], paired: false, rows: Rows::Few, halves: true };
+/// Its table is small and every block reads it: F32 costs nothing.
+const MODULATION: Verb = Verb { name: "modulation", halves: false, ..LINEAR };
+const SWIGLU: Verb =
+    Verb { name: "swiglu", files: &[wgsl!("dense"), wgsl!("swiglu")], paired: true, rows: Rows::Few, halves: true };
+const SINUSOIDS: Verb = Verb {
+    name: "timestep_embedding",
+    files: &[wgsl!("timestep_embedding")],
+    paired: false,
+    rows: Rows::Always,
+    halves: false,
+};
+
 /// `x·Wᵀ + b`, or `SiLU(x)·Wᵀ + b`, into `out`.
-fn product(
-    gpu: &Gpu,
-    verb: &'static str,
-    x: &WebGpuTensor,
-    w: &WebGpuLinear,
-    silu: bool,
-    out: &WebGpuTensor,
-) -> Result<()> {
+fn product(gpu: &Gpu, verb: Verb, x: &WebGpuTensor, w: &WebGpuLinear, silu: bool, out: &WebGpuTensor) -> Result<()> {
     let [n, k] = w.matrix.dims();
-    let x = gpu.float(x)?;
     Product {
         verb,
-        file: wgsl!("linear"),
-        x: Arg::from(&x),
-        aligned: k % 4 == 0,
+        x: &gpu.float(x)?,
+        row: k,
         matrix: &w.matrix,
         m: out.len() / n.max(1),
         k,
-        paired: false,
         width: n,
         out,
         extra: vec![gpu.optional(w.bias.as_ref())],
         parameters: Vec::new(),
-        constants: &[("HAS_BIAS", w.bias.is_some()), ("SILU", silu)],
+        constants: vec![("HAS_BIAS", w.bias.is_some()), ("SILU", silu)],
     }
     .run(gpu)
 }
@@ -45,7 +49,7 @@ fn product(
 pub(super) fn linear(gpu: &Gpu, x: &WebGpuTensor, w: &WebGpuLinear) -> Result<WebGpuTensor> {
     let shape = shapes::linear("linear", x.shape(), w.matrix.dims())?;
     let out = gpu.output("linear", &shape, DType::F32)?;
-    product(gpu, "linear", x, w, false, &out)?;
+    product(gpu, LINEAR, x, w, false, &out)?;
     Ok(out)
 }
 
@@ -58,7 +62,7 @@ pub(super) fn modulation(
 ) -> Result<WebGpuTensor> {
     let shape = shapes::modulation(t.shape(), w.matrix.dims(), width)?;
     let out = gpu.output("modulation", &shape, DType::F32)?;
-    product(gpu, "modulation", t, w, silu, &out)?;
+    product(gpu, MODULATION, t, w, silu, &out)?;
     Ok(out)
 }
 
@@ -66,21 +70,18 @@ pub(super) fn swiglu(gpu: &Gpu, x: &WebGpuTensor, w: &WebGpuSwiGlu) -> Result<We
     let dims @ [hidden, k] = w.matrix.dims();
     let shape = shapes::linear("swiglu", x.shape(), dims)?;
     let out = gpu.output("swiglu", &shape, DType::F32)?;
-    let x = gpu.float(x)?;
     Product {
-        verb: "swiglu",
-        file: wgsl!("swiglu"),
-        x: Arg::from(&x),
-        aligned: k % 4 == 0,
+        verb: SWIGLU,
+        x: &gpu.float(x)?,
+        row: k,
         matrix: &w.matrix,
         m: out.len() / hidden.max(1),
         k,
-        paired: true,
         width: hidden,
         out: &out,
         extra: Vec::new(),
         parameters: Vec::new(),
-        constants: &[],
+        constants: vec![("SILU", false)],
     }
     .run(gpu)?;
     Ok(out)
@@ -103,44 +104,32 @@ pub(super) fn timestep_embedding(
     let times = gpu.float(times)?;
     let inner = gpu.output(verb, &[r, hidden], DType::F32)?;
     Product {
-        verb,
-        file: wgsl!("timestep_embedding"),
-        x: Arg::from(&frequencies),
-        aligned: false,
+        verb: SINUSOIDS,
+        x: &frequencies,
+        row: 1,
         matrix: &w1.matrix,
         m: r,
         k,
-        paired: false,
         width: hidden,
         out: &inner,
         extra: vec![gpu.optional(w1.bias.as_ref()), Arg::from(&times), Arg::from(step)],
         parameters: vec![times.shape()[0] as u32],
-        constants: &[("HAS_BIAS", w1.bias.is_some())],
+        constants: vec![("HAS_BIAS", w1.bias.is_some())],
     }
-    .run_as(gpu, true)?;
+    .run(gpu)?;
     let out = gpu.output(verb, &shape, DType::F32)?;
-    product(gpu, verb, &inner, w2, false, &out)?;
+    product(gpu, Verb { name: verb, ..MODULATION }, &inner, w2, false, &out)?;
     Ok(out)
 }
 
 /// Every program of these verbs.
 pub(super) fn programs() -> Vec<Program> {
-    let mut programs = Vec::new();
-    for stored in Stored::ALL {
-        let weights = stored.file();
-        for aligned in [false, true] {
-            let tiles = Tile::ALL.map(Some).into_iter().chain([None]);
-            for tile in tiles {
-                let few = if aligned { FEW } else { 1 };
-                let constants = [("HAS_BIAS", aligned), ("SILU", !aligned)];
-                programs.push(product::program("linear", wgsl!("linear"), aligned, weights, few, tile, &constants));
-                if tile.is_none_or(|tile| tile.tn > 1) {
-                    programs.push(product::program("swiglu", wgsl!("swiglu"), aligned, weights, few, tile, &[]));
-                }
-            }
+    let mut programs = product::programs(SINUSOIDS, &[false], &[("HAS_BIAS", true)]);
+    for aligned in [false, true] {
+        for (verb, silu) in [(LINEAR, false), (MODULATION, true)] {
+            programs.extend(product::programs(verb, &[aligned], &[("HAS_BIAS", aligned), ("SILU", silu)]));
         }
-        let file = wgsl!("timestep_embedding");
-        programs.push(product::program("timestep_embedding", file, false, weights, 1, None, &[("HAS_BIAS", true)]));
+        programs.extend(product::programs(SWIGLU, &[aligned], &[("SILU", false)]));
     }
     programs
 }

@@ -68,6 +68,8 @@ pub(super) struct Matrix {
     pub stored: Stored,
     pub rows: usize,
     pub width: usize,
+    /// The power of two that brings its largest magnitude to 2¹⁴ … 2¹⁵, for products of halves.
+    pub unit: f32,
     pub pieces: Vec<Piece>,
 }
 
@@ -119,6 +121,23 @@ impl<'a> Source<'a> {
         Source { stored, parts: vec![(o, rows.into())], width }
     }
 
+    /// The largest magnitude, as the exponent that F32 would store it with.
+    fn largest(&self) -> u32 {
+        let halves = |mask: u16| {
+            let words = self.parts.iter().flat_map(|(_, bytes)| bytes.chunks_exact(2));
+            words.map(|word| u16::from_le_bytes([word[0], word[1]]) & mask).max().unwrap_or(0)
+        };
+        let bits = match self.stored {
+            Stored::Bf16 => u32::from(halves(0x7fff)) << 16,
+            Stored::F16 => half::f16::from_bits(halves(0x7fff)).to_f32().to_bits(),
+            Stored::F32 => {
+                let words = self.parts.iter().flat_map(|(_, bytes)| bytes.chunks_exact(4));
+                words.map(|w| u32::from_le_bytes([w[0], w[1], w[2], w[3]]) & 0x7fff_ffff).max().unwrap_or(0)
+            }
+        };
+        bits >> 23
+    }
+
     fn rows(&self) -> usize {
         self.parts.iter().map(|(rows, _)| rows).sum()
     }
@@ -145,10 +164,17 @@ impl<'a> Source<'a> {
     }
 }
 
+/// 2^e with the e that brings values of this stored exponent to 2¹⁴ … 2¹⁵: what narrow.wgsl does to activations.
+fn unit(exponent: u32) -> f32 {
+    let e = (14 - (exponent as i32 - 127)).clamp(-120, 120);
+    f32::from_bits(((127 + e) as u32) << 23)
+}
+
 impl Matrix {
     /// Uploads a matrix, or with `second` the pair of matrices of a swiglu.
     pub(super) fn upload(gpu: &Gpu, verb: &str, source: &Source<'_>, second: Option<&Source<'_>>) -> Result<Self> {
         let (rows, width, stored) = (source.rows(), source.width, source.stored);
+        let largest = source.largest().max(second.map_or(0, Source::largest));
         let stride = (stored.padded(width) * stored.size()) as u64;
         let each = stride * if second.is_some() { 2 } else { 1 };
         let most = gpu.device.max_binding;
@@ -171,7 +197,7 @@ impl Matrix {
             })?;
             pieces.push(Piece { memory, bytes, first, rows: count });
         }
-        Ok(Self { stored, rows, width, pieces })
+        Ok(Self { stored, rows, width, unit: unit(largest), pieces })
     }
 
     /// `[N, K]`.

@@ -1,7 +1,8 @@
 //! Any GPU: WGSL compute shaders through wgpu.
 //!
 //! One file in `shaders/` a verb; the files here launch them, check shapes and find the memory. Activations are F32,
-//! weights stay as they are stored and are widened where they are read, all arithmetic is F32.
+//! weights stay as they are stored and are widened where they are read, all arithmetic is F32 but for the operands of
+//! products in the faster variants: see [`Shaders`].
 
 mod attention;
 mod cache;
@@ -20,6 +21,7 @@ mod product;
 mod program;
 mod recording;
 mod tensor;
+mod variant;
 
 use super::{Backend, Branch, Conv2d, DType, Heads, HostTensor, Mask, Modulation, QkNormRope, RmsNorm, shapes};
 use crate::error::{Error, Result};
@@ -29,6 +31,8 @@ use matrix::{Matrix, Source};
 pub use matrix::{WebGpuConv2d, WebGpuLinear, WebGpuSwiGlu};
 pub use recording::WebGpuRecording;
 pub use tensor::WebGpuTensor;
+pub use variant::Shaders;
+use variant::Variant;
 
 /// The `webgpu` backend.
 #[derive(Debug)]
@@ -44,16 +48,21 @@ impl WebGpu {
     /// # Errors
     /// [`Error::Device`] when there is none that will do, or none that can be opened.
     pub async fn open(adapters: Adapters) -> Result<Self> {
-        Self::open_limited(adapters, u64::MAX).await
+        Self::open_with(adapters, Shaders::Best, u64::MAX).await
     }
 
-    /// As [`WebGpu::open`], with an adapter that is taken to give a shader no buffer larger than `bytes`: shows on a
-    /// large GPU what happens on a small one.
+    /// As [`WebGpu::open`], with these shaders, and an adapter that is taken to give a shader no buffer larger than
+    /// `largest` bytes: shows on a large GPU what happens on a small one.
     ///
     /// # Errors
-    /// Those of [`WebGpu::open`].
-    pub async fn open_limited(adapters: Adapters, bytes: u64) -> Result<Self> {
-        Ok(Self(Gpu::open(adapters, bytes).await?))
+    /// Those of [`WebGpu::open`], and [`Error::Device`] when the adapter cannot run the shaders.
+    pub async fn open_with(adapters: Adapters, shaders: Shaders, largest: u64) -> Result<Self> {
+        Ok(Self(Gpu::open(adapters, shaders, largest).await?))
+    }
+
+    /// The variant of the shaders that runs, in words.
+    pub fn variant(&self) -> String {
+        self.0.device.variant.name()
     }
 
     fn bias(&self, verb: &'static str, biases: &[HostTensor]) -> Result<Option<WebGpuTensor>> {
@@ -95,8 +104,13 @@ impl Backend for WebGpu {
 
     fn device(&self) -> String {
         let info = &self.0.device.info;
-        let driver = [info.driver.as_str(), info.driver_info.as_str()].join(" ");
-        format!("{}, {:?} {}, plain shaders", info.name, info.backend, driver.trim())
+        let interface = [&format!("{:?}", info.backend), &info.driver, &info.driver_info];
+        let interface: Vec<&str> = interface.into_iter().map(String::as_str).filter(|word| !word.is_empty()).collect();
+        format!("{}, {}, {}", info.name, interface.join(" "), self.variant())
+    }
+
+    fn operands(&self) -> DType {
+        if self.0.device.variant == Variant::Plain { DType::F32 } else { DType::F16 }
     }
 
     /// Matrices stay as they are stored; everything else that is stored in a shorter floating type is widened, as it is

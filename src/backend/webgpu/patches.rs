@@ -2,12 +2,17 @@
 
 use super::super::{DType, DeviceTensor, Modulation, shapes};
 use super::gpu::Gpu;
-use super::matrix::{Stored, WebGpuLinear};
-use super::product::{self, FEW, Product, Tile};
+use super::matrix::WebGpuLinear;
+use super::product::{self, Product, Rows, Verb};
 use super::program::{Program, wgsl};
 use super::recording::Arg;
 use super::tensor::WebGpuTensor;
 use crate::error::Result;
+
+/// Both are small next to a block, and the latents and the velocity are what the picture is made of: F32.
+const EMBED: Verb =
+    Verb { name: "embed_patches", files: &[wgsl!("embed_patches")], paired: false, rows: Rows::Never, halves: false };
+const FINAL: Verb = Verb { name: "final_layer", files: &[wgsl!("final_layer")], ..EMBED };
 
 pub(super) fn embed_patches(
     gpu: &Gpu,
@@ -27,21 +32,19 @@ pub(super) fn embed_patches(
     let patches = (h / patch) * (wide / patch);
     let parameters = [tokens, patches, wide / patch, patch, channels, h, wide, copies];
     Product {
-        verb,
-        file: wgsl!("embed_patches"),
-        x: Arg::from(&latents),
-        aligned: false,
+        verb: EMBED,
+        x: &latents,
+        row: 1,
         matrix: &w.matrix,
         m: items * tokens,
         k,
-        paired: false,
         width: d,
         out: &out,
         extra: vec![gpu.optional(w.bias.as_ref()), Arg::from(&pad)],
         parameters: parameters.map(|value| value as u32).to_vec(),
-        constants: &[("HAS_BIAS", w.bias.is_some())],
+        constants: vec![("HAS_BIAS", w.bias.is_some())],
     }
-    .run_as(gpu, false)?;
+    .run(gpu)?;
     Ok(out)
 }
 
@@ -66,43 +69,27 @@ pub(super) fn final_layer(
     let mut parameters = sizes.map(|value| value as u32).to_vec();
     parameters.push(eps.to_bits());
     Product {
-        verb,
-        file: wgsl!("final_layer"),
-        x: Arg::from(&x),
-        aligned: k % 4 == 0,
+        verb: FINAL,
+        x: &x,
+        row: k,
         matrix: &w.matrix,
         m: items * patches,
         k,
-        paired: false,
         width: n,
         out: &out,
         extra: vec![gpu.optional(w.bias.as_ref()), Arg::from(&table)],
         parameters,
-        constants: &[("HAS_BIAS", w.bias.is_some()), ("SHARED", shared)],
+        constants: vec![("HAS_BIAS", w.bias.is_some()), ("SHARED", shared)],
     }
-    .run_as(gpu, false)?;
+    .run(gpu)?;
     Ok(out)
 }
 
 /// Every program of these verbs.
 pub(super) fn programs() -> Vec<Program> {
-    let mut programs = Vec::new();
-    for (stored, tile) in Stored::ALL.into_iter().flat_map(|stored| Tile::ALL.map(|tile| (stored, tile))) {
-        let (weights, tile) = (stored.file(), Some(tile));
-        let constants = [("HAS_BIAS", true)];
-        programs.push(product::program("embed_patches", wgsl!("embed_patches"), false, weights, FEW, tile, &constants));
-        for aligned in [false, true] {
-            let constants = [("HAS_BIAS", aligned), ("SHARED", !aligned)];
-            programs.push(product::program(
-                "final_layer",
-                wgsl!("final_layer"),
-                aligned,
-                weights,
-                FEW,
-                tile,
-                &constants,
-            ));
-        }
+    let mut programs = product::programs(EMBED, &[false], &[("HAS_BIAS", true)]);
+    for aligned in [false, true] {
+        programs.extend(product::programs(FINAL, &[aligned], &[("HAS_BIAS", aligned), ("SHARED", !aligned)]));
     }
     programs
 }

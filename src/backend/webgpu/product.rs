@@ -1,34 +1,53 @@
 //! Launches the products: which shader, which tile, one dispatch a piece of the matrix.
 
 use super::gpu::Gpu;
-use super::matrix::{Matrix, Piece};
+use super::matrix::{Matrix, Piece, Stored};
 use super::program::{File, Program, wgsl};
 use super::recording::Arg;
 use super::tensor::WebGpuTensor;
+use super::variant::{Cooperative, Variant};
 use crate::error::Result;
 
 /// Up to so many rows are multiplied by the shader for few rows.
-pub(super) const FEW: usize = 8;
+const FEW: usize = 8;
 /// Columns that a workgroup of that shader makes.
 const FEW_COLUMNS: usize = 16;
 /// From so many tiles on, large ones keep a GPU busy.
 const BUSY: usize = 256;
 
+/// What a verb brings to the products.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Verb {
+    pub name: &'static str,
+    /// Files in front of the product that say what its rows are and where its outputs go.
+    pub files: &'static [File],
+    /// Whether two rows of the matrix make one column.
+    pub paired: bool,
+    /// When the product for few rows is used.
+    pub rows: Rows,
+    /// Whether it may be multiplied in halves; if not, it is multiplied in F32 by every variant.
+    pub halves: bool,
+}
+
+/// When a verb uses the product for few rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rows {
+    Never,
+    /// When there are few.
+    Few,
+    Always,
+}
+
 /// One product `[M, K]·[N, K]ᵀ` and what a verb does around it.
 pub(super) struct Product<'a> {
-    /// The verb, which is also the name of its file.
-    pub verb: &'static str,
-    pub file: File,
-    /// What `x4` reads.
-    pub x: Arg,
-    /// Whether it may be read in fours that are aligned.
-    pub aligned: bool,
+    pub verb: Verb,
+    /// What `x4` reads, as rows of `row` values.
+    pub x: &'a WebGpuTensor,
+    pub row: usize,
     pub matrix: &'a Matrix,
     /// Rows of the product, and values in each.
     pub m: usize,
     pub k: usize,
-    /// Whether two rows of the matrix make one column.
-    pub paired: bool,
     /// Width of a row of the output.
     pub width: usize,
     pub out: &'a WebGpuTensor,
@@ -36,26 +55,44 @@ pub(super) struct Product<'a> {
     pub extra: Vec<Arg>,
     /// Parameters behind those that all products have.
     pub parameters: Vec<u32>,
-    pub constants: &'a [(&'static str, bool)],
+    pub constants: Vec<(&'static str, bool)>,
 }
 
-/// Rows and columns of a thread, and steps of four in workgroup memory, of the tiled product.
+/// How a product is cut into workgroups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Shape {
+    /// At most so many rows at a time: `rows.wgsl`.
+    Rows(usize),
+    /// `product.wgsl`.
+    Tile(Tile),
+    /// `product_cooperative.wgsl`.
+    Cooperative(Cooperative, Blocks),
+}
+
+/// Rows and columns of a thread of the tiled product.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Tile {
-    pub tm: usize,
-    pub tn: usize,
+    tm: usize,
+    tn: usize,
+}
+
+/// Subgroups in a workgroup of the cooperative product, down and across; cooperative matrices of each, down and across;
+/// and steps of four of K in workgroup memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Blocks {
+    subgroups: [usize; 2],
+    each: [usize; 2],
+    steps: usize,
 }
 
 impl Tile {
+    const fn new(tm: usize, tn: usize) -> Self {
+        Self { tm, tn }
+    }
+
     /// All that [`Tile::for_size`] may answer.
-    pub(super) const ALL: [Tile; 6] = [
-        Tile { tm: 4, tn: 1 },
-        Tile { tm: 4, tn: 2 },
-        Tile { tm: 4, tn: 4 },
-        Tile { tm: 8, tn: 2 },
-        Tile { tm: 8, tn: 4 },
-        Tile { tm: 8, tn: 8 },
-    ];
+    const ALL: [Tile; 6] =
+        [Tile::new(4, 1), Tile::new(4, 2), Tile::new(4, 4), Tile::new(8, 2), Tile::new(8, 4), Tile::new(8, 8)];
 
     /// The tile for a product of `m` rows and `n` columns, in pairs or not.
     fn for_size(m: usize, n: usize, paired: bool) -> Self {
@@ -75,69 +112,175 @@ impl Tile {
     }
 }
 
+impl Blocks {
+    /// From the largest to the smallest.
+    const ALL: [Blocks; 3] = [
+        Blocks { subgroups: [2, 4], each: [4, 2], steps: 8 },
+        Blocks { subgroups: [2, 2], each: [2, 2], steps: 8 },
+        Blocks { subgroups: [1, 4], each: [2, 2], steps: 8 },
+    ];
+
+    /// The largest that leaves every multiprocessor something to do.
+    fn for_size(m: usize, n: usize, side: usize) -> Self {
+        let tiles = |blocks: Blocks| {
+            let [rows, columns] = blocks.tile(side);
+            m.div_ceil(rows) * n.div_ceil(columns)
+        };
+        Self::ALL.into_iter().find(|blocks| tiles(*blocks) >= BUSY).unwrap_or(Self::ALL[2])
+    }
+
+    /// Rows and columns of a workgroup's tile.
+    fn tile(self, side: usize) -> [usize; 2] {
+        [0, 1].map(|i| self.subgroups[i] * self.each[i] * side)
+    }
+}
+
+impl Shape {
+    /// How to cut a product of `m` rows and `n` columns.
+    fn for_size(variant: Variant, verb: Verb, m: usize, n: usize) -> Self {
+        if verb.rows == Rows::Always || verb.rows == Rows::Few && m <= FEW {
+            return Shape::Rows(m.next_power_of_two().min(FEW));
+        }
+        match variant {
+            Variant::Cooperative(cooperative) if verb.halves => {
+                Shape::Cooperative(cooperative, Blocks::for_size(m, n, cooperative.side))
+            }
+            _ => Shape::Tile(Tile::for_size(m, n, verb.paired)),
+        }
+    }
+
+    /// Rows and columns that one workgroup makes.
+    fn tile(self) -> [usize; 2] {
+        match self {
+            Shape::Rows(few) => [few, FEW_COLUMNS],
+            Shape::Tile(Tile { tm, tn }) => [16 * tm, 16 * tn],
+            Shape::Cooperative(cooperative, blocks) => blocks.tile(cooperative.side),
+        }
+    }
+
+    /// Puts the product's own files and constants to `program`.
+    fn finish(self, program: Program, paired: bool) -> Program {
+        let program = program.with("PAIRED", paired).file(wgsl!("columns"));
+        match self {
+            Shape::Rows(few) => program.with("MR", few).file(wgsl!("rows")),
+            Shape::Tile(tile) => {
+                program.with("TM", tile.tm).with("TN", tile.tn).with("BK4", tile.steps()).file(wgsl!("product"))
+            }
+            Shape::Cooperative(cooperative, Blocks { subgroups: [gm, gn], each: [fm, fn_], steps }) => {
+                let threads = gm * gn * cooperative.lanes;
+                let loads = |rows: usize| (rows * steps).div_ceil(threads);
+                let [bm, bn] = self.tile();
+                program
+                    .with("GM", gm)
+                    .with("GN", gn)
+                    .with("FM", fm)
+                    .with("FN", fn_)
+                    .with("BK4", steps)
+                    .with("KF", 4 * steps / cooperative.side)
+                    .with("LANES", cooperative.lanes)
+                    .with("LOADS_A", loads(bm))
+                    .with("LOADS_B", loads(bn))
+                    .with("OUTPUTS", if paired { fn_ / 2 } else { fn_ })
+                    .file(cooperative.file())
+                    .file(wgsl!("product_cooperative"))
+            }
+        }
+    }
+}
+
+/// How the first input is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Input {
+    /// F32 in rows of any width.
+    Scalar,
+    /// F32 in rows of a multiple of four.
+    Vec4,
+    /// What [`Gpu::narrow`] makes.
+    Half,
+}
+
+impl Input {
+    fn file(self) -> File {
+        match self {
+            Input::Scalar => wgsl!("input_scalar"),
+            Input::Vec4 => wgsl!("input_vec4"),
+            Input::Half => wgsl!("input_half"),
+        }
+    }
+}
+
+fn program(verb: Verb, input: Input, stored: Stored, shape: Shape, constants: &[(&'static str, bool)]) -> Program {
+    let mut program = Program::new(verb.name, &[wgsl!("common"), input.file(), stored.file()]);
+    for file in verb.files {
+        program = program.file(*file);
+    }
+    for (name, value) in constants {
+        program = program.with(name, *value);
+    }
+    shape.finish(program, verb.paired)
+}
+
 impl Product<'_> {
-    fn program(&self, tile: Option<Tile>) -> Program {
-        program(self.verb, self.file, self.aligned, self.matrix.stored.file(), self.few(), tile, self.constants)
-    }
-
-    /// Rows that the shader for few rows takes at a time.
-    fn few(&self) -> usize {
-        self.m.next_power_of_two().min(FEW)
-    }
-
-    /// Appends the dispatches; with few rows, those of the shader for few rows.
+    /// Appends the dispatches.
     pub(super) fn run(self, gpu: &Gpu) -> Result<()> {
-        let few = self.m <= FEW;
-        self.run_as(gpu, few)
-    }
-
-    /// Appends the dispatches of the tiled product, or of the one for few rows.
-    pub(super) fn run_as(self, gpu: &Gpu, few: bool) -> Result<()> {
+        let variant = gpu.device.variant;
+        let halves = match Shape::for_size(variant, self.verb, self.m, self.matrix.rows) {
+            Shape::Rows(_) => false,
+            Shape::Tile(_) | Shape::Cooperative(..) => self.verb.halves && variant != Variant::Plain,
+        };
+        let (x, input) = if halves {
+            (gpu.narrow(self.x, self.row)?, Input::Half)
+        } else {
+            (self.x.clone(), if self.row.is_multiple_of(4) { Input::Vec4 } else { Input::Scalar })
+        };
         for piece in &self.matrix.pieces {
-            let columns = if self.paired { 2 * piece.rows } else { piece.rows };
-            let (program, tiles, groups) = if few {
-                let tiles = columns.div_ceil(FEW_COLUMNS);
-                (self.program(None), tiles, tiles * self.m.div_ceil(self.few()))
-            } else {
-                let tile = Tile::for_size(self.m, columns, self.paired);
-                let tiles = columns.div_ceil(16 * tile.tn);
-                (self.program(Some(tile)), tiles, tiles * self.m.div_ceil(16 * tile.tm))
-            };
-            let mut args = vec![self.x.clone(), piece.arg(), Arg::from(self.out)];
+            let columns = if self.verb.paired { 2 * piece.rows } else { piece.rows };
+            let shape = Shape::for_size(variant, self.verb, self.m, columns);
+            let program = program(self.verb, input, self.matrix.stored, shape, &self.constants);
+            let [rows, width] = shape.tile();
+            let tiles = columns.div_ceil(width);
+            let mut args = vec![Arg::from(&x), piece.arg(), Arg::from(self.out)];
             args.extend(self.extra.iter().cloned());
-            gpu.dispatch(&program, &args, self.piece_parameters(piece, tiles), groups)?;
+            let parameters = self.piece_parameters(piece, tiles, halves);
+            gpu.dispatch(&program, &args, parameters, tiles * self.m.div_ceil(rows))?;
         }
         Ok(())
     }
 
-    fn piece_parameters(&self, piece: &Piece, tiles: usize) -> Vec<u32> {
-        let (k4, stride) = (self.matrix.width.div_ceil(4), self.matrix.stride4());
+    fn piece_parameters(&self, piece: &Piece, tiles: usize, halves: bool) -> Vec<u32> {
+        let (k4, stride) = (self.k.div_ceil(4), self.matrix.stride4());
+        // Halves have whole steps of four.
+        let k = if halves { 4 * k4 } else { self.k };
         let mut parameters: Vec<u32> =
-            [self.m, piece.rows, self.k, k4, stride, tiles, piece.first, self.width].map(|value| value as u32).to_vec();
+            [self.m, piece.rows, k, k4, stride, tiles, piece.first, self.width].map(|value| value as u32).to_vec();
+        parameters.push(if halves { self.matrix.unit } else { 1.0 }.to_bits());
         parameters.extend(&self.parameters);
         parameters
     }
 }
 
-/// The tiled product around `file` for a `tile`, or the one for `few` rows.
-pub(super) fn program(
-    verb: &'static str,
-    file: File,
-    aligned: bool,
-    weights: File,
-    few: usize,
-    tile: Option<Tile>,
-    constants: &[(&'static str, bool)],
-) -> Program {
-    let input = if aligned { wgsl!("input_vec4") } else { wgsl!("input_scalar") };
-    let body = if tile.is_some() { wgsl!("product") } else { wgsl!("rows") };
-    let mut program = Program::new(verb, &[wgsl!("common"), input, weights, file, body]);
-    for (name, value) in constants {
-        program = program.with(name, *value);
+/// Every program of a verb with these constants: all that [`Product::run`] may ask for.
+pub(super) fn programs(verb: Verb, inputs: &[bool], constants: &[(&'static str, bool)]) -> Vec<Program> {
+    let mut programs = Vec::new();
+    let f32s = inputs.iter().map(|aligned| if *aligned { Input::Vec4 } else { Input::Scalar });
+    for (stored, input) in Stored::ALL.into_iter().flat_map(|stored| f32s.clone().map(move |input| (stored, input))) {
+        if verb.rows != Rows::Never {
+            programs.extend([1, FEW].map(|few| program(verb, input, stored, Shape::Rows(few), constants)));
+        }
     }
-    match tile {
-        Some(tile) => program.with("TM", tile.tm).with("TN", tile.tn).with("BK4", tile.steps()),
-        // TN is named by functions that this body does not call.
-        None => program.with("MR", few).with("TN", 2),
+    for stored in Stored::ALL {
+        let inputs = f32s.clone().chain(verb.halves.then_some(Input::Half));
+        let tiles = Tile::ALL.into_iter().filter(|tile| tile.tn > 1 || !verb.paired);
+        for (input, tile) in inputs.flat_map(|input| tiles.clone().map(move |tile| (input, tile))) {
+            if verb.rows != Rows::Always {
+                programs.push(program(verb, input, stored, Shape::Tile(tile), constants));
+            }
+        }
+        if verb.halves {
+            for (kind, blocks) in Cooperative::KNOWN.into_iter().flat_map(|kind| Blocks::ALL.map(|b| (kind, b))) {
+                programs.push(program(verb, Input::Half, stored, Shape::Cooperative(kind, blocks), constants));
+            }
+        }
     }
+    programs
 }

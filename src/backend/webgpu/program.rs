@@ -75,6 +75,12 @@ impl Program {
         Self { entry, ..self }
     }
 
+    /// Appends a file.
+    pub(super) fn file(mut self, file: File) -> Self {
+        self.files.push(file);
+        self
+    }
+
     /// Puts `const name = value` in front.
     pub(super) fn with(mut self, name: &'static str, value: impl Into<Constant>) -> Self {
         self.constants.push((name, value.into()));
@@ -96,19 +102,64 @@ impl Program {
         label
     }
 
-    /// The WGSL.
+    /// The WGSL: what the files enable, the constants, the files with their loops unrolled where they ask for it.
     pub(super) fn source(&self) -> String {
+        let (enabled, lines): (Vec<&str>, Vec<&str>) = self
+            .files
+            .iter()
+            .flat_map(|file| file.text.lines())
+            .partition(|line| line.starts_with("enable ") || line.starts_with("diagnostic("));
         let mut source = String::new();
+        for kind in ["enable", "diagnostic"] {
+            for (i, line) in enabled.iter().enumerate() {
+                if line.starts_with(kind) && !enabled[..i].contains(line) {
+                    source.push_str(line);
+                    source.push('\n');
+                }
+            }
+        }
         for (name, value) in &self.constants {
             let _ = match value {
                 Constant::U32(value) => writeln!(source, "const {name}: u32 = {value}u;"),
                 Constant::Bool(value) => writeln!(source, "const {name}: bool = {value};"),
             };
         }
-        for file in &self.files {
-            source.push_str(file.text);
-        }
+        self.unroll(&lines, &mut source);
         source
+    }
+
+    /// Appends `lines`. A loop that ends in `{ // unroll` is repeated as text, its counter a constant: cooperative
+    /// matrices in an array can only be told apart by constants, and not every driver unrolls by itself.
+    fn unroll(&self, lines: &[&str], source: &mut String) {
+        let mut rest = lines.iter().enumerate();
+        while let Some((at, line)) = rest.next() {
+            let Some(Loop { indent, counter, times }) = self.unrolled(line) else {
+                source.push_str(line);
+                source.push('\n');
+                continue;
+            };
+            let end = format!("{}}}", " ".repeat(indent));
+            let body = lines[at + 1..].iter().take_while(|line| **line != end).count();
+            for i in 0..times {
+                let _ = writeln!(source, "{{\nconst {counter}: u32 = {i}u;");
+                self.unroll(&lines[at + 1..at + 1 + body], source);
+                source.push_str("}\n");
+            }
+            rest.nth(body);
+        }
+    }
+
+    /// The loop that `line` opens if it is to be unrolled: `for (var i = 0u; i < COUNT; i++) { // unroll`.
+    fn unrolled<'a>(&self, line: &'a str) -> Option<Loop<'a>> {
+        let head = line.trim_start();
+        let (counter, rest) = head.strip_suffix(" { // unroll")?.strip_prefix("for (var ")?.split_once(" = 0u; ")?;
+        let (_, bound) = rest.split_once(" < ")?;
+        let (bound, _) = bound.split_once(';')?;
+        let times = self.constants.iter().find_map(|(name, value)| match value {
+            Constant::U32(value) if *name == bound => Some(*value),
+            _ => None,
+        })?;
+        Some(Loop { indent: line.len() - head.len(), counter, times })
     }
 
     /// What is bound where, read from the declarations: `@group(0) @binding(i) var<…>`, one a line.
@@ -118,6 +169,13 @@ impl Program {
         bindings.sort_unstable_by_key(|(index, _)| *index);
         bindings
     }
+}
+
+/// A loop to unroll.
+struct Loop<'a> {
+    indent: usize,
+    counter: &'a str,
+    times: usize,
 }
 
 fn binding(line: &str) -> Option<(u32, Access)> {
@@ -149,5 +207,29 @@ mod tests {
         assert_eq!(program.bindings(), [(0, Access::Uniform), (1, Access::Read), (2, Access::ReadWrite)]);
         assert!(program.source().starts_with("const WIDE: bool = true;\nconst N: u32 = 3u;\n@group"));
         assert_eq!(program.label(), "test main test WIDE=true N=3");
+    }
+
+    #[test]
+    fn loops_that_ask_for_it_are_unrolled_and_extensions_come_first() {
+        let file = File {
+            name: "test",
+            text: "enable f16;\n\
+                   fn f() {\n    for (var i = 0u; i < N; i++) { // unroll\n        for (var j = 0u; j < 1; j++) {\n\
+                   \x20           g(i);\n        }\n    }\n    for (var i = 0u; i < N; i++) {\n    }\n}\n",
+        };
+        let source = Program::new("test", &[file, file]).with("N", 2).source();
+        assert!(source.starts_with("enable f16;\nconst N: u32 = 2u;\nfn f() {\n{\nconst i: u32 = 0u;\n"), "{source}");
+        assert_eq!(source.matches("enable f16;").count(), 1);
+        assert_eq!(source.matches("g(i);").count(), 4, "{source}");
+        assert_eq!(source.matches("for (var i = 0u; i < N; i++) {\n    }").count(), 2, "{source}");
+        naga::front::wgsl::parse_str(
+            &Program::new(
+                "test",
+                &[File { name: "test", text: &file.text.replacen("enable f16;\n", "fn g(i: u32) {}\n", 1).leak() }],
+            )
+            .with("N", 2)
+            .source(),
+        )
+        .unwrap();
     }
 }

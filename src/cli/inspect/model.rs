@@ -104,18 +104,20 @@ struct VaeShape {
 }
 
 pub(super) fn run(folder: Option<&Path>, json: bool) -> Result<()> {
-    let model = Model::read(&folder.map_or_else(ModelFolder::embedded, ModelFolder::open)?)?;
+    let folder = folder.map_or_else(ModelFolder::embedded, ModelFolder::open)?;
+    let model = pollster::block_on(Model::read(&folder))?;
     if json { cli::print_json(&model) } else { cli::print(&cli::harmless(&model.describe())) }
 }
 
 impl Model {
-    fn read(folder: &ModelFolder) -> Result<Self> {
-        let config = ModelConfig::read(folder)?;
+    async fn read(folder: &ModelFolder) -> Result<Self> {
+        let config = ModelConfig::read(folder).await?;
         let parts = Parts {
-            transformer: Part::read(folder, "transformer", "diffusion_pytorch_model", (&config.transformer).into())?,
-            text_encoder: Part::read(folder, "text_encoder", "model", (&config.text_encoder).into())?,
-            vae: Part::read(folder, "vae", "diffusion_pytorch_model", (&config.vae).into())?,
-            tokenizer: Tokenizer { bytes: folder.read("tokenizer/tokenizer.json")?.len() as u64 },
+            transformer: Part::read(folder, "transformer", "diffusion_pytorch_model", (&config.transformer).into())
+                .await?,
+            text_encoder: Part::read(folder, "text_encoder", "model", (&config.text_encoder).into()).await?,
+            vae: Part::read(folder, "vae", "diffusion_pytorch_model", (&config.vae).into()).await?,
+            tokenizer: Tokenizer { bytes: folder.read("tokenizer/tokenizer.json").await?.len() as u64 },
         };
         let [rows, columns] = config.largest_size();
         let defaults = &config.defaults;
@@ -201,14 +203,14 @@ impl Model {
 }
 
 impl<S> Part<S> {
-    fn read(folder: &ModelFolder, part: &str, stem: &str, shape: S) -> Result<Self> {
-        let tensors = Tensors::open(folder, part, stem)?;
+    async fn read(folder: &ModelFolder, part: &str, stem: &str, shape: S) -> Result<Self> {
+        let tensors = Tensors::open(folder, part, stem).await?;
         let mut types = BTreeMap::<String, Stored>::new();
         for tensor in tensors.iter() {
             let of = types.entry(format!("{:?}", tensor.dtype)).or_default();
             of.tensors += 1;
             of.parameters = of.parameters.saturating_add(tensor.elements() as u64);
-            of.bytes = of.bytes.saturating_add(tensor.bytes as u64);
+            of.bytes = of.bytes.saturating_add(tensor.bytes);
         }
         let sum = |of: fn(&Stored) -> u64| types.values().map(of).fold(0, u64::saturating_add);
         Ok(Self {

@@ -25,9 +25,9 @@ pub(super) struct Keys {
 }
 
 impl Keys {
-    pub(super) fn read(folder: &ModelFolder, relative: &str) -> Result<Self> {
+    pub(super) async fn read(folder: &ModelFolder, relative: &str) -> Result<Self> {
         let path = folder.path(relative);
-        let bytes = folder.read(relative)?;
+        let bytes = folder.read(relative).await?;
         if bytes.len() > LONGEST_FILE {
             let problem = format!("expected at most {LONGEST_FILE} bytes of JSON, found {}", bytes.len());
             return Err(Error::file(&path, problem));

@@ -1,4 +1,5 @@
 use super::*;
+use crate::weights::at_once;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::fs;
@@ -67,7 +68,7 @@ fn read(changes: &[(&str, &str, Value)]) -> Result<ModelConfig> {
     for (name, value) in files {
         write(dir.path(), name, &value.to_string());
     }
-    ModelConfig::read(&ModelFolder::open(dir.path()).unwrap())
+    at_once(ModelConfig::read(&ModelFolder::open(dir.path()).unwrap()))
 }
 
 #[track_caller]
@@ -217,7 +218,7 @@ fn broken_files_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path();
     write(root, INDEX, "{\"_class_name\": \"ZImagePipeline\"}");
-    let message = || ModelConfig::read(&ModelFolder::open(root).unwrap()).unwrap_err().to_string();
+    let message = || at_once(ModelConfig::read(&ModelFolder::open(root).unwrap())).unwrap_err().to_string();
     assert!(message().contains("transformer/config.json: there is no such file"));
     for (text, expected) in [
         ("", "broken JSON: EOF while parsing"),

@@ -1,0 +1,82 @@
+// Halves for products of halves: out[r, k] = f16(x[r, k]·2^e), with the e that brings the largest magnitude of all of x
+// to 2¹⁴ … 2¹⁵. A power of two changes no digit; activations of Z-Image pass 65504, which is where F16 ends, and with it
+// they keep all eleven digits down to 2⁻²⁹ of the largest. NaN stays NaN, and what is infinite stays that.
+//
+// Two passes: `largest` leaves the largest magnitude of each workgroup in `found`, as the bits of an F32, which order as
+// the numbers do; `narrow` takes the largest of those, writes e in front of the values, and converts. Rows are padded
+// with zeros to whole steps of four. 256 threads a workgroup, each strides over the fours of x.
+
+enable f16;
+
+struct Params {
+    rows: u32,
+    // Values in a row, and steps of four.
+    k: u32,
+    k4: u32,
+    // Workgroups of the first pass.
+    parts: u32,
+}
+
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(2) var<storage, read_write> found: array<u32>;
+@group(0) @binding(3) var<storage, read_write> out: array<vec4<f16>>;
+
+const HALVES_HEADER: u32 = 2u;
+
+var<workgroup> most: array<u32, 256>;
+
+fn four(at: u32) -> vec4f {
+    let k = at % p.k4 * 4u;
+    return x4(at / p.k4 * p.k + k, p.k - k);
+}
+
+// The largest among all threads' own, for every one of them.
+fn workgroup_max(thread: u32, own: u32) -> u32 {
+    most[thread] = own;
+    workgroupBarrier();
+    for (var reach = 128u; reach > 0u; reach /= 2u) {
+        if (thread < reach) {
+            most[thread] = max(most[thread], most[thread + reach]);
+        }
+        workgroupBarrier();
+    }
+    return most[0];
+}
+
+@compute @workgroup_size(256)
+fn largest(
+    @builtin(workgroup_id) group: vec3u,
+    @builtin(num_workgroups) groups: vec3u,
+    @builtin(local_invocation_index) thread: u32,
+) {
+    var own = 0u;
+    for (var at = flat(group, groups) * 256u + thread; at < p.rows * p.k4; at += p.parts * 256u) {
+        let bits = bitcast<vec4u>(four(at)) & vec4u(0x7fffffffu);
+        own = max(own, max(max(bits.x, bits.y), max(bits.z, bits.w)));
+    }
+    let all = workgroup_max(thread, own);
+    if (thread == 0u) {
+        found[flat(group, groups)] = all;
+    }
+}
+
+@compute @workgroup_size(256)
+fn narrow(
+    @builtin(workgroup_id) group: vec3u,
+    @builtin(num_workgroups) groups: vec3u,
+    @builtin(local_invocation_index) thread: u32,
+) {
+    var own = 0u;
+    for (var part = thread; part < p.parts; part += 256u) {
+        own = max(own, found[part]);
+    }
+    // F32 stores exponents 127 too high; e stays away from the ends of the range, so that 2^-e is a number as well.
+    let e = clamp(14 - (i32(workgroup_max(thread, own) >> 23u) - 127), -120, 120);
+    let first = flat(group, groups) * 256u + thread;
+    if (first == 0u) {
+        out[0] = vec4<f16>(f16(e), 0.0h, 0.0h, 0.0h);
+    }
+    for (var at = first; at < p.rows * p.k4; at += groups.x * groups.y * 256u) {
+        out[HALVES_HEADER + at] = vec4<f16>(four(at) * exp2_of(e));
+    }
+}

@@ -1,0 +1,109 @@
+//! The variants of the shaders, and which of them an adapter can run.
+//!
+//! All compute the same verbs from the same files; they differ in what the products multiply. Everything else, norms,
+//! softmax, sums and the latents, is F32 in each of them.
+
+use super::program::{File, wgsl};
+
+/// Which shaders to use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Shaders {
+    /// The fastest that the adapter can run.
+    #[default]
+    Best,
+    /// What every WebGPU adapter runs, a browser's worst included: products of F32.
+    Plain,
+    /// Products of F16 operands with F32 sums, in the ordinary units of the GPU.
+    Half,
+    /// Products of F16 operands with F32 sums on cooperative matrices: tensor cores and their kin.
+    Cooperative,
+}
+
+/// What [`Shaders`] came down to on an adapter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Variant {
+    Plain,
+    Half,
+    Cooperative(Cooperative),
+}
+
+/// Cooperative matrices as an adapter has them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Cooperative {
+    /// Rows, columns and depth of a matrix.
+    pub side: usize,
+    /// Invocations in a subgroup, which share a matrix.
+    pub lanes: usize,
+}
+
+impl Cooperative {
+    /// The kinds that the shaders are written and tested for: NVIDIA's, and those of Mesa's software Vulkan.
+    pub(super) const KNOWN: [Cooperative; 2] = [Cooperative { side: 16, lanes: 32 }, Cooperative { side: 8, lanes: 8 }];
+
+    const FEATURES: wgpu::Features = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX
+        .union(wgpu::Features::SHADER_F16)
+        .union(wgpu::Features::SUBGROUP);
+
+    /// Those of an adapter, if it has some that are known. Only through Vulkan: the Metal that naga writes loads
+    /// matrices from arrays of scalars alone.
+    fn of(adapter: &wgpu::Adapter) -> Option<Self> {
+        let info = adapter.get_info();
+        if info.backend != wgpu::Backend::Vulkan || !adapter.features().contains(Self::FEATURES) {
+            return None;
+        }
+        let halves = wgpu::CooperativeScalarType::F16;
+        let sides: Vec<u32> = adapter
+            .cooperative_matrix_properties()
+            .iter()
+            .filter(|kind| kind.ab_type == halves && kind.cr_type == wgpu::CooperativeScalarType::F32)
+            .filter(|kind| kind.m_size == kind.n_size && kind.n_size == kind.k_size)
+            .map(|kind| kind.m_size)
+            .collect();
+        Self::KNOWN.into_iter().find(|known| {
+            // A driver that may choose the size of a subgroup may choose another one than the shaders count on.
+            let lanes = known.lanes as u32;
+            sides.contains(&(known.side as u32)) && info.subgroup_min_size == lanes && info.subgroup_max_size == lanes
+        })
+    }
+
+    /// The file that names its types.
+    pub(super) fn file(self) -> File {
+        if self.side == 16 { wgsl!("cooperative_16") } else { wgsl!("cooperative_8") }
+    }
+}
+
+impl Variant {
+    /// What `shaders` come down to on `adapter`, or a sentence on what it lacks.
+    pub(super) fn choose(shaders: Shaders, adapter: &wgpu::Adapter) -> Result<Self, String> {
+        let half = adapter.features().contains(wgpu::Features::SHADER_F16).then_some(Variant::Half);
+        let cooperative = Cooperative::of(adapter).map(Variant::Cooperative);
+        let lacks = |what: &str| format!("{} has no {what}", adapter.get_info().name);
+        match shaders {
+            Shaders::Best => Ok(cooperative.or(half).unwrap_or(Variant::Plain)),
+            Shaders::Plain => Ok(Variant::Plain),
+            Shaders::Half => half.ok_or_else(|| lacks("F16 in shaders")),
+            Shaders::Cooperative => {
+                cooperative.ok_or_else(|| lacks("cooperative matrices of F16 with F32 sums that the shaders know"))
+            }
+        }
+    }
+
+    /// What the device has to be opened with.
+    pub(super) fn features(self) -> wgpu::Features {
+        match self {
+            Variant::Plain => wgpu::Features::empty(),
+            Variant::Half => wgpu::Features::SHADER_F16,
+            Variant::Cooperative(_) => Cooperative::FEATURES,
+        }
+    }
+
+    /// In words, for the user.
+    pub(super) fn name(self) -> String {
+        match self {
+            Variant::Plain => "plain shaders".into(),
+            Variant::Half => "F16 shaders".into(),
+            Variant::Cooperative(Cooperative { side, .. }) => format!("cooperative matrices of {side}×{side}"),
+        }
+    }
+}
