@@ -196,6 +196,15 @@ impl Engine {
         with_pipeline!(self, pipeline => pipeline.backend().device())
     }
 
+    /// The variant of the backend's shaders, in words; empty for a backend without.
+    pub fn variant(&self) -> String {
+        match &self.pipeline {
+            Loaded::Cpu(_) => String::new(),
+            #[cfg(feature = "webgpu")]
+            Loaded::WebGpu(pipeline) => pipeline.backend().variant(),
+        }
+    }
+
     /// What is odd about the model's files without being an error, a sentence each.
     pub fn warnings(&self) -> &[String] {
         with_pipeline!(self, pipeline => pipeline.warnings())

@@ -48,13 +48,16 @@ pub enum Error {
         /// What does not fit.
         problem: String,
     },
-    /// The device refused, failed or went away.
+    /// The device refused or failed.
     #[error("{0}")]
     Device(String),
     /// The device has no room for a tensor: too little memory, or none in one piece of that size. Something smaller may
     /// fit, and the device goes on.
     #[error("{0}")]
     OutOfMemory(String),
+    /// The device went away: what was loaded onto it is gone as well.
+    #[error("{0}")]
+    Lost(String),
     /// The caller asked to stop.
     #[error("cancelled")]
     Cancelled,
@@ -82,7 +85,7 @@ impl Error {
         match self {
             Error::Request(_) => ErrorKind::Request,
             Error::Io { .. } | Error::File { .. } | Error::Tensor { .. } => ErrorKind::Files,
-            Error::Device(_) | Error::OutOfMemory(_) => ErrorKind::Device,
+            Error::Device(_) | Error::OutOfMemory(_) | Error::Lost(_) => ErrorKind::Device,
             Error::Cancelled => ErrorKind::Cancelled,
             Error::Shape { .. } => ErrorKind::Internal,
         }

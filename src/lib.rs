@@ -51,6 +51,8 @@ mod error;
 mod image;
 pub mod model;
 pub mod pipeline;
+#[cfg(all(target_family = "wasm", feature = "webgpu"))]
+pub mod web;
 pub mod weights;
 
 pub use engine::{BackendChoice, Engine, Output, parity};
@@ -59,5 +61,6 @@ pub use image::{Image, Info, PngText};
 pub use model::Model;
 pub use model::vae::tiling::VaeTile;
 pub use pipeline::Drawn;
+pub use pipeline::preview::Preview;
 pub use pipeline::progress::{Progress, Stage, Timings};
 pub use pipeline::request::Request;

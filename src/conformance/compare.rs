@@ -1,11 +1,12 @@
 //! Runs the cases on two backends, one case at a time.
 
 use super::case::{Case, Inputs, host};
-use super::report::{Outcome, Report};
+use super::report::{Outcome, Report, Row};
 use super::tolerance::{EQUAL, Precision, Tolerance, activation_type};
 use super::{relative_error, replay_error, verbs};
 use crate::backend::{Backend, DType, HostTensor};
 use crate::error::Result;
+use std::collections::BTreeMap;
 
 /// What to compare, and on which inputs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,26 +37,53 @@ where
     A: Backend + 'static,
     B: Backend + 'static,
 {
+    compare_each(reference, candidate, options, &mut |_| ()).await
+}
+
+/// As [`compare`], but hands every row to `each` as soon as all of its cases have run.
+///
+/// # Errors
+/// Those of [`compare`].
+pub async fn compare_each<A, B>(
+    reference: &A,
+    candidate: &B,
+    options: &Options,
+    each: &mut dyn FnMut(&Row),
+) -> Result<Report>
+where
+    A: Backend + 'static,
+    B: Backend + 'static,
+{
     let (own, other) = (Precision::of(reference)?, Precision::of(candidate)?);
     let precision = own.coarser(other);
     let inputs = |activations| Inputs { seed: options.seed, precision, activations, poison: false };
     let (expect, inputs) = (inputs(own.activations), inputs(other.activations));
     let mut report = empty(reference, candidate, precision, options);
     let cases = verbs::suite::<A>(options.full).cases.into_iter().zip(verbs::suite::<B>(options.full).cases);
-    for (known, case) in cases.filter(|(case, _)| case.name.contains(&options.filter)) {
+    let cases: Vec<_> = cases.filter(|(case, _)| case.name.contains(&options.filter)).collect();
+    let mut left = BTreeMap::<&str, usize>::new();
+    cases.iter().for_each(|(case, _)| *left.entry(case.verb).or_default() += 1);
+    for (known, case) in cases {
         let expected = called(reference, &known, expect).await?;
         let result = examine(candidate, &case, inputs, &expected, options.replay).await;
         report.add(case.verb, outcome(case.name, case.tolerance, precision, result));
+        let left = left.entry(case.verb).or_default();
+        *left -= 1;
+        if *left == 0 {
+            report.row(case.verb).into_iter().for_each(&mut *each);
+        }
     }
     let law = "replay/twice";
     if options.replay && law.contains(&options.filter) {
         let result = replay_error(candidate, options.seed).await.map(|error| Finding { error, problem: None });
         report.add("replay", outcome(law.into(), EQUAL, precision, result));
+        report.row("replay").into_iter().for_each(&mut *each);
     }
     let law = "to_rgb8/nan-is-refused";
     if law.contains(&options.filter) {
         let result = refuses_nan(candidate).await;
-        report.add("to_rgb8", outcome(law.into(), EQUAL, precision, result));
+        report.add("nan", outcome(law.into(), EQUAL, precision, result));
+        report.row("nan").into_iter().for_each(each);
     }
     Ok(report)
 }

@@ -42,7 +42,7 @@ mod report;
 mod tolerance;
 mod verbs;
 
-pub use compare::{Options, compare};
+pub use compare::{Options, compare, compare_each};
 pub use overflow::beyond_f16;
 pub use pipelines::{compare_all, compare_pipelines};
 pub use report::{Outcome, Report, Row};

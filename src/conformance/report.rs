@@ -93,6 +93,11 @@ impl Report {
         self.rows.iter().flat_map(|row| &row.failures)
     }
 
+    /// The row of a verb or stage.
+    pub fn row(&self, verb: &str) -> Option<&Row> {
+        self.rows.iter().find(|row| row.verb == verb)
+    }
+
     /// Adds a case to its verb's row.
     pub(super) fn add(&mut self, verb: &str, outcome: Outcome) {
         let failure = (!outcome.passed()).then(|| outcome.clone());

@@ -5,6 +5,7 @@
 //! call of twice the batch.
 
 pub mod noise;
+pub mod preview;
 pub mod progress;
 pub mod prompt;
 pub mod request;
@@ -19,11 +20,13 @@ use crate::model::transformer::{Captions, Clock, Transformer, padded};
 use crate::model::vae::Vae;
 use crate::model::vae::tiling::Tiles;
 use crate::weights::{ModelFolder, excerpt};
+use preview::Colours;
 use progress::{Loading, Progress, Run, Stage, Timings, since};
 use prompt::Tokenizer;
 use request::{Job, Limits};
 use schedule::Schedule;
 use std::collections::VecDeque;
+use std::sync::OnceLock;
 use web_time::Instant;
 
 /// A model on a backend.
@@ -36,6 +39,8 @@ pub struct Pipeline<B: Backend> {
     transformer: Transformer<B>,
     vae: Vae<B>,
     warnings: Vec<String>,
+    /// Fitted when a preview is wanted for the first time.
+    colours: OnceLock<Colours>,
 }
 
 /// What is known of a run when its pictures are drawn.
@@ -94,7 +99,7 @@ impl<B: Backend> Pipeline<B> {
             ("vae", pixels.unread(|_| false)),
         ];
         let warnings = unread.into_iter().filter_map(|(part, names)| unread_warning(folder, part, &names)).collect();
-        Ok(Self { backend, config, tokenizer, text_encoder, transformer, vae, warnings })
+        Ok(Self { backend, config, tokenizer, text_encoder, transformer, vae, warnings, colours: OnceLock::new() })
     }
 
     /// The backend that this model is on.
@@ -290,9 +295,13 @@ impl<B: Backend> Pipeline<B> {
         let with_guidance = guided.contains(&true).then(|| record(&both)).transpose()?;
         let without = guided.contains(&false).then(|| record(&captions.positive)).transpose()?;
 
+        let mut before = match run.wants_preview() {
+            true => Some((self.colours().await?, noise.to_f32())),
+            false => None,
+        };
         let mut in_flight = VecDeque::new();
         let mut last = Instant::now();
-        for guided in guided {
+        for (guided, sigmas) in guided.into_iter().zip(schedule.sigmas().windows(2)) {
             if in_flight.len() == B::IN_FLIGHT {
                 self.step_finished(&mut in_flight, &mut last, run).await?;
             }
@@ -300,6 +309,13 @@ impl<B: Backend> Pipeline<B> {
             let (_, recording) = recorded.as_ref().ok_or_else(|| Error::shape("replay", "a step was not recorded"))?;
             b.replay(recording)?;
             in_flight.push_back(b.event()?);
+            if let Some((colours, before)) = &mut before {
+                let now = b.download(&latents).await?.to_f32();
+                let clean = preview::predicted(before, &now, [sigmas[0], sigmas[1]]);
+                run.preview(&colours.pictures(&clean, [pictures, noise.shape()[1], size[0], size[1]]));
+                *before = now;
+                self.step_finished(&mut in_flight, &mut last, run).await?;
+            }
             if run.wants_latents() {
                 while !in_flight.is_empty() {
                     self.step_finished(&mut in_flight, &mut last, run).await?;
@@ -311,6 +327,15 @@ impl<B: Backend> Pipeline<B> {
             self.step_finished(&mut in_flight, &mut last, run).await?;
         }
         b.download(&latents).await
+    }
+
+    /// The map of previews, fitted the first time.
+    async fn colours(&self) -> Result<&Colours> {
+        if let Some(colours) = self.colours.get() {
+            return Ok(colours);
+        }
+        let fitted = Colours::fit(&self.backend, &self.vae, self.config.vae.latent_channels).await?;
+        Ok(self.colours.get_or_init(|| fitted))
     }
 
     /// Waits for the oldest step in flight and reports it.

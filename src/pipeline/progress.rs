@@ -1,5 +1,6 @@
 //! What a caller sees of a run while it goes on, and how long its parts took.
 
+use super::preview::Preview;
 use crate::backend::HostTensor;
 use crate::error::{Error, Result};
 use std::cell::{Cell, RefCell};
@@ -41,8 +42,17 @@ pub trait Progress {
         false
     }
 
-    /// The latents F32 `[B, C, h, w]` after the step that was reported last, for previews and tests.
+    /// The latents F32 `[B, C, h, w]` after the step that was reported last, for tests.
     fn latents(&mut self, _latents: &HostTensor) {}
+
+    /// Whether [`Progress::preview`] is to be called. It costs a wait for the device after every step, and a moment of
+    /// the autoencoder the first time.
+    fn wants_preview(&self) -> bool {
+        false
+    }
+
+    /// What the pictures under way look like, coarsely, after the step that is about to be reported.
+    fn preview(&mut self, _pictures: &[Preview]) {}
 }
 
 impl<F: FnMut(Stage) -> ControlFlow<()>> Progress for F {
@@ -113,6 +123,14 @@ impl<'a> Run<'a> {
 
     pub(super) fn latents(&mut self, latents: &HostTensor) {
         self.progress.latents(latents);
+    }
+
+    pub(super) fn wants_preview(&self) -> bool {
+        self.progress.wants_preview()
+    }
+
+    pub(super) fn preview(&mut self, pictures: &[Preview]) {
+        self.progress.preview(pictures);
     }
 }
 

@@ -50,7 +50,7 @@ impl Faults {
     pub(super) fn check(&self) -> Result<()> {
         let mut state = lock(&self.state);
         if let Some(reason) = &state.lost {
-            return Err(Error::Device(format!("the GPU is gone, please start again: {reason}")));
+            return Err(Error::Lost(format!("the GPU is gone, please start again: {reason}")));
         }
         if std::mem::take(&mut state.out_of_memory) {
             // What was complained about since then follows from it: a buffer that could not be made was used.
@@ -103,7 +103,11 @@ impl Device {
             };
             Error::Device(problem.into())
         })?;
-        let info = adapter.get_info();
+        let mut info = adapter.get_info();
+        if info.name.is_empty() {
+            // A browser that keeps it to itself.
+            info.name = "a GPU without a name".into();
+        }
         let real = matches!(
             info.device_type,
             wgpu::DeviceType::DiscreteGpu | wgpu::DeviceType::IntegratedGpu | wgpu::DeviceType::VirtualGpu

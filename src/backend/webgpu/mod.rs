@@ -60,6 +60,11 @@ impl WebGpu {
         Ok(Self(Gpu::open(adapters, shaders, largest).await?))
     }
 
+    /// The variant of the shaders that runs, in words.
+    pub fn variant(&self) -> String {
+        self.0.device.variant.name()
+    }
+
     fn bias(&self, verb: &'static str, biases: &[HostTensor]) -> Result<Option<WebGpuTensor>> {
         if biases.is_empty() {
             return Ok(None);
@@ -99,8 +104,9 @@ impl Backend for WebGpu {
 
     fn device(&self) -> String {
         let info = &self.0.device.info;
-        let driver = [info.driver.as_str(), info.driver_info.as_str()].join(" ");
-        format!("{}, {:?} {}, {}", info.name, info.backend, driver.trim(), self.0.device.variant.name())
+        let interface = [&format!("{:?}", info.backend), &info.driver, &info.driver_info];
+        let interface: Vec<&str> = interface.into_iter().map(String::as_str).filter(|word| !word.is_empty()).collect();
+        format!("{}, {}, {}", info.name, interface.join(" "), self.variant())
     }
 
     fn operands(&self) -> DType {

@@ -1,0 +1,149 @@
+//! What a picture will look like, long before it is decoded: a linear map from the values of a latent to a colour.
+//!
+//! An autoencoder's decoder is far from linear, but the colour of a place follows the latent there almost linearly. The
+//! map is fitted once a model, by least squares over latents that the model's own autoencoder decodes, and then costs a
+//! few multiplications a latent. It is applied to the clean latents that the step predicts, `x₀ = x − σ·v` with the
+//! velocity `v = (x − x′)/(σ − σ′)` between a step and the one before: the steps' own latents are noise nearly to the
+//! end.
+
+use super::noise;
+use crate::backend::{Backend, DeviceTensor, HostTensor};
+use crate::error::Result;
+use crate::model::vae::Vae;
+
+/// Latents along a side of what is decoded for the fit.
+const SIDE: usize = 16;
+/// Latents along a side of a square of one value, of which colours are taken.
+const CELL: usize = 2;
+/// Added to the diagonal, so that the equations have a solution whatever the autoencoder.
+const RIDGE: f64 = 1e-3;
+
+/// A picture of one pixel a latent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Preview {
+    /// Pixels in a row.
+    pub width: usize,
+    /// Rows.
+    pub height: usize,
+    /// `height` rows of `width` pixels, each red, green, blue, from the top left.
+    pub pixels: Vec<u8>,
+}
+
+/// The map from the `C` values of a latent, and 1, to red, green and blue from 0 to 1.
+#[derive(Debug)]
+pub(super) struct Colours {
+    rows: Vec<[f64; 3]>,
+}
+
+impl Colours {
+    /// Fits the map to what `vae`, of `channels` latent channels, decodes.
+    pub(super) async fn fit<B: Backend>(b: &B, vae: &Vae<B>, channels: usize) -> Result<Self> {
+        // Squares of one value each, because a colour depends on the latents around as well.
+        let cells = SIDE / CELL;
+        let values = noise::normal(0, channels * cells * cells);
+        let latent = |c: usize, y: usize, x: usize| values[(c * cells + y / CELL) * cells + x / CELL];
+        let latents: Vec<f32> =
+            (0..channels * SIDE * SIDE).map(|i| latent(i / (SIDE * SIDE), i / SIDE % SIDE, i % SIDE)).collect();
+        let latents = b.upload(&HostTensor::from_f32(&[1, channels, SIDE, SIDE], &latents))?;
+        let decoded = vae.decode(b, &latents)?;
+        let width = decoded.shape()[2];
+        let pixels = b.download(&decoded).await?.to_f32();
+
+        let mut equations = Equations::new(channels + 1);
+        let side = width / cells;
+        for cell in 0..cells * cells {
+            let (y, x) = (cell / cells, cell % cells);
+            let mut colour = [0.0; 3];
+            for (dy, dx) in (0..side * side).map(|i| (i / side, i % side)) {
+                let at = 3 * ((y * side + dy) * width + x * side + dx);
+                colour.iter_mut().zip(&pixels[at..]).for_each(|(sum, &value)| *sum += f64::from(value));
+            }
+            let latent = (0..channels).map(|c| f64::from(values[c * cells * cells + cell]));
+            let colour = colour.map(|sum| sum / (255 * side * side) as f64);
+            equations.add(&latent.chain([1.0]).collect::<Vec<_>>(), colour);
+        }
+        Ok(Self { rows: equations.solve() })
+    }
+
+    /// The pictures of latents F32 `[B, C, h, w]`.
+    pub(super) fn pictures(&self, latents: &[f32], [_, channels, height, width]: [usize; 4]) -> Vec<Preview> {
+        let area = height * width;
+        let pixel = |item: &[f32], i: usize| {
+            let mut colour = self.rows[channels];
+            for (c, row) in self.rows[..channels].iter().enumerate() {
+                let value = f64::from(item[c * area + i]);
+                colour.iter_mut().zip(row).for_each(|(sum, factor)| *sum += value * factor);
+            }
+            colour.map(|value| (value.clamp(0.0, 1.0) * 255.0).round() as u8)
+        };
+        let picture = |item: &[f32]| (0..area).flat_map(|i| pixel(item, i)).collect();
+        latents.chunks_exact(channels * area).map(|item| Preview { width, height, pixels: picture(item) }).collect()
+    }
+}
+
+/// The clean latents that the step from `before` at `sigmas[0]` to `now` at `sigmas[1]` predicts.
+pub(super) fn predicted(before: &[f32], now: &[f32], sigmas: [f32; 2]) -> Vec<f32> {
+    let ahead = sigmas[1] / (sigmas[1] - sigmas[0]);
+    now.iter().zip(before).map(|(&now, &before)| now - ahead * (now - before)).collect()
+}
+
+/// The normal equations of a least-squares problem with three right-hand sides.
+struct Equations {
+    /// `[A | b]`, rows of `n + 3`.
+    rows: Vec<Vec<f64>>,
+}
+
+impl Equations {
+    fn new(n: usize) -> Self {
+        let mut rows = vec![vec![0.0; n + 3]; n];
+        rows.iter_mut().enumerate().for_each(|(i, row)| row[i] = RIDGE);
+        Self { rows }
+    }
+
+    fn add(&mut self, input: &[f64], output: [f64; 3]) {
+        for (row, &factor) in self.rows.iter_mut().zip(input) {
+            row.iter_mut().zip(input.iter().chain(&output)).for_each(|(sum, value)| *sum += factor * value);
+        }
+    }
+
+    /// Gauss and Jordan's elimination; the ridge makes the matrix positive definite, so that no pivot is 0.
+    fn solve(mut self) -> Vec<[f64; 3]> {
+        let n = self.rows.len();
+        for pivot in 0..n {
+            let row = self.rows[pivot].clone();
+            for (i, other) in self.rows.iter_mut().enumerate() {
+                let factor = if i == pivot { 1.0 - 1.0 / row[pivot] } else { other[pivot] / row[pivot] };
+                other.iter_mut().zip(&row).for_each(|(value, pivot)| *value -= factor * pivot);
+            }
+        }
+        self.rows.iter().map(|row| [row[n], row[n + 1], row[n + 2]]).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equations_give_the_map_back() {
+        let truth = |x: f64, y: f64| [0.5 * x - y + 0.1, 2.0 * y, 0.25 - x];
+        let mut equations = Equations::new(3);
+        for i in 0..1000 {
+            let (x, y) = (f64::from(i % 10), f64::from(i / 10 % 10));
+            equations.add(&[x, y, 1.0], truth(x, y));
+        }
+        let solved = equations.solve();
+        for (row, expected) in solved.iter().zip([[0.5, 0.0, -1.0], [-1.0, 2.0, 0.0], [0.1, 0.0, 0.25]]) {
+            assert!(row.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-4), "{solved:?}");
+        }
+    }
+
+    #[test]
+    fn the_clean_latents_lie_on_the_line_through_two_steps() {
+        let (clean, noise) = (2.0, -1.0);
+        let at = |sigma: f32| [sigma * noise + (1.0 - sigma) * clean];
+        let predicted = predicted(&at(0.9), &at(0.75), [0.9, 0.75])[0];
+        assert!((predicted - clean).abs() < 1e-5, "{predicted}");
+        assert_eq!(super::predicted(&at(0.3), &at(0.0), [0.3, 0.0]), at(0.0));
+    }
+}

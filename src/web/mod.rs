@@ -1,0 +1,281 @@
+//! The library in a browser: what a page's script calls, and what this crate calls in that script.
+//!
+//! Made for a worker: a step on the processor keeps its thread busy. The script brings the files of a model (see
+//! [`ModelFiles`]), from a server, from the browser's storage or from a folder that was picked; everything else happens
+//! here. `web/` holds the page.
+//!
+//! An error reaches the script as an `Error` whose message is the sentence for the user, with `kind` (`request`,
+//! `files`, `device`, `cancelled` or `internal`) and for some of `device` a `reason`: `lost` when the device is gone and
+//! what was loaded with it, `memory` when it has too little.
+
+mod files;
+mod request;
+
+use crate::backend::cpu::Cpu;
+use crate::backend::webgpu::{Adapters, WebGpu};
+use crate::conformance::{Options, Row, compare_each};
+use crate::error::{Error, ErrorKind};
+use crate::pipeline::preview::Preview;
+use crate::pipeline::progress::{Progress, Stage};
+use crate::pipeline::request::Limits;
+use crate::weights::ModelFolder;
+use crate::{BackendChoice, Engine, Image, Model};
+use files::Files;
+pub use files::ModelFiles;
+use js_sys::{Function, JSON, Object, Reflect, Uint8Array};
+use serde::Serialize;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use wasm_bindgen::prelude::{JsValue, wasm_bindgen};
+
+/// What a script gets, or the `Error` that it catches.
+type Answer<T> = Result<T, JsValue>;
+
+#[wasm_bindgen(start)]
+fn start() {
+    console_error_panic_hook::set_once();
+}
+
+/// A model that is loaded and ready to draw.
+#[wasm_bindgen]
+#[derive(Debug)]
+pub struct ZImageEngine(Engine);
+
+#[wasm_bindgen]
+impl ZImageEngine {
+    /// Loads the model that `files` holds onto a backend: `auto`, `webgpu` or `cpu`. `progress` is called with the bytes
+    /// of weights that were read and those to read in all, first with 0, and returns whether to go on.
+    ///
+    /// # Errors
+    /// Those of [`Model::new`] and [`Engine::load`].
+    pub async fn load(files: ModelFiles, backend: &str, progress: Function) -> Answer<ZImageEngine> {
+        let load = async {
+            let choice: BackendChoice = backend.parse()?;
+            let name = files.name();
+            let folder = ModelFolder::remote(&name, Arc::new(Files::new(files))).await?;
+            let model = Model::new(folder).await?;
+            let mut report = |stage: Stage| match stage {
+                Stage::Load { done, of } => flow(progress.call2(&JsValue::NULL, &number(done), &number(of))),
+                _ => ControlFlow::Continue(()),
+            };
+            Engine::load(&model, choice, &mut report).await
+        };
+        load.await.map(ZImageEngine).map_err(thrown)
+    }
+
+    /// The model and what runs it.
+    ///
+    /// # Errors
+    /// None that is expected.
+    pub fn info(&self) -> Answer<JsValue> {
+        let (engine, config) = (&self.0, self.0.config());
+        let Limits { multiple, rows, columns, .. } = Limits::of(config);
+        let defaults = &config.defaults;
+        to_js(&serde_json::json!({
+            "model": engine.model(),
+            "backend": engine.backend(),
+            "device": engine.device(),
+            "variant": engine.variant(),
+            "defaults": {
+                "width": defaults.width,
+                "height": defaults.height,
+                "steps": defaults.steps,
+                "guidance": defaults.guidance,
+            },
+            "limits": { "multiple": multiple, "maxWidth": columns * multiple, "maxHeight": rows * multiple },
+            "warnings": engine.warnings(),
+            "loadMs": engine.load_ms(),
+        }))
+    }
+
+    /// Draws one picture. `progress` is called with `{stage, done, of, preview?}` and returns whether to go on.
+    ///
+    /// # Errors
+    /// Those of [`Engine::generate`].
+    pub async fn generate(&self, request: JsValue, progress: Function, preview: bool) -> Answer<JsValue> {
+        let run = async {
+            let request = request::read(request)?;
+            let mut events = Events { progress, wanted: preview, latest: None, steps: [0, 0] };
+            self.0.generate(&request, &mut events).await
+        };
+        let output = run.await.map_err(thrown)?;
+        let image = output.images.first().ok_or_else(|| JsValue::from_str("no picture"))?;
+        let object = Object::new();
+        set(&object, "png", &bytes(&image.to_png().map_err(thrown)?))?;
+        pixels(&object, image.width, image.height, &image.pixels)?;
+        set(&object, "info", &info(image)?)?;
+        set(&object, "warnings", &to_js(&output.warnings)?)?;
+        let timings = &output.timings;
+        let milliseconds = serde_json::json!({
+            "textEncoder": timings.text_encoder_ms,
+            "transformer": timings.transformer_ms,
+            "steps": timings.step_ms,
+            "vae": timings.vae_ms,
+            "total": timings.total_ms,
+        });
+        set(&object, "timings", &to_js(&milliseconds)?)?;
+        Ok(object.into())
+    }
+}
+
+/// Compares every verb of `webgpu` with that of `cpu`: the cases whose names hold `filter`, on inputs of `seed`. `each`
+/// is called with every verb's row of the report as it is done; the report is what `zimage parity --json` prints.
+///
+/// # Errors
+/// [`Error::Device`] when there is no adapter; [`Error::Request`] when no case has such a name.
+#[wasm_bindgen]
+pub async fn parity(filter: Option<String>, seed: JsValue, each: Function) -> Answer<JsValue> {
+    let compare = async {
+        let seed = request::seed(&seed)?.unwrap_or(0);
+        let options = Options { seed, filter: filter.unwrap_or_default(), ..Options::default() };
+        let (reference, candidate) = (Cpu::new(), WebGpu::open(Adapters::Any).await?);
+        let mut row = |row: &Row| {
+            if let Ok(row) = to_js(row) {
+                // What a listener throws does not change what is true.
+                let _ = each.call1(&JsValue::NULL, &row);
+            }
+        };
+        let report = compare_each(&reference, &candidate, &options, &mut row).await?;
+        match report.cases() {
+            0 => Err(Error::Request(format!("no case has {:?} in its name", options.filter))),
+            _ => Ok(report),
+        }
+    };
+    to_js(&compare.await.map_err(thrown)?)
+}
+
+/// The version of this library.
+#[wasm_bindgen]
+pub fn version() -> String {
+    env!("CARGO_PKG_VERSION").to_owned()
+}
+
+/// The size of this module's memory in bytes. It never shrinks, so this is its peak.
+#[wasm_bindgen(js_name = heapBytes)]
+pub fn heap_bytes() -> f64 {
+    (core::arch::wasm32::memory_size(0) * (64 << 10)) as f64
+}
+
+/// Tells the script how a run goes on.
+struct Events {
+    progress: Function,
+    wanted: bool,
+    /// Waits for the event of its step.
+    latest: Option<Preview>,
+    /// Done, and of how many.
+    steps: [usize; 2],
+}
+
+impl Events {
+    fn event(&mut self, stage: &str) -> Answer<JsValue> {
+        let event = Object::new();
+        set(&event, "stage", &stage.into())?;
+        set(&event, "done", &self.steps[0].into())?;
+        set(&event, "of", &self.steps[1].into())?;
+        if let Some(Preview { width, height, pixels: rgb }) = self.latest.take() {
+            let preview = Object::new();
+            pixels(&preview, width, height, &rgb)?;
+            set(&event, "preview", &preview)?;
+        }
+        self.progress.call1(&JsValue::NULL, &event)
+    }
+}
+
+impl Progress for Events {
+    fn update(&mut self, stage: Stage) -> ControlFlow<()> {
+        let stage = match stage {
+            Stage::TextEncoder => "text",
+            Stage::Step { done, of } => {
+                self.steps = [done, of];
+                "step"
+            }
+            Stage::Vae => "vae",
+            Stage::Load { .. } => return ControlFlow::Continue(()),
+        };
+        flow(self.event(stage))
+    }
+
+    fn wants_preview(&self) -> bool {
+        self.wanted
+    }
+
+    fn preview(&mut self, pictures: &[Preview]) {
+        self.latest = pictures.first().cloned();
+    }
+}
+
+/// A listener says `true` to go on; one that throws has no more use for the rest.
+fn flow(answer: Answer<JsValue>) -> ControlFlow<()> {
+    match answer {
+        Ok(answer) if answer.is_truthy() => ControlFlow::Continue(()),
+        _ => ControlFlow::Break(()),
+    }
+}
+
+/// The error as a script catches it.
+fn thrown(error: Error) -> JsValue {
+    let kind = match error.kind() {
+        ErrorKind::Request => "request",
+        ErrorKind::Files => "files",
+        ErrorKind::Device => "device",
+        ErrorKind::Cancelled => "cancelled",
+        ErrorKind::Internal => "internal",
+    };
+    let reason = match error {
+        Error::Lost(_) => Some("lost"),
+        Error::OutOfMemory(_) => Some("memory"),
+        _ => None,
+    };
+    let object = js_sys::Error::new(&error.to_string());
+    // A new object takes any property.
+    let _ = set(&object, "kind", &kind.into());
+    let _ = reason.map(|reason| set(&object, "reason", &reason.into()));
+    object.into()
+}
+
+fn set(object: &Object, key: &str, value: &JsValue) -> Answer<()> {
+    Reflect::set(object, &key.into(), value).map(|_| ())
+}
+
+/// As JSON has it.
+fn to_js(value: &impl Serialize) -> Answer<JsValue> {
+    let json = serde_json::to_string(value).map_err(|error| JsValue::from(js_sys::Error::new(&error.to_string())))?;
+    JSON::parse(&json)
+}
+
+/// Exact for everything below 2⁵³.
+fn number(value: u64) -> JsValue {
+    (value as f64).into()
+}
+
+fn bytes(bytes: &[u8]) -> JsValue {
+    Uint8Array::from(bytes).into()
+}
+
+/// Sets `width`, `height` and `rgba`, as a canvas takes them.
+fn pixels(object: &Object, width: usize, height: usize, rgb: &[u8]) -> Answer<()> {
+    set(object, "width", &width.into())?;
+    set(object, "height", &height.into())?;
+    let rgba: Vec<u8> = rgb.chunks_exact(3).flat_map(|pixel| [pixel[0], pixel[1], pixel[2], 255]).collect();
+    set(object, "rgba", &bytes(&rgba))
+}
+
+/// What made a picture, by the names that a request has.
+fn info(image: &Image) -> Answer<JsValue> {
+    let info = &image.info;
+    let object: Object = to_js(&serde_json::json!({
+        "prompt": info.prompt,
+        "negative": info.negative,
+        "width": info.width,
+        "height": info.height,
+        "steps": info.steps,
+        "guidance": info.guidance,
+        "cfgNormalization": info.cfg_normalization,
+        "cfgTruncation": info.cfg_truncation,
+        "model": info.model,
+        "version": info.version,
+    }))?
+    .into();
+    set(&object, "seed", &request::seed_to_js(info.seed))?;
+    Ok(object.into())
+}

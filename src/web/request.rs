@@ -1,0 +1,53 @@
+//! A request as a script writes it.
+
+use crate::error::{Error, Result};
+use crate::pipeline::request::Request;
+use serde::Deserialize;
+use wasm_bindgen::prelude::{JsCast, JsValue};
+
+/// The largest number up to which every whole number is one of a script's: 2⁵³ − 1.
+const LARGEST_NUMBER: u64 = (1 << 53) - 1;
+
+/// What is left out, or `undefined`, is the model's default.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Fields {
+    prompt: String,
+    negative: Option<String>,
+    width: Option<usize>,
+    height: Option<usize>,
+    steps: Option<usize>,
+    seed: Option<u64>,
+    guidance: Option<f32>,
+    cfg_normalization: Option<f32>,
+    cfg_truncation: Option<f64>,
+}
+
+/// Reads `{prompt, negative?, width?, height?, steps?, seed?, guidance?, cfgNormalization?, cfgTruncation?}`.
+pub(super) fn read(request: JsValue) -> Result<Request> {
+    let fields: Fields = serde_wasm_bindgen::from_value(request)
+        .map_err(|error| Error::Request(format!("the request cannot be read: {error}")))?;
+    let base = Request::new(fields.prompt);
+    Ok(Request {
+        negative: fields.negative.into_iter().collect(),
+        width: fields.width,
+        height: fields.height,
+        steps: fields.steps,
+        seed: fields.seed.unwrap_or(base.seed),
+        guidance: fields.guidance,
+        cfg_normalization: fields.cfg_normalization.unwrap_or(base.cfg_normalization),
+        cfg_truncation: fields.cfg_truncation.unwrap_or(base.cfg_truncation),
+        ..base
+    })
+}
+
+/// A seed: a whole number, as a number or a bigint; `None` for `undefined`.
+pub(super) fn seed(value: &JsValue) -> Result<Option<u64>> {
+    serde_wasm_bindgen::from_value(value.clone())
+        .map_err(|_| Error::Request(format!("a seed is a whole number from 0 to {}", u64::MAX)))
+}
+
+/// A seed as a number, or as a bigint where no number is exact.
+pub(super) fn seed_to_js(seed: u64) -> JsValue {
+    if seed <= LARGEST_NUMBER { (seed as f64).into() } else { js_sys::BigInt::from(seed).unchecked_into() }
+}

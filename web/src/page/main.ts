@@ -1,0 +1,285 @@
+/** The page: from a prompt to a picture. */
+
+import { EMBEDDED_MODEL, type ModelSource, type Picture, ZImage, ZImageError } from "../zimage.js";
+import { area, Clock } from "./clock.js";
+import { byId, notify } from "./elements.js";
+import { adopt, fill, fromFragment, type Link, requested, toFragment } from "./form.js";
+import { type Kept, remember } from "./visit.js";
+import { bytes, duration, explained, fileName, withoutGpu } from "./words.js";
+
+const form = byId("request", HTMLFormElement);
+const prompt = byId("prompt", HTMLTextAreaElement);
+const drawButton = byId("draw", HTMLButtonElement);
+const cancelButton = byId("cancel", HTMLButtonElement);
+const stage = byId("stage", HTMLElement);
+const frame = byId("frame", HTMLDivElement);
+const preview = byId("preview", HTMLCanvasElement);
+const empty = byId("empty", HTMLParagraphElement);
+const picture = byId("picture", HTMLImageElement);
+const progress = byId("progress", HTMLDivElement);
+const status = byId("status", HTMLParagraphElement);
+const bar = byId("bar", HTMLProgressElement);
+const modelUrl = byId("model-url", HTMLInputElement);
+const modelFiles = byId("model-files", HTMLInputElement);
+const link = byId("link", HTMLButtonElement);
+
+/** A model as the user chose it. The address is what a link names; a picked folder has none. */
+interface Choice {
+  source: ModelSource;
+  address: string | undefined;
+}
+const embedded: Choice = { source: EMBEDDED_MODEL, address: undefined };
+
+let zimage: ZImage | undefined;
+let chosen = embedded;
+let backend: Link["backend"];
+/** What is under way can be stopped through this. */
+let current: AbortController | undefined;
+/** The user asked for a picture while the model was still loading. */
+let wanted = false;
+const clock = new Clock();
+
+type State = "idle" | "loading" | "ready" | "drawing" | "stopped";
+
+function enter(state: State, words = ""): void {
+  document.body.dataset.state = state;
+  progress.hidden = state !== "loading" && state !== "drawing";
+  drawButton.disabled = state === "drawing" || state === "idle" || state === "stopped";
+  drawButton.textContent = state === "drawing" ? "Drawing…" : "Draw";
+  status.textContent = words;
+  frame.setAttribute("aria-busy", String(state === "drawing"));
+}
+
+function show(part: number | undefined, words: string): void {
+  if (part === undefined) bar.removeAttribute("value");
+  else bar.value = part;
+  if (status.textContent !== words) status.textContent = words;
+}
+
+async function open(choice: Choice): Promise<void> {
+  current?.abort();
+  zimage?.dispose();
+  zimage = undefined;
+  chosen = choice;
+  const here = (current = new AbortController());
+  notify([]);
+  enter("loading", "Loading the model…");
+  show(undefined, "Loading the model…");
+  try {
+    const loaded = await ZImage.load({
+      model: choice.source,
+      backend: backend ?? "webgpu",
+      signal: here.signal,
+      onProgress: ({ done, of, fetched, note }) => {
+        const from = fetched > 0 ? "" : " from this browser's storage";
+        const words = of > 0 ? `Loading the model${from}: ${bytes(done)} of ${bytes(of)}` : "Loading the model…";
+        show(of > 0 ? done / of : undefined, note ? `${words}. ${note}` : words);
+      },
+    });
+    if (here !== current) return loaded.dispose();
+    ready(loaded);
+  } catch (error) {
+    if (here === current) failed(error, () => open(choice));
+  }
+}
+
+function ready(loaded: ZImage): void {
+  zimage = loaded;
+  const { info } = loaded;
+  performance.mark("ready");
+  adopt(info, false);
+  byId("model-name", HTMLElement).textContent = info.model;
+  const shaders = info.variant ? `, ${info.variant} shaders` : "";
+  const device = info.backend === "cpu" ? "Drawing on the processor" : `Drawing through WebGPU on ${info.device}${shaders}`;
+  byId("device", HTMLParagraphElement).textContent = device;
+  enter("ready", "Ready.");
+  notify(info.warnings);
+  if (wanted) draw();
+}
+
+async function draw(): Promise<void> {
+  if (!zimage) {
+    wanted = true;
+    status.textContent = "Drawing as soon as the model is here.";
+    return;
+  }
+  wanted = false;
+  const request = requested();
+  const here = (current = new AbortController());
+  notify([]);
+  clock.begin();
+  enter("drawing");
+  show(undefined, "Reading the prompt…");
+  prepareFrame(request);
+  // On a narrow screen the picture forms below the form.
+  stage.scrollIntoView({ block: "nearest", behavior: "smooth" });
+  const ticking = setInterval(tick, 500);
+  let part = "Reading the prompt…";
+  function tick(): void {
+    const left = clock.remaining();
+    show(bar.position < 0 ? undefined : bar.value, left === undefined ? part : `${part} · about ${duration(left)} left`);
+  }
+  try {
+    const drawn = await zimage.draw(request, {
+      preview: true,
+      signal: here.signal,
+      onProgress: ({ stage, done, of, preview: image }) => {
+        if (stage === "step") {
+          clock.step(done, of, area(request));
+          bar.value = done / (of + 1);
+          if (done < of) part = `Step ${done + 1} of ${of}`;
+        } else if (stage === "vae") {
+          part = "Decoding the picture…";
+        }
+        if (image) paint(image);
+        tick();
+      },
+    });
+    clock.finish(drawn);
+    finished(drawn);
+  } catch (error) {
+    preview.hidden = true;
+    empty.hidden = false;
+    failed(error, () => open(chosen));
+  } finally {
+    clearInterval(ticking);
+  }
+}
+
+function prepareFrame({ width = 1, height = 1 }: { width?: number; height?: number }): void {
+  stage.style.setProperty("--ratio", String(width / height));
+  empty.hidden = true;
+  byId("result", HTMLDivElement).hidden = true;
+  picture.hidden = true;
+  preview.hidden = true;
+}
+
+function paint(image: ImageData): void {
+  Object.assign(preview, { width: image.width, height: image.height, hidden: false });
+  preview.getContext("2d")?.putImageData(image, 0, 0);
+}
+
+function finished(drawn: Picture): void {
+  const { prompt, negative, width, height, steps, guidance, seed } = drawn.info;
+  const fields: Link = { prompt, width, height, steps, guidance, seed, negative };
+  if (chosen.address) fields.model = chosen.address;
+  if (backend) fields.backend = backend;
+  const kept: Kept = { picture: drawn, url: URL.createObjectURL(drawn.png), fragment: toFragment(fields) };
+  present(kept);
+  remember(kept, (kept) => {
+    if (document.body.dataset.state === "drawing") return;
+    fill(kept.picture.info);
+    present(kept);
+  });
+  enter("ready", `Drawn in ${duration(drawn.timings.total)}.`);
+  notify(drawn.warnings);
+}
+
+function present({ picture: drawn, url, fragment }: Kept): void {
+  const { prompt, seed } = drawn.info;
+  prepareFrame(drawn);
+  picture.src = url;
+  picture.alt = prompt;
+  picture.hidden = false;
+  byId("result", HTMLDivElement).hidden = false;
+  Object.assign(byId("download", HTMLAnchorElement), { href: url, download: fileName(prompt, seed) });
+  link.textContent = "Copy link";
+  history.replaceState(null, "", fragment);
+}
+
+function failed(thrown: unknown, restart: () => void): void {
+  const error = thrown instanceof ZImageError ? thrown : new ZImageError(String(thrown), "internal");
+  wanted = false;
+  const usable = zimage !== undefined && (error.kind === "cancelled" || error.kind === "request" || error.reason === "memory");
+  if (error.kind === "cancelled") {
+    enter(usable ? "ready" : "stopped", "Cancelled.");
+    notify([], []);
+    if (!usable) notify(["Loading was cancelled; what came so far is kept."], [["Load the model", restart]]);
+    return;
+  }
+  enter(usable ? "ready" : "stopped");
+  const label = zimage ? "Restart" : "Try again";
+  const actions: [string, () => void][] = usable ? [] : [[label, restart]];
+  if (!zimage && chosen !== embedded) actions.push(["Use the small emoji model", () => open(embedded)]);
+  if (error.kind === "device" && backend !== "cpu") actions.push(["Draw on the processor instead", () => onProcessor(chosen)]);
+  notify(explained(error), actions);
+}
+
+function onProcessor(choice: Choice): void {
+  backend = "cpu";
+  open(choice);
+}
+
+/** Follows a link: fills the form, loads what it names, and draws. */
+async function follow(fields: Link): Promise<void> {
+  fill(fields);
+  if (fields.backend) backend = fields.backend;
+  wanted = fields.prompt !== undefined;
+  const address = fields.model;
+  const choice = address ? { source: address, address } : embedded;
+  const lacking = backend === "cpu" ? [] : await withoutGpu();
+  if (lacking.length > 0) {
+    enter("stopped");
+    byId("device", HTMLParagraphElement).textContent = "No GPU";
+    const offer = "Without it the processor can draw: the small model takes a minute or so.";
+    return notify([...lacking, offer], [["Draw on the processor", () => onProcessor(choice)]]);
+  }
+  // A link must not make the browser fetch gigabytes from a place that its user has not seen.
+  if (address && new URL(address).origin !== location.origin) {
+    enter("stopped");
+    modelUrl.value = address;
+    const ask = `This link draws with the model at ${address}.`;
+    return notify([ask], [["Load that model", () => open(choice)], ["Use the small emoji model", () => open(embedded)]]);
+  }
+  if (zimage && chosen.address === choice.address) return draw();
+  return open(choice);
+}
+
+form.addEventListener("submit", (event) => {
+  event.preventDefault();
+  if (!drawButton.disabled) draw();
+});
+prompt.addEventListener("keydown", (event) => {
+  if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+  event.preventDefault();
+  form.requestSubmit();
+});
+cancelButton.addEventListener("click", () => {
+  current?.abort();
+  status.textContent = "Stopping…";
+});
+addEventListener("keydown", (event) => {
+  if (event.key === "Escape" && !progress.hidden) cancelButton.click();
+});
+addEventListener("hashchange", () => follow(fromFragment(location.hash)));
+
+link.addEventListener("click", async () => {
+  try {
+    await navigator.clipboard.writeText(location.href);
+    link.textContent = "Link copied";
+  } catch {
+    link.textContent = "The link is in the address bar";
+  }
+});
+
+function choose(choice: Choice): void {
+  form.reset();
+  wanted = false;
+  open(choice);
+}
+byId("model-load", HTMLButtonElement).addEventListener("click", () => {
+  if (!modelUrl.value || !modelUrl.reportValidity()) return modelUrl.focus();
+  // A large model is worth asking the browser not to clear it away.
+  navigator.storage?.persist?.();
+  choose({ source: modelUrl.value, address: modelUrl.value });
+});
+byId("model-embedded", HTMLButtonElement).addEventListener("click", () => choose(embedded));
+byId("model-folder", HTMLButtonElement).addEventListener("click", () => modelFiles.click());
+modelFiles.addEventListener("change", () => {
+  const files = [...(modelFiles.files ?? [])];
+  modelFiles.value = "";
+  if (files.length > 0) choose({ source: files, address: undefined });
+});
+
+enter("idle");
+follow(fromFragment(location.hash));

@@ -1,0 +1,57 @@
+/** What the page says in plain words: what its browser lacks, what an error means, how long it still takes. */
+
+import type { ZImageError } from "../zimage.js";
+
+/** Why there is no WebGPU, a sentence each, with what to do about it; empty when there is. */
+export async function withoutGpu(): Promise<string[]> {
+  if (!isSecureContext) {
+    return ["Browsers allow WebGPU only on pages that come over https or from localhost: open this page that way."];
+  }
+  if (!navigator.gpu) {
+    return [
+      "This browser has no WebGPU, which the GPU is reached through.",
+      "Chrome and Edge have it from version 113, Safari from 26 and Firefox from 141 (Windows) or 145 (macOS): update, or use" +
+        " one of them. On Linux, Chrome wants chrome://flags/#enable-unsafe-webgpu, and Firefox dom.webgpu.enabled in about:config.",
+    ];
+  }
+  const adapter = await navigator.gpu.requestAdapter().catch(() => null);
+  if (adapter) return [];
+  return [
+    "This browser has WebGPU but offers no GPU to it.",
+    "Turn hardware acceleration on in its settings, update the graphics driver, or, where the driver is on Chrome's block list," +
+      " set chrome://flags/#enable-unsafe-webgpu; chrome://gpu says what is wrong.",
+  ];
+}
+
+/** An error, and what would help. */
+export function explained(error: ZImageError): string[] {
+  // A sentence that begins with a file's name keeps it as it is.
+  const first = /^[^\s/:.]+\s/.test(error.message) ? error.message.charAt(0).toUpperCase() : error.message.charAt(0);
+  const sentence = `${first}${error.message.slice(1).replace(/([^.!?])$/, "$1.")}`;
+  switch (error.reason) {
+    case "lost":
+      return [sentence, "The GPU was reset, or the browser took it away: restart, and the model comes from this browser's storage."];
+    case "memory":
+      return [
+        sentence,
+        "What takes less: a smaller width and height, no guidance, a smaller model, or closing other tabs and programs that use the GPU.",
+      ];
+    default:
+      return [sentence];
+  }
+}
+
+export function bytes(count: number): string {
+  return count < 1e9 ? `${(count / 1e6).toFixed(1)} MB` : `${(count / 1e9).toFixed(2)} GB`;
+}
+
+export function duration(ms: number): string {
+  const seconds = Math.max(1, Math.round(ms / 1000));
+  return seconds < 90 ? `${seconds} s` : `${Math.round(seconds / 60)} min`;
+}
+
+/** A file name that says what the picture shows. */
+export function fileName(prompt: string, seed: number): string {
+  const words = prompt.normalize("NFC").toLowerCase().match(/[\p{L}\p{N}]+/gu) ?? ["picture"];
+  return `${words.join("-").slice(0, 60)}-${seed}.png`;
+}

@@ -1,0 +1,195 @@
+/**
+ * Z-Image in a web page. The engine runs in a worker of its own, so that the page never stalls; nothing is sent to a
+ * server.
+ *
+ *     import { ZImage } from "./zimage.js";
+ *
+ *     const zimage = await ZImage.load({ onProgress: ({ done, of }) => console.log(`${done} of ${of} bytes`) });
+ *     const picture = await zimage.draw({ prompt: "a red fox", seed: 7 });
+ *     document.body.append(Object.assign(new Image(), { src: URL.createObjectURL(picture.png) }));
+ */
+
+import type { DrawEvent, Drawn, Files, Order, Pixels, Report } from "./messages.js";
+import { pickedFolder } from "./picked.js";
+import type {
+  Backend, DrawProgress, Info, LoadProgress, ModelSource, ParityReport, ParityRow, Picture, Request,
+} from "./types.js";
+import { ZImageError } from "./types.js";
+
+export type * from "./types.js";
+export { ZImageError } from "./types.js";
+
+/** The small model that is built into the folder of this module. */
+export const EMBEDDED_MODEL = new URL("models/emoji/", import.meta.url).href;
+
+/** How to load a model. */
+export interface LoadOptions {
+  /** Where it is; the small embedded model when left out. */
+  model?: ModelSource;
+  /** What computes; `auto` when left out. */
+  backend?: Backend;
+  onProgress?: (progress: LoadProgress) => void;
+  /** Stops loading; what was fetched is kept for the next time. */
+  signal?: AbortSignal;
+}
+
+/** How to draw a picture. */
+export interface DrawOptions {
+  onProgress?: (progress: DrawProgress) => void;
+  /** Whether progress carries previews; they cost a wait for the device after every step. */
+  preview?: boolean;
+  /** Stops the run after the step that is under way. */
+  signal?: AbortSignal;
+}
+
+/** How to compare `webgpu` with `cpu`. */
+export interface ParityOptions {
+  /** Only cases whose name holds this text. */
+  filter?: string;
+  seed?: number;
+  /** Called with each verb's row as it is done. */
+  onRow?: (row: ParityRow) => void;
+  signal?: AbortSignal;
+}
+
+/** A model that is loaded and ready to draw. */
+export class ZImage {
+  private constructor(
+    private readonly engine: Engine,
+    /** The model and what runs it. */
+    readonly info: Info,
+  ) {}
+
+  /** Loads a model. Its weights are kept in the browser's storage, so that the next time fetches nothing. */
+  static async load(options: LoadOptions = {}): Promise<ZImage> {
+    const { model = EMBEDDED_MODEL, backend = "auto", onProgress, signal } = options;
+    const files = await located(model);
+    const engine = new Engine();
+    try {
+      const order: Order = { type: "load", model: files, backend };
+      const info = await engine.run(order, signal, (report) => {
+        if (report.type !== "loading") return;
+        const { done, of, fetched, note } = report;
+        onProgress?.({ done, of, fetched, ...(note === undefined ? {} : { note }) });
+      });
+      return new ZImage(engine, info as Info);
+    } catch (error) {
+      engine.end();
+      throw error;
+    }
+  }
+
+  /** Draws one picture. One at a time: a second call while the first runs is refused. */
+  async draw(request: Request, options: DrawOptions = {}): Promise<Picture> {
+    const { onProgress, preview = false, signal } = options;
+    const drawn = (await this.engine.run({ type: "draw", request, preview }, signal, (report) => {
+      if (report.type === "drawing") onProgress?.(progressOf(report.event));
+    })) as Drawn;
+    const { width, height, info, timings, warnings } = drawn;
+    const png = new Blob([drawn.png], { type: "image/png" });
+    return { width, height, info, timings, warnings, png, pixels: imageData(drawn) };
+  }
+
+  /** The size of the wasm heap in bytes. It never shrinks, so this is its peak. */
+  get heapBytes(): number {
+    return this.engine.heapBytes;
+  }
+
+  /** Frees the device's memory and the worker; a run under way ends as cancelled. */
+  dispose(): void {
+    this.engine.end();
+  }
+}
+
+/** Compares every verb of `webgpu` with that of `cpu` in this browser, on a worker of its own. */
+export async function parity(options: ParityOptions = {}): Promise<ParityReport> {
+  const { filter = "", seed = 0, onRow, signal } = options;
+  const engine = new Engine();
+  const cancel = () => engine.end();
+  signal?.addEventListener("abort", cancel);
+  try {
+    const report = await engine.run({ type: "parity", filter, seed }, signal, (report) => {
+      if (report.type === "row") onRow?.(report.row);
+    });
+    return report as ParityReport;
+  } finally {
+    signal?.removeEventListener("abort", cancel);
+    engine.end();
+  }
+}
+
+/** The worker, and the job that it is at. */
+class Engine {
+  heapBytes = 0;
+  private worker: Worker | undefined = startWorker();
+  private job: { settle(report: Report): void; reject(error: ZImageError): void } | undefined;
+
+  constructor() {
+    const worker = this.worker!;
+    worker.onmessage = ({ data }: MessageEvent<Report>) => this.job?.settle(data);
+    // A worker that could not start, or a fault of the engine that it cannot go on from.
+    worker.onerror = (event) => this.end(new ZImageError(fatal(event.message), "internal"));
+    worker.onmessageerror = () => this.end(new ZImageError(fatal("a message could not be read"), "internal"));
+  }
+
+  run(order: Order, signal: AbortSignal | undefined, each: (report: Report) => void): Promise<unknown> {
+    const { worker } = this;
+    if (!worker) return Promise.reject(new ZImageError("this engine has ended; load the model again", "request"));
+    if (this.job) return Promise.reject(new ZImageError("the engine is busy; wait for it, or cancel it", "request"));
+    if (signal?.aborted) return Promise.reject(new ZImageError("cancelled", "cancelled"));
+    return new Promise((resolve, reject) => {
+      const cancel = () => worker.postMessage({ type: "cancel" } satisfies Order);
+      const over = () => {
+        this.job = undefined;
+        signal?.removeEventListener("abort", cancel);
+      };
+      const fail = (error: ZImageError) => {
+        over();
+        reject(error);
+      };
+      this.job = {
+        settle: (report) => {
+          if (report.type === "failed") return fail(new ZImageError(report.message, report.kind, report.reason));
+          if (report.type !== "done") return each(report);
+          over();
+          this.heapBytes = report.heapBytes;
+          resolve(report.value);
+        },
+        reject: fail,
+      };
+      signal?.addEventListener("abort", cancel);
+      worker.postMessage(order);
+    });
+  }
+
+  end(error = new ZImageError("cancelled", "cancelled")): void {
+    this.worker?.terminate();
+    this.worker = undefined;
+    this.job?.reject(error);
+  }
+}
+
+function startWorker(): Worker {
+  const script = new URL("./worker/worker.js", import.meta.url);
+  if (script.origin === location.origin) return new Worker(new URL("./worker/worker.js", import.meta.url), { type: "module" });
+  // Browsers start no worker from another site; one that imports from there is the page's own.
+  const starter = URL.createObjectURL(new Blob([`import ${JSON.stringify(script.href)};`], { type: "text/javascript" }));
+  return new Worker(starter, { type: "module" });
+}
+
+function fatal(message: string | undefined): string {
+  return `the engine stopped: ${message || "its script or its wasm could not be loaded"}; load the model again`;
+}
+
+async function located(model: ModelSource): Promise<Files> {
+  if (typeof model === "string" || model instanceof URL) return { url: new URL(model, document.baseURI).href };
+  return pickedFolder(model);
+}
+
+function progressOf({ stage, done, of, preview }: DrawEvent): DrawProgress {
+  return { stage, done, of, ...(preview ? { preview: imageData(preview) } : {}) };
+}
+
+function imageData({ rgba, width, height }: Pixels): ImageData {
+  return new ImageData(new Uint8ClampedArray(rgba.buffer, rgba.byteOffset, rgba.byteLength), width, height);
+}

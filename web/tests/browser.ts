@@ -1,0 +1,143 @@
+/** Chromium for the tests, on a GPU made of software, and what they do with its pages again and again. */
+
+import { existsSync } from "node:fs";
+import { execFile } from "node:child_process";
+import { mkdtemp, readFile, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
+import { type BrowserContext, chromium, type Page } from "playwright-core";
+import { TestServer } from "./server.js";
+
+const web = fileURLToPath(new URL("..", import.meta.url));
+export const DIST = join(web, "dist");
+const NAMES = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"];
+const FLAGS = [
+  "--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update",
+  "--disable-sync",
+];
+const GPU = ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader"];
+
+/** Where Chromium is; `CHROMIUM` names another one. */
+function executable(): string {
+  const places = (process.env["PATH"] ?? "").split(":").flatMap((folder) => NAMES.map((name) => join(folder, name)));
+  const found = process.env["CHROMIUM"] ?? places.find((path) => existsSync(path));
+  if (!found) throw new Error("there is no Chromium: install it (Debian: apt-get install chromium), or name it in CHROMIUM");
+  return found;
+}
+
+export type Options = Parameters<typeof chromium.launchPersistentContext>[1] & {
+  /** Whether there is a GPU; true when left out. */
+  gpu?: boolean;
+};
+
+/** Runs `work` in a browser that knows nothing yet. Errors on the page's console fail it. */
+export async function inBrowser(
+  work: (context: BrowserContext, page: Page) => Promise<void>, { gpu = true, ...options }: Options = {},
+): Promise<void> {
+  const profile = await mkdtemp(join(tmpdir(), "zimage-web-"));
+  const faults: string[] = [];
+  const args = gpu ? [...FLAGS, ...GPU] : [...FLAGS, "--disable-gpu"];
+  const context = await chromium.launchPersistentContext(profile, { executablePath: executable(), args, ...options });
+  try {
+    context.on("weberror", (error) => faults.push(String(error.error())));
+    await work(context, context.pages()[0] ?? (await context.newPage()));
+  } finally {
+    await context.close();
+    await rm(profile, { recursive: true, force: true, maxRetries: 5 });
+  }
+  if (faults.length > 0) throw new Error(`errors on the page: ${faults.join("; ")}`);
+}
+
+/** A server of the built folder, stopped when `work` is done. */
+export async function withServer(work: (server: TestServer) => Promise<void>): Promise<void> {
+  if (!existsSync(join(DIST, "index.html"))) throw new Error("web/dist is not there: run web/build first");
+  const server = await TestServer.serve(DIST);
+  try {
+    await work(server);
+  } finally {
+    await server.stop();
+  }
+}
+
+/** Waits until the page has come to one of these states. */
+export async function until(page: Page, ...states: string[]): Promise<void> {
+  const selector = states.map((state) => `body[data-state="${state}"]`).join(",");
+  await page.waitForSelector(selector, { timeout: 240_000 });
+}
+
+/** Fills the form and presses Draw. */
+export async function ask(page: Page, request: Record<string, string | number>): Promise<void> {
+  await page.uncheck("#vary");
+  for (const [name, value] of Object.entries(request)) await page.fill(`#${name}`, String(value));
+  await page.click("#draw");
+}
+
+export async function press(page: Page, button: string): Promise<void> {
+  await page.getByRole("button", { name: button, exact: true }).click();
+}
+
+/** The bytes of the picture that is shown, as the user would download them. */
+export async function download(page: Page): Promise<{ name: string; bytes: Buffer }> {
+  const event = page.waitForEvent("download");
+  await page.click("#download");
+  const file = await event;
+  return { name: file.suggestedFilename(), bytes: await readFile(await file.path()) };
+}
+
+/** What the page says is wrong. */
+export async function notice(page: Page): Promise<string> {
+  const element = page.locator("#notice:not([hidden])");
+  await element.waitFor({ timeout: 240_000 });
+  return element.innerText();
+}
+
+/** The picture that the command line draws on the `cpu` backend; `ZIMAGE` names its binary, cargo builds it otherwise. */
+export async function reference(args: string[]): Promise<Buffer> {
+  const folder = await mkdtemp(join(tmpdir(), "zimage-reference-"));
+  const file = join(folder, "picture.png");
+  const command = ["generate", "--backend", "cpu", "-o", file, ...args];
+  const zimage = process.env["ZIMAGE"];
+  const run = promisify(execFile);
+  if (zimage) await run(zimage, command);
+  else await run("cargo", ["run", "--quiet", "--release", "--locked", "--", ...command], { cwd: join(web, "..") });
+  const bytes = await readFile(file);
+  await rm(folder, { recursive: true });
+  return bytes;
+}
+
+/** Peak signal-to-noise ratio of two pictures in dB, over all values of all pixels; they have to be of one size. */
+export async function psnr(page: Page, one: Buffer, other: Buffer): Promise<number> {
+  return page.evaluate(async (files) => {
+    const decoded = await Promise.all(files.map(async (file) => {
+      const bytes = Uint8Array.from(atob(file), (letter) => letter.charCodeAt(0));
+      const options: ImageBitmapOptions = { colorSpaceConversion: "none", premultiplyAlpha: "none" };
+      const bitmap = await createImageBitmap(new Blob([bytes]), options);
+      const context = new OffscreenCanvas(bitmap.width, bitmap.height).getContext("2d")!;
+      context.drawImage(bitmap, 0, 0);
+      return { size: `${bitmap.width}×${bitmap.height}`, pixels: context.getImageData(0, 0, bitmap.width, bitmap.height).data };
+    }));
+    const [a, b] = [decoded[0]!, decoded[1]!];
+    if (a.size !== b.size) throw new Error(`${a.size} is not ${b.size}`);
+    let squares = 0;
+    for (let i = 0; i < a.pixels.length; i++) if (i % 4 < 3) squares += (a.pixels[i]! - b.pixels[i]!) ** 2;
+    return 10 * Math.log10(255 ** 2 / (squares / ((a.pixels.length / 4) * 3)));
+  }, [one.toString("base64"), other.toString("base64")]);
+}
+
+/** The texts of a PNG by their keywords. */
+export function pngTexts(png: Buffer): Map<string, string> {
+  const texts = new Map<string, string>();
+  for (let at = 8; at < png.length; ) {
+    const length = png.readUInt32BE(at);
+    const kind = png.toString("latin1", at + 4, at + 8);
+    const data = png.subarray(at + 8, at + 8 + length);
+    const end = data.indexOf(0);
+    if (kind === "tEXt") texts.set(data.toString("latin1", 0, end), data.toString("latin1", end + 1));
+    // An uncompressed iTXt: keyword, two flags, language, translated keyword, text.
+    if (kind === "iTXt") texts.set(data.toString("latin1", 0, end), data.toString("utf8", data.indexOf(0, data.indexOf(0, end + 3) + 1) + 1));
+    at += length + 12;
+  }
+  return texts;
+}

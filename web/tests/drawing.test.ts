@@ -1,0 +1,148 @@
+/** From a typed prompt to the picture that the command line draws, on WebGPU and on the processor. */
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import type { Page } from "playwright-core";
+import { ask, download, inBrowser, notice, pngTexts, press, psnr, reference, until, withServer } from "./browser.js";
+
+/** Bars for the embedded default on two cores and a GPU made of software. */
+const SECONDS = 90;
+const DECIBELS = 40;
+
+const SMALL = { width: 64, height: 64, steps: 2, seed: 5 };
+const small = (prompt: string) => [prompt, "--width", "64", "--height", "64", "--steps", "2", "--seed", "5"];
+
+/** Keeps the longest time in which the page could not have reacted, in milliseconds. */
+async function watchStalls(page: Page): Promise<() => Promise<number>> {
+  await page.evaluate(() => {
+    const watch = { last: performance.now(), worst: 0 };
+    setInterval(() => {
+      const now = performance.now();
+      watch.worst = Math.max(watch.worst, now - watch.last);
+      watch.last = now;
+    }, 20);
+    Object.assign(window, { watch });
+  });
+  return () => page.evaluate(() => (window as unknown as { watch: { worst: number } }).watch.worst);
+}
+
+test("a typed prompt becomes the picture that `cpu` draws, and a link draws it again", (t) => withServer((server) => inBrowser(async (context, page) => {
+  const start = performance.now();
+  await page.goto(server.origin);
+  await until(page, "ready");
+  const ready = performance.now() - start;
+  assert.match(await page.innerText("#device"), /^Drawing through WebGPU on .+, plain shaders$/);
+  const worst = await watchStalls(page);
+
+  await page.click("#prompt");
+  await page.keyboard.type("a red fox on a green background");
+  await page.uncheck("#vary");
+  await page.fill("#seed", "7");
+  const pressed = performance.now();
+  await page.click("#draw");
+  await page.waitForSelector("#preview:not([hidden])", { timeout: SECONDS * 1000 });
+  await page.waitForFunction(() => /^Step \d of 8 · about \d+ s left$/.test(document.getElementById("status")!.textContent!));
+  await page.waitForSelector("#result:not([hidden])", { timeout: 2 * SECONDS * 1000 });
+  const seconds = (performance.now() - pressed) / 1000;
+
+  const { name, bytes } = await download(page);
+  assert.equal(name, "a-red-fox-on-a-green-background-7.png");
+  const expected = await reference(["a red fox on a green background", "--seed", "7"]);
+  const decibels = await psnr(page, bytes, expected);
+  assert.ok(decibels >= DECIBELS, `${decibels} dB`);
+  assert.equal(pngTexts(bytes).get("parameters"), pngTexts(expected).get("parameters"));
+  assert.deepEqual(JSON.parse(pngTexts(bytes).get("zimage")!), JSON.parse(pngTexts(expected).get("zimage")!));
+  const stalled = await worst();
+  assert.ok(stalled < 1000, `the page stalled for ${stalled} ms`);
+
+  t.diagnostic(`page load to ready: ${Math.round(ready)} ms, weights fetched from this machine`);
+  t.diagnostic(`256×256 in 8 steps from the press of the button: ${seconds.toFixed(1)} s (bar: ${SECONDS} s)`);
+  t.diagnostic(`against cpu: ${decibels.toFixed(1)} dB (bar: ${DECIBELS} dB)`);
+  t.diagnostic(`longest stall of the page: ${Math.round(stalled)} ms`);
+  assert.ok(seconds <= SECONDS, `${seconds} s`);
+
+  const link = page.url();
+  assert.match(link, /#prompt=a\+red\+fox\+on\+a\+green\+background&width=256&height=256&steps=8&guidance=0&seed=7$/);
+  const other = await context.newPage();
+  await other.goto(link.replace("width=256&height=256&steps=8", "width=64&height=64&steps=2"));
+  await other.waitForSelector("#result:not([hidden])", { timeout: 2 * SECONDS * 1000 });
+  const again = (await download(other)).bytes;
+  const small = ["--width", "64", "--height", "64", "--steps", "2", "--seed", "7"];
+  assert.ok((await psnr(other, again, await reference(["a red fox on a green background", ...small]))) >= DECIBELS);
+})));
+
+test("a run is cancelled, and another one is started", () => withServer((server) => inBrowser(async (_, page) => {
+  await page.goto(server.origin);
+  await until(page, "ready");
+  await ask(page, { prompt: "a castle", width: 128, height: 128, steps: 200, seed: 1 });
+  await page.waitForFunction(() => /^Step [2-9] of 200/.test(document.getElementById("status")!.textContent!), undefined, { timeout: 60_000 });
+  await page.keyboard.press("Escape");
+  await until(page, "ready");
+  assert.equal(await page.innerText("#status"), "Cancelled.");
+  await ask(page, { prompt: "a red fox", ...SMALL });
+  await page.waitForSelector("#result:not([hidden])", { timeout: 60_000 });
+  const { bytes } = await download(page);
+  assert.ok((await psnr(page, bytes, await reference(small("a red fox")))) >= DECIBELS);
+  await ask(page, { prompt: "a blue elephant", ...SMALL });
+  await page.waitForSelector("#history li:nth-child(2)");
+  assert.equal(await page.locator("#history li").count(), 2);
+  assert.equal(await page.getAttribute("#picture", "alt"), "a blue elephant");
+  await page.click("#history li:last-child button");
+  assert.equal(await page.getAttribute("#picture", "alt"), "a red fox");
+  assert.equal(await page.inputValue("#prompt"), "a red fox");
+  assert.deepEqual((await download(page)).bytes, bytes);
+})));
+
+test("guidance and a negative prompt, which stand under More", () => withServer((server) => inBrowser(async (_, page) => {
+  await page.goto(server.origin);
+  await until(page, "ready");
+  await page.click("#more summary");
+  await ask(page, { prompt: "a red fox", negative: "red", guidance: 2.5, ...SMALL });
+  await page.waitForSelector("#result:not([hidden])", { timeout: 60_000 });
+  const expected = await reference([...small("a red fox"), "--guidance", "2.5", "--negative", "red"]);
+  const { bytes } = await download(page);
+  assert.ok((await psnr(page, bytes, expected)) >= DECIBELS);
+  assert.equal(pngTexts(bytes).get("parameters"), pngTexts(expected).get("parameters"));
+})));
+
+test("without WebGPU the page says so, and the processor draws", () => withServer((server) => inBrowser(async (_, page) => {
+  await page.goto(server.origin);
+  assert.match(await notice(page), /WebGPU[^]*hardware acceleration|WebGPU[^]*update/);
+  await press(page, "Draw on the processor");
+  await until(page, "ready");
+  assert.equal(await page.innerText("#device"), "Drawing on the processor");
+  // Cancelling reaches a worker that computes.
+  await ask(page, { prompt: "a castle", ...SMALL, steps: 500 });
+  await page.waitForFunction(() => /^Step [2-9] of 500/.test(document.getElementById("status")!.textContent!), undefined, { timeout: 60_000 });
+  await page.click("#cancel");
+  await until(page, "ready");
+  await ask(page, { prompt: "a red fox", ...SMALL });
+  await page.waitForSelector("#result:not([hidden])", { timeout: 120_000 });
+  assert.ok((await psnr(page, (await download(page)).bytes, await reference(small("a red fox")))) >= DECIBELS);
+  assert.match(page.url(), /&backend=cpu$/);
+}, { gpu: false })));
+
+test("a GPU that goes away is a sentence and a button that starts again", () => withServer((server) => inBrowser(async (context, page) => {
+  await page.goto(server.origin);
+  await until(page, "ready");
+  await ask(page, { prompt: "a castle", width: 128, height: 128, steps: 200, seed: 1 });
+  await page.waitForFunction(() => /^Step [2-9] of 200/.test(document.getElementById("status")!.textContent!), undefined, { timeout: 60_000 });
+  const session = await context.browser()!.newBrowserCDPSession();
+  await session.send("Browser.crashGpuProcess").catch(() => {});
+  assert.match(await notice(page), /restart, and the model comes from this browser's storage/);
+  server.reset();
+  await press(page, "Restart");
+  await until(page, "ready");
+  assert.equal(server.sent, 0);
+  await ask(page, { prompt: "a red fox", ...SMALL });
+  await page.waitForSelector("#result:not([hidden])", { timeout: 60_000 });
+})));
+
+test("what cannot be drawn is refused in a sentence", () => withServer((server) => inBrowser(async (_, page) => {
+  await page.goto(`${server.origin}/#prompt=x&width=100&height=64&steps=1&seed=1`);
+  assert.match(await notice(page), /100.*multiple of 16/);
+  await until(page, "ready");
+  await ask(page, { prompt: "a red fox", width: 72 });
+  assert.equal(await page.evaluate(() => document.querySelector<HTMLInputElement>("#width")!.validity.stepMismatch), true);
+  await until(page, "ready");
+})));

@@ -1,0 +1,171 @@
+/** How the page loads a model: what it fetches, what it keeps, and what it says when the way there is bad. */
+
+import assert from "node:assert/strict";
+import { readFile, stat } from "node:fs/promises";
+import { join } from "node:path";
+import { test } from "node:test";
+import { ask, DIST, inBrowser, notice, press, until, withServer } from "./browser.js";
+
+const WEIGHTS = ["text_encoder/model", "transformer/diffusion_pytorch_model", "vae/diffusion_pytorch_model"]
+  .map((name) => `/models/emoji/${name}.safetensors`);
+const [, TRANSFORMER, VAE] = WEIGHTS as [string, string, string];
+const sizes = await Promise.all(WEIGHTS.map(async (path) => (await stat(join(DIST, path))).size));
+const total = sizes.reduce((sum, size) => sum + size, 0);
+
+/** What the range requests for one file began with. */
+function starts(asked: { path: string; range: string | undefined }[], path: string): number[] {
+  return asked.filter((one) => one.path === path).map(({ range }) => Number(/^bytes=(\d+)/.exec(range ?? "")?.[1]));
+}
+
+test("the second visit fetches no weights", () => withServer((server) => inBrowser(async (_, page) => {
+  await page.goto(server.origin);
+  await until(page, "ready");
+  assert.ok(server.sent <= total, `${server.sent} of ${total} bytes: nothing comes twice`);
+  assert.ok(server.sent > total / 2, `${server.sent} of ${total} bytes`);
+  assert.ok(server.weights.every(({ status }) => status === 206), "by ranges");
+  server.reset();
+  await page.reload();
+  await until(page, "ready");
+  assert.deepEqual(server.weights.filter(({ method }) => method !== "HEAD"), []);
+  assert.equal(server.sent, 0);
+})));
+
+test("a slow connection shows its progress in bytes", () => withServer((server) => inBrowser(async (_, page) => {
+  server.weather.rate = 8e6;
+  await page.goto(server.origin);
+  const seen: number[] = [];
+  while ((await page.getAttribute("body", "data-state")) === "loading") {
+    const words = /: ([\d.]+) MB of ([\d.]+) MB/.exec(await page.innerText("#status"));
+    if (words) seen.push(Number(words[1]));
+    await page.waitForTimeout(100);
+  }
+  await until(page, "ready");
+  const apart = new Set(seen);
+  assert.ok(apart.size >= 8, `saw ${[...apart]}`);
+  assert.deepEqual(seen, [...seen].sort((a, b) => a - b));
+})));
+
+test("a connection that is cut goes on from where it broke", () => withServer((server) => inBrowser(async (_, page) => {
+  server.weather.cuts = [3_000_000, 12_000_000, 20_000_000];
+  await page.goto(server.origin);
+  await until(page, "ready");
+  assert.equal(server.weather.cuts.length, 0, "it was cut");
+  assert.ok(server.sent < total + (2 << 20), `${server.sent} bytes of ${total}: what had come was not fetched again`);
+})));
+
+test("a connection that stays away ends in a sentence, and what came is kept", () => withServer((server) => inBrowser(async (_, page) => {
+  server.weather.cuts = Array.from({ length: 40 }, () => 9_000_000);
+  await page.goto(server.origin);
+  assert.match(await notice(page), /diffusion_pytorch_model\.safetensors: the connection to localhost:\d+ was lost after [\d.]+ of 21\.9 MB/);
+  const before = server.sent;
+  server.weather.cuts = [];
+  await press(page, "Try again");
+  await until(page, "ready");
+  assert.ok(before > 5e6 && server.sent < total + (2 << 20), `${before}, then ${server.sent} of ${total} bytes`);
+})));
+
+test("a server without ranges is read file by file, once", () => withServer((server) => inBrowser(async (_, page) => {
+  server.weather.ranges = false;
+  await page.goto(server.origin);
+  await until(page, "ready");
+  const asked = server.weights.map(({ path, status }) => `${status} ${path}`).sort();
+  assert.deepEqual(asked, WEIGHTS.map((path) => `200 ${path}`).sort());
+  server.reset();
+  await page.reload();
+  await until(page, "ready");
+  assert.equal(server.sent, 0);
+})));
+
+test("files that are broken or gone are named, and a mended one is fetched anew", () => withServer((server) => inBrowser(async (_, page) => {
+  const whole = await readFile(join(DIST, TRANSFORMER));
+  const hostile = Buffer.from(whole);
+  hostile.writeBigUInt64LE(1n << 62n);
+  server.replaced.set(TRANSFORMER, hostile);
+  await page.goto(server.origin);
+  assert.match(await notice(page), /emoji\/transformer\/diffusion_pytorch_model\.safetensors: .+\./);
+  server.replaced.set(TRANSFORMER, whole.subarray(0, 9_000_000));
+  await press(page, "Try again");
+  await until(page, "loading");
+  await until(page, "stopped");
+  assert.match(await notice(page), /emoji\/transformer\/diffusion_pytorch_model\.safetensors: .+\./);
+  server.replaced.set(TRANSFORMER, undefined);
+  await press(page, "Try again");
+  await until(page, "loading");
+  await until(page, "stopped");
+  assert.match(await notice(page), /emoji\/transformer.*there is no such file|no .*safetensors/);
+  server.reset();
+  await press(page, "Try again");
+  await until(page, "ready");
+})));
+
+test("a file that changes between two visits is fetched again, alone", () => withServer((server) => inBrowser(async (_, page) => {
+  await page.goto(server.origin);
+  await until(page, "ready");
+  server.reset();
+  server.replaced.set(VAE, await readFile(join(DIST, VAE)));
+  await page.reload();
+  await until(page, "ready");
+  const fetched = server.weights.filter(({ sent }) => sent > 0).map(({ path }) => path);
+  assert.deepEqual([...new Set(fetched)], [VAE]);
+  assert.equal(starts(server.weights, VAE).filter((start) => start === 0).length, 2, "asked about, then fetched");
+})));
+
+test("a file that changes while it is fetched ends in a sentence", () => withServer((server) => inBrowser(async (_, page) => {
+  const other = await readFile(join(DIST, TRANSFORMER));
+  server.weather.cuts = [12_000_000];
+  server.weather.cut = () => server.replaced.set(TRANSFORMER, other);
+  await page.goto(server.origin);
+  assert.match(await notice(page), /safetensors: the file on the server has changed meanwhile; load the model again/);
+  await press(page, "Try again");
+  await until(page, "ready");
+})));
+
+test("a server that refuses is quoted", () => withServer((server) => inBrowser(async (_, page) => {
+  server.weather.status = 403;
+  await page.goto(server.origin);
+  assert.match(await notice(page), /safetensors: the server does not allow reading it \(403\)/);
+})));
+
+test("a model is drawn with even where there is no room to keep it", () => withServer((server) => inBrowser(async (context, page) => {
+  const session = await context.newCDPSession(page);
+  await session.send("Storage.overrideQuotaForOrigin", { origin: server.origin, quotaSize: 12_000_000 });
+  await page.goto(server.origin);
+  await until(page, "ready");
+  assert.match(await notice(page), /the browser has no room to keep this model/);
+})));
+
+test("loading can be cancelled and taken up again", () => withServer((server) => inBrowser(async (_, page) => {
+  server.weather.rate = 4e6;
+  await page.goto(server.origin);
+  await page.waitForFunction(() => /: [2-9]\.\d MB of/.test(document.getElementById("status")?.textContent ?? ""));
+  await page.click("#cancel");
+  assert.match(await notice(page), /Loading was cancelled; what came so far is kept/);
+  server.weather.rate = Infinity;
+  await press(page, "Load the model");
+  await until(page, "ready");
+  assert.ok(server.sent < total + (2 << 20), `${server.sent} of ${total} bytes`);
+})));
+
+test("a folder that is picked from disk", () => withServer((server) => inBrowser(async (_, page) => {
+  await page.goto(`${server.origin}/#backend=cpu`);
+  await until(page, "ready");
+  server.reset();
+  await page.setInputFiles("#model-files", join(DIST, "models/emoji"));
+  await until(page, "loading");
+  await until(page, "ready");
+  assert.deepEqual(server.weights, []);
+  await ask(page, { prompt: "a red fox", width: 64, height: 64, steps: 1, seed: 3 });
+  await page.waitForSelector("#result:not([hidden])", { timeout: 120_000 });
+  await page.setInputFiles("#model-files", join(DIST, "models/emoji/vae"));
+  assert.match(await notice(page), /This folder does not hold a diffusers model: pick the one with model_index\.json/);
+})));
+
+test("a link to a model elsewhere asks before it loads", () => withServer((server) => withServer((elsewhere) => inBrowser(async (_, page) => {
+  const model = `${elsewhere.origin}/models/emoji/`;
+  await page.goto(`${server.origin}/#${new URLSearchParams({ model })}`);
+  assert.ok((await notice(page)).includes(model));
+  assert.deepEqual(elsewhere.asked, []);
+  await press(page, "Load that model");
+  await until(page, "ready");
+  assert.ok(elsewhere.sent > total / 2 && server.sent === 0);
+}))));

@@ -1,0 +1,114 @@
+/** How the page looks and is used: pictures of it for the README, the keyboard, and what axe finds. */
+
+import assert from "node:assert/strict";
+import { mkdir } from "node:fs/promises";
+import { createRequire } from "node:module";
+import { fileURLToPath } from "node:url";
+import { test } from "node:test";
+import type { Page } from "playwright-core";
+import { ask, inBrowser, until, withServer } from "./browser.js";
+
+const axe = createRequire(import.meta.url).resolve("axe-core/axe.min.js");
+/** Where the screenshots go: beside the compiled tests, or where `SCREENSHOTS` says. */
+const folder = process.env["SCREENSHOTS"] ?? fileURLToPath(new URL("screenshots", import.meta.url));
+await mkdir(folder, { recursive: true });
+
+interface Finding {
+  id: string;
+  impact: string;
+  nodes: { html: string }[];
+}
+
+/** What axe finds that is serious or worse. */
+async function findings(page: Page): Promise<string[]> {
+  await page.addScriptTag({ path: axe });
+  const found = await page.evaluate(() => {
+    const { axe } = window as unknown as { axe: { run(): Promise<{ violations: Finding[] }> } };
+    return axe.run();
+  });
+  const serious = found.violations.filter(({ impact }) => impact === "serious" || impact === "critical");
+  return serious.map(({ id, nodes }) => `${id}: ${nodes.map(({ html }) => html).join(" ")}`);
+}
+
+async function drawn(page: Page, origin: string, prompt: string, seed: number): Promise<void> {
+  await page.goto(`${origin}/`);
+  await until(page, "ready");
+  await ask(page, { prompt, seed });
+  await page.waitForSelector("#result:not([hidden])", { timeout: 180_000 });
+}
+
+/** No part of the page is wider than the screen. */
+async function fits(page: Page): Promise<boolean> {
+  return page.evaluate(() => document.documentElement.scrollWidth <= document.documentElement.clientWidth);
+}
+
+test("wide, dark and narrow, without serious findings of axe", () => withServer((server) => inBrowser(async (_, page) => {
+  await drawn(page, server.origin, "a red fox on a green background", 7);
+  await ask(page, { prompt: "a rocket on a blue background", seed: 3 });
+  await page.waitForSelector("#history li:nth-child(2)", { timeout: 180_000 });
+  await page.click("#history li:last-child button");
+  await page.screenshot({ path: `${folder}/wide.png` });
+  assert.deepEqual(await findings(page), []);
+  await page.emulateMedia({ colorScheme: "dark" });
+  await page.click("#more summary");
+  await page.screenshot({ path: `${folder}/dark.png` });
+  assert.deepEqual(await findings(page), []);
+  await page.click("#more summary");
+  await page.emulateMedia({ colorScheme: "light" });
+  for (const width of [320, 390]) {
+    await page.setViewportSize({ width, height: 844 });
+    assert.ok(await fits(page), `${width} pixels wide`);
+  }
+  await page.screenshot({ path: `${folder}/narrow.png`, fullPage: true });
+  await page.click("#model summary");
+  assert.deepEqual(await findings(page), []);
+  // The state in which something is wrong and buttons offer help.
+  await page.goto(`${server.origin}/#${new URLSearchParams({ model: "https://example.org/a/" })}`);
+  await page.reload();
+  await page.waitForSelector("#notice:not([hidden])");
+  assert.deepEqual(await findings(page), []);
+}, { viewport: { width: 1200, height: 860 } })));
+
+test("the conformance page, without serious findings of axe", () => withServer((server) => inBrowser(async (_, page) => {
+  await page.goto(`${server.origin}/parity.html#filter=norm`);
+  await page.click("#run");
+  await until(page, "passed");
+  await page.screenshot({ path: `${folder}/parity.png` });
+  assert.deepEqual(await findings(page), []);
+  await page.setViewportSize({ width: 320, height: 640 });
+  assert.ok(await fits(page), "320 pixels wide");
+}, { viewport: { width: 1000, height: 700 } })));
+
+test("everything can be done from the keyboard", () => withServer((server) => inBrowser(async (_, page) => {
+  await page.goto(server.origin);
+  await until(page, "ready");
+  const focused = () => page.evaluate(() => document.activeElement?.id ?? "");
+  const to = async (id: string) => {
+    for (let presses = 0; presses < 40; presses++) {
+      if ((await focused()) === id) return;
+      await page.keyboard.press("Tab");
+    }
+    assert.fail(`Tab does not lead to #${id}`);
+  };
+  const fill = async (id: string, value: string) => {
+    await to(id);
+    await page.keyboard.press("Control+A");
+    await page.keyboard.type(value);
+  };
+  assert.equal(await focused(), "prompt", "the prompt has the focus at once");
+  await page.keyboard.type("a red fox");
+  for (const [id, value] of [["width", "64"], ["height", "64"], ["steps", "40"]] as const) await fill(id, value);
+  await to("draw");
+  await page.keyboard.press("Enter");
+  await until(page, "drawing");
+  await page.keyboard.press("Escape");
+  await until(page, "ready");
+  await fill("steps", "1");
+  // Enter draws from any field.
+  await page.keyboard.press("Enter");
+  await page.waitForSelector("#result:not([hidden])", { timeout: 60_000 });
+  await to("download");
+  const download = page.waitForEvent("download");
+  await page.keyboard.press("Enter");
+  assert.match((await download).suggestedFilename(), /^a-red-fox-\d+\.png$/);
+})));

@@ -1,0 +1,77 @@
+/** The module as another page embeds it, the size of its heap, and the conformance page. */
+
+import assert from "node:assert/strict";
+import { readdir, readFile } from "node:fs/promises";
+import { join } from "node:path";
+import { test } from "node:test";
+import { gzipSync } from "node:zlib";
+import { DIST, inBrowser, until, withServer } from "./browser.js";
+
+/** Bars: bytes of the wasm heap, and of the wasm and scripts, gzipped. */
+const HEAP = 256e6;
+const SCRIPTS = 4e6;
+
+test("another page draws through the module in ten lines, within the heap's bar", (t) => withServer((server) => withServer((elsewhere) => inBrowser(async (_, page) => {
+  const readme = await readFile(join(DIST, "../README.md"), "utf8");
+  const example = /```html\n([^]*?)```/.exec(readme)?.[1];
+  assert.ok(example, "web/README.md shows how to embed the module");
+  server.replaced.set("/embedding.html", Buffer.from(example.replace("https://example.org/zimage/", `${elsewhere.origin}/`)));
+  await page.goto(`${server.origin}/embedding.html`);
+  await page.waitForSelector("img", { timeout: 240_000 });
+  assert.ok(elsewhere.weights.length > 0 && server.weights.length === 0, "module and model came from the other site");
+  const seen = await page.evaluate(async () => {
+    const module = "./zimage.js";
+    const { ZImage } = (await import(new URL(module, location.href).href)) as typeof import("../dist/zimage.js");
+    const zimage = await ZImage.load();
+    const steps: number[] = [];
+    const previews: string[] = [];
+    const request = { prompt: "a red fox", width: 64, height: 64, steps: 3, seed: 1 };
+    const run = zimage.draw(request, {
+      preview: true,
+      onProgress: ({ stage, done, preview }) => {
+        if (stage === "step") steps.push(done);
+        if (preview) previews.push(`${preview.width}×${preview.height}`);
+      },
+    });
+    const second = await zimage.draw(request).catch((error) => `${error.name} ${error.kind}: ${error.message}`);
+    const { pixels, width, info } = await run;
+    const heap = zimage.heapBytes;
+    const aborted = AbortSignal.abort();
+    const cancelled = await zimage.draw(request, { signal: aborted }).catch((error) => error.kind);
+    zimage.dispose();
+    const ended = await zimage.draw(request).catch((error) => error.kind);
+    const nothing = await ZImage.load({ model: "nothing/here/" }).then(String, (error) => `${error.kind}: ${error.message}`);
+    return { steps, previews, second, pixels: pixels.data.length, width, info, heap, cancelled, ended, nothing };
+  });
+  assert.deepEqual(seen.steps, [0, 1, 2, 3]);
+  assert.deepEqual(seen.previews, ["8×8", "8×8", "8×8"]);
+  assert.equal(seen.second, "ZImageError request: the engine is busy; wait for it, or cancel it");
+  assert.equal(seen.pixels, 4 * 64 * 64);
+  assert.deepEqual([seen.info.prompt, seen.info.seed, seen.info.steps, seen.width], ["a red fox", 1, 3, 64]);
+  assert.deepEqual([seen.cancelled, seen.ended], ["cancelled", "request"]);
+  assert.match(seen.nothing, /^files: .*model_index\.json/);
+
+  const files = (await readdir(DIST, { recursive: true })).filter((file) => /\.(js|wasm)$/.test(file));
+  const sizes = await Promise.all(files.map(async (file) => gzipSync(await readFile(join(DIST, file))).length));
+  const scripts = sizes.reduce((sum, size) => sum + size, 0);
+  t.diagnostic(`wasm and scripts, gzipped: ${(scripts / 1e6).toFixed(2)} MB (bar: ${SCRIPTS / 1e6} MB)`);
+  t.diagnostic(`peak of the wasm heap, loading and drawing 64×64: ${(seen.heap / 1e6).toFixed(0)} MB (bar: ${HEAP / 1e6} MB)`);
+  assert.ok(seen.heap > 0 && seen.heap <= HEAP, `${seen.heap} bytes`);
+  assert.ok(scripts <= SCRIPTS, `${scripts} bytes`);
+}))));
+
+test("webgpu agrees with cpu in this browser, verb by verb, on a page of its own", (t) => withServer((server) => inBrowser(async (_, page) => {
+  await page.goto(`${server.origin}/parity.html`);
+  const start = performance.now();
+  await page.click("#run");
+  await until(page, "passed", "failed", "stopped");
+  const words = await page.innerText("#status");
+  const failures = await page.innerText("main");
+  assert.equal(await page.getAttribute("body", "data-state"), "passed", failures);
+  const verbs = await page.locator("tbody th").allInnerTexts();
+  const verdicts = await page.locator("tbody td:last-child").allInnerTexts();
+  assert.ok(verbs.length >= 20, `${verbs}`);
+  assert.deepEqual([...new Set(verdicts)], ["pass"]);
+  for (const verb of ["linear", "attention", "conv2d", "residual_norm", "replay"]) assert.ok(verbs.includes(verb), `${verb} in ${verbs}`);
+  t.diagnostic(`${words} ${((performance.now() - start) / 1000).toFixed(0)} s, ${verbs.length} rows`);
+})));
