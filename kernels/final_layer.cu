@@ -1,34 +1,13 @@
 // final_layer: velocity = unpatchify(W·(LN(x)·(1 + scale)) + b), x `[items, tokens, k]`, W `[n, stride]` with n = PATCH²·channels,
-// out F32 `[items, channels, height, width]`. A row of A is the normed token, rounded to BF16; `moments` finds the mean
-// and the deviation of each row first.
+// out F32 `[items, channels, height, width]`. A row of A is the normed token, rounded to BF16; moments.cu finds
+// what LN needs first.
 // Constants: PATCH, HAS_BIAS, SHARED (one scale for all items).
-
-// Mean and 1/√(variance + eps) of every token, a warp each. The variance is summed around the mean.
-extern "C" __global__ void __launch_bounds__(128)
-    moments(const bf16 *x, float *out, unsigned rows, unsigned k, float eps) {
-    const unsigned row = blockIdx.x * 4 + threadIdx.x / 32, lane = threadIdx.x % 32;
-    if (row >= rows) return;
-    const bf16 *values = x + static_cast<u64>(row) * k;
-    float sum = 0.0f;
-    for (unsigned i = lane; i < k; i += 32) sum += widen(values[i]);
-    const float mean = lanes_sum<32>(sum) / k;
-    float squares = 0.0f;
-    for (unsigned i = lane; i < k; i += 32) {
-        const float away = widen(values[i]) - mean;
-        squares += away * away;
-    }
-    squares = lanes_sum<32>(squares);
-    if (lane == 0) {
-        out[2 * row] = mean;
-        out[2 * row + 1] = rsqrtf(squares / k + eps);
-    }
-}
 
 struct NormedTokens {
     const bf16 *x;
     const float *moments;
     const bf16 *scale;
-    unsigned m, k, tokens, patches, table_width;
+    unsigned m, k, tokens, patches, table_stride;
 
     struct Row {
         const bf16 *values, *scale;
@@ -38,7 +17,7 @@ struct NormedTokens {
 
     __device__ __forceinline__ Row row(unsigned at) const {
         const unsigned item = at < m ? at / patches : 0, token = item * tokens + (at < m ? at % patches : 0);
-        return Row{x + static_cast<u64>(token) * k, scale + (SHARED ? 0 : static_cast<u64>(item) * table_width),
+        return Row{x + static_cast<u64>(token) * k, scale + (SHARED ? 0 : static_cast<u64>(item) * table_stride),
                    moments[2 * token], moments[2 * token + 1], at < m ? k : 0};
     }
 
@@ -81,7 +60,7 @@ struct Velocity {
 extern "C" __global__ void __launch_bounds__(THREADS)
     final_layer(const bf16 *x, const float *moments, const bf16 *scale, const bf16 *weights, const float *bias, float *out,
                 unsigned m, unsigned n, unsigned k, unsigned stride, unsigned tokens, unsigned patches,
-                unsigned table_width, unsigned channels, unsigned height, unsigned width) {
-    const NormedTokens left{x, moments, scale, m, k, tokens, patches, table_width};
+                unsigned table_stride, unsigned table_offset, unsigned channels, unsigned height, unsigned width) {
+    const NormedTokens left{x, moments, scale + table_offset, m, k, tokens, patches, table_stride};
     product(left, weights, stride, m, n, k, Velocity{out, bias, n, patches, channels, height, width});
 }

@@ -89,7 +89,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 
 // Mean and 1/√(variance + eps) of every group, a thread each: `[items, groups, 2]`.
 extern "C" __global__ void __launch_bounds__(32)
-    merge(const float *partial, float *moments, unsigned groups, unsigned width, unsigned pixels, unsigned chunk,
+    merge(const float *partial, float *moments, unsigned width, unsigned pixels, unsigned chunk,
           unsigned chunks, float eps) {
     const unsigned group = blockIdx.x, lane = threadIdx.x;
     const float *from = partial + static_cast<u64>(group) * chunks * 2;

@@ -6,8 +6,8 @@
 
 extern "C" __global__ void __launch_bounds__(THREADS)
     residual_norm(bf16 *x, const bf16 *y, const float *norm, const bf16 *gate, const float *weight, const bf16 *scale,
-                  bf16 *out, unsigned tokens, unsigned width, unsigned gate_stride, unsigned scale_stride,
-                  float branch_eps, float eps) {
+                  bf16 *out, unsigned tokens, unsigned width, unsigned gate_stride, unsigned gate_offset,
+                  unsigned scale_stride, unsigned scale_offset, float branch_eps, float eps) {
     __shared__ float scratch[2][THREADS / 32];
     const unsigned token = blockIdx.x, item = token / tokens;
     bf16 *row = x + static_cast<u64>(token) * width;
@@ -36,7 +36,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
             if (at >= width) continue;
             Values<VECTOR> norms, gates;
             if (HAS_NORM) read_values(norms, norm + at);
-            if (HAS_GATE) read_values(gates, gate + static_cast<u64>(item) * gate_stride + at);
+            if (HAS_GATE) read_values(gates, gate + static_cast<u64>(item) * gate_stride + gate_offset + at);
 #pragma unroll
             for (int j = 0; j < VECTOR; j++) {
                 float value = added[i].value[j];
@@ -63,7 +63,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
             if (at >= width) continue;
             Values<VECTOR> weights, scales;
             read_values(weights, weight + at);
-            if (HAS_SCALE) read_values(scales, scale + static_cast<u64>(item) * scale_stride + at);
+            if (HAS_SCALE) read_values(scales, scale + static_cast<u64>(item) * scale_stride + scale_offset + at);
 #pragma unroll
             for (int j = 0; j < VECTOR; j++) {
                 values[i].value[j] *= factor * weights.value[j];
