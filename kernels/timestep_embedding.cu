@@ -2,17 +2,14 @@
 // makes SiLU(W₁·e + b₁) in F32, `embed` the rest.
 // Constants: HAS_BIAS.
 
-struct Sinusoids {
-    const float *times, *frequencies;
-    unsigned half;
+// Rows of F32 `[m, k]`.
+struct Floats {
+    const float *x;
+    unsigned k;
 
-    __device__ __forceinline__ void eight(Values<8> &to, unsigned item, unsigned at) const {
+    __device__ __forceinline__ void eight(Values<8> &to, unsigned row, unsigned at) const {
 #pragma unroll
-        for (unsigned i = 0; i < 8; i++) {
-            const unsigned value = at + i;
-            const float angle = value < 2 * half ? times[item] * frequencies[value % half] : 0.0f;
-            to.value[i] = value < half ? cosf(angle) : value < 2 * half ? sinf(angle) : 0.0f;
-        }
+        for (unsigned i = 0; i < 8; i++) to.value[i] = at + i < k ? x[row * k + at + i] : 0.0f;
     }
 };
 
@@ -28,22 +25,22 @@ struct Hidden {
     }
 };
 
+// A block makes the sinusoids of all items first.
 extern "C" __global__ void __launch_bounds__(32 * WARPS)
     hidden(const float *times, const unsigned *step, const float *frequencies, const bf16 *weights, const float *bias,
            float *out, unsigned rows, unsigned m, unsigned n, unsigned k, unsigned stride) {
-    const float *row = times + static_cast<u64>(min(*step, rows - 1)) * m;
-    rows_product(Sinusoids{row, frequencies, k / 2}, weights, stride, m, n, k, Hidden{out, bias, n});
-}
-
-struct HiddenRows {
-    const float *x;
-    unsigned k;
-
-    __device__ __forceinline__ void eight(Values<8> &to, unsigned row, unsigned at) const {
-#pragma unroll
-        for (unsigned i = 0; i < 8; i++) to.value[i] = at + i < k ? x[static_cast<u64>(row) * k + at + i] : 0.0f;
+    extern __shared__ __align__(1024) unsigned char shared[];
+    float *sinusoids = reinterpret_cast<float *>(shared);
+    const float *row = times + min(*step, rows - 1) * m;
+    for (unsigned i = threadIdx.x; i < m * (k / 2); i += 32 * WARPS) {
+        const unsigned item = i / (k / 2), frequency = i % (k / 2);
+        const float angle = row[item] * frequencies[frequency];
+        sinusoids[item * k + frequency] = cosf(angle);
+        sinusoids[item * k + k / 2 + frequency] = sinf(angle);
     }
-};
+    __syncthreads();
+    rows_product(Floats{sinusoids, k}, weights, stride, m, n, k, Hidden{out, bias, n});
+}
 
 struct Embedding {
     bf16 *out;
@@ -60,5 +57,5 @@ struct Embedding {
 extern "C" __global__ void __launch_bounds__(32 * WARPS)
     embed(const float *x, const bf16 *weights, const float *bias, bf16 *out, unsigned m, unsigned n, unsigned k,
           unsigned stride) {
-    rows_product(HiddenRows{x, k}, weights, stride, m, n, k, Embedding{out, bias, n});
+    rows_product(Floats{x, k}, weights, stride, m, n, k, Embedding{out, bias, n});
 }

@@ -35,13 +35,20 @@ fn every_kernel_compiles_for_every_architecture() {
     });
 }
 
-/// Compiles a kernel, which must leave nothing of its registers in memory.
+/// Bytes of registers that a thread may keep in memory: some variants put a few aside before their loop. An array that
+/// was not unrolled, or accumulators that do not fit, are hundreds.
+const SPILLS: u32 = 64;
+
 fn compiles(name: &str, source: &str, architecture: &str) {
     let compiled = cuda::compile(name, source, architecture).unwrap_or_else(|error| panic!("{error}"));
     assert!(compiled.cubin.starts_with(b"\x7fELF"), "{name} for {architecture}");
-    let spills = compiled.log.lines().filter(|line| line.contains("bytes spill stores"));
-    let spills: Vec<&str> = spills.filter(|line| !line.contains(" 0 bytes spill stores")).collect();
-    assert!(spills.is_empty(), "{name} for {architecture}: {spills:?}");
+    let spilled = |line: &str| {
+        let (before, _) = line.split_once(" bytes spill stores")?;
+        before.rsplit(' ').next()?.parse::<u32>().ok()
+    };
+    let spills: Vec<u32> = compiled.log.lines().filter_map(spilled).collect();
+    assert!(!spills.is_empty(), "{name} for {architecture}: {}", compiled.log);
+    assert!(spills.iter().all(|&bytes| bytes <= SPILLS), "{name} for {architecture} spills {spills:?} bytes");
 }
 
 #[test]

@@ -39,7 +39,7 @@ fn product(
     let has_bias = usize::from(w.bias.is_some());
     if few {
         let constants = [("ALIGNED", aligned(k)), ("HAS_BIAS", has_bias), ("SILU", usize::from(silu))];
-        product.few(gpu, "linear", &constants)
+        product.few(gpu, "linear", &constants, 0)
     } else {
         product.tiled(gpu, &[("ALIGNED", aligned(k)), ("HAS_BIAS", has_bias), ("ALIGNED_OUT", aligned(n))])
     }
@@ -79,7 +79,7 @@ pub(super) fn swiglu(gpu: &Gpu, x: &CudaTensor, w: &CudaSwiGlu) -> Result<CudaTe
     ];
     let product = Product { verb, file: kernel!("swiglu.cu"), m, n, args: &args };
     if m <= FEW {
-        product.few(gpu, verb, &[("ALIGNED", aligned(k))])?;
+        product.few(gpu, verb, &[("ALIGNED", aligned(k))], 0)?;
     } else {
         product.tiled(gpu, &[("ALIGNED", aligned(k)), ("ALIGNED_OUT", aligned(hidden))])?;
     }
@@ -119,7 +119,12 @@ pub(super) fn timestep_embedding(
         Arg::U32(w1.matrix.stride()),
     ];
     let has_bias = |w: &CudaLinear| [("HAS_BIAS", usize::from(w.bias.is_some()))];
-    Product { verb, file, m: r, n: hidden, args: &args }.few(gpu, "hidden", &has_bias(w1))?;
+    Product { verb, file, m: r, n: hidden, args: &args }.few(
+        gpu,
+        "hidden",
+        &has_bias(w1),
+        r * k * DType::F32.size(),
+    )?;
     let out = gpu.output(verb, &shape, DType::Bf16)?;
     let args = [
         Arg::Read(&inner),
@@ -131,7 +136,7 @@ pub(super) fn timestep_embedding(
         Arg::U32(hidden),
         Arg::U32(w2.matrix.stride()),
     ];
-    Product { verb, file, m: r, n: embedded, args: &args }.few(gpu, "embed", &has_bias(w2))?;
+    Product { verb, file, m: r, n: embedded, args: &args }.few(gpu, "embed", &has_bias(w2), 0)?;
     Ok(out)
 }
 

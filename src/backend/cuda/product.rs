@@ -76,12 +76,18 @@ impl Product<'_> {
         gpu.launch(&program, self.verb, grid, self.args)
     }
 
-    /// Runs the kernel for few rows; `entry` is its name.
-    pub(super) fn few(self, gpu: &Gpu, entry: &'static str, constants: &[(&'static str, usize)]) -> Result<()> {
+    /// Runs the kernel for few rows; `entry` is its name, and `shared` the bytes that each block wants.
+    pub(super) fn few(
+        self,
+        gpu: &Gpu,
+        entry: &'static str,
+        constants: &[(&'static str, usize)],
+        shared: usize,
+    ) -> Result<()> {
         let rows = self.m.next_power_of_two().min(FEW);
         let program = few(self.verb, self.file, rows, constants);
         let blocks = [self.n.div_ceil(FEW_COLUMNS), self.m.div_ceil(rows), 1];
-        gpu.launch(&program, entry, Grid { blocks, threads: FEW_THREADS, shared: 0 }, self.args)
+        gpu.launch(&program, entry, Grid { blocks, threads: FEW_THREADS, shared }, self.args)
     }
 }
 
