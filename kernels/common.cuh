@@ -68,6 +68,16 @@ __device__ __forceinline__ void write_values(bf16 *to, const Values<1> &from) {
     *to = narrow(from.value[0]);
 }
 
+// Eight values of a row `width` wide from `column` on, as far as it goes.
+template <bool CHUNKED>
+__device__ __forceinline__ void store_eight(bf16 *row, unsigned column, unsigned width, const bf16 *eight) {
+    if (CHUNKED) {
+        *reinterpret_cast<uint4 *>(row + column) = *reinterpret_cast<const uint4 *>(eight);
+    } else {
+        for (unsigned i = 0; i < 8 && column + i < width; i++) row[column + i] = eight[i];
+    }
+}
+
 __device__ __forceinline__ float silu(float x) {
     return x / (1.0f + expf(-x));
 }

@@ -1,6 +1,6 @@
 // linear: out = x·Wᵀ + b, x `[m, k]`, W `[n, stride]` with zeros behind k, out `[m, n]`. modulation: the same for few rows,
 // where x may go through SiLU first.
-// Constants: ALIGNED (k is a multiple of 8), HAS_BIAS; of the tiled product ALIGNED_OUT (n is), of the one for few rows
+// Constants: ALIGNED (k is a multiple of 8), HAS_BIAS; of the tiled products ALIGNED_OUT (n is), of the one for few rows
 // SILU.
 
 #ifdef ROWS
@@ -56,10 +56,22 @@ struct Linear {
     }
 };
 
+#ifdef SM90
+
+extern "C" __global__ void __launch_bounds__(THREADS, 1)
+    linear(const __grid_constant__ TensorMap x, const __grid_constant__ TensorMap weights, const float *bias, bf16 *out, unsigned m,
+           unsigned n, unsigned k) {
+    product(x, weights, m, n, k, Linear{out, bias, n});
+}
+
+#else
+
 extern "C" __global__ void __launch_bounds__(THREADS)
     linear(const bf16 *x, const bf16 *weights, const float *bias, bf16 *out, unsigned m, unsigned n, unsigned k,
            unsigned stride) {
     product(MatrixRows<ALIGNED>{x, m, k}, weights, stride, m, n, k, Linear{out, bias, n});
 }
+
+#endif
 
 #endif

@@ -152,16 +152,6 @@ __device__ __forceinline__ void product(const Left &left, const bf16 *weights, u
     }
 }
 
-// Eight values of a row `width` wide from `column` on, as far as it goes.
-template <bool CHUNKED>
-__device__ __forceinline__ void store_eight(bf16 *row, unsigned column, unsigned width, const bf16 *eight) {
-    if (CHUNKED) {
-        *reinterpret_cast<uint4 *>(row + column) = *reinterpret_cast<const uint4 *>(eight);
-    } else {
-        for (unsigned i = 0; i < 8 && column + i < width; i++) row[column + i] = eight[i];
-    }
-}
-
 // Rows of a matrix `[m, k]`: in chunks where k is a multiple of 8, else one by one.
 template <bool CHUNKED> struct MatrixRows {
     const bf16 *x;

@@ -1,6 +1,6 @@
 // swiglu: out = SiLU(x·Gᵀ) ⊙ (x·Uᵀ). Rows of G and U alternate in W `[2f, stride]`, so that a thread holds both factors of
 // a value; out `[m, f]`.
-// Constants: ALIGNED (k is a multiple of 8); of the tiled product ALIGNED_OUT (f is).
+// Constants: ALIGNED (k is a multiple of 8); of the tiled products ALIGNED_OUT (f is).
 
 #ifdef ROWS
 
@@ -34,9 +34,21 @@ struct SwiGlu {
     }
 };
 
+#ifdef SM90
+
+extern "C" __global__ void __launch_bounds__(THREADS, 1)
+    swiglu(const __grid_constant__ TensorMap x, const __grid_constant__ TensorMap weights, bf16 *out, unsigned m,
+           unsigned n, unsigned k) {
+    product(x, weights, m, n, k, SwiGlu{out, n / 2});
+}
+
+#else
+
 extern "C" __global__ void __launch_bounds__(THREADS)
     swiglu(const bf16 *x, const bf16 *weights, bf16 *out, unsigned m, unsigned n, unsigned k, unsigned stride) {
     product(MatrixRows<ALIGNED>{x, m, k}, weights, stride, m, n, k, SwiGlu{out, n / 2});
 }
+
+#endif
 
 #endif

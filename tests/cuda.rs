@@ -18,17 +18,19 @@ fn every_kernel_compiles_for_every_architecture() {
         writeln!(std::io::stderr(), "skipped: cuda: {sentence}").unwrap();
         return;
     }
-    let kernels = cuda::kernels();
-    assert!(kernels.len() > 50, "only {} kernels", kernels.len());
-    let jobs = kernels.iter().flat_map(|kernel| ARCHITECTURES.map(|architecture| (kernel, architecture)));
-    let jobs = Mutex::new(jobs);
+    let jobs: Vec<_> = ARCHITECTURES
+        .iter()
+        .flat_map(|architecture| cuda::kernels(architecture).into_iter().map(move |kernel| (kernel, *architecture)))
+        .collect();
+    assert!(jobs.len() > 300, "only {} kernels", jobs.len());
+    let jobs = Mutex::new(jobs.into_iter());
     std::thread::scope(|scope| {
         for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
             scope.spawn(|| {
                 loop {
                     let next = jobs.lock().unwrap().next();
                     let Some(((name, source), architecture)) = next else { break };
-                    compiles(name, source, architecture);
+                    compiles(&name, &source, architecture);
                 }
             });
         }
@@ -49,6 +51,9 @@ fn compiles(name: &str, source: &str, architecture: &str) {
     let spills: Vec<u32> = compiled.log.lines().filter_map(spilled).collect();
     assert!(!spills.is_empty(), "{name} for {architecture}: {}", compiled.log);
     assert!(spills.iter().all(|&bytes| bytes <= SPILLS), "{name} for {architecture} spills {spills:?} bytes");
+    // What ptxas says when it makes wgmma wait after each instruction, or does not move registers between warpgroups.
+    let complaint = ["serialized", "ignored"].into_iter().find(|word| compiled.log.contains(word));
+    assert_eq!(complaint, None, "{name} for {architecture}: {}", compiled.log);
 }
 
 #[test]

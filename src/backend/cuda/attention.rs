@@ -5,6 +5,7 @@ use super::gpu::Gpu;
 use super::program::{Program, kernel};
 use super::recording::{Arg, Grid};
 use super::tensor::{CudaTensor, VECTOR, aligned};
+use super::tensor_map::TensorMap;
 use crate::error::{Error, Result};
 
 /// The widest head of which a warp holds 16 rows of the output in registers.
@@ -18,6 +19,19 @@ const KEYS: usize = 64;
 const WIDE_WARPS: usize = 8;
 const WIDE_QUERIES: usize = 32;
 const WIDE_KEYS: usize = 32;
+
+/// Rows of a tile of Hopper's kernel, for queries and for keys; its heads, its threads, and bytes of shared memory: the
+/// queries and two stages of keys and of values.
+const HOPPER_TILE: usize = 128;
+const HOPPER_HEAD: usize = 128;
+const HOPPER_THREADS: usize = 384;
+const HOPPER_SHARED: usize = 5 * HOPPER_TILE * HOPPER_HEAD * 2;
+
+fn hopper_program(causal: bool, lengths: bool) -> Program {
+    Program::new("attention", &[kernel!("sm90/instructions.cuh"), kernel!("sm90/attention.cu")])
+        .with("CAUSAL", causal)
+        .with("HAS_LENGTHS", lengths)
+}
 
 /// The program for heads of `dim`, the queries and threads of its blocks, and their shared memory.
 fn program(dim: usize, causal: bool, lengths: bool) -> (Program, usize, Grid) {
@@ -49,7 +63,7 @@ pub(super) fn attention(gpu: &Gpu, qkv: &CudaTensor, heads: Heads, mask: Mask<'_
     }
     let out = gpu.output(verb, &shape, DType::Bf16)?;
     let qkv = gpu.activation(qkv)?;
-    let args = [
+    let mut args = [
         Arg::Read(&qkv),
         Arg::optional(mask.lengths),
         Arg::Write(&out),
@@ -58,6 +72,15 @@ pub(super) fn attention(gpu: &Gpu, qkv: &CudaTensor, heads: Heads, mask: Mask<'_
         Arg::U32(heads.key_value),
         Arg::F32(1.0 / (heads.dim as f32).sqrt()),
     ];
+    if gpu.device.hopper && heads.dim == HOPPER_HEAD {
+        let width = heads.fused_width();
+        let map = TensorMap::new(verb, qkv.memory(), &[width, tokens, items], width, HOPPER_TILE)?;
+        args[0] = Arg::Map(&map);
+        let blocks = [tokens.div_ceil(HOPPER_TILE), heads.query, items];
+        let grid = Grid { blocks, threads: HOPPER_THREADS, shared: HOPPER_SHARED };
+        gpu.launch(&hopper_program(mask.causal, mask.lengths.is_some()), verb, grid, &args)?;
+        return Ok(out);
+    }
     let (program, queries, grid) = program(heads.dim, mask.causal, mask.lengths.is_some());
     let grid = Grid { blocks: [tokens.div_ceil(queries), heads.query, items], ..grid };
     gpu.launch(&program, verb, grid, &args)?;
@@ -110,6 +133,12 @@ pub(super) fn qk_norm_rope(
     let teams = items * tokens * (heads.query + heads.key_value);
     let blocks = teams.div_ceil(NORM_BLOCK / team(heads.dim).unwrap_or(32));
     gpu.launch(&norm_program(heads.dim, pairs), verb, Grid::row(blocks, NORM_BLOCK), &args)
+}
+
+/// The programs of these verbs that are for Hopper alone.
+pub(super) fn hopper_programs() -> Vec<Program> {
+    let masks = [(false, false), (false, true), (true, false), (true, true)];
+    masks.map(|(causal, lengths)| hopper_program(causal, lengths)).to_vec()
 }
 
 /// Programs of these verbs for heads of the models and for odd ones.

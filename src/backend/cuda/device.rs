@@ -9,6 +9,10 @@ use std::sync::Arc;
 /// The oldest architecture that has all that the kernels use: BF16 on tensor cores, asynchronous copies.
 const OLDEST: (i32, i32) = (8, 0);
 
+/// The environment variable that switches the kernels for Hopper on where the device is one: those in `kernels/sm90/`, which
+/// have been compiled but have never run. Without it every device runs the kernels for all of them.
+const HOPPER: &str = "ZIMAGE_CUDA_HOPPER";
+
 /// A device that is open.
 #[derive(Debug)]
 pub(super) struct Device {
@@ -23,6 +27,8 @@ pub(super) struct Device {
     pub processors: usize,
     /// Shared memory that a block may have, in bytes.
     pub shared: usize,
+    /// Whether the kernels for Hopper run; the verbs that have such a kernel ask here.
+    pub hopper: bool,
 }
 
 impl Device {
@@ -51,8 +57,10 @@ impl Device {
         // Recordings are captured, which the default stream cannot be.
         let stream = context.new_stream().map_err(|error| fault(&name, error))?;
         let kernels = Kernels::new(&context, architecture(capability))?;
+        let hopper = capability == (9, 0) && std::env::var_os(HOPPER).is_some_and(|value| value == "1");
         let count = |number: i32| usize::try_from(number).unwrap_or(0);
-        Ok(Self { stream, kernels, name, capability, processors: count(processors), shared: count(shared), context })
+        let (processors, shared) = (count(processors), count(shared));
+        Ok(Self { stream, kernels, name, capability, processors, shared, hopper, context })
     }
 
     /// What to say when a tensor of `bytes` did not fit.

@@ -41,7 +41,12 @@ fn product(
         let constants = [("ALIGNED", aligned(k)), ("HAS_BIAS", has_bias), ("SILU", usize::from(silu))];
         product.few(gpu, "linear", &constants, 0)
     } else {
-        product.tiled(gpu, &[("ALIGNED", aligned(k)), ("HAS_BIAS", has_bias), ("ALIGNED_OUT", aligned(n))])
+        let constants = [("ALIGNED", aligned(k)), ("HAS_BIAS", has_bias), ("ALIGNED_OUT", aligned(n))];
+        if product.suits_hopper(gpu, k) {
+            let args = [Arg::optional(w.bias.as_ref()), Arg::Write(out), Arg::U32(m), Arg::U32(n), Arg::U32(k)];
+            return Product { args: &args, ..product }.hopper(gpu, &x, &w.matrix, &constants);
+        }
+        product.tiled(gpu, &constants)
     }
 }
 
@@ -81,7 +86,13 @@ pub(super) fn swiglu(gpu: &Gpu, x: &CudaTensor, w: &CudaSwiGlu) -> Result<CudaTe
     if m <= FEW {
         product.few(gpu, verb, &[("ALIGNED", aligned(k))], 0)?;
     } else {
-        product.tiled(gpu, &[("ALIGNED", aligned(k)), ("ALIGNED_OUT", aligned(hidden))])?;
+        let constants = [("ALIGNED", aligned(k)), ("ALIGNED_OUT", aligned(hidden))];
+        if product.suits_hopper(gpu, k) {
+            let args = [Arg::Write(&out), Arg::U32(m), Arg::U32(n), Arg::U32(k)];
+            Product { args: &args, ..product }.hopper(gpu, &x, &w.matrix, &constants)?;
+        } else {
+            product.tiled(gpu, &constants)?;
+        }
     }
     Ok(out)
 }
@@ -138,6 +149,16 @@ pub(super) fn timestep_embedding(
     ];
     Product { verb, file, m: r, n: embedded, args: &args }.few(gpu, "embed", &has_bias(w2), 0)?;
     Ok(out)
+}
+
+/// The programs of these verbs that are for Hopper alone.
+pub(super) fn hopper_programs() -> Vec<Program> {
+    let linear = |bias| [("ALIGNED", 1), ("HAS_BIAS", bias), ("ALIGNED_OUT", 1)];
+    vec![
+        product::on_hopper("linear", kernel!("linear.cu"), &linear(0)),
+        product::on_hopper("linear", kernel!("linear.cu"), &linear(1)),
+        product::on_hopper("swiglu", kernel!("swiglu.cu"), &[("ALIGNED", 1), ("ALIGNED_OUT", 1)]),
+    ]
 }
 
 /// Every program of these verbs.

@@ -23,6 +23,7 @@ mod product;
 mod program;
 mod recording;
 mod tensor;
+mod tensor_map;
 
 use super::{Backend, Branch, Conv2d, DType, Heads, HostTensor, Mask, Modulation, QkNormRope, RmsNorm, shapes};
 use crate::error::{Error, Result};
@@ -62,9 +63,10 @@ impl Cuda {
     }
 }
 
-/// Every kernel in many of its variants, as (name, CUDA C++): for tests that compile them for other architectures.
-pub fn kernels() -> Vec<(String, String)> {
-    let programs = [
+/// Every kernel that an architecture such as `sm_90a` may run, in many of its variants, as (name, CUDA C++): for tests that
+/// compile them.
+pub fn kernels(architecture: &str) -> Vec<(String, String)> {
+    let mut programs = vec![
         attention::programs(),
         conv2d::programs(),
         elementwise::programs(),
@@ -73,6 +75,9 @@ pub fn kernels() -> Vec<(String, String)> {
         norms::programs(),
         patches::programs(),
     ];
+    if architecture == "sm_90a" {
+        programs.extend([attention::hopper_programs(), linear::hopper_programs()]);
+    }
     programs.concat().into_iter().map(|program| (program.label(), program.source())).collect()
 }
 

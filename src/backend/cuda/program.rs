@@ -39,6 +39,8 @@ pub(super) enum Parameter {
         elements: Option<DType>,
         mutable: bool,
     },
+    /// What Hopper's copy engine knows of a tensor.
+    Map,
     U32,
     F32,
 }
@@ -96,6 +98,9 @@ impl Program {
 /// A declaration such as `const bf16 *x` or `unsigned n`.
 fn parameter(text: &str) -> Option<Parameter> {
     let declared = text.trim();
+    if declared.starts_with("const __grid_constant__ TensorMap ") {
+        return Some(Parameter::Map);
+    }
     let Some((pointee, _)) = declared.split_once('*') else {
         return match declared.split_whitespace().next()? {
             "unsigned" => Some(Parameter::U32),

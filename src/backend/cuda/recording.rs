@@ -6,6 +6,7 @@ use super::matrix::Matrix;
 use super::memory::{Arena, Memory};
 use super::program::Parameter;
 use super::tensor::CudaTensor;
+use super::tensor_map::{Encoded, TensorMap};
 use crate::backend::DeviceTensor;
 use crate::error::{Error, Result};
 use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
@@ -20,6 +21,7 @@ pub(super) enum Arg<'a> {
     Read(&'a CudaTensor),
     Write(&'a CudaTensor),
     Weights(&'a Matrix),
+    Map(&'a TensorMap),
     /// A tensor that the kernel was compiled not to look at.
     Absent,
     U32(usize),
@@ -36,6 +38,7 @@ impl<'a> Arg<'a> {
         match self {
             Arg::Read(tensor) | Arg::Write(tensor) => Some(tensor.memory()),
             Arg::Weights(matrix) => Some(matrix.memory()),
+            Arg::Map(map) => Some(&map.memory),
             Arg::Absent | Arg::U32(_) | Arg::F32(_) => None,
         }
     }
@@ -51,6 +54,7 @@ impl<'a> Arg<'a> {
             (Arg::Weights(matrix), Parameter::Tensor { elements: Some(Matrix::ELEMENTS), mutable: false }) => {
                 Some(Word::Address(matrix.memory().address()))
             }
+            (Arg::Map(map), Parameter::Map) => Some(Word::Map(map.encoded)),
             (Arg::Absent, Parameter::Tensor { .. }) => Some(Word::Address(0)),
             (Arg::U32(value), Parameter::U32) => u32::try_from(value).ok().map(Word::U32),
             (Arg::F32(value), Parameter::F32) => Some(Word::F32(value)),
@@ -63,6 +67,7 @@ impl<'a> Arg<'a> {
 #[derive(Debug, Clone, Copy)]
 enum Word {
     Address(u64),
+    Map(Encoded),
     U32(u32),
     F32(f32),
 }
@@ -131,6 +136,7 @@ impl Launch {
         for word in &self.words {
             match word {
                 Word::Address(value) => builder.arg(value),
+                Word::Map(value) => builder.arg(value),
                 Word::U32(value) => builder.arg(value),
                 Word::F32(value) => builder.arg(value),
             };
