@@ -58,51 +58,52 @@ struct Product {
     const unsigned *a, *b;
 };
 
-/// D += A·B with A 16×K, B K×8, D 16×8, once for all 32 lanes.
-template <int K> EMULATED_CUDA_UNCHECKED inline void multiply(const float (&a)[16][K], const float (&b)[K][8], Product **lanes) {
+/// Pairs of 16-bit floats along K, apart: those at even k, and those at odd k.
+template <int Rows> struct Halves {
+    float even[Rows][8], odd[Rows][8];
+};
+template <float (*Widen)(unsigned short), int Rows>
+EMULATED_CUDA_UNCHECKED inline void widen_pairs(const unsigned (&pairs)[Rows][8], Halves<Rows> &out) {
+    for (int row = 0; row < Rows; row++)
+        for (int i = 0; i < 8; i++) {
+            out.even[row][i] = Widen((unsigned short)pairs[row][i]);
+            out.odd[row][i] = Widen((unsigned short)(pairs[row][i] >> 16));
+        }
+}
+
+/// D += A·B once for all 32 lanes, with the fragments of m16n8k16: a lane's registers hold pairs along K; A's go over the
+/// two halves of its rows, then of K, B's over the halves of K.
+template <float (*Widen)(unsigned short)>
+EMULATED_CUDA_UNCHECKED inline void multiply(void **arguments, unsigned present) {
+    require_warp(present, "mma");
+    auto lanes = reinterpret_cast<Product **>(arguments);
+    // The pairs of A by row, those of B by pair along K.
+    unsigned a_pairs[16][8], b_pairs[8][8];
+    for (int lane = 0; lane < 32; lane++) {
+        int group = lane / 4, in_group = lane % 4;
+        const unsigned *a = lanes[lane]->a, *b = lanes[lane]->b;
+        a_pairs[group][in_group] = a[0], a_pairs[group + 8][in_group] = a[1];
+        a_pairs[group][in_group + 4] = a[2], a_pairs[group + 8][in_group + 4] = a[3];
+        b_pairs[in_group][group] = b[0], b_pairs[in_group + 4][group] = b[1];
+    }
+    Halves<16> a;
+    Halves<8> b;
+    widen_pairs<Widen>(a_pairs, a);
+    widen_pairs<Widen>(b_pairs, b);
     typedef float Row __attribute__((vector_size(32), aligned(4)));
-    float out[16][8];
-    for (int row = 0; row < 16; row++) {
-        Row sum{};
-        for (int k = 0; k < K; k++) sum += a[row][k] * *reinterpret_cast<const Row *>(b[k]);
-        __builtin_memcpy(out[row], &sum, sizeof sum);
+    for (int half = 0; half < 16; half += 8) {
+        Row sums[8] = {};
+        for (int k = 0; k < 8; k++) {
+            Row even = *reinterpret_cast<Row *>(b.even[k]), odd = *reinterpret_cast<Row *>(b.odd[k]);
+#pragma GCC unroll 8
+            for (int row = 0; row < 8; row++)
+                sums[row] += a.even[half + row][k] * even + a.odd[half + row][k] * odd;
+        }
+        for (int lane = 0; lane < 32; lane++) {
+            float *d = lanes[lane]->d + half / 4;
+            d[0] += sums[lane / 4][lane % 4 * 2], d[1] += sums[lane / 4][lane % 4 * 2 + 1];
+        }
     }
-    for (int lane = 0; lane < 32; lane++) {
-        float *d = lanes[lane]->d;
-        int group = lane / 4, in_group = lane % 4;
-        for (int i = 0; i < 4; i++) d[i] += out[group + i / 2 * 8][in_group * 2 + i % 2];
-    }
-}
-
-/// The fragments of m16n8k16: registers hold pairs along K; A's run over the two halves of its rows, then of K.
-template <float (*Widen)(unsigned short)> EMULATED_CUDA_UNCHECKED inline void mma_16bit(void **arguments, unsigned present) {
-    require_warp(present, "mma");
-    auto lanes = reinterpret_cast<Product **>(arguments);
-    float a[16][16], b[16][8];
-    for (int lane = 0; lane < 32; lane++) {
-        int group = lane / 4, in_group = lane % 4;
-        for (int i = 0; i < 4; i++)
-            for (int half = 0; half < 2; half++)
-                a[group + i % 2 * 8][in_group * 2 + half + i / 2 * 8] =
-                    Widen((unsigned short)(lanes[lane]->a[i] >> 16 * half));
-        for (int i = 0; i < 2; i++)
-            for (int half = 0; half < 2; half++)
-                b[in_group * 2 + half + i * 8][group] = Widen((unsigned short)(lanes[lane]->b[i] >> 16 * half));
-    }
-    multiply(a, b, lanes);
-}
-
-EMULATED_CUDA_UNCHECKED inline void mma_tf32(void **arguments, unsigned present) {
-    require_warp(present, "mma");
-    auto lanes = reinterpret_cast<Product **>(arguments);
-    auto widen = [](unsigned bits) { return __uint_as_float(bits & ~0x1fffu); };
-    float a[16][8], b[8][8];
-    for (int lane = 0; lane < 32; lane++) {
-        int group = lane / 4, in_group = lane % 4;
-        for (int i = 0; i < 4; i++) a[group + i % 2 * 8][in_group + i / 2 * 4] = widen(lanes[lane]->a[i]);
-        for (int i = 0; i < 2; i++) b[in_group + i * 4][group] = widen(lanes[lane]->b[i]);
-    }
-    multiply(a, b, lanes);
 }
 
 inline void mma(Collective collective, float *d, const unsigned *a, const unsigned *b) {
@@ -113,13 +114,10 @@ inline void mma(Collective collective, float *d, const unsigned *a, const unsign
 } // namespace emulated_cuda
 
 inline void mma_m16n8k16_bf16(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
-    emulated_cuda::mma(emulated_cuda::mma_16bit<float_from_bf16>, d, a, b);
+    emulated_cuda::mma(emulated_cuda::multiply<float_from_bf16>, d, a, b);
 }
 inline void mma_m16n8k16_f16(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
-    emulated_cuda::mma(emulated_cuda::mma_16bit<float_from_f16>, d, a, b);
-}
-inline void mma_m16n8k8_tf32(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
-    emulated_cuda::mma(emulated_cuda::mma_tf32, d, a, b);
+    emulated_cuda::mma(emulated_cuda::multiply<float_from_f16>, d, a, b);
 }
 
 // ---- ldmatrix --------------------------------------------------------------------------------------------------

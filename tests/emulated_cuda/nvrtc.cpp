@@ -101,7 +101,7 @@ bool translate(const std::vector<std::string> &options, std::vector<std::string>
             // The prelude needs C++17, which is also what NVRTC assumes.
             if (found != "c++17") return program.log = "only --std=c++17 is emulated\n", false;
         } else if (value({"--use_fast_math", "-use_fast_math", "--fmad", "-fmad", "--ftz", "-ftz", "--prec-div", "-prec-div",
-                          "--prec-sqrt", "-prec-sqrt", "--maxrregcount", "-maxrregcount"}, found) ||
+                          "--prec-sqrt", "-prec-sqrt", "--maxrregcount", "-maxrregcount", "--ptxas-options", "-Xptxas"}, found) ||
                    option == "-lineinfo" || option == "--generate-line-info" || option == "-default-device" ||
                    option == "--device-as-default-execution-space") continue;
         else return program.log = "unrecognized option " + option + "\n", false;
@@ -207,7 +207,14 @@ int compile(Program &program, const std::vector<std::string> &options) {
 
 #define API extern "C" __attribute__((visibility("default"))) int
 
-API nvrtcVersion(int *major, int *minor) { return *major = 13, *minor = 0, success; }
+/// The minor version is made from the texts, so that a program which keeps what it compiled takes neither NVIDIA's nor
+/// another state's of this emulation for ours.
+API nvrtcVersion(int *major, int *minor) {
+    unsigned hash = 2166136261;
+    for (const char *text : {emulated_cuda_runtime_text, emulated_cuda_prelude_text, emulated_cuda_instructions_text})
+        for (; *text; text++) hash = (hash ^ (unsigned char)*text) * 16777619;
+    return *major = 13, *minor = int(1000 + hash % 1000000), success;
+}
 
 API nvrtcCreateProgram(Program **out, const char *source, const char *name, int headers, const char *const *texts,
                        const char *const *names) {

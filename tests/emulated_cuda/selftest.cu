@@ -98,16 +98,6 @@ extern "C" __global__ void product_ldmatrix(const unsigned short *a, const unsig
     for (int i = 0; i < 4; i++) d[(lane / 4 + i / 2 * 8) * 8 + lane % 4 * 2 + i % 2] = sum[i];
 }
 
-extern "C" __global__ void product_tf32(const float *a, const float *b, float *d) {
-    int lane = threadIdx.x, group = lane / 4, in_group = lane % 4;
-    unsigned fa[4], fb[2];
-    for (int i = 0; i < 4; i++) fa[i] = __float_as_uint(a[(group + i % 2 * 8) * 8 + in_group + i / 2 * 4]);
-    for (int i = 0; i < 2; i++) fb[i] = __float_as_uint(b[group * 8 + in_group + i * 4]);
-    float sum[4] = {};
-    mma_m16n8k8_tf32(sum, fa, fb);
-    for (int i = 0; i < 4; i++) d[(group + i / 2 * 8) * 8 + in_group * 2 + i % 2] = sum[i];
-}
-
 // out[i] = Σ over the tiles of x[tile][i], three tiles in flight; `keep` groups may be on their way when one is read.
 template <int Keep> __device__ void pipeline(const float *x, float *out, int tiles) {
     __shared__ __align__(16) float stage[3][128];
