@@ -1,6 +1,8 @@
 //! The public face: a model on the best backend there is, and pictures from requests.
 
 use crate::backend::cpu::Cpu;
+#[cfg(feature = "cuda")]
+use crate::backend::cuda::{Cuda, Placement};
 #[cfg(feature = "webgpu")]
 use crate::backend::webgpu::{Adapters, WebGpu};
 use crate::backend::{Backend, HostTensor};
@@ -27,6 +29,9 @@ pub enum BackendChoice {
     /// Any GPU, or what stands in for one, through Vulkan, Metal or Direct3D 12.
     #[cfg(feature = "webgpu")]
     WebGpu,
+    /// An NVIDIA GPU. [`BackendChoice::Auto`] does not choose it yet: it has never run on one.
+    #[cfg(feature = "cuda")]
+    Cuda,
 }
 
 impl BackendChoice {
@@ -36,6 +41,8 @@ impl BackendChoice {
         ("cpu", BackendChoice::Cpu),
         #[cfg(feature = "webgpu")]
         ("webgpu", BackendChoice::WebGpu),
+        #[cfg(feature = "cuda")]
+        ("cuda", BackendChoice::Cuda),
     ];
 
     /// The backends themselves, whether or not this machine has their device.
@@ -73,6 +80,11 @@ macro_rules! with_backend {
                 let $start = async || WebGpu::open(Adapters::Any).await;
                 $body
             }
+            #[cfg(feature = "cuda")]
+            BackendChoice::Cuda => {
+                let $start = async || Cuda::open(Placement::default());
+                $body
+            }
         }
     };
 }
@@ -108,6 +120,8 @@ enum Loaded {
     Cpu(Box<Pipeline<Cpu>>),
     #[cfg(feature = "webgpu")]
     WebGpu(Box<Pipeline<WebGpu>>),
+    #[cfg(feature = "cuda")]
+    Cuda(Box<Pipeline<Cuda>>),
 }
 
 impl Loaded {
@@ -119,6 +133,8 @@ impl Loaded {
             BackendChoice::Cpu => cpu(),
             #[cfg(feature = "webgpu")]
             BackendChoice::WebGpu => webgpu(pollster::block_on(WebGpu::open(Adapters::Any))?),
+            #[cfg(feature = "cuda")]
+            BackendChoice::Cuda => Ok(Self::Cuda(Box::new(Pipeline::load(Cuda::open(Placement::default())?, model)?))),
             // An adapter that computes on the processor is slower than the `cpu` backend.
             #[cfg(feature = "webgpu")]
             BackendChoice::Auto => pollster::block_on(WebGpu::open(Adapters::Gpu)).map_or_else(|_| cpu(), webgpu),
@@ -135,6 +151,8 @@ macro_rules! with_pipeline {
             Loaded::Cpu($pipeline) => $body,
             #[cfg(feature = "webgpu")]
             Loaded::WebGpu($pipeline) => $body,
+            #[cfg(feature = "cuda")]
+            Loaded::Cuda($pipeline) => $body,
         }
     };
 }
