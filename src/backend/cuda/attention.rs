@@ -115,12 +115,20 @@ pub(super) fn qk_norm_rope(
 /// Programs of these verbs for heads of the models and for odd ones.
 pub(super) fn programs() -> Vec<Program> {
     let mut programs = Vec::new();
-    for dim in [2, 18, 20, 64, 96, 128, 384, 512] {
-        for (causal, lengths) in [(false, false), (false, true), (true, false), (true, true)] {
-            programs.push(program(dim, causal, lengths).0);
-        }
-        programs.push(norm_program(dim, RopePairs::Interleaved));
-        programs.push(norm_program(dim, RopePairs::Halves));
+    for (dim, causal, lengths) in [
+        (18, true, true),
+        (64, false, false),
+        (96, true, false),
+        (128, false, false),
+        (128, false, true),
+        (128, true, true),
+        (390, true, true),
+        (512, false, false),
+    ] {
+        programs.push(program(dim, causal, lengths).0);
+    }
+    for dim in [2, 64, 128, 256] {
+        programs.extend([RopePairs::Interleaved, RopePairs::Halves].map(|pairs| norm_program(dim, pairs)));
     }
     programs
 }

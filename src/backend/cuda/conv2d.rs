@@ -71,7 +71,7 @@ pub(super) fn programs() -> Vec<Program> {
         ([128, 3, 3, 128], Conv2d { stride: 2, ..plain }, false),
         ([13, 2, 5, 7], Conv2d { stride: 3, pad: [2, 0, 1, 3], upsample: true }, true),
     ] {
-        programs.extend(product::all_tiled(
+        programs.extend(product::some_tiled(
             "conv2d",
             kernel!("conv2d.cu"),
             &constants(dims, geometry, [true, residual]),

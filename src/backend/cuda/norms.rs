@@ -184,20 +184,24 @@ pub(super) fn group_norm(
     Ok(out)
 }
 
-/// Every program of these verbs, for widths of the models and an odd one.
+/// Programs of these verbs: what the models do, and every choice at an odd width.
 pub(super) fn programs() -> Vec<Program> {
     let mut programs = Vec::new();
-    for width in [61, 256, 2560, 3840] {
-        for bits in 0..32 {
-            let bit = |i: u32| bits >> i & 1 == 1;
-            let does = Does { branch: bit(0), norm: bit(1), gate: bit(2), out: bit(3), scale: bit(4) };
-            let sensible = (does.branch || !(does.norm || does.gate)) && (does.out || !does.scale);
-            if sensible && (does.branch || does.out) {
-                programs.push(program("residual_norm", width, does));
-            }
+    let flags = |bits: usize| {
+        let bit = |i: u32| bits >> i & 1 == 1;
+        Does { branch: bit(0), norm: bit(1), gate: bit(2), out: bit(3), scale: bit(4) }
+    };
+    for bits in 0..32 {
+        let does = flags(bits);
+        let sensible = (does.branch || !(does.norm || does.gate)) && (does.out || !does.scale);
+        if sensible && (does.branch || does.out) {
+            programs.push(program("residual_norm", 61, does));
         }
     }
-    for (aligned, silu) in [(false, false), (false, true), (true, false), (true, true)] {
+    for width in [256, 2560, 3840, 10_240] {
+        programs.extend([0b01001, 0b11000, 0b11111].map(|bits| program("residual_norm", width, flags(bits))));
+    }
+    for (aligned, silu) in [(false, false), (true, true)] {
         programs.push(group_program(aligned, silu));
     }
     programs

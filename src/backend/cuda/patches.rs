@@ -108,8 +108,8 @@ pub(super) fn programs() -> Vec<Program> {
     let mut programs = vec![moments_program()];
     for (patch, flag) in [(1, false), (2, true), (2, false), (3, true)] {
         let embed = [("PATCH", patch), ("HAS_BIAS", usize::from(flag)), ("ALIGNED_OUT", usize::from(flag))];
-        programs.extend(product::all_tiled("embed_patches", kernel!("embed_patches.cu"), &embed));
-        programs.extend(product::all_tiled("final_layer", kernel!("final_layer.cu"), &constants(patch, flag, !flag)));
+        programs.extend(product::some_tiled("embed_patches", kernel!("embed_patches.cu"), &embed));
+        programs.extend(product::some_tiled("final_layer", kernel!("final_layer.cu"), &constants(patch, flag, !flag)));
     }
     programs
 }

@@ -100,6 +100,12 @@ fn few(verb: &'static str, file: File, rows: usize, constants: &[(&'static str, 
     constants.iter().fold(program, |program, (name, value)| program.with(name, *value))
 }
 
+/// The tiled product around `file` in its largest and in its smallest tile.
+pub(super) fn some_tiled(verb: &'static str, file: File, constants: &[(&'static str, usize)]) -> Vec<Program> {
+    let [large, .., slim] = Tile::ALL;
+    [large, slim].map(|tile| tiled(verb, file, tile, constants)).to_vec()
+}
+
 /// The tiled product around `file` in every tile.
 pub(super) fn all_tiled(verb: &'static str, file: File, constants: &[(&'static str, usize)]) -> Vec<Program> {
     Tile::ALL.map(|tile| tiled(verb, file, tile, constants)).to_vec()
