@@ -6,6 +6,7 @@
 #include "streams.h"
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <dlfcn.h>
 #include <map>
@@ -32,6 +33,12 @@ enum Result {
 // One device, with the limits of an A100 but few multiprocessors.
 constexpr unsigned multiprocessors = 4, block_threads = 1024, multiprocessor_threads = 2048;
 constexpr unsigned block_shared_opt_in = 163 << 10, multiprocessor_shared = 164 << 10;
+
+/// The major compute capability: 8, or less for tests of what a program says to an old device.
+int capability() {
+    const char *text = std::getenv("EMULATED_CUDA_CAPABILITY");
+    return text ? std::atoi(text) : 8;
+}
 
 /// One context is all contexts: the device has nothing that a second would keep apart.
 int context;
@@ -180,7 +187,7 @@ API cuDeviceGetAttribute(int *value, int attribute, int) {
         {38, 40 << 20},               // L2_CACHE_SIZE
         {39, multiprocessor_threads}, // MAX_THREADS_PER_MULTIPROCESSOR
         {41, 1},                      // UNIFIED_ADDRESSING
-        {75, 8},                      // COMPUTE_CAPABILITY_MAJOR
+        {75, capability()},           // COMPUTE_CAPABILITY_MAJOR
         {76, 0},                      // COMPUTE_CAPABILITY_MINOR
         {81, multiprocessor_shared},  // MAX_SHARED_MEMORY_PER_MULTIPROCESSOR
         {82, 64 << 10},               // MAX_REGISTERS_PER_MULTIPROCESSOR
