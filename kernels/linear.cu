@@ -59,7 +59,7 @@ struct Linear {
 #ifdef SM90
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
-    linear(const __grid_constant__ TensorMap x, const __grid_constant__ TensorMap weights, const float *bias, bf16 *out, unsigned m,
+    hopper(const __grid_constant__ TensorMap x, const __grid_constant__ TensorMap weights, const float *bias, bf16 *out, unsigned m,
            unsigned n, unsigned k) {
     product(x, weights, m, n, k, Linear{out, bias, n});
 }

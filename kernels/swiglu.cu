@@ -37,7 +37,7 @@ struct SwiGlu {
 #ifdef SM90
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
-    swiglu(const __grid_constant__ TensorMap x, const __grid_constant__ TensorMap weights, bf16 *out, unsigned m,
+    hopper(const __grid_constant__ TensorMap x, const __grid_constant__ TensorMap weights, bf16 *out, unsigned m,
            unsigned n, unsigned k) {
     product(x, weights, m, n, k, SwiGlu{out, n / 2});
 }

@@ -58,6 +58,29 @@ fn verbs_agree_with_cpu_in_any_order_of_threads() {
     emulated(test, &[("EMULATED_CUDA_SEED", "1")], verbs_agree);
 }
 
+/// The kernels for Hopper, on a device that says it is one.
+fn on_hopper(test: &str, seed: &[(&str, &str)]) {
+    let settings = [&[("EMULATED_CUDA_CAPABILITY", "9"), ("ZIMAGE_CUDA_HOPPER", "1")], seed].concat();
+    emulated(test, &settings, || {
+        assert!(cuda().device().ends_with("kernels for Hopper"), "{}", cuda().device());
+        for filter in ["linear/", "swiglu/", "attention/"] {
+            let options = Options { filter: filter.into(), ..Options::default() };
+            let report = block_on(compare(&Cpu::new(), &cuda(), &options)).unwrap();
+            assert!(report.passed() && report.cases() > 5, "{report}");
+        }
+    });
+}
+
+#[test]
+fn hopper_agrees_with_cpu() {
+    on_hopper("hopper_agrees_with_cpu", &[]);
+}
+
+#[test]
+fn hopper_agrees_with_cpu_in_any_order_of_threads() {
+    on_hopper("hopper_agrees_with_cpu_in_any_order_of_threads", &[("EMULATED_CUDA_SEED", "2")]);
+}
+
 #[test]
 fn a_full_memory_is_said_and_survived() {
     emulated("a_full_memory_is_said_and_survived", &[("EMULATED_CUDA_MEMORY_MB", "8")], || {

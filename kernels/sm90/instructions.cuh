@@ -1,7 +1,9 @@
 // What only Hopper (sm_90a) has: barriers that count bytes, the copy engine for tiles, products of whole warpgroups.
 //
 // A warpgroup is four warps of which the first one's index is a multiple of four. PTX: NVIDIA's "Parallel Thread Execution
-// ISA", chapters "mbarrier", "cp.async.bulk.tensor" and "wgmma".
+// ISA", chapters "mbarrier", "cp.async.bulk.tensor" and "wgmma". As with ../instructions.cuh, tests put functions of the same
+// names in front.
+#ifndef ZIMAGE_EMULATED
 
 // A tensor map, as the driver encodes it.
 struct __align__(64) TensorMap {
@@ -157,3 +159,5 @@ __device__ __forceinline__ void wgmma_m64n128k16_rows(float (&d)[64], const unsi
 
 #undef SIXTY_FOUR
 #undef EIGHT
+
+#endif

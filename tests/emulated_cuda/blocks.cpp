@@ -138,6 +138,22 @@ struct Worker {
         wait();
     }
 
+    /// Runs the next thread in order that can, so that one which asks again and again for something lets all others run.
+    void yield() {
+        unsigned total = (size + warp_lanes - 1) / warp_lanes * warp_lanes, mine = unsigned(emulated_cuda_current - &threads[0]);
+        for (unsigned i = 1; i < total; i++) {
+            unsigned other = (mine + i) % total, lane = 1u << other % warp_lanes;
+            Warp &w = warps[other / warp_lanes];
+            if (!(w.ready & lane)) continue;
+            if (!(w.ready &= ~lane)) ready_warps &= ~(1u << other / warp_lanes);
+            Thread *me = emulated_cuda_current;
+            make_ready(me->warp, 1u << me->lane);
+            emulated_cuda_current = &threads[other];
+            emulated_cuda_switch(&me->stack, threads[other].stack);
+            return;
+        }
+    }
+
     [[noreturn]] void deadlock() {
         unsigned at_barriers = 0, at_collectives = 0;
         for (const Barrier &b : barrier) at_barriers += b.arrived;
@@ -222,7 +238,7 @@ void Worker::run_block(Index block, std::uint64_t seed) {
         t.block = block, t.block_size = dims, t.grid_size = launch->grid;
         t.warp = i / warp_lanes, t.lane = i % warp_lanes;
         t.dynamic_shared = dynamic;
-        t.committed = t.copies = 0;
+        t.committed = t.copies = t.wgmma_committed = t.wgmmas = 0;
     }
     for (unsigned i = 0; i * warp_lanes < size; i++) {
         unsigned lanes = size - i * warp_lanes;
@@ -399,10 +415,7 @@ void emulated_cuda_collective(unsigned mask, Collective collective, void *argume
 
 unsigned emulated_cuda_lanes() { return worker->warps[emulated_cuda_current->warp].alive; }
 
-void emulated_cuda_yield() {
-    worker->make_ready(emulated_cuda_current->warp, 1u << emulated_cuda_current->lane);
-    worker->wait();
-}
+void emulated_cuda_yield() { worker->yield(); }
 
 void emulated_cuda_fail(const char *format, ...) {
     char text[512];

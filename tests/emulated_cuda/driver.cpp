@@ -30,15 +30,18 @@ enum Result {
     not_supported = 801,
 };
 
-// One device, with the limits of an A100 but few multiprocessors.
+// One device, with the limits of an A100, or of an H100, but few multiprocessors.
 constexpr unsigned multiprocessors = 4, block_threads = 1024, multiprocessor_threads = 2048;
-constexpr unsigned block_shared_opt_in = 163 << 10, multiprocessor_shared = 164 << 10;
 
-/// The major compute capability: 8, or less for tests of what a program says to an old device.
+/// The major compute capability: 8, or 9, or less for tests of what a program says to an old device.
 int capability() {
     const char *text = std::getenv("EMULATED_CUDA_CAPABILITY");
     return text ? std::atoi(text) : 8;
 }
+
+/// Shared memory of a multiprocessor, and the most of it that a block may have.
+unsigned multiprocessor_shared() { return (capability() >= 9 ? 228 : 164) << 10; }
+unsigned block_shared_opt_in() { return multiprocessor_shared() - (1 << 10); }
 
 /// One context is all contexts: the device has nothing that a second would keep apart.
 int context;
@@ -105,7 +108,7 @@ int finish(Stream &stream, int code) { return code ? code : stream.run_to(stream
 int occupancy(const Function &function, int threads, std::size_t dynamic) {
     std::size_t shared = function.shared_bytes + dynamic + 1024;
     if (threads <= 0 || unsigned(threads) > block_threads) return 0;
-    return int(std::min({std::size_t(multiprocessor_threads / threads), multiprocessor_shared / shared, std::size_t(32)}));
+    return int(std::min({std::size_t(multiprocessor_threads / threads), multiprocessor_shared() / shared, std::size_t(32)}));
 }
 
 int launch(const Function &function, Index grid, Index block, unsigned dynamic, Stream &stream, void **parameters) {
@@ -189,9 +192,9 @@ API cuDeviceGetAttribute(int *value, int attribute, int) {
         {41, 1},                      // UNIFIED_ADDRESSING
         {75, capability()},           // COMPUTE_CAPABILITY_MAJOR
         {76, 0},                      // COMPUTE_CAPABILITY_MINOR
-        {81, multiprocessor_shared},  // MAX_SHARED_MEMORY_PER_MULTIPROCESSOR
+        {81, multiprocessor_shared()},  // MAX_SHARED_MEMORY_PER_MULTIPROCESSOR
         {82, 64 << 10},               // MAX_REGISTERS_PER_MULTIPROCESSOR
-        {97, block_shared_opt_in},    // MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
+        {97, block_shared_opt_in()},    // MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
         {106, 32},                    // MAX_BLOCKS_PER_MULTIPROCESSOR
         {111, 1024},                  // RESERVED_SHARED_MEMORY_PER_BLOCK
         {115, 1},                     // MEMORY_POOLS_SUPPORTED
@@ -357,7 +360,7 @@ API cuFuncSetAttribute(void *handle, int attribute, int value) {
     return call([&] {
         auto &function = *static_cast<Function *>(handle);
         if (attribute != 8) return success;
-        if (value < 0 || function.shared_bytes + unsigned(value) > block_shared_opt_in) return invalid_value;
+        if (value < 0 || function.shared_bytes + unsigned(value) > block_shared_opt_in()) return invalid_value;
         return function.max_dynamic_shared = unsigned(value), success;
     });
 }
@@ -386,6 +389,24 @@ API cuLaunchKernelEx(const LaunchConfig *config, void *function, void **paramete
     const Index &g = config->grid, &b = config->block;
     // Attributes say how to schedule, or ask for clusters, which compute capability 8.0 has not.
     return cuLaunchKernel(function, g.x, g.y, g.z, b.x, b.y, b.z, config->dynamic, config->stream, parameters, extra);
+}
+/// Of the kinds of maps only those for swizzled rows of 128 bytes of BF16.
+API cuTensorMapEncodeTiled(void *map, unsigned type, unsigned rank, void *address, const unsigned long long *sizes,
+                           const unsigned long long *strides, const unsigned *box, const unsigned *steps, unsigned interleave,
+                           unsigned swizzle, unsigned, unsigned fill) {
+    constexpr unsigned bfloat16 = 9, swizzle_128b = 3;
+    if (type != bfloat16 || interleave || swizzle != swizzle_128b || fill || rank < 2 || rank > 3)
+        return say(not_supported, "a tensor map of a kind that is not emulated");
+    TensorMap out{};
+    out.address = reinterpret_cast<unsigned long long>(address), out.rank = rank;
+    bool fits = out.address % 16 == 0 && box[0] * 2 == 128;
+    for (unsigned i = 0; i < 3; i++) {
+        out.sizes[i] = i < rank ? sizes[i] : 1, out.box[i] = i < rank ? box[i] : 1;
+        fits = fits && out.sizes[i] && out.sizes[i] >> 32 == 0 && out.box[i] && out.box[i] <= 256 && (i >= rank || steps[i] == 1);
+        if (i + 1 < rank) fits = fits && (out.strides[i] = strides[i]) % 16 == 0;
+    }
+    if (!fits) return say(invalid_value, "a tensor map that the copy engine does not take");
+    return std::memcpy(map, &out, sizeof out), success;
 }
 API cuLaunchHostFunc(void *stream, void (*function)(void *), void *data) {
     return call([&] { return stream_of(stream).enqueue([=] { return function(data), 0; }); });

@@ -24,6 +24,7 @@
 EMBED(emulated_cuda_runtime_text, "runtime.h")
 EMBED(emulated_cuda_prelude_text, "prelude.h")
 EMBED(emulated_cuda_instructions_text, "instructions.h")
+EMBED(emulated_cuda_hopper_text, "hopper.h")
 
 namespace {
 
@@ -175,7 +176,8 @@ int compile(Program &program, const std::vector<std::string> &options) {
         rows.push_back("emulated_cuda::entry<" + std::string(expression.front() == '&' ? "" : "&") + expression + ">(1024)");
     std::ostringstream unit;
     unit << "#line 1 \"runtime.h\"\n" << emulated_cuda_runtime_text << "#line 1 \"prelude.h\"\n" << emulated_cuda_prelude_text
-         << "#line 1 \"instructions.h\"\n" << emulated_cuda_instructions_text << text << "\n#line 1 \"kernels of the module\"\n"
+         << "#line 1 \"instructions.h\"\n" << emulated_cuda_instructions_text
+         << "#line 1 \"hopper.h\"\n" << emulated_cuda_hopper_text << text << "\n#line 1 \"kernels of the module\"\n"
          << "extern \"C\" __attribute__((visibility(\"default\"))) const emulated_cuda::Kernel emulated_cuda_kernels[] = {";
     for (const std::string &row : rows) unit << "\n    " << row << ",";
     unit << "\n    {nullptr, nullptr, nullptr, 0, 0}};\n";

@@ -19,6 +19,24 @@ struct Copy {
     unsigned group;
 };
 
+/// What cuTensorMapEncodeTiled writes: a tensor of 16-bit elements and the boxes to copy of it, innermost first.
+struct TensorMap {
+    Word address, sizes[3], strides[2];
+    unsigned box[3], rank;
+    Word unused[8];
+};
+static_assert(sizeof(TensorMap) == 128, "the size of CUtensorMap");
+
+/// One wgmma on its way, of this thread's part: the sums, the matrices, and where the left one is in registers this lane's
+/// two rows of it.
+struct Wgmma {
+    float *sums;
+    Word left, right;
+    unsigned short rows[2][16];
+    unsigned columns, group;
+    bool add, registers, right_in_rows;
+};
+
 /// One CUDA thread. It is a fiber: it runs until it waits for others, then the next one runs.
 struct Thread {
     void *stack;
@@ -28,6 +46,9 @@ struct Thread {
     // Groups of cp.async: those committed so far, and the copies that have not landed, oldest first.
     unsigned committed, copies;
     Copy copy[512];
+    // The same of wgmma.
+    unsigned wgmma_committed, wgmmas;
+    Wgmma wgmma[32];
 };
 
 /// What the last lane to arrive at a collective does for all: `lanes` has a bit for each that takes part, and

@@ -9,8 +9,8 @@ use std::sync::Arc;
 /// The oldest architecture that has all that the kernels use: BF16 on tensor cores, asynchronous copies.
 const OLDEST: (i32, i32) = (8, 0);
 
-/// The environment variable that switches the kernels for Hopper on where the device is one: those in `kernels/sm90/`, which
-/// have been compiled but have never run. Without it every device runs the kernels for all of them.
+/// The environment variable that switches the kernels for Hopper on (to 1) where the device is one: those in `kernels/sm90/`,
+/// which have run on the tests' emulation only. Without it every device runs the kernels for all of them.
 const HOPPER: &str = "ZIMAGE_CUDA_HOPPER";
 
 /// A device that is open.

@@ -24,8 +24,8 @@ const USUAL_SHARED: usize = 48 << 10;
 pub(super) struct Kernel {
     pub function: CudaFunction,
     pub parameters: Vec<Parameter>,
-    /// Whether the function may have as much shared memory as the device has.
-    wide: Mutex<bool>,
+    /// Bytes of shared memory that a block was allowed beside those that the kernel declares.
+    allowed: Mutex<usize>,
 }
 
 impl Kernel {
@@ -39,11 +39,11 @@ impl Kernel {
                 "{verb}: a block needs {bytes} bytes of shared memory, and the GPU has {most}"
             )));
         }
-        let mut wide = lock(&self.wide);
-        if !*wide {
+        let mut allowed = lock(&self.allowed);
+        if bytes > *allowed {
             let attribute = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-            self.function.set_attribute(attribute, most as i32).map_err(|error| fault(verb, error))?;
-            *wide = true;
+            self.function.set_attribute(attribute, bytes as i32).map_err(|error| fault(verb, error))?;
+            *allowed = bytes;
         }
         Ok(())
     }
@@ -82,7 +82,7 @@ impl Kernels {
         let parameters = program
             .parameters(entry)
             .ok_or_else(|| Error::shape(program.name, format!("{} declares no kernel {entry}", key.0)))?;
-        let kernel = Arc::new(Kernel { function, parameters, wide: Mutex::default() });
+        let kernel = Arc::new(Kernel { function, parameters, allowed: Mutex::default() });
         lock(&self.made).insert(key, kernel.clone());
         Ok(kernel)
     }

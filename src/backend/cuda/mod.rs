@@ -106,7 +106,8 @@ impl Backend for Cuda {
     fn device(&self) -> String {
         let device = &self.0.device;
         let ((major, minor), (compiler, point)) = (device.capability, device.kernels.compiler());
-        format!("{}, compute capability {major}.{minor}, NVRTC {compiler}.{point}", device.name)
+        let kernels = if device.hopper { ", kernels for Hopper" } else { "" };
+        format!("{}, compute capability {major}.{minor}, NVRTC {compiler}.{point}{kernels}", device.name)
     }
 
     fn operands(&self) -> DType {

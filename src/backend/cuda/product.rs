@@ -112,7 +112,7 @@ impl Product<'_> {
         let tiles = self.m.div_ceil(tile_m) * self.n.div_ceil(tile_n);
         let grid =
             Grid { blocks: [tiles.min(gpu.device.processors), 1, 1], threads: hopper::THREADS, shared: hopper::SHARED };
-        gpu.launch(&on_hopper(self.verb, self.file, constants), self.verb, grid, &args)
+        gpu.launch(&on_hopper(self.verb, self.file, constants), "hopper", grid, &args)
     }
 
     /// Runs the kernel for few rows; `entry` is its name, and `shared` the bytes that each block wants.
