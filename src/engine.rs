@@ -1,6 +1,8 @@
 //! The public face: a model on the best backend there is, and pictures from requests.
 
 use crate::backend::cpu::Cpu;
+#[cfg(feature = "cuda")]
+use crate::backend::cuda::{Cuda, Placement};
 #[cfg(feature = "webgpu")]
 use crate::backend::webgpu::{Adapters, Shaders, WebGpu};
 use crate::backend::{Backend, HostTensor};
@@ -27,6 +29,9 @@ pub enum BackendChoice {
     /// Any GPU, or what stands in for one, through Vulkan, Metal or Direct3D 12, with these shaders.
     #[cfg(feature = "webgpu")]
     WebGpu(Shaders),
+    /// An NVIDIA GPU. [`BackendChoice::Auto`] does not choose it yet: it has never run on one.
+    #[cfg(feature = "cuda")]
+    Cuda,
 }
 
 impl BackendChoice {
@@ -42,6 +47,8 @@ impl BackendChoice {
         ("webgpu:half", BackendChoice::WebGpu(Shaders::Half)),
         #[cfg(feature = "webgpu")]
         ("webgpu:cooperative", BackendChoice::WebGpu(Shaders::Cooperative)),
+        #[cfg(feature = "cuda")]
+        ("cuda", BackendChoice::Cuda),
     ];
 
     /// The backends themselves in all their variants, whether or not this machine has their device: every choice that
@@ -52,6 +59,8 @@ impl BackendChoice {
             BackendChoice::Cpu => false,
             #[cfg(feature = "webgpu")]
             BackendChoice::WebGpu(shaders) => *shaders == Shaders::Best,
+            #[cfg(feature = "cuda")]
+            BackendChoice::Cuda => false,
         };
         Self::NAMES.iter().map(|(_, choice)| *choice).filter(move |choice| !open(choice))
     }
@@ -84,6 +93,11 @@ macro_rules! with_backend {
             #[cfg(feature = "webgpu")]
             BackendChoice::WebGpu(shaders) => {
                 let $start = async || WebGpu::open_with(Adapters::Any, shaders, u64::MAX).await;
+                $body
+            }
+            #[cfg(feature = "cuda")]
+            BackendChoice::Cuda => {
+                let $start = async || Cuda::open(Placement::default());
                 $body
             }
         }
@@ -121,6 +135,8 @@ enum Loaded {
     Cpu(Box<Pipeline<Cpu>>),
     #[cfg(feature = "webgpu")]
     WebGpu(Box<Pipeline<WebGpu>>),
+    #[cfg(feature = "cuda")]
+    Cuda(Box<Pipeline<Cuda>>),
 }
 
 impl Loaded {
@@ -128,14 +144,19 @@ impl Loaded {
         #[cfg(feature = "webgpu")]
         {
             let device = match backend {
-                BackendChoice::Cpu => None,
                 BackendChoice::WebGpu(shaders) => Some(WebGpu::open_with(Adapters::Any, shaders, u64::MAX).await?),
                 // An adapter that computes on the processor is slower than the `cpu` backend.
                 BackendChoice::Auto => WebGpu::open(Adapters::Gpu).await.ok(),
+                _ => None,
             };
             if let Some(device) = device {
                 return Ok(Self::WebGpu(Box::new(Pipeline::load(device, model, progress).await?)));
             }
+        }
+        #[cfg(feature = "cuda")]
+        if backend == BackendChoice::Cuda {
+            let device = Cuda::open(Placement::default())?;
+            return Ok(Self::Cuda(Box::new(Pipeline::load(device, model, progress).await?)));
         }
         Ok(Self::Cpu(Box::new(Pipeline::load(Cpu::new(), model, progress).await?)))
     }
@@ -148,6 +169,8 @@ macro_rules! with_pipeline {
             Loaded::Cpu($pipeline) => $body,
             #[cfg(feature = "webgpu")]
             Loaded::WebGpu($pipeline) => $body,
+            #[cfg(feature = "cuda")]
+            Loaded::Cuda($pipeline) => $body,
         }
     };
 }
@@ -202,6 +225,8 @@ impl Engine {
             Loaded::Cpu(_) => String::new(),
             #[cfg(feature = "webgpu")]
             Loaded::WebGpu(pipeline) => pipeline.backend().variant(),
+            #[cfg(feature = "cuda")]
+            Loaded::Cuda(_) => String::new(),
         }
     }
 

@@ -14,7 +14,11 @@
 //! - Verbs may run later than they are called, in the order they were called in. Only [`Backend::download`] and
 //!   [`Backend::wait`] wait.
 
+#[cfg(any(feature = "cuda", feature = "webgpu"))]
+mod cache;
 pub mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod host;
 pub mod shapes;
 #[cfg(feature = "webgpu")]

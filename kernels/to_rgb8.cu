@@ -1,0 +1,9 @@
+// to_rgb8: round(255·clamp(x/2 + 1/2, 0, 1)), halves to even, a thread eight values. What is not a number becomes 0.
+
+extern "C" __global__ void __launch_bounds__(256) to_rgb8(const bf16 *x, unsigned char *out, unsigned count) {
+    const unsigned first = 8 * (blockIdx.x * 256 + threadIdx.x);
+    for (unsigned at = first; at < first + 8 && at < count; at++) {
+        const float value = fminf(fmaxf(widen(x[at]) * 0.5f + 0.5f, 0.0f), 1.0f);
+        out[at] = static_cast<unsigned char>(rintf(255.0f * value));
+    }
+}
