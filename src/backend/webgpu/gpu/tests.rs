@@ -23,7 +23,7 @@ fn a_device_that_is_gone_is_an_error_of_every_call_and_another_can_be_opened() {
     let gone = |error: Error| {
         let sentence = error.to_string();
         assert!(
-            matches!(error, Error::Device(_)) && sentence == "the GPU is gone, please start again: it was closed",
+            matches!(error, Error::Lost(_)) && sentence == "the GPU is gone, please start again: it was closed",
             "{sentence}"
         );
     };
