@@ -70,7 +70,7 @@ impl Device {
             Ok((free, total)) => format!("{:.2} of {:.2} GiB are free", gib(free), gib(total)),
             Err(_) => "the memory is full".into(),
         };
-        Error::Device(format!(
+        Error::OutOfMemory(format!(
             "{verb}: {} has no memory left for a tensor of shape {shape:?} ({:.2} GiB): {free}; a smaller picture or \
              batch may fit",
             self.name,

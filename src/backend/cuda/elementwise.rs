@@ -184,7 +184,7 @@ pub(super) fn to_rgb8(gpu: &Gpu, x: &CudaTensor) -> Result<CudaTensor> {
     let verb = "to_rgb8";
     let out = gpu.output(verb, x.shape(), DType::U8)?;
     let x = gpu.activation(x)?;
-    let args = [Arg::Read(&x), Arg::Write(&out), Arg::U32(out.len())];
+    let args = [Arg::Read(&x), Arg::Write(&out), Arg::Write(&gpu.not_numbers), Arg::U32(out.len())];
     gpu.launch(&simple(verb), verb, Grid::row(out.len().div_ceil(8 * BLOCK), BLOCK), &args)?;
     Ok(out)
 }

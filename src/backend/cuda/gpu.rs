@@ -1,6 +1,6 @@
 //! What all verbs of the backend share: memory to write to, launches in order, and the way to the host and back.
 
-use super::super::{DType, DeviceTensor, HostTensor};
+use super::super::{DType, DeviceTensor, HostTensor, not_numbers};
 use super::device::{Device, fault};
 use super::memory::{Arena, Memory, Placement, lock};
 use super::program::Program;
@@ -20,6 +20,8 @@ pub(super) struct Gpu {
     recording: Mutex<Option<Collected>>,
     /// Tensors made once from nothing but a number: see [`Gpu::table`].
     tables: Mutex<HashMap<usize, CudaTensor>>,
+    /// A word that `to_rgb8` sets where it meets NaN; the download of a picture reads it and sets it back.
+    pub not_numbers: CudaTensor,
 }
 
 impl Gpu {
@@ -27,7 +29,13 @@ impl Gpu {
     pub(super) fn open(placement: Placement) -> Result<Self> {
         let device = Device::open()?;
         let arena = Arena::new(&device.context, placement);
-        Ok(Self { device, arena, recording: Mutex::default(), tables: Mutex::default() })
+        let failed = |error| fault("open", error);
+        let memory = arena.allocate(size_of::<u32>()).map_err(failed)?;
+        // SAFETY: the memory is of this size and nobody's but ours.
+        unsafe { result::memset_d8_async(memory.address(), 0, size_of::<u32>(), device.stream.cu_stream()) }
+            .map_err(failed)?;
+        let not_numbers = CudaTensor::new(&[1], DType::U32, memory);
+        Ok(Self { device, arena, recording: Mutex::default(), tables: Mutex::default(), not_numbers })
     }
 
     // ---- memory ------------------------------------------------------------------------------------------------
@@ -156,8 +164,27 @@ impl Gpu {
         // SAFETY: the tensor's memory holds as many bytes, and the host waits for them below.
         let copied = unsafe { result::memcpy_dtoh_async(&mut elements, tensor.memory().address(), stream.cu_stream()) };
         copied.and_then(|()| stream.synchronize()).map_err(|error| fault(verb, error))?;
+        if tensor.dtype() == DType::U8 {
+            self.refuse_what_is_no_number()?;
+        }
         HostTensor::new(tensor.dtype(), tensor.shape(), elements.into())
             .ok_or_else(|| Error::shape(verb, "a tensor's memory does not hold its shape"))
+    }
+
+    /// An error if a picture had NaN since the last call.
+    fn refuse_what_is_no_number(&self) -> Result<()> {
+        let (verb, stream) = ("to_rgb8", &self.device.stream);
+        let (word, mut found) = (self.not_numbers.memory(), [0u8; size_of::<u32>()]);
+        // SAFETY: the word's memory holds as many bytes, and the host waits for them below.
+        let copied = unsafe { result::memcpy_dtoh_async(&mut found, word.address(), stream.cu_stream()) };
+        copied.and_then(|()| stream.synchronize()).map_err(|error| fault(verb, error))?;
+        if found == [0; size_of::<u32>()] {
+            return Ok(());
+        }
+        // SAFETY: as above; nothing that is under way touches it.
+        unsafe { result::memset_d8_async(word.address(), 0, found.len(), stream.cu_stream()) }
+            .map_err(|error| fault(verb, error))?;
+        Err(not_numbers())
     }
 }
 
