@@ -89,7 +89,7 @@ export interface Info {
   backend: string;
   /** The device in words. */
   device: string;
-  /** Which variant of the shaders runs; empty without shaders. */
+  /** Which variant of the shaders runs, such as `plain shaders`; empty without shaders. */
   variant: string;
   defaults: { width: number; height: number; steps: number; guidance: number };
   /** Sides are multiples of `multiple` pixels, up to `maxWidth` and `maxHeight`. */

@@ -12,6 +12,10 @@ import { TestServer } from "./server.js";
 
 const web = fileURLToPath(new URL("..", import.meta.url));
 export const DIST = join(web, "dist");
+/** Where the screenshots go: beside the compiled tests, or where `SCREENSHOTS` says. */
+export const SCREENSHOTS = process.env["SCREENSHOTS"] ?? join(web, ".tests/screenshots");
+/** How long a picture, or the whole suite, may take a GPU made of software before a test gives up, in milliseconds. */
+export const PATIENCE = 600_000;
 const NAMES = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"];
 const FLAGS = [
   "--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update",
@@ -64,7 +68,7 @@ export async function withServer(work: (server: TestServer) => Promise<void>): P
 /** Waits until the page has come to one of these states. */
 export async function until(page: Page, ...states: string[]): Promise<void> {
   const selector = states.map((state) => `body[data-state="${state}"]`).join(",");
-  await page.waitForSelector(selector, { timeout: 240_000 });
+  await page.waitForSelector(selector, { timeout: PATIENCE });
 }
 
 /** Fills the form and presses Draw. */
@@ -89,7 +93,7 @@ export async function download(page: Page): Promise<{ name: string; bytes: Buffe
 /** What the page says is wrong. */
 export async function notice(page: Page): Promise<string> {
   const element = page.locator("#notice:not([hidden])");
-  await element.waitFor({ timeout: 240_000 });
+  await element.waitFor({ timeout: PATIENCE });
   return element.innerText();
 }
 

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { Page } from "playwright-core";
-import { ask, download, inBrowser, notice, pngTexts, press, psnr, reference, until, withServer } from "./browser.js";
+import { ask, download, inBrowser, notice, PATIENCE, pngTexts, press, psnr, reference, SCREENSHOTS, until, withServer } from "./browser.js";
 
 /** Bars for the embedded default on two cores and a GPU made of software. */
 const SECONDS = 90;
@@ -31,7 +31,7 @@ test("a typed prompt becomes the picture that `cpu` draws, and a link draws it a
   await page.goto(server.origin);
   await until(page, "ready");
   const ready = performance.now() - start;
-  assert.match(await page.innerText("#device"), /^Drawing through WebGPU on .+, plain shaders$/);
+  await page.waitForFunction(() => /^Drawing through WebGPU on .*swiftshader, plain shaders$/.test(document.getElementById("device")!.textContent!));
   const worst = await watchStalls(page);
 
   await page.click("#prompt");
@@ -40,9 +40,9 @@ test("a typed prompt becomes the picture that `cpu` draws, and a link draws it a
   await page.fill("#seed", "7");
   const pressed = performance.now();
   await page.click("#draw");
-  await page.waitForSelector("#preview:not([hidden])", { timeout: SECONDS * 1000 });
+  await page.waitForSelector("#preview:not([hidden])", { timeout: PATIENCE });
   await page.waitForFunction(() => /^Step \d of 8 · about \d+ s left$/.test(document.getElementById("status")!.textContent!));
-  await page.waitForSelector("#result:not([hidden])", { timeout: 2 * SECONDS * 1000 });
+  await page.waitForSelector("#result:not([hidden])", { timeout: PATIENCE });
   const seconds = (performance.now() - pressed) / 1000;
 
   const { name, bytes } = await download(page);
@@ -59,32 +59,32 @@ test("a typed prompt becomes the picture that `cpu` draws, and a link draws it a
   t.diagnostic(`256×256 in 8 steps from the press of the button: ${seconds.toFixed(1)} s (bar: ${SECONDS} s)`);
   t.diagnostic(`against cpu: ${decibels.toFixed(1)} dB (bar: ${DECIBELS} dB)`);
   t.diagnostic(`longest stall of the page: ${Math.round(stalled)} ms`);
-  assert.ok(seconds <= SECONDS, `${seconds} s`);
-
   const link = page.url();
   assert.match(link, /#prompt=a\+red\+fox\+on\+a\+green\+background&width=256&height=256&steps=8&guidance=0&seed=7$/);
+  await page.screenshot({ path: `${SCREENSHOTS}/wide.png` });
   const other = await context.newPage();
-  await other.goto(link.replace("width=256&height=256&steps=8", "width=64&height=64&steps=2"));
-  await other.waitForSelector("#result:not([hidden])", { timeout: 2 * SECONDS * 1000 });
+  await other.goto(`${link.replace("width=256&height=256&steps=8", "width=64&height=64&steps=2")}&backend=cpu`);
+  await other.waitForSelector("#result:not([hidden])", { timeout: PATIENCE });
   const again = (await download(other)).bytes;
   const small = ["--width", "64", "--height", "64", "--steps", "2", "--seed", "7"];
   assert.ok((await psnr(other, again, await reference(["a red fox on a green background", ...small]))) >= DECIBELS);
-})));
+  assert.ok(seconds <= SECONDS, `${seconds} s for a picture`);
+}, { viewport: { width: 1200, height: 860 } })));
 
 test("a run is cancelled, and another one is started", () => withServer((server) => inBrowser(async (_, page) => {
   await page.goto(server.origin);
   await until(page, "ready");
   await ask(page, { prompt: "a castle", width: 128, height: 128, steps: 200, seed: 1 });
-  await page.waitForFunction(() => /^Step [2-9] of 200/.test(document.getElementById("status")!.textContent!), undefined, { timeout: 60_000 });
+  await page.waitForFunction(() => /^Step [2-9] of 200/.test(document.getElementById("status")!.textContent!), undefined, { timeout: PATIENCE });
   await page.keyboard.press("Escape");
   await until(page, "ready");
   assert.equal(await page.innerText("#status"), "Cancelled.");
   await ask(page, { prompt: "a red fox", ...SMALL });
-  await page.waitForSelector("#result:not([hidden])", { timeout: 60_000 });
+  await page.waitForSelector("#result:not([hidden])", { timeout: PATIENCE });
   const { bytes } = await download(page);
   assert.ok((await psnr(page, bytes, await reference(small("a red fox")))) >= DECIBELS);
   await ask(page, { prompt: "a blue elephant", ...SMALL });
-  await page.waitForSelector("#history li:nth-child(2)");
+  await page.waitForSelector("#history li:nth-child(2)", { timeout: PATIENCE });
   assert.equal(await page.locator("#history li").count(), 2);
   assert.equal(await page.getAttribute("#picture", "alt"), "a blue elephant");
   await page.click("#history li:last-child button");
@@ -98,7 +98,7 @@ test("guidance and a negative prompt, which stand under More", () => withServer(
   await until(page, "ready");
   await page.click("#more summary");
   await ask(page, { prompt: "a red fox", negative: "red", guidance: 2.5, ...SMALL });
-  await page.waitForSelector("#result:not([hidden])", { timeout: 60_000 });
+  await page.waitForSelector("#result:not([hidden])", { timeout: PATIENCE });
   const expected = await reference([...small("a red fox"), "--guidance", "2.5", "--negative", "red"]);
   const { bytes } = await download(page);
   assert.ok((await psnr(page, bytes, expected)) >= DECIBELS);
@@ -110,14 +110,14 @@ test("without WebGPU the page says so, and the processor draws", () => withServe
   assert.match(await notice(page), /WebGPU[^]*hardware acceleration|WebGPU[^]*update/);
   await press(page, "Draw on the processor");
   await until(page, "ready");
-  assert.equal(await page.innerText("#device"), "Drawing on the processor");
+  await page.waitForFunction(() => document.getElementById("device")!.textContent === "Drawing on the processor");
   // Cancelling reaches a worker that computes.
   await ask(page, { prompt: "a castle", ...SMALL, steps: 500 });
-  await page.waitForFunction(() => /^Step [2-9] of 500/.test(document.getElementById("status")!.textContent!), undefined, { timeout: 60_000 });
+  await page.waitForFunction(() => /^Step [2-9] of 500/.test(document.getElementById("status")!.textContent!), undefined, { timeout: PATIENCE });
   await page.click("#cancel");
   await until(page, "ready");
   await ask(page, { prompt: "a red fox", ...SMALL });
-  await page.waitForSelector("#result:not([hidden])", { timeout: 120_000 });
+  await page.waitForSelector("#result:not([hidden])", { timeout: PATIENCE });
   assert.ok((await psnr(page, (await download(page)).bytes, await reference(small("a red fox")))) >= DECIBELS);
   assert.match(page.url(), /&backend=cpu$/);
 }, { gpu: false })));
@@ -126,7 +126,7 @@ test("a GPU that goes away is a sentence and a button that starts again", () => 
   await page.goto(server.origin);
   await until(page, "ready");
   await ask(page, { prompt: "a castle", width: 128, height: 128, steps: 200, seed: 1 });
-  await page.waitForFunction(() => /^Step [2-9] of 200/.test(document.getElementById("status")!.textContent!), undefined, { timeout: 60_000 });
+  await page.waitForFunction(() => /^Step [2-9] of 200/.test(document.getElementById("status")!.textContent!), undefined, { timeout: PATIENCE });
   const session = await context.browser()!.newBrowserCDPSession();
   await session.send("Browser.crashGpuProcess").catch(() => {});
   assert.match(await notice(page), /restart, and the model comes from this browser's storage/);
@@ -135,7 +135,7 @@ test("a GPU that goes away is a sentence and a button that starts again", () => 
   await until(page, "ready");
   assert.equal(server.sent, 0);
   await ask(page, { prompt: "a red fox", ...SMALL });
-  await page.waitForSelector("#result:not([hidden])", { timeout: 60_000 });
+  await page.waitForSelector("#result:not([hidden])", { timeout: PATIENCE });
 })));
 
 test("what cannot be drawn is refused in a sentence", () => withServer((server) => inBrowser(async (_, page) => {

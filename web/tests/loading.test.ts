@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { readFile, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { test } from "node:test";
-import { ask, DIST, inBrowser, notice, press, until, withServer } from "./browser.js";
+import { ask, DIST, inBrowser, notice, PATIENCE, press, until, withServer } from "./browser.js";
 
 const WEIGHTS = ["text_encoder/model", "transformer/diffusion_pytorch_model", "vae/diffusion_pytorch_model"]
   .map((name) => `/models/emoji/${name}.safetensors`);
@@ -155,7 +155,7 @@ test("a folder that is picked from disk", () => withServer((server) => inBrowser
   await until(page, "ready");
   assert.deepEqual(server.weights, []);
   await ask(page, { prompt: "a red fox", width: 64, height: 64, steps: 1, seed: 3 });
-  await page.waitForSelector("#result:not([hidden])", { timeout: 120_000 });
+  await page.waitForSelector("#result:not([hidden])", { timeout: PATIENCE });
   await page.setInputFiles("#model-files", join(DIST, "models/emoji/vae"));
   assert.match(await notice(page), /This folder does not hold a diffusers model: pick the one with model_index\.json/);
 })));

@@ -1,17 +1,12 @@
 /** How the page looks and is used: pictures of it for the README, the keyboard, and what axe finds. */
 
 import assert from "node:assert/strict";
-import { mkdir } from "node:fs/promises";
 import { createRequire } from "node:module";
-import { fileURLToPath } from "node:url";
 import { test } from "node:test";
 import type { Page } from "playwright-core";
-import { ask, inBrowser, until, withServer } from "./browser.js";
+import { ask, inBrowser, PATIENCE, SCREENSHOTS, until, withServer } from "./browser.js";
 
 const axe = createRequire(import.meta.url).resolve("axe-core/axe.min.js");
-/** Where the screenshots go: beside the compiled tests, or where `SCREENSHOTS` says. */
-const folder = process.env["SCREENSHOTS"] ?? fileURLToPath(new URL("screenshots", import.meta.url));
-await mkdir(folder, { recursive: true });
 
 interface Finding {
   id: string;
@@ -31,10 +26,11 @@ async function findings(page: Page): Promise<string[]> {
 }
 
 async function drawn(page: Page, origin: string, prompt: string, seed: number): Promise<void> {
-  await page.goto(`${origin}/`);
+  // The processor draws sooner than a GPU made of software.
+  await page.goto(`${origin}/#backend=cpu`);
   await until(page, "ready");
   await ask(page, { prompt, seed });
-  await page.waitForSelector("#result:not([hidden])", { timeout: 180_000 });
+  await page.waitForSelector("#result:not([hidden])", { timeout: PATIENCE });
 }
 
 /** No part of the page is wider than the screen. */
@@ -45,13 +41,12 @@ async function fits(page: Page): Promise<boolean> {
 test("wide, dark and narrow, without serious findings of axe", () => withServer((server) => inBrowser(async (_, page) => {
   await drawn(page, server.origin, "a red fox on a green background", 7);
   await ask(page, { prompt: "a rocket on a blue background", seed: 3 });
-  await page.waitForSelector("#history li:nth-child(2)", { timeout: 180_000 });
+  await page.waitForSelector("#history li:nth-child(2)", { timeout: PATIENCE });
   await page.click("#history li:last-child button");
-  await page.screenshot({ path: `${folder}/wide.png` });
   assert.deepEqual(await findings(page), []);
   await page.emulateMedia({ colorScheme: "dark" });
   await page.click("#more summary");
-  await page.screenshot({ path: `${folder}/dark.png` });
+  await page.screenshot({ path: `${SCREENSHOTS}/dark.png` });
   assert.deepEqual(await findings(page), []);
   await page.click("#more summary");
   await page.emulateMedia({ colorScheme: "light" });
@@ -59,7 +54,7 @@ test("wide, dark and narrow, without serious findings of axe", () => withServer(
     await page.setViewportSize({ width, height: 844 });
     assert.ok(await fits(page), `${width} pixels wide`);
   }
-  await page.screenshot({ path: `${folder}/narrow.png`, fullPage: true });
+  await page.screenshot({ path: `${SCREENSHOTS}/narrow.png`, fullPage: true });
   await page.click("#model summary");
   assert.deepEqual(await findings(page), []);
   // The state in which something is wrong and buttons offer help.
@@ -73,14 +68,14 @@ test("the conformance page, without serious findings of axe", () => withServer((
   await page.goto(`${server.origin}/parity.html#filter=norm`);
   await page.click("#run");
   await until(page, "passed");
-  await page.screenshot({ path: `${folder}/parity.png` });
+  await page.screenshot({ path: `${SCREENSHOTS}/parity.png` });
   assert.deepEqual(await findings(page), []);
   await page.setViewportSize({ width: 320, height: 640 });
   assert.ok(await fits(page), "320 pixels wide");
 }, { viewport: { width: 1000, height: 700 } })));
 
 test("everything can be done from the keyboard", () => withServer((server) => inBrowser(async (_, page) => {
-  await page.goto(server.origin);
+  await page.goto(`${server.origin}/#backend=cpu`);
   await until(page, "ready");
   const focused = () => page.evaluate(() => document.activeElement?.id ?? "");
   const to = async (id: string) => {
@@ -106,7 +101,7 @@ test("everything can be done from the keyboard", () => withServer((server) => in
   await fill("steps", "1");
   // Enter draws from any field.
   await page.keyboard.press("Enter");
-  await page.waitForSelector("#result:not([hidden])", { timeout: 60_000 });
+  await page.waitForSelector("#result:not([hidden])", { timeout: PATIENCE });
   await to("download");
   const download = page.waitForEvent("download");
   await page.keyboard.press("Enter");

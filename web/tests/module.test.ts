@@ -5,7 +5,7 @@ import { readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { test } from "node:test";
 import { gzipSync } from "node:zlib";
-import { DIST, inBrowser, until, withServer } from "./browser.js";
+import { DIST, inBrowser, PATIENCE, until, withServer } from "./browser.js";
 
 /** Bars: bytes of the wasm heap, and of the wasm and scripts, gzipped. */
 const HEAP = 256e6;
@@ -17,7 +17,7 @@ test("another page draws through the module in ten lines, within the heap's bar"
   assert.ok(example, "web/README.md shows how to embed the module");
   server.replaced.set("/embedding.html", Buffer.from(example.replace("https://example.org/zimage/", `${elsewhere.origin}/`)));
   await page.goto(`${server.origin}/embedding.html`);
-  await page.waitForSelector("img", { timeout: 240_000 });
+  await page.waitForSelector("img", { timeout: PATIENCE });
   assert.ok(elsewhere.weights.length > 0 && server.weights.length === 0, "module and model came from the other site");
   const seen = await page.evaluate(async () => {
     const module = "./zimage.js";

@@ -5,7 +5,7 @@ import { area, Clock } from "./clock.js";
 import { byId, notify } from "./elements.js";
 import { adopt, fill, fromFragment, type Link, requested, toFragment } from "./form.js";
 import { type Kept, remember } from "./visit.js";
-import { bytes, duration, explained, fileName, withoutGpu } from "./words.js";
+import { bytes, deviceOf, duration, explained, fileName, withoutGpu } from "./words.js";
 
 const form = byId("request", HTMLFormElement);
 const prompt = byId("prompt", HTMLTextAreaElement);
@@ -89,9 +89,7 @@ function ready(loaded: ZImage): void {
   performance.mark("ready");
   adopt(info, false);
   byId("model-name", HTMLElement).textContent = info.model;
-  const shaders = info.variant ? `, ${info.variant} shaders` : "";
-  const device = info.backend === "cpu" ? "Drawing on the processor" : `Drawing through WebGPU on ${info.device}${shaders}`;
-  byId("device", HTMLParagraphElement).textContent = device;
+  deviceOf(info).then((words) => (byId("device", HTMLParagraphElement).textContent = words));
   enter("ready", "Ready.");
   notify(info.warnings);
   if (wanted) draw();

@@ -1,6 +1,6 @@
 /** What the page says in plain words: what its browser lacks, what an error means, how long it still takes. */
 
-import type { ZImageError } from "../zimage.js";
+import type { Info, ZImageError } from "../zimage.js";
 
 /** Why there is no WebGPU, a sentence each, with what to do about it; empty when there is. */
 export async function withoutGpu(): Promise<string[]> {
@@ -21,6 +21,15 @@ export async function withoutGpu(): Promise<string[]> {
     "Turn hardware acceleration on in its settings, update the graphics driver, or, where the driver is on Chrome's block list," +
       " set chrome://flags/#enable-unsafe-webgpu; chrome://gpu says what is wrong.",
   ];
+}
+
+/** What computes, and how. wgpu learns no names of GPUs in a browser, but the page does. */
+export async function deviceOf({ backend, device, variant }: Info): Promise<string> {
+  if (backend === "cpu") return "Drawing on the processor";
+  const adapter = await navigator.gpu?.requestAdapter().catch(() => null);
+  const { vendor = "", architecture = "", description = "" } = adapter?.info ?? {};
+  const name = description || [vendor, architecture].filter(Boolean).join(" ");
+  return `Drawing through WebGPU on ${name ? `${name}, ${variant}` : device}`;
 }
 
 /** An error, and what would help. */
