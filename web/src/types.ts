@@ -56,8 +56,16 @@ export interface DrawProgress {
   preview?: ImageData;
 }
 
-/** Milliseconds that the parts of a run took, by the engine's names. */
-export type Timings = Record<string, number | number[]>;
+/** Milliseconds that the parts of a run took. */
+export interface Timings {
+  textEncoder: number;
+  /** All steps. */
+  transformer: number;
+  /** Each step. */
+  steps: number[];
+  vae: number;
+  total: number;
+}
 
 /** A finished picture. */
 export interface Picture {

@@ -121,7 +121,7 @@ export async function parity(options: ParityOptions = {}): Promise<ParityReport>
 /** The worker, and the job that it is at. */
 class Engine {
   heapBytes = 0;
-  private worker: Worker | undefined = new Worker(new URL("./worker/worker.js", import.meta.url), { type: "module" });
+  private worker: Worker | undefined = startWorker();
   private job: { settle(report: Report): void; reject(error: ZImageError): void } | undefined;
 
   constructor() {
@@ -167,6 +167,14 @@ class Engine {
     this.worker = undefined;
     this.job?.reject(error);
   }
+}
+
+function startWorker(): Worker {
+  const script = new URL("./worker/worker.js", import.meta.url);
+  if (script.origin === location.origin) return new Worker(new URL("./worker/worker.js", import.meta.url), { type: "module" });
+  // Browsers start no worker from another site; one that imports from there is the page's own.
+  const starter = URL.createObjectURL(new Blob([`import ${JSON.stringify(script.href)};`], { type: "text/javascript" }));
+  return new Worker(starter, { type: "module" });
 }
 
 function fatal(message: string | undefined): string {

@@ -11,13 +11,14 @@ import { DIST, inBrowser, until, withServer } from "./browser.js";
 const HEAP = 256e6;
 const SCRIPTS = 4e6;
 
-test("another page draws through the module in ten lines, within the heap's bar", (t) => withServer((server) => inBrowser(async (_, page) => {
+test("another page draws through the module in ten lines, within the heap's bar", (t) => withServer((server) => withServer((elsewhere) => inBrowser(async (_, page) => {
   const readme = await readFile(join(DIST, "../README.md"), "utf8");
   const example = /```html\n([^]*?)```/.exec(readme)?.[1];
   assert.ok(example, "web/README.md shows how to embed the module");
-  server.replaced.set("/embedding.html", Buffer.from(example.replace("https://example.org/zimage/", "./")));
+  server.replaced.set("/embedding.html", Buffer.from(example.replace("https://example.org/zimage/", `${elsewhere.origin}/`)));
   await page.goto(`${server.origin}/embedding.html`);
   await page.waitForSelector("img", { timeout: 240_000 });
+  assert.ok(elsewhere.weights.length > 0 && server.weights.length === 0, "module and model came from the other site");
   const seen = await page.evaluate(async () => {
     const module = "./zimage.js";
     const { ZImage } = (await import(new URL(module, location.href).href)) as typeof import("../dist/zimage.js");
@@ -57,7 +58,7 @@ test("another page draws through the module in ten lines, within the heap's bar"
   t.diagnostic(`peak of the wasm heap, loading and drawing 64×64: ${(seen.heap / 1e6).toFixed(0)} MB (bar: ${HEAP / 1e6} MB)`);
   assert.ok(seen.heap > 0 && seen.heap <= HEAP, `${seen.heap} bytes`);
   assert.ok(scripts <= SCRIPTS, `${scripts} bytes`);
-})));
+}))));
 
 test("webgpu agrees with cpu in this browser, verb by verb, on a page of its own", (t) => withServer((server) => inBrowser(async (_, page) => {
   await page.goto(`${server.origin}/parity.html`);

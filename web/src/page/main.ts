@@ -171,8 +171,7 @@ function finished(drawn: Picture): void {
     fill(kept.picture.info);
     present(kept);
   });
-  const ms = drawn.timings.total_ms;
-  enter("ready", typeof ms === "number" ? `Drawn in ${duration(ms)}.` : "Drawn.");
+  enter("ready", `Drawn in ${duration(drawn.timings.total)}.`);
   notify(drawn.warnings);
 }
 

@@ -1,7 +1,7 @@
 /** A model in a folder that was picked from disk. */
 
 import { ZImageError } from "../../types.js";
-import type { ModelFiles } from "./files.js";
+import type { ModelFiles } from "../../wasm/zimage.js";
 
 export class PickedFiles implements ModelFiles {
   readonly name: string;

@@ -4,7 +4,7 @@
  */
 
 import { ZImageError } from "../../types.js";
-import type { ModelFiles } from "./files.js";
+import type { ModelFiles } from "../../wasm/zimage.js";
 import { HELD, HeldFile } from "./held.js";
 import { download, type Link, type Sink, same, versionNow } from "./http.js";
 import { type Kept, Store } from "./store.js";
