@@ -10,7 +10,7 @@ const LARGEST_NUMBER: u64 = (1 << 53) - 1;
 
 /// What is left out, or `undefined`, is the model's default.
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 struct Fields {
     prompt: String,
     negative: Option<String>,

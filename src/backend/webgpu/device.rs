@@ -112,8 +112,8 @@ impl Device {
             info.device_type,
             wgpu::DeviceType::DiscreteGpu | wgpu::DeviceType::IntegratedGpu | wgpu::DeviceType::VirtualGpu
         );
-        // A browser does not say which it is, and one thread is slower than any adapter.
-        let real = real || cfg!(target_family = "wasm");
+        // A browser says of an adapter only whether it computes on the processor.
+        let real = real || cfg!(target_family = "wasm") && info.device_type == wgpu::DeviceType::Other;
         if adapters == Adapters::Gpu && !real {
             return Err(Error::Device(format!("{} is not a GPU", info.name)));
         }

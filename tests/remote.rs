@@ -1,0 +1,121 @@
+//! A model whose files are somewhere else: it loads by ranges, draws the picture of the same model on disk, and what goes
+//! wrong on the way is an error.
+
+use bytes::Bytes;
+use pollster::block_on;
+use std::fs;
+use std::future::poll_fn;
+use std::ops::{ControlFlow, Range};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+use std::task::Poll;
+use zimage::weights::{Answer, ModelFolder, RemoteFiles};
+use zimage::{BackendChoice, Engine, Error, ErrorKind, Model, Request, Stage};
+
+/// The embedded default, answered for from its folder, each time after a wait.
+#[derive(Debug, Default)]
+struct Slow {
+    reads: AtomicUsize,
+    longest: AtomicUsize,
+    broken: AtomicBool,
+}
+
+fn path(file: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("models/emoji").join(file)
+}
+
+/// Pending when it is polled for the first time.
+async fn later() {
+    let mut waited = false;
+    poll_fn(|context| {
+        if std::mem::replace(&mut waited, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
+impl RemoteFiles for Slow {
+    fn size<'a>(&'a self, file: &'a str) -> Answer<'a, Option<u64>> {
+        Box::pin(async move {
+            later().await;
+            Ok(fs::metadata(path(file)).ok().map(|file| file.len()))
+        })
+    }
+
+    fn read<'a>(&'a self, file: &'a str, range: Range<u64>) -> Answer<'a, Bytes> {
+        Box::pin(async move {
+            later().await;
+            if self.broken.load(SeqCst) && file.ends_with(".safetensors") {
+                return Err(Error::File { path: path(file), problem: "the connection is lost".into() });
+            }
+            let part = fs::read(path(file)).unwrap()[range.start as usize..range.end as usize].to_vec();
+            self.reads.fetch_add(1, SeqCst);
+            if file.ends_with(".safetensors") {
+                self.longest.fetch_max(part.len(), SeqCst);
+            }
+            Ok(part.into())
+        })
+    }
+
+    fn list<'a>(&'a self, _folder: &'a str) -> Answer<'a, Vec<String>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
+}
+
+fn remote(files: &Arc<Slow>) -> Model {
+    let folder = block_on(ModelFolder::remote("emoji", files.clone())).unwrap();
+    block_on(Model::new(folder)).unwrap()
+}
+
+#[test]
+fn a_remote_model_draws_the_same_picture() {
+    let files = Arc::new(Slow::default());
+    let seen = Mutex::new(Vec::new());
+    let mut progress = |stage| {
+        if let Stage::Load { done, of } = stage {
+            seen.lock().unwrap().push((done, of));
+        }
+        ControlFlow::Continue(())
+    };
+    let far = block_on(Engine::load(&remote(&files), BackendChoice::Cpu, &mut progress)).unwrap();
+    let seen = seen.into_inner().unwrap();
+    let (last, of) = seen[seen.len() - 1];
+    assert!(seen[0] == (0, of) && last == of && seen.is_sorted(), "{seen:?}");
+
+    let whole: u64 = ["text_encoder/model", "transformer/diffusion_pytorch_model", "vae/diffusion_pytorch_model"]
+        .iter()
+        .map(|file| fs::metadata(path(&format!("{file}.safetensors"))).unwrap().len())
+        .sum();
+    assert!(of <= whole && of > whole / 2, "{of} of {whole} bytes are weights");
+    let (reads, longest) = (files.reads.load(SeqCst), files.longest.load(SeqCst));
+    assert!(reads > 100 && (longest as u64) < whole / 4, "{reads} reads, the longest of {longest} bytes");
+
+    let near = Model::open(&path("")).unwrap();
+    let near = block_on(Engine::load(&near, BackendChoice::Cpu, &mut |_| ControlFlow::Continue(()))).unwrap();
+    let request = Request { seed: 7, steps: Some(1), width: Some(64), height: Some(64), ..Request::new("a red fox") };
+    let draw = |engine: &Engine| block_on(engine.generate(&request, &mut |_| ControlFlow::Continue(()))).unwrap();
+    assert_eq!(draw(&far).images, draw(&near).images);
+}
+
+#[test]
+fn loading_can_be_cancelled_and_can_fail() {
+    let files = Arc::new(Slow::default());
+    let model = remote(&files);
+    let mut calls = 0;
+    let mut some = |_| {
+        calls += 1;
+        if calls < 20 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    };
+    let cancelled = block_on(Engine::load(&model, BackendChoice::Cpu, &mut some)).unwrap_err();
+    assert_eq!(cancelled.kind(), ErrorKind::Cancelled);
+    assert!(files.reads.load(SeqCst) < 100, "it goes on reading");
+
+    files.broken.store(true, SeqCst);
+    let lost = block_on(Engine::load(&model, BackendChoice::Cpu, &mut |_| ControlFlow::Continue(()))).unwrap_err();
+    assert_eq!(lost.kind(), ErrorKind::Files);
+    assert!(lost.to_string().ends_with("the connection is lost"), "{lost}");
+}
