@@ -1,5 +1,6 @@
 // to_rgb8: out[i] = round(255·clamp(in[i]/2 + 1/2, 0, 1)), halves to even; one thread for each word of four bytes, the
-// first the lowest.
+// first the lowest. A NaN sets a word that the host reads with the picture. It is told by its bits, as shaders may be
+// compiled as if there were none.
 
 struct Params {
     count: u32,
@@ -8,6 +9,7 @@ struct Params {
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> values: array<f32>;
 @group(0) @binding(2) var<storage, read_write> out: array<u32>;
+@group(0) @binding(3) var<storage, read_write> not_numbers: atomic<u32>;
 
 @compute @workgroup_size(256)
 fn main(
@@ -23,6 +25,9 @@ fn main(
     for (var i = 0u; i < 4u; i++) {
         let at = 4u * word + i;
         if (at < p.count) {
+            if ((bitcast<u32>(values[at]) & 0x7fffffffu) > 0x7f800000u) {
+                atomicStore(&not_numbers, 1u);
+            }
             let level = round(255.0 * clamp(values[at] * 0.5 + 0.5, 0.0, 1.0));
             packed |= u32(level) << (8u * i);
         }

@@ -1,8 +1,10 @@
 //! The public face: a model on the best backend there is, and pictures from requests.
 
 use crate::backend::cpu::Cpu;
+#[cfg(feature = "cuda")]
+use crate::backend::cuda::{Cuda, Placement};
 #[cfg(feature = "webgpu")]
-use crate::backend::webgpu::{Adapters, WebGpu};
+use crate::backend::webgpu::{Adapters, Shaders, WebGpu};
 use crate::backend::{Backend, HostTensor};
 use crate::conformance::{self, Report, compare_all};
 use crate::error::{Error, Result};
@@ -24,9 +26,12 @@ pub enum BackendChoice {
     Auto,
     /// The processor.
     Cpu,
-    /// Any GPU, or what stands in for one, through Vulkan, Metal or Direct3D 12.
+    /// Any GPU, or what stands in for one, through Vulkan, Metal or Direct3D 12, with these shaders.
     #[cfg(feature = "webgpu")]
-    WebGpu,
+    WebGpu(Shaders),
+    /// An NVIDIA GPU. [`BackendChoice::Auto`] does not choose it yet: it has never run on one.
+    #[cfg(feature = "cuda")]
+    Cuda,
 }
 
 impl BackendChoice {
@@ -35,12 +40,29 @@ impl BackendChoice {
         ("auto", BackendChoice::Auto),
         ("cpu", BackendChoice::Cpu),
         #[cfg(feature = "webgpu")]
-        ("webgpu", BackendChoice::WebGpu),
+        ("webgpu", BackendChoice::WebGpu(Shaders::Best)),
+        #[cfg(feature = "webgpu")]
+        ("webgpu:plain", BackendChoice::WebGpu(Shaders::Plain)),
+        #[cfg(feature = "webgpu")]
+        ("webgpu:half", BackendChoice::WebGpu(Shaders::Half)),
+        #[cfg(feature = "webgpu")]
+        ("webgpu:cooperative", BackendChoice::WebGpu(Shaders::Cooperative)),
+        #[cfg(feature = "cuda")]
+        ("cuda", BackendChoice::Cuda),
     ];
 
-    /// The backends themselves, whether or not this machine has their device.
+    /// The backends themselves in all their variants, whether or not this machine has their device: every choice that
+    /// leaves nothing to choose.
     pub fn built_in() -> impl Iterator<Item = BackendChoice> {
-        Self::NAMES.iter().map(|(_, choice)| *choice).filter(|choice| *choice != BackendChoice::Auto)
+        let open = |choice: &BackendChoice| match choice {
+            BackendChoice::Auto => true,
+            BackendChoice::Cpu => false,
+            #[cfg(feature = "webgpu")]
+            BackendChoice::WebGpu(shaders) => *shaders == Shaders::Best,
+            #[cfg(feature = "cuda")]
+            BackendChoice::Cuda => false,
+        };
+        Self::NAMES.iter().map(|(_, choice)| *choice).filter(move |choice| !open(choice))
     }
 
     /// The name in [`BackendChoice::NAMES`].
@@ -69,8 +91,13 @@ macro_rules! with_backend {
                 $body
             }
             #[cfg(feature = "webgpu")]
-            BackendChoice::WebGpu => {
-                let $start = async || WebGpu::open(Adapters::Any).await;
+            BackendChoice::WebGpu(shaders) => {
+                let $start = async || WebGpu::open_with(Adapters::Any, shaders, u64::MAX).await;
+                $body
+            }
+            #[cfg(feature = "cuda")]
+            BackendChoice::Cuda => {
+                let $start = async || Cuda::open(Placement::default());
                 $body
             }
         }
@@ -108,6 +135,8 @@ enum Loaded {
     Cpu(Box<Pipeline<Cpu>>),
     #[cfg(feature = "webgpu")]
     WebGpu(Box<Pipeline<WebGpu>>),
+    #[cfg(feature = "cuda")]
+    Cuda(Box<Pipeline<Cuda>>),
 }
 
 impl Loaded {
@@ -115,14 +144,19 @@ impl Loaded {
         #[cfg(feature = "webgpu")]
         {
             let device = match backend {
-                BackendChoice::Cpu => None,
-                BackendChoice::WebGpu => Some(WebGpu::open(Adapters::Any).await?),
+                BackendChoice::WebGpu(shaders) => Some(WebGpu::open_with(Adapters::Any, shaders, u64::MAX).await?),
                 // An adapter that computes on the processor is slower than the `cpu` backend.
                 BackendChoice::Auto => WebGpu::open(Adapters::Gpu).await.ok(),
+                _ => None,
             };
             if let Some(device) = device {
                 return Ok(Self::WebGpu(Box::new(Pipeline::load(device, model, progress).await?)));
             }
+        }
+        #[cfg(feature = "cuda")]
+        if backend == BackendChoice::Cuda {
+            let device = Cuda::open(Placement::default())?;
+            return Ok(Self::Cuda(Box::new(Pipeline::load(device, model, progress).await?)));
         }
         Ok(Self::Cpu(Box::new(Pipeline::load(Cpu::new(), model, progress).await?)))
     }
@@ -135,6 +169,8 @@ macro_rules! with_pipeline {
             Loaded::Cpu($pipeline) => $body,
             #[cfg(feature = "webgpu")]
             Loaded::WebGpu($pipeline) => $body,
+            #[cfg(feature = "cuda")]
+            Loaded::Cuda($pipeline) => $body,
         }
     };
 }
@@ -148,6 +184,8 @@ pub struct Output {
     pub timings: Timings,
     /// What the user should know about the request, a sentence each.
     pub warnings: Vec<String>,
+    /// As [`Drawn::vae_tile`].
+    pub vae_tile: Option<usize>,
 }
 
 impl Engine {
@@ -187,6 +225,8 @@ impl Engine {
             Loaded::Cpu(_) => String::new(),
             #[cfg(feature = "webgpu")]
             Loaded::WebGpu(pipeline) => pipeline.backend().variant(),
+            #[cfg(feature = "cuda")]
+            Loaded::Cuda(_) => String::new(),
         }
     }
 
@@ -211,8 +251,8 @@ impl Engine {
             images.push(image);
             Ok(())
         };
-        let Drawn { timings, warnings } = self.generate_each(request, progress, keep).await?;
-        Ok(Output { images, timings, warnings })
+        let Drawn { timings, warnings, vae_tile } = self.generate_each(request, progress, keep).await?;
+        Ok(Output { images, timings, warnings, vae_tile })
     }
 
     /// As [`Engine::generate`], but hands each picture to `each` as soon as it is there, so that nothing is lost when a

@@ -51,9 +51,10 @@ pub enum Error {
     /// The device refused or failed.
     #[error("{0}")]
     Device(String),
-    /// The device has too little memory for what was asked.
+    /// The device has no room for a tensor: too little memory, or none in one piece of that size. Something smaller may
+    /// fit, and the device goes on.
     #[error("{0}")]
-    Memory(String),
+    OutOfMemory(String),
     /// The device went away: what was loaded onto it is gone as well.
     #[error("{0}")]
     Lost(String),
@@ -84,7 +85,7 @@ impl Error {
         match self {
             Error::Request(_) => ErrorKind::Request,
             Error::Io { .. } | Error::File { .. } | Error::Tensor { .. } => ErrorKind::Files,
-            Error::Device(_) | Error::Memory(_) | Error::Lost(_) => ErrorKind::Device,
+            Error::Device(_) | Error::OutOfMemory(_) | Error::Lost(_) => ErrorKind::Device,
             Error::Cancelled => ErrorKind::Cancelled,
             Error::Shape { .. } => ErrorKind::Internal,
         }

@@ -59,6 +59,7 @@ pub use engine::{BackendChoice, Engine, Output, parity};
 pub use error::{Error, ErrorKind, Result};
 pub use image::{Image, Info, PngText};
 pub use model::Model;
+pub use model::vae::tiling::VaeTile;
 pub use pipeline::Drawn;
 pub use pipeline::preview::Preview;
 pub use pipeline::progress::{Progress, Stage, Timings};

@@ -114,6 +114,8 @@ fn a_request_that_cannot_be_served_is_exit_code_2() {
     fails(f, &["generate", "a fox", "--batch", "0"], 2, "batch");
     fails(f, &["generate", "a fox", "--steps", "0"], 2, "steps");
     fails(f, &["generate", "a fox", "--guidance", "nan"], 2, "guidance");
+    fails(f, &["generate", "a fox", "--vae-tile", "100"], 2, "use 96");
+    fails(f, &["generate", "a fox", "--vae-tile", "some"], 2, "auto, off, or a number");
     fails(f, &["generate", "a fox", "--guidance", "-2"], 2, "guidance");
     fails(f, &["generate", "a", "b", "c", "--negative", "x", "--negative", "y"], 2, "negative");
     assert!(files(f).is_empty());
@@ -296,7 +298,7 @@ fn json_is_one_document() {
     let document: Value = serde_json::from_str(&stdout).unwrap();
     let image = serde_json::json!({"file": "fox.png", "seed": 7, "width": 64, "height": 64, "prompt": "a fox"});
     assert_eq!(document["images"], Value::Array(vec![image]));
-    assert_eq!(document["steps"], 1);
+    assert_eq!((&document["steps"], &document["vae_tile"]), (&1.into(), &Value::Null));
     assert!(document["guidance"].is_number() && document["warnings"].is_array());
     for name in ["model", "backend", "device"] {
         assert!(document[name].as_str().is_some_and(|text| !text.is_empty()), "{name}");
@@ -307,6 +309,16 @@ fn json_is_one_document() {
     }
     assert!(milliseconds["transformer"]["total"].is_number());
     assert_eq!(milliseconds["transformer"]["per_step"].as_array().map(Vec::len), Some(1));
+}
+
+#[test]
+fn tiles_are_for_pictures_that_are_larger() {
+    let folder = tempdir().unwrap();
+    for (side, used) in [("32", 32.into()), ("64", Value::Null)] {
+        let (stdout, _) = succeeds(folder.path(), &quick(&["a fox", "--json", "--vae-tile", side, "-o", "fox.png"]));
+        let document: Value = serde_json::from_str(&stdout).unwrap();
+        assert_eq!((&document["vae_tile"], document["warnings"].as_array().map(Vec::len)), (&used, Some(0)));
+    }
 }
 
 #[test]

@@ -4,36 +4,40 @@
 #[path = "support/golden.rs"]
 mod golden;
 
-use golden::{Golden, Tensors, Tested, download, floats, goldens, json, number, numbers, path, text};
+use golden::{Golden, OnCpu, Tensors, Tested, download, floats, goldens, json, number, numbers, path, text};
 use pollster::block_on;
 use serde_json::Value;
 use sha2::Digest;
 use std::ops::ControlFlow;
-use zimage::Model;
-use zimage::backend::HostTensor;
-use zimage::backend::cpu::Cpu;
+use zimage::backend::{Backend, HostTensor};
 use zimage::model::transformer::{Clock, ProbePoint, padded};
 use zimage::pipeline::noise;
 use zimage::pipeline::progress::{self, Progress, Run};
 use zimage::pipeline::request::Request;
 use zimage::pipeline::schedule::{Guidance, Schedule};
+use zimage::{Model, VaeTile};
 
 /// Makes a test of each stage, in a module for each backend.
+macro_rules! on {
+    ($backend:ident, $tested:ident: $($stage:ident),+ $(,)?) => {
+        mod $backend {
+            $(#[test]
+            fn $stage() {
+                super::$stage::<super::golden::$tested>();
+            })+
+        }
+    };
+}
+
 macro_rules! on_backends {
     ($($stage:ident),+ $(,)?) => {
-        mod cpu {
-            $(#[test]
-            fn $stage() {
-                super::$stage::<zimage::backend::cpu::Cpu>();
-            })+
-        }
+        on!(cpu, OnCpu: $($stage),+);
         #[cfg(feature = "webgpu")]
-        mod webgpu {
-            $(#[test]
-            fn $stage() {
-                super::$stage::<zimage::backend::webgpu::WebGpu>();
-            })+
-        }
+        on!(webgpu_plain, OnPlainShaders: $($stage),+);
+        #[cfg(feature = "webgpu")]
+        on!(webgpu_half, OnHalves: $($stage),+);
+        #[cfg(feature = "webgpu")]
+        on!(webgpu_cooperative, OnCooperativeMatrices: $($stage),+);
     };
 }
 
@@ -44,6 +48,7 @@ on_backends![
     whole_pictures,
     a_batch_draws_what_single_pictures_draw,
     autoencoder,
+    autoencoder_in_tiles,
     guidance_and_its_cap,
     cancelling_ends_a_run_between_steps,
     the_embedded_default,
@@ -51,7 +56,7 @@ on_backends![
 
 #[test]
 fn tokens() {
-    for golden in goldens::<Cpu>() {
+    for golden in goldens::<OnCpu>() {
         for case in golden.cases("tokens") {
             let ids = golden.pipeline.tokenizer().encode(text(&case["prompt"])).unwrap().ids;
             let expected: Vec<u32> = numbers(&case["ids"]).into_iter().map(|id| id as u32).collect();
@@ -60,8 +65,8 @@ fn tokens() {
     }
 }
 
-fn text_features<B: Tested>() {
-    for golden in goldens::<B>() {
+fn text_features<T: Tested>() {
+    for golden in goldens::<T>() {
         let (encoder, ..) = golden.pipeline.networks();
         let b = golden.pipeline.backend();
         let hidden = golden.pipeline.config().text_encoder.hidden_size;
@@ -73,27 +78,27 @@ fn text_features<B: Tested>() {
         let mut blocks = 0;
         let features = encoder.forward(b, &prompts, tokens, &mut |block, x| {
             blocks += 1;
-            golden.expect(&format!("text.short.hidden.{}", block + 1), &download(b, x)?[..short], B::STAGE);
+            golden.expect(&format!("text.short.hidden.{}", block + 1), &download(b, x)?[..short], T::STAGE);
             Ok(())
         });
         assert_eq!(blocks, golden.pipeline.config().text_encoder.num_hidden_layers - 1);
         let features = download(b, &features.unwrap()).unwrap();
         for (i, (case, prompt)) in golden.cases("text").iter().zip(&prompts).enumerate() {
             let rows = &features[i * tokens * hidden..][..prompt.len() * hidden];
-            golden.expect(&format!("text.{}.features", text(&case["name"])), rows, B::STAGE);
+            golden.expect(&format!("text.{}.features", text(&case["name"])), rows, T::STAGE);
         }
     }
 }
 
-fn transformer_block_by_block<B: Tested>() {
-    for golden in goldens::<B>() {
+fn transformer_block_by_block<T: Tested>() {
+    for golden in goldens::<T>() {
         for case in golden.cases("transformer") {
             transformer_case(&golden, case);
         }
     }
 }
 
-fn transformer_case<B: Tested>(golden: &Golden<B>, case: &Value) {
+fn transformer_case<T: Tested>(golden: &Golden<T>, case: &Value) {
     let prefix = format!("transformer.{}", text(&case["name"]));
     let (_, transformer, _) = golden.pipeline.networks();
     let (b, config) = (golden.pipeline.backend(), &golden.pipeline.config().transformer);
@@ -111,11 +116,11 @@ fn transformer_case<B: Tested>(golden: &Golden<B>, case: &Value) {
 
     let blocks = case["blocks"].as_bool().unwrap();
     let mut seen = 0;
-    let mut compare = |stage: ProbePoint, x: &B::Tensor| {
+    let mut compare = |stage: ProbePoint, x: &<T::Backend as Backend>::Tensor| {
         let values = download(b, x)?;
         let (name, rows) = match stage {
             ProbePoint::Timestep => {
-                golden.expect(&format!("{prefix}.t_emb"), &values, B::STAGE);
+                golden.expect(&format!("{prefix}.t_emb"), &values, T::STAGE);
                 return Ok(());
             }
             ProbePoint::EmbedPatches => ("image_tokens".into(), vec![image; batch]),
@@ -126,7 +131,7 @@ fn transformer_case<B: Tested>(golden: &Golden<B>, case: &Value) {
         };
         for (i, rows) in rows.iter().enumerate().take(if blocks { batch } else { 0 }) {
             let item = &values[i * values.len() / batch..][..rows * config.dim];
-            golden.expect(&format!("{prefix}.{name}.{i}"), item, B::STAGE);
+            golden.expect(&format!("{prefix}.{name}.{i}"), item, T::STAGE);
             seen += 1;
         }
         Ok(())
@@ -141,7 +146,7 @@ fn transformer_case<B: Tested>(golden: &Golden<B>, case: &Value) {
     let step = b.upload(&HostTensor::from_u32(&[1], &[0])).unwrap();
     let clock = Clock { times: &times, step: &step };
     let velocity = transformer.forward(b, &latents, clock, &refined, &sequence, &mut compare).unwrap();
-    golden.expect(&format!("{prefix}.velocity"), &download(b, &velocity).unwrap(), B::STAGE);
+    golden.expect(&format!("{prefix}.velocity"), &download(b, &velocity).unwrap(), T::STAGE);
     let stages = 2 + 2 * config.n_refiner_layers + config.n_layers;
     assert_eq!(
         seen,
@@ -153,7 +158,7 @@ fn transformer_case<B: Tested>(golden: &Golden<B>, case: &Value) {
 
 #[test]
 fn schedules() {
-    for golden in goldens::<Cpu>() {
+    for golden in goldens::<OnCpu>() {
         let config = golden.pipeline.config();
         for steps in numbers(&golden.cases["schedule"]["steps"]) {
             let schedule = Schedule::new(steps, config.scheduler.shift);
@@ -203,15 +208,15 @@ impl Progress for Latents {
     }
 }
 
-fn loops_step_by_step<B: Tested>() {
-    for golden in goldens::<B>() {
+fn loops_step_by_step<T: Tested>() {
+    for golden in goldens::<T>() {
         for case in golden.cases("loops") {
             loop_case(&golden, case);
         }
     }
 }
 
-fn loop_case<B: Tested>(golden: &Golden<B>, case: &Value) {
+fn loop_case<T: Tested>(golden: &Golden<T>, case: &Value) {
     let name = text(&case["name"]);
     let (pipeline, steps, count) = (&golden.pipeline, number(&case["steps"]), number(&case["count"]));
     let tokens = |prompts: &[&str]| -> Vec<Vec<u32>> {
@@ -241,24 +246,32 @@ fn loop_case<B: Tested>(golden: &Golden<B>, case: &Value) {
     let last = block_on(pipeline.denoise(&noise, &encoded, &schedule, &guidance, &mut run)).unwrap();
     assert_eq!(latents.0.len(), steps);
     for (step, latents) in latents.0.iter().enumerate() {
-        golden.expect(&format!("loop.{name}.step.{step}"), &latents.to_f32(), B::LATENTS);
+        golden.expect(&format!("loop.{name}.step.{step}"), &latents.to_f32(), T::LATENTS);
     }
     assert_eq!(latents.0[steps - 1].bytes(), last.bytes());
-    let pictures = block_on(pipeline.decode(&last)).unwrap();
+    let pictures = decode(golden, &last);
     let pixels: Vec<u8> = pictures.iter().flat_map(|picture| picture.bytes().to_vec()).collect();
     expect_rgb(golden, &format!("loop.{name}.rgb"), &pixels);
 }
 
-/// At most 1 level apart for 99.9 % of the values.
-fn expect_rgb<B: Tested>(golden: &Golden<B>, name: &str, pixels: &[u8]) {
+/// Latents to pictures, as they are decoded by themselves.
+fn decode<T: Tested>(golden: &Golden<T>, latents: &HostTensor) -> Vec<HostTensor> {
+    let (_, _, vae) = golden.pipeline.networks();
+    let size = [latents.shape()[2], latents.shape()[3]].map(|side| side * golden.pipeline.config().vae.scale_factor());
+    let mut tiles = vae.decoder_tiles(golden.pipeline.backend(), VaeTile::Auto, size);
+    block_on(golden.pipeline.decode(latents, &mut tiles)).unwrap()
+}
+
+/// At most 1 level apart, but for the few values that the backend may have further away.
+fn expect_rgb<T: Tested>(golden: &Golden<T>, name: &str, pixels: &[u8]) {
     let recorded = golden.tensors.u8(name);
     assert_eq!(pixels.len(), recorded.len(), "{}: {name}", golden.name);
     let far = pixels.iter().zip(recorded.bytes()).filter(|(a, b)| a.abs_diff(**b) > 1).count();
-    assert!(far * 1000 <= pixels.len(), "{}: {name}: {far} of {} values are wrong", golden.name, pixels.len());
+    assert!(far * 1000 <= T::FAR * pixels.len(), "{}: {name}: {far} of {} values are wrong", golden.name, pixels.len());
 }
 
-fn whole_pictures<B: Tested>() {
-    for golden in goldens::<B>() {
+fn whole_pictures<T: Tested>() {
+    for golden in goldens::<T>() {
         // The loops that a request can ask for: noise of one picture a seed.
         for name in ["picture", "cfg_truncated"] {
             let case = golden.cases("loops").iter().find(|case| case["name"] == name).unwrap();
@@ -280,8 +293,8 @@ fn whole_pictures<B: Tested>() {
     }
 }
 
-fn a_batch_draws_what_single_pictures_draw<B: Tested>() {
-    let Some(golden) = Golden::<B>::load("sharded") else { return };
+fn a_batch_draws_what_single_pictures_draw<T: Tested>() {
+    let Some(golden) = Golden::<T>::load("sharded") else { return };
     let request = Request {
         prompts: vec!["a red fox".into(), "two owls on a wooden table beside a river".into()],
         width: Some(32),
@@ -307,22 +320,50 @@ fn a_batch_draws_what_single_pictures_draw<B: Tested>() {
     }
 }
 
-fn autoencoder<B: Tested>() {
-    for golden in goldens::<B>() {
+fn autoencoder<T: Tested>() {
+    for golden in goldens::<T>() {
         let (_, _, vae) = golden.pipeline.networks();
         let b = golden.pipeline.backend();
         let rgb = golden.tensors.u8("vae.encode.rgb");
         let pixels = b.upload(&rgb.reshaped(&[&[1], rgb.shape()].concat()).unwrap()).unwrap();
         let latents = vae.encode(b, &pixels).unwrap();
-        golden.expect("vae.encode.latents", &download(b, &latents).unwrap(), B::STAGE);
+        golden.expect("vae.encode.latents", &download(b, &latents).unwrap(), T::STAGE);
 
         let latents = golden.tensors.f32("vae.decode.latents");
         let decoded = vae.decode_unrounded(b, &b.upload(&latents).unwrap()).unwrap();
         let image = golden.tensors.f32("vae.decode.image");
-        golden.expect("vae.decode.image", &channels_first(&download(b, &decoded).unwrap(), image.shape()), B::STAGE);
-        let pictures = block_on(golden.pipeline.decode(&latents)).unwrap();
+        golden.expect("vae.decode.image", &channels_first(&download(b, &decoded).unwrap(), image.shape()), T::STAGE);
+        let pictures = decode(&golden, &latents);
         let pixels: Vec<u8> = pictures.iter().flat_map(|picture| picture.bytes().to_vec()).collect();
         expect_rgb(&golden, "vae.decode.rgb", &pixels);
+    }
+}
+
+/// Both ways in small tiles: pictures of several rows of them, barely larger than one, and with ends of one latent pixel.
+fn autoencoder_in_tiles<T: Tested>() {
+    for (name, of) in [("single_tiles", "single"), ("sharded_tiles", "sharded")] {
+        let Some(golden) = Golden::<T>::of(name, &Model::open(&path(of)).unwrap()) else { return };
+        let (_, _, vae) = golden.pipeline.networks();
+        let b = golden.pipeline.backend();
+        for (i, case) in golden.cases.as_array().unwrap().iter().enumerate() {
+            let tile = number(&case["tile"]);
+            let (wish, size) = (VaeTile::Pixels(tile), [number(&case["height"]), number(&case["width"])]);
+            let latents = golden.tensors.f32(&format!("{i}.decode.latents"));
+            let decoded = block_on(vae.decode_tiles_unrounded(b, &latents, tile)).unwrap();
+            golden.expect(&format!("{i}.decode.image"), &decoded.to_f32(), T::STAGE);
+
+            let mut tiles = vae.decoder_tiles(b, wish, size);
+            let picture = block_on(vae.decode_picture(b, &latents, &mut tiles)).unwrap();
+            assert_eq!((tiles.pixels(), tiles.warning()), (Some(tile), None));
+            let rounded = block_on(b.download(&b.to_rgb8(&b.upload(&decoded).unwrap()).unwrap())).unwrap();
+            assert_eq!((picture.shape(), picture.bytes()), (&rounded.shape()[1..], rounded.bytes()));
+
+            let rgb = golden.tensors.u8(&format!("{i}.encode.rgb"));
+            let mut tiles = vae.encoder_tiles(b, wish, size);
+            let encoded = block_on(vae.encode_picture(b, &rgb, &mut tiles)).unwrap();
+            assert_eq!((tiles.pixels(), encoded.shape()), (Some(tile), latents.shape()));
+            golden.expect(&format!("{i}.encode.latents"), &encoded.to_f32(), T::STAGE);
+        }
     }
 }
 
@@ -334,8 +375,8 @@ fn channels_first(values: &[f32], shape: &[usize]) -> Vec<f32> {
     values.chunks_exact(channels * pixels).flat_map(item).collect()
 }
 
-fn guidance_and_its_cap<B: Tested>() {
-    for golden in goldens::<B>() {
+fn guidance_and_its_cap<T: Tested>() {
+    for golden in goldens::<T>() {
         let case = golden.cases("loops").iter().find(|case| case["name"] == "cfg_normalized").unwrap();
         let b = golden.pipeline.backend();
         let guidance = Guidance {
@@ -352,13 +393,13 @@ fn guidance_and_its_cap<B: Tested>() {
             let prediction = b.upload(&golden.tensors.f32(&format!("loop.cfg_normalized.velocity.{i}"))).unwrap();
             b.guide_and_step(&mut latents, &prediction, &table, &mut step).unwrap();
             let name = format!("loop.cfg_normalized.step.{i}");
-            golden.expect(&name, &download(b, &latents).unwrap(), B::STEP);
+            golden.expect(&name, &download(b, &latents).unwrap(), T::STEP);
         }
     }
 }
 
-fn cancelling_ends_a_run_between_steps<B: Tested>() {
-    let Some(golden) = Golden::<B>::load("single") else { return };
+fn cancelling_ends_a_run_between_steps<T: Tested>() {
+    let Some(golden) = Golden::<T>::load("single") else { return };
     let request = Request { width: Some(16), height: Some(16), steps: Some(5), ..Request::new("a red fox") };
     let job = request.check(golden.pipeline.config()).unwrap();
     let mut seen = Vec::new();
@@ -373,9 +414,9 @@ fn cancelling_ends_a_run_between_steps<B: Tested>() {
 }
 
 /// The embedded default draws what diffusers draws with it, from prompt to pixels.
-fn the_embedded_default<B: Tested>() {
+fn the_embedded_default<T: Tested>() {
     let model = Model::open(&path("../../models/emoji")).unwrap();
-    let Some(golden) = Golden::<B>::of("emoji", &model) else { return };
+    let Some(golden) = Golden::<T>::of("emoji", &model) else { return };
     for (i, case) in golden.cases.as_array().unwrap().iter().enumerate() {
         let request = Request {
             negative: vec![text(&case["negative"]).into()],
@@ -389,7 +430,7 @@ fn the_embedded_default<B: Tested>() {
         let job = request.check(golden.pipeline.config()).unwrap();
         let mut latents = Latents(Vec::new());
         let (pictures, _) = block_on(golden.pipeline.generate(&job, &mut latents)).unwrap();
-        golden.expect(&format!("{i}.latents"), &latents.0[job.steps - 1].to_f32(), B::LATENTS);
+        golden.expect(&format!("{i}.latents"), &latents.0[job.steps - 1].to_f32(), T::LATENTS);
         expect_rgb(&golden, &format!("{i}.rgb"), pictures[0].bytes());
     }
 }

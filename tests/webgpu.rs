@@ -144,7 +144,7 @@ fn what_does_not_fit_is_refused_with_a_sentence() {
     let pad = b.upload(&HostTensor::from_f32(&[4], &[1.0; 4])).unwrap();
     let error = b.embed_patches(&latents, 1, &w, &pad, 1 << 40, 1).unwrap_err();
     let sentence = error.to_string();
-    assert!(matches!(error, zimage::Error::Memory(_)), "{sentence}");
+    assert!(matches!(error, zimage::Error::OutOfMemory(_)), "{sentence}");
     assert!(
         sentence.starts_with("embed_patches: a tensor of shape [1, 1099511627776, 4] takes 16777216.0 MiB"),
         "{sentence}"
@@ -205,4 +205,37 @@ fn a_dispatch_longer_than_a_dimension_is_folded() {
     let latents = b.upload(&HostTensor::from_f32(&[1, 1, h, w], &values)).unwrap();
     let out = block_on(b.download(&b.unscale_latents(&latents, 0.5, 1.0).unwrap())).unwrap().to_f32();
     assert!(out.iter().zip(&values).all(|(out, value)| *out == value / 0.5 + 1.0));
+}
+
+#[test]
+fn a_picture_with_nan_is_never_black() {
+    let Some(b) = webgpu() else { return };
+    let picture = |values: &[f32]| {
+        let x = b.upload(&HostTensor::from_f32(&[1, 1, values.len() / 3, 3], values)).unwrap();
+        b.to_rgb8(&x).unwrap()
+    };
+    let good = [-1.0, 0.0, 1.0, f32::INFINITY, f32::NEG_INFINITY, 2.0];
+    let levels = [0, 128, 255, 255, 0, 255];
+    assert_eq!(block_on(b.download(&picture(&good))).unwrap().bytes()[..], levels);
+    for nan in [f32::NAN, -f32::NAN, f32::from_bits(0x7f80_0001)] {
+        for at in 0..good.len() {
+            let mut values = good;
+            values[at] = nan;
+            let error = block_on(b.download(&picture(&values))).unwrap_err();
+            assert!(error.to_string().contains("not numbers"), "{error}");
+        }
+    }
+    // And the next picture is one again, also behind other tensors and in a recording.
+    assert_eq!(block_on(b.download(&picture(&good))).unwrap().bytes()[..], levels);
+    let values = b.upload(&HostTensor::from_f32(&[1, 1, 1, 3], &[f32::NAN; 3])).unwrap();
+    let mut out = None;
+    let recording = b.record(|b| {
+        out = Some(b.to_rgb8(&values)?);
+        Ok(())
+    });
+    let (recording, out) = (recording.unwrap(), out.unwrap());
+    assert_eq!(block_on(b.download(&picture(&good))).unwrap().bytes()[..], levels, "nothing has run yet");
+    b.replay(&recording).unwrap();
+    assert!(block_on(b.download(&values)).unwrap().to_f32()[0].is_nan(), "only pictures are looked at");
+    assert!(block_on(b.download(&out)).is_err());
 }

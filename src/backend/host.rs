@@ -1,5 +1,6 @@
 //! A tensor in the host's memory: what goes into a backend and what comes out of it.
 
+use crate::error::Error;
 use bytes::Bytes;
 use std::fmt;
 
@@ -139,6 +140,18 @@ impl fmt::Debug for HostTensor {
 /// Stored U32 elements.
 pub(crate) fn words(bytes: &[u8]) -> impl Iterator<Item = u32> {
     bytes.chunks_exact(4).map(|word| u32::from_le_bytes([word[0], word[1], word[2], word[3]]))
+}
+
+/// What [`super::Backend::to_rgb8`] makes of a value that is a number: `round(255·clamp(x/2 + 1/2, 0, 1))`, halves to
+/// even.
+pub(crate) fn level(x: f32) -> u8 {
+    ((x * 0.5 + 0.5).clamp(0.0, 1.0) * 255.0).round_ties_even() as u8
+}
+
+/// What is said of a picture that has NaN in it.
+pub(crate) fn not_numbers() -> Error {
+    let sentence = "to_rgb8: the picture has values that are not numbers; please report the model and the device";
+    Error::Device(sentence.into())
 }
 
 /// Writes the elements stored in `bytes` to `out` as f32; both must hold the same number of them.

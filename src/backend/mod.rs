@@ -14,7 +14,11 @@
 //! - Verbs may run later than they are called, in the order they were called in. Only [`Backend::download`] and
 //!   [`Backend::wait`] wait.
 
+#[cfg(any(feature = "cuda", feature = "webgpu"))]
+mod cache;
 pub mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod host;
 pub mod shapes;
 #[cfg(feature = "webgpu")]
@@ -22,7 +26,7 @@ pub mod webgpu;
 
 use crate::error::Result;
 pub use host::{DType, HostTensor};
-pub(crate) use host::{widen, words};
+pub(crate) use host::{level, not_numbers, widen, words};
 use std::fmt::Debug;
 use std::future::Future;
 
@@ -144,8 +148,9 @@ pub struct Conv2d {
 /// A GPU, a CPU, anything that computes the verbs.
 ///
 /// Errors: every verb returns [`crate::Error::Shape`] for tensors whose sizes or types do not fit (by the rules in
-/// [`shapes`]) and where a tensor that it changes in place is also one that it reads, and an error of
-/// [`crate::ErrorKind::Device`] for what the device refuses. Numbers inside tensors that name what is not there (ids, captions, a step past its table)
+/// [`shapes`]) and where a tensor that it changes in place is also one that it reads, [`crate::Error::OutOfMemory`] for
+/// tensors that there is no room for, after which the backend goes on, and [`crate::Error::Device`] for whatever else
+/// the device refuses. Numbers inside tensors that name what is not there (ids, captions, a step past its table)
 /// are an error where the host can see them, which for a recording is when it is replayed, and undefined elsewhere.
 pub trait Backend: Sized + Debug {
     /// Device memory with a shape and an element type.
@@ -178,6 +183,16 @@ pub trait Backend: Sized + Debug {
     }
 
     // ---- memory ------------------------------------------------------------------------------------------------
+
+    /// How many elements an activation may have at most, however much memory is free; `usize::MAX` where free memory is
+    /// all that counts. Callers use it to choose sizes that fit.
+    fn largest_activation(&self) -> usize {
+        usize::MAX
+    }
+
+    /// Lets go of memory that is kept for reuse and that no tensor uses, where there is any: for the end of a stage whose
+    /// sizes the next one does not share.
+    fn trim(&self) {}
 
     /// Copies a tensor to the device, as it is stored or widened exactly. One in the type of the backend's activations can
     /// be used as an activation. Takes effect at once, also inside [`Backend::record`].
@@ -354,6 +369,7 @@ pub trait Backend: Sized + Debug {
     fn normalize_rgb8(&self, pixels: &Self::Tensor) -> Result<Self::Tensor>;
 
     /// `round(255·clamp(x/2 + 1/2, 0, 1))`, halves to even. `x` `[B, H, W, C]`; returns U8 of that shape. A NaN is
-    /// [`crate::Error::Device`] where the host can see it, and 0 elsewhere.
+    /// [`crate::Error::Device`]: here where the host can see it, else from the [`Backend::download`] of the next U8
+    /// tensor. So it never passes as black.
     fn to_rgb8(&self, x: &Self::Tensor) -> Result<Self::Tensor>;
 }

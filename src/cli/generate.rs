@@ -9,7 +9,7 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Instant;
-use zimage::{BackendChoice, Drawn, Engine, Error, Image, Info, Model, Request, Result};
+use zimage::{BackendChoice, Drawn, Engine, Error, Image, Info, Model, Request, Result, VaeTile};
 
 /// Make pictures from prompts
 ///
@@ -67,6 +67,11 @@ pub(super) struct Args {
     /// Pictures computed at once: more is faster where there is memory for it
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = whole, allow_negative_numbers = true)]
     batch: usize,
+
+    /// How pictures are decoded: off is whole, N in blended tiles of N×N pixels, a multiple of 32, which take less
+    /// memory; auto is whole where the device has room for it
+    #[arg(long, value_name = "auto|off|N", default_value_t, value_parser = VaeTile::from_str)]
+    vae_tile: VaeTile,
 
     /// What computes; auto is the best that this machine has
     #[arg(long, default_value = "auto", value_parser = backends())]
@@ -134,6 +139,7 @@ impl Args {
             seed: self.seed.unwrap_or(Seed::Random).number(),
             count: self.count,
             batch: self.batch,
+            vae_tile: self.vae_tile,
         }
     }
 }
@@ -200,6 +206,8 @@ struct Report<'a> {
     images: Vec<Picture<'a>>,
     steps: Option<usize>,
     guidance: Option<f32>,
+    /// The side of the tiles that the pictures were decoded in; null when they were decoded whole.
+    vae_tile: Option<usize>,
     model: &'a str,
     backend: &'static str,
     device: String,
@@ -258,6 +266,7 @@ impl<'a> Report<'a> {
             images: pictures.collect(),
             steps: made.map(|info| info.steps),
             guidance: made.map(|info| info.guidance),
+            vae_tile: drawn.vae_tile,
             model: engine.model(),
             backend: engine.backend(),
             device: engine.device(),

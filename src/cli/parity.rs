@@ -109,9 +109,10 @@ fn compared(reference: BackendChoice, candidate: BackendChoice, models: &[Model]
 
 /// The backends of these names; `auto` is none that could be compared.
 fn parsed(names: &[String]) -> Result<Vec<BackendChoice>> {
-    let known = BackendChoice::built_in().map(BackendChoice::name).collect::<Vec<_>>().join(", ");
+    let choices = || BackendChoice::NAMES.iter().filter(|(_, choice)| *choice != BackendChoice::Auto);
     let find = |name: &String| {
-        BackendChoice::built_in().find(|choice| choice.name() == name).ok_or_else(|| {
+        choices().find(|(known, _)| known == name).map(|(_, choice)| *choice).ok_or_else(|| {
+            let known = choices().map(|(known, _)| *known).collect::<Vec<_>>().join(", ");
             Error::Request(format!("--backends: there is no backend {name:?} to compare; there are: {known}"))
         })
     };

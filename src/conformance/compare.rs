@@ -1,8 +1,8 @@
 //! Runs the cases on two backends, one case at a time.
 
-use super::case::{Case, Inputs};
+use super::case::{Case, Inputs, host};
 use super::report::{Outcome, Report, Row};
-use super::tolerance::{EQUAL, Precision, Tolerance};
+use super::tolerance::{EQUAL, Precision, Tolerance, activation_type};
 use super::{relative_error, replay_error, verbs};
 use crate::backend::{Backend, DType, HostTensor};
 use crate::error::Result;
@@ -77,7 +77,13 @@ where
     if options.replay && law.contains(&options.filter) {
         let result = replay_error(candidate, options.seed).await.map(|error| Finding { error, problem: None });
         report.add("replay", outcome(law.into(), EQUAL, precision, result));
-        report.row("replay").into_iter().for_each(each);
+        report.row("replay").into_iter().for_each(&mut *each);
+    }
+    let law = "to_rgb8/nan-is-refused";
+    if law.contains(&options.filter) {
+        let result = refuses_nan(candidate).await;
+        report.add("nan", outcome(law.into(), EQUAL, precision, result));
+        report.row("nan").into_iter().for_each(each);
     }
     Ok(report)
 }
@@ -135,6 +141,20 @@ async fn examine<B: Backend>(
         }
     }
     Ok(finding)
+}
+
+/// The law of pictures: one with NaN in it never reaches the host, and the next one does.
+async fn refuses_nan<B: Backend>(b: &B) -> Result<Finding> {
+    let activations = activation_type(b)?;
+    let picture = async |value: f32| {
+        let x = b.upload(&host(activations, &[1, 1, 2, 3], &[1.0, 1.0, 1.0, 1.0, value, 1.0]))?;
+        b.download(&b.to_rgb8(&x)?).await
+    };
+    if picture(f32::NAN).await.is_ok() {
+        let problem = "a picture with a value that is not a number is handed out".to_owned();
+        return Ok(Finding { error: f64::INFINITY, problem: Some(problem) });
+    }
+    Ok(difference(&[picture(1.0).await?], &[HostTensor::from_u8(&[1, 1, 2, 3], &[255; 6])]))
 }
 
 /// Leaves memory without a right value in it behind; see [`super::case`].

@@ -1,5 +1,7 @@
 //! AutoencoderKL: latents to pictures and pictures to latents, channels last throughout.
 
+pub mod tiling;
+
 use super::config::VaeConfig;
 use super::load::{Loader, OnRead};
 use crate::backend::{Backend, Branch, Conv2d, DeviceTensor, Heads, Mask};
@@ -25,9 +27,7 @@ pub struct Vae<B: Backend> {
     encoder: Coder<B>,
     post_quant: Option<B::Conv2d>,
     quant: Option<B::Conv2d>,
-    channels: usize,
-    scaling: f32,
-    shift: f32,
+    config: VaeConfig,
 }
 
 /// The encoder or the decoder: a convolution, levels of resnets, a middle (before the levels in the decoder, behind
@@ -227,9 +227,7 @@ impl<B: Backend> Vae<B> {
             encoder: parts.coder(config, &encoder).await?,
             post_quant: parts.pointwise(config.use_post_quant_conv, "post_quant_conv", latent).await?,
             quant: parts.pointwise(config.use_quant_conv, "quant_conv", 2 * latent).await?,
-            channels: latent,
-            scaling: config.scaling_factor,
-            shift: config.shift_factor,
+            config: config.clone(),
         })
     }
 
@@ -246,7 +244,7 @@ impl<B: Backend> Vae<B> {
     /// # Errors
     /// Those of the backend.
     pub fn decode_unrounded(&self, b: &B, latents: &B::Tensor) -> Result<B::Tensor> {
-        let mut x = b.unscale_latents(latents, self.scaling, self.shift)?;
+        let mut x = b.unscale_latents(latents, self.config.scaling_factor, self.config.shift_factor)?;
         if let Some(conv) = &self.post_quant {
             x = b.conv2d(&x, conv, POINTWISE, None)?;
         }
@@ -262,6 +260,7 @@ impl<B: Backend> Vae<B> {
     /// # Errors
     /// Those of the backend.
     pub fn encode(&self, b: &B, pixels: &B::Tensor) -> Result<B::Tensor> {
+        let VaeConfig { latent_channels, scaling_factor, shift_factor, .. } = self.config;
         let mut x = b.conv2d(&b.normalize_rgb8(pixels)?, &self.encoder.conv_in, SAME, None)?;
         x = self.encoder.levels.iter().try_fold(x, |x, level| level.forward(b, x, DOWN))?;
         x = self.encoder.middle.forward(b, x)?;
@@ -269,7 +268,7 @@ impl<B: Backend> Vae<B> {
         if let Some(conv) = &self.quant {
             x = b.conv2d(&x, conv, POINTWISE, None)?;
         }
-        b.scale_latents(&x, self.channels, self.scaling, self.shift)
+        b.scale_latents(&x, latent_channels, scaling_factor, shift_factor)
     }
 }
 

@@ -11,13 +11,14 @@ pub mod prompt;
 pub mod request;
 pub mod schedule;
 
-use crate::backend::{Backend, DeviceTensor, HostTensor};
+use crate::backend::{Backend, HostTensor};
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::model::config::ModelConfig;
 use crate::model::text_encoder::TextEncoder;
 use crate::model::transformer::{Captions, Clock, Transformer, padded};
 use crate::model::vae::Vae;
+use crate::model::vae::tiling::Tiles;
 use crate::weights::{ModelFolder, excerpt};
 use preview::Colours;
 use progress::{Loading, Progress, Run, Stage, Timings, since};
@@ -49,6 +50,8 @@ pub struct Drawn {
     pub timings: Timings,
     /// What the user should know about the request, a sentence each.
     pub warnings: Vec<String>,
+    /// The side in pixels of the tiles that the pictures were decoded in; `None` when they were decoded whole.
+    pub vae_tile: Option<usize>,
 }
 
 /// The captions of some pictures, after everything that does not depend on the step.
@@ -162,6 +165,7 @@ impl<B: Backend> Pipeline<B> {
 
         let images: Vec<usize> = (0..job.images()).collect();
         let batches: Vec<&[usize]> = images.chunks(job.batch).collect();
+        let mut tiles = self.vae.decoder_tiles(&self.backend, job.vae_tile, [job.height, job.width]);
         let mut run = Run::new(progress, batches.len() * job.steps);
         let mut last: Option<(Vec<usize>, Encoded<B>)> = None;
         for batch in batches {
@@ -176,6 +180,7 @@ impl<B: Backend> Pipeline<B> {
                     };
                     let captions = self.encode(&pick(&positives), &pick(&negatives))?;
                     self.finish().await?;
+                    self.backend.trim();
                     run.timings.text_encoder_ms += since(encoder_start);
                     captions
                 }
@@ -189,18 +194,21 @@ impl<B: Backend> Pipeline<B> {
             let latents = HostTensor::from_f32(&shape, &noise);
             run.report_step()?;
             let latents = self.denoise(&latents, &captions, &schedule, &job.guidance, &mut run).await?;
+            self.backend.trim();
             run.timings.transformer_ms += since(loop_start);
 
             let decoder_start = Instant::now();
             run.report(Stage::Vae)?;
-            let pictures = self.decode(&latents).await?;
+            let pictures = self.decode(&latents, &mut tiles).await?;
+            self.backend.trim();
             run.timings.vae_ms += since(decoder_start);
             batch.iter().zip(pictures).try_for_each(|(&image, picture)| each(image, picture))?;
             last = Some((prompts, captions));
         }
         let mut timings = run.timings;
         timings.total_ms = since(start);
-        Ok(Drawn { timings, warnings })
+        warnings.extend(tiles.warning());
+        Ok(Drawn { timings, warnings, vae_tile: tiles.pixels() })
     }
 
     /// The latents of a picture of `width`×`height` pixels: channels, rows, columns.
@@ -345,11 +353,12 @@ impl<B: Backend> Pipeline<B> {
         Ok(())
     }
 
-    /// Latents F32 `[B, C, h, w]` to pictures U8 `[H, W, 3]`, one at a time.
+    /// Latents F32 `[B, C, h, w]` to pictures U8 `[H, W, 3]`, one at a time, as [`Vae::decode_picture`] does it.
     ///
     /// # Errors
-    /// [`Error::Device`] when the latents are not all numbers: a black picture would hide it.
-    pub async fn decode(&self, latents: &HostTensor) -> Result<Vec<HostTensor>> {
+    /// [`Error::Device`] when the latents or the pixels are not all numbers: a black picture would hide it. Those of
+    /// the backend.
+    pub async fn decode(&self, latents: &HostTensor, tiles: &mut Tiles) -> Result<Vec<HostTensor>> {
         let values = latents.to_f32();
         if !values.iter().all(|value| value.is_finite()) {
             let sentence = "the transformer returned values that are not numbers, so there is no picture to show; \
@@ -360,10 +369,8 @@ impl<B: Backend> Pipeline<B> {
         let item = [1, shape[1], shape[2], shape[3]];
         let mut pictures = Vec::with_capacity(shape[0]);
         for values in values.chunks_exact(item.iter().product()) {
-            let latents = self.backend.upload(&HostTensor::from_f32(&item, values))?;
-            let pixels = self.vae.decode(&self.backend, &latents)?;
-            let [height, width] = [pixels.shape()[1], pixels.shape()[2]];
-            pictures.push(self.backend.download(&pixels.reshaped(&[height, width, 3])?).await?);
+            let latents = HostTensor::from_f32(&item, values);
+            pictures.push(self.vae.decode_picture(&self.backend, &latents, tiles).await?);
         }
         Ok(pictures)
     }

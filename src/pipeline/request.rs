@@ -3,6 +3,7 @@
 use super::schedule::Guidance;
 use crate::error::{Error, Result};
 use crate::model::config::{Defaults, ModelConfig};
+use crate::model::vae::tiling::VaeTile;
 
 /// The most guidance of a request: far past any picture, and far from where F32 ends.
 pub const MAX_GUIDANCE: f32 = 1000.0;
@@ -49,6 +50,8 @@ pub struct Request {
     /// Pictures drawn at once, 1 or more. More are quicker on a GPU that one picture does not fill, and take more
     /// memory; the pictures are the same.
     pub batch: usize,
+    /// Whether pictures are decoded whole or in tiles; tiles are multiples of 32 pixels.
+    pub vae_tile: VaeTile,
 }
 
 impl Request {
@@ -66,6 +69,7 @@ impl Request {
             seed: 0,
             count: 1,
             batch: 1,
+            vae_tile: VaeTile::Auto,
         }
     }
 
@@ -74,7 +78,9 @@ impl Request {
     /// # Errors
     /// [`Error::Request`] with what is wrong and what to do about it, for the first thing that is wrong.
     pub fn check(&self, config: &ModelConfig) -> Result<Job> {
-        self.check_within(&config.defaults, &Limits::of(config))
+        let job = self.check_within(&config.defaults, &Limits::of(config))?;
+        self.vae_tile.check(&config.vae)?;
+        Ok(job)
     }
 
     fn check_within(&self, defaults: &Defaults, limits: &Limits) -> Result<Job> {
@@ -133,6 +139,7 @@ impl Request {
             seed: self.seed,
             count: self.count,
             batch: self.batch,
+            vae_tile: self.vae_tile,
         })
     }
 }
@@ -204,6 +211,8 @@ pub struct Job {
     pub count: usize,
     /// Pictures drawn at once.
     pub batch: usize,
+    /// Whether pictures are decoded whole or in tiles.
+    pub vae_tile: VaeTile,
 }
 
 impl Job {
@@ -392,6 +401,7 @@ mod tests {
                         seed,
                         count,
                         batch: 1,
+                        vae_tile: VaeTile::Auto,
                     }
                 },
             )

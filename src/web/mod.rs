@@ -223,7 +223,7 @@ fn thrown(error: Error) -> JsValue {
     };
     let reason = match error {
         Error::Lost(_) => Some("lost"),
-        Error::Memory(_) => Some("memory"),
+        Error::OutOfMemory(_) => Some("memory"),
         _ => None,
     };
     let object = js_sys::Error::new(&error.to_string());

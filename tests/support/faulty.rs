@@ -45,8 +45,11 @@ pub(crate) enum Fault {
     PaddedAtTheOtherSide,
     GroupsHalved,
     ShiftForgotten,
+    NanIsBlack,
     FirstReplaySkipped,
     RunsWhileRecording,
+    /// There is no memory for a `conv2d` with more elements, which nobody knows before.
+    NoMemoryPast(usize),
 }
 
 /// What happens to a result.
@@ -216,6 +219,14 @@ impl<B: Backend> Backend for Faulty<B> {
 
     fn operands(&self) -> DType {
         self.precision[1]
+    }
+
+    fn largest_activation(&self) -> usize {
+        self.inner.largest_activation()
+    }
+
+    fn trim(&self) {
+        self.inner.trim();
     }
 
     fn upload(&self, tensor: &HostTensor) -> Result<B::Tensor> {
@@ -434,7 +445,13 @@ impl<B: Backend> Backend for Faulty<B> {
         let [top, left, bottom, right] = geometry.pad;
         let pad = if self.is(Fault::PaddedAtTheOtherSide) { [bottom, right, top, left] } else { geometry.pad };
         let residual = residual.filter(|_| !self.is(Fault::ConvResidualForgotten));
-        self.result("conv2d", self.inner.conv2d(x, w, Conv2d { pad, ..geometry }, residual)?)
+        let out = self.inner.conv2d(x, w, Conv2d { pad, ..geometry }, residual)?;
+        match self.fault {
+            Fault::NoMemoryPast(most) if out.shape().iter().product::<usize>() > most => {
+                Err(zimage::Error::OutOfMemory(format!("conv2d: no memory for {:?}", out.shape())))
+            }
+            _ => self.result("conv2d", out),
+        }
     }
 
     fn group_norm(
@@ -466,6 +483,11 @@ impl<B: Backend> Backend for Faulty<B> {
     }
 
     fn to_rgb8(&self, x: &B::Tensor) -> Result<B::Tensor> {
+        if self.is(Fault::NanIsBlack) {
+            let x =
+                self.changed(x, |values| values.iter_mut().for_each(|v| *v = if v.is_nan() { -1.0 } else { *v }))?;
+            return self.inner.to_rgb8(&x);
+        }
         self.result("to_rgb8", self.inner.to_rgb8(x)?)
     }
 }

@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 use zimage::backend::cpu::Cpu;
 #[cfg(feature = "webgpu")]
-use zimage::backend::webgpu::{Adapters, WebGpu};
+use zimage::backend::webgpu::{Adapters, Shaders, WebGpu};
 use zimage::backend::{Backend, HostTensor};
 use zimage::conformance::relative_error;
 use zimage::pipeline::Pipeline;
@@ -51,58 +51,108 @@ impl Tensors {
     }
 }
 
-/// A backend that is held to the goldens.
-pub(crate) trait Tested: Backend {
+/// A backend, with one choice of shaders where it has several, that is held to the goldens.
+pub(crate) trait Tested {
+    type Backend: Backend;
     /// How far a stage may be from the recorded one, and latents after steps that add up.
     const STAGE: f64;
     const LATENTS: f64;
     /// How far one step of the loop may be.
     const STEP: f64;
+    /// How many of a picture's values in 1000 may be more than one level away.
+    const FAR: usize;
 
     /// The backend; `None`, and a line that says why, where this machine has nothing to run it on.
-    fn open() -> Option<Self>;
+    fn open() -> Option<Self::Backend>;
 }
 
 /// Sums in float32 in another order differ by about 1e-6 a stage (`tools/goldens/check.py` measures it against
 /// float64), so 1e-4 a stage leaves room for deep networks and nothing else.
-impl Tested for Cpu {
+pub(crate) struct OnCpu;
+
+impl Tested for OnCpu {
+    type Backend = Cpu;
     const STAGE: f64 = 1e-4;
     const LATENTS: f64 = 1e-3;
     const STEP: f64 = 1e-6;
+    const FAR: usize = 1;
 
-    fn open() -> Option<Self> {
+    fn open() -> Option<Cpu> {
         Some(Cpu::new())
     }
 }
 
+#[cfg(feature = "webgpu")]
+fn webgpu(shaders: Shaders) -> Option<WebGpu> {
+    // Past the test harness, which shows nothing of tests that pass.
+    let skip = |error| writeln!(std::io::stderr(), "skipped: webgpu: {error}");
+    pollster::block_on(WebGpu::open_with(Adapters::Any, shaders, u64::MAX)).map_err(skip).ok()
+}
+
 /// Adapters may round exponentials and the like by some units in the last place; a step is only sums.
 #[cfg(feature = "webgpu")]
-impl Tested for WebGpu {
+pub(crate) struct OnPlainShaders;
+
+#[cfg(feature = "webgpu")]
+impl Tested for OnPlainShaders {
+    type Backend = WebGpu;
     const STAGE: f64 = 1e-4;
     const LATENTS: f64 = 1e-3;
     const STEP: f64 = 1e-5;
+    const FAR: usize = 1;
 
-    fn open() -> Option<Self> {
-        // Past the test harness, which shows nothing of tests that pass.
-        let skip = |error| writeln!(std::io::stderr(), "skipped: webgpu: {error}");
-        pollster::block_on(WebGpu::open(Adapters::Any)).map_err(skip).ok()
+    fn open() -> Option<WebGpu> {
+        webgpu(Shaders::Plain)
+    }
+}
+
+/// Products of F16 operands are off by 2⁻¹¹/√3 a rounding, about 3e-4, which norms bring back and steps add up.
+#[cfg(feature = "webgpu")]
+pub(crate) struct OnHalves;
+
+#[cfg(feature = "webgpu")]
+impl Tested for OnHalves {
+    type Backend = WebGpu;
+    const STAGE: f64 = 1e-3;
+    const LATENTS: f64 = 3e-3;
+    const STEP: f64 = 1e-5;
+    const FAR: usize = 20;
+
+    fn open() -> Option<WebGpu> {
+        webgpu(Shaders::Half)
+    }
+}
+
+#[cfg(feature = "webgpu")]
+pub(crate) struct OnCooperativeMatrices;
+
+#[cfg(feature = "webgpu")]
+impl Tested for OnCooperativeMatrices {
+    type Backend = WebGpu;
+    const STAGE: f64 = OnHalves::STAGE;
+    const LATENTS: f64 = OnHalves::LATENTS;
+    const STEP: f64 = OnHalves::STEP;
+    const FAR: usize = OnHalves::FAR;
+
+    fn open() -> Option<WebGpu> {
+        webgpu(Shaders::Cooperative)
     }
 }
 
 /// Every model's goldens on a backend; none where the backend cannot run.
-pub(crate) fn goldens<B: Tested>() -> Vec<Golden<B>> {
+pub(crate) fn goldens<T: Tested>() -> Vec<Golden<T>> {
     MODELS.into_iter().map_while(Golden::load).collect()
 }
 
 /// One model with its cases and tensors.
-pub(crate) struct Golden<B: Tested> {
+pub(crate) struct Golden<T: Tested> {
     pub(crate) name: &'static str,
     pub(crate) cases: Value,
     pub(crate) tensors: Tensors,
-    pub(crate) pipeline: Pipeline<B>,
+    pub(crate) pipeline: Pipeline<T::Backend>,
 }
 
-impl<B: Tested> Golden<B> {
+impl<T: Tested> Golden<T> {
     /// A model of `tests/goldens`; `None` where the backend cannot run.
     pub(crate) fn load(name: &'static str) -> Option<Self> {
         Self::of(name, &Model::open(&path(name)).unwrap())
@@ -111,7 +161,7 @@ impl<B: Tested> Golden<B> {
     /// The goldens `name` of a model that is somewhere else.
     pub(crate) fn of(name: &'static str, model: &Model) -> Option<Self> {
         let pipeline =
-            pollster::block_on(Pipeline::load(B::open()?, model, &mut |_| ControlFlow::Continue(()))).unwrap();
+            pollster::block_on(Pipeline::load(T::open()?, model, &mut |_| ControlFlow::Continue(()))).unwrap();
         assert_eq!(pipeline.warnings(), [""; 0], "{name}");
         let (cases, tensors) = (json(&format!("{name}.json")), Tensors::read(&format!("{name}.safetensors")));
         Some(Self { name, cases, tensors, pipeline })

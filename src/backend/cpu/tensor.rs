@@ -155,7 +155,7 @@ fn allocate<T: Copy>(shape: &[usize], value: T) -> Result<Vec<T>> {
     let mut probe = Vec::<T>::new();
     if probe.try_reserve_exact(len).is_err() {
         let megabytes = len as f64 * size_of::<T>() as f64 / 1e6;
-        return Err(Error::Memory(format!(
+        return Err(Error::OutOfMemory(format!(
             "there is no memory for a tensor of {shape:?} ({megabytes:.0} MB): ask for a smaller picture or a smaller batch"
         )));
     }

@@ -5,24 +5,104 @@ use super::gpu::Gpu;
 use super::program::{Program, wgsl};
 use super::recording::Arg;
 use super::tensor::WebGpuTensor;
+use super::variant::{Cooperative, Variant};
 use crate::error::{Error, Result};
 
 /// The widest head that the accumulators of a thread hold.
 const WIDEST: usize = 512;
 
-/// Queries a thread: as many as its registers hold for heads of this width.
+/// How an attention over heads of some width is computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// `attention.wgsl`, in F32 or reading halves.
+    Scalar { halves: bool },
+    /// `attention_cooperative.wgsl`.
+    Cooperative(Cooperative),
+}
+
+impl Kind {
+    fn choose(variant: Variant, dim: usize) -> Self {
+        match variant {
+            Variant::Cooperative(cooperative) if Blocks::new(cooperative, dim).is_some() => {
+                Kind::Cooperative(cooperative)
+            }
+            Variant::Plain => Kind::Scalar { halves: false },
+            _ => Kind::Scalar { halves: dim.is_multiple_of(4) },
+        }
+    }
+
+    fn halves(self) -> bool {
+        self != Kind::Scalar { halves: false }
+    }
+
+    /// Queries that a workgroup takes.
+    fn queries(self, dim: usize) -> usize {
+        match self {
+            Kind::Scalar { .. } => 8 * rows(dim),
+            Kind::Cooperative(cooperative) => Blocks::new(cooperative, dim).map_or(1, |b| b.queries * cooperative.side),
+        }
+    }
+}
+
+/// Queries a thread of `attention.wgsl`: as many as its registers hold for heads of this width.
 fn rows(dim: usize) -> usize {
     if dim <= 256 { 4 } else { 2 }
 }
 
-fn program(dim: usize, causal: bool, lengths: bool) -> Program {
-    let input = if dim.is_multiple_of(4) { wgsl!("input_vec4") } else { wgsl!("input_scalar") };
-    Program::new("attention", &[wgsl!("common"), input, wgsl!("attention")])
+/// The constants of `attention_cooperative.wgsl`, in cooperative matrices.
+#[derive(Debug, Clone, Copy)]
+struct Blocks {
+    queries: usize,
+    chunk: usize,
+    chunks: usize,
+}
+
+impl Blocks {
+    const SUBGROUPS: usize = 4;
+    const KEYS: usize = 2;
+    /// The widest chunk of a head, in values: what workgroup memory of 32 KiB holds next to the scores.
+    const CHUNK: usize = 128;
+
+    /// `None` for heads that chunks do not divide.
+    fn new(Cooperative { side, .. }: Cooperative, dim: usize) -> Option<Self> {
+        let chunk = dim.min(Self::CHUNK);
+        let whole = dim > 0 && dim.is_multiple_of(chunk) && chunk.is_multiple_of(side);
+        // The sums of wide heads fill the registers of two subgroups.
+        let queries = if dim > Self::CHUNK { 2 } else { 4 };
+        whole.then_some(Self { queries, chunk: chunk / side, chunks: dim / chunk })
+    }
+}
+
+fn program(kind: Kind, dim: usize, causal: bool, lengths: bool) -> Program {
+    let input = match kind {
+        _ if kind.halves() => wgsl!("input_half"),
+        _ if dim.is_multiple_of(4) => wgsl!("input_vec4"),
+        _ => wgsl!("input_scalar"),
+    };
+    let program = Program::new("attention", &[wgsl!("common"), input])
         .with("HEAD", dim)
-        .with("RQ", rows(dim))
-        .with("OV", dim.div_ceil(64))
         .with("CAUSAL", causal)
-        .with("HAS_LENGTHS", lengths)
+        .with("HAS_LENGTHS", lengths);
+    match kind {
+        Kind::Cooperative(cooperative) if let Some(blocks) = Blocks::new(cooperative, dim) => {
+            let Blocks { queries, chunk, chunks } = blocks;
+            let across = Blocks::SUBGROUPS / queries;
+            program
+                .with("SUBGROUPS", Blocks::SUBGROUPS)
+                .with("LANES", cooperative.lanes)
+                .with("QF", queries)
+                .with("KF", Blocks::KEYS)
+                .with("CHUNK", chunk * cooperative.side)
+                .with("CHUNKS", chunks)
+                .with("DF", chunk)
+                .with("SF", Blocks::KEYS / across)
+                .with("CF", chunk / across)
+                .with("ROUNDS", queries.div_ceil(Blocks::KEYS))
+                .file(cooperative.file())
+                .file(wgsl!("attention_cooperative"))
+        }
+        _ => program.with("RQ", rows(dim)).with("OV", dim.div_ceil(64)).file(wgsl!("attention")),
+    }
 }
 
 pub(super) fn attention(
@@ -37,12 +117,16 @@ pub(super) fn attention(
         return Err(Error::Device(format!("attention: heads of {} are wider than {WIDEST}", heads.dim)));
     }
     let out = gpu.output(verb, &shape, DType::F32)?;
-    let qkv = gpu.float(qkv)?;
+    let kind = Kind::choose(gpu.device.variant, heads.dim);
+    let mut qkv = gpu.float(qkv)?;
+    if kind.halves() {
+        qkv = gpu.narrow(&qkv, heads.dim)?;
+    }
     let mut parameters = [tokens, heads.query, heads.key_value, items].map(|value| value as u32).to_vec();
     parameters.push((1.0 / (heads.dim as f32).sqrt()).to_bits());
-    let groups = tokens.div_ceil(8 * rows(heads.dim)) * heads.query * items;
+    let groups = tokens.div_ceil(kind.queries(heads.dim)) * heads.query * items;
     let args = [Arg::from(&qkv), gpu.optional(mask.lengths), Arg::from(&out)];
-    gpu.dispatch(&program(heads.dim, mask.causal, mask.lengths.is_some()), &args, parameters, groups)?;
+    gpu.dispatch(&program(kind, heads.dim, mask.causal, mask.lengths.is_some()), &args, parameters, groups)?;
     Ok(out)
 }
 
@@ -83,7 +167,15 @@ pub(super) fn programs() -> Vec<Program> {
     let mut programs = Vec::new();
     for dim in [2, 16, 20, 24, 48, 64, 96, 122, 128, 384, 512] {
         for (causal, lengths) in [(false, false), (false, true), (true, false), (true, true)] {
-            programs.push(program(dim, causal, lengths));
+            let variants = Cooperative::KNOWN.map(Variant::Cooperative);
+            let mut kinds = [Variant::Plain, Variant::Half].into_iter().chain(variants);
+            let mut made = Vec::new();
+            while let Some(kind) = kinds.next().map(|variant| Kind::choose(variant, dim)) {
+                if !made.contains(&kind) {
+                    programs.push(program(kind, dim, causal, lengths));
+                    made.push(kind);
+                }
+            }
         }
         programs.push(norm_program(dim, RopePairs::Interleaved));
         programs.push(norm_program(dim, RopePairs::Halves));

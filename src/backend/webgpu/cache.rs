@@ -3,6 +3,7 @@
 //! Only Vulkan hands them out. The file stands in the user's cache folder, one for each kind of GPU; a driver that was
 //! updated ignores what an older one wrote. Whatever goes wrong here costs time and nothing else, so it is not an error.
 
+use crate::backend::cache;
 use std::fs;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -26,7 +27,7 @@ impl Cache {
         if !device.features().contains(Self::FEATURE) {
             return None;
         }
-        let file = folder()?.join("zimage").join(wgpu::util::pipeline_cache_key(info)?);
+        let file = cache::folder()?.join(wgpu::util::pipeline_cache_key(info)?);
         let data = fs::read(&file).ok();
         let stored = data.as_ref().map_or(0, Vec::len);
         let descriptor =
@@ -53,14 +54,7 @@ impl Cache {
         if data.len() == self.stored {
             return None;
         }
-        fs::create_dir_all(self.file.parent()?).ok()?;
-        // Another process may be reading or writing: it sees the old file or the new one.
-        let part = self.file.with_extension(std::process::id().to_string());
-        let written = fs::write(&part, data).and_then(|()| fs::rename(&part, &self.file));
-        if written.is_err() {
-            fs::remove_file(&part).ok()?;
-        }
-        Some(())
+        cache::write(&self.file, &data)
     }
 }
 
@@ -68,13 +62,4 @@ impl Drop for Cache {
     fn drop(&mut self) {
         let _ = self.save();
     }
-}
-
-/// The user's cache folder.
-fn folder() -> Option<PathBuf> {
-    let path = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    if cfg!(windows) {
-        return path("LOCALAPPDATA");
-    }
-    path("XDG_CACHE_HOME").or_else(|| Some(path("HOME")?.join(".cache")))
 }

@@ -53,7 +53,9 @@ impl Faults {
             return Err(Error::Lost(format!("the GPU is gone, please start again: {reason}")));
         }
         if std::mem::take(&mut state.out_of_memory) {
-            return Err(Error::Memory("the GPU ran out of memory; a smaller picture or batch may fit".into()));
+            // What was complained about since then follows from it: a buffer that could not be made was used.
+            state.first = None;
+            return Err(Error::OutOfMemory("the GPU ran out of memory; a smaller picture or batch may fit".into()));
         }
         match state.first.take() {
             Some(problem) => Err(Error::Device(format!("the GPU refused: {problem}"))),
@@ -66,8 +68,9 @@ impl Faults {
         std::mem::take(&mut lock(&self.state).out_of_memory)
     }
 
-    pub(super) fn lose(&self, reason: String) {
-        lock(&self.state).lost.get_or_insert(reason);
+    pub(super) fn lose(&self, reason: &str) {
+        let reason = if reason.is_empty() { "it was closed" } else { reason };
+        lock(&self.state).lost.get_or_insert_with(|| reason.split_whitespace().collect::<Vec<_>>().join(" "));
     }
 }
 
@@ -142,12 +145,7 @@ impl Device {
         let sink = faults.clone();
         device.on_uncaptured_error(Arc::new(move |error| sink.push(error)));
         let sink = faults.clone();
-        device.set_device_lost_callback(move |reason, message| {
-            // Dropping the device is not news.
-            if reason != wgpu::DeviceLostReason::Destroyed {
-                sink.lose(message);
-            }
-        });
+        device.set_device_lost_callback(move |_, message| sink.lose(&message));
         Ok(Self { device, queue, info, limits, max_binding, variant, faults })
     }
 
@@ -223,11 +221,13 @@ mod tests {
         assert!(faults.check().is_ok());
 
         faults.push(wgpu::Error::OutOfMemory { source: "full".into() });
-        assert!(sentence(faults.check()).contains("out of memory"));
+        faults.push(validation("a buffer is invalid, as there was no memory for it"));
+        let full = faults.check().unwrap_err();
+        assert!(matches!(&full, Error::OutOfMemory(text) if text.contains("out of memory")), "{full}");
         assert!(!faults.take_out_of_memory() && faults.check().is_ok());
 
-        faults.lose("unplugged".into());
-        faults.lose("a consequence".into());
+        faults.lose("unplugged");
+        faults.lose("a consequence");
         for _ in 0..2 {
             assert_eq!(sentence(faults.check()), "the GPU is gone, please start again: unplugged");
         }

@@ -206,7 +206,7 @@ pub(super) fn to_rgb8(gpu: &Gpu, x: &WebGpuTensor) -> Result<WebGpuTensor> {
     let verb = "to_rgb8";
     let out = gpu.output(verb, x.shape(), DType::U8)?;
     let x = gpu.float(x)?;
-    let args = [Arg::from(&x), Arg::from(&out)];
+    let args = [Arg::from(&x), Arg::from(&out), gpu.not_numbers()];
     gpu.dispatch(&simple(verb), &args, words([out.len()]), out.len().div_ceil(4 * GROUP))?;
     Ok(out)
 }

@@ -1,6 +1,6 @@
 //! What all verbs of the backend share: memory to write to, dispatches in order, and the way to the host and back.
 
-use super::super::{DType, DeviceTensor, HostTensor};
+use super::super::{DType, DeviceTensor, HostTensor, not_numbers};
 use super::device::{Adapters, Device, Signal};
 use super::memory::{Memory, Pool, lock};
 use super::pipelines::Pipelines;
@@ -20,6 +20,8 @@ const PENDING: usize = 64;
 const UPLOADS: u64 = 256 << 20;
 /// The most workgroups in one dimension of a dispatch.
 const GROUPS: usize = 65_535;
+/// What to do when a tensor of the run does not fit.
+const SMALLER: &str = "a smaller picture or batch may fit";
 
 /// A device with its memory and its order of work.
 #[derive(Debug)]
@@ -32,6 +34,8 @@ pub(super) struct Gpu {
     empty: [Arc<Memory>; 2],
     /// Tensors made once from nothing but a number: see [`Gpu::table`].
     tables: Mutex<HashMap<usize, WebGpuTensor>>,
+    /// A word that `to_rgb8` sets where it meets NaN; the download of a picture reads it and sets it back.
+    not_numbers: Arc<Memory>,
 }
 
 /// What was called and has not been submitted.
@@ -51,9 +55,11 @@ impl Gpu {
         let mut device = Device::open(adapters, shaders).await?;
         device.max_binding = device.max_binding.min(largest);
         let pool = Arc::new(Pool::default());
-        let empty = [(); 2].map(|()| Memory::new(device.device.create_buffer(&buffer("empty", 16, false)), &pool));
+        let word = |label| Memory::new(device.device.create_buffer(&buffer(label, 16, false)), &pool);
+        let (empty, not_numbers) = ([(); 2].map(|()| word("empty")), word("not numbers"));
         let pipelines = Pipelines::new(&device.device, &device.info);
-        let gpu = Self { device, pool, pipelines, order: Mutex::default(), empty, tables: Mutex::default() };
+        let gpu =
+            Self { device, pool, pipelines, order: Mutex::default(), empty, tables: Mutex::default(), not_numbers };
         gpu.device.faults.check()?;
         Ok(gpu)
     }
@@ -81,32 +87,36 @@ impl Gpu {
             return Ok(());
         }
         let mib = |bytes: u64| bytes as f64 / (1 << 20) as f64;
-        Err(Error::Memory(format!(
-            "{verb}: {what} takes {:.1} MiB, and {} allows {:.1} MiB for one buffer; \
-             a smaller picture or batch may fit",
+        Err(Error::OutOfMemory(format!(
+            "{verb}: {what} takes {:.1} MiB, and {} allows {:.1} MiB for one buffer; {SMALLER}",
             mib(bytes),
             self.device.info.name,
             mib(most)
         )))
     }
 
-    /// A new buffer, mapped or not. When memory runs out, what is free in the pool is let go of first.
-    fn allocate(&self, verb: &str, shape: &[usize], bytes: u64, mapped: bool) -> Result<wgpu::Buffer> {
+    /// Lets go of all memory that no tensor uses, as soon as nothing that was called before needs it.
+    pub(super) fn trim(&self) {
+        self.flush();
+        self.pool.clear();
+    }
+
+    /// A new buffer, mapped or not. When memory runs out, what is free in the pool is let go of first; when that does
+    /// not help, the error says what may fit instead.
+    fn allocate(&self, verb: &str, shape: &[usize], bytes: u64, mapped: bool, instead: &str) -> Result<wgpu::Buffer> {
         let create = || {
             let buffer = self.device.device.create_buffer(&buffer(verb, bytes, mapped));
             (!self.device.faults.take_out_of_memory()).then_some(buffer)
         };
         let made = create().or_else(|| {
-            self.flush();
-            self.pool.clear();
+            self.trim();
             self.device.poll(None).ok()?;
             create()
         });
         made.ok_or_else(|| {
             let mib = bytes as f64 / (1 << 20) as f64;
-            Error::Memory(format!(
-                "{verb}: {} has no memory left for a tensor of shape {shape:?} ({mib:.1} MiB); \
-                 a smaller picture or batch may fit",
+            Error::OutOfMemory(format!(
+                "{verb}: {} has no memory left for a tensor of shape {shape:?} ({mib:.1} MiB); {instead}",
                 self.device.info.name
             ))
         })
@@ -115,7 +125,7 @@ impl Gpu {
     /// New memory for an output. In debug builds it is poisoned, so that a verb that leaves an element unwritten shows.
     fn uninit(&self, verb: &str, shape: &[usize], bytes: u64) -> Result<wgpu::Buffer> {
         let poison = cfg!(debug_assertions);
-        let made = self.allocate(verb, shape, bytes, poison)?;
+        let made = self.allocate(verb, shape, bytes, poison, SMALLER)?;
         if poison {
             if let Ok(mut mapped) = made.get_mapped_range_mut(..) {
                 let ones = vec![0xff; mapped.len()];
@@ -140,7 +150,7 @@ impl Gpu {
         self.check_size(what, format_args!("a tensor of shape {shape:?}"), bytes, most)?;
         // A browser maps a copy of the whole buffer into this program's memory; the queue takes parts as they are.
         let mapped = !cfg!(target_family = "wasm");
-        let made = self.allocate(what, shape, bytes, mapped)?;
+        let made = self.allocate(what, shape, bytes, mapped, "a smaller model may fit, or one in shorter types")?;
         if mapped {
             {
                 let mut mapped = made
@@ -206,6 +216,11 @@ impl Gpu {
     /// What to bind for an output that is not wanted.
     pub(super) fn nowhere(&self) -> Arg {
         Arg { memory: self.empty[1].clone(), offset: 0, bytes: 16 }
+    }
+
+    /// What to bind for the word that says that a picture has NaN in it.
+    pub(super) fn not_numbers(&self) -> Arg {
+        Arg { memory: self.not_numbers.clone(), offset: 0, bytes: 16 }
     }
 
     /// What to bind for an input that may be absent.
@@ -333,14 +348,21 @@ impl Gpu {
         self.device.faults.check()?;
         self.flush();
         let (device, queue, bytes) = (&self.device.device, &self.device.queue, tensor.bytes());
+        // Behind a picture comes the word that says whether it is one.
+        let picture = tensor.dtype() == DType::U8;
         let staging = device.create_buffer(&wgpu::BufferDescriptor {
             label: Some("download"),
-            size: bytes,
+            size: bytes + if picture { 4 } else { 0 },
             usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
             mapped_at_creation: false,
         });
         let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         encoder.copy_buffer_to_buffer(tensor.memory().buffer(), 0, &staging, 0, Some(bytes));
+        if picture {
+            let word = self.not_numbers.buffer();
+            encoder.copy_buffer_to_buffer(word, 0, &staging, bytes, Some(4));
+            encoder.clear_buffer(word, 0, Some(4));
+        }
         let submission = queue.submit([encoder.finish()]);
         let mapped = Signal::new();
         staging.map_async(wgpu::MapMode::Read, .., mapped.sender());
@@ -350,6 +372,9 @@ impl Gpu {
         let refused = |error: &dyn fmt::Display| Error::Device(format!("the GPU's memory cannot be read: {error}"));
         result.map_err(|error| refused(&error))?;
         let view = staging.get_mapped_range(..).map_err(|error| refused(&error))?;
+        if picture && view[bytes as usize..].iter().any(|&byte| byte != 0) {
+            return Err(not_numbers());
+        }
         let len = tensor.len() * tensor.dtype().size();
         let stored = bytes::Bytes::copy_from_slice(&view[..len]);
         HostTensor::new(tensor.dtype(), tensor.shape(), stored)
@@ -372,3 +397,6 @@ fn buffer(label: &str, size: u64, mapped: bool) -> wgpu::BufferDescriptor<'_> {
         mapped_at_creation: mapped,
     }
 }
+
+#[cfg(test)]
+mod tests;

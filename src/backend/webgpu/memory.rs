@@ -42,12 +42,9 @@ impl Pool {
         lock(&self.free).entry(buffer.size()).or_default().push(buffer);
     }
 
-    /// Lets go of everything that is free here and above.
+    /// Lets go of everything that is free here.
     pub(super) fn clear(&self) {
         lock(&self.free).clear();
-        if let Some(parent) = &self.parent {
-            parent.clear();
-        }
     }
 }
 

@@ -113,6 +113,14 @@ impl Backend for WebGpu {
         if self.0.device.variant == Variant::Plain { DType::F32 } else { DType::F16 }
     }
 
+    fn largest_activation(&self) -> usize {
+        usize::try_from(self.0.device.max_binding).unwrap_or(usize::MAX) / DType::F32.size()
+    }
+
+    fn trim(&self) {
+        self.0.trim();
+    }
+
     /// Matrices stay as they are stored; everything else that is stored in a shorter floating type is widened, as it is
     /// small and shaders read it as F32.
     fn upload(&self, tensor: &HostTensor) -> Result<WebGpuTensor> {

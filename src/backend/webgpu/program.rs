@@ -222,14 +222,5 @@ mod tests {
         assert_eq!(source.matches("enable f16;").count(), 1);
         assert_eq!(source.matches("g(i);").count(), 4, "{source}");
         assert_eq!(source.matches("for (var i = 0u; i < N; i++) {\n    }").count(), 2, "{source}");
-        naga::front::wgsl::parse_str(
-            &Program::new(
-                "test",
-                &[File { name: "test", text: &file.text.replacen("enable f16;\n", "fn g(i: u32) {}\n", 1).leak() }],
-            )
-            .with("N", 2)
-            .source(),
-        )
-        .unwrap();
     }
 }

@@ -260,6 +260,31 @@ impl VaeConfig {
     pub fn scale_factor(&self) -> usize {
         1 << (self.block_out_channels.len() - 1)
     }
+
+    /// Elements of the largest activation when a picture of `[height, width]` pixels is decoded.
+    pub fn largest_decoded(&self, size: [usize; 2]) -> usize {
+        // At each resolution the decoder begins with the channels of the one below.
+        let next = self.block_out_channels.iter().skip(1).chain(self.block_out_channels.last());
+        self.largest(size, next)
+    }
+
+    /// Elements of the largest activation when a picture of `[height, width]` pixels is encoded.
+    pub fn largest_encoded(&self, size: [usize; 2]) -> usize {
+        let before = self.block_out_channels.first().into_iter().chain(&self.block_out_channels);
+        self.largest(size, before)
+    }
+
+    /// `others` are the channels that come in at each resolution, the picture's own first.
+    fn largest<'a>(&self, [height, width]: [usize; 2], others: impl Iterator<Item = &'a usize>) -> usize {
+        let pixels = |level: usize| (height >> level).saturating_mul(width >> level);
+        let levels = self.block_out_channels.iter().zip(others).map(|(&own, &other)| own.max(other)).enumerate();
+        let largest = levels.map(|(level, channels)| pixels(level).saturating_mul(channels)).max().unwrap_or(0);
+        // The queries, keys and values of the attention in the middle, and the two ends.
+        let deepest = self.block_out_channels.last().copied().unwrap_or(0);
+        let middle = if self.mid_block_add_attention { 3 * deepest } else { 0 };
+        let latents = pixels(self.block_out_channels.len() - 1).saturating_mul(middle.max(2 * self.latent_channels));
+        largest.max(latents).max(pixels(0).saturating_mul(3))
+    }
 }
 
 /// The denoising schedule (`FlowMatchEulerDiscreteScheduler`).

@@ -1,0 +1,13 @@
+// to_rgb8: round(255·clamp(x/2 + 1/2, 0, 1)), halves to even, a thread eight values. What is not a number becomes 0 and
+// sets a word that the host reads with the picture.
+
+extern "C" __global__ void __launch_bounds__(256) to_rgb8(const bf16 *x, unsigned char *out,
+                                                              unsigned *not_numbers, unsigned count) {
+    const unsigned first = 8 * (blockIdx.x * 256 + threadIdx.x);
+    for (unsigned at = first; at < first + 8 && at < count; at++) {
+        const float read = widen(x[at]);
+        if (read != read) *not_numbers = 1;
+        const float value = fminf(fmaxf(read * 0.5f + 0.5f, 0.0f), 1.0f);
+        out[at] = static_cast<unsigned char>(rintf(255.0f * value));
+    }
+}

@@ -1,0 +1,163 @@
+//! `attention` and what prepares its input, `qk_norm_rope`.
+
+use super::super::{DType, DeviceTensor, Heads, Mask, QkNormRope, RopePairs, shapes};
+use super::gpu::Gpu;
+use super::program::{Program, kernel};
+use super::recording::{Arg, Grid};
+use super::tensor::{CudaTensor, VECTOR, aligned};
+use super::tensor_map::TensorMap;
+use crate::error::{Error, Result};
+
+/// The widest head of which a warp holds 16 rows of the output in registers.
+const NARROW: usize = 128;
+/// The widest head of all: shared memory holds no more.
+const WIDEST: usize = 512;
+/// Warps and keys of a block for narrow heads.
+const WARPS: usize = 4;
+const KEYS: usize = 64;
+/// Warps, queries and keys of a block for wide heads.
+const WIDE_WARPS: usize = 8;
+const WIDE_QUERIES: usize = 32;
+const WIDE_KEYS: usize = 32;
+
+/// Rows of a tile of Hopper's kernel, for queries and for keys; its heads, its threads, and bytes of shared memory: the
+/// queries and two stages of keys and of values.
+const HOPPER_TILE: usize = 128;
+const HOPPER_HEAD: usize = 128;
+const HOPPER_THREADS: usize = 384;
+const HOPPER_SHARED: usize = 5 * HOPPER_TILE * HOPPER_HEAD * 2;
+
+fn hopper_program(causal: bool, lengths: bool) -> Program {
+    Program::new("attention", &[kernel!("sm90/instructions.cuh"), kernel!("sm90/attention.cu")])
+        .with("CAUSAL", causal)
+        .with("HAS_LENGTHS", lengths)
+}
+
+/// The program for heads of `dim`, the queries and threads of its blocks, and their shared memory.
+fn program(dim: usize, causal: bool, lengths: bool) -> (Program, usize, Grid) {
+    let element = DType::Bf16.size();
+    let (program, queries, grid) = if dim <= NARROW {
+        let stride = dim.next_multiple_of(16) + VECTOR;
+        let program = Program::new("attention", &[kernel!("attention.cu")]).with("WARPS", WARPS).with("KEYS", KEYS);
+        // Two stages of keys and of values.
+        let shared = 4 * KEYS * stride * element;
+        (program, 16 * WARPS, Grid { blocks: [1; 3], threads: 32 * WARPS, shared })
+    } else {
+        let width = dim.next_multiple_of(64);
+        let rows = (WIDE_QUERIES + 2 * WIDE_KEYS) * width * element;
+        let weights = WIDE_QUERIES * WIDE_KEYS * element;
+        let agreed = WIDE_QUERIES * 4 * DType::F32.size();
+        let program = Program::new("attention", &[kernel!("attention_wide.cu")]);
+        (program, WIDE_QUERIES, Grid { blocks: [1; 3], threads: 32 * WIDE_WARPS, shared: rows + weights + agreed })
+    };
+    let program =
+        program.with("HEAD", dim).with("CAUSAL", causal).with("HAS_LENGTHS", lengths).with("ALIGNED", aligned(dim));
+    (program, queries, grid)
+}
+
+pub(super) fn attention(gpu: &Gpu, qkv: &CudaTensor, heads: Heads, mask: Mask<'_, CudaTensor>) -> Result<CudaTensor> {
+    let verb = "attention";
+    let shape @ [items, tokens, _] = shapes::attention(qkv.shape(), heads, mask.lengths.map(|l| l.shape()))?;
+    if heads.dim > WIDEST {
+        return Err(Error::Device(format!("attention: heads of {} are wider than {WIDEST}", heads.dim)));
+    }
+    let out = gpu.output(verb, &shape, DType::Bf16)?;
+    let qkv = gpu.activation(qkv)?;
+    let mut args = [
+        Arg::Read(&qkv),
+        Arg::optional(mask.lengths),
+        Arg::Write(&out),
+        Arg::U32(tokens),
+        Arg::U32(heads.query),
+        Arg::U32(heads.key_value),
+        Arg::F32(1.0 / (heads.dim as f32).sqrt()),
+    ];
+    if gpu.device.hopper && heads.dim == HOPPER_HEAD {
+        let width = heads.fused_width();
+        let map = TensorMap::new(verb, qkv.memory(), &[width, tokens, items], width, HOPPER_TILE)?;
+        args[0] = Arg::Map(&map);
+        let blocks = [tokens.div_ceil(HOPPER_TILE), heads.query, items];
+        let grid = Grid { blocks, threads: HOPPER_THREADS, shared: HOPPER_SHARED };
+        gpu.launch(&hopper_program(mask.causal, mask.lengths.is_some()), verb, grid, &args)?;
+        return Ok(out);
+    }
+    let (program, queries, grid) = program(heads.dim, mask.causal, mask.lengths.is_some());
+    let grid = Grid { blocks: [tokens.div_ceil(queries), heads.query, items], ..grid };
+    gpu.launch(&program, verb, grid, &args)?;
+    Ok(out)
+}
+
+/// Threads of a block of `qk_norm_rope`.
+const NORM_BLOCK: usize = 128;
+
+/// Lanes that share a head, where each can have eight values of it in a row.
+fn team(dim: usize) -> Option<usize> {
+    let lanes = dim / VECTOR;
+    let fits = dim.is_multiple_of(2 * VECTOR) && lanes.is_power_of_two() && lanes <= 32;
+    fits.then_some(lanes)
+}
+
+fn norm_program(dim: usize, pairs: RopePairs) -> Program {
+    Program::new("qk_norm_rope", &[kernel!("qk_norm_rope.cu")])
+        .with("HEAD", dim)
+        .with("INTERLEAVED", pairs == RopePairs::Interleaved)
+        .with("FAST", team(dim).is_some())
+        .with("TEAM", team(dim).unwrap_or(32))
+}
+
+pub(super) fn qk_norm_rope(
+    gpu: &Gpu,
+    qkv: &mut CudaTensor,
+    heads: Heads,
+    how: QkNormRope<'_, CudaTensor>,
+) -> Result<()> {
+    let verb = "qk_norm_rope";
+    let QkNormRope { q_norm, k_norm, eps, rotation, pairs } = how;
+    shapes::qk_norm_rope(qkv.shape(), heads, q_norm.shape(), k_norm.shape(), rotation.shape())?;
+    let (items, tokens) = (qkv.shape()[0], qkv.shape()[1]);
+    gpu.make_activation(qkv)?;
+    let (q_norm, k_norm, rotation) = (gpu.float(q_norm)?, gpu.float(k_norm)?, gpu.float(rotation)?);
+    let stride = if rotation.shape()[0] == 1 { 0 } else { tokens * heads.dim };
+    let args = [
+        Arg::Write(qkv),
+        Arg::Read(&q_norm),
+        Arg::Read(&k_norm),
+        Arg::Read(&rotation),
+        Arg::U32(tokens),
+        Arg::U32(items * tokens),
+        Arg::U32(heads.query),
+        Arg::U32(heads.key_value),
+        Arg::U32(stride),
+        Arg::F32(eps),
+    ];
+    let teams = items * tokens * (heads.query + heads.key_value);
+    let blocks = teams.div_ceil(NORM_BLOCK / team(heads.dim).unwrap_or(32));
+    gpu.launch(&norm_program(heads.dim, pairs), verb, Grid::row(blocks, NORM_BLOCK), &args)
+}
+
+/// The programs of these verbs that are for Hopper alone.
+pub(super) fn hopper_programs() -> Vec<Program> {
+    let masks = [(false, false), (false, true), (true, false), (true, true)];
+    masks.map(|(causal, lengths)| hopper_program(causal, lengths)).to_vec()
+}
+
+/// Programs of these verbs for heads of the models and for odd ones.
+pub(super) fn programs() -> Vec<Program> {
+    let mut programs = Vec::new();
+    for (dim, causal, lengths) in [
+        (18, true, true),
+        (64, false, false),
+        (96, true, false),
+        (128, false, false),
+        (128, false, true),
+        (128, true, true),
+        (390, true, true),
+        (512, false, false),
+    ] {
+        programs.push(program(dim, causal, lengths).0);
+    }
+    for dim in [2, 64, 128, 256] {
+        programs.extend([RopePairs::Interleaved, RopePairs::Halves].map(|pairs| norm_program(dim, pairs)));
+    }
+    programs
+}

@@ -1,0 +1,148 @@
+//! The device: whether there is one that will do, and what it says when it fails.
+
+use super::kernels::Kernels;
+use crate::error::{Error, Result};
+use cudarc::driver::sys::{self, CUdevice_attribute, CUresult};
+use cudarc::driver::{CudaContext, CudaStream, DriverError};
+use std::sync::Arc;
+
+/// The oldest architecture that has all that the kernels use: BF16 on tensor cores, asynchronous copies.
+const OLDEST: (i32, i32) = (8, 0);
+
+/// The environment variable that switches the kernels for Hopper on (to 1) where the device is one: those in `kernels/sm90/`,
+/// which have run on the tests' emulation only. Without it every device runs the kernels for all of them.
+const HOPPER: &str = "ZIMAGE_CUDA_HOPPER";
+
+/// A device that is open.
+#[derive(Debug)]
+pub(super) struct Device {
+    pub context: Arc<CudaContext>,
+    /// Where everything runs, in the order it was called in.
+    pub stream: Arc<CudaStream>,
+    pub kernels: Kernels,
+    pub name: String,
+    /// Compute capability.
+    pub capability: (i32, i32),
+    /// Multiprocessors.
+    pub processors: usize,
+    /// Shared memory that a block may have, in bytes.
+    pub shared: usize,
+    /// Whether the kernels for Hopper run; the verbs that have such a kernel ask here.
+    pub hopper: bool,
+}
+
+impl Device {
+    /// Opens the first device.
+    pub(super) fn open() -> Result<Self> {
+        // SAFETY: the driver's initialisers do nothing but set it up.
+        if !unsafe { sys::is_culib_present() } {
+            let library = if cfg!(windows) { "nvcuda.dll" } else { "libcuda.so.1" };
+            return Err(Error::Device(format!(
+                "there is no NVIDIA driver: the system finds no {library}, which comes with the driver of an NVIDIA GPU \
+                 (https://www.nvidia.com/drivers)"
+            )));
+        }
+        let context = CudaContext::new(0).map_err(not_opened)?;
+        let name = context.name().map_err(|error| fault("the device's name", error))?;
+        let attribute = |which| context.attribute(which).map_err(|error| fault(&name, error));
+        let capability = context.compute_capability().map_err(|error| fault(&name, error))?;
+        if capability < OLDEST {
+            let ((major, minor), (oldest, _)) = (capability, OLDEST);
+            return Err(Error::Device(format!(
+                "{name} has compute capability {major}.{minor}, and the kernels need {oldest}.0 (Ampere) or later"
+            )));
+        }
+        let processors = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
+        let shared = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
+        // Recordings are captured, which the default stream cannot be.
+        let stream = context.new_stream().map_err(|error| fault(&name, error))?;
+        let kernels = Kernels::new(&context, architecture(capability))?;
+        let hopper = capability == (9, 0) && std::env::var_os(HOPPER).is_some_and(|value| value == "1");
+        let count = |number: i32| usize::try_from(number).unwrap_or(0);
+        let (processors, shared) = (count(processors), count(shared));
+        Ok(Self { stream, kernels, name, capability, processors, shared, hopper, context })
+    }
+
+    /// What to say when a tensor of `bytes` did not fit.
+    pub(super) fn out_of_memory(&self, verb: &str, shape: &[usize], bytes: usize) -> Error {
+        let gib = |bytes: usize| bytes as f64 / f64::from(1 << 30);
+        let free = match self.context.mem_get_info() {
+            Ok((free, total)) => format!("{:.2} of {:.2} GiB are free", gib(free), gib(total)),
+            Err(_) => "the memory is full".into(),
+        };
+        Error::OutOfMemory(format!(
+            "{verb}: {} has no memory left for a tensor of shape {shape:?} ({:.2} GiB): {free}; a smaller picture or \
+             batch may fit",
+            self.name,
+            gib(bytes)
+        ))
+    }
+}
+
+/// The name by which the compiler knows an architecture; from Hopper on with everything that only this one has.
+pub(super) fn architecture((major, minor): (i32, i32)) -> String {
+    format!("sm_{major}{minor}{}", if major >= 9 { "a" } else { "" })
+}
+
+fn not_opened(error: DriverError) -> Error {
+    Error::Device(match error.0 {
+        CUresult::CUDA_ERROR_NO_DEVICE => {
+            "the NVIDIA driver sees no GPU; CUDA_VISIBLE_DEVICES hides those that it does not name".into()
+        }
+        CUresult::CUDA_ERROR_SYSTEM_DRIVER_MISMATCH | CUresult::CUDA_ERROR_COMPAT_NOT_SUPPORTED_ON_DEVICE => {
+            "the NVIDIA driver in memory and its library are of different versions; restart the machine".into()
+        }
+        _ => format!("the NVIDIA GPU cannot be opened: {}", words(error)),
+    })
+}
+
+/// One sentence for what the driver said at `what`, a verb or the device.
+pub(super) fn fault(what: &str, error: DriverError) -> Error {
+    use CUresult as R;
+    let said = words(error);
+    Error::Device(match error.0 {
+        R::CUDA_ERROR_ILLEGAL_ADDRESS
+        | R::CUDA_ERROR_LAUNCH_FAILED
+        | R::CUDA_ERROR_LAUNCH_TIMEOUT
+        | R::CUDA_ERROR_ASSERT
+        | R::CUDA_ERROR_HARDWARE_STACK_ERROR
+        | R::CUDA_ERROR_ILLEGAL_INSTRUCTION
+        | R::CUDA_ERROR_MISALIGNED_ADDRESS
+        | R::CUDA_ERROR_INVALID_ADDRESS_SPACE
+        | R::CUDA_ERROR_INVALID_PC
+        | R::CUDA_ERROR_ECC_UNCORRECTABLE => format!(
+            "{what}: a kernel failed on the GPU ({said}), after which this process can do nothing more there; start again"
+        ),
+        R::CUDA_ERROR_OUT_OF_MEMORY => {
+            format!("{what}: the GPU's memory is full; a smaller picture or batch may fit")
+        }
+        R::CUDA_ERROR_NO_BINARY_FOR_GPU | R::CUDA_ERROR_INVALID_IMAGE | R::CUDA_ERROR_UNSUPPORTED_PTX_VERSION => {
+            format!(
+                "{what}: the NVIDIA driver does not take what the compiler library made ({said}); update the driver, or use \
+             the compiler library of an older CUDA"
+            )
+        }
+        _ => format!("{what}: the GPU refused: {said}"),
+    })
+}
+
+/// The driver's own words for an error.
+fn words(error: DriverError) -> String {
+    let said = error.error_string().map(|text| text.to_string_lossy().into_owned());
+    let name = error.error_name().map(|text| text.to_string_lossy().into_owned());
+    match (name, said) {
+        (Ok(name), Ok(said)) => format!("{said}, {name}"),
+        _ => format!("{:?}", error.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn architectures_are_named_as_the_compiler_knows_them() {
+        let names = [(8, 0), (8, 9), (9, 0), (10, 0), (12, 0)].map(architecture);
+        assert_eq!(names, ["sm_80", "sm_89", "sm_90a", "sm_100a", "sm_120a"]);
+    }
+}

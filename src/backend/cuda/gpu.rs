@@ -1,0 +1,196 @@
+//! What all verbs of the backend share: memory to write to, launches in order, and the way to the host and back.
+
+use super::super::{DType, DeviceTensor, HostTensor, not_numbers};
+use super::device::{Device, fault};
+use super::memory::{Arena, Memory, Placement, lock};
+use super::program::Program;
+use super::recording::{Arg, Collected, CudaRecording, Grid, Launch};
+use super::tensor::CudaTensor;
+use crate::error::{Error, Result};
+use cudarc::driver::sys::{CUevent_flags, CUresult};
+use cudarc::driver::{CudaEvent, DriverError, result};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+/// A device with its memory and its order of work.
+#[derive(Debug)]
+pub(super) struct Gpu {
+    pub device: Device,
+    arena: Arc<Arena>,
+    recording: Mutex<Option<Collected>>,
+    /// Tensors made once from nothing but a number: see [`Gpu::table`].
+    tables: Mutex<HashMap<usize, CudaTensor>>,
+    /// A word that `to_rgb8` sets where it meets NaN; the download of a picture reads it and sets it back.
+    pub not_numbers: CudaTensor,
+}
+
+impl Gpu {
+    /// Opens the first device.
+    pub(super) fn open(placement: Placement) -> Result<Self> {
+        let device = Device::open()?;
+        let arena = Arena::new(&device.context, placement);
+        let failed = |error| fault("open", error);
+        let memory = arena.allocate(size_of::<u32>()).map_err(failed)?;
+        // SAFETY: the memory is of this size and nobody's but ours.
+        unsafe { result::memset_d8_async(memory.address(), 0, size_of::<u32>(), device.stream.cu_stream()) }
+            .map_err(failed)?;
+        let not_numbers = CudaTensor::new(&[1], DType::U32, memory);
+        Ok(Self { device, arena, recording: Mutex::default(), tables: Mutex::default(), not_numbers })
+    }
+
+    // ---- memory ------------------------------------------------------------------------------------------------
+
+    /// A tensor for `verb` to fill. In debug builds it is poisoned, so that a verb that leaves an element unwritten shows.
+    pub(super) fn output(&self, verb: &'static str, shape: &[usize], dtype: DType) -> Result<CudaTensor> {
+        let arena = match &*lock(&self.recording) {
+            Some(recording) => recording.arena.clone(),
+            None => self.arena.clone(),
+        };
+        let memory = self.allocate(verb, shape, bytes(verb, shape, dtype)?, &arena)?;
+        if cfg!(debug_assertions) {
+            self.bind(verb)?;
+            // SAFETY: the memory is of this size and nobody's but ours.
+            let filled = unsafe {
+                result::memset_d8_async(memory.address(), 0xff, memory.bytes(), self.device.stream.cu_stream())
+            };
+            filled.map_err(|error| fault(verb, error))?;
+        }
+        Ok(CudaTensor::new(shape, dtype, memory))
+    }
+
+    fn allocate(&self, verb: &'static str, shape: &[usize], bytes: usize, arena: &Arc<Arena>) -> Result<Arc<Memory>> {
+        arena.allocate(bytes).map_err(|error| match error {
+            DriverError(CUresult::CUDA_ERROR_OUT_OF_MEMORY) => self.device.out_of_memory(verb, shape, bytes),
+            error => fault(verb, error),
+        })
+    }
+
+    fn bind(&self, verb: &str) -> Result<()> {
+        self.device.context.bind_to_thread().map_err(|error| fault(verb, error))
+    }
+
+    /// A tensor with these elements, from memory that is no recording's: it is filled at once.
+    pub(super) fn upload(
+        &self,
+        verb: &'static str,
+        shape: &[usize],
+        dtype: DType,
+        elements: &[u8],
+    ) -> Result<CudaTensor> {
+        let bytes = bytes(verb, shape, dtype)?;
+        if bytes != elements.len() {
+            let problem = format!("{} bytes do not fill {shape:?} of {dtype}", elements.len());
+            return Err(Error::shape(verb, problem));
+        }
+        let memory = self.allocate(verb, shape, bytes, &self.arena)?;
+        self.bind(verb)?;
+        // SAFETY: the memory is as large as the elements, and the driver has read memory that is not page-locked when it
+        // returns.
+        let copied = unsafe { result::memcpy_htod_async(memory.address(), elements, self.device.stream.cu_stream()) };
+        copied.map_err(|error| fault(verb, error))?;
+        Ok(CudaTensor::new(shape, dtype, memory))
+    }
+
+    /// The table that `make` makes of `size`, uploaded when it is asked for the first time.
+    pub(super) fn table(&self, size: usize, make: impl FnOnce(usize) -> Vec<f32>) -> Result<CudaTensor> {
+        if let Some(table) = lock(&self.tables).get(&size) {
+            return Ok(table.clone());
+        }
+        let table = self.upload("table", &[size], DType::F32, bytemuck::cast_slice(&make(size)))?;
+        lock(&self.tables).insert(size, table.clone());
+        Ok(table)
+    }
+
+    // ---- order -------------------------------------------------------------------------------------------------
+
+    /// Runs a kernel after everything before, or adds it to the recording that is being made.
+    pub(super) fn launch(&self, program: &Program, entry: &'static str, grid: Grid, args: &[Arg<'_>]) -> Result<()> {
+        let kernel = self.device.kernels.get(program, entry)?;
+        kernel.allow_shared(program.name, grid.shared, self.device.shared)?;
+        let launch = Launch::new(program.name, kernel, grid, args)?;
+        match &mut *lock(&self.recording) {
+            Some(recording) => {
+                recording.push(launch, args);
+                Ok(())
+            }
+            None => launch.run(&self.device.stream),
+        }
+    }
+
+    /// Collects what `steps` calls instead of running it.
+    pub(super) fn record(&self, steps: impl FnOnce() -> Result<()>) -> Result<CudaRecording> {
+        {
+            let mut recording = lock(&self.recording);
+            if recording.is_some() {
+                return Err(Error::shape("record", "recordings do not nest"));
+            }
+            *recording = Some(Collected::new(&self.arena));
+        }
+        let result = steps();
+        let collected = lock(&self.recording).take();
+        result?;
+        let collected = collected.ok_or_else(|| Error::shape("record", "the recording is gone"))?;
+        collected.finish(&self.device.stream)
+    }
+
+    fn not_recording(&self, verb: &'static str) -> Result<()> {
+        match &*lock(&self.recording) {
+            Some(_) => Err(Error::shape(verb, "not while a recording is made")),
+            None => Ok(()),
+        }
+    }
+
+    /// Runs a recording after everything before.
+    pub(super) fn replay(&self, recording: &CudaRecording) -> Result<()> {
+        self.not_recording("replay")?;
+        recording.launch()
+    }
+
+    /// The end of everything called so far.
+    pub(super) fn event(&self) -> Result<CudaEvent> {
+        let refused = |error| fault("event", error);
+        let event = self.device.context.new_event(Some(CUevent_flags::CU_EVENT_BLOCKING_SYNC)).map_err(refused)?;
+        event.record(&self.device.stream).map_err(refused)?;
+        Ok(event)
+    }
+
+    /// Copies a tensor to the host once everything called before has run.
+    pub(super) fn download(&self, tensor: &CudaTensor) -> Result<HostTensor> {
+        let verb = "download";
+        self.not_recording(verb)?;
+        self.bind(verb)?;
+        let mut elements = vec![0u8; tensor.bytes()];
+        let stream = &self.device.stream;
+        // SAFETY: the tensor's memory holds as many bytes, and the host waits for them below.
+        let copied = unsafe { result::memcpy_dtoh_async(&mut elements, tensor.memory().address(), stream.cu_stream()) };
+        copied.and_then(|()| stream.synchronize()).map_err(|error| fault(verb, error))?;
+        if tensor.dtype() == DType::U8 {
+            self.refuse_what_is_no_number()?;
+        }
+        HostTensor::new(tensor.dtype(), tensor.shape(), elements.into())
+            .ok_or_else(|| Error::shape(verb, "a tensor's memory does not hold its shape"))
+    }
+
+    /// An error if a picture had NaN since the last call.
+    fn refuse_what_is_no_number(&self) -> Result<()> {
+        let (verb, stream) = ("to_rgb8", &self.device.stream);
+        let (word, mut found) = (self.not_numbers.memory(), [0u8; size_of::<u32>()]);
+        // SAFETY: the word's memory holds as many bytes, and the host waits for them below.
+        let copied = unsafe { result::memcpy_dtoh_async(&mut found, word.address(), stream.cu_stream()) };
+        copied.and_then(|()| stream.synchronize()).map_err(|error| fault(verb, error))?;
+        if found == [0; size_of::<u32>()] {
+            return Ok(());
+        }
+        // SAFETY: as above; nothing that is under way touches it.
+        unsafe { result::memset_d8_async(word.address(), 0, found.len(), stream.cu_stream()) }
+            .map_err(|error| fault(verb, error))?;
+        Err(not_numbers())
+    }
+}
+
+/// Bytes of a tensor; an error where no machine has so many.
+fn bytes(verb: &'static str, shape: &[usize], dtype: DType) -> Result<usize> {
+    let count = shape.iter().try_fold(dtype.size(), |product, &n| product.checked_mul(n));
+    let bytes = count.filter(|&bytes| isize::try_from(bytes).is_ok());
+    bytes.ok_or_else(|| Error::Device(format!("{verb}: no GPU holds a tensor of shape {shape:?}")))
+}

@@ -1,0 +1,182 @@
+//! `linear`, `swiglu`, `modulation` and `timestep_embedding`: products with a stored matrix.
+
+use super::super::{DType, DeviceTensor, shapes};
+use super::elementwise::needs_rows;
+use super::gpu::Gpu;
+use super::matrix::{CudaLinear, CudaSwiGlu};
+use super::product::{self, FEW, Product};
+use super::program::{Program, kernel};
+use super::recording::Arg;
+use super::tensor::{CudaTensor, aligned};
+use crate::error::Result;
+
+/// The sinusoids' longest period over 2π.
+const MAX_PERIOD: f32 = 10_000.0;
+
+/// `x·Wᵀ + b`, or `SiLU(x)·Wᵀ + b` for which `few` must be set, into `out`.
+fn product(
+    gpu: &Gpu,
+    verb: &'static str,
+    x: &CudaTensor,
+    w: &CudaLinear,
+    [few, silu]: [bool; 2],
+    out: &CudaTensor,
+) -> Result<()> {
+    let [n, k] = w.matrix.dims();
+    let x = gpu.activation(x)?;
+    let m = out.len() / n;
+    let args = [
+        Arg::Read(&x),
+        Arg::Weights(&w.matrix),
+        Arg::optional(w.bias.as_ref()),
+        Arg::Write(out),
+        Arg::U32(m),
+        Arg::U32(n),
+        Arg::U32(k),
+        Arg::U32(w.matrix.stride()),
+    ];
+    let product = Product { verb, file: kernel!("linear.cu"), m, n, args: &args };
+    let has_bias = usize::from(w.bias.is_some());
+    if few {
+        let constants = [("ALIGNED", aligned(k)), ("HAS_BIAS", has_bias), ("SILU", usize::from(silu))];
+        product.few(gpu, "linear", &constants, 0)
+    } else {
+        let constants = [("ALIGNED", aligned(k)), ("HAS_BIAS", has_bias), ("ALIGNED_OUT", aligned(n))];
+        if product.suits_hopper(gpu, k) {
+            let args = [Arg::optional(w.bias.as_ref()), Arg::Write(out), Arg::U32(m), Arg::U32(n), Arg::U32(k)];
+            return Product { args: &args, ..product }.hopper(gpu, &x, &w.matrix, &constants);
+        }
+        product.tiled(gpu, &constants)
+    }
+}
+
+pub(super) fn linear(gpu: &Gpu, x: &CudaTensor, w: &CudaLinear) -> Result<CudaTensor> {
+    let [n, k] = w.matrix.dims();
+    let shape = shapes::linear("linear", x.shape(), [n, k])?;
+    let out = gpu.output("linear", &shape, DType::Bf16)?;
+    product(gpu, "linear", x, w, [out.len() / n <= FEW, false], &out)?;
+    Ok(out)
+}
+
+pub(super) fn modulation(gpu: &Gpu, t: &CudaTensor, w: &CudaLinear, silu: bool, width: usize) -> Result<CudaTensor> {
+    let shape = shapes::modulation(t.shape(), w.matrix.dims(), width)?;
+    let out = gpu.output("modulation", &shape, DType::Bf16)?;
+    product(gpu, "modulation", t, w, [true, silu], &out)?;
+    Ok(out)
+}
+
+pub(super) fn swiglu(gpu: &Gpu, x: &CudaTensor, w: &CudaSwiGlu) -> Result<CudaTensor> {
+    let verb = "swiglu";
+    let [n, k] = w.matrix.dims();
+    let hidden = n / 2;
+    let shape = shapes::linear(verb, x.shape(), [hidden, k])?;
+    let out = gpu.output(verb, &shape, DType::Bf16)?;
+    let x = gpu.activation(x)?;
+    let m = out.len() / hidden;
+    let args = [
+        Arg::Read(&x),
+        Arg::Weights(&w.matrix),
+        Arg::Write(&out),
+        Arg::U32(m),
+        Arg::U32(n),
+        Arg::U32(k),
+        Arg::U32(w.matrix.stride()),
+    ];
+    let product = Product { verb, file: kernel!("swiglu.cu"), m, n, args: &args };
+    if m <= FEW {
+        product.few(gpu, verb, &[("ALIGNED", aligned(k))], 0)?;
+    } else {
+        let constants = [("ALIGNED", aligned(k)), ("ALIGNED_OUT", aligned(hidden))];
+        if product.suits_hopper(gpu, k) {
+            let args = [Arg::Write(&out), Arg::U32(m), Arg::U32(n), Arg::U32(k)];
+            Product { args: &args, ..product }.hopper(gpu, &x, &w.matrix, &constants)?;
+        } else {
+            product.tiled(gpu, &constants)?;
+        }
+    }
+    Ok(out)
+}
+
+pub(super) fn timestep_embedding(
+    gpu: &Gpu,
+    times: &CudaTensor,
+    step: &CudaTensor,
+    w1: &CudaLinear,
+    w2: &CudaLinear,
+) -> Result<CudaTensor> {
+    let verb = "timestep_embedding";
+    let shape @ [r, embedded] =
+        shapes::timestep_embedding(times.shape(), step.shape(), w1.matrix.dims(), w2.matrix.dims())?;
+    shapes::typed(verb, "the step", step.dtype(), DType::U32)?;
+    needs_rows(verb, times)?;
+    let [hidden, k] = w1.matrix.dims();
+    // On the host, once: an angle of 1000 shows the last digit of its frequency.
+    let frequencies =
+        gpu.table(k / 2, |half| (0..half).map(|i| (-MAX_PERIOD.ln() * i as f32 / half as f32).exp()).collect())?;
+    let times = gpu.float(times)?;
+    let inner = gpu.output(verb, &[r, hidden], DType::F32)?;
+    let file = kernel!("timestep_embedding.cu");
+    let args = [
+        Arg::Read(&times),
+        Arg::Read(step),
+        Arg::Read(&frequencies),
+        Arg::Weights(&w1.matrix),
+        Arg::optional(w1.bias.as_ref()),
+        Arg::Write(&inner),
+        Arg::U32(times.shape()[0]),
+        Arg::U32(r),
+        Arg::U32(hidden),
+        Arg::U32(k),
+        Arg::U32(w1.matrix.stride()),
+    ];
+    let has_bias = |w: &CudaLinear| [("HAS_BIAS", usize::from(w.bias.is_some()))];
+    Product { verb, file, m: r, n: hidden, args: &args }.few(
+        gpu,
+        "hidden",
+        &has_bias(w1),
+        r * k * DType::F32.size(),
+    )?;
+    let out = gpu.output(verb, &shape, DType::Bf16)?;
+    let args = [
+        Arg::Read(&inner),
+        Arg::Weights(&w2.matrix),
+        Arg::optional(w2.bias.as_ref()),
+        Arg::Write(&out),
+        Arg::U32(r),
+        Arg::U32(embedded),
+        Arg::U32(hidden),
+        Arg::U32(w2.matrix.stride()),
+    ];
+    Product { verb, file, m: r, n: embedded, args: &args }.few(gpu, "embed", &has_bias(w2), 0)?;
+    Ok(out)
+}
+
+/// The programs of these verbs that are for Hopper alone.
+pub(super) fn hopper_programs() -> Vec<Program> {
+    let linear = |bias| [("ALIGNED", 1), ("HAS_BIAS", bias), ("ALIGNED_OUT", 1)];
+    vec![
+        product::on_hopper("linear", kernel!("linear.cu"), &linear(0)),
+        product::on_hopper("linear", kernel!("linear.cu"), &linear(1)),
+        product::on_hopper("swiglu", kernel!("swiglu.cu"), &[("ALIGNED", 1), ("ALIGNED_OUT", 1)]),
+    ]
+}
+
+/// Every program of these verbs.
+pub(super) fn programs() -> Vec<Program> {
+    let mut programs = Vec::new();
+    for aligned in [0, 1] {
+        let (linear, swiglu) = (kernel!("linear.cu"), kernel!("swiglu.cu"));
+        let tiled = [("ALIGNED", aligned), ("HAS_BIAS", aligned), ("ALIGNED_OUT", aligned)];
+        programs.extend(product::all_tiled("linear", linear, &tiled));
+        programs.extend(product::all_few(
+            "linear",
+            linear,
+            &[("ALIGNED", aligned), ("HAS_BIAS", aligned), ("SILU", aligned)],
+        ));
+        programs.extend(product::all_tiled("swiglu", swiglu, &[("ALIGNED", aligned), ("ALIGNED_OUT", aligned)]));
+        programs.extend(product::all_few("swiglu", swiglu, &[("ALIGNED", aligned)]));
+        let file = kernel!("timestep_embedding.cu");
+        programs.extend(product::all_few("timestep_embedding", file, &[("HAS_BIAS", aligned)]));
+    }
+    programs
+}

@@ -1,0 +1,344 @@
+//! Device memory, and its reuse.
+//!
+//! An arena takes memory in large slabs and hands out parts of them, so that the driver, which may wait for the device
+//! when it is asked, is asked seldom and never inside the loop. All work goes through one stream, in the order it was
+//! called in, uploads included. So a part may be given to a new verb as soon as the last tensor on it is dropped:
+//! whatever still reads it was called before. A recording has an arena of its own, because its memory is written again
+//! whenever it is replayed; what it holds goes back when it is dropped.
+
+use cudarc::driver::sys::CUresult;
+use cudarc::driver::{CudaContext, DriverError, result};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Takes a lock; a panic elsewhere does not make its data worse.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// How an arena divides memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Placement {
+    /// Large slabs, of which tensors get parts.
+    #[default]
+    Slabs,
+    /// Each tensor in an allocation of its own, so that tools which watch the ends of allocations see a kernel that
+    /// leaves its tensor. Slow.
+    Apart,
+}
+
+impl Placement {
+    /// The smallest slab, in bytes.
+    fn slab(self) -> u64 {
+        match self {
+            Placement::Slabs => 64 << 20,
+            Placement::Apart => 0,
+        }
+    }
+
+    /// What sizes and places are multiples of: the driver's own alignment, or what a thread reads at once.
+    fn alignment(self) -> u64 {
+        match self {
+            Placement::Slabs => 512,
+            Placement::Apart => 16,
+        }
+    }
+}
+
+/// Where an arena takes slabs from.
+trait Source: Send + Sync {
+    /// The address of new memory.
+    fn allocate(&self, bytes: u64) -> Result<u64, DriverError>;
+    /// Takes memory back that nothing reads or writes any more, of work that was called included.
+    fn free(&self, address: u64, bytes: u64);
+}
+
+/// The driver.
+struct Device(Arc<CudaContext>);
+
+impl Source for Device {
+    fn allocate(&self, bytes: u64) -> Result<u64, DriverError> {
+        self.0.bind_to_thread()?;
+        // SAFETY: the context is current, and the size is not 0.
+        unsafe { result::malloc_sync(bytes as usize) }
+    }
+
+    fn free(&self, address: u64, _: u64) {
+        // What fails here is seen by the next call to the driver.
+        self.0.record_err(self.0.synchronize());
+        // SAFETY: the address came from `malloc_sync`, is freed once, and the device has nothing left to do with it.
+        self.0.record_err(unsafe { result::free_sync(address) });
+    }
+}
+
+impl Source for Arc<Arena> {
+    fn allocate(&self, bytes: u64) -> Result<u64, DriverError> {
+        self.take(bytes)
+    }
+
+    fn free(&self, address: u64, bytes: u64) {
+        self.give(address, bytes);
+    }
+}
+
+/// Slabs and what is free of them.
+pub(super) struct Arena {
+    source: Box<dyn Source>,
+    placement: Placement,
+    /// Whether it is a recording's, which writes again where its tensors were: it lets go of nothing while it lives.
+    recording: bool,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Address and bytes of each.
+    slabs: BTreeMap<u64, u64>,
+    /// The same of free parts; no two of a slab touch.
+    free: BTreeMap<u64, u64>,
+}
+
+impl State {
+    /// The smallest free part that holds `bytes`.
+    fn take(&mut self, bytes: u64) -> Option<u64> {
+        let fitting = self.free.iter().filter(|(_, len)| **len >= bytes);
+        let (address, len) = fitting.min_by_key(|(_, len)| **len).map(|(address, len)| (*address, *len))?;
+        self.free.remove(&address);
+        if len > bytes {
+            self.free.insert(address + bytes, len - bytes);
+        }
+        Some(address)
+    }
+
+    fn give(&mut self, mut address: u64, mut bytes: u64) {
+        let before = self.free.range(..address).next_back().map(|(start, len)| (*start, *len));
+        if let Some((start, len)) = before
+            && start + len == address
+            && !self.slabs.contains_key(&address)
+        {
+            self.free.remove(&start);
+            (address, bytes) = (start, len + bytes);
+        }
+        let next = address + bytes;
+        if !self.slabs.contains_key(&next)
+            && let Some(len) = self.free.remove(&next)
+        {
+            bytes += len;
+        }
+        self.free.insert(address, bytes);
+    }
+
+    /// Slabs of which nothing is used; they are the caller's.
+    fn take_unused(&mut self) -> Vec<(u64, u64)> {
+        let State { slabs, free } = self;
+        let unused = slabs.iter().filter(|(address, bytes)| free.get(address) == Some(bytes));
+        let unused: Vec<(u64, u64)> = unused.map(|(address, bytes)| (*address, *bytes)).collect();
+        for (address, _) in &unused {
+            slabs.remove(address);
+            free.remove(address);
+        }
+        unused
+    }
+}
+
+impl Arena {
+    /// An arena of a device's memory.
+    pub(super) fn new(context: &Arc<CudaContext>, placement: Placement) -> Arc<Self> {
+        Self::of(Box::new(Device(context.clone())), placement, false)
+    }
+
+    /// The arena of a recording.
+    pub(super) fn child(parent: &Arc<Arena>) -> Arc<Self> {
+        Self::of(Box::new(parent.clone()), parent.placement, true)
+    }
+
+    fn of(source: Box<dyn Source>, placement: Placement, recording: bool) -> Arc<Self> {
+        Arc::new(Self { source, placement, recording, state: Mutex::default() })
+    }
+
+    /// Memory for `bytes`, aligned to 16 at least. Its contents are whatever it held before.
+    pub(super) fn allocate(self: &Arc<Self>, bytes: usize) -> Result<Arc<Memory>, DriverError> {
+        let bytes = (bytes as u64).next_multiple_of(self.placement.alignment());
+        Ok(Arc::new(Memory { address: self.take(bytes)?, bytes, home: self.clone() }))
+    }
+
+    fn take(&self, bytes: u64) -> Result<u64, DriverError> {
+        let mut state = lock(&self.state);
+        if let Some(address) = state.take(bytes) {
+            return Ok(address);
+        }
+        let slab = bytes.max(self.placement.slab());
+        let mut made = self.source.allocate(slab).map(|address| (address, slab));
+        // Where a whole slab is too much, the part itself may fit, and slabs that nothing uses are no use.
+        if out_of_memory(&made) && slab > bytes {
+            made = self.source.allocate(bytes).map(|address| (address, bytes));
+        }
+        if out_of_memory(&made) && !self.recording {
+            state.take_unused().into_iter().for_each(|(address, bytes)| self.source.free(address, bytes));
+            made = self.source.allocate(bytes).map(|address| (address, bytes));
+        }
+        let (address, slab) = made?;
+        state.slabs.insert(address, slab);
+        if slab > bytes {
+            state.free.insert(address + bytes, slab - bytes);
+        }
+        Ok(address)
+    }
+
+    fn give(&self, address: u64, bytes: u64) {
+        let mut state = lock(&self.state);
+        state.give(address, bytes);
+        if self.placement == Placement::Apart && !self.recording {
+            state.take_unused().into_iter().for_each(|(address, bytes)| self.source.free(address, bytes));
+        }
+    }
+}
+
+fn out_of_memory<T>(result: &Result<T, DriverError>) -> bool {
+    matches!(result, Err(DriverError(CUresult::CUDA_ERROR_OUT_OF_MEMORY)))
+}
+
+impl Drop for Arena {
+    fn drop(&mut self) {
+        let slabs = std::mem::take(&mut lock(&self.state).slabs);
+        slabs.into_iter().for_each(|(address, bytes)| self.source.free(address, bytes));
+    }
+}
+
+impl fmt::Debug for Arena {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = lock(&self.state);
+        let sum = |parts: &BTreeMap<u64, u64>| parts.values().sum::<u64>();
+        write!(f, "Arena({} bytes, {} of them free)", sum(&state.slabs), sum(&state.free))
+    }
+}
+
+/// A part of an arena that goes back to it when the last tensor on it is dropped.
+#[derive(Debug)]
+pub(super) struct Memory {
+    address: u64,
+    bytes: u64,
+    home: Arc<Arena>,
+}
+
+impl Memory {
+    /// Where it starts on the device.
+    pub(super) fn address(&self) -> u64 {
+        self.address
+    }
+
+    /// Its size, which is what was asked for or somewhat more.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes as usize
+    }
+
+    /// Whether it will go to `arena`.
+    pub(super) fn belongs_to(&self, arena: &Arc<Arena>) -> bool {
+        Arc::ptr_eq(&self.home, arena)
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        self.home.give(self.address, self.bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A device of so many bytes, whose slabs lie side by side.
+    #[derive(Default)]
+    struct Fake {
+        left: Mutex<u64>,
+        next: Mutex<u64>,
+        asked: Mutex<Vec<u64>>,
+    }
+
+    impl Source for Arc<Fake> {
+        fn allocate(&self, bytes: u64) -> Result<u64, DriverError> {
+            lock(&self.asked).push(bytes);
+            let mut left = lock(&self.left);
+            *left = left.checked_sub(bytes).ok_or(DriverError(CUresult::CUDA_ERROR_OUT_OF_MEMORY))?;
+            let mut next = lock(&self.next);
+            *next += bytes;
+            Ok(*next - bytes)
+        }
+
+        fn free(&self, _: u64, bytes: u64) {
+            *lock(&self.left) += bytes;
+        }
+    }
+
+    const SLAB: u64 = 64 << 20;
+
+    fn arena(bytes: u64, placement: Placement) -> (Arc<Fake>, Arc<Arena>) {
+        let fake = Arc::new(Fake { left: Mutex::new(bytes), ..Fake::default() });
+        let arena = Arena::of(Box::new(fake.clone()), placement, false);
+        (fake, arena)
+    }
+
+    #[test]
+    fn parts_are_reused_and_grow_together_again() {
+        let (fake, arena) = arena(4 * SLAB, Placement::Slabs);
+        let parts = [1000, 2000, 1500].map(|bytes| arena.allocate(bytes).unwrap());
+        assert_eq!(
+            parts.each_ref().map(|part| (part.address(), part.bytes())),
+            [(0, 1024), (1024, 2048), (3072, 1536)]
+        );
+        let [first, second, third] = parts;
+        drop(first);
+        drop(third);
+        assert_eq!(arena.allocate(1024).unwrap().address(), 0, "the smallest that fits");
+        drop(second);
+        let whole = arena.allocate(SLAB as usize).unwrap();
+        assert_eq!((whole.address(), lock(&fake.asked).len()), (0, 1));
+        // The next slab touches the first one, and is never one with it.
+        let other = arena.allocate(SLAB as usize).unwrap();
+        drop((whole, other));
+        assert_eq!(lock(&arena.state).free.len(), 2);
+        drop(arena);
+        assert_eq!(*lock(&fake.left), 4 * SLAB);
+    }
+
+    #[test]
+    fn a_full_device_gives_what_is_left_of_it() {
+        let (fake, arena) = arena(SLAB + SLAB / 2, Placement::Slabs);
+        let large = arena.allocate(SLAB as usize).unwrap();
+        // No slab is left, but what was asked for is.
+        let small = arena.allocate(1 << 20).unwrap();
+        assert!(out_of_memory(&arena.allocate(SLAB as usize)));
+        drop((large, small));
+        // The unused slabs make room for a larger one.
+        assert_eq!(arena.allocate((SLAB + SLAB / 4) as usize).unwrap().bytes() as u64, SLAB + SLAB / 4);
+        drop(arena);
+        assert_eq!(*lock(&fake.left), SLAB + SLAB / 2);
+    }
+
+    #[test]
+    fn a_recording_keeps_its_memory_from_others() {
+        let (fake, parent) = arena(4 * SLAB, Placement::Slabs);
+        let child = Arena::child(&parent);
+        let own = child.allocate(512).unwrap();
+        let address = own.address();
+        drop(own);
+        assert!(parent.allocate(512).unwrap().address() >= address + SLAB);
+        assert_eq!(child.allocate(512).unwrap().address(), address);
+        drop(child);
+        assert_eq!(parent.allocate(SLAB as usize).unwrap().address(), address);
+        drop(parent);
+        assert_eq!(*lock(&fake.left), 4 * SLAB);
+    }
+
+    #[test]
+    fn apart_every_part_is_an_allocation() {
+        let (fake, arena) = arena(1000, Placement::Apart);
+        let parts = [5, 40].map(|bytes| arena.allocate(bytes).unwrap());
+        assert_eq!((parts.each_ref().map(|part| part.bytes()), *lock(&fake.left)), ([16, 48], 936));
+        drop(parts);
+        assert_eq!(*lock(&fake.left), 1000);
+    }
+}

@@ -1,0 +1,176 @@
+//! NVRTC, NVIDIA's compiler as a library: where it is found, and text to machine code.
+
+use crate::error::{Error, Result};
+use cudarc::nvrtc::result::{self, NvrtcError};
+use cudarc::nvrtc::sys;
+use std::ffi::{CString, OsStr, c_char};
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+/// The environment variable that names the library, or the folder it stands in.
+const VARIABLE: &str = "ZIMAGE_NVRTC";
+
+/// What the compiler made.
+#[derive(Debug, Clone)]
+pub struct Compiled {
+    /// Machine code for the architecture.
+    pub cubin: Vec<u8>,
+    /// What the compiler said: registers and memory of each kernel.
+    pub log: String,
+}
+
+/// Finds the library, once.
+///
+/// # Errors
+/// [`Error::Device`] when it is nowhere, with the places that were looked at.
+pub(super) fn find() -> Result<()> {
+    static FOUND: OnceLock<std::result::Result<(), String>> = OnceLock::new();
+    FOUND.get_or_init(look).clone().map_err(Error::Device)
+}
+
+fn look() -> std::result::Result<(), String> {
+    let named = std::env::var_os(VARIABLE).map(PathBuf::from);
+    let folders = match &named {
+        Some(path) if path.is_file() => vec![path.parent().unwrap_or(path).to_owned()],
+        Some(path) => vec![path.clone()],
+        None => Vec::new(),
+    };
+    // SAFETY: the library's initialisers do nothing but set it up.
+    if folders.iter().any(|folder| preload(folder)) || unsafe { sys::is_culib_present() } {
+        return Ok(());
+    }
+    let usual = usual_folders();
+    // SAFETY: as above.
+    if usual.iter().any(|folder| preload(folder)) && unsafe { sys::is_culib_present() } {
+        return Ok(());
+    }
+    let looked: Vec<String> = folders.iter().chain(&usual).map(|folder| folder.display().to_string()).collect();
+    let library = if cfg!(windows) { "nvrtc64_130_0.dll" } else { "libnvrtc.so.13" };
+    Err(format!(
+        "the CUDA backend needs NVIDIA's compiler library {library} (or that of CUDA 12), which is neither where the system \
+         looks for libraries nor in {}; `pip install nvidia-cuda-nvrtc` brings it, as does the CUDA toolkit, and \
+         {VARIABLE} may name its folder",
+        looked.join(", ")
+    ))
+}
+
+/// Where the CUDA toolkit and PyPI's packages put it.
+fn usual_folders() -> Vec<PathBuf> {
+    let mut folders = Vec::new();
+    for variable in ["CUDA_HOME", "CUDA_PATH"] {
+        if let Some(path) = std::env::var_os(variable).map(PathBuf::from) {
+            folders.extend(["lib64", "bin/x64", "bin"].map(|name| path.join(name)));
+        }
+    }
+    if cfg!(unix) {
+        folders.extend(["/usr/local/cuda/lib64", "/opt/cuda/lib64"].map(PathBuf::from));
+        let pythons = ["VIRTUAL_ENV", "CONDA_PREFIX"].map(|name| std::env::var_os(name).map(PathBuf::from));
+        let home = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local"));
+        for root in pythons.into_iter().flatten().chain(home) {
+            for python in sorted(&root.join("lib"), |name| name.starts_with("python3")) {
+                let nvidia = python.join("site-packages/nvidia");
+                folders.extend(["cu13/lib", "cuda_nvrtc/lib"].map(|name| nvidia.join(name)));
+            }
+        }
+    }
+    folders.retain(|folder| folder.is_dir());
+    folders
+}
+
+/// Loads the library from `folder` for good, with the one that it loads by name, so that everyone finds both.
+fn preload(folder: &Path) -> bool {
+    let libraries =
+        |start: &'static str| sorted(folder, move |name| name.starts_with(start) && !name.contains(".alt."));
+    let load = |path: &PathBuf| {
+        // SAFETY: the library's initialisers do nothing but set it up.
+        let library = unsafe { libloading::Library::new(path) };
+        library.map(std::mem::forget).is_ok()
+    };
+    let (builtins, own) =
+        if cfg!(windows) { ("nvrtc-builtins64", "nvrtc64") } else { ("libnvrtc-builtins.so", "libnvrtc.so") };
+    libraries(builtins).iter().for_each(|path| {
+        load(path);
+    });
+    libraries(own).iter().any(load)
+}
+
+/// The entries of `folder` that `wanted` wants by name, in order.
+fn sorted(folder: &Path, wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut found: Vec<PathBuf> =
+        entries.filter(|path| path.file_name().and_then(OsStr::to_str).is_some_and(&wanted)).collect();
+    found.sort();
+    found
+}
+
+/// Major and minor version of the library.
+pub(super) fn version() -> Result<(i32, i32)> {
+    find()?;
+    let (mut major, mut minor) = (0, 0);
+    // SAFETY: both are written.
+    unsafe { sys::nvrtcVersion(&mut major, &mut minor) }.result().map_err(|error| refused("its version", error))?;
+    Ok((major, minor))
+}
+
+/// The options that every kernel is compiled with for `architecture`, such as `sm_90a`.
+pub(super) fn options(architecture: &str) -> Vec<String> {
+    vec![format!("--gpu-architecture={architecture}"), "--std=c++17".into(), "--ptxas-options=-v".into()]
+}
+
+fn refused(what: &str, error: NvrtcError) -> Error {
+    Error::Device(format!("NVIDIA's compiler library failed at {what}: {error}"))
+}
+
+/// A program of the library, which is freed when it is dropped.
+struct Compilation(sys::nvrtcProgram);
+
+impl Drop for Compilation {
+    fn drop(&mut self) {
+        // SAFETY: it was made by `create_program` and is destroyed once. It cannot fail in a way that anyone can mend.
+        let _ = unsafe { result::destroy_program(self.0) };
+    }
+}
+
+/// Compiles a text that `name` stands for in messages.
+///
+/// # Errors
+/// [`Error::Device`] when the library is missing, does not know the architecture or refuses the text.
+pub(super) fn compile(name: &str, source: &str, architecture: &str) -> Result<Compiled> {
+    find()?;
+    let text = |text: &str| CString::new(text).map_err(|_| Error::shape("compile", "a kernel's text holds a zero"));
+    let (source, file) = (text(source)?, text(name)?);
+    let compilation = Compilation(result::create_program(&source, Some(&file)).map_err(|e| refused(name, e))?);
+    // SAFETY: the program lives, and so do its text and its name.
+    let compiled = unsafe { result::compile_program(compilation.0, &options(architecture)) };
+    // SAFETY: as above.
+    let log = unsafe { result::get_program_log(compilation.0) }.map_err(|error| refused(name, error))?;
+    let log = utf8(&log);
+    match compiled {
+        Ok(()) => {}
+        Err(NvrtcError(sys::nvrtcResult::NVRTC_ERROR_INVALID_OPTION)) => {
+            let (major, minor) = version()?;
+            return Err(Error::Device(format!(
+                "NVIDIA's compiler library of CUDA {major}.{minor} does not know {architecture}: install a newer one \
+                 (`pip install --upgrade nvidia-cuda-nvrtc`)"
+            )));
+        }
+        Err(error) => {
+            let said = log.split_whitespace().collect::<Vec<_>>().join(" ");
+            return Err(Error::Device(format!("{name} cannot be compiled for {architecture}: {error}: {said}")));
+        }
+    }
+    let mut size = 0;
+    // SAFETY: the program lives, and the size is written.
+    unsafe { sys::nvrtcGetCUBINSize(compilation.0, &mut size) }.result().map_err(|error| refused(name, error))?;
+    let mut cubin = vec![0u8; size];
+    // SAFETY: the buffer is as large as the library said.
+    unsafe { sys::nvrtcGetCUBIN(compilation.0, cubin.as_mut_ptr().cast::<c_char>()) }
+        .result()
+        .map_err(|error| refused(name, error))?;
+    Ok(Compiled { cubin, log })
+}
+
+fn utf8(text: &[c_char]) -> String {
+    let bytes: Vec<u8> = text.iter().map(|&c| c.cast_unsigned()).take_while(|&byte| byte != 0).collect();
+    String::from_utf8_lossy(&bytes).into_owned()
+}

@@ -1,0 +1,189 @@
+//! Launches the products: which tile of tensor cores for which sizes, or the kernel for few rows.
+
+use super::gpu::Gpu;
+use super::matrix::Matrix;
+use super::program::{File, Program, kernel};
+use super::recording::{Arg, Grid};
+use super::tensor::{CudaTensor, VECTOR};
+use super::tensor_map::TensorMap;
+use crate::error::Result;
+
+/// Up to so many rows are multiplied by the kernel for few rows.
+pub(super) const FEW: usize = 8;
+/// Columns and threads of a block of that kernel.
+const FEW_COLUMNS: usize = 8;
+const FEW_THREADS: usize = 128;
+/// Steps of k in shared memory, and values in each.
+const STAGES: usize = 4;
+const STEP: usize = 32;
+
+/// What a block of the tiled product makes, and its warps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Tile {
+    m: usize,
+    n: usize,
+    warps: [usize; 2],
+}
+
+impl Tile {
+    /// All that [`Tile::for_size`] may answer, the widest first.
+    const ALL: [Tile; 4] = [
+        Tile { m: 128, n: 128, warps: [2, 4] },
+        Tile { m: 128, n: 64, warps: [4, 2] },
+        Tile { m: 64, n: 64, warps: [2, 2] },
+        Tile { m: 128, n: 16, warps: [4, 1] },
+    ];
+
+    /// The tile for a product of `m` rows and `n` columns on a GPU of so many multiprocessors: the largest that keeps
+    /// all of them busy and wastes little.
+    fn for_size(m: usize, n: usize, processors: usize) -> Self {
+        let [large, narrow, small, slim] = Self::ALL;
+        let tiles = |tile: Tile| m.div_ceil(tile.m) * n.div_ceil(tile.n);
+        if n <= slim.n {
+            slim
+        } else if n > narrow.n && tiles(large) >= processors {
+            large
+        } else if tiles(narrow) >= processors {
+            narrow
+        } else {
+            small
+        }
+    }
+
+    /// Bytes of shared memory: the ring of stages, and behind it in time the tile of the output.
+    fn shared(self) -> usize {
+        2 * (STAGES * (self.m + self.n) * STEP).max(self.m * (self.n + 8))
+    }
+}
+
+/// The tile of Hopper's product, its threads, its stages, and what its warps write through.
+mod hopper {
+    pub(super) const TILE: [usize; 2] = [128, 256];
+    const STEP: usize = 64;
+    pub(super) const STAGES: usize = 4;
+    pub(super) const THREADS: usize = 384;
+    pub(super) const SHARED: usize = 2 * (STAGES * (TILE[0] + TILE[1]) * STEP + 8 * 16 * (64 + 8));
+}
+
+/// One product `[m, k]·[n, k]ᵀ` and what a verb does around it.
+pub(super) struct Product<'a> {
+    /// The verb, which is also the name of its file and of its kernel.
+    pub verb: &'static str,
+    pub file: File,
+    pub m: usize,
+    pub n: usize,
+    pub args: &'a [Arg<'a>],
+}
+
+impl Product<'_> {
+    /// Runs the tiled product with these constants.
+    pub(super) fn tiled(self, gpu: &Gpu, constants: &[(&'static str, usize)]) -> Result<()> {
+        let tile = Tile::for_size(self.m, self.n, gpu.device.processors);
+        let program = tiled(self.verb, self.file, tile, constants);
+        let grid = Grid {
+            blocks: [self.m.div_ceil(tile.m) * self.n.div_ceil(tile.n), 1, 1],
+            threads: 32 * tile.warps[0] * tile.warps[1],
+            shared: tile.shared(),
+        };
+        gpu.launch(&program, self.verb, grid, self.args)
+    }
+
+    /// Whether Hopper's product is the one for this: its kernels are wanted, and its tiles keep the device busy.
+    pub(super) fn suits_hopper(&self, gpu: &Gpu, k: usize) -> bool {
+        let [tile_m, tile_n] = hopper::TILE;
+        let tiles = self.m.div_ceil(tile_m) * self.n.div_ceil(tile_n);
+        gpu.device.hopper && k.is_multiple_of(VECTOR) && 2 * tiles >= gpu.device.processors
+    }
+
+    /// Runs Hopper's product, whose first two arguments are the maps of `x` `[m, k]` and of `weights`; `args` are those
+    /// behind them. `k` is a multiple of eight.
+    pub(super) fn hopper(
+        self,
+        gpu: &Gpu,
+        x: &CudaTensor,
+        weights: &Matrix,
+        constants: &[(&'static str, usize)],
+    ) -> Result<()> {
+        let ([_, k], [tile_m, tile_n]) = (weights.dims(), hopper::TILE);
+        let map = |memory, rows, stride, box_rows| TensorMap::new(self.verb, memory, &[k, rows], stride, box_rows);
+        let x = map(x.memory(), self.m, k, tile_m)?;
+        let weights = map(weights.memory(), self.n, weights.stride(), tile_n)?;
+        let args = [&[Arg::Map(&x), Arg::Map(&weights)], self.args].concat();
+        let tiles = self.m.div_ceil(tile_m) * self.n.div_ceil(tile_n);
+        let grid =
+            Grid { blocks: [tiles.min(gpu.device.processors), 1, 1], threads: hopper::THREADS, shared: hopper::SHARED };
+        gpu.launch(&on_hopper(self.verb, self.file, constants), "hopper", grid, &args)
+    }
+
+    /// Runs the kernel for few rows; `entry` is its name, and `shared` the bytes that each block wants.
+    pub(super) fn few(
+        self,
+        gpu: &Gpu,
+        entry: &'static str,
+        constants: &[(&'static str, usize)],
+        shared: usize,
+    ) -> Result<()> {
+        let rows = self.m.next_power_of_two().min(FEW);
+        let program = few(self.verb, self.file, rows, constants);
+        let blocks = [self.n.div_ceil(FEW_COLUMNS), self.m.div_ceil(rows), 1];
+        gpu.launch(&program, entry, Grid { blocks, threads: FEW_THREADS, shared }, self.args)
+    }
+}
+
+fn tiled(verb: &'static str, file: File, tile: Tile, constants: &[(&'static str, usize)]) -> Program {
+    let program = Program::new(verb, &[kernel!("product.cuh"), file])
+        .with("TILE_M", tile.m)
+        .with("TILE_N", tile.n)
+        .with("WARPS_M", tile.warps[0])
+        .with("WARPS_N", tile.warps[1])
+        .with("STAGES", STAGES);
+    constants.iter().fold(program, |program, (name, value)| program.with(name, *value))
+}
+
+/// Hopper's product around `file`.
+pub(super) fn on_hopper(verb: &'static str, file: File, constants: &[(&'static str, usize)]) -> Program {
+    let files = [kernel!("sm90/instructions.cuh"), kernel!("sm90/product.cuh"), file];
+    let program = Program::new(verb, &files).with("SM90", 1usize).with("STAGES", hopper::STAGES);
+    constants.iter().fold(program, |program, (name, value)| program.with(name, *value))
+}
+
+fn few(verb: &'static str, file: File, rows: usize, constants: &[(&'static str, usize)]) -> Program {
+    let program = Program::new(verb, &[kernel!("rows.cuh"), file]).with("ROWS", rows);
+    constants.iter().fold(program, |program, (name, value)| program.with(name, *value))
+}
+
+/// The tiled product around `file` in its largest and in its smallest tile.
+pub(super) fn some_tiled(verb: &'static str, file: File, constants: &[(&'static str, usize)]) -> Vec<Program> {
+    let [large, .., slim] = Tile::ALL;
+    [large, slim].map(|tile| tiled(verb, file, tile, constants)).to_vec()
+}
+
+/// The tiled product around `file` in every tile.
+pub(super) fn all_tiled(verb: &'static str, file: File, constants: &[(&'static str, usize)]) -> Vec<Program> {
+    Tile::ALL.map(|tile| tiled(verb, file, tile, constants)).to_vec()
+}
+
+/// The product for few rows around `file`, for one row and for the most.
+pub(super) fn all_few(verb: &'static str, file: File, constants: &[(&'static str, usize)]) -> Vec<Program> {
+    [1, FEW].map(|rows| few(verb, file, rows, constants)).to_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn large_products_get_large_tiles_and_small_ones_enough_blocks() {
+        let tile = |m, n| {
+            let tile = Tile::for_size(m, n, 132);
+            (tile.m, tile.n)
+        };
+        assert_eq!(tile(4224, 11_520), (128, 128));
+        assert_eq!(tile(4224, 3840), (128, 128));
+        assert_eq!(tile(1 << 20, 128), (128, 128));
+        assert_eq!(tile(128, 3840), (64, 64));
+        assert_eq!(tile(16_384, 64), (64, 64));
+        assert_eq!(tile(1 << 20, 3), (128, 16));
+        assert!(Tile::ALL.iter().all(|tile| tile.shared() <= 99 << 10));
+    }
+}

@@ -1,0 +1,220 @@
+//! Launches: checked, run at once or collected, and collected ones as a CUDA graph.
+
+use super::device::fault;
+use super::kernels::Kernel;
+use super::matrix::Matrix;
+use super::memory::{Arena, Memory};
+use super::program::Parameter;
+use super::tensor::CudaTensor;
+use super::tensor_map::{Encoded, TensorMap};
+use crate::backend::DeviceTensor;
+use crate::error::{Error, Result};
+use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
+use cudarc::driver::{CudaGraph, CudaStream, LaunchConfig, PushKernelArg};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+/// What a kernel is given at one place.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Arg<'a> {
+    Read(&'a CudaTensor),
+    Write(&'a CudaTensor),
+    Weights(&'a Matrix),
+    Map(&'a TensorMap),
+    /// A tensor that the kernel was compiled not to look at.
+    Absent,
+    U32(usize),
+    F32(f32),
+}
+
+impl<'a> Arg<'a> {
+    /// An input that may be absent.
+    pub(super) fn optional(tensor: Option<&'a CudaTensor>) -> Self {
+        tensor.map_or(Arg::Absent, Arg::Read)
+    }
+
+    fn memory(self) -> Option<&'a Arc<Memory>> {
+        match self {
+            Arg::Read(tensor) | Arg::Write(tensor) => Some(tensor.memory()),
+            Arg::Weights(matrix) => Some(matrix.memory()),
+            Arg::Map(map) => Some(&map.memory),
+            Arg::Absent | Arg::U32(_) | Arg::F32(_) => None,
+        }
+    }
+
+    /// The argument as bits, if it is what the kernel takes.
+    fn word(self, parameter: Parameter) -> Option<Word> {
+        match (self, parameter) {
+            (Arg::Read(tensor), Parameter::Tensor { elements, mutable: false })
+            | (Arg::Write(tensor), Parameter::Tensor { elements, mutable: true }) => {
+                let fits = elements.is_none_or(|dtype| dtype == tensor.dtype());
+                fits.then(|| Word::Address(tensor.memory().address()))
+            }
+            (Arg::Weights(matrix), Parameter::Tensor { elements: Some(Matrix::ELEMENTS), mutable: false }) => {
+                Some(Word::Address(matrix.memory().address()))
+            }
+            (Arg::Map(map), Parameter::Map) => Some(Word::Map(map.encoded)),
+            (Arg::Absent, Parameter::Tensor { .. }) => Some(Word::Address(0)),
+            (Arg::U32(value), Parameter::U32) => u32::try_from(value).ok().map(Word::U32),
+            (Arg::F32(value), Parameter::F32) => Some(Word::F32(value)),
+            _ => None,
+        }
+    }
+}
+
+/// An argument as the driver copies it.
+#[derive(Debug, Clone, Copy)]
+enum Word {
+    Address(u64),
+    Map(Encoded),
+    U32(u32),
+    F32(f32),
+}
+
+/// How many blocks of how many threads, and the shared memory of each in bytes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Grid {
+    pub blocks: [usize; 3],
+    pub threads: usize,
+    pub shared: usize,
+}
+
+impl Grid {
+    /// Blocks in a row, without shared memory but what the kernel declares.
+    pub(super) fn row(blocks: usize, threads: usize) -> Self {
+        Self { blocks: [blocks, 1, 1], threads, shared: 0 }
+    }
+}
+
+/// One kernel with everything that it is given.
+#[derive(Debug)]
+pub(super) struct Launch {
+    verb: &'static str,
+    kernel: Arc<Kernel>,
+    config: LaunchConfig,
+    words: Vec<Word>,
+}
+
+impl Launch {
+    /// Checks that the arguments are what the kernel takes, and that it changes nothing that it also reads.
+    pub(super) fn new(verb: &'static str, kernel: Arc<Kernel>, grid: Grid, args: &[Arg<'_>]) -> Result<Self> {
+        let Grid { blocks: [x, y, z], threads, shared } = grid;
+        if x > i32::MAX as usize || y > 65_535 || z > 65_535 {
+            return Err(Error::Device(format!("{verb}: {x}×{y}×{z} blocks are more than a GPU takes")));
+        }
+        let parameters = &kernel.parameters;
+        if parameters.len() != args.len() {
+            let problem = format!("the kernel takes {} arguments, not {}", parameters.len(), args.len());
+            return Err(Error::shape(verb, problem));
+        }
+        let word = |(i, (arg, parameter)): (usize, (&Arg<'_>, &Parameter))| {
+            arg.word(*parameter).ok_or_else(|| {
+                Error::shape(verb, format!("argument {i} is {arg:?}, and the kernel takes {parameter:?}"))
+            })
+        };
+        let words = args.iter().zip(parameters).enumerate().map(word).collect::<Result<_>>()?;
+        for (i, arg) in args.iter().enumerate() {
+            let Arg::Write(tensor) = arg else { continue };
+            let shared = |other: &Arg<'_>| other.memory().is_some_and(|memory| Arc::ptr_eq(memory, tensor.memory()));
+            if args.iter().enumerate().any(|(j, other)| i != j && shared(other)) {
+                let problem = format!("the {:?} that it changes in place is also read", tensor.shape());
+                return Err(Error::shape(verb, problem));
+            }
+        }
+        let config = LaunchConfig {
+            grid_dim: (x as u32, y as u32, z as u32),
+            block_dim: (threads as u32, 1, 1),
+            shared_mem_bytes: shared as u32,
+        };
+        Ok(Self { verb, kernel, config, words })
+    }
+
+    /// Puts it into the stream.
+    pub(super) fn run(&self, stream: &CudaStream) -> Result<()> {
+        let mut builder = stream.launch_builder(&self.kernel.function);
+        for word in &self.words {
+            match word {
+                Word::Address(value) => builder.arg(value),
+                Word::Map(value) => builder.arg(value),
+                Word::U32(value) => builder.arg(value),
+                Word::F32(value) => builder.arg(value),
+            };
+        }
+        // SAFETY: the arguments are of the types that the kernel declares. The tensors' memory is at least as large as
+        // their shapes say, the kernels guard every index by sizes that the verbs take from these shapes, and memory is
+        // given to others only for what comes later in this stream.
+        unsafe { builder.launch(self.config) }.map_err(|error| fault(self.verb, error))?;
+        Ok(())
+    }
+}
+
+/// Launches that are being collected for a recording.
+#[derive(Debug)]
+pub(super) struct Collected {
+    launches: Vec<Launch>,
+    /// The recording's own memory.
+    pub arena: Arc<Arena>,
+    /// Memory from outside, by address, which must not be reused while the recording lives.
+    outside: BTreeMap<u64, Arc<Memory>>,
+}
+
+impl Collected {
+    pub(super) fn new(parent: &Arc<Arena>) -> Self {
+        Self { launches: Vec::new(), arena: Arena::child(parent), outside: BTreeMap::new() }
+    }
+
+    /// Adds a launch and keeps the memory of its arguments that is not the recording's own.
+    pub(super) fn push(&mut self, launch: Launch, args: &[Arg<'_>]) {
+        for memory in args.iter().filter_map(|arg| arg.memory()) {
+            if !memory.belongs_to(&self.arena) {
+                self.outside.entry(memory.address()).or_insert_with(|| memory.clone());
+            }
+        }
+        self.launches.push(launch);
+    }
+
+    /// Captures the launches as a graph.
+    pub(super) fn finish(self, stream: &Arc<CudaStream>) -> Result<CudaRecording> {
+        let Self { launches, arena, outside } = self;
+        let refused = |error| fault("record", error);
+        let mut graph = None;
+        if !launches.is_empty() {
+            stream.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).map_err(refused)?;
+            let captured = launches.iter().try_for_each(|launch| launch.run(stream));
+            // Ends the capture in any case: the stream is of no use before.
+            let ended = stream.end_capture(CUgraphInstantiate_flags(0));
+            captured?;
+            graph = ended.map_err(refused)?;
+            if let Some(graph) = &graph {
+                graph.upload().map_err(refused)?;
+            }
+        }
+        Ok(CudaRecording { graph, launches, _arena: arena, _outside: outside })
+    }
+}
+
+/// Verbs kept for replay as a CUDA graph, with the memory they work in.
+pub struct CudaRecording {
+    graph: Option<CudaGraph>,
+    /// The graph's nodes, whose kernels must live as long as it does.
+    launches: Vec<Launch>,
+    _arena: Arc<Arena>,
+    _outside: BTreeMap<u64, Arc<Memory>>,
+}
+
+impl CudaRecording {
+    /// Puts the graph into the stream that it was captured from.
+    pub(super) fn launch(&self) -> Result<()> {
+        match &self.graph {
+            Some(graph) => graph.launch().map_err(|error| fault("replay", error)),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Debug for CudaRecording {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CudaRecording({} launches)", self.launches.len())
+    }
+}

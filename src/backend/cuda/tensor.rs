@@ -1,0 +1,62 @@
+//! Tensors in device memory.
+
+use super::super::{DType, DeviceTensor, shapes};
+use super::memory::Memory;
+use crate::error::Result;
+use std::sync::Arc;
+
+/// Elements of BF16 that a thread reads or writes at once.
+pub(super) const VECTOR: usize = 8;
+
+/// 1 where rows of `width` can be read and written [`VECTOR`] elements at once, else 0: a constant of many kernels.
+pub(super) fn aligned(width: usize) -> usize {
+    usize::from(width.is_multiple_of(VECTOR))
+}
+
+/// The elements of such rows that a thread takes at once.
+pub(super) fn vector(width: usize) -> usize {
+    if width.is_multiple_of(VECTOR) { VECTOR } else { 1 }
+}
+
+/// A tensor of the `cuda` backend. Elements lie side by side.
+#[derive(Debug, Clone)]
+pub struct CudaTensor {
+    shape: Vec<usize>,
+    dtype: DType,
+    memory: Arc<Memory>,
+}
+
+impl CudaTensor {
+    pub(super) fn new(shape: &[usize], dtype: DType, memory: Arc<Memory>) -> Self {
+        Self { shape: shape.to_vec(), dtype, memory }
+    }
+
+    pub(super) fn memory(&self) -> &Arc<Memory> {
+        &self.memory
+    }
+
+    /// The number of elements.
+    pub(super) fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Bytes of its elements.
+    pub(super) fn bytes(&self) -> usize {
+        self.len() * self.dtype.size()
+    }
+}
+
+impl DeviceTensor for CudaTensor {
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    fn reshaped(&self, shape: &[usize]) -> Result<Self> {
+        shapes::reshaped(&self.shape, shape)?;
+        Ok(Self { shape: shape.to_vec(), dtype: self.dtype, memory: self.memory.clone() })
+    }
+}

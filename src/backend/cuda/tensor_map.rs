@@ -1,0 +1,84 @@
+//! Tensor maps: what Hopper's copy engine knows of a tensor, and of the boxes that it copies to shared memory.
+
+use super::device::fault;
+use super::memory::Memory;
+use crate::error::Result;
+use cudarc::driver::DeviceRepr;
+use cudarc::driver::sys::{
+    self, CUtensorMap, CUtensorMapDataType, CUtensorMapFloatOOBfill, CUtensorMapInterleave, CUtensorMapL2promotion,
+    CUtensorMapSwizzle,
+};
+use std::ffi::c_void;
+use std::fmt;
+use std::mem::MaybeUninit;
+use std::sync::Arc;
+
+/// Bytes of a box's rows, which the engine swizzles.
+const ROW: usize = 128;
+
+/// The map as a kernel takes it.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub(super) struct Encoded(CUtensorMap);
+
+// SAFETY: it is what the driver defines as a kernel's argument, plain bytes.
+unsafe impl DeviceRepr for Encoded {}
+
+impl fmt::Debug for Encoded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Encoded")
+    }
+}
+
+/// A map with the memory that it is of.
+#[derive(Debug, Clone)]
+pub(super) struct TensorMap {
+    pub encoded: Encoded,
+    pub memory: Arc<Memory>,
+}
+
+impl TensorMap {
+    /// A BF16 tensor of `sizes`, innermost first, whose rows are `stride` elements apart and whose other parts follow each
+    /// other; the engine copies `rows` rows of 64 elements at a time. `stride` is a multiple of eight.
+    pub(super) fn new(
+        verb: &'static str,
+        memory: &Arc<Memory>,
+        sizes: &[usize],
+        stride: usize,
+        rows: usize,
+    ) -> Result<Self> {
+        let element = 2;
+        let dims: Vec<u64> = sizes.iter().map(|&size| size as u64).collect();
+        let mut strides = Vec::new();
+        let mut bytes = (stride * element) as u64;
+        for size in &dims[1..] {
+            strides.push(bytes);
+            bytes *= size;
+        }
+        let mut boxes = vec![1u32; sizes.len()];
+        (boxes[0], boxes[1]) = ((ROW / element) as u32, rows as u32);
+        let steps = vec![1u32; sizes.len()];
+        let mut map = MaybeUninit::<CUtensorMap>::uninit();
+        // SAFETY: the arrays hold as many numbers as the tensor has dimensions (the strides one less), and the map is
+        // written where the driver returns success.
+        let encoded = unsafe {
+            sys::cuTensorMapEncodeTiled(
+                map.as_mut_ptr(),
+                CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+                sizes.len() as u32,
+                memory.address() as *mut c_void,
+                dims.as_ptr(),
+                strides.as_ptr(),
+                boxes.as_ptr(),
+                steps.as_ptr(),
+                CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
+                CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
+                CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
+            )
+        };
+        encoded.result().map_err(|error| fault(verb, error))?;
+        // SAFETY: the driver wrote it.
+        Ok(Self { encoded: Encoded(unsafe { map.assume_init() }), memory: memory.clone() })
+    }
+}

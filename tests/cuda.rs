@@ -1,0 +1,101 @@
+//! The `cuda` backend without a GPU: every kernel is compiled for every architecture that is named, and what is missing
+//! gets a sentence. What its verbs mean is for the conformance suite.
+#![cfg(feature = "cuda")]
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Mutex;
+use zimage::backend::cuda::{self, Cuda, Placement};
+
+/// Ampere's two, Hopper, and Blackwell's two.
+const ARCHITECTURES: [&str; 5] = ["sm_80", "sm_89", "sm_90a", "sm_100a", "sm_120a"];
+
+#[test]
+fn every_kernel_compiles_for_every_architecture() {
+    if let Err(error) = cuda::compile("empty", "extern \"C\" __global__ void empty() {}", "sm_80") {
+        let sentence = error.to_string();
+        assert!(sentence.contains("libnvrtc") || sentence.contains("nvrtc64"), "{sentence}");
+        writeln!(std::io::stderr(), "skipped: cuda: {sentence}").unwrap();
+        return;
+    }
+    let jobs: Vec<_> = ARCHITECTURES
+        .iter()
+        .flat_map(|architecture| cuda::kernels(architecture).into_iter().map(move |kernel| (kernel, *architecture)))
+        .collect();
+    assert!(jobs.len() > 300, "only {} kernels", jobs.len());
+    let jobs = Mutex::new(jobs.into_iter());
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(|| {
+                loop {
+                    let next = jobs.lock().unwrap().next();
+                    let Some(((name, source), architecture)) = next else { break };
+                    compiles(&name, &source, architecture);
+                }
+            });
+        }
+    });
+}
+
+/// Bytes of registers that a thread may keep in memory: some variants put a few aside before their loop. An array that
+/// was not unrolled, or accumulators that do not fit, are hundreds.
+const SPILLS: u32 = 64;
+
+fn compiles(name: &str, source: &str, architecture: &str) {
+    let compiled = cuda::compile(name, source, architecture).unwrap_or_else(|error| panic!("{error}"));
+    assert!(compiled.cubin.starts_with(b"\x7fELF"), "{name} for {architecture}");
+    let spilled = |line: &str| {
+        let (before, _) = line.split_once(" bytes spill stores")?;
+        before.rsplit(' ').next()?.parse::<u32>().ok()
+    };
+    let spills: Vec<u32> = compiled.log.lines().filter_map(spilled).collect();
+    assert!(!spills.is_empty(), "{name} for {architecture}: {}", compiled.log);
+    assert!(spills.iter().all(|&bytes| bytes <= SPILLS), "{name} for {architecture} spills {spills:?} bytes");
+    // What ptxas says when it makes wgmma wait after each instruction, or does not move registers between warpgroups.
+    let complaint = ["serialized", "ignored"].into_iter().find(|word| compiled.log.contains(word));
+    assert_eq!(complaint, None, "{name} for {architecture}: {}", compiled.log);
+}
+
+#[test]
+fn a_text_that_is_no_kernel_is_refused_with_a_sentence() {
+    let Err(error) = cuda::compile("broken.cu", "extern \"C\" __global__ void broken( {}", "sm_80") else {
+        panic!("it compiled")
+    };
+    let sentence = error.to_string();
+    assert!(matches!(error, zimage::Error::Device(_)) && !sentence.contains('\n'), "{sentence}");
+    let missing = sentence.contains("libnvrtc") || sentence.contains("nvrtc64");
+    assert!(missing || sentence.starts_with("broken.cu cannot be compiled for sm_80: "), "{sentence}");
+}
+
+/// Where the system may find the driver's library.
+fn driver() -> Option<PathBuf> {
+    let named = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
+    let usual =
+        ["/usr/lib64", "/usr/lib", "/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib/wsl/lib"];
+    let folders = std::env::split_paths(&named).chain(usual.map(PathBuf::from));
+    let mut places = folders.flat_map(|folder| ["libcuda.so", "libcuda.so.1"].map(|name| folder.join(name)));
+    places.find(|path| path.exists())
+}
+
+#[test]
+fn a_missing_driver_gets_one_sentence() {
+    if let Some(driver) = driver() {
+        writeln!(std::io::stderr(), "skipped: cuda: {} is here", driver.display()).unwrap();
+        return;
+    }
+    let sentence = "there is no NVIDIA driver: the system finds no libcuda.so.1, which comes with the driver of an NVIDIA \
+                    GPU (https://www.nvidia.com/drivers)";
+    let error = Cuda::open(Placement::default()).unwrap_err();
+    assert!(matches!(error, zimage::Error::Device(_)));
+    assert_eq!(error.to_string(), sentence);
+
+    #[cfg(feature = "cli")]
+    {
+        let output = assert_cmd::Command::new(env!("CARGO_BIN_EXE_zimage"))
+            .args(["parity", "--backends", "cpu,cuda", "--filter", "rms_norm"])
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(4));
+        assert_eq!(String::from_utf8(output.stderr).unwrap(), format!("error: {sentence}\n"));
+    }
+}

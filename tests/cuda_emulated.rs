@@ -1,0 +1,114 @@
+//! The `cuda` backend on an emulated device: every verb against `cpu`, in several orders of the threads, each tensor in
+//! memory of its own that ends where the tensor does; and what the backend says when the device fails it.
+//!
+//! The driver is loaded once a process and a kernel's error ends its use, so each test runs itself again in a process of
+//! its own.
+#![cfg(feature = "cuda")]
+
+#[path = "support/emulated_cuda.rs"]
+mod emulated_cuda;
+
+use pollster::block_on;
+use std::process::Command;
+use zimage::backend::cpu::Cpu;
+use zimage::backend::cuda::{Cuda, Placement};
+use zimage::backend::{Backend, HostTensor};
+use zimage::conformance::{Options, compare};
+
+/// Says to a test that it runs on the emulation.
+const INSIDE: &str = "ZIMAGE_TEST_ON_EMULATED_CUDA";
+
+/// Runs `body` in a process that finds the emulation, with `settings` in its environment. `test` is the caller's name.
+fn emulated(test: &str, settings: &[(&str, &str)], body: impl FnOnce()) {
+    if std::env::var_os(INSIDE).is_some() {
+        return body();
+    }
+    let Some(folder) = emulated_cuda::built() else { return };
+    let out = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--nocapture"])
+        .env(INSIDE, "1")
+        .env("LD_LIBRARY_PATH", folder)
+        .env("ZIMAGE_NVRTC", folder)
+        .env("XDG_CACHE_HOME", folder.join("cache"))
+        .envs(settings.iter().copied())
+        .output()
+        .unwrap();
+    let said = [out.stdout, out.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
+    assert!(out.status.success() && said.contains("1 passed"), "{said}");
+}
+
+fn cuda() -> Cuda {
+    Cuda::open(Placement::Apart).unwrap()
+}
+
+fn verbs_agree() {
+    let report = block_on(compare(&Cpu::new(), &cuda(), &Options::default())).unwrap();
+    assert!(report.passed(), "{report}");
+    assert!(report.rows.iter().map(|row| row.cases).sum::<usize>() > 200, "{report}");
+}
+
+#[test]
+fn verbs_agree_with_cpu() {
+    emulated("verbs_agree_with_cpu", &[], verbs_agree);
+}
+
+#[test]
+fn verbs_agree_with_cpu_in_any_order_of_threads() {
+    let test = "verbs_agree_with_cpu_in_any_order_of_threads";
+    emulated(test, &[("EMULATED_CUDA_SEED", "1")], verbs_agree);
+}
+
+/// The kernels for Hopper, on a device that says it is one.
+fn on_hopper(test: &str, seed: &[(&str, &str)]) {
+    let settings = [&[("EMULATED_CUDA_CAPABILITY", "9"), ("ZIMAGE_CUDA_HOPPER", "1")], seed].concat();
+    emulated(test, &settings, || {
+        assert!(cuda().device().ends_with("kernels for Hopper"), "{}", cuda().device());
+        for filter in ["linear/", "swiglu/", "attention/"] {
+            let options = Options { filter: filter.into(), ..Options::default() };
+            let report = block_on(compare(&Cpu::new(), &cuda(), &options)).unwrap();
+            assert!(report.passed() && report.cases() > 5, "{report}");
+        }
+    });
+}
+
+#[test]
+fn hopper_agrees_with_cpu() {
+    on_hopper("hopper_agrees_with_cpu", &[]);
+}
+
+#[test]
+fn hopper_agrees_with_cpu_in_any_order_of_threads() {
+    on_hopper("hopper_agrees_with_cpu_in_any_order_of_threads", &[("EMULATED_CUDA_SEED", "2")]);
+}
+
+#[test]
+fn a_full_memory_is_said_and_survived() {
+    emulated("a_full_memory_is_said_and_survived", &[("EMULATED_CUDA_MEMORY_MB", "8")], || {
+        let b = cuda();
+        let large = HostTensor::from_f32(&[4 << 20], &vec![1.0; 4 << 20]);
+        let sentence = b.upload(&large).unwrap_err().to_string();
+        assert!(sentence.contains("no memory left for a tensor of shape [4194304]"), "{sentence}");
+        let small = b.upload(&HostTensor::from_f32(&[2], &[1.0, 2.0])).unwrap();
+        assert_eq!(block_on(b.download(&small)).unwrap().to_f32(), [1.0, 2.0]);
+    });
+}
+
+/// What a row that is not there gives is undefined, but no kernel leaves its tensors for it.
+#[test]
+fn numbers_that_name_nothing_stay_inside() {
+    emulated("numbers_that_name_nothing_stay_inside", &[], || {
+        let b = cuda();
+        let table = b.upload(&HostTensor::from_f32(&[4, 8], &[1.0; 32])).unwrap();
+        let ids = b.upload(&HostTensor::from_u32(&[2], &[0, 1_000_000])).unwrap();
+        let rows = b.gather_rows(&table, &ids).unwrap();
+        assert_eq!(block_on(b.download(&rows)).unwrap().to_f32()[..8], [1.0; 8]);
+    });
+}
+
+#[test]
+fn a_device_that_is_too_old_is_refused() {
+    emulated("a_device_that_is_too_old_is_refused", &[("EMULATED_CUDA_CAPABILITY", "7")], || {
+        let sentence = Cuda::open(Placement::Apart).unwrap_err().to_string();
+        assert!(sentence.contains("has compute capability 7.0"), "{sentence}");
+    });
+}

@@ -1,0 +1,90 @@
+// What a compiled kernel and the driver that runs it agree on. The driver is the other side of every declaration
+// here; the prelude builds CUDA's language on it. Included in both, so it needs no standard header.
+#pragma once
+
+namespace emulated_cuda {
+
+using Size = decltype(sizeof 0);
+using Word = unsigned long long;
+
+struct Index {
+    unsigned x, y, z;
+};
+
+/// One cp.async on its way: `bytes` of `size` come from `from`, the rest is zero.
+struct Copy {
+    void *to;
+    const void *from;
+    unsigned short bytes, size;
+    unsigned group;
+};
+
+/// What cuTensorMapEncodeTiled writes: a tensor of 16-bit elements and the boxes to copy of it, innermost first.
+struct TensorMap {
+    Word address, sizes[3], strides[2];
+    unsigned box[3], rank;
+    Word unused[8];
+};
+static_assert(sizeof(TensorMap) == 128, "the size of CUtensorMap");
+
+/// One wgmma on its way, of this thread's part: the sums, the matrices, and where the left one is in registers this lane's
+/// two rows of it.
+struct Wgmma {
+    float *sums;
+    Word left, right;
+    unsigned short rows[2][16];
+    unsigned columns, group;
+    bool add, registers, right_in_rows;
+};
+
+/// One CUDA thread. It is a fiber: it runs until it waits for others, then the next one runs.
+struct Thread {
+    void *stack;
+    Index thread, block, block_size, grid_size;
+    unsigned warp, lane;
+    void *dynamic_shared;
+    // Groups of cp.async: those committed so far, and the copies that have not landed, oldest first.
+    unsigned committed, copies;
+    Copy copy[512];
+    // The same of wgmma.
+    unsigned wgmma_committed, wgmmas;
+    Wgmma wgmma[32];
+};
+
+/// What the last lane to arrive at a collective does for all: `lanes` has a bit for each that takes part, and
+/// `arguments[lane]` is what that lane brought.
+using Collective = void (*)(void **arguments, unsigned lanes);
+
+/// A kernel as the module exports it, in an array `emulated_cuda_kernels` that ends with an entry of nulls.
+struct Kernel {
+    void (*function)();
+    void (*invoke)(void **parameters);
+    const unsigned *sizes;
+    unsigned parameters;
+    unsigned max_threads;
+};
+
+} // namespace emulated_cuda
+
+#pragma GCC visibility push(default)
+extern "C" {
+/// The thread that runs here. Its address stays valid across waits, since a fiber never changes its host thread.
+extern __thread emulated_cuda::Thread *emulated_cuda_current __attribute__((tls_model("initial-exec")));
+
+/// Waits for `threads` threads of the block (0 for all) at barrier `id`, as bar.sync and bar.red do: `predicate` is
+/// counted and the count is returned.
+unsigned emulated_cuda_barrier(unsigned id, unsigned threads, bool predicate);
+
+/// Waits for the lanes of `mask` that have not left, and has the last one run `collective`.
+void emulated_cuda_collective(unsigned mask, emulated_cuda::Collective collective, void *argument);
+
+/// The lanes of this thread's warp that have not left.
+unsigned emulated_cuda_lanes();
+
+/// Lets other threads of the block run.
+void emulated_cuda_yield();
+
+/// Ends the launch with an error and this sentence.
+[[noreturn]] void emulated_cuda_fail(const char *format, ...) __attribute__((format(printf, 1, 2)));
+}
+#pragma GCC visibility pop

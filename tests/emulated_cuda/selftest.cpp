@@ -1,0 +1,463 @@
+// Holds the emulated CUDA to known answers, and to what it says it catches. Every case runs in a process of its own,
+// since an error of a kernel ends a context for good. Usage: selftest FILE_OF_KERNELS
+
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <functional>
+#include <iterator>
+#include <string>
+#include <sys/wait.h>
+#include <unistd.h>
+#include <vector>
+
+using Device = unsigned long long;
+
+extern "C" {
+int cuInit(unsigned);
+int cuDevicePrimaryCtxRetain(void **, int);
+int cuCtxSetCurrent(void *);
+int cuCtxSynchronize();
+int cuModuleLoadData(void **, const void *);
+int cuModuleGetFunction(void **, void *, const char *);
+int cuFuncGetAttribute(int *, int, void *);
+int cuFuncSetAttribute(void *, int, int);
+int cuMemAlloc_v2(Device *, std::size_t);
+int cuMemFree_v2(Device);
+int cuMemcpyHtoD_v2(Device, const void *, std::size_t);
+int cuMemcpyDtoH_v2(void *, Device, std::size_t);
+int cuMemcpyDtoHAsync_v2(void *, Device, std::size_t, void *);
+int cuMemHostAlloc(void **, std::size_t, unsigned);
+int cuMemGetInfo_v2(std::size_t *, std::size_t *);
+int cuLaunchKernel(void *, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, void *, void **, void **);
+int cuStreamCreate(void **, unsigned);
+int cuStreamSynchronize(void *);
+int cuStreamWaitEvent(void *, void *, unsigned);
+int cuStreamBeginCapture_v2(void *, int);
+int cuStreamEndCapture(void *, void **);
+int cuEventCreate(void **, unsigned);
+int cuEventRecord(void *, void *);
+int cuEventQuery(void *);
+int cuEventSynchronize(void *);
+int cuGraphInstantiateWithFlags(void **, void *, unsigned long long);
+int cuGraphLaunch(void *, void *);
+int nvrtcCreateProgram(void **, const char *, const char *, int, const char *const *, const char *const *);
+int nvrtcAddNameExpression(void *, const char *);
+int nvrtcCompileProgram(void *, int, const char *const *);
+int nvrtcGetProgramLogSize(void *, std::size_t *);
+int nvrtcGetProgramLog(void *, char *);
+int nvrtcGetCUBINSize(void *, std::size_t *);
+int nvrtcGetCUBIN(void *, char *);
+int nvrtcGetLoweredName(void *, const char *, const char **);
+}
+
+namespace {
+
+constexpr int invalid_value = 1, illegal_address = 700, assertion = 710, launch_failed = 719, capture_unsupported = 900;
+
+std::string image, scaled_by_3;
+
+[[noreturn]] void give_up(const std::string &why) {
+    std::fprintf(stderr, "%s\n", why.c_str());
+    std::exit(1);
+}
+void expect(bool holds, const std::string &what) {
+    if (!holds) give_up(what + " does not hold");
+}
+void expect_code(int found, int wanted, const std::string &what) {
+    if (found != wanted) give_up(what + " returned " + std::to_string(found) + ", not " + std::to_string(wanted));
+}
+void ok(int code) { expect_code(code, 0, "a call"); }
+
+// ---- a small program against the API ---------------------------------------------------------------------------
+
+void *module_;
+
+void open() {
+    void *context;
+    ok(cuInit(0));
+    ok(cuDevicePrimaryCtxRetain(&context, 0));
+    ok(cuCtxSetCurrent(context));
+    ok(cuModuleLoadData(&module_, image.data()));
+}
+
+void *kernel(const char *name) {
+    void *function;
+    ok(cuModuleGetFunction(&function, module_, name));
+    return function;
+}
+
+Device alloc(std::size_t bytes) {
+    Device device;
+    ok(cuMemAlloc_v2(&device, bytes));
+    return device;
+}
+template <class T> Device upload(const std::vector<T> &values) {
+    Device device = alloc(values.size() * sizeof(T));
+    ok(cuMemcpyHtoD_v2(device, values.data(), values.size() * sizeof(T)));
+    return device;
+}
+template <class T> std::vector<T> download(Device device, std::size_t count) {
+    std::vector<T> values(count);
+    ok(cuMemcpyDtoH_v2(values.data(), device, count * sizeof(T)));
+    return values;
+}
+
+struct Shape {
+    unsigned grid, block_x, block_y = 1, dynamic = 0;
+    void *stream = nullptr;
+};
+template <class... A> int launch(const char *name, Shape s, A... arguments) {
+    void *parameters[] = {&arguments..., nullptr};
+    return cuLaunchKernel(kernel(name), s.grid, 1, 1, s.block_x, s.block_y, 1, s.dynamic, s.stream, parameters, nullptr);
+}
+/// Launches and waits; returns what the wait says.
+template <class... A> int run(const char *name, Shape s, A... arguments) {
+    int code = launch(name, s, arguments...);
+    return code ? code : cuCtxSynchronize();
+}
+
+/// Values between -1 and 1 that bf16 and f16 hold exactly.
+std::vector<float> values(std::size_t count, unsigned seed) {
+    std::vector<float> out(count);
+    for (float &v : out) seed = seed * 1664525 + 1013904223, v = float(int(seed >> 24) - 128) / 128;
+    return out;
+}
+std::vector<unsigned short> bf16(const std::vector<float> &from) {
+    std::vector<unsigned short> out;
+    for (float v : from) {
+        unsigned bits;
+        std::memcpy(&bits, &v, 4);
+        out.push_back((unsigned short)(bits >> 16));
+    }
+    return out;
+}
+std::vector<unsigned short> f16(const std::vector<float> &from) {
+    std::vector<unsigned short> out;
+    for (float v : from) {
+        unsigned bits;
+        std::memcpy(&bits, &v, 4);
+        out.push_back((unsigned short)(v == 0 ? 0 : (bits >> 16 & 0x8000) | (((bits >> 23 & 255) - 112) << 10) | (bits >> 13 & 0x3ff)));
+    }
+    return out;
+}
+
+/// `d[16][8]` against the plain product of `a[16][16]` and `b[8][16]`, both sums of exact products.
+void expect_product(const std::vector<float> &d, const std::vector<float> &a, const std::vector<float> &b) {
+    for (int row = 0; row < 16; row++)
+        for (int column = 0; column < 8; column++) {
+            float sum = 0;
+            for (int i = 0; i < 16; i++) sum += a[row * 16 + i] * b[column * 16 + i];
+            expect(std::fabs(d[row * 8 + column] - sum) < 1e-5f, "the product at " + std::to_string(row) + ", " + std::to_string(column));
+        }
+}
+
+// ---- the cases -------------------------------------------------------------------------------------------------
+
+struct Case {
+    const char *name;
+    std::function<void()> body;
+    /// What must stand in what it prints, for what it is to catch.
+    const char *said = "";
+    /// EMULATED_CUDA_SEED, or none.
+    const char *seed = nullptr;
+};
+
+void transposes() {
+    auto x = values(1024, 1);
+    Device in = upload(x), out = alloc(4096);
+    ok(run("transpose", {1, 32, 8}, in, out, 1));
+    auto found = download<float>(out, 1024);
+    for (int i = 0; i < 1024; i++) expect(found[i] == x[i % 32 * 32 + i / 32], "the transpose");
+}
+
+/// Whether `shift` without its barrier is right all the same.
+bool shifts_by_luck() {
+    auto x = values(256, 1);
+    Device in = upload(x), out = alloc(1024);
+    ok(run("shift", {1, 256}, in, out, 1));
+    auto right = download<float>(out, 256);
+    for (int i = 1; i < 256; i++) expect(right[i] == x[i - 1], "the shift");
+    ok(run("shift", {1, 256}, in, out, 0));
+    return download<float>(out, 256) == right;
+}
+
+void sums() {
+    auto x = values(256 * 5, 3);
+    Device in = upload(x), out = alloc(20);
+    ok(run("block_sum", {5, 256}, in, out));
+    auto found = download<float>(out, 5);
+    for (int b = 0; b < 5; b++) {
+        float sum = 0;
+        for (int i = 0; i < 256; i++) sum += x[b * 256 + i];
+        expect(std::fabs(found[b] - sum) < 1e-4f, "the sum of block " + std::to_string(b));
+    }
+}
+
+void copies(const char *name, bool right) {
+    auto x = values(128 * 7, 4);
+    Device in = upload(x), out = alloc(512);
+    ok(run(name, {1, 32}, in, out, 7));
+    auto found = download<float>(out, 128);
+    for (int i = 0; i < 128; i++) {
+        float sum = 0;
+        for (int t = 0; t < 7; t++) sum += x[t * 128 + i];
+        expect(right ? std::fabs(found[i] - sum) < 1e-5f : std::isnan(found[i]), "the pipeline's sum");
+    }
+}
+
+const Case cases[] = {
+    {"adds ragged vectors", [] {
+         auto a = values(1003, 1), b = values(1003, 2);
+         Device da = upload(a), db = upload(b), out = alloc(1003 * 4);
+         ok(run("add", {4, 256}, da, db, out, 1003u));
+         auto found = download<float>(out, 1003);
+         for (int i = 0; i < 1003; i++) expect(found[i] == a[i] + b[i], "the sum");
+     }},
+    {"sums by shuffles", sums},
+    {"sums by shuffles in any order", sums, "", "5"},
+    {"transposes through shared memory", transposes},
+    {"transposes in any order", transposes, "", "5"},
+    {"multiplies bf16 fragments", [] {
+         auto a = values(256, 1), b = values(128, 2);
+         Device da = upload(bf16(a)), db = upload(bf16(b)), d = alloc(512);
+         ok(run("product16", {1, 32}, da, db, d, 0));
+         expect_product(download<float>(d, 128), a, b);
+     }},
+    {"multiplies f16 fragments", [] {
+         auto a = values(256, 1), b = values(128, 2);
+         Device da = upload(f16(a)), db = upload(f16(b)), d = alloc(512);
+         ok(run("product16", {1, 32}, da, db, d, 1));
+         expect_product(download<float>(d, 128), a, b);
+     }},
+    {"loads matrices, turned and not, in any order", [] {
+         auto a = values(256, 1), b = values(128, 2), turned = b;
+         for (int k = 0; k < 16; k++)
+             for (int n = 0; n < 8; n++) turned[k * 8 + n] = b[n * 16 + k];
+         for (int transposed = 0; transposed < 2; transposed++) {
+             Device da = upload(bf16(a)), db = upload(bf16(transposed ? turned : b)), d = alloc(512);
+             ok(run("product_ldmatrix", {1, 32, 1, 768}, da, db, d, transposed));
+             expect_product(download<float>(d, 128), a, b);
+         }
+     }, "", "9"},
+    {"lands copies at their wait", [] { copies("copied_sum", true); }},
+    {"lands copies no earlier", [] { copies("copied_sum_too_early", false); }},
+    {"fills ragged copies with zeros", [] {
+         std::vector<unsigned char> x(127, 0xab);
+         Device in = upload(x), out = alloc(128);
+         ok(run("copy_ragged", {1, 32}, in, out, 3));
+         auto found = download<unsigned>(out, 32);
+         expect(found[30] == 0xabababab && found[31] == 0x00ababab, "the zeros");
+     }},
+    {"rounds 16-bit floats to nearest even", [] {
+         for (int how = 0; how < 2; how++) {
+             Device out = alloc(65536 * 4);
+             ok(run("conversions", {256, 256}, out, how));
+             auto found = download<unsigned>(out, 65536);
+             for (unsigned h = 0; h < 65536; h++)
+                 if ((h & 0x7fff) < (how ? 0x7c00 : 0x7f80)) expect(found[h] == 3, "rounding at " + std::to_string(h));
+         }
+     }},
+    {"counts atomically among blocks", [] {
+         Device counter = upload(std::vector<unsigned>{0, 0}), sum = upload(std::vector<float>{0});
+         ok(run("count", {64, 96}, counter, sum));
+         auto found = download<unsigned>(counter, 2);
+         expect(found[0] == 64 * 96 && found[1] == 64 * 96 - 1 && download<float>(sum, 1)[0] == 32 * 96, "the count");
+     }},
+    {"keeps named barriers apart", [] {
+         Device out = alloc(512);
+         ok(run("halves", {1, 128}, out));
+         auto found = download<unsigned>(out, 128);
+         for (unsigned i = 0; i < 128; i++) expect(found[i] == i / 64 * 10 + 2, "the half's value");
+     }, "", "3"},
+    {"instantiates templates by name", [] {
+         Device x = upload(std::vector<float>{1, 2, 3});
+         ok(run(scaled_by_3.c_str(), {1, 3}, x));
+         expect(download<float>(x, 3)[2] == 9, "the product");
+     }},
+    {"replays graphs in order", [] {
+         Device x = upload(std::vector<float>{0, 1});
+         void *stream, *graph, *executable;
+         ok(cuStreamCreate(&stream, 1));
+         ok(cuStreamBeginCapture_v2(stream, 1));
+         for (int i = 0; i < 3; i++) ok(launch("double_and_increment", {1, 2, 1, 0, stream}, x));
+         Device refused;
+         ok(cuStreamEndCapture(stream, &graph));
+         ok(cuGraphInstantiateWithFlags(&executable, graph, 0));
+         expect(download<float>(x, 2)[1] == 1, "that capturing runs nothing");
+         for (int i = 0; i < 2; i++) ok(cuGraphLaunch(executable, stream));
+         ok(cuStreamSynchronize(stream));
+         expect((download<float>(x, 2) == std::vector<float>{63, 127}), "six steps");
+         ok(cuStreamBeginCapture_v2(stream, 1));
+         expect_code(cuMemAlloc_v2(&refused, 4), capture_unsupported, "an allocation in a capture");
+         expect(cuStreamEndCapture(stream, &graph) != 0, "that the capture is broken");
+     }},
+    {"runs streams as late as it may", [] {
+         Device x = upload(std::vector<float>{1});
+         void *first, *second, *event, *host;
+         ok(cuStreamCreate(&first, 1));
+         ok(cuStreamCreate(&second, 1));
+         ok(cuEventCreate(&event, 0));
+         ok(cuMemHostAlloc(&host, 4, 0));
+         auto &seen = *static_cast<float *>(host);
+         ok(launch("double_and_increment", {1, 1, 1, 0, first}, x));
+         ok(cuEventRecord(event, first));
+         ok(cuMemcpyDtoHAsync_v2(host, x, 4, second));
+         ok(cuStreamSynchronize(second));
+         expect(seen == 1, "that a stream waits for no other by itself");
+         ok(cuStreamWaitEvent(second, event, 0));
+         ok(cuMemcpyDtoHAsync_v2(host, x, 4, second));
+         expect(seen == 1, "that a copy to pinned memory is asynchronous");
+         ok(cuStreamSynchronize(second));
+         expect(seen == 3, "that an event orders streams");
+         ok(launch("double_and_increment", {1, 1, 1, 0, first}, x));
+         ok(cuEventRecord(event, first));
+         for (int tries = 0; cuEventQuery(event); tries++) expect(tries < 10, "that polling ends");
+     }},
+    {"accounts for memory", [] {
+         std::size_t before, after, total;
+         ok(cuMemGetInfo_v2(&before, &total));
+         Device x = alloc(1 << 20);
+         ok(cuMemGetInfo_v2(&after, &total));
+         expect(after + (1 << 20) == before, "the free memory");
+         ok(cuMemFree_v2(x));
+         expect_code(cuMemFree_v2(x), invalid_value, "freeing twice");
+         expect_code(cuMemAlloc_v2(&x, total + 1), 2, "asking for too much");
+     }},
+    {"refuses impossible launches", [] {
+         Device x = alloc(64 << 10);
+         int bytes;
+         ok(cuFuncGetAttribute(&bytes, 1, kernel("transpose")));
+         expect(bytes == 32 * 33 * 4, "the static shared memory");
+         expect_code(launch("add", {1, 512}, x, x, x, 1u), invalid_value, "more threads than the launch bounds");
+         expect_code(launch("read_fresh", {1, 32, 1, 60 << 10}, x), invalid_value, "too much shared memory");
+         ok(cuFuncSetAttribute(kernel("read_fresh"), 8, 60 << 10));
+         ok(run("read_fresh", {1, 32, 1, 60 << 10}, x));
+     }, "61440 bytes of dynamic shared memory"},
+    {"poisons fresh memory", [] {
+         Device out = alloc(128);
+         expect(download<unsigned>(out, 32)[5] == 0xffffffff, "poison in device memory");
+         for (int again = 0; again < 2; again++) {
+             ok(run("read_fresh", {1, 32, 1, 128}, out));
+             for (unsigned word : download<unsigned>(out, 32)) expect(word == 0xffffffff, "poison in shared memory");
+         }
+     }},
+    {"catches a read past the end", [] {
+         Device a = alloc(1024), out = alloc(1024);
+         expect_code(run("add_past_the_end", {2, 256}, a, out, 256u), illegal_address, "the launch");
+         expect_code(cuCtxSynchronize(), illegal_address, "a later call");
+     }, "kernel add_past_the_end, block (1, 0, 0), thread (0, 0, 0): reads from byte 1024 of an allocation of 1024 bytes"},
+    {"catches a write past the end", [] {
+         expect_code(run("write_past_the_end", {2, 256}, alloc(1024), 256u), illegal_address, "the launch");
+     }, "writes to byte 1024"},
+    {"catches a use after the release", [] {
+         Device a = alloc(1024), out = alloc(1024);
+         ok(cuMemFree_v2(a));
+         expect_code(run("add", {1, 256}, a, a, out, 256u), illegal_address, "the launch");
+     }, "an allocation of 1024 bytes that was freed"},
+    {"catches a read past dynamic shared memory", [] {
+         expect_code(run("read_past_dynamic_shared", {1, 32, 1, 128}, alloc(128)), illegal_address, "the launch");
+     }, "reads from"},
+    {"catches a read past fixed shared memory", [] {
+         expect_code(run("read_past_fixed_shared", {1, 32}, alloc(128), 1), launch_failed, "the launch");
+     }, "an index past the end of its array"},
+    {"takes a missing barrier when in order", [] { expect(shifts_by_luck(), "luck"); }},
+    {"catches a missing barrier out of order", [] { expect(!shifts_by_luck(), "no luck"); }, "", "1"},
+    {"catches a thread that leaves before a barrier", [] {
+         expect_code(run("leave_early", {1, 64}, alloc(256)), launch_failed, "the launch");
+     }, "leave"},
+    {"catches a warp that disagrees", [] {
+         expect_code(run("disagree", {1, 32}, alloc(256)), launch_failed, "the launch");
+     }, "another one of lanes ffffffff"},
+    {"catches a deadlock", [] {
+         expect_code(run("wait_for_nobody", {1, 64}, alloc(256)), launch_failed, "the launch");
+     }, "deadlock: 64 threads wait at barriers"},
+    {"catches a misaligned vector", [] {
+         expect_code(run("misaligned", {1, 1}, alloc(64), alloc(64)), launch_failed, "the launch");
+     }, "selftest.cu:"},
+    {"catches signed overflow", [] {
+         Device x = upload(std::vector<int>{1 << 20});
+         expect_code(run("overflow", {1, 1}, x, x), launch_failed, "the launch");
+     }, "signed overflow in a product"},
+    {"fails on an assertion", [] {
+         expect_code(run("asserted", {1, 1}, upload(std::vector<int>{2})), assertion, "the launch");
+     }, "x[threadIdx.x] == 1"},
+};
+
+/// Compiles with the options; returns NVRTC's code.
+int compile(const std::string &source, std::vector<const char *> options, std::string &log, void *&program) {
+    ok(nvrtcCreateProgram(&program, source.c_str(), "selftest.cu", 0, nullptr, nullptr));
+    if (source.find("scaled") != std::string::npos) ok(nvrtcAddNameExpression(program, "scaled<3>"));
+    int code = nvrtcCompileProgram(program, int(options.size()), options.data());
+    std::size_t bytes;
+    ok(nvrtcGetProgramLogSize(program, &bytes));
+    log.resize(bytes);
+    ok(nvrtcGetProgramLog(program, log.data()));
+    return code;
+}
+
+/// What a case's process prints, and whether it ended well.
+bool run_case(const Case &test, std::string &printed) {
+    int pipes[2];
+    if (pipe(pipes)) give_up("no pipe can be made");
+    pid_t child = fork();
+    if (child == 0) {
+        dup2(pipes[1], 2);
+        close(pipes[0]);
+        close(pipes[1]);
+        if (test.seed) setenv("EMULATED_CUDA_SEED", test.seed, 1);
+        else unsetenv("EMULATED_CUDA_SEED");
+        alarm(60);
+        open();
+        test.body();
+        std::exit(0);
+    }
+    close(pipes[1]);
+    char buffer[4096];
+    for (ssize_t n; (n = read(pipes[0], buffer, sizeof buffer)) > 0;) printed.append(buffer, std::size_t(n));
+    close(pipes[0]);
+    int status;
+    waitpid(child, &status, 0);
+    if (WIFSIGNALED(status)) printed += std::string("ended by ") + strsignal(WTERMSIG(status)) + "\n";
+    return status == 0 && printed.find(test.said) != std::string::npos;
+}
+
+} // namespace
+
+int main(int count, char **arguments) {
+    if (count != 2) give_up("usage: selftest FILE_OF_KERNELS");
+    std::ifstream file(arguments[1]);
+    std::string source{std::istreambuf_iterator<char>(file), {}}, log;
+    void *program;
+    if (compile(source, {"--gpu-architecture=sm_80", "--std=c++17"}, log, program)) give_up(log);
+    std::size_t bytes;
+    ok(nvrtcGetCUBINSize(program, &bytes));
+    image.resize(bytes);
+    ok(nvrtcGetCUBIN(program, image.data()));
+    const char *lowered;
+    ok(nvrtcGetLoweredName(program, "scaled<3>", &lowered));
+    scaled_by_3 = lowered;
+
+    int failed = 0;
+    auto report = [&](const std::string &name, bool passed, const std::string &printed) {
+        std::printf("%s: %s\n", passed ? "ok" : "FAILED", name.c_str());
+        if (!passed) std::printf("%s", printed.c_str()), failed++;
+        // Before the next fork, which would inherit it.
+        std::fflush(stdout);
+    };
+    int code = compile("__global__ void f() {\n  int x = y;\n}\n", {"-arch=sm_80"}, log, program);
+    report("reports errors with their line", code == 6 && log.find("selftest.cu:2:") != std::string::npos, log);
+    code = compile("", {"--no-such-option"}, log, program);
+    report("refuses unknown options", code == 5 && log.find("--no-such-option") != std::string::npos, log);
+    code = compile("extern __shared__ float x[];\n", {}, log, program);
+    report("refuses dynamic shared memory outside a function", code == 6, log);
+    for (const Case &test : cases) {
+        std::string printed;
+        bool passed = run_case(test, printed);
+        report(test.name, passed, printed);
+    }
+    std::printf("%d failed\n", failed);
+    return failed != 0;
+}

@@ -1,0 +1,35 @@
+//! CUDA's driver and compiler emulated on the host (`tests/emulated_cuda`), built by the first test that asks for them.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+/// The folder with `libcuda.so`, `libnvrtc.so` and their `selftest`, or `None` with a line that says why this machine
+/// cannot have them.
+///
+/// # Panics
+/// When they do not build where they should.
+pub(crate) fn built() -> Option<&'static Path> {
+    static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let skip = |why: &String| writeln!(std::io::stderr(), "skipped: cuda: {why}").err();
+    BUILT.get_or_init(|| missing().map_or_else(|| Ok(build()), Err)).as_deref().map_err(skip).ok()
+}
+
+/// What this machine has not that the emulation needs.
+fn missing() -> Option<String> {
+    if !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
+        return Some("CUDA is emulated on Linux and x86-64 only".into());
+    }
+    let compiler = std::env::var("CXX").unwrap_or_else(|_| "g++".into());
+    let found = Command::new(&compiler).arg("--version").output().is_ok_and(|out| out.status.success());
+    (!found).then(|| format!("there is no {compiler} to build the emulated CUDA with (Debian: apt-get install g++)"))
+}
+
+fn build() -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("emulated_cuda");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/emulated_cuda/build");
+    let out = Command::new("bash").arg(script).arg(&folder).output().unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    folder
+}
