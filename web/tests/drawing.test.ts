@@ -41,7 +41,8 @@ test("a typed prompt becomes the picture that `cpu` draws, and a link draws it a
   const pressed = performance.now();
   await page.click("#draw");
   await page.waitForSelector("#preview:not([hidden])", { timeout: PATIENCE });
-  await page.waitForFunction(() => /^Step \d of 8 · about \d+ s left$/.test(document.getElementById("status")!.textContent!));
+  const left = () => /^Step \d of 8 · about \d+ (s|min) left$/.test(document.getElementById("status")!.textContent!);
+  await page.waitForFunction(left, undefined, { timeout: PATIENCE });
   await page.waitForSelector("#result:not([hidden])", { timeout: PATIENCE });
   const seconds = (performance.now() - pressed) / 1000;
 

@@ -92,7 +92,7 @@ test("files that are broken or gone are named, and a mended one is fetched anew"
   await press(page, "Try again");
   await until(page, "loading");
   await until(page, "stopped");
-  assert.match(await notice(page), /emoji\/transformer.*there is no such file|no .*safetensors/);
+  assert.match(await notice(page), /^emoji\/transformer: expected diffusion_pytorch_model\.safetensors .*, found nothing\./);
   server.reset();
   await press(page, "Try again");
   await until(page, "ready");

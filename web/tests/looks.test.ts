@@ -46,6 +46,7 @@ test("wide, dark and narrow, without serious findings of axe", () => withServer(
   assert.deepEqual(await findings(page), []);
   await page.emulateMedia({ colorScheme: "dark" });
   await page.click("#more summary");
+  await page.evaluate(() => scrollTo(0, 0));
   await page.screenshot({ path: `${SCREENSHOTS}/dark.png` });
   assert.deepEqual(await findings(page), []);
   await page.click("#more summary");

@@ -110,7 +110,7 @@ async function draw(): Promise<void> {
   show(undefined, "Reading the prompt…");
   prepareFrame(request);
   // On a narrow screen the picture forms below the form.
-  stage.scrollIntoView({ block: "nearest", behavior: "smooth" });
+  frame.scrollIntoView({ block: "nearest", behavior: "smooth" });
   const ticking = setInterval(tick, 500);
   let part = "Reading the prompt…";
   function tick(): void {
