@@ -5,7 +5,7 @@ use crate::backend::cpu::Cpu;
 use crate::backend::cuda::{Cuda, Placement};
 #[cfg(feature = "webgpu")]
 use crate::backend::webgpu::{Adapters, Shaders, WebGpu};
-use crate::backend::{Backend, HostTensor};
+use crate::backend::{Backend, DType, HostTensor};
 use crate::conformance::{self, Report, compare_all};
 use crate::error::{Error, Result};
 use crate::image::{Image, Info};
@@ -119,6 +119,36 @@ pub async fn parity(
     with_backend!(reference, known => {
         with_backend!(candidate, other => compare_all(known, other, models, options).await)
     })
+}
+
+/// What a backend computes on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceInfo {
+    /// The device in words, with its driver and the variant of the shaders.
+    pub device: String,
+    /// The type that products round their operands to.
+    pub operands: DType,
+    /// How many elements an activation may have at most; `None` where free memory is all that counts.
+    pub largest_activation: Option<usize>,
+}
+
+/// Every backend of this program in all its variants, with its device on this machine or the reason why there is none.
+pub async fn devices() -> Vec<(BackendChoice, Result<DeviceInfo>)> {
+    let mut found = Vec::new();
+    for choice in BackendChoice::built_in() {
+        let info = with_backend!(choice, start => start().await.map(|backend| describe(&backend)));
+        found.push((choice, info));
+    }
+    found
+}
+
+fn describe(backend: &impl Backend) -> DeviceInfo {
+    let largest = backend.largest_activation();
+    DeviceInfo {
+        device: backend.device(),
+        operands: backend.operands(),
+        largest_activation: (largest != usize::MAX).then_some(largest),
+    }
 }
 
 /// A model that is loaded and ready to draw.

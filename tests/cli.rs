@@ -177,6 +177,22 @@ fn inspect_shows_foreign_texts_without_steering_the_terminal() {
 }
 
 #[test]
+fn inspect_shows_what_this_machine_computes_on() {
+    let folder = tempdir().unwrap();
+    let (text, _) = succeeds(folder.path(), &["inspect", "--device"]);
+    assert!(text.lines().any(|line| line.starts_with("cpu ") && line.contains("products of F32")), "{text}");
+    let (text, _) = succeeds(folder.path(), &["inspect", "--device", "--json"]);
+    let document: Value = serde_json::from_str(&text).unwrap();
+    let devices = document["devices"].as_array().unwrap();
+    assert_eq!(devices[0]["backend"], "cpu");
+    assert_eq!(devices.len(), zimage::BackendChoice::built_in().count());
+    for device in devices {
+        assert!(device["device"].is_string() != device["problem"].is_string(), "{device}");
+    }
+    fails(folder.path(), &["inspect", "--device", "fox.png"], 2, "--device");
+}
+
+#[test]
 fn inspect_refuses_other_files() {
     let folder = with_picture();
     let f = folder.path();

@@ -1,15 +1,16 @@
-//! `zimage inspect`: what a PNG says about its making, or what a model's folder holds.
+//! `zimage inspect`: what a PNG says about its making, what a model's folder holds, or what this machine computes on.
 
+mod device;
 mod model;
 
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use zimage::{Error, Info, PngText, Result};
 
-/// Show what made a picture, or what a model consists of
+/// Show what made a picture, what a model consists of, or what this machine computes on
 ///
 /// Of a picture: the generation data in its PNG. Of a model: its parts with their sizes, element types, parameter counts
-/// and shapes, its schedule and its defaults.
+/// and shapes, its schedule and its defaults. Of this machine: each backend with its device and shaders.
 #[derive(Debug, clap::Args)]
 #[command(after_help = super::EXIT_CODES)]
 pub(super) struct Args {
@@ -17,12 +18,19 @@ pub(super) struct Args {
     #[arg(value_name = "FILE.png|MODEL_DIR")]
     path: Option<PathBuf>,
 
+    /// Every backend in all its variants, with its device or the reason why there is none
+    #[arg(long, conflicts_with = "path")]
+    device: bool,
+
     /// Print one JSON document; sizes are in bytes
     #[arg(long)]
     json: bool,
 }
 
 pub(super) fn run(args: &Args) -> Result<()> {
+    if args.device {
+        return device::run(args.json);
+    }
     match &args.path {
         Some(path) if path.extension().is_some_and(|end| end == "safetensors" || end == "json") => {
             let problem = "one file of a model; name the folder of the whole model, the one with model_index.json";
