@@ -171,22 +171,27 @@ enum Loaded {
 
 impl Loaded {
     async fn open(model: &Model, backend: BackendChoice, progress: &mut dyn Progress) -> Result<Self> {
-        #[cfg(feature = "webgpu")]
-        {
-            let device = match backend {
-                BackendChoice::WebGpu(shaders) => Some(WebGpu::open_with(Adapters::Any, shaders, u64::MAX).await?),
-                // An adapter that computes on the processor is slower than the `cpu` backend.
-                BackendChoice::Auto => WebGpu::open(Adapters::Gpu).await.ok(),
-                _ => None,
-            };
-            if let Some(device) = device {
+        match backend {
+            #[cfg(feature = "webgpu")]
+            BackendChoice::WebGpu(shaders) => {
+                let device = WebGpu::open_with(Adapters::Any, shaders, u64::MAX).await?;
                 return Ok(Self::WebGpu(Box::new(Pipeline::load(device, model, progress).await?)));
             }
-        }
-        #[cfg(feature = "cuda")]
-        if backend == BackendChoice::Cuda {
-            let device = Cuda::open(Placement::default())?;
-            return Ok(Self::Cuda(Box::new(Pipeline::load(device, model, progress).await?)));
+            // An adapter that computes on the processor is slower than the `cpu` backend.
+            #[cfg(feature = "webgpu")]
+            BackendChoice::Auto => {
+                if let Ok(device) = WebGpu::open(Adapters::Gpu).await {
+                    return Ok(Self::WebGpu(Box::new(Pipeline::load(device, model, progress).await?)));
+                }
+            }
+            #[cfg(feature = "cuda")]
+            BackendChoice::Cuda => {
+                let device = Cuda::open(Placement::default())?;
+                return Ok(Self::Cuda(Box::new(Pipeline::load(device, model, progress).await?)));
+            }
+            #[cfg(not(feature = "webgpu"))]
+            BackendChoice::Auto => {}
+            BackendChoice::Cpu => {}
         }
         Ok(Self::Cpu(Box::new(Pipeline::load(Cpu::new(), model, progress).await?)))
     }
