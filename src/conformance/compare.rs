@@ -61,29 +61,32 @@ where
     let mut report = empty(reference, candidate, precision, options);
     let cases = verbs::suite::<A>(options.full).cases.into_iter().zip(verbs::suite::<B>(options.full).cases);
     let cases: Vec<_> = cases.filter(|(case, _)| case.name.contains(&options.filter)).collect();
-    let mut left = BTreeMap::<&str, usize>::new();
+    let [twice, nan] = ["replay/twice", "to_rgb8/nan-is-refused"];
+    let replays = options.replay && twice.contains(&options.filter);
+    let refuses = nan.contains(&options.filter);
+    // How many cases each row still waits for.
+    let mut left = BTreeMap::<&str, usize>::from([("replay", 1), ("to_rgb8", usize::from(refuses))]);
     cases.iter().for_each(|(case, _)| *left.entry(case.verb).or_default() += 1);
+    let mut add = |verb: &'static str, outcome: Outcome| {
+        report.add(verb, outcome);
+        let left = left.entry(verb).or_default();
+        *left -= 1;
+        if *left == 0 {
+            report.row(verb).into_iter().for_each(&mut *each);
+        }
+    };
     for (known, case) in cases {
         let expected = called(reference, &known, expect).await?;
         let result = examine(candidate, &case, inputs, &expected, options.replay).await;
-        report.add(case.verb, outcome(case.name, case.tolerance, precision, result));
-        let left = left.entry(case.verb).or_default();
-        *left -= 1;
-        if *left == 0 {
-            report.row(case.verb).into_iter().for_each(&mut *each);
-        }
+        add(case.verb, outcome(case.name, case.tolerance, precision, result));
     }
-    let law = "replay/twice";
-    if options.replay && law.contains(&options.filter) {
+    if replays {
         let result = replay_error(candidate, options.seed).await.map(|error| Finding { error, problem: None });
-        report.add("replay", outcome(law.into(), EQUAL, precision, result));
-        report.row("replay").into_iter().for_each(&mut *each);
+        add("replay", outcome(twice.into(), EQUAL, precision, result));
     }
-    let law = "to_rgb8/nan-is-refused";
-    if law.contains(&options.filter) {
+    if refuses {
         let result = refuses_nan(candidate).await;
-        report.add("nan", outcome(law.into(), EQUAL, precision, result));
-        report.row("nan").into_iter().for_each(each);
+        add("to_rgb8", outcome(nan.into(), EQUAL, precision, result));
     }
     Ok(report)
 }
