@@ -2,7 +2,7 @@
  * What the module's functions take and return. The worker and the page share these types, and embedders see them.
  */
 
-/** Which backend computes: `auto` is WebGPU where the browser has it, else the processor. */
+/** Which backend computes: `auto` is WebGPU where the browser has a GPU for it, else the processor. */
 export type Backend = "auto" | "webgpu" | "cpu";
 
 /** Where a model's files are, in the layout of a diffusers folder. */

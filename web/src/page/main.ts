@@ -68,7 +68,7 @@ async function open(choice: Choice): Promise<void> {
   try {
     const loaded = await ZImage.load({
       model: choice.source,
-      backend: backend ?? "webgpu",
+      backend: backend ?? "auto",
       signal: here.signal,
       onProgress: ({ done, of, fetched, note }) => {
         const from = fetched > 0 ? "" : " from this browser's storage";

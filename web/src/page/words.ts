@@ -25,9 +25,11 @@ export async function withoutGpu(): Promise<string[]> {
 
 /** What computes, and how. wgpu learns no names of GPUs in a browser, but the page does. */
 export async function deviceOf({ backend, device, variant }: Info): Promise<string> {
-  if (backend === "cpu") return "Drawing on the processor";
   const adapter = await navigator.gpu?.requestAdapter().catch(() => null);
-  const { vendor = "", architecture = "", description = "" } = adapter?.info ?? {};
+  const { vendor = "", architecture = "", description = "", isFallbackAdapter = false } = adapter?.info ?? {};
+  if (backend === "cpu") {
+    return `Drawing on the processor${isFallbackAdapter ? ", which is faster than the software GPU of this browser" : ""}`;
+  }
   const name = description || [vendor, architecture].filter(Boolean).join(" ");
   return `Drawing through WebGPU on ${name ? `${name}, ${variant}` : device}`;
 }
