@@ -64,7 +64,7 @@ test("a typed prompt becomes the picture that `cpu` draws, and a link draws it a
   t.diagnostic(`longest stall of the page: ${Math.round(stalled)} ms`);
   const link = page.url();
   assert.match(link, /#prompt=a\+red\+fox\+on\+a\+green\+background&width=256&height=256&steps=8&guidance=0&seed=7&backend=webgpu$/);
-  await page.screenshot({ path: `${SCREENSHOTS}/wide.png` });
+  await page.screenshot({ path: `${SCREENSHOTS}/webgpu.jpg`, quality: 85 });
   const other = await context.newPage();
   const quick = link.replace("width=256&height=256&steps=8", "width=64&height=64&steps=2").replace("=webgpu", "=cpu");
   await other.goto(quick);
@@ -73,7 +73,7 @@ test("a typed prompt becomes the picture that `cpu` draws, and a link draws it a
   const small = ["--width", "64", "--height", "64", "--steps", "2", "--seed", "7"];
   assert.ok((await psnr(other, again, await reference(["a red fox on a green background", ...small]))) >= DECIBELS);
   assert.ok(seconds <= HANGING, `${seconds} s for a picture`);
-}, { viewport: { width: 1200, height: 860 } })));
+}, { viewport: { width: 1200, height: 960 } })));
 
 test("a run is cancelled, and another one is started", () => withServer((server) => inBrowser(async (_, page) => {
   await page.goto(`${server.origin}/#backend=webgpu`);

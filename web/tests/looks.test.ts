@@ -43,11 +43,12 @@ test("wide, dark and narrow, without serious findings of axe", () => withServer(
   await ask(page, { prompt: "a rocket on a blue background", seed: 3 });
   await page.waitForSelector("#history li:nth-child(2)", { timeout: PATIENCE });
   await page.click("#history li:last-child button");
+  await page.screenshot({ path: `${SCREENSHOTS}/wide.jpg`, quality: 85 });
   assert.deepEqual(await findings(page), []);
   await page.emulateMedia({ colorScheme: "dark" });
   await page.click("#more summary");
   await page.evaluate(() => scrollTo(0, 0));
-  await page.screenshot({ path: `${SCREENSHOTS}/dark.png` });
+  await page.screenshot({ path: `${SCREENSHOTS}/dark.jpg`, quality: 85 });
   assert.deepEqual(await findings(page), []);
   await page.click("#more summary");
   await page.emulateMedia({ colorScheme: "light" });
@@ -55,7 +56,7 @@ test("wide, dark and narrow, without serious findings of axe", () => withServer(
     await page.setViewportSize({ width, height: 844 });
     assert.ok(await fits(page), `${width} pixels wide`);
   }
-  await page.screenshot({ path: `${SCREENSHOTS}/narrow.png`, fullPage: true });
+  await page.screenshot({ path: `${SCREENSHOTS}/narrow.jpg`, quality: 85, fullPage: true });
   await page.click("#model summary");
   assert.deepEqual(await findings(page), []);
   // The state in which something is wrong and buttons offer help.
@@ -63,13 +64,13 @@ test("wide, dark and narrow, without serious findings of axe", () => withServer(
   await page.reload();
   await page.waitForSelector("#notice:not([hidden])");
   assert.deepEqual(await findings(page), []);
-}, { viewport: { width: 1200, height: 860 } })));
+}, { viewport: { width: 1200, height: 960 } })));
 
 test("the conformance page, without serious findings of axe", () => withServer((server) => inBrowser(async (_, page) => {
   await page.goto(`${server.origin}/parity.html#filter=norm`);
   await page.click("#run");
   await until(page, "passed");
-  await page.screenshot({ path: `${SCREENSHOTS}/parity.png` });
+  await page.screenshot({ path: `${SCREENSHOTS}/parity.jpg`, quality: 85 });
   assert.deepEqual(await findings(page), []);
   await page.setViewportSize({ width: 320, height: 640 });
   assert.ok(await fits(page), "320 pixels wide");
