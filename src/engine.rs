@@ -6,6 +6,7 @@ use crate::backend::cuda::{Cuda, Placement};
 #[cfg(feature = "webgpu")]
 use crate::backend::webgpu::{Adapters, Shaders, WebGpu};
 use crate::backend::{Backend, DType, HostTensor};
+use crate::bench::{self, Seen};
 use crate::conformance::{self, Report, compare_all};
 use crate::error::{Error, Result};
 use crate::image::{Image, Info};
@@ -119,6 +120,26 @@ pub async fn parity(
     with_backend!(reference, known => {
         with_backend!(candidate, other => compare_all(known, other, models, options).await)
     })
+}
+
+/// Measures how fast a backend is with `model`: see [`mod@bench`]. `see` is told of every row as soon as it is there.
+///
+/// # Errors
+/// Those of [`bench::run`], and [`Error::Device`] when this machine lacks the device.
+pub async fn bench(
+    choice: BackendChoice,
+    model: &Model,
+    options: &bench::Options,
+    see: &mut dyn FnMut(Seen<'_>) -> Result<()>,
+) -> Result<bench::Report> {
+    // As [`Loaded::open`] chooses.
+    #[cfg(feature = "webgpu")]
+    if choice == BackendChoice::Auto
+        && let Ok(device) = WebGpu::open(Adapters::Gpu).await
+    {
+        return bench::run(device, model, options, see).await;
+    }
+    with_backend!(choice, start => bench::run(start().await?, model, options, see).await)
 }
 
 /// What a backend computes on.

@@ -25,11 +25,12 @@
 //! | [`model`] | the three networks, and what their config files say |
 //! | [`weights`] | files → named tensors |
 //! | [`backend`] | the verbs, each defined by a formula with shapes and types; [`backend::cpu`] is their meaning in plain Rust, `backend::webgpu` runs them on any GPU |
+//! | [`mod@bench`] | how fast a backend is: every verb at the sizes of a model, every stage and whole pictures |
 //! | [`conformance`] | what a backend must do to be called right: cases for every verb, every stage and whole pictures |
 //!
 //! Each room knows only those to the right of it: engine → pipeline → model → backend (the trait), with weights beside
-//! model. `pipeline` and `model` never name a backend, backends never see Z-Image or each other. `conformance` stands
-//! beside the engine: it compares any two backends, and any two pipelines, without naming one.
+//! model. `pipeline` and `model` never name a backend, backends never see Z-Image or each other. `conformance` and `bench`
+//! stand beside the engine: they compare and measure any backends and any pipelines, without naming one.
 //!
 //! # The way of a prompt
 //!
@@ -45,6 +46,7 @@
 //! 8. [`model::vae`] decodes the latents to pixels, and [`Image`] writes them as a PNG that says what made it.
 
 pub mod backend;
+pub mod bench;
 pub mod conformance;
 mod engine;
 mod error;
@@ -55,7 +57,7 @@ pub mod pipeline;
 pub mod web;
 pub mod weights;
 
-pub use engine::{BackendChoice, DeviceInfo, Engine, Output, devices, parity};
+pub use engine::{BackendChoice, DeviceInfo, Engine, Output, bench, devices, parity};
 pub use error::{Error, ErrorKind, Result};
 pub use image::{Image, Info, PngText};
 pub use model::Model;

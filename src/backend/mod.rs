@@ -194,6 +194,12 @@ pub trait Backend: Sized + Debug {
     /// sizes the next one does not share.
     fn trim(&self) {}
 
+    /// The most bytes that the backend has held on the device at once since it was opened: tensors, what is kept for reuse,
+    /// and recordings, but not what the driver takes for itself. `None` where it does not know.
+    fn peak_memory(&self) -> Option<u64> {
+        None
+    }
+
     /// Copies a tensor to the device, as it is stored or widened exactly. One in the type of the backend's activations can
     /// be used as an activation. Takes effect at once, also inside [`Backend::record`].
     fn upload(&self, tensor: &HostTensor) -> Result<Self::Tensor>;

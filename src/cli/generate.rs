@@ -2,7 +2,6 @@
 
 use super::output::Place;
 use super::progress::Bar;
-use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde::Serialize;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::IsTerminal;
@@ -74,7 +73,7 @@ pub(super) struct Args {
     vae_tile: VaeTile,
 
     /// What computes; auto is the best that this machine has
-    #[arg(long, default_value = "auto", value_parser = backends())]
+    #[arg(long, default_value = "auto", value_parser = super::backends())]
     backend: BackendChoice,
 
     /// The PNG to write, over one that is there; several pictures become FILE-1.png, FILE-2.png, …; - writes one
@@ -85,11 +84,6 @@ pub(super) struct Args {
     /// Print what was made, and the milliseconds of every part, as one JSON document to standard output
     #[arg(long)]
     json: bool,
-}
-
-fn backends() -> impl TypedValueParser<Value = BackendChoice> {
-    PossibleValuesParser::new(BackendChoice::NAMES.iter().map(|(name, _)| *name))
-        .try_map(|name| name.parse::<BackendChoice>())
 }
 
 /// A count or a size. What is too large or too small says [`Request::check`], which knows the model.

@@ -3,19 +3,21 @@
 //! Data goes to standard output (`--json`, a PNG with `-o -`, what `inspect` finds), everything for the person at the
 //! terminal to standard error. An error is one line and an exit code that a script can act on.
 
+mod bench;
 mod generate;
 mod inspect;
 mod output;
 mod parity;
 mod progress;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Parser, Subcommand};
 use std::io::{self, Write};
 use std::panic::PanicHookInfo;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
-use zimage::{Error, ErrorKind, Result};
+use zimage::{BackendChoice, Error, ErrorKind, Result};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -38,6 +40,7 @@ struct Cli {
 enum Command {
     Generate(generate::Args),
     Inspect(inspect::Args),
+    Bench(bench::Args),
     Parity(parity::Args),
 }
 
@@ -58,6 +61,7 @@ pub(crate) fn run(start: Instant) -> ExitCode {
     let done = match cli.command {
         Command::Generate(args) => generate::run(&args, start).map(|()| ExitCode::SUCCESS),
         Command::Inspect(args) => inspect::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Bench(args) => bench::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Parity(args) => parity::run(&args),
     };
     match done {
@@ -93,6 +97,12 @@ fn exit_code(kind: ErrorKind) -> u8 {
         ErrorKind::Cancelled => 130,
         _ => 1,
     }
+}
+
+/// Reads the value of `--backend`.
+fn backends() -> impl TypedValueParser<Value = BackendChoice> {
+    PossibleValuesParser::new(BackendChoice::NAMES.iter().map(|(name, _)| *name))
+        .try_map(|name| name.parse::<BackendChoice>())
 }
 
 /// clap's report of several paragraphs as one line: what is wrong, its tips, and where to read on.

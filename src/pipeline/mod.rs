@@ -10,13 +10,14 @@ pub mod progress;
 pub mod prompt;
 pub mod request;
 pub mod schedule;
+pub mod step;
 
 use crate::backend::{Backend, HostTensor};
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::model::config::ModelConfig;
 use crate::model::text_encoder::TextEncoder;
-use crate::model::transformer::{Captions, Clock, Transformer, padded};
+use crate::model::transformer::{Captions, Transformer, padded};
 use crate::model::vae::Vae;
 use crate::model::vae::tiling::Tiles;
 use crate::weights::{ModelFolder, excerpt};
@@ -27,6 +28,7 @@ use request::{Job, Limits};
 use schedule::Schedule;
 use std::collections::VecDeque;
 use std::sync::OnceLock;
+use step::Latents;
 use web_time::Instant;
 
 /// A model on a backend.
@@ -105,6 +107,11 @@ impl<B: Backend> Pipeline<B> {
     /// The backend that this model is on.
     pub fn backend(&self) -> &B {
         &self.backend
+    }
+
+    /// Lets go of the model and gives the backend back.
+    pub fn into_backend(self) -> B {
+        self.backend
     }
 
     /// What the model's config files say.
@@ -271,25 +278,10 @@ impl<B: Backend> Pipeline<B> {
         run: &mut Run<'_>,
     ) -> Result<HostTensor> {
         let b = &self.backend;
-        let (steps, pictures) = (schedule.steps(), noise.shape()[0]);
+        let pictures = noise.shape()[0];
         let size = [noise.shape()[2], noise.shape()[3]];
-        let rows = schedule.step_rows(guidance).concat();
-        let times = schedule.times(self.config.transformer.t_scale as f32);
-        let times = b.upload(&HostTensor::from_f32(&[steps, 1], &times))?;
-        let table = b.upload(&HostTensor::from_f32(&[steps, 3], &rows))?;
-        let mut step = b.upload(&HostTensor::from_u32(&[1], &[0]))?;
-        let mut latents = b.upload(noise)?;
-
-        let mut record = |items: &[usize]| {
-            let sequence = self.transformer.sequence(b, &captions.captions, pictures, items, size)?;
-            let recording = b.record(|b| {
-                let clock = Clock { times: &times, step: &step };
-                let probe = &mut |_, _: &B::Tensor| Ok(());
-                let prediction = self.transformer.forward(b, &latents, clock, &captions.captions, &sequence, probe)?;
-                b.guide_and_step(&mut latents, &prediction, &table, &mut step)
-            })?;
-            Ok::<_, Error>((sequence, recording))
-        };
+        let mut latents = Latents::upload(b, noise, schedule, guidance, &self.config.transformer)?;
+        let mut record = |items: &[usize]| latents.record(b, &self.transformer, &captions.captions, items);
         let both = [&captions.positive[..], &captions.negative[..]].concat();
         let guided = schedule.guided(guidance);
         let with_guidance = guided.contains(&true).then(|| record(&both)).transpose()?;
@@ -306,11 +298,11 @@ impl<B: Backend> Pipeline<B> {
                 self.step_finished(&mut in_flight, &mut last, run).await?;
             }
             let recorded = if guided { &with_guidance } else { &without };
-            let (_, recording) = recorded.as_ref().ok_or_else(|| Error::shape("replay", "a step was not recorded"))?;
-            b.replay(recording)?;
+            let step = recorded.as_ref().ok_or_else(|| Error::shape("replay", "a step was not recorded"))?;
+            b.replay(&step.recording)?;
             in_flight.push_back(b.event()?);
             if let Some((colours, before)) = &mut before {
-                let now = b.download(&latents).await?.to_f32();
+                let now = latents.download(b).await?.to_f32();
                 let clean = preview::predicted(before, &now, [sigmas[0], sigmas[1]]);
                 run.preview(&colours.pictures(&clean, [pictures, noise.shape()[1], size[0], size[1]]));
                 *before = now;
@@ -320,13 +312,13 @@ impl<B: Backend> Pipeline<B> {
                 while !in_flight.is_empty() {
                     self.step_finished(&mut in_flight, &mut last, run).await?;
                 }
-                run.latents(&b.download(&latents).await?);
+                run.latents(&latents.download(b).await?);
             }
         }
         while !in_flight.is_empty() {
             self.step_finished(&mut in_flight, &mut last, run).await?;
         }
-        b.download(&latents).await
+        latents.download(b).await
     }
 
     /// The map of previews, fitted the first time.

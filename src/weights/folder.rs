@@ -5,6 +5,7 @@
 //! only that is ready when it is polled for the first time.
 
 use super::excerpt;
+use super::random::RandomTensors;
 use super::remote::RemoteFiles;
 use crate::error::{Error, Result};
 use bytes::Bytes;
@@ -34,6 +35,8 @@ pub struct ModelFolder {
     source: Source,
     /// Files that stand in for those of the source, or beside them.
     replaced: Vec<(String, Bytes)>,
+    /// Where weights come from that are not in the files.
+    random: Option<RandomTensors>,
 }
 
 #[derive(Clone)]
@@ -105,7 +108,12 @@ impl ModelFolder {
             let problem = format!("expected a diffusers folder (the one with {INDEX}), found a single file");
             return Err(Error::file(path, problem));
         }
-        let folder = Self { name: display_name(path), source: Source::Disk(path.to_owned()), replaced: Vec::new() };
+        let folder = Self {
+            name: display_name(path),
+            source: Source::Disk(path.to_owned()),
+            replaced: Vec::new(),
+            random: None,
+        };
         at_once(async {
             if !folder.exists(INDEX).await? {
                 return Err(Error::file(path, no_index(path)));
@@ -120,7 +128,7 @@ impl ModelFolder {
     /// # Errors
     /// [`Error::File`] when it has no `model_index.json` or is the folder of another pipeline; those of `files`.
     pub async fn remote(name: &str, files: Arc<dyn RemoteFiles>) -> Result<Self> {
-        let folder = Self { name: name.to_owned(), source: Source::Remote(files), replaced: Vec::new() };
+        let folder = Self { name: name.to_owned(), source: Source::Remote(files), replaced: Vec::new(), random: None };
         if !folder.exists(INDEX).await? {
             let problem = format!("this does not look like a diffusers folder: it has no {INDEX}");
             return Err(Error::file(Path::new(name), problem));
@@ -132,13 +140,26 @@ impl ModelFolder {
     /// A model that is compiled into the program: pairs of a path inside the folder, such as `vae/config.json`, and the
     /// bytes of that file.
     pub fn in_memory(name: &str, files: &'static [(&'static str, &'static [u8])]) -> Self {
-        Self { name: name.to_owned(), source: Source::Memory(files), replaced: Vec::new() }
+        Self { name: name.to_owned(), source: Source::Memory(files), replaced: Vec::new(), random: None }
     }
 
     /// This model under another name, with `files` (pairs of a path inside the folder and that file's bytes) in the
     /// place of those that it has, or beside them. Only in memory: nothing is written.
     pub fn with_files(&self, name: &str, files: Vec<(String, Bytes)>) -> Self {
-        Self { name: name.to_owned(), source: self.source.clone(), replaced: [files, self.replaced.clone()].concat() }
+        let replaced = [files, self.replaced.clone()].concat();
+        Self { name: name.to_owned(), source: self.source.clone(), replaced, random: self.random.clone() }
+    }
+
+    /// This model with random weights in the place of those of its files, if it has any: [`RandomTensors::weight`] answers
+    /// for every tensor, whatever its name and shape.
+    pub fn with_random_weights(mut self) -> Self {
+        self.random = Some(RandomTensors::default());
+        self
+    }
+
+    /// Where the weights come from when they are not in the files.
+    pub(super) fn random_weights(&self) -> Option<&RandomTensors> {
+        self.random.as_ref()
     }
 
     /// What to call the model when talking to the user.

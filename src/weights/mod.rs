@@ -8,11 +8,13 @@ mod embedded;
 mod folder;
 mod header;
 mod index;
+mod random;
 mod remote;
 mod tensors;
 
 pub use folder::ModelFolder;
 pub(crate) use folder::at_once;
+pub use random::RandomTensors;
 pub use remote::{Answer, RemoteFiles};
 /// The element types that a safetensors file can name. [`Tensors::take`] reads only the floating ones of 16 and 32 bits.
 pub use safetensors::Dtype as StoredType;

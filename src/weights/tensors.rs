@@ -4,6 +4,7 @@
 use super::folder::{ModelFile, ModelFolder};
 use super::header::{Stored, read_header};
 use super::index::read_index;
+use super::random::RandomTensors;
 use super::{StoredType, excerpt};
 use crate::backend::{DType, HostTensor};
 use crate::error::{Error, Result};
@@ -22,6 +23,8 @@ pub struct Tensors {
     prefix: &'static str,
     /// By the name that the file uses.
     entries: BTreeMap<String, Entry>,
+    /// What answers for every tensor where there are no files.
+    random: Option<RandomTensors>,
 }
 
 #[derive(Debug)]
@@ -65,7 +68,8 @@ fn name_prefix(has: impl Fn(&str) -> bool) -> &'static str {
 impl Tensors {
     /// Opens `<part>/<stem>.safetensors`, or the shards that `<part>/<stem>.safetensors.index.json` names where there is
     /// no such file, and checks their headers; no tensor is read yet. Tensors that a shard holds beyond what the index
-    /// says are there like all others.
+    /// says are there like all others. Of a folder with random weights no file is opened: nothing is listed, and every
+    /// tensor is there.
     ///
     /// # Errors
     /// [`Error::File`] and [`Error::Tensor`] for files that are missing, truncated, damaged or at odds with their index;
@@ -73,7 +77,12 @@ impl Tensors {
     pub async fn open(folder: &ModelFolder, part: &str, stem: &str) -> Result<Self> {
         let single = format!("{part}/{stem}.safetensors");
         let index = format!("{single}.index.json");
-        let mut tensors = Self { path: folder.path(&single), files: vec![], prefix: "", entries: BTreeMap::new() };
+        let random = folder.random_weights().cloned();
+        let mut tensors =
+            Self { path: folder.path(&single), files: vec![], prefix: "", entries: BTreeMap::new(), random };
+        if tensors.random.is_some() {
+            return Ok(tensors);
+        }
         if folder.exists(&single).await? {
             tensors.add_file(folder, &single).await?;
         } else if folder.exists(&index).await? {
@@ -137,6 +146,9 @@ impl Tensors {
 
     /// As [`Tensors::take`], but `None` when there is no tensor of this name.
     pub async fn take_optional(&self, name: &str, shape: &[usize]) -> Result<Option<HostTensor>> {
+        if let Some(random) = &self.random {
+            return Ok(Some(random.weight(name, shape)));
+        }
         let Some(entry) = self.entries.get(&self.file_name(name)) else { return Ok(None) };
         let found = || format!("{} {:?}", entry.dtype, entry.shape);
         let fault = |found| Err(self.fault(self.files[entry.file].path.clone(), name, shape, found));
@@ -157,7 +169,7 @@ impl Tensors {
 
     /// Whether there is a tensor of this name, whatever its shape and type.
     pub fn contains(&self, name: &str) -> bool {
-        self.entries.contains_key(&self.file_name(name))
+        self.random.is_some() || self.entries.contains_key(&self.file_name(name))
     }
 
     /// The tensors that nothing has read and that are not `known` to go unread, by the names that the file uses. `known`

@@ -58,6 +58,11 @@ impl Gpu {
         Ok(CudaTensor::new(shape, dtype, memory))
     }
 
+    /// The most bytes that were ever taken from the driver at once.
+    pub(super) fn peak_memory(&self) -> u64 {
+        self.arena.peak()
+    }
+
     fn allocate(&self, verb: &'static str, shape: &[usize], bytes: usize, arena: &Arc<Arena>) -> Result<Arc<Memory>> {
         arena.allocate(bytes).map_err(|error| match error {
             DriverError(CUresult::CUDA_ERROR_OUT_OF_MEMORY) => self.device.out_of_memory(verb, shape, bytes),

@@ -98,9 +98,16 @@ struct State {
     slabs: BTreeMap<u64, u64>,
     /// The same of free parts; no two of a slab touch.
     free: BTreeMap<u64, u64>,
+    /// The most bytes that all slabs together ever had.
+    peak: u64,
 }
 
 impl State {
+    fn add_slab(&mut self, address: u64, bytes: u64) {
+        self.slabs.insert(address, bytes);
+        self.peak = self.peak.max(self.slabs.values().sum());
+    }
+
     /// The smallest free part that holds `bytes`.
     fn take(&mut self, bytes: u64) -> Option<u64> {
         let fitting = self.free.iter().filter(|(_, len)| **len >= bytes);
@@ -132,7 +139,7 @@ impl State {
 
     /// Slabs of which nothing is used; they are the caller's.
     fn take_unused(&mut self) -> Vec<(u64, u64)> {
-        let State { slabs, free } = self;
+        let State { slabs, free, .. } = self;
         let unused = slabs.iter().filter(|(address, bytes)| free.get(address) == Some(bytes));
         let unused: Vec<(u64, u64)> = unused.map(|(address, bytes)| (*address, *bytes)).collect();
         for (address, _) in &unused {
@@ -180,11 +187,16 @@ impl Arena {
             made = self.source.allocate(bytes).map(|address| (address, bytes));
         }
         let (address, slab) = made?;
-        state.slabs.insert(address, slab);
+        state.add_slab(address, slab);
         if slab > bytes {
             state.free.insert(address + bytes, slab - bytes);
         }
         Ok(address)
+    }
+
+    /// The most bytes that its slabs ever had together, those of its recordings included: they are parts of its own.
+    pub(super) fn peak(&self) -> u64 {
+        lock(&self.state).peak
     }
 
     fn give(&self, address: u64, bytes: u64) {
@@ -329,6 +341,7 @@ mod tests {
         assert_eq!(child.allocate(512).unwrap().address(), address);
         drop(child);
         assert_eq!(parent.allocate(SLAB as usize).unwrap().address(), address);
+        assert_eq!(parent.peak(), 2 * SLAB, "both at once");
         drop(parent);
         assert_eq!(*lock(&fake.left), 4 * SLAB);
     }

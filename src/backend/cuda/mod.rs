@@ -114,6 +114,10 @@ impl Backend for Cuda {
         DType::Bf16
     }
 
+    fn peak_memory(&self) -> Option<u64> {
+        Some(self.0.peak_memory())
+    }
+
     /// Vectors are widened to F32, as biases and the weights of norms are read so; everything else stays as it is.
     fn upload(&self, tensor: &HostTensor) -> Result<CudaTensor> {
         let short = matches!(tensor.dtype(), DType::F16 | DType::Bf16);

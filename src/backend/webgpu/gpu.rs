@@ -101,12 +101,21 @@ impl Gpu {
         self.pool.clear();
     }
 
+    /// The most bytes that the buffers of tensors ever had at once.
+    pub(super) fn peak_memory(&self) -> u64 {
+        self.pool.peak()
+    }
+
     /// A new buffer, mapped or not. When memory runs out, what is free in the pool is let go of first; when that does
     /// not help, the error says what may fit instead.
     fn allocate(&self, verb: &str, shape: &[usize], bytes: u64, mapped: bool, instead: &str) -> Result<wgpu::Buffer> {
         let create = || {
             let buffer = self.device.device.create_buffer(&buffer(verb, bytes, mapped));
-            (!self.device.faults.take_out_of_memory()).then_some(buffer)
+            let made = !self.device.faults.take_out_of_memory();
+            made.then(|| {
+                self.pool.made(bytes);
+                buffer
+            })
         };
         let made = create().or_else(|| {
             self.trim();

@@ -20,12 +20,20 @@ pub(super) struct Pool {
     free: Mutex<BTreeMap<u64, Vec<wgpu::Buffer>>>,
     /// Where a recording takes buffers from, and where they go when it is dropped.
     parent: Option<Arc<Pool>>,
+    held: Mutex<Held>,
+}
+
+/// Bytes of the buffers that were made and have not been let go of.
+#[derive(Debug, Default)]
+struct Held {
+    now: u64,
+    peak: u64,
 }
 
 impl Pool {
     /// The pool of a recording.
     pub(super) fn child(parent: &Arc<Pool>) -> Arc<Self> {
-        Arc::new(Self { free: Mutex::default(), parent: Some(parent.clone()) })
+        Arc::new(Self { free: Mutex::default(), parent: Some(parent.clone()), held: Mutex::default() })
     }
 
     /// A buffer for `bytes`, not much larger than that.
@@ -44,7 +52,22 @@ impl Pool {
 
     /// Lets go of everything that is free here.
     pub(super) fn clear(&self) {
-        lock(&self.free).clear();
+        let free = std::mem::take(&mut *lock(&self.free));
+        let bytes: u64 = free.iter().map(|(size, buffers)| size * buffers.len() as u64).sum();
+        let mut held = lock(&self.held);
+        held.now = held.now.saturating_sub(bytes);
+    }
+
+    /// Counts a buffer that was made and will come to this pool, or to one of its recordings'.
+    pub(super) fn made(&self, bytes: u64) {
+        let mut held = lock(&self.held);
+        held.now += bytes;
+        held.peak = held.peak.max(held.now);
+    }
+
+    /// The most bytes that the buffers counted here ever had at once.
+    pub(super) fn peak(&self) -> u64 {
+        lock(&self.held).peak
     }
 }
 

@@ -121,6 +121,10 @@ impl Backend for WebGpu {
         self.0.trim();
     }
 
+    fn peak_memory(&self) -> Option<u64> {
+        Some(self.0.peak_memory())
+    }
+
     /// Matrices stay as they are stored; everything else that is stored in a shorter floating type is widened, as it is
     /// small and shaders read it as F32.
     fn upload(&self, tensor: &HostTensor) -> Result<WebGpuTensor> {

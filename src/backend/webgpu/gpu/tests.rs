@@ -46,6 +46,10 @@ fn trimming_frees_what_no_tensor_uses() {
     drop(gpu.output("test", &[1 << 20], DType::F32).unwrap());
     gpu.trim();
     assert!(gpu.pool.take(4 << 20).is_none());
+    let peak = gpu.peak_memory();
+    assert!((8 << 20..9 << 20).contains(&peak), "{peak} bytes, of two large buffers and a few small ones");
+    drop(gpu.output("test", &[1 << 20], DType::F32).unwrap());
+    assert_eq!(gpu.peak_memory(), peak.max(8 << 20), "what was let go of does not count");
     assert_eq!(block_on(gpu.download(&kept)).unwrap().to_f32(), [1.0, 2.0, 3.0]);
 }
 

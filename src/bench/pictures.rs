@@ -1,0 +1,132 @@
+//! Whole pictures, with everything loaded.
+
+use super::report::{Pictures, Row};
+use super::stages::Bench;
+use super::timing::{Spread, measured};
+use crate::backend::Backend;
+use crate::error::{Error, Result};
+use crate::pipeline::Pipeline;
+use crate::pipeline::progress::Timings;
+use crate::pipeline::prompt::{MAX_TOKENS, Tokenizer};
+use crate::pipeline::request::Request;
+use std::ops::ControlFlow;
+
+/// What [`draw`] measures: a picture from its request to its pixels, and its parts.
+pub(super) const PICTURE: [&str; 4] = ["picture", "picture/text_encoder", "picture/denoise", "picture/vae"];
+const SEED: u64 = 42;
+
+/// Draws a picture with the model's own steps and guidance, several times, and adds the rows of [`PICTURE`] that are
+/// `wanted`.
+pub(super) async fn draw<B: Backend>(
+    bench: &Bench<'_, B>,
+    pipeline: &Pipeline<B>,
+    load_ms: f64,
+    wanted: impl Fn(&str) -> bool,
+    row: &mut dyn FnMut(Row) -> Result<()>,
+) -> Result<Pictures> {
+    let ([height, width], tokens) = (bench.sizes.picture, bench.sizes.caption);
+    // Another negative prompt of the same length, so that both captions cost the same.
+    let [prompt, negative] = ["a", "b"].map(|word| prompt(pipeline.tokenizer(), word, tokens));
+    let request = Request {
+        negative: vec![negative?],
+        width: Some(width),
+        height: Some(height),
+        seed: SEED,
+        ..Request::new(prompt?)
+    };
+    let job = request.check(pipeline.config())?;
+    let mut tile = None;
+    let run = async || {
+        let (_, drawn) = pipeline.generate(&job, &mut |_| ControlFlow::Continue(())).await?;
+        tile = drawn.vae_tile;
+        Ok(drawn.timings)
+    };
+    let timings: Vec<Timings> = measured(bench.runs, run).await?.into_iter().map(|(_, timings)| timings).collect();
+    let peak_memory = bench.b.peak_memory();
+
+    let spread = |part: &dyn Fn(&Timings) -> f64| Spread::of(&timings.iter().map(part).collect::<Vec<_>>());
+    let parts: [&dyn Fn(&Timings) -> f64; 4] =
+        [&|t| t.total_ms, &|t| t.text_encoder_ms, &|t| t.transformer_ms, &|t| t.vae_ms];
+    let (steps, guidance) = (job.steps, job.guidance.scale);
+    let tiled = tile.map_or(String::new(), |tile| format!(", decoded in tiles of {tile}×{tile}"));
+    let picture = format!("{width}×{height}, {steps} steps, guidance {guidance}, seed {SEED}{tiled}");
+    let whats = [
+        picture,
+        "tokens, text encoder and captions".into(),
+        format!("noise, recording, {steps} steps, latents to the host"),
+        "latents on the host to pixels there".into(),
+    ];
+    for ((name, part), what) in PICTURE.into_iter().zip(parts).zip(whats) {
+        if wanted(name) {
+            row(Row::new(name, &what, spread(part), 1))?;
+        }
+    }
+    let captions = if guidance > 0.0 { 2 } else { 1 };
+    let (step, _) = bench.step(pipeline.networks().1, captions).await?;
+    let loop_ms = spread(&|t| t.step_ms.iter().sum()).median;
+    Ok(Pictures {
+        steps,
+        guidance,
+        seed: SEED,
+        load_ms,
+        step_ms: step.median,
+        loop_ms,
+        idle_in_loop: (1.0 - steps as f64 * step.median / loop_ms).max(0.0),
+        peak_memory,
+    })
+}
+
+/// A prompt that makes exactly so many tokens with its chat template, mostly of one word.
+fn prompt(tokenizer: &Tokenizer, word: &str, tokens: usize) -> Result<String> {
+    let count = |text: &str| tokenizer.encode(text).map(|found| found.ids.len() + found.cut);
+    let mut prompt = String::new();
+    let mut found = count("")?;
+    if tokens <= found || tokens > MAX_TOKENS {
+        let least = found + 1;
+        return Err(Error::Request(format!(
+            "a caption of {tokens} tokens is not possible: use {least} to {MAX_TOKENS}, the chat template's included"
+        )));
+    }
+    while found < tokens {
+        let longer = [format!("{prompt} {word}"), format!("{prompt}{word}"), format!("{prompt},")];
+        let mut next = None;
+        for text in longer {
+            if count(&text)? == found + 1 {
+                next = Some(text);
+                break;
+            }
+        }
+        let Some(text) = next else {
+            return Err(Error::Request(format!("no caption of {tokens} tokens was found for this model's tokenizer")));
+        };
+        prompt = text;
+        found += 1;
+    }
+    Ok(prompt)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::Published;
+    use crate::weights::at_once;
+    use std::path::Path;
+
+    #[test]
+    fn prompts_have_exactly_the_tokens_that_are_wanted() {
+        let model = Published::Turbo.with_random_weights().unwrap();
+        let json = at_once(model.folder().read("tokenizer/tokenizer.json")).unwrap();
+        let tokenizer = Tokenizer::read(&json, Path::new("tokenizer.json")).unwrap();
+        for tokens in [20, 21, 128, MAX_TOKENS] {
+            let [a, b] = ["a", "b"].map(|word| prompt(&tokenizer, word, tokens).unwrap());
+            assert_ne!(a, b);
+            for text in [a, b] {
+                let found = tokenizer.encode(&text).unwrap();
+                assert_eq!((found.ids.len(), found.cut), (tokens, 0));
+            }
+        }
+        for tokens in [0, 19, MAX_TOKENS + 1] {
+            assert!(prompt(&tokenizer, "a", tokens).unwrap_err().to_string().contains("use 20 to 512"));
+        }
+    }
+}

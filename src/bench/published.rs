@@ -1,0 +1,146 @@
+//! The published models without their files: their configuration, random weights, and a tokenizer of one token a byte.
+
+use crate::error::{Error, Result};
+use crate::model::Model;
+use crate::weights::{ModelFolder, at_once};
+use serde_json::{Map, Value, json};
+use std::str::FromStr;
+
+/// A published model. Both are the same three networks; the schedule and what a request means by default differ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Published {
+    /// Z-Image-Turbo: 8 steps without guidance.
+    Turbo,
+    /// Z-Image: 50 steps with guidance 4.
+    Base,
+}
+
+impl FromStr for Published {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        match name {
+            "turbo" => Ok(Published::Turbo),
+            "base" => Ok(Published::Base),
+            _ => Err(Error::Request(format!("there is no published model {name:?}; choose turbo or base"))),
+        }
+    }
+}
+
+impl Published {
+    /// The name that [`Published::from_str`] reads.
+    pub fn name(self) -> &'static str {
+        match self {
+            Published::Turbo => "turbo",
+            Published::Base => "base",
+        }
+    }
+
+    /// The model at its real sizes, with random weights.
+    ///
+    /// # Errors
+    /// None: the configuration is checked as a file's would be, and it is right.
+    pub fn with_random_weights(self) -> Result<Model> {
+        let shift = match self {
+            Published::Turbo => 3.0,
+            Published::Base => 6.0,
+        };
+        let files = [
+            ("scheduler/scheduler_config.json", json!({"shift": shift, "num_train_timesteps": 1000})),
+            ("tokenizer/tokenizer.json", tokenizer()),
+            ("text_encoder/config.json", text_encoder()),
+            ("transformer/config.json", transformer()),
+            ("vae/config.json", vae()),
+        ];
+        let files = files.map(|(path, contents)| (path.to_owned(), contents.to_string().into()));
+        let name = format!("{} with random weights", self.name());
+        let folder = ModelFolder::in_memory(&name, &[]).with_files(&name, files.into()).with_random_weights();
+        at_once(Model::new(folder))
+    }
+}
+
+fn transformer() -> Value {
+    json!({
+        "_class_name": "ZImageTransformer2DModel",
+        "all_patch_size": [2], "all_f_patch_size": [1], "in_channels": 16, "dim": 3840, "n_layers": 30,
+        "n_refiner_layers": 2, "n_heads": 30, "n_kv_heads": 30, "norm_eps": 1e-5, "qk_norm": true,
+        "cap_feat_dim": 2560, "rope_theta": 256.0, "t_scale": 1000.0,
+        "axes_dims": [32, 48, 48], "axes_lens": [1536, 512, 512],
+    })
+}
+
+fn text_encoder() -> Value {
+    json!({
+        "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "hidden_act": "silu",
+        "vocab_size": 151_936, "hidden_size": 2560, "num_hidden_layers": 36, "num_attention_heads": 32,
+        "num_key_value_heads": 8, "head_dim": 128, "intermediate_size": 9728, "rms_norm_eps": 1e-6,
+        "rope_theta": 1e6, "attention_bias": false, "use_sliding_window": false,
+    })
+}
+
+fn vae() -> Value {
+    json!({
+        "_class_name": "AutoencoderKL",
+        "act_fn": "silu", "in_channels": 3, "out_channels": 3, "latent_channels": 16,
+        "block_out_channels": [128, 256, 512, 512], "layers_per_block": 2, "norm_num_groups": 32,
+        "down_block_types": vec!["DownEncoderBlock2D"; 4], "up_block_types": vec!["UpDecoderBlock2D"; 4],
+        "scaling_factor": 0.3611, "shift_factor": 0.1159, "use_quant_conv": false, "use_post_quant_conv": false,
+        "mid_block_add_attention": true,
+    })
+}
+
+/// In Qwen's layout, with the alphabet of bytes and the two tokens of the chat template alone.
+fn tokenizer() -> Value {
+    // The 188 characters that byte-level BPE shows as themselves, and 68 from U+0100 on for the other bytes.
+    let themselves = ('!'..='~').chain('¡'..='¬').chain('®'..='ÿ');
+    let alphabet = themselves.chain('\u{100}'..='\u{143}').map(String::from);
+    let vocabulary: Map<String, Value> = alphabet.zip(0..).map(|(symbol, id): (_, u32)| (symbol, id.into())).collect();
+    let added = |content: &str| {
+        json!({"id": vocabulary.len(), "content": content, "special": true, "normalized": false, "single_word": false,
+               "lstrip": false, "rstrip": false})
+    };
+    let bytes = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false});
+    json!({
+        "version": "1.0",
+        "added_tokens": [added("<|im_start|>"), added("<|im_end|>")],
+        "normalizer": {"type": "NFC"},
+        "pre_tokenizer": bytes,
+        "post_processor": null,
+        "decoder": bytes,
+        "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": "",
+                  "end_of_word_suffix": "", "fuse_unk": false, "byte_fallback": false,
+                  "vocab": vocabulary, "merges": []},
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pipeline::prompt::Tokenizer;
+    use std::path::Path;
+
+    #[test]
+    fn the_published_models_are_told_apart_as_their_files_would_be() {
+        for (published, variant, steps, guidance) in
+            [(Published::Turbo, "Turbo", 8, 0.0), (Published::Base, "base", 50, 4.0)]
+        {
+            let model = published.with_random_weights().unwrap();
+            let config = model.config();
+            let found = (config.variant(), config.defaults.steps, config.defaults.guidance, config.defaults.width);
+            assert_eq!(found, (variant, steps, guidance, 1024));
+            assert_eq!((config.transformer.ffn_dim(), config.transformer.head_dim()), (10_240, 128));
+            assert_eq!(published.name().parse::<Published>().unwrap(), published);
+        }
+        assert!("tiny".parse::<Published>().is_err());
+    }
+
+    #[test]
+    fn every_byte_is_a_token() {
+        let tokenizer = Tokenizer::read(tokenizer().to_string().as_bytes(), Path::new("tokenizer.json")).unwrap();
+        assert_eq!(tokenizer.vocabulary(), 258);
+        let empty = tokenizer.encode("").unwrap().ids.len();
+        let all: String = (1..=0x2ff).filter_map(char::from_u32).collect();
+        // Composed already: NFC leaves it as long as it is.
+        assert_eq!(tokenizer.encode(&all).unwrap().ids.len() + tokenizer.encode(&all).unwrap().cut, empty + all.len());
+    }
+}

@@ -1,0 +1,212 @@
+//! What was measured: rows as they come, and a document for programs.
+
+use super::timing::Spread;
+use serde::Serialize;
+use std::fmt;
+
+/// What a run of the measurements is about.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Header {
+    /// The name of the backend.
+    pub backend: String,
+    /// Its device in words, with the variant of its kernels.
+    pub device: String,
+    /// The type of its activations.
+    pub activations: String,
+    /// The type that products round their operands to.
+    pub operands: String,
+    /// The model's name.
+    pub model: String,
+    /// Width of the picture in pixels.
+    pub width: usize,
+    /// Height of the picture in pixels.
+    pub height: usize,
+    /// Tokens of the caption.
+    pub caption_tokens: usize,
+    /// Tokens that the main layers of the transformer see: image and caption, each with its padding.
+    pub sequence_tokens: usize,
+}
+
+/// One thing that was measured.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Row {
+    /// `verb/…`, `stage/…` or `picture/…`.
+    pub name: String,
+    /// The sizes, in words.
+    pub what: String,
+    /// Milliseconds of one call; `None` where the device has no room for it.
+    pub ms: Option<Spread>,
+    /// Calls in each run, of which the times are a part.
+    pub calls: usize,
+    /// Floating-point operations of the products in one call, where they are what takes the time.
+    pub flop: Option<f64>,
+    /// 10¹² of them a second, at the median.
+    pub tflops: Option<f64>,
+    /// The bytes that one call has to move at least: inputs read once, outputs written once.
+    pub bytes: Option<f64>,
+    /// 10⁹ of them a second, at the median.
+    pub gbs: Option<f64>,
+    /// Why there are no times.
+    pub problem: Option<String>,
+}
+
+impl Row {
+    pub(super) fn new(name: &str, what: &str, ms: Spread, calls: usize) -> Self {
+        Self {
+            name: name.into(),
+            what: what.into(),
+            ms: Some(ms),
+            calls,
+            flop: None,
+            tflops: None,
+            bytes: None,
+            gbs: None,
+            problem: None,
+        }
+    }
+
+    pub(super) fn without_room(name: &str, what: &str, problem: String) -> Self {
+        Self { ms: None, calls: 0, problem: Some(problem), ..Self::new(name, what, Spread::of(&[0.0]), 0) }
+    }
+
+    /// With the floating-point operations of one call.
+    pub(super) fn with_flop(self, flop: Option<f64>) -> Self {
+        let tflops = flop.zip(self.ms).map(|(flop, ms)| flop / ms.median / 1e9);
+        Self { flop, tflops, ..self }
+    }
+
+    /// With the bytes that one call has to move.
+    pub(super) fn with_bytes(self, bytes: Option<f64>) -> Self {
+        let gbs = bytes.zip(self.ms).map(|(bytes, ms)| bytes / ms.median / 1e6);
+        Self { bytes, gbs, ..self }
+    }
+}
+
+/// The pictures, beyond their rows.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Pictures {
+    /// Denoising steps.
+    pub steps: usize,
+    /// Guidance as diffusers counts it.
+    pub guidance: f32,
+    /// The seed.
+    pub seed: u64,
+    /// Milliseconds that loading the model took.
+    pub load_ms: f64,
+    /// Milliseconds of one step when steps are queued back to back, so that the device never waits for the host: the median.
+    pub step_ms: f64,
+    /// Milliseconds of the denoising loop, from its first launch until its last step has finished: the median.
+    pub loop_ms: f64,
+    /// The share of `loop_ms` in which the device is idle: `1 − steps · step_ms / loop_ms`.
+    pub idle_in_loop: f64,
+    /// Bytes that the backend held on the device at most while all networks were there and pictures were drawn; `None`
+    /// where it does not know.
+    pub peak_memory: Option<u64>,
+}
+
+/// Everything that was measured.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Report {
+    /// What it is about.
+    #[serde(flatten)]
+    pub header: Header,
+    /// The units of the numbers.
+    pub units: Units,
+    /// In the order they were measured in.
+    pub rows: Vec<Row>,
+    /// What holds for the pictures; `None` when none were drawn.
+    pub pictures: Option<Pictures>,
+    /// Bytes that the backend held on the device at most, over everything that was measured; `None` where it does not
+    /// know.
+    pub peak_memory: Option<u64>,
+}
+
+/// The units of the numbers in a [`Report`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Units {
+    /// Of times.
+    pub ms: &'static str,
+    /// Of `tflops`.
+    pub tflops: &'static str,
+    /// Of `gbs`.
+    pub gbs: &'static str,
+    /// Of `peak_memory`.
+    pub peak_memory: &'static str,
+}
+
+impl Units {
+    pub(super) const ALL: Units = Units {
+        ms: "milliseconds a call",
+        tflops: "10^12 floating-point operations a second",
+        gbs: "10^9 bytes a second",
+        peak_memory: "bytes",
+    };
+}
+
+/// Columns that fit every name.
+const NAME: usize = 34;
+
+impl fmt::Display for Header {
+    /// The lines above the rows.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { backend, device, activations, operands, model, width, height, caption_tokens, sequence_tokens } =
+            self;
+        writeln!(f, "{backend}: {device}; activations {activations}, operands of products {operands}")?;
+        writeln!(
+            f,
+            "{model}: {width}×{height}, {caption_tokens} caption tokens, {sequence_tokens} tokens in the main layers"
+        )?;
+        write!(
+            f,
+            "{:NAME$} {:>10} {:>10} {:>10} {:>9} {:>9} {:>5}  what",
+            "milliseconds a call", "median", "min", "max", "TFLOP/s", "GB/s", "runs"
+        )
+    }
+}
+
+impl fmt::Display for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(ms) = self.ms else {
+            return write!(f, "{:NAME$} not measured: {}", self.name, self.problem.as_deref().unwrap_or_default());
+        };
+        let optional = |value: Option<f64>| value.map_or(String::new(), |value| format!("{value:.1}"));
+        let (tflops, gbs) = (optional(self.tflops), optional(self.gbs));
+        let digits = |ms: f64| if ms < 100.0 { format!("{ms:.4}") } else { format!("{ms:.1}") };
+        let [median, min, max] = [ms.median, ms.min, ms.max].map(digits);
+        let Self { name, what, .. } = self;
+        write!(f, "{name:NAME$} {median:>10} {min:>10} {max:>10} {tflops:>9} {gbs:>9} {:>5}  {what}", ms.runs)
+    }
+}
+
+impl Report {
+    /// The lines below the rows; empty when there is nothing to add.
+    pub fn summary(&self) -> String {
+        let gib = |bytes: u64| format!("{:.2} GiB", bytes as f64 / (1u64 << 30) as f64);
+        let mut lines = String::new();
+        if let Some(pictures) = &self.pictures {
+            let Pictures { steps, load_ms, step_ms, loop_ms, idle_in_loop, .. } = pictures;
+            lines += &format!(
+                "the device is idle for {:.2} % of the denoising loop: {loop_ms:.1} ms for {steps} steps that take \
+                 {step_ms:.3} ms each back to back\n",
+                100.0 * idle_in_loop
+            );
+            lines += &format!("the model was loaded in {:.1} s\n", load_ms / 1e3);
+            if let Some(bytes) = pictures.peak_memory {
+                lines +=
+                    &format!("device memory at its peak, drawing pictures with everything loaded: {}\n", gib(bytes));
+            }
+        }
+        match self.peak_memory {
+            Some(bytes) => {
+                lines += &format!("device memory at its peak, over all of these measurements: {}\n", gib(bytes))
+            }
+            None => lines += &format!("the {} backend does not count the memory that it holds\n", self.header.backend),
+        }
+        lines
+    }
+}

@@ -1,0 +1,175 @@
+//! The networks one by one, as the pipeline runs them.
+
+use super::report::Row;
+use super::sizes::Sizes;
+use super::timing::{Spread, since_start, timed};
+use crate::backend::{Backend, DType, HostTensor};
+use crate::error::Result;
+use crate::model::text_encoder::TextEncoder;
+use crate::model::transformer::Transformer;
+use crate::model::vae::Vae;
+use crate::model::vae::tiling::VaeTile;
+use crate::pipeline::schedule::{Guidance, Schedule};
+use crate::pipeline::step::Latents;
+use crate::weights::RandomTensors;
+
+/// What [`text_encoder`] measures: called as the pipeline calls it, and as a recording, without the host's work.
+pub(super) const TEXT_ENCODER: [&str; 2] = ["stage/text_encoder", "stage/text_encoder/replayed"];
+/// What [`transformer`] measures: embedding and refining a caption; a denoising step without guidance and with it.
+pub(super) const TRANSFORMER: [&str; 3] = ["stage/captions", "stage/transformer/batch-1", "stage/transformer/batch-2"];
+/// What [`vae`] measures: from latents on the host to a picture there as the pipeline does it, and as a recording.
+pub(super) const VAE: [&str; 2] = ["stage/vae", "stage/vae/replayed"];
+
+/// How often a step is replayed in each run.
+const REPLAYS: usize = 4;
+
+/// What all stages are measured with.
+pub(super) struct Bench<'a, B> {
+    pub b: &'a B,
+    pub sizes: Sizes<'a>,
+    pub random: &'a RandomTensors,
+    pub activations: DType,
+    pub runs: usize,
+}
+
+impl<B: Backend> Bench<'_, B> {
+    /// Waits for everything that was called.
+    async fn finish(&self) -> Result<()> {
+        self.b.wait(self.b.event()?).await
+    }
+
+    /// Calls `run` and waits for it, several times.
+    async fn called(&self, mut run: impl FnMut() -> Result<()>) -> Result<Spread> {
+        timed(self.runs, async || {
+            run()?;
+            self.finish().await
+        })
+        .await
+    }
+
+    async fn replayed(&self, recording: &B::Recording) -> Result<Spread> {
+        self.called(|| self.b.replay(recording)).await
+    }
+
+    fn tokens(&self) -> String {
+        let (caption, padded) = (self.sizes.caption, self.sizes.caption_tokens());
+        format!("{caption} tokens, {padded} with padding")
+    }
+
+    /// The rows of [`TEXT_ENCODER`] that are `wanted`.
+    pub(super) async fn text_encoder(
+        &self,
+        encoder: &TextEncoder<B>,
+        wanted: impl Fn(&str) -> bool,
+        row: &mut dyn FnMut(Row) -> Result<()>,
+    ) -> Result<()> {
+        let (b, tokens) = (self.b, self.sizes.caption_tokens());
+        let known = self.sizes.config.text_encoder.vocab_size as u32;
+        let prompt: Vec<u32> = (0..self.sizes.caption as u32).map(|i| i.wrapping_mul(7919) % known).collect();
+        let forward = |b: &B| encoder.forward(b, std::slice::from_ref(&prompt), tokens, &mut |_, _| Ok(()));
+        let flop = Some(self.sizes.text_flop());
+        let [called, replayed] = TEXT_ENCODER;
+        if wanted(called) {
+            let ms = self.called(|| forward(b).map(drop)).await?;
+            row(Row::new(called, &self.tokens(), ms, 1).with_flop(flop))?;
+        }
+        if wanted(replayed) {
+            let ms = self.replayed(&b.record(|b| forward(b).map(drop))?).await?;
+            row(Row::new(replayed, &self.tokens(), ms, 1).with_flop(flop))?;
+        }
+        Ok(())
+    }
+
+    /// The rows of [`TRANSFORMER`] that are `wanted`.
+    pub(super) async fn transformer(
+        &self,
+        transformer: &Transformer<B>,
+        wanted: impl Fn(&str) -> bool,
+        row: &mut dyn FnMut(Row) -> Result<()>,
+    ) -> Result<()> {
+        let sizes = &self.sizes;
+        let [captions, alone, guided] = TRANSFORMER;
+        if wanted(captions) {
+            let features = self.features(1)?;
+            let run = || transformer.captions(self.b, &features, &[sizes.caption], &mut |_, _| Ok(())).map(drop);
+            let ms = self.called(run).await?;
+            row(Row::new(captions, &self.tokens(), ms, 1).with_flop(Some(sizes.caption_flop())))?;
+        }
+        for (name, items) in [(alone, 1), (guided, 2)] {
+            if wanted(name) {
+                let (ms, calls) = self.step(transformer, items).await?;
+                let what = format!("{items} × {} tokens and the Euler step", sizes.layer().tokens);
+                row(Row::new(name, &what, ms, calls).with_flop(Some(sizes.step_flop(items))))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Text features of so many captions.
+    fn features(&self, captions: usize) -> Result<B::Tensor> {
+        let shape = [captions, self.sizes.caption_tokens(), self.sizes.config.transformer.cap_feat_dim];
+        self.b.upload(&self.random.normal(self.activations, "features", &shape, 0.0, 1.0))
+    }
+
+    /// Times of a denoising step of one picture as the pipeline records it, with one caption or, guided, with two;
+    /// replayed several times before the host waits, so that launching costs nothing. And how many times.
+    pub(super) async fn step(&self, transformer: &Transformer<B>, captions: usize) -> Result<(Spread, usize)> {
+        let (b, sizes) = (self.b, &self.sizes);
+        let features = self.features(captions)?;
+        let lengths = vec![sizes.caption; captions];
+        let refined = transformer.captions(b, &features, &lengths, &mut |_, _| Ok(()))?;
+        // As many steps as there may be replays: each takes the next one.
+        let schedule = Schedule::new(REPLAYS * (self.runs + 4), sizes.config.scheduler.shift);
+        let scale = if captions > 1 { 4.0 } else { 0.0 };
+        let guidance = Guidance { scale, normalization: 0.0, truncation: 1.0 };
+        let noise = self.latents();
+        let mut latents = Latents::upload(b, &noise, &schedule, &guidance, &sizes.config.transformer)?;
+        let items: Vec<usize> = (0..captions).collect();
+        let step = latents.record(b, transformer, &refined, &items)?;
+        let replay = async |times: usize| {
+            (0..times).try_for_each(|_| b.replay(&step.recording))?;
+            self.finish().await
+        };
+        // Where a step takes seconds, launching costs nothing anyway.
+        let times = if since_start(async || replay(1).await).await? < 2e3 { REPLAYS } else { 1 };
+        Ok((timed(self.runs, async || replay(times).await).await?.divided(times), times))
+    }
+
+    fn latents(&self) -> HostTensor {
+        let [height, width] = self.sizes.latents();
+        let shape = [1, self.sizes.config.vae.latent_channels, height, width];
+        self.random.normal(DType::F32, "latents", &shape, 0.0, 1.0)
+    }
+
+    /// The rows of [`VAE`] that are `wanted`.
+    pub(super) async fn vae(
+        &self,
+        vae: &Vae<B>,
+        wanted: impl Fn(&str) -> bool,
+        row: &mut dyn FnMut(Row) -> Result<()>,
+    ) -> Result<()> {
+        let (b, latents) = (self.b, self.latents());
+        let mut tiles = vae.decoder_tiles(b, VaeTile::Auto, self.sizes.picture);
+        let [height, width] = self.sizes.picture;
+        let flop = Some(self.sizes.decoder_flop());
+        let [called, replayed] = VAE;
+        if wanted(called) {
+            let run = async || vae.decode_picture(b, &latents, &mut tiles).await.map(drop);
+            let ms = timed(self.runs, run).await?;
+            let what = format!("{height}×{width} from host to host");
+            // In tiles there is more to do than a whole picture's operations.
+            let (what, flop) = match tiles.pixels() {
+                Some(tile) => (format!("{what}, in tiles of {tile}×{tile}"), None),
+                None => (what, flop),
+            };
+            row(Row::new(called, &what, ms, 1).with_flop(flop))?;
+        }
+        if wanted(replayed) && tiles.pixels().is_none() {
+            let latents = b.upload(&latents)?;
+            let ms = self.replayed(&b.record(|b| vae.decode(b, &latents).map(drop))?).await?;
+            row(Row::new(replayed, &format!("{height}×{width}"), ms, 1).with_flop(flop))?;
+        }
+        b.trim();
+        Ok(())
+    }
+}

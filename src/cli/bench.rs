@@ -1,0 +1,79 @@
+//! `zimage bench`: how fast a backend is, verb by verb, stage by stage and in whole pictures.
+
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use std::path::PathBuf;
+use zimage::bench::{Options, Published, Seen};
+use zimage::{BackendChoice, Model, Result};
+
+/// Measure how fast a backend is, in verbs, stages and whole pictures, without any model files
+///
+/// Verbs run on random inputs at the sizes that the model and the picture give, `picture` draws with the model's own steps
+/// and guidance, and rows of milliseconds are medians. TFLOP/s count the products' operations, GB/s the bytes that have to
+/// be moved at least. The share of the denoising loop in which the device is idle is 1 − steps · step / loop: a step's
+/// time is the median of replays queued back to back, the loop's is the host's while a picture is drawn.
+#[derive(Debug, clap::Args)]
+#[command(after_help = super::EXIT_CODES)]
+pub(super) struct Args {
+    /// What computes; auto is the best that this machine has
+    #[arg(long, default_value = "auto", value_parser = super::backends())]
+    backend: BackendChoice,
+
+    /// A published model at its real sizes, with random weights made on the spot
+    #[arg(long, value_name = "turbo|base", value_parser = published())]
+    random: Option<Published>,
+
+    /// A model's folder in the diffusers layout [default: the small model inside this program]
+    #[arg(long, value_name = "MODEL_DIR", conflicts_with = "random")]
+    model: Option<PathBuf>,
+
+    /// Width of the picture in pixels, a multiple of 16 [default: the model's, 1024 for the published ones]
+    #[arg(short = 'W', long, value_name = "N")]
+    width: Option<usize>,
+
+    /// Height of the picture in pixels, a multiple of 16 [default: the model's, 1024 for the published ones]
+    #[arg(short = 'H', long, value_name = "N")]
+    height: Option<usize>,
+
+    /// Tokens of the caption, those of the chat template included
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    tokens: usize,
+
+    /// How often each row is measured at most; rows that take long are measured less often
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    runs: usize,
+
+    /// Only rows whose name holds this text, such as verb/attention, stage/vae or picture; loads only what they need
+    #[arg(long, value_name = "PATTERN", default_value = "")]
+    filter: String,
+
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+fn published() -> impl TypedValueParser<Value = Published> {
+    PossibleValuesParser::new([Published::Turbo, Published::Base].map(Published::name))
+        .try_map(|name| name.parse::<Published>())
+}
+
+pub(super) fn run(args: &Args) -> Result<()> {
+    let model = match (args.random, &args.model) {
+        (Some(published), _) => published.with_random_weights()?,
+        (None, Some(folder)) => Model::open(folder)?,
+        (None, None) => Model::embedded()?,
+    };
+    let options = Options {
+        width: args.width,
+        height: args.height,
+        caption_tokens: args.tokens,
+        runs: args.runs,
+        filter: args.filter.clone(),
+    };
+    let mut see = |seen: Seen<'_>| match seen {
+        _ if args.json => Ok(()),
+        Seen::Header(header) => super::print(&super::harmless(&format!("{header}\n"))),
+        Seen::Row(row) => super::print(&super::harmless(&format!("{row}\n"))),
+    };
+    let report = pollster::block_on(zimage::bench(args.backend, &model, &options, &mut see))?;
+    if args.json { super::print_json(&report) } else { super::print(&report.summary()) }
+}

@@ -1,0 +1,183 @@
+//! Weights that nobody trained, made when they are asked for: to measure a model of a size without having its files.
+//!
+//! A tensor is a slice of one long row of normal numbers, which is made once for each scale, so that a model of 20 GB is
+//! there as fast as it can be uploaded. The scales keep activations finite through any depth: matrices and kernels are
+//! `1/√K` for the `K` products of a sum, weights of norms lie around 1, biases around 0.
+
+use crate::backend::{DType, HostTensor};
+use bytes::Bytes;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Elements of the longest row: 128 MiB of BF16. A tensor that is longer repeats it.
+const LONGEST_ROW: usize = 1 << 26;
+/// Elements of the shortest row.
+const SHORTEST_ROW: usize = 1 << 21;
+/// Elements that a row has at least beyond the tensor, so that there are many places to begin at.
+const ROOM: usize = 1 << 20;
+/// Elements between two places to begin at: at 16 bytes in every type.
+const STEP: usize = 8;
+/// Different values in a row: enough for BF16, which has 8 bits of precision.
+const VALUES: usize = 1 << 14;
+/// The spread of the weights of norms around 1, and of biases around 0.
+const SPREAD: f32 = 0.05;
+
+/// Random tensors of any name and shape; the same ones for the same name, shape and type.
+#[derive(Clone, Default)]
+pub struct RandomTensors {
+    rows: Arc<Mutex<BTreeMap<Row, Bytes>>>,
+}
+
+/// What tells rows apart: type, length, and the bits of mean and spread.
+type Row = (usize, usize, u32, u32);
+
+/// Little-endian elements in memory that is aligned for all of them.
+struct Elements(Vec<u64>);
+
+impl AsRef<[u8]> for Elements {
+    fn as_ref(&self) -> &[u8] {
+        bytemuck::cast_slice(&self.0)
+    }
+}
+
+impl RandomTensors {
+    /// A weight of a model in BF16, at the scale that its name and shape say: a vector whose name ends in `bias` is a
+    /// bias, every other vector the weight of a norm.
+    pub fn weight(&self, name: &str, shape: &[usize]) -> HostTensor {
+        let (mean, spread) = match shape {
+            [_] if name.ends_with("bias") => (0.0, SPREAD),
+            [_] => (1.0, SPREAD),
+            _ => (0.0, 1.0 / (shape.iter().skip(1).product::<usize>().max(1) as f32).sqrt()),
+        };
+        self.normal(DType::Bf16, name, shape, mean, spread)
+    }
+
+    /// Normal numbers of a floating type; `name` chooses which.
+    ///
+    /// # Panics
+    /// When `dtype` is none of the floating types.
+    pub fn normal(&self, dtype: DType, name: &str, shape: &[usize], mean: f32, spread: f32) -> HostTensor {
+        let size = dtype.size();
+        let len: usize = shape.iter().product();
+        let bytes = if len + ROOM > LONGEST_ROW {
+            let row = self.row(dtype, LONGEST_ROW, mean, spread);
+            let mut bytes = Vec::with_capacity(len * size);
+            while bytes.len() < len * size {
+                bytes.extend_from_slice(&row[..row.len().min(len * size - bytes.len())]);
+            }
+            bytes.into()
+        } else {
+            let length = (len + ROOM).next_power_of_two().max(SHORTEST_ROW);
+            let places = (length - len) / STEP;
+            let start = (hash(name) % places as u64) as usize * STEP;
+            self.row(dtype, length, mean, spread).slice(start * size..(start + len) * size)
+        };
+        HostTensor::new(dtype, shape, bytes).expect("as many bytes as the shape has")
+    }
+
+    fn row(&self, dtype: DType, length: usize, mean: f32, spread: f32) -> Bytes {
+        let key = (dtype as usize, length, mean.to_bits(), spread.to_bits());
+        let mut rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
+        rows.entry(key).or_insert_with(|| make(dtype, length, mean, spread)).clone()
+    }
+}
+
+impl fmt::Debug for RandomTensors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
+        write!(f, "RandomTensors({} bytes)", rows.values().map(Bytes::len).sum::<usize>())
+    }
+}
+
+fn make(dtype: DType, length: usize, mean: f32, spread: f32) -> Bytes {
+    let values: Vec<f32> = normal_values().into_iter().map(|value| mean + spread * value).collect();
+    // Two or four elements a word, drawn one by one.
+    let pick = |random: u64, i: usize| values[(random >> (16 * i)) as usize % VALUES];
+    let pack = |random: u64| match dtype {
+        DType::F32 => (0..2).map(|i| u64::from(pick(random, i).to_bits()) << (32 * i)).sum::<u64>(),
+        DType::F16 => (0..4).map(|i| u64::from(half::f16::from_f32(pick(random, i)).to_bits()) << (16 * i)).sum(),
+        DType::Bf16 => (0..4).map(|i| u64::from(half::bf16::from_f32(pick(random, i)).to_bits()) << (16 * i)).sum(),
+        DType::U32 | DType::U8 => panic!("normal numbers are no {dtype}"),
+    };
+    let words = (length * dtype.size() / size_of::<u64>()) as u64;
+    let words = (0..words).map(|i| pack(mixed(i)).to_le()).collect();
+    Bytes::from_owner(Elements(words))
+}
+
+/// Values whose distribution is the normal one, by Box and Muller.
+fn normal_values() -> Vec<f32> {
+    let uniform = |i: u64| ((mixed(!i) >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
+    let pair = |i: u64| {
+        let (radius, angle) = ((-2.0 * uniform(2 * i).ln()).sqrt(), std::f64::consts::TAU * uniform(2 * i + 1));
+        [(radius * angle.cos()) as f32, (radius * angle.sin()) as f32]
+    };
+    (0..VALUES as u64 / 2).flat_map(pair).collect()
+}
+
+/// The splitmix64 sequence.
+fn mixed(i: u64) -> u64 {
+    let mut z = i.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// FNV-1a, mixed once more.
+fn hash(name: &str) -> u64 {
+    let step = |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    mixed(name.bytes().fold(0xcbf2_9ce4_8422_2325, step))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn moments(tensor: &HostTensor) -> (f64, f64) {
+        let values = tensor.to_f32();
+        let count = values.len() as f64;
+        let mean = values.iter().map(|&v| f64::from(v)).sum::<f64>() / count;
+        let variance = values.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>() / count;
+        (mean, variance.sqrt())
+    }
+
+    #[test]
+    fn the_same_name_is_the_same_tensor_whatever_came_before() {
+        let (fresh, used) = (RandomTensors::default(), RandomTensors::default());
+        used.weight("other", &[3, 100]);
+        used.weight("longer", &[30_000, 100]);
+        let tensor = fresh.weight("layers.0.weight", &[300, 100]);
+        assert_eq!((tensor.dtype(), tensor.shape()), (DType::Bf16, &[300, 100][..]));
+        assert_eq!(tensor.bytes(), used.weight("layers.0.weight", &[300, 100]).bytes());
+        assert_ne!(tensor.bytes(), fresh.weight("layers.1.weight", &[300, 100]).bytes());
+        assert_eq!(tensor.bytes().as_ptr() as usize % 16, fresh.weight("x", &[1, 100]).bytes().as_ptr() as usize % 16);
+    }
+
+    #[test]
+    fn scales_follow_from_name_and_shape() {
+        let random = RandomTensors::default();
+        let near = |name: &str, shape: &[usize], expected: (f64, f64)| {
+            let (mean, spread) = moments(&random.weight(name, shape));
+            assert!(
+                (mean - expected.0).abs() < 0.01 && (spread / expected.1 - 1.0).abs() < 0.05,
+                "{name}: {mean} {spread}"
+            );
+        };
+        near("q.weight", &[200, 400], (0.0, 0.05));
+        near("conv.weight", &[100, 44, 3, 3], (0.0, 1.0 / 396f64.sqrt()));
+        near("norm.weight", &[50_000], (1.0, f64::from(SPREAD)));
+        near("q.bias", &[50_000], (0.0, f64::from(SPREAD)));
+    }
+
+    #[test]
+    fn every_floating_type_and_any_length() {
+        let random = RandomTensors::default();
+        for dtype in [DType::F32, DType::F16, DType::Bf16] {
+            let (mean, spread) = moments(&random.normal(dtype, "x", &[2, 50_000], 0.0, 1.0));
+            assert!(mean.abs() < 0.02 && (spread - 1.0).abs() < 0.02, "{dtype}: {mean} {spread}");
+        }
+        let long = random.weight("embed_tokens.weight", &[LONGEST_ROW / 64 + 5, 64]);
+        assert_eq!(long.len(), LONGEST_ROW + 5 * 64);
+        assert_eq!(long.bytes()[..640], long.bytes()[2 * LONGEST_ROW..], "it repeats the row");
+    }
+}
