@@ -64,7 +64,9 @@ fn help_and_version() {
     let folder = tempdir().unwrap();
     let (version, _) = succeeds(folder.path(), &["--version"]);
     assert_eq!(version, format!("zimage {}\n", env!("CARGO_PKG_VERSION")));
-    for arguments in [&["--help"][..], &["generate", "--help"], &["inspect", "--help"], &["parity", "--help"]] {
+    for arguments in
+        [&["--help"][..], &["generate", "--help"], &["inspect", "--help"], &["parity", "--help"], &["bench", "--help"]]
+    {
         let (help, _) = succeeds(folder.path(), arguments);
         assert!(help.contains("Exit codes:") && help.contains("130"), "{help}");
     }

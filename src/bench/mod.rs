@@ -99,6 +99,8 @@ pub async fn run<B: Backend + 'static>(
         return Err(Error::Request(format!("nothing that is measured has {:?} in its name", options.filter)));
     }
 
+    // Before anything is loaded, so that what cannot be drawn costs no time.
+    let job = if any(&PICTURE) { Some(pictures::job(model, &sizes).await?) } else { None };
     let activations = backend.upload(&HostTensor::from_u8(&[1, 1, 1, 3], &[0; 3]))?;
     let activations = backend.normalize_rgb8(&activations)?.dtype();
     let header = Header {
@@ -122,12 +124,12 @@ pub async fn run<B: Backend + 'static>(
 
     let (random, runs) = (RandomTensors::default(), options.runs);
     let mut pictures = None;
-    let backend = if any(&PICTURE) {
+    let backend = if let Some(job) = job {
         let start = Instant::now();
         let pipeline = Pipeline::load(backend, model, &mut |_| ControlFlow::Continue(())).await?;
         let load_ms = since(start);
         let bench = Bench { b: pipeline.backend(), sizes, random: &random, activations, runs };
-        pictures = Some(pictures::draw(&bench, &pipeline, load_ms, wanted, &mut row).await?);
+        pictures = Some(pictures::draw(&bench, &pipeline, &job, load_ms, wanted, &mut row).await?);
         let (text_encoder, transformer, vae) = pipeline.networks();
         bench.text_encoder(text_encoder, wanted, &mut row).await?;
         bench.transformer(transformer, wanted, &mut row).await?;

@@ -1,43 +1,50 @@
 //! Whole pictures, with everything loaded.
 
 use super::report::{Pictures, Row};
+use super::sizes::Sizes;
 use super::stages::Bench;
 use super::timing::{Spread, measured};
 use crate::backend::Backend;
 use crate::error::{Error, Result};
+use crate::model::Model;
 use crate::pipeline::Pipeline;
 use crate::pipeline::progress::Timings;
 use crate::pipeline::prompt::{MAX_TOKENS, Tokenizer};
-use crate::pipeline::request::Request;
+use crate::pipeline::request::{Job, Request};
 use std::ops::ControlFlow;
 
 /// What [`draw`] measures: a picture from its request to its pixels, and its parts.
 pub(super) const PICTURE: [&str; 4] = ["picture", "picture/text_encoder", "picture/denoise", "picture/vae"];
 const SEED: u64 = 42;
 
-/// Draws a picture with the model's own steps and guidance, several times, and adds the rows of [`PICTURE`] that are
-/// `wanted`.
+/// A picture with the model's own steps and guidance, whose prompt has as many tokens as `sizes` says; so has its negative
+/// prompt, which is another one, so that both captions cost the same.
+pub(super) async fn job(model: &Model, sizes: &Sizes<'_>) -> Result<Job> {
+    let file = "tokenizer/tokenizer.json";
+    let tokenizer = Tokenizer::read(&model.folder().read(file).await?, &model.folder().path(file))?;
+    let [height, width] = sizes.picture;
+    let request = Request {
+        negative: vec![prompt(&tokenizer, "b", sizes.caption)?],
+        width: Some(width),
+        height: Some(height),
+        seed: SEED,
+        ..Request::new(prompt(&tokenizer, "a", sizes.caption)?)
+    };
+    request.check(model.config())
+}
+
+/// Draws the picture of `job` several times, and adds the rows of [`PICTURE`] that are `wanted`.
 pub(super) async fn draw<B: Backend>(
     bench: &Bench<'_, B>,
     pipeline: &Pipeline<B>,
+    job: &Job,
     load_ms: f64,
     wanted: impl Fn(&str) -> bool,
     row: &mut dyn FnMut(Row) -> Result<()>,
 ) -> Result<Pictures> {
-    let ([height, width], tokens) = (bench.sizes.picture, bench.sizes.caption);
-    // Another negative prompt of the same length, so that both captions cost the same.
-    let [prompt, negative] = ["a", "b"].map(|word| prompt(pipeline.tokenizer(), word, tokens));
-    let request = Request {
-        negative: vec![negative?],
-        width: Some(width),
-        height: Some(height),
-        seed: SEED,
-        ..Request::new(prompt?)
-    };
-    let job = request.check(pipeline.config())?;
     let mut tile = None;
     let run = async || {
-        let (_, drawn) = pipeline.generate(&job, &mut |_| ControlFlow::Continue(())).await?;
+        let (_, drawn) = pipeline.generate(job, &mut |_| ControlFlow::Continue(())).await?;
         tile = drawn.vae_tile;
         Ok(drawn.timings)
     };
@@ -49,7 +56,7 @@ pub(super) async fn draw<B: Backend>(
         [&|t| t.total_ms, &|t| t.text_encoder_ms, &|t| t.transformer_ms, &|t| t.vae_ms];
     let (steps, guidance) = (job.steps, job.guidance.scale);
     let tiled = tile.map_or(String::new(), |tile| format!(", decoded in tiles of {tile}×{tile}"));
-    let picture = format!("{width}×{height}, {steps} steps, guidance {guidance}, seed {SEED}{tiled}");
+    let picture = format!("{}×{}, {steps} steps, guidance {guidance}, seed {SEED}{tiled}", job.width, job.height);
     let whats = [
         picture,
         "tokens, text encoder and captions".into(),

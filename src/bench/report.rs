@@ -53,22 +53,19 @@ pub struct Row {
 }
 
 impl Row {
+    /// With times of one of so many calls.
     pub(super) fn new(name: &str, what: &str, ms: Spread, calls: usize) -> Self {
-        Self {
-            name: name.into(),
-            what: what.into(),
-            ms: Some(ms),
-            calls,
-            flop: None,
-            tflops: None,
-            bytes: None,
-            gbs: None,
-            problem: None,
-        }
+        Self { ms: Some(ms), calls, ..Self::empty(name, what) }
     }
 
+    /// Without times, for the reason that `problem` is.
     pub(super) fn without_room(name: &str, what: &str, problem: String) -> Self {
-        Self { ms: None, calls: 0, problem: Some(problem), ..Self::new(name, what, Spread::of(&[0.0]), 0) }
+        Self { problem: Some(problem), ..Self::empty(name, what) }
+    }
+
+    fn empty(name: &str, what: &str) -> Self {
+        let (name, what) = (name.to_owned(), what.to_owned());
+        Self { name, what, ms: None, calls: 0, flop: None, tflops: None, bytes: None, gbs: None, problem: None }
     }
 
     /// With the floating-point operations of one call.
@@ -149,7 +146,7 @@ impl Units {
 }
 
 /// Columns that fit every name.
-const NAME: usize = 34;
+const NAME: usize = 38;
 
 impl fmt::Display for Header {
     /// The lines above the rows.
@@ -174,13 +171,17 @@ impl fmt::Display for Row {
         let Some(ms) = self.ms else {
             return write!(f, "{:NAME$} not measured: {}", self.name, self.problem.as_deref().unwrap_or_default());
         };
-        let optional = |value: Option<f64>| value.map_or(String::new(), |value| format!("{value:.1}"));
-        let (tflops, gbs) = (optional(self.tflops), optional(self.gbs));
-        let digits = |ms: f64| if ms < 100.0 { format!("{ms:.4}") } else { format!("{ms:.1}") };
+        let [tflops, gbs] = [self.tflops, self.gbs].map(|value| value.map_or(String::new(), digits));
         let [median, min, max] = [ms.median, ms.min, ms.max].map(digits);
         let Self { name, what, .. } = self;
         write!(f, "{name:NAME$} {median:>10} {min:>10} {max:>10} {tflops:>9} {gbs:>9} {:>5}  {what}", ms.runs)
     }
+}
+
+/// Four digits that count, or all before the point.
+fn digits(value: f64) -> String {
+    let before = value.abs().max(1e-3).log10().floor() as i32;
+    format!("{value:.*}", usize::try_from(3 - before).unwrap_or(0))
 }
 
 impl Report {
@@ -201,12 +202,30 @@ impl Report {
                     &format!("device memory at its peak, drawing pictures with everything loaded: {}\n", gib(bytes));
             }
         }
-        match self.peak_memory {
-            Some(bytes) => {
-                lines += &format!("device memory at its peak, over all of these measurements: {}\n", gib(bytes))
-            }
-            None => lines += &format!("the {} backend does not count the memory that it holds\n", self.header.backend),
-        }
+        lines += &match self.peak_memory {
+            Some(bytes) => format!("device memory at its peak, over all of these measurements: {}\n", gib(bytes)),
+            None => format!("the {} backend does not count the memory that it holds\n", self.header.backend),
+        };
         lines
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_are_those_of_the_median() {
+        let ms = Spread::of(&[1.0, 2.0, 4.0]);
+        let row = Row::new("verb/linear/qkv", "", ms, 3).with_flop(Some(6e9)).with_bytes(Some(4e6));
+        assert_eq!((row.tflops, row.gbs), (Some(3.0), Some(2.0)));
+        let full = Row::without_room("verb/linear/qkv", "", "no room".into()).with_flop(Some(6e9));
+        assert!(full.tflops.is_none() && full.to_string().ends_with("not measured: no room"), "{full}");
+    }
+
+    #[test]
+    fn numbers_have_the_digits_that_count() {
+        let shown = [0.0, 0.000_123, 0.012_345, 1.234_56, 98.765_4, 1234.56, 98_765.4].map(digits);
+        assert_eq!(shown, ["0.000000", "0.000123", "0.01235", "1.235", "98.77", "1235", "98765"]);
     }
 }

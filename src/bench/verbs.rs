@@ -24,13 +24,15 @@ const MOST_TURNS: u64 = 64;
 /// Calls a verb once, and returns what it made.
 pub(super) type Call<B> = Box<dyn FnMut(&B) -> Result<Option<<B as Backend>::Tensor>>>;
 
+/// Uploads inputs, others each time.
+type Prepare<B> = Box<dyn Fn(&mut Inputs<'_, B>) -> Result<Call<B>>>;
+
 /// A verb at one size.
 pub(super) struct Case<B: Backend> {
     pub name: String,
     what: String,
     flop: Option<f64>,
-    /// Uploads inputs, others each time.
-    prepare: Box<dyn Fn(&mut Inputs<'_, B>) -> Result<Call<B>>>,
+    prepare: Prepare<B>,
 }
 
 /// Boxes what a case calls.

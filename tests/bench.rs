@@ -1,0 +1,109 @@
+//! `zimage bench` with the embedded model at a small size, and with random weights at the published models' sizes.
+#![cfg(all(feature = "cli", feature = "embedded-model"))]
+
+use assert_cmd::Command;
+use serde_json::Value;
+use std::process::Output;
+
+fn bench(arguments: &[&str]) -> Output {
+    let small = ["bench", "--backend", "cpu", "--width", "64", "--height", "64", "--tokens", "20", "--runs", "2"];
+    Command::new(env!("CARGO_BIN_EXE_zimage")).args(small).args(arguments).output().unwrap()
+}
+
+#[track_caller]
+fn prints(arguments: &[&str]) -> String {
+    let output = bench(arguments);
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[track_caller]
+fn document(arguments: &[&str]) -> Value {
+    serde_json::from_str(&prints(&[arguments, &["--json"]].concat())).unwrap()
+}
+
+fn names(document: &Value) -> Vec<&str> {
+    document["rows"].as_array().unwrap().iter().map(|row| row["name"].as_str().unwrap()).collect()
+}
+
+#[test]
+fn everything_is_measured() {
+    let all = document(&[]);
+    assert_eq!((&all["backend"], &all["model"], &all["width"]), (&"cpu".into(), &"emoji".into(), &64.into()));
+    // 16 tokens of picture and 20 of caption, each padded to 32.
+    assert_eq!((&all["caption_tokens"], &all["sequence_tokens"]), (&20.into(), &64.into()));
+    for row in all["rows"].as_array().unwrap() {
+        let ms = |which: &str| row["ms"][which].as_f64().unwrap();
+        assert!(0.0 < ms("min") && ms("min") <= ms("median") && ms("median") <= ms("max"), "{row}");
+        let positive = |key: &str| row[key].is_null() || row[key].as_f64().unwrap() > 0.0;
+        assert!(row["ms"]["runs"].as_u64() == Some(2) && row["calls"].as_u64() > Some(0), "{row}");
+        assert!(positive("tflops") && positive("gbs") && row["problem"].is_null(), "{row}");
+    }
+    for name in [
+        "picture",
+        "picture/denoise",
+        "stage/text_encoder",
+        "stage/captions",
+        "stage/transformer/batch-1",
+        "stage/transformer/batch-2",
+        "stage/vae",
+        "verb/linear/qkv",
+        "verb/swiglu/block",
+        "verb/attention/block",
+        "verb/attention/text-block",
+        "verb/attention/vae",
+        "verb/conv2d/3x3-96-96-16-up",
+        "verb/group_norm/32-64-silu",
+        "verb/guide_and_step",
+        "verb/to_rgb8",
+    ] {
+        assert!(names(&all).contains(&name), "{name} is not in {:?}", names(&all));
+    }
+    let pictures = &all["pictures"];
+    assert_eq!((&pictures["steps"], &pictures["seed"]), (&8.into(), &42.into()));
+    let number = |key: &str| pictures[key].as_f64().unwrap();
+    let idle = (1.0 - 8.0 * number("step_ms") / number("loop_ms")).max(0.0);
+    assert!(number("step_ms") > 0.0 && (number("idle_in_loop") - idle).abs() < 1e-9, "{pictures}");
+    assert!(all["peak_memory"].is_null(), "cpu does not count");
+}
+
+#[test]
+fn a_filter_chooses_rows() {
+    let stages = document(&["--filter", "stage/transformer"]);
+    assert_eq!(names(&stages), ["stage/transformer/batch-1", "stage/transformer/batch-2"]);
+    assert!(stages["pictures"].is_null());
+    let table = prints(&["--filter", "verb/attention/"]);
+    let rows: Vec<&str> = table.lines().filter(|line| line.starts_with("verb/")).collect();
+    assert!(rows.len() == 3 && rows.iter().all(|row| row.starts_with("verb/attention/")), "{table}");
+    assert!(table.starts_with("cpu: ") && table.contains("emoji: 64×64") && table.contains("TFLOP/s"), "{table}");
+}
+
+#[test]
+fn published_models_need_no_files() {
+    let verbs = document(&["--random", "turbo", "--filter", "verb/qk_norm_rope"]);
+    assert_eq!(verbs["model"], "turbo with random weights");
+    assert_eq!(verbs["rows"][0]["what"], "64 tokens, 30 and 30 heads of 128");
+    // The autoencoder draws numbers: a picture that has others is refused.
+    let decoded = document(&["--random", "base", "--filter", "stage/vae"]);
+    assert_eq!(names(&decoded), ["stage/vae", "stage/vae/replayed"]);
+}
+
+#[test]
+fn what_cannot_be_measured_is_refused_in_a_sentence() {
+    for (arguments, says) in [
+        (&["--filter", "verb/sorting"][..], "verb/sorting"),
+        (&["--random", "tiny"], "turbo, base"),
+        (&["--random", "turbo", "--model", "folder"], "--model"),
+        (&["--runs", "0"], "use 1 to 1000"),
+        (&["--tokens", "513"], "use 1 to 512"),
+        (&["--tokens", "3"], "the chat template's included"),
+        (&["--width", "100"], "use 96 or 112"),
+    ] {
+        let base = ["bench", "--backend", "cpu"];
+        let output = Command::new(env!("CARGO_BIN_EXE_zimage")).args(base).args(arguments).output().unwrap();
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {error}");
+        assert!(error.starts_with("error: ") && error.contains(says), "{arguments:?}: {error}");
+        assert!(error.matches('\n').count() == 1 && output.stdout.is_empty(), "{arguments:?}: {error}");
+    }
+}
