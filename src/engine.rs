@@ -22,7 +22,7 @@ use web_time::Instant;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum BackendChoice {
-    /// The best one that this machine has.
+    /// The best one that this machine has: an NVIDIA GPU, else any other, else the processor.
     #[default]
     Auto,
     /// The processor.
@@ -30,7 +30,7 @@ pub enum BackendChoice {
     /// Any GPU, or what stands in for one, through Vulkan, Metal or Direct3D 12, with these shaders.
     #[cfg(feature = "webgpu")]
     WebGpu(Shaders),
-    /// An NVIDIA GPU. [`BackendChoice::Auto`] does not choose it yet: it has never run on one.
+    /// An NVIDIA GPU.
     #[cfg(feature = "cuda")]
     Cuda,
 }
@@ -177,6 +177,7 @@ fn describe(backend: &impl Backend) -> DeviceInfo {
 pub struct Engine {
     model: String,
     pipeline: Loaded,
+    warnings: Vec<String>,
     load_ms: f64,
 }
 
@@ -190,31 +191,56 @@ enum Loaded {
     Cuda(Box<Pipeline<Cuda>>),
 }
 
-impl Loaded {
-    async fn open(model: &Model, backend: BackendChoice, progress: &mut dyn Progress) -> Result<Self> {
-        match backend {
+/// A backend that is open.
+enum Opened {
+    Cpu(Cpu),
+    #[cfg(feature = "webgpu")]
+    WebGpu(Box<WebGpu>),
+    #[cfg(feature = "cuda")]
+    Cuda(Cuda),
+}
+
+impl Opened {
+    async fn new(choice: BackendChoice, notes: &mut Vec<String>) -> Result<Self> {
+        Ok(match choice {
+            BackendChoice::Auto => Self::best(notes).await,
+            BackendChoice::Cpu => Self::Cpu(Cpu::new()),
             #[cfg(feature = "webgpu")]
             BackendChoice::WebGpu(shaders) => {
-                let device = WebGpu::open_with(Adapters::Any, shaders, u64::MAX).await?;
-                return Ok(Self::WebGpu(Box::new(Pipeline::load(device, model, progress).await?)));
-            }
-            // An adapter that computes on the processor is slower than the `cpu` backend.
-            #[cfg(feature = "webgpu")]
-            BackendChoice::Auto => {
-                if let Ok(device) = WebGpu::open(Adapters::Gpu).await {
-                    return Ok(Self::WebGpu(Box::new(Pipeline::load(device, model, progress).await?)));
-                }
+                Self::WebGpu(Box::new(WebGpu::open_with(Adapters::Any, shaders, u64::MAX).await?))
             }
             #[cfg(feature = "cuda")]
-            BackendChoice::Cuda => {
-                let device = Cuda::open(Placement::default())?;
-                return Ok(Self::Cuda(Box::new(Pipeline::load(device, model, progress).await?)));
-            }
-            #[cfg(not(feature = "webgpu"))]
-            BackendChoice::Auto => {}
-            BackendChoice::Cpu => {}
+            BackendChoice::Cuda => Self::Cuda(Cuda::open(Placement::default())?),
+        })
+    }
+
+    /// The best backend that this machine has; `notes` gets what should be better.
+    #[cfg_attr(not(feature = "cuda"), expect(unused_variables, clippy::ptr_arg))]
+    async fn best(notes: &mut Vec<String>) -> Self {
+        #[cfg(feature = "cuda")]
+        match Cuda::open(Placement::default()) {
+            Ok(device) => return Self::Cuda(device),
+            Err(error) if Cuda::present() => notes.push(format!("the NVIDIA GPU is not used through CUDA: {error}")),
+            Err(_) => {}
         }
-        Ok(Self::Cpu(Box::new(Pipeline::load(Cpu::new(), model, progress).await?)))
+        // An adapter that computes on the processor is slower than the `cpu` backend.
+        #[cfg(feature = "webgpu")]
+        if let Ok(device) = WebGpu::open(Adapters::Gpu).await {
+            return Self::WebGpu(Box::new(device));
+        }
+        Self::Cpu(Cpu::new())
+    }
+}
+
+impl Loaded {
+    async fn new(opened: Opened, model: &Model, progress: &mut dyn Progress) -> Result<Self> {
+        Ok(match opened {
+            Opened::Cpu(device) => Self::Cpu(Box::new(Pipeline::load(device, model, progress).await?)),
+            #[cfg(feature = "webgpu")]
+            Opened::WebGpu(device) => Self::WebGpu(Box::new(Pipeline::load(*device, model, progress).await?)),
+            #[cfg(feature = "cuda")]
+            Opened::Cuda(device) => Self::Cuda(Box::new(Pipeline::load(device, model, progress).await?)),
+        })
     }
 }
 
@@ -251,8 +277,12 @@ impl Engine {
     /// Those of the files and of the device, and [`Error::Cancelled`] when `progress` says so.
     pub async fn load(model: &Model, backend: BackendChoice, progress: &mut dyn Progress) -> Result<Self> {
         let start = Instant::now();
-        let pipeline = Loaded::open(model, backend, progress).await?;
-        Ok(Self { model: model.name().to_owned(), pipeline, load_ms: since(start) })
+        let mut warnings = Vec::new();
+        let pipeline = Loaded::new(Opened::new(backend, &mut warnings).await?, model, progress).await?;
+        let mut engine = Self { model: model.name().to_owned(), pipeline, warnings, load_ms: since(start) };
+        let of_files = with_pipeline!(engine, pipeline => pipeline.warnings().to_vec());
+        engine.warnings.extend(of_files);
+        Ok(engine)
     }
 
     /// The model's name.
@@ -286,9 +316,9 @@ impl Engine {
         }
     }
 
-    /// What is odd about the model's files without being an error, a sentence each.
+    /// What is odd about the model's files or the device without being an error, a sentence each.
     pub fn warnings(&self) -> &[String] {
-        with_pipeline!(self, pipeline => pipeline.warnings())
+        &self.warnings
     }
 
     /// Milliseconds that loading took.

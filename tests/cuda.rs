@@ -83,8 +83,9 @@ fn a_missing_driver_gets_one_sentence() {
         writeln!(std::io::stderr(), "skipped: cuda: {} is here", driver.display()).unwrap();
         return;
     }
-    let sentence = "there is no NVIDIA driver: the system finds no libcuda.so.1, which comes with the driver of an NVIDIA \
-                    GPU (https://www.nvidia.com/drivers)";
+    let sentence = "there is no NVIDIA driver: libcuda.so.1 is nowhere where the system looks for libraries; it comes \
+                    with the driver of an NVIDIA GPU (https://www.nvidia.com/drivers)";
+    assert!(!Cuda::present());
     let error = Cuda::open(Placement::default()).unwrap_err();
     assert!(matches!(error, zimage::Error::Device(_)));
     assert_eq!(error.to_string(), sentence);

@@ -87,7 +87,8 @@ fn a_full_memory_is_said_and_survived() {
         let b = cuda();
         let large = HostTensor::from_f32(&[4 << 20], &vec![1.0; 4 << 20]);
         let sentence = b.upload(&large).unwrap_err().to_string();
-        assert!(sentence.contains("no memory left for a tensor of shape [4194304]"), "{sentence}");
+        assert!(sentence.contains("no memory left for a tensor of shape [4194304] (0.02 GiB)"), "{sentence}");
+        assert!(sentence.contains("of 0.01 GiB are free; --offload sequential"), "{sentence}");
         let small = b.upload(&HostTensor::from_f32(&[2], &[1.0, 2.0])).unwrap();
         assert_eq!(block_on(b.download(&small)).unwrap().to_f32(), [1.0, 2.0]);
     });
@@ -105,10 +106,70 @@ fn numbers_that_name_nothing_stay_inside() {
     });
 }
 
+/// The embedded model on the backend that `auto` chooses.
+#[cfg(feature = "embedded-model")]
+fn auto() -> zimage::Engine {
+    let progress = &mut |_| std::ops::ControlFlow::Continue(());
+    block_on(zimage::Engine::load(&zimage::Model::embedded().unwrap(), zimage::BackendChoice::Auto, progress)).unwrap()
+}
+
+#[cfg(feature = "embedded-model")]
 #[test]
-fn a_device_that_is_too_old_is_refused() {
-    emulated("a_device_that_is_too_old_is_refused", &[("EMULATED_CUDA_CAPABILITY", "7")], || {
+fn auto_prefers_it() {
+    emulated("auto_prefers_it", &[], || {
+        let engine = auto();
+        assert_eq!((engine.backend(), engine.warnings().len()), ("cuda", 0));
+    });
+}
+
+#[cfg(feature = "embedded-model")]
+#[test]
+fn auto_goes_on_where_the_device_is_too_old_and_says_so() {
+    let test = "auto_goes_on_where_the_device_is_too_old_and_says_so";
+    emulated(test, &[("EMULATED_CUDA_CAPABILITY", "7")], || {
         let sentence = Cuda::open(Placement::Apart).unwrap_err().to_string();
         assert!(sentence.contains("has compute capability 7.0"), "{sentence}");
+        let engine = auto();
+        assert_ne!(engine.backend(), "cuda");
+        assert_eq!(engine.warnings(), [format!("the NVIDIA GPU is not used through CUDA: {sentence}")]);
+    });
+}
+
+#[cfg(feature = "embedded-model")]
+#[test]
+fn auto_goes_on_where_the_compiler_is_missing_and_says_so() {
+    let test = "auto_goes_on_where_the_compiler_is_missing_and_says_so";
+    // A folder without the library, and a search path with the driver alone.
+    let Some(folder) = emulated_cuda::built() else { return };
+    let alone = tempfile::tempdir().unwrap();
+    std::fs::copy(folder.join("libcuda.so"), alone.path().join("libcuda.so")).unwrap();
+    let path = alone.path().to_str().unwrap();
+    emulated(test, &[("LD_LIBRARY_PATH", path), ("ZIMAGE_NVRTC", path)], || {
+        let error = Cuda::open(Placement::Apart);
+        let Err(error) = error else {
+            // Where it is installed for the whole system it is found.
+            return;
+        };
+        let sentence = error.to_string();
+        assert!(sentence.contains("libnvrtc.so") && sentence.contains("pip install"), "{sentence}");
+        let engine = auto();
+        assert_eq!(engine.warnings(), [format!("the NVIDIA GPU is not used through CUDA: {sentence}")]);
+    });
+}
+
+#[test]
+fn a_driver_that_is_too_old_is_refused() {
+    emulated("a_driver_that_is_too_old_is_refused", &[("EMULATED_CUDA_DRIVER", "11080")], || {
+        let sentence = Cuda::open(Placement::Apart).unwrap_err().to_string();
+        assert!(sentence.starts_with("the NVIDIA driver is of CUDA 11, ") && sentence.contains("update"), "{sentence}");
+    });
+}
+
+#[test]
+fn no_gpu_is_no_fault() {
+    emulated("no_gpu_is_no_fault", &[("EMULATED_CUDA_DEVICES", "0")], || {
+        assert!(!Cuda::present());
+        let sentence = Cuda::open(Placement::Apart).unwrap_err().to_string();
+        assert!(sentence.contains("sees no GPU"), "{sentence}");
     });
 }

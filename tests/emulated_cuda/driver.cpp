@@ -21,6 +21,7 @@ enum Result {
     invalid_value = 1,
     out_of_memory = 2,
     not_initialized = 3,
+    no_device = 100,
     invalid_device = 101,
     invalid_image = 200,
     invalid_context = 201,
@@ -33,10 +34,15 @@ enum Result {
 // One device, with the limits of an A100, or of an H100, but few multiprocessors.
 constexpr unsigned multiprocessors = 4, block_threads = 1024, multiprocessor_threads = 2048;
 
+/// A number from the environment.
+int number(const char *name, int usual) {
+    const char *text = std::getenv(name);
+    return text ? std::atoi(text) : usual;
+}
+
 /// The major compute capability: 8, or 9, or less for tests of what a program says to an old device.
 int capability() {
-    const char *text = std::getenv("EMULATED_CUDA_CAPABILITY");
-    return text ? std::atoi(text) : 8;
+    return number("EMULATED_CUDA_CAPABILITY", 8);
 }
 
 /// Shared memory of a multiprocessor, and the most of it that a block may have.
@@ -150,6 +156,7 @@ int launch(const Function &function, Index grid, Index block, unsigned dynamic, 
 API cuInit(unsigned flags) {
     std::lock_guard lock(mutex);
     if (flags) return invalid_value;
+    if (number("EMULATED_CUDA_DEVICES", 1) == 0) return no_device;
     if (!initialized) {
         // Kernels refer to this library's symbols, whatever way the program loaded it.
         Dl_info self;
@@ -158,7 +165,7 @@ API cuInit(unsigned flags) {
     }
     return success;
 }
-API cuDriverGetVersion(int *version) { return *version = 13000, success; }
+API cuDriverGetVersion(int *version) { return *version = number("EMULATED_CUDA_DRIVER", 13000), success; }
 API cuDeviceGetCount(int *count) { return initialized ? (*count = 1, success) : not_initialized; }
 API cuDeviceGet(int *device, int ordinal) {
     if (!initialized) return not_initialized;

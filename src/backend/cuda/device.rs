@@ -3,14 +3,17 @@
 use super::kernels::Kernels;
 use crate::error::{Error, Result};
 use cudarc::driver::sys::{self, CUdevice_attribute, CUresult};
-use cudarc::driver::{CudaContext, CudaStream, DriverError};
+use cudarc::driver::{CudaContext, CudaStream, DriverError, result};
 use std::sync::Arc;
 
 /// The oldest architecture that has all that the kernels use: BF16 on tensor cores, asynchronous copies.
 const OLDEST: (i32, i32) = (8, 0);
 
+/// The oldest driver, by the CUDA that it is of: the first one that takes the machine code of CUDA 12's compiler.
+const OLDEST_DRIVER: i32 = 12;
+
 /// The environment variable that switches the kernels for Hopper on (to 1) where the device is one: those in `kernels/sm90/`,
-/// which have run on the tests' emulation only. Without it every device runs the kernels for all of them.
+/// which are younger than the others. Without it every device runs the kernels for all of them.
 const HOPPER: &str = "ZIMAGE_CUDA_HOPPER";
 
 /// A device that is open.
@@ -38,8 +41,15 @@ impl Device {
         if !unsafe { sys::is_culib_present() } {
             let library = if cfg!(windows) { "nvcuda.dll" } else { "libcuda.so.1" };
             return Err(Error::Device(format!(
-                "there is no NVIDIA driver: the system finds no {library}, which comes with the driver of an NVIDIA GPU \
-                 (https://www.nvidia.com/drivers)"
+                "there is no NVIDIA driver: {library} is nowhere where the system looks for libraries; it comes with the \
+                 driver of an NVIDIA GPU (https://www.nvidia.com/drivers)"
+            )));
+        }
+        let driver = driver_version();
+        if driver < OLDEST_DRIVER {
+            return Err(Error::Device(format!(
+                "the NVIDIA driver is of CUDA {driver}, and the CUDA backend needs one of CUDA {OLDEST_DRIVER} (525 or \
+                 later): update it (https://www.nvidia.com/drivers)"
             )));
         }
         let context = CudaContext::new(0).map_err(not_opened)?;
@@ -71,12 +81,28 @@ impl Device {
             Err(_) => "the memory is full".into(),
         };
         Error::OutOfMemory(format!(
-            "{verb}: {} has no memory left for a tensor of shape {shape:?} ({:.2} GiB): {free}; a smaller picture or \
-             batch may fit",
+            "{verb}: {} has no memory left for a tensor of shape {shape:?} ({:.2} GiB): {free}; {RELIEF}",
             self.name,
             gib(bytes)
         ))
     }
+}
+
+/// The options that make a picture fit.
+const RELIEF: &str = "--offload sequential, a smaller --width, --height or --batch, or --vae-tile may make it fit";
+
+/// Whether there is a driver that sees a GPU, or that is too broken to say.
+pub(super) fn present() -> bool {
+    // SAFETY: the driver's initialisers do nothing but set it up.
+    (unsafe { sys::is_culib_present() }) && !matches!(result::init(), Err(DriverError(CUresult::CUDA_ERROR_NO_DEVICE)))
+}
+
+/// The major version of the CUDA that the driver is of; 0 where it does not say.
+fn driver_version() -> i32 {
+    let mut version = 0;
+    // SAFETY: the version is written.
+    let said = unsafe { sys::cuDriverGetVersion(&mut version) }.result();
+    if said.is_ok() { version / 1000 } else { 0 }
 }
 
 /// The name by which the compiler knows an architecture; from Hopper on with everything that only this one has.
@@ -92,6 +118,14 @@ fn not_opened(error: DriverError) -> Error {
         CUresult::CUDA_ERROR_SYSTEM_DRIVER_MISMATCH | CUresult::CUDA_ERROR_COMPAT_NOT_SUPPORTED_ON_DEVICE => {
             "the NVIDIA driver in memory and its library are of different versions; restart the machine".into()
         }
+        CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
+            "the NVIDIA GPU has no memory left to be opened: something else uses all of it (`nvidia-smi` shows what)"
+                .into()
+        }
+        CUresult::CUDA_ERROR_DEVICE_UNAVAILABLE => {
+            "the NVIDIA GPU is another process's alone (`nvidia-smi` shows whose); end that or use another backend"
+                .into()
+        }
         _ => format!("the NVIDIA GPU cannot be opened: {}", words(error)),
     })
 }
@@ -100,7 +134,7 @@ fn not_opened(error: DriverError) -> Error {
 pub(super) fn fault(what: &str, error: DriverError) -> Error {
     use CUresult as R;
     let said = words(error);
-    Error::Device(match error.0 {
+    match error.0 {
         R::CUDA_ERROR_ILLEGAL_ADDRESS
         | R::CUDA_ERROR_LAUNCH_FAILED
         | R::CUDA_ERROR_LAUNCH_TIMEOUT
@@ -110,20 +144,24 @@ pub(super) fn fault(what: &str, error: DriverError) -> Error {
         | R::CUDA_ERROR_MISALIGNED_ADDRESS
         | R::CUDA_ERROR_INVALID_ADDRESS_SPACE
         | R::CUDA_ERROR_INVALID_PC
-        | R::CUDA_ERROR_ECC_UNCORRECTABLE => format!(
-            "{what}: a kernel failed on the GPU ({said}), after which this process can do nothing more there; start again"
-        ),
-        R::CUDA_ERROR_OUT_OF_MEMORY => {
-            format!("{what}: the GPU's memory is full; a smaller picture or batch may fit")
-        }
+        | R::CUDA_ERROR_TENSOR_MEMORY_LEAK
+        | R::CUDA_ERROR_ECC_UNCORRECTABLE
+        | R::CUDA_ERROR_NVLINK_UNCORRECTABLE
+        | R::CUDA_ERROR_CONTAINED
+        | R::CUDA_ERROR_EXTERNAL_DEVICE
+        | R::CUDA_ERROR_CONTEXT_IS_DESTROYED => Error::Lost(format!(
+            "{what}: a kernel failed on the GPU ({said}), and with it went everything that this process had there; start \
+             the program again"
+        )),
+        R::CUDA_ERROR_OUT_OF_MEMORY => Error::OutOfMemory(format!("{what}: the GPU's memory is full; {RELIEF}")),
         R::CUDA_ERROR_NO_BINARY_FOR_GPU | R::CUDA_ERROR_INVALID_IMAGE | R::CUDA_ERROR_UNSUPPORTED_PTX_VERSION => {
-            format!(
+            Error::Device(format!(
                 "{what}: the NVIDIA driver does not take what the compiler library made ({said}); update the driver, or use \
-             the compiler library of an older CUDA"
-            )
+                 the compiler library of an older CUDA"
+            ))
         }
-        _ => format!("{what}: the GPU refused: {said}"),
-    })
+        _ => Error::Device(format!("{what}: the GPU refused: {said}")),
+    }
 }
 
 /// The driver's own words for an error.

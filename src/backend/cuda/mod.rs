@@ -3,8 +3,7 @@
 //! One file in `kernels/` a verb; the files here launch them, check shapes and find the memory. Activations and matrices
 //! are BF16, biases, norm weights and latents F32; sums, norms and softmax are F32.
 //!
-//! It has only ever run on the emulation of a GPU that the tests bring, so it is not in the default features, and
-//! `auto` does not choose it.
+//! Nothing of CUDA is needed to build it, and where there is no driver it is only a sentence.
 
 mod attention;
 mod conv2d;
@@ -52,6 +51,11 @@ impl Cuda {
     /// that says which and what to do.
     pub fn open(placement: Placement) -> Result<Self> {
         Gpu::open(placement).map(Self)
+    }
+
+    /// Whether this machine has an NVIDIA GPU with a driver, whether or not [`Cuda::open`] can use it.
+    pub fn present() -> bool {
+        device::present()
     }
 
     fn bias(&self, verb: &'static str, biases: &[HostTensor]) -> Result<Option<CudaTensor>> {
