@@ -5,6 +5,9 @@
 //! called in, uploads included. So a part may be given to a new verb as soon as the last tensor on it is dropped:
 //! whatever still reads it was called before. A recording has an arena of its own, because its memory is written again
 //! whenever it is replayed; what it holds goes back when it is dropped.
+//!
+//! A tensor that is larger than a slab gets one of just its size, and so does every one of an exact arena, which is for what
+//! stays: weights leave no gaps then.
 
 use cudarc::driver::sys::CUresult;
 use cudarc::driver::{CudaContext, DriverError, result};
@@ -87,6 +90,8 @@ impl Source for Arc<Arena> {
 pub(super) struct Arena {
     source: Box<dyn Source>,
     placement: Placement,
+    /// The smallest slab, in bytes.
+    slab: u64,
     /// Whether it is a recording's, which writes again where its tensors were: it lets go of nothing while it lives.
     recording: bool,
     state: Mutex<State>,
@@ -146,16 +151,30 @@ impl State {
 impl Arena {
     /// An arena of a device's memory.
     pub(super) fn new(context: &Arc<CudaContext>, placement: Placement) -> Arc<Self> {
-        Self::of(Box::new(Device(context.clone())), placement, false)
+        Self::of(Box::new(Device(context.clone())), placement, placement.slab(), false)
+    }
+
+    /// An arena of a device's memory in which every tensor has a slab of its size.
+    pub(super) fn exact(context: &Arc<CudaContext>, placement: Placement) -> Arc<Self> {
+        Self::of(Box::new(Device(context.clone())), placement, 0, false)
     }
 
     /// The arena of a recording.
     pub(super) fn child(parent: &Arc<Arena>) -> Arc<Self> {
-        Self::of(Box::new(parent.clone()), parent.placement, true)
+        Self::of(Box::new(parent.clone()), parent.placement, parent.slab, true)
     }
 
-    fn of(source: Box<dyn Source>, placement: Placement, recording: bool) -> Arc<Self> {
-        Arc::new(Self { source, placement, recording, state: Mutex::default() })
+    fn of(source: Box<dyn Source>, placement: Placement, slab: u64, recording: bool) -> Arc<Self> {
+        Arc::new(Self { source, placement, slab, recording, state: Mutex::default() })
+    }
+
+    /// Gives slabs back of which nothing is used.
+    pub(super) fn trim(&self) {
+        self.free_unused(&mut lock(&self.state));
+    }
+
+    fn free_unused(&self, state: &mut State) {
+        state.take_unused().into_iter().for_each(|(address, bytes)| self.source.free(address, bytes));
     }
 
     /// Memory for `bytes`, aligned to 16 at least. Its contents are whatever it held before.
@@ -169,14 +188,18 @@ impl Arena {
         if let Some(address) = state.take(bytes) {
             return Ok(address);
         }
-        let slab = bytes.max(self.placement.slab());
+        let slab = bytes.max(self.slab);
+        // So that large tensors of different sizes, one after the other, need no more than the largest.
+        if slab == bytes && !self.recording {
+            self.free_unused(&mut state);
+        }
         let mut made = self.source.allocate(slab).map(|address| (address, slab));
         // Where a whole slab is too much, the part itself may fit, and slabs that nothing uses are no use.
         if out_of_memory(&made) && slab > bytes {
             made = self.source.allocate(bytes).map(|address| (address, bytes));
         }
         if out_of_memory(&made) && !self.recording {
-            state.take_unused().into_iter().for_each(|(address, bytes)| self.source.free(address, bytes));
+            self.free_unused(&mut state);
             made = self.source.allocate(bytes).map(|address| (address, bytes));
         }
         let (address, slab) = made?;
@@ -191,7 +214,7 @@ impl Arena {
         let mut state = lock(&self.state);
         state.give(address, bytes);
         if self.placement == Placement::Apart && !self.recording {
-            state.take_unused().into_iter().for_each(|(address, bytes)| self.source.free(address, bytes));
+            self.free_unused(&mut state);
         }
     }
 }
@@ -277,7 +300,7 @@ mod tests {
 
     fn arena(bytes: u64, placement: Placement) -> (Arc<Fake>, Arc<Arena>) {
         let fake = Arc::new(Fake { left: Mutex::new(bytes), ..Fake::default() });
-        let arena = Arena::of(Box::new(fake.clone()), placement, false);
+        let arena = Arena::of(Box::new(fake.clone()), placement, placement.slab(), false);
         (fake, arena)
     }
 
@@ -316,6 +339,30 @@ mod tests {
         assert_eq!(arena.allocate((SLAB + SLAB / 4) as usize).unwrap().bytes() as u64, SLAB + SLAB / 4);
         drop(arena);
         assert_eq!(*lock(&fake.left), SLAB + SLAB / 2);
+    }
+
+    #[test]
+    fn large_tensors_one_after_the_other_need_room_for_the_largest() {
+        let (fake, arena) = arena(7 * SLAB, Placement::Slabs);
+        let small = arena.allocate(3 * SLAB as usize).unwrap();
+        drop(small);
+        let large = arena.allocate(4 * SLAB as usize).unwrap();
+        assert_eq!(*lock(&fake.left), 3 * SLAB);
+        drop(large);
+        assert_eq!(*lock(&fake.left), 3 * SLAB, "it is kept for reuse");
+        arena.trim();
+        assert_eq!(*lock(&fake.left), 7 * SLAB);
+    }
+
+    #[test]
+    fn exact_arenas_leave_no_gaps() {
+        let fake = Arc::new(Fake { left: Mutex::new(3000), ..Fake::default() });
+        let arena = Arena::of(Box::new(fake.clone()), Placement::Slabs, 0, false);
+        let parts = [1, 512, 600].map(|bytes| arena.allocate(bytes).unwrap());
+        assert_eq!(*lock(&fake.asked), [512, 512, 1024]);
+        drop(parts);
+        arena.trim();
+        assert_eq!(*lock(&fake.left), 3000);
     }
 
     #[test]
