@@ -106,7 +106,8 @@ impl Staging {
             // SAFETY: the caller's memory is as large, and the driver has read what is pageable when it returns.
             return unsafe { result::memcpy_htod_async(address, &all, stream.cu_stream()) };
         }
-        let mut ring = lock(&self.ring);
+        // Taken out while it is used: a thread that waits for its tasks may run another's upload.
+        let mut ring = std::mem::take(&mut *lock(&self.ring));
         let units = BUFFER / unit;
         let task = TASK.div_ceil(unit);
         for first in (0..bytes.div_ceil(unit)).step_by(units) {
@@ -122,6 +123,7 @@ impl Staging {
             buffer.sent.record(stream)?;
             ring.push(buffer);
         }
+        *lock(&self.ring) = ring;
         Ok(())
     }
 }
