@@ -12,9 +12,10 @@ use crate::error::{Error, Result};
 use crate::image::{Image, Info};
 use crate::model::Model;
 use crate::model::config::ModelConfig;
+use crate::options::LoadOptions;
 use crate::pipeline::progress::{Progress, Timings, since};
 use crate::pipeline::request::Request;
-use crate::pipeline::{Drawn, Pipeline};
+use crate::pipeline::{Drawn, Offload, Pipeline};
 use std::str::FromStr;
 use web_time::Instant;
 
@@ -197,7 +198,7 @@ enum Opened {
     #[cfg(feature = "webgpu")]
     WebGpu(Box<WebGpu>),
     #[cfg(feature = "cuda")]
-    Cuda(Cuda),
+    Cuda(Box<Cuda>),
 }
 
 impl Opened {
@@ -210,7 +211,7 @@ impl Opened {
                 Self::WebGpu(Box::new(WebGpu::open_with(Adapters::Any, shaders, u64::MAX).await?))
             }
             #[cfg(feature = "cuda")]
-            BackendChoice::Cuda => Self::Cuda(Cuda::open(Placement::default())?),
+            BackendChoice::Cuda => Self::Cuda(Box::new(Cuda::open(Placement::default())?)),
         })
     }
 
@@ -219,7 +220,7 @@ impl Opened {
     async fn best(notes: &mut Vec<String>) -> Self {
         #[cfg(feature = "cuda")]
         match Cuda::open(Placement::default()) {
-            Ok(device) => return Self::Cuda(device),
+            Ok(device) => return Self::Cuda(Box::new(device)),
             Err(error) if Cuda::present() => notes.push(format!("the NVIDIA GPU is not used through CUDA: {error}")),
             Err(_) => {}
         }
@@ -233,15 +234,25 @@ impl Opened {
 }
 
 impl Loaded {
-    async fn new(opened: Opened, model: &Model, progress: &mut dyn Progress) -> Result<Self> {
+    async fn new(opened: Opened, model: &Model, options: LoadOptions, progress: &mut dyn Progress) -> Result<Self> {
         Ok(match opened {
-            Opened::Cpu(device) => Self::Cpu(Box::new(Pipeline::load(device, model, progress).await?)),
+            Opened::Cpu(device) => Self::Cpu(load(device, model, options, progress).await?),
             #[cfg(feature = "webgpu")]
-            Opened::WebGpu(device) => Self::WebGpu(Box::new(Pipeline::load(*device, model, progress).await?)),
+            Opened::WebGpu(device) => Self::WebGpu(load(*device, model, options, progress).await?),
             #[cfg(feature = "cuda")]
-            Opened::Cuda(device) => Self::Cuda(Box::new(Pipeline::load(device, model, progress).await?)),
+            Opened::Cuda(device) => Self::Cuda(load(*device, model, options, progress).await?),
         })
     }
+}
+
+async fn load<B: Backend>(
+    device: B,
+    model: &Model,
+    options: LoadOptions,
+    progress: &mut dyn Progress,
+) -> Result<Box<Pipeline<B>>> {
+    options.precision.check(&device)?;
+    Pipeline::load_with(device, model, options.offload, progress).await.map(Box::new)
 }
 
 /// Runs `$body` with `$pipeline` bound to the loaded pipeline, whatever its backend.
@@ -268,17 +279,23 @@ pub struct Output {
     pub warnings: Vec<String>,
     /// As [`Drawn::vae_tile`].
     pub vae_tile: Option<usize>,
+    /// As [`Drawn::offload`].
+    pub offload: Offload,
 }
 
 impl Engine {
-    /// Loads a model's weights onto a backend; `progress` sees [`Stage::Load`](crate::Stage::Load).
+    /// Loads a model's weights onto a backend, as a [`BackendChoice`] or [`LoadOptions`] say; `progress` sees
+    /// [`Stage::Load`](crate::Stage::Load).
     ///
     /// # Errors
-    /// Those of the files and of the device, and [`Error::Cancelled`] when `progress` says so.
-    pub async fn load(model: &Model, backend: BackendChoice, progress: &mut dyn Progress) -> Result<Self> {
+    /// Those of the files and of the device, [`Error::Request`] for a precision that the backend has not, and
+    /// [`Error::Cancelled`] when `progress` says so.
+    pub async fn load(model: &Model, options: impl Into<LoadOptions>, progress: &mut dyn Progress) -> Result<Self> {
         let start = Instant::now();
+        let options = options.into();
         let mut warnings = Vec::new();
-        let pipeline = Loaded::new(Opened::new(backend, &mut warnings).await?, model, progress).await?;
+        let pipeline =
+            Loaded::new(Opened::new(options.backend, &mut warnings).await?, model, options, progress).await?;
         let mut engine = Self { model: model.name().to_owned(), pipeline, warnings, load_ms: since(start) };
         let of_files = with_pipeline!(engine, pipeline => pipeline.warnings().to_vec());
         engine.warnings.extend(of_files);
@@ -303,6 +320,11 @@ impl Engine {
     /// The device in words.
     pub fn device(&self) -> String {
         with_pipeline!(self, pipeline => pipeline.backend().device())
+    }
+
+    /// The type that products round their operands to.
+    pub fn operands(&self) -> DType {
+        with_pipeline!(self, pipeline => pipeline.backend().operands())
     }
 
     /// The variant of the backend's shaders, in words; empty for a backend without.
@@ -337,8 +359,8 @@ impl Engine {
             images.push(image);
             Ok(())
         };
-        let Drawn { timings, warnings, vae_tile } = self.generate_each(request, progress, keep).await?;
-        Ok(Output { images, timings, warnings, vae_tile })
+        let Drawn { timings, warnings, vae_tile, offload } = self.generate_each(request, progress, keep).await?;
+        Ok(Output { images, timings, warnings, vae_tile, offload })
     }
 
     /// As [`Engine::generate`], but hands each picture to `each` as soon as it is there, so that nothing is lost when a

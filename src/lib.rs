@@ -52,6 +52,7 @@ mod engine;
 mod error;
 mod image;
 pub mod model;
+mod options;
 pub mod pipeline;
 #[cfg(all(target_family = "wasm", feature = "webgpu"))]
 pub mod web;
@@ -62,7 +63,8 @@ pub use error::{Error, ErrorKind, Result};
 pub use image::{Image, Info, PngText};
 pub use model::Model;
 pub use model::vae::tiling::VaeTile;
-pub use pipeline::Drawn;
+pub use options::{LoadOptions, Precision};
 pub use pipeline::preview::Preview;
 pub use pipeline::progress::{Progress, Stage, Timings};
 pub use pipeline::request::Request;
+pub use pipeline::{Drawn, Offload};

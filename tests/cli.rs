@@ -87,6 +87,9 @@ fn a_wrong_command_line_is_exit_code_2() {
     fails(f, &["generate", "a fox", "--count", "99999999999999999999"], 2, "a whole number");
     fails(f, &["generate", "a fox", "--seed", "1.5"], 2, "whole number");
     fails(f, &["generate", "a fox", "--backend", "abacus"], 2, "abacus");
+    fails(f, &["generate", "a fox", "--offload", "disk"], 2, "use auto, none or sequential");
+    fails(f, &["generate", "a fox", "--precision", "int3"], 2, "use auto or bf16");
+    fails(f, &["generate", "a fox", "--backend", "cpu", "--precision", "bf16"], 2, "products of F32, not BF16");
     fails(f, &["inspect", "a.png", "b.png"], 2, "b.png");
 }
 
@@ -317,8 +320,9 @@ fn json_is_one_document() {
     let image = serde_json::json!({"file": "fox.png", "seed": 7, "width": 64, "height": 64, "prompt": "a fox"});
     assert_eq!(document["images"], Value::Array(vec![image]));
     assert_eq!((&document["steps"], &document["vae_tile"]), (&1.into(), &Value::Null));
+    assert_eq!(document["offload"], "none");
     assert!(document["guidance"].is_number() && document["warnings"].is_array());
-    for name in ["model", "backend", "device"] {
+    for name in ["model", "backend", "device", "operands"] {
         assert!(document[name].as_str().is_some_and(|text| !text.is_empty()), "{name}");
     }
     let milliseconds = &document["milliseconds"];
@@ -327,6 +331,19 @@ fn json_is_one_document() {
     }
     assert!(milliseconds["transformer"]["total"].is_number());
     assert_eq!(milliseconds["transformer"]["per_step"].as_array().map(Vec::len), Some(1));
+}
+
+#[test]
+fn a_picture_is_the_same_when_networks_take_turns() {
+    let folder = tempdir().unwrap();
+    let draw = |offload, file| {
+        let arguments =
+            quick(&["a fox", "--seed", "7", "--json", "--backend", "cpu", "--offload", offload, "-o", file]);
+        let document: Value = serde_json::from_str(&succeeds(folder.path(), &arguments).0).unwrap();
+        assert_eq!((&document["offload"], &document["operands"]), (&offload.into(), &"F32".into()));
+        fs::read(folder.path().join(file)).unwrap()
+    };
+    assert!(draw("none", "a.png") == draw("sequential", "b.png"));
 }
 
 #[test]

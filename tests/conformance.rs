@@ -129,7 +129,7 @@ fn results_kept_in_f16_are_caught() {
 fn wrong_arguments_are_caught_by_the_verbs_that_take_them() {
     let products = ["linear", "timestep_embedding", "modulation", "embed_patches", "final_layer", "conv2d"];
     let normed = ["rms_norm", "residual", "residual_norm", "qk_norm_rope", "final_layer", "group_norm"];
-    let cases: [(Fault, &[&str]); 28] = [
+    let cases: [(Fault, &[&str]); 29] = [
         (Fault::BiasForgotten, &products),
         (Fault::GateAndUpSwapped, &["swiglu"]),
         (Fault::EpsZero, &normed),
@@ -158,6 +158,8 @@ fn wrong_arguments_are_caught_by_the_verbs_that_take_them() {
         (Fault::ShiftForgotten, &["unscale_latents", "scale_latents"]),
         (Fault::NanIsBlack, &["to_rgb8"]),
         (Fault::NoMemoryPast(1 << 10), &["conv2d"]),
+        // What is free is for the pipeline; verbs that fit compute.
+        (Fault::FreeMemory(0), &[]),
     ];
     for (fault, expected) in cases {
         let report = verbs(&Faulty::new(Cpu::new(), fault), &called());

@@ -94,6 +94,67 @@ fn a_full_memory_is_said_and_survived() {
     });
 }
 
+/// Weights of several buffers, whose rows do not end where the buffers do.
+#[test]
+fn large_weights_arrive() {
+    emulated("large_weights_arrive", &[], || {
+        for placement in [Placement::Apart, Placement::default()] {
+            let b = Cuda::open(placement).unwrap();
+            let values: Vec<u32> = (0..30_000_000).collect();
+            let tensor = HostTensor::from_u32(&[values.len()], &values);
+            let copy = b.upload(&tensor).unwrap();
+            assert!(block_on(b.download(&copy)).unwrap().bytes() == tensor.bytes());
+            drop(copy);
+            b.trim();
+
+            let (rows, width) = (2_000, 301);
+            let part = |scale: f32| {
+                let values: Vec<f32> = (0..rows * width).map(|i| scale * ((i * 7919 % 251) as f32 - 125.0)).collect();
+                HostTensor::from_f32(&[rows, width], &values)
+            };
+            let [first, second] = [part(1.0 / 128.0), part(-1.0 / 64.0)];
+            // One element of a row at a time: a product by a unit vector shows a column.
+            let column = 297;
+            let mut unit = vec![0.0; width];
+            unit[column] = 1.0;
+            let x = HostTensor::from_f32(&[1, 1, width], &unit);
+            let run = |b: &Cuda| {
+                let w = b.upload_linear(&[first.clone(), second.clone()], &[])?;
+                block_on(b.download(&b.linear(&b.upload(&x)?, &w)?))
+            };
+            let column_of = |part: &HostTensor| part.to_f32().chunks(width).map(|row| row[column]).collect::<Vec<_>>();
+            assert_eq!(run(&b).unwrap().to_f32(), [column_of(&first), column_of(&second)].concat());
+        }
+    });
+}
+
+#[test]
+fn a_failed_kernel_ends_the_process_use_of_the_device() {
+    emulated("a_failed_kernel_ends_the_process_use_of_the_device", &[("EMULATED_CUDA_FAIL_LAUNCH", "1")], || {
+        let b = cuda();
+        let pixels = b.upload(&HostTensor::from_u8(&[1, 1, 1, 3], &[1, 2, 3])).unwrap();
+        let error = match b.normalize_rgb8(&pixels) {
+            Ok(x) => block_on(b.download(&x)).unwrap_err(),
+            Err(error) => error,
+        };
+        assert!(matches!(error, zimage::Error::Lost(_)), "{error:?}");
+        assert!(error.to_string().contains("start the program again"), "{error}");
+    });
+}
+
+#[cfg(feature = "embedded-model")]
+#[test]
+fn a_small_device_draws_by_itself() {
+    emulated("a_small_device_draws_by_itself", &[("EMULATED_CUDA_MEMORY_MB", "96")], || {
+        let engine = auto();
+        let request =
+            zimage::Request { width: Some(32), height: Some(32), steps: Some(1), ..zimage::Request::new("a red fox") };
+        let progress = &mut |_| std::ops::ControlFlow::Continue(());
+        let output = block_on(engine.generate(&request, progress)).unwrap();
+        assert_eq!((engine.backend(), output.offload), ("cuda", zimage::Offload::Sequential));
+    });
+}
+
 /// What a row that is not there gives is undefined, but no kernel leaves its tensors for it.
 #[test]
 fn numbers_that_name_nothing_stay_inside() {

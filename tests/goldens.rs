@@ -67,7 +67,7 @@ fn tokens() {
 
 fn text_features<T: Tested>() {
     for golden in goldens::<T>() {
-        let (encoder, ..) = golden.pipeline.networks();
+        let encoder = block_on(golden.pipeline.text_encoder()).unwrap();
         let b = golden.pipeline.backend();
         let hidden = golden.pipeline.config().text_encoder.hidden_size;
         let encode = |case: &Value| golden.pipeline.tokenizer().encode(text(&case["prompt"])).unwrap().ids;
@@ -100,7 +100,7 @@ fn transformer_block_by_block<T: Tested>() {
 
 fn transformer_case<T: Tested>(golden: &Golden<T>, case: &Value) {
     let prefix = format!("transformer.{}", text(&case["name"]));
-    let (_, transformer, _) = golden.pipeline.networks();
+    let transformer = block_on(golden.pipeline.transformer()).unwrap();
     let (b, config) = (golden.pipeline.backend(), &golden.pipeline.config().transformer);
     let (batch, lengths) = (number(&case["batch"]), numbers(&case["caption_tokens"]));
     let (image, captions) = (number(&case["image_padded"]), numbers(&case["caption_padded"]));
@@ -236,9 +236,9 @@ fn loop_case<T: Tested>(golden: &Golden<T>, case: &Value) {
     assert_eq!(schedule.guided(&guidance), guided, "{}: {name}", golden.name);
 
     let encoded = if guided.contains(&true) {
-        pipeline.encode(&tokens(&prompts), &tokens(&negatives)).unwrap()
+        block_on(pipeline.encode(&tokens(&prompts), &tokens(&negatives))).unwrap()
     } else {
-        pipeline.encode(&tokens(&prompts), &[]).unwrap()
+        block_on(pipeline.encode(&tokens(&prompts), &[])).unwrap()
     };
     let noise = golden.tensors.f32(&format!("loop.{name}.noise"));
     let mut latents = Latents(Vec::new());
@@ -256,7 +256,7 @@ fn loop_case<T: Tested>(golden: &Golden<T>, case: &Value) {
 
 /// Latents to pictures, as they are decoded by themselves.
 fn decode<T: Tested>(golden: &Golden<T>, latents: &HostTensor) -> Vec<HostTensor> {
-    let (_, _, vae) = golden.pipeline.networks();
+    let vae = golden.pipeline.vae();
     let size = [latents.shape()[2], latents.shape()[3]].map(|side| side * golden.pipeline.config().vae.scale_factor());
     let mut tiles = vae.decoder_tiles(golden.pipeline.backend(), VaeTile::Auto, size);
     block_on(golden.pipeline.decode(latents, &mut tiles)).unwrap()
@@ -322,7 +322,7 @@ fn a_batch_draws_what_single_pictures_draw<T: Tested>() {
 
 fn autoencoder<T: Tested>() {
     for golden in goldens::<T>() {
-        let (_, _, vae) = golden.pipeline.networks();
+        let vae = golden.pipeline.vae();
         let b = golden.pipeline.backend();
         let rgb = golden.tensors.u8("vae.encode.rgb");
         let pixels = b.upload(&rgb.reshaped(&[&[1], rgb.shape()].concat()).unwrap()).unwrap();
@@ -343,7 +343,7 @@ fn autoencoder<T: Tested>() {
 fn autoencoder_in_tiles<T: Tested>() {
     for (name, of) in [("single_tiles", "single"), ("sharded_tiles", "sharded")] {
         let Some(golden) = Golden::<T>::of(name, &Model::open(&path(of)).unwrap()) else { return };
-        let (_, _, vae) = golden.pipeline.networks();
+        let vae = golden.pipeline.vae();
         let b = golden.pipeline.backend();
         for (i, case) in golden.cases.as_array().unwrap().iter().enumerate() {
             let tile = number(&case["tile"]);

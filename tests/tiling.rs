@@ -75,7 +75,7 @@ fn waves(height: usize, width: usize) -> HostTensor {
 #[test]
 fn a_smooth_picture_hardly_changes_in_tiles() {
     let pipeline = embedded(Cpu::new());
-    let (b, (.., vae)) = (pipeline.backend(), pipeline.networks());
+    let (b, vae) = (pipeline.backend(), pipeline.vae());
     let size = [208, 176];
     let picture = waves(size[0], size[1]);
     let both_ways = |wish| {
@@ -95,7 +95,7 @@ fn a_smooth_picture_hardly_changes_in_tiles() {
 #[test]
 fn what_is_no_picture_is_refused() {
     let pipeline = embedded(Cpu::new());
-    let (b, (.., vae)) = (pipeline.backend(), pipeline.networks());
+    let (b, vae) = (pipeline.backend(), pipeline.vae());
     let tiles = |wish| vae.decoder_tiles(b, wish, [192, 192]);
     let latents = |batch| HostTensor::from_f32(&[batch, 16, 24, 24], &vec![0.5; batch * 16 * 24 * 24]);
     for wish in [VaeTile::Off, VaeTile::Pixels(64)] {

@@ -190,6 +190,17 @@ pub trait Backend: Sized + Debug {
         usize::MAX
     }
 
+    /// Bytes of the device's memory that nobody uses; `None` where that is not known, or where memory is the host's. Callers
+    /// use it to choose what is there at the same time.
+    fn free_memory(&self) -> Option<u64> {
+        None
+    }
+
+    /// The type that the matrices, kernels and tables of a model have on the device when they are stored as `stored`.
+    fn weights(&self, stored: DType) -> DType {
+        stored
+    }
+
     /// Lets go of memory that is kept for reuse and that no tensor uses, where there is any: for the end of a stage whose
     /// sizes the next one does not share.
     fn trim(&self) {}

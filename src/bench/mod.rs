@@ -130,10 +130,9 @@ pub async fn run<B: Backend + 'static>(
         let load_ms = since(start);
         let bench = Bench { b: pipeline.backend(), sizes, random: &random, activations, runs };
         pictures = Some(pictures::draw(&bench, &pipeline, &job, load_ms, wanted, &mut row).await?);
-        let (text_encoder, transformer, vae) = pipeline.networks();
-        bench.text_encoder(text_encoder, wanted, &mut row).await?;
-        bench.transformer(transformer, wanted, &mut row).await?;
-        bench.vae(vae, wanted, &mut row).await?;
+        bench.text_encoder(&*pipeline.text_encoder().await?, wanted, &mut row).await?;
+        bench.transformer(&*pipeline.transformer().await?, wanted, &mut row).await?;
+        bench.vae(pipeline.vae(), wanted, &mut row).await?;
         pipeline.into_backend()
     } else {
         let (b, folder, on_read) = (&backend, model.folder(), &|_| Ok(()));

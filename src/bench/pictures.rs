@@ -69,7 +69,7 @@ pub(super) async fn draw<B: Backend>(
         }
     }
     let captions = if guidance > 0.0 { 2 } else { 1 };
-    let (step, _) = bench.step(pipeline.networks().1, captions).await?;
+    let (step, _) = bench.step(&*pipeline.transformer().await?, captions).await?;
     let loop_ms = spread(&|t| t.step_ms.iter().sum()).median;
     Ok(Pictures {
         steps,

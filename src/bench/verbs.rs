@@ -181,7 +181,7 @@ impl<B: Backend> Case<B> {
             }
             // Twice at least, and somewhat more than just enough.
             let wanted = (1.2 * LONG_ENOUGH / ms * count as f64).ceil() as usize;
-            count = wanted.clamp(2 * count, MOST_CALLS);
+            count = wanted.max(2 * count).min(MOST_CALLS);
         };
         let run = async || replayed(b, &recording).await.map(drop);
         let ms = timed(runs, run).await?.divided(count);

@@ -8,7 +8,9 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Instant;
-use zimage::{BackendChoice, Drawn, Engine, Error, Image, Info, Model, Request, Result, VaeTile};
+use zimage::{
+    BackendChoice, Drawn, Engine, Error, Image, Info, LoadOptions, Model, Offload, Precision, Request, Result, VaeTile,
+};
 
 /// Make pictures from prompts
 ///
@@ -75,6 +77,16 @@ pub(super) struct Args {
     /// What computes; auto is the best that this machine has
     #[arg(long, default_value = "auto", value_parser = super::backends())]
     backend: BackendChoice,
+
+    /// Which parts of the model are on the device: none puts nothing off and keeps all of them there, sequential has the
+    /// text encoder there for the prompts and then the transformer, which takes less memory and loads more; auto keeps
+    /// all where they fit
+    #[arg(long, value_name = "auto|none|sequential", default_value_t, value_parser = Offload::from_str)]
+    offload: Offload,
+
+    /// What products are computed in: bf16 is for the cuda backend, auto is what the backend has
+    #[arg(long, value_name = "auto|bf16", default_value_t, value_parser = Precision::from_str)]
+    precision: Precision,
 
     /// The PNG to write, over one that is there; several pictures become FILE-1.png, FILE-2.png, …; - writes one
     /// picture to standard output [default: zimage.png, or zimage-2.png and so on where that exists]
@@ -179,7 +191,8 @@ fn make(
     let model = args.model.as_deref().map_or_else(Model::embedded, Model::open)?;
     // Before minutes of reading weights.
     request.check(model.config())?;
-    let engine = pollster::block_on(Engine::load(&model, args.backend, bar))?;
+    let options = LoadOptions { backend: args.backend, offload: args.offload, precision: args.precision };
+    let engine = pollster::block_on(Engine::load(&model, options, bar))?;
     let interrupt = bar.interrupt();
     interrupt.check()?;
     let count = request.prompts.len() * request.count;
@@ -202,6 +215,10 @@ struct Report<'a> {
     guidance: Option<f32>,
     /// The side of the tiles that the pictures were decoded in; null when they were decoded whole.
     vae_tile: Option<usize>,
+    /// Which parts of the model were on the device: `none` for all of them at once, or `sequential`.
+    offload: &'static str,
+    /// The type that products rounded their operands to.
+    operands: String,
     model: &'a str,
     backend: &'static str,
     device: String,
@@ -261,11 +278,13 @@ impl<'a> Report<'a> {
             steps: made.map(|info| info.steps),
             guidance: made.map(|info| info.guidance),
             vae_tile: drawn.vae_tile,
+            offload: drawn.offload.name(),
+            operands: engine.operands().to_string(),
             model: engine.model(),
             backend: engine.backend(),
             device: engine.device(),
             milliseconds: Milliseconds {
-                load: milliseconds(engine.load_ms()),
+                load: milliseconds(engine.load_ms() + timings.load_ms),
                 text_encoder: milliseconds(timings.text_encoder_ms),
                 transformer: Transformer {
                     total: milliseconds(timings.transformer_ms),

@@ -167,7 +167,7 @@ impl<B: Backend> Places<B> {
 }
 
 async fn text_encoder<B: Backend>(pipeline: &Pipeline<B>, prompts: &[Vec<u32>]) -> Result<Vec<Seen>> {
-    let (b, (encoder, ..)) = (pipeline.backend(), pipeline.networks());
+    let (b, encoder) = (pipeline.backend(), pipeline.text_encoder().await?);
     let lengths: Vec<usize> = prompts.iter().map(Vec::len).collect();
     let tokens = padded(lengths.iter().copied().max().unwrap_or(0));
     let mut places = Places(Vec::new());
@@ -197,7 +197,7 @@ async fn transformer_step<B: Backend>(
     captions: &Captions,
     options: &Options,
 ) -> Result<Vec<Seen>> {
-    let (b, (_, transformer, _)) = (pipeline.backend(), pipeline.networks());
+    let (b, transformer) = (pipeline.backend(), pipeline.transformer().await?);
     let config = &pipeline.config().transformer;
     let size = if options.full {
         let [_, height, width] =
@@ -237,7 +237,7 @@ async fn transformer_step<B: Backend>(
 }
 
 async fn autoencoder<B: Backend>(pipeline: &Pipeline<B>, options: &Options) -> Result<Vec<Seen>> {
-    let (b, (.., vae)) = (pipeline.backend(), pipeline.networks());
+    let (b, vae) = (pipeline.backend(), pipeline.vae());
     let config = pipeline.config();
     let factor = config.vae.scale_factor();
     let [height, width] =

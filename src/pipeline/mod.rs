@@ -4,6 +4,7 @@
 //! are tables on the device, the step counter advances there, and one step is one recording. With guidance a step is one
 //! call of twice the batch.
 
+mod networks;
 pub mod noise;
 pub mod preview;
 pub mod progress;
@@ -20,14 +21,16 @@ use crate::model::text_encoder::TextEncoder;
 use crate::model::transformer::{Captions, Transformer, padded};
 use crate::model::vae::Vae;
 use crate::model::vae::tiling::Tiles;
-use crate::weights::{ModelFolder, excerpt};
+use networks::Networks;
+pub use networks::Offload;
 use preview::Colours;
-use progress::{Loading, Progress, Run, Stage, Timings, since};
+use progress::{Progress, Run, Stage, Timings, since};
 use prompt::Tokenizer;
 use request::{Job, Limits};
 use schedule::Schedule;
 use std::collections::VecDeque;
-use std::sync::OnceLock;
+use std::ops::ControlFlow;
+use std::sync::{Arc, OnceLock};
 use step::Latents;
 use web_time::Instant;
 
@@ -37,9 +40,7 @@ pub struct Pipeline<B: Backend> {
     backend: B,
     config: ModelConfig,
     tokenizer: Tokenizer,
-    text_encoder: TextEncoder<B>,
-    transformer: Transformer<B>,
-    vae: Vae<B>,
+    networks: Networks<B>,
     warnings: Vec<String>,
     /// Fitted when a preview is wanted for the first time.
     colours: OnceLock<Colours>,
@@ -54,6 +55,26 @@ pub struct Drawn {
     pub warnings: Vec<String>,
     /// The side in pixels of the tiles that the pictures were decoded in; `None` when they were decoded whole.
     pub vae_tile: Option<usize>,
+    /// Whether all networks were on the device at once, [`Offload::None`], or in turn, [`Offload::Sequential`].
+    pub offload: Offload,
+}
+
+/// What the text encoder made of some pictures' prompts, each distinct prompt once.
+#[derive(Debug)]
+struct Features<T> {
+    /// `[P, T, C]`.
+    features: T,
+    /// Tokens of each.
+    lengths: Vec<usize>,
+    positive: Vec<usize>,
+    negative: Vec<usize>,
+}
+
+impl Features<HostTensor> {
+    fn on<B: Backend>(self, b: &B) -> Result<Features<B::Tensor>> {
+        let Self { features, lengths, positive, negative } = self;
+        Ok(Features { features: b.upload(&features)?, lengths, positive, negative })
+    }
 }
 
 /// The captions of some pictures, after everything that does not depend on the step.
@@ -67,11 +88,19 @@ pub struct Encoded<B: Backend> {
 }
 
 impl<B: Backend> Pipeline<B> {
-    /// Reads a model and uploads each of its tensors once; `progress` sees [`Stage::Load`].
+    /// As [`Pipeline::load_with`], with [`Offload::Auto`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn load(backend: B, model: &Model, progress: &mut dyn Progress) -> Result<Self> {
+        Self::load_with(backend, model, Offload::Auto, progress).await
+    }
+
+    /// Reads a model and uploads its tensors, or those that a run needs first; `progress` sees [`Stage::Load`].
     ///
     /// # Errors
     /// Those of the files, naming file and tensor, those of the device, and [`Error::Cancelled`].
-    pub async fn load(backend: B, model: &Model, progress: &mut dyn Progress) -> Result<Self> {
+    pub async fn load_with(backend: B, model: &Model, offload: Offload, progress: &mut dyn Progress) -> Result<Self> {
         let (folder, config) = (model.folder(), model.config().clone());
         let file = "tokenizer/tokenizer.json";
         let tokenizer = Tokenizer::read(&folder.read(file).await?, &folder.path(file))?;
@@ -83,25 +112,8 @@ impl<B: Backend> Pipeline<B> {
             );
             return Err(Error::file(&folder.path(file), problem));
         }
-        let text = TextEncoder::<B>::open(folder).await?;
-        let image = Transformer::<B>::open(folder).await?;
-        let pixels = Vae::<B>::open(folder).await?;
-        let left = |name: &str| TextEncoder::<B>::leaves(&config.text_encoder, name);
-        let loading = Loading::new(progress, text.bytes_but(left) + image.bytes() + pixels.bytes());
-        loading.read(0)?;
-        let on_read = &|bytes| loading.read(bytes);
-        let text_encoder = TextEncoder::load(&backend, &text, &config.text_encoder, on_read).await?;
-        let transformer = Transformer::load(&backend, &image, &config.transformer, on_read).await?;
-        let vae = Vae::load(&backend, &pixels, &config.vae, on_read).await?;
-        // What the device could not take shows when it is done.
-        backend.wait(backend.event()?).await?;
-        let unread = [
-            ("text_encoder", text.unread(left)),
-            ("transformer", image.unread(|_| false)),
-            ("vae", pixels.unread(|_| false)),
-        ];
-        let warnings = unread.into_iter().filter_map(|(part, names)| unread_warning(folder, part, &names)).collect();
-        Ok(Self { backend, config, tokenizer, text_encoder, transformer, vae, warnings, colours: OnceLock::new() })
+        let (networks, warnings) = Networks::load(&backend, folder, &config, offload, progress).await?;
+        Ok(Self { backend, config, tokenizer, networks, warnings, colours: OnceLock::new() })
     }
 
     /// The backend that this model is on.
@@ -119,9 +131,30 @@ impl<B: Backend> Pipeline<B> {
         &self.config
     }
 
-    /// The networks, for tests that look at one stage alone.
-    pub fn networks(&self) -> (&TextEncoder<B>, &Transformer<B>, &Vae<B>) {
-        (&self.text_encoder, &self.transformer, &self.vae)
+    /// Whether all networks are on the device at once, [`Offload::None`], or in turn, [`Offload::Sequential`].
+    pub fn offload(&self) -> Offload {
+        self.networks.offload()
+    }
+
+    /// The text encoder, for tests that look at it alone: loaded where the transformer is there in its place.
+    ///
+    /// # Errors
+    /// Those of loading.
+    pub async fn text_encoder(&self) -> Result<Arc<TextEncoder<B>>> {
+        self.networks.text_encoder(&self.backend, &self.config, &mut silent).await
+    }
+
+    /// The transformer, for tests that look at it alone: loaded where the text encoder is there in its place.
+    ///
+    /// # Errors
+    /// Those of loading.
+    pub async fn transformer(&self) -> Result<Arc<Transformer<B>>> {
+        self.networks.transformer(&self.backend, &self.config, &mut silent).await
+    }
+
+    /// The autoencoder.
+    pub fn vae(&self) -> &Vae<B> {
+        &self.networks.vae
     }
 
     /// The tokenizer.
@@ -172,20 +205,33 @@ impl<B: Backend> Pipeline<B> {
 
         let images: Vec<usize> = (0..job.images()).collect();
         let batches: Vec<&[usize]> = images.chunks(job.batch).collect();
-        let mut tiles = self.vae.decoder_tiles(&self.backend, job.vae_tile, [job.height, job.width]);
+        let prompts = |batch: &[usize]| batch.iter().map(|&image| job.prompt(image)).collect::<Vec<_>>();
+        let pick =
+            |from: &[Vec<u32>], which: &[usize]| which.iter().filter_map(|&i| from.get(i).cloned()).collect::<Vec<_>>();
+        let mut tiles = self.vae().decoder_tiles(&self.backend, job.vae_tile, [job.height, job.width]);
         let mut run = Run::new(progress, batches.len() * job.steps);
+        let mut ahead = VecDeque::new();
+        if self.offload() == Offload::Sequential {
+            let mut different: Vec<Vec<usize>> = batches.iter().map(|batch| prompts(batch)).collect();
+            different.dedup();
+            let texts = different.iter().map(|which| (pick(&positives, which), pick(&negatives, which)));
+            ahead = self.encode_ahead(texts, &mut run).await?;
+            warnings.extend(self.networks.unread());
+        }
         let mut last: Option<(Vec<usize>, Encoded<B>)> = None;
         for batch in batches {
-            let prompts: Vec<usize> = batch.iter().map(|&image| job.prompt(image)).collect();
+            let prompts = prompts(batch);
             let captions = match last.take() {
                 Some((of, captions)) if of == prompts => captions,
                 _ => {
                     let encoder_start = Instant::now();
-                    run.report(Stage::TextEncoder)?;
-                    let pick = |from: &[Vec<u32>]| {
-                        prompts.iter().filter_map(|&prompt| from.get(prompt).cloned()).collect::<Vec<_>>()
+                    let captions = match ahead.pop_front() {
+                        Some(features) => self.captions(features.on(&self.backend)?).await?,
+                        None => {
+                            run.report(Stage::TextEncoder)?;
+                            self.encode(&pick(&positives, &prompts), &pick(&negatives, &prompts)).await?
+                        }
                     };
-                    let captions = self.encode(&pick(&positives), &pick(&negatives))?;
                     self.finish().await?;
                     self.backend.trim();
                     run.timings.text_encoder_ms += since(encoder_start);
@@ -215,7 +261,7 @@ impl<B: Backend> Pipeline<B> {
         let mut timings = run.timings;
         timings.total_ms = since(start);
         warnings.extend(tiles.warning());
-        Ok(Drawn { timings, warnings, vae_tile: tiles.pixels() })
+        Ok(Drawn { timings, warnings, vae_tile: tiles.pixels(), offload: self.offload() })
     }
 
     /// The latents of a picture of `width`×`height` pixels: channels, rows, columns.
@@ -247,7 +293,46 @@ impl<B: Backend> Pipeline<B> {
     ///
     /// # Errors
     /// Those of the backend.
-    pub fn encode(&self, positives: &[Vec<u32>], negatives: &[Vec<u32>]) -> Result<Encoded<B>> {
+    pub async fn encode(&self, positives: &[Vec<u32>], negatives: &[Vec<u32>]) -> Result<Encoded<B>> {
+        let features = self.features(&*self.text_encoder().await?, positives, negatives)?;
+        self.captions(features).await
+    }
+
+    /// The features of several pictures' texts, before anything else is done with them: for networks that take turns.
+    /// They wait on the host, and the transformer is loaded when they are there.
+    async fn encode_ahead(
+        &self,
+        texts: impl Iterator<Item = (Vec<Vec<u32>>, Vec<Vec<u32>>)>,
+        run: &mut Run<'_>,
+    ) -> Result<VecDeque<Features<HostTensor>>> {
+        let b = &self.backend;
+        let load_start = Instant::now();
+        let encoder = self.networks.text_encoder(b, &self.config, run.progress()).await?;
+        run.timings.load_ms += since(load_start);
+
+        let encoder_start = Instant::now();
+        let mut ahead = VecDeque::new();
+        for (positives, negatives) in texts {
+            run.report(Stage::TextEncoder)?;
+            let Features { features, lengths, positive, negative } = self.features(&encoder, &positives, &negatives)?;
+            let features = b.download(&features).await?;
+            ahead.push_back(Features { features, lengths, positive, negative });
+        }
+        drop(encoder);
+        run.timings.text_encoder_ms += since(encoder_start);
+
+        let load_start = Instant::now();
+        self.networks.transformer(b, &self.config, run.progress()).await?;
+        run.timings.load_ms += since(load_start);
+        Ok(ahead)
+    }
+
+    fn features(
+        &self,
+        encoder: &TextEncoder<B>,
+        positives: &[Vec<u32>],
+        negatives: &[Vec<u32>],
+    ) -> Result<Features<B::Tensor>> {
         let mut distinct: Vec<Vec<u32>> = Vec::new();
         let mut index = |prompt: &Vec<u32>| {
             distinct.iter().position(|other| other == prompt).unwrap_or_else(|| {
@@ -260,8 +345,14 @@ impl<B: Backend> Pipeline<B> {
         let b = &self.backend;
         let lengths: Vec<usize> = distinct.iter().map(Vec::len).collect();
         let tokens = padded(lengths.iter().copied().max().unwrap_or(0));
-        let features = self.text_encoder.forward(b, &distinct, tokens, &mut |_, _| Ok(()))?;
-        let captions = self.transformer.captions(b, &features, &lengths, &mut |_, _| Ok(()))?;
+        let features = encoder.forward(b, &distinct, tokens, &mut |_, _| Ok(()))?;
+        Ok(Features { features, lengths, positive, negative })
+    }
+
+    async fn captions(&self, features: Features<B::Tensor>) -> Result<Encoded<B>> {
+        let Features { features, lengths, positive, negative } = features;
+        let transformer = self.transformer().await?;
+        let captions = transformer.captions(&self.backend, &features, &lengths, &mut |_, _| Ok(()))?;
         Ok(Encoded { captions, positive, negative })
     }
 
@@ -278,10 +369,11 @@ impl<B: Backend> Pipeline<B> {
         run: &mut Run<'_>,
     ) -> Result<HostTensor> {
         let b = &self.backend;
+        let transformer = &*self.networks.transformer(b, &self.config, run.progress()).await?;
         let pictures = noise.shape()[0];
         let size = [noise.shape()[2], noise.shape()[3]];
         let mut latents = Latents::upload(b, noise, schedule, guidance, &self.config.transformer)?;
-        let mut record = |items: &[usize]| latents.record(b, &self.transformer, &captions.captions, items);
+        let mut record = |items: &[usize]| latents.record(b, transformer, &captions.captions, items);
         let both = [&captions.positive[..], &captions.negative[..]].concat();
         let guided = schedule.guided(guidance);
         let with_guidance = guided.contains(&true).then(|| record(&both)).transpose()?;
@@ -326,7 +418,7 @@ impl<B: Backend> Pipeline<B> {
         if let Some(colours) = self.colours.get() {
             return Ok(colours);
         }
-        let fitted = Colours::fit(&self.backend, &self.vae, self.config.vae.latent_channels).await?;
+        let fitted = Colours::fit(&self.backend, self.vae(), self.config.vae.latent_channels).await?;
         Ok(self.colours.get_or_init(|| fitted))
     }
 
@@ -362,7 +454,7 @@ impl<B: Backend> Pipeline<B> {
         let mut pictures = Vec::with_capacity(shape[0]);
         for values in values.chunks_exact(item.iter().product()) {
             let latents = HostTensor::from_f32(&item, values);
-            pictures.push(self.vae.decode_picture(&self.backend, &latents, tiles).await?);
+            pictures.push(self.vae().decode_picture(&self.backend, &latents, tiles).await?);
         }
         Ok(pictures)
     }
@@ -372,30 +464,7 @@ impl<B: Backend> Pipeline<B> {
     }
 }
 
-/// One sentence about the tensors of a part that nothing reads.
-fn unread_warning(folder: &ModelFolder, part: &str, names: &[String]) -> Option<String> {
-    const SHOWN: usize = 3;
-    if names.is_empty() {
-        return None;
-    }
-    let list: Vec<String> = names.iter().take(SHOWN).map(|name| excerpt(name)).collect();
-    let rest = if names.len() > SHOWN { format!(" and {} more", names.len() - SHOWN) } else { String::new() };
-    Some(format!("{}: nothing reads the tensors {}{rest}", folder.path(part).display(), list.join(", ")))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_warning_is_one_short_line_whatever_the_names() {
-        let folder = ModelFolder::in_memory("emoji", &[]);
-        let warning =
-            |names: &[&str]| unread_warning(&folder, "vae", &names.iter().map(ToString::to_string).collect::<Vec<_>>());
-        assert_eq!(warning(&[]), None);
-        assert_eq!(warning(&["a"]).unwrap(), "emoji/vae: nothing reads the tensors a");
-        assert_eq!(warning(&["a", "b", "c", "d"]).unwrap(), "emoji/vae: nothing reads the tensors a, b, c and 1 more");
-        let hostile = warning(&["\u{1b}[2J\n", &"x".repeat(1_000_000)]).unwrap();
-        assert!(hostile.len() < 500 && !hostile.contains(char::is_control), "{hostile}");
-    }
+/// For work that nobody watches.
+fn silent(_: Stage) -> ControlFlow<()> {
+    ControlFlow::Continue(())
 }

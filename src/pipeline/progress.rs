@@ -103,6 +103,10 @@ impl<'a> Run<'a> {
         Self { progress, done: 0, of, timings: Timings::default() }
     }
 
+    pub(super) fn progress(&mut self) -> &mut dyn Progress {
+        self.progress
+    }
+
     pub(super) fn report(&mut self, stage: Stage) -> Result<()> {
         flow(self.progress.update(stage))
     }
@@ -143,6 +147,8 @@ impl std::fmt::Debug for Run<'_> {
 /// Milliseconds that the parts of a run took.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Timings {
+    /// Loading networks during the run, where they take turns on the device.
+    pub load_ms: f64,
     /// Tokens, text encoder and context refiner, all prompts.
     pub text_encoder_ms: f64,
     /// All denoising steps of all pictures.

@@ -53,9 +53,23 @@ pub struct Listing<'a> {
 }
 
 impl Listing<'_> {
+    /// The type of its elements if it is one that [`Tensors::take`] reads.
+    pub fn floating(&self) -> Option<DType> {
+        floating(self.dtype)
+    }
+
     /// The number of elements.
     pub fn elements(&self) -> usize {
         self.shape.iter().product()
+    }
+}
+
+fn floating(dtype: StoredType) -> Option<DType> {
+    match dtype {
+        StoredType::F32 => Some(DType::F32),
+        StoredType::F16 => Some(DType::F16),
+        StoredType::BF16 => Some(DType::Bf16),
+        _ => None,
     }
 }
 
@@ -152,11 +166,8 @@ impl Tensors {
         let Some(entry) = self.entries.get(&self.file_name(name)) else { return Ok(None) };
         let found = || format!("{} {:?}", entry.dtype, entry.shape);
         let fault = |found| Err(self.fault(self.files[entry.file].path.clone(), name, shape, found));
-        let dtype = match entry.dtype {
-            StoredType::F32 => DType::F32,
-            StoredType::F16 => DType::F16,
-            StoredType::BF16 => DType::Bf16,
-            _ => return fault(format!("{}; FP8 and other quantised files are not supported", found())),
+        let Some(dtype) = floating(entry.dtype) else {
+            return fault(format!("{}; FP8 and other quantised files are not supported", found()));
         };
         if entry.shape != shape {
             return fault(found());
@@ -211,10 +222,14 @@ impl Tensors {
         self.iter().map(|tensor| tensor.bytes).sum()
     }
 
-    /// The bytes of all tensors but those that are `known` to go unread, as [`Tensors::unread`] knows them.
+    /// All tensors but those that are `known` to go unread, as [`Tensors::unread`] knows them.
+    pub fn iter_but(&self, known: impl Fn(&str) -> bool) -> impl Iterator<Item = Listing<'_>> {
+        self.iter().filter(move |tensor| !known(self.own_name(tensor.name)))
+    }
+
+    /// The bytes of [`Tensors::iter_but`] together.
     pub fn bytes_but(&self, known: impl Fn(&str) -> bool) -> u64 {
-        let read = self.iter().filter(|tensor| !known(self.own_name(tensor.name)));
-        read.map(|tensor| tensor.bytes).sum()
+        self.iter_but(known).map(|tensor| tensor.bytes).sum()
     }
 
     /// The files that the tensors are in.

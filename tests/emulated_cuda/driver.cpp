@@ -27,6 +27,7 @@ enum Result {
     invalid_context = 201,
     not_found = 500,
     not_ready = 600,
+    launch_failed = 719,
     unsupported_in_capture = 900,
     not_supported = 801,
 };
@@ -140,6 +141,8 @@ int launch(const Function &function, Index grid, Index block, unsigned dynamic, 
         std::memcpy(at, parameters[i], kernel.sizes[i]);
         launch.arguments.push_back(at);
     }
+    if (number("EMULATED_CUDA_FAIL_LAUNCH", 0))
+        return stream.enqueue([] { return say(launch_failed, "a launch that fails because it was asked to"); });
     auto shared = std::make_shared<Launch>(std::move(launch));
     return stream.enqueue([shared] {
         Failure failure = run(*shared);

@@ -50,6 +50,8 @@ pub(crate) enum Fault {
     RunsWhileRecording,
     /// There is no memory for a `conv2d` with more elements, which nobody knows before.
     NoMemoryPast(usize),
+    /// The device has so many bytes free.
+    FreeMemory(u64),
 }
 
 /// What happens to a result.
@@ -223,6 +225,10 @@ impl<B: Backend> Backend for Faulty<B> {
 
     fn largest_activation(&self) -> usize {
         self.inner.largest_activation()
+    }
+
+    fn free_memory(&self) -> Option<u64> {
+        if let Fault::FreeMemory(bytes) = self.fault { Some(bytes) } else { None }
     }
 
     fn trim(&self) {

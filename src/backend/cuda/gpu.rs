@@ -2,9 +2,10 @@
 
 use super::super::{DType, DeviceTensor, HostTensor, not_numbers};
 use super::device::{Device, fault};
-use super::memory::{Arena, Memory, Placement, lock};
+use super::memory::{Arena, Held, Memory, Placement, lock};
 use super::program::Program;
 use super::recording::{Arg, Collected, CudaRecording, Grid, Launch};
+use super::staging::Staging;
 use super::tensor::CudaTensor;
 use crate::error::{Error, Result};
 use cudarc::driver::sys::{CUevent_flags, CUresult};
@@ -12,11 +13,22 @@ use cudarc::driver::{CudaEvent, DriverError, result};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
+/// From so many bytes on a tensor from the host is held in an allocation of its own: weights stay, and leave no gaps.
+const LARGE: usize = 8 << 20;
+/// What a task copies of a tensor's elements on their way to the device, in bytes.
+const UNIT: usize = 512 << 10;
+
 /// A device with its memory and its order of work.
 #[derive(Debug)]
 pub(super) struct Gpu {
     pub device: Device,
     arena: Arc<Arena>,
+    held: Arc<Held>,
+    /// Where large tensors from the host are.
+    exact: Arc<Arena>,
+    staging: Staging,
+    /// Events that nobody waits for any more, so that none is made in the loop.
+    events: Mutex<Vec<CudaEvent>>,
     recording: Mutex<Option<Collected>>,
     /// Tensors made once from nothing but a number: see [`Gpu::table`].
     tables: Mutex<HashMap<usize, CudaTensor>>,
@@ -28,14 +40,18 @@ impl Gpu {
     /// Opens the first device.
     pub(super) fn open(placement: Placement) -> Result<Self> {
         let device = Device::open()?;
-        let arena = Arena::new(&device.context, placement);
+        let held = Arc::<Held>::default();
+        let arena = Arena::new(&device.context, &held, placement);
+        let exact = Arena::exact(&device.context, &held, placement);
+        let staging = Staging::new(&device.context);
         let failed = |error| fault("open", error);
         let memory = arena.allocate(size_of::<u32>()).map_err(failed)?;
         // SAFETY: the memory is of this size and nobody's but ours.
         unsafe { result::memset_d8_async(memory.address(), 0, size_of::<u32>(), device.stream.cu_stream()) }
             .map_err(failed)?;
         let not_numbers = CudaTensor::new(&[1], DType::U32, memory);
-        Ok(Self { device, arena, recording: Mutex::default(), tables: Mutex::default(), not_numbers })
+        let (events, recording, tables) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Ok(Self { device, held, arena, exact, staging, events, recording, tables, not_numbers })
     }
 
     // ---- memory ------------------------------------------------------------------------------------------------
@@ -60,7 +76,7 @@ impl Gpu {
 
     /// The most bytes that were ever taken from the driver at once.
     pub(super) fn peak_memory(&self) -> u64 {
-        self.arena.peak()
+        self.held.peak()
     }
 
     fn allocate(&self, verb: &'static str, shape: &[usize], bytes: usize, arena: &Arc<Arena>) -> Result<Arc<Memory>> {
@@ -74,6 +90,18 @@ impl Gpu {
         self.device.context.bind_to_thread().map_err(|error| fault(verb, error))
     }
 
+    /// Bytes that the driver has left.
+    pub(super) fn free_memory(&self) -> Option<u64> {
+        self.device.context.mem_get_info().ok().map(|(free, _)| free as u64)
+    }
+
+    /// Gives back what no tensor uses.
+    pub(super) fn trim(&self) {
+        self.arena.trim();
+        self.exact.trim();
+        self.staging.clear();
+    }
+
     /// A tensor with these elements, from memory that is no recording's: it is filled at once.
     pub(super) fn upload(
         &self,
@@ -82,17 +110,30 @@ impl Gpu {
         dtype: DType,
         elements: &[u8],
     ) -> Result<CudaTensor> {
-        let bytes = bytes(verb, shape, dtype)?;
-        if bytes != elements.len() {
+        if bytes(verb, shape, dtype)? != elements.len() {
             let problem = format!("{} bytes do not fill {shape:?} of {dtype}", elements.len());
             return Err(Error::shape(verb, problem));
         }
-        let memory = self.allocate(verb, shape, bytes, &self.arena)?;
-        self.bind(verb)?;
-        // SAFETY: the memory is as large as the elements, and the driver has read memory that is not page-locked when it
-        // returns.
-        let copied = unsafe { result::memcpy_htod_async(memory.address(), elements, self.device.stream.cu_stream()) };
-        copied.map_err(|error| fault(verb, error))?;
+        self.upload_units(verb, shape, dtype, UNIT, |i, place| {
+            place.copy_from_slice(&elements[i * UNIT..i * UNIT + place.len()]);
+        })
+    }
+
+    /// As [`Gpu::upload`], with bytes that `fill` writes unit by unit, in any order: it is given the number of a unit and
+    /// its place. All units have `unit` bytes, but for the last one, which may have fewer.
+    pub(super) fn upload_units(
+        &self,
+        verb: &'static str,
+        shape: &[usize],
+        dtype: DType,
+        unit: usize,
+        fill: impl Fn(usize, &mut [u8]) + Sync,
+    ) -> Result<CudaTensor> {
+        let bytes = bytes(verb, shape, dtype)?;
+        let arena = if bytes < LARGE { &self.arena } else { &self.exact };
+        let memory = self.allocate(verb, shape, bytes, arena)?;
+        let sent = self.staging.send(&self.device.stream, memory.address(), bytes, unit, fill);
+        sent.map_err(|error| fault(verb, error))?;
         Ok(CudaTensor::new(shape, dtype, memory))
     }
 
@@ -154,9 +195,20 @@ impl Gpu {
     /// The end of everything called so far.
     pub(super) fn event(&self) -> Result<CudaEvent> {
         let refused = |error| fault("event", error);
-        let event = self.device.context.new_event(Some(CUevent_flags::CU_EVENT_BLOCKING_SYNC)).map_err(refused)?;
+        let used = lock(&self.events).pop();
+        let event = match used {
+            Some(event) => event,
+            None => self.device.context.new_event(Some(CUevent_flags::CU_EVENT_BLOCKING_SYNC)).map_err(refused)?,
+        };
         event.record(&self.device.stream).map_err(refused)?;
         Ok(event)
+    }
+
+    /// Waits for an event, which is then used again.
+    pub(super) fn wait(&self, event: CudaEvent) -> Result<()> {
+        event.synchronize().map_err(|error| fault("wait", error))?;
+        lock(&self.events).push(event);
+        Ok(())
     }
 
     /// Copies a tensor to the host once everything called before has run.

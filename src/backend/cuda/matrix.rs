@@ -2,13 +2,12 @@
 //!
 //! Rows start on 16 bytes, with zeros behind them, so that a thread reads eight values at once whatever the width.
 
-use super::super::{DType, DeviceTensor, HostTensor};
+use super::super::{DType, DeviceTensor, HostTensor, widen};
 use super::gpu::Gpu;
 use super::memory::Memory;
 use super::tensor::{CudaTensor, VECTOR};
 use crate::error::Result;
-use rayon::prelude::*;
-use std::borrow::Cow;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// `[rows, width]`.
@@ -19,17 +18,18 @@ pub(super) struct Matrix {
     pub width: usize,
 }
 
-/// The elements of a tensor as BF16: its own bytes where it is stored so, else rounded.
-fn narrowed(tensor: &HostTensor) -> Cow<'_, [u8]> {
-    if tensor.dtype() == DType::Bf16 {
-        return Cow::Borrowed(tensor.bytes());
+/// Writes some elements of a tensor as BF16: as they are where they are stored so, else rounded.
+fn narrow(tensor: &HostTensor, elements: Range<usize>, place: &mut [u8]) {
+    let (dtype, size) = (tensor.dtype(), tensor.dtype().size());
+    let bytes = &tensor.bytes()[elements.start * size..elements.end * size];
+    if dtype == DType::Bf16 {
+        return place.copy_from_slice(bytes);
     }
-    let values = tensor.to_f32();
-    let mut bytes = vec![0; 2 * values.len()];
-    bytes.par_chunks_mut(2).zip(&values).for_each(|(to, value)| {
-        to.copy_from_slice(&half::bf16::from_f32(*value).to_le_bytes());
-    });
-    Cow::Owned(bytes)
+    let mut values = vec![0.0; elements.len()];
+    widen(dtype, bytes, &mut values);
+    for (to, value) in place.chunks_exact_mut(2).zip(values) {
+        to.copy_from_slice(&half::bf16::from_f32(value).to_le_bytes());
+    }
 }
 
 impl Matrix {
@@ -38,18 +38,21 @@ impl Matrix {
 
     /// `parts` `[Nᵢ, width]`, one below the other.
     pub(super) fn stacked(gpu: &Gpu, verb: &'static str, parts: &[HostTensor], width: usize) -> Result<Self> {
-        let narrow: Vec<Cow<'_, [u8]>> = parts.iter().map(narrowed).collect();
-        let rows: Vec<&[u8]> = narrow.iter().flat_map(|part| part.chunks_exact(2 * width)).collect();
-        Self::of_rows(gpu, verb, &rows, width)
+        let rows = parts.iter().map(|part| part.shape()[0]).sum();
+        Self::of_rows(gpu, verb, [rows, width], |mut row| {
+            let mut part = 0;
+            while row >= parts[part].shape()[0] {
+                row -= parts[part].shape()[0];
+                part += 1;
+            }
+            (&parts[part], row)
+        })
     }
 
     /// The rows of `first` and `second` in turn.
     pub(super) fn alternating(gpu: &Gpu, verb: &'static str, first: &HostTensor, second: &HostTensor) -> Result<Self> {
-        let width = first.shape()[1];
-        let narrow = [narrowed(first), narrowed(second)];
-        let [first, second] = narrow.each_ref().map(|part| part.chunks_exact(2 * width));
-        let rows: Vec<&[u8]> = first.zip(second).flat_map(|(first, second)| [first, second]).collect();
-        Self::of_rows(gpu, verb, &rows, width)
+        let (rows, width) = (2 * first.shape()[0], first.shape()[1]);
+        Self::of_rows(gpu, verb, [rows, width], |row| (if row % 2 == 0 { first } else { second }, row / 2))
     }
 
     /// A convolution's kernel `[O, I, kh, kw]` as `[O, kh·kw·I₈]`, where `I₈` is `I` up to a multiple of eight.
@@ -60,26 +63,34 @@ impl Matrix {
         [o, i, kh, kw]: [usize; 4],
     ) -> Result<Self> {
         let (taps, depth) = (kh * kw, i.next_multiple_of(VECTOR));
-        let stored = narrowed(kernel);
-        let mut elements = vec![0; 2 * o * taps * depth];
-        let rows = elements.par_chunks_exact_mut(2 * taps * depth).zip(stored.par_chunks_exact(2 * i * taps));
-        rows.for_each(|(to, from)| {
-            for (at, value) in from.chunks_exact(2).enumerate() {
-                let place = 2 * (at % taps * depth + at / taps);
-                to[place..place + 2].copy_from_slice(value);
+        let width = taps * depth;
+        let tensor = gpu.upload_units(verb, &[o, width], Self::ELEMENTS, 2 * width, |row, place| {
+            let mut stored = vec![0; 2 * i * taps];
+            narrow(kernel, row * i * taps..(row + 1) * i * taps, &mut stored);
+            place.fill(0);
+            for (at, value) in stored.chunks_exact(2).enumerate() {
+                let to = 2 * (at % taps * depth + at / taps);
+                place[to..to + 2].copy_from_slice(value);
             }
-        });
-        let tensor = gpu.upload(verb, &[o, taps * depth], Self::ELEMENTS, &elements)?;
-        Ok(Self { tensor, rows: o, width: taps * depth })
+        })?;
+        Ok(Self { tensor, rows: o, width })
     }
 
-    fn of_rows(gpu: &Gpu, verb: &'static str, rows: &[&[u8]], width: usize) -> Result<Self> {
+    /// A matrix whose rows are found in tensors `[_, width]`.
+    fn of_rows<'a>(
+        gpu: &Gpu,
+        verb: &'static str,
+        [rows, width]: [usize; 2],
+        find: impl Fn(usize) -> (&'a HostTensor, usize) + Sync,
+    ) -> Result<Self> {
         let stride = width.next_multiple_of(VECTOR);
-        let mut elements = vec![0; 2 * rows.len() * stride];
-        let places = elements.par_chunks_exact_mut(2 * stride).zip(rows);
-        places.for_each(|(to, from)| to[..2 * width].copy_from_slice(from));
-        let tensor = gpu.upload(verb, &[rows.len(), stride], Self::ELEMENTS, &elements)?;
-        Ok(Self { tensor, rows: rows.len(), width })
+        let tensor = gpu.upload_units(verb, &[rows, stride], Self::ELEMENTS, 2 * stride, |row, place| {
+            let (tensor, row) = find(row);
+            let (values, padding) = place.split_at_mut(2 * width);
+            narrow(tensor, row * width..(row + 1) * width, values);
+            padding.fill(0);
+        })?;
+        Ok(Self { tensor, rows, width })
     }
 
     /// `[N, K]`.

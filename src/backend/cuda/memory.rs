@@ -5,6 +5,9 @@
 //! called in, uploads included. So a part may be given to a new verb as soon as the last tensor on it is dropped:
 //! whatever still reads it was called before. A recording has an arena of its own, because its memory is written again
 //! whenever it is replayed; what it holds goes back when it is dropped.
+//!
+//! A tensor that is larger than a slab gets one of just its size, and so does every one of an exact arena, which is for what
+//! stays: weights leave no gaps then.
 
 use cudarc::driver::sys::CUresult;
 use cudarc::driver::{CudaContext, DriverError, result};
@@ -55,21 +58,51 @@ trait Source: Send + Sync {
     fn free(&self, address: u64, bytes: u64);
 }
 
+/// How many bytes all arenas of a device hold together, and the most that they ever held.
+#[derive(Debug, Default)]
+pub(super) struct Held {
+    /// Now, and at most.
+    bytes: Mutex<(u64, u64)>,
+}
+
+impl Held {
+    fn add(&self, bytes: u64) {
+        let (now, most) = &mut *lock(&self.bytes);
+        *now += bytes;
+        *most = (*most).max(*now);
+    }
+
+    fn sub(&self, bytes: u64) {
+        lock(&self.bytes).0 -= bytes;
+    }
+
+    /// The most bytes that were held at once.
+    pub(super) fn peak(&self) -> u64 {
+        lock(&self.bytes).1
+    }
+}
+
 /// The driver.
-struct Device(Arc<CudaContext>);
+struct Device {
+    context: Arc<CudaContext>,
+    held: Arc<Held>,
+}
 
 impl Source for Device {
     fn allocate(&self, bytes: u64) -> Result<u64, DriverError> {
-        self.0.bind_to_thread()?;
+        self.context.bind_to_thread()?;
         // SAFETY: the context is current, and the size is not 0.
-        unsafe { result::malloc_sync(bytes as usize) }
+        let address = unsafe { result::malloc_sync(bytes as usize) }?;
+        self.held.add(bytes);
+        Ok(address)
     }
 
-    fn free(&self, address: u64, _: u64) {
+    fn free(&self, address: u64, bytes: u64) {
         // What fails here is seen by the next call to the driver.
-        self.0.record_err(self.0.synchronize());
+        self.context.record_err(self.context.synchronize());
         // SAFETY: the address came from `malloc_sync`, is freed once, and the device has nothing left to do with it.
-        self.0.record_err(unsafe { result::free_sync(address) });
+        self.context.record_err(unsafe { result::free_sync(address) });
+        self.held.sub(bytes);
     }
 }
 
@@ -87,6 +120,8 @@ impl Source for Arc<Arena> {
 pub(super) struct Arena {
     source: Box<dyn Source>,
     placement: Placement,
+    /// The smallest slab, in bytes.
+    slab: u64,
     /// Whether it is a recording's, which writes again where its tensors were: it lets go of nothing while it lives.
     recording: bool,
     state: Mutex<State>,
@@ -98,16 +133,9 @@ struct State {
     slabs: BTreeMap<u64, u64>,
     /// The same of free parts; no two of a slab touch.
     free: BTreeMap<u64, u64>,
-    /// The most bytes that all slabs together ever had.
-    peak: u64,
 }
 
 impl State {
-    fn add_slab(&mut self, address: u64, bytes: u64) {
-        self.slabs.insert(address, bytes);
-        self.peak = self.peak.max(self.slabs.values().sum());
-    }
-
     /// The smallest free part that holds `bytes`.
     fn take(&mut self, bytes: u64) -> Option<u64> {
         let fitting = self.free.iter().filter(|(_, len)| **len >= bytes);
@@ -152,17 +180,33 @@ impl State {
 
 impl Arena {
     /// An arena of a device's memory.
-    pub(super) fn new(context: &Arc<CudaContext>, placement: Placement) -> Arc<Self> {
-        Self::of(Box::new(Device(context.clone())), placement, false)
+    pub(super) fn new(context: &Arc<CudaContext>, held: &Arc<Held>, placement: Placement) -> Arc<Self> {
+        let device = Device { context: context.clone(), held: held.clone() };
+        Self::of(Box::new(device), placement, placement.slab(), false)
+    }
+
+    /// An arena of a device's memory in which every tensor has a slab of its size.
+    pub(super) fn exact(context: &Arc<CudaContext>, held: &Arc<Held>, placement: Placement) -> Arc<Self> {
+        let device = Device { context: context.clone(), held: held.clone() };
+        Self::of(Box::new(device), placement, 0, false)
     }
 
     /// The arena of a recording.
     pub(super) fn child(parent: &Arc<Arena>) -> Arc<Self> {
-        Self::of(Box::new(parent.clone()), parent.placement, true)
+        Self::of(Box::new(parent.clone()), parent.placement, parent.slab, true)
     }
 
-    fn of(source: Box<dyn Source>, placement: Placement, recording: bool) -> Arc<Self> {
-        Arc::new(Self { source, placement, recording, state: Mutex::default() })
+    fn of(source: Box<dyn Source>, placement: Placement, slab: u64, recording: bool) -> Arc<Self> {
+        Arc::new(Self { source, placement, slab, recording, state: Mutex::default() })
+    }
+
+    /// Gives slabs back of which nothing is used.
+    pub(super) fn trim(&self) {
+        self.free_unused(&mut lock(&self.state));
+    }
+
+    fn free_unused(&self, state: &mut State) {
+        state.take_unused().into_iter().for_each(|(address, bytes)| self.source.free(address, bytes));
     }
 
     /// Memory for `bytes`, aligned to 16 at least. Its contents are whatever it held before.
@@ -176,34 +220,33 @@ impl Arena {
         if let Some(address) = state.take(bytes) {
             return Ok(address);
         }
-        let slab = bytes.max(self.placement.slab());
+        let slab = bytes.max(self.slab);
+        // So that large tensors of different sizes, one after the other, need no more than the largest.
+        if slab == bytes && !self.recording {
+            self.free_unused(&mut state);
+        }
         let mut made = self.source.allocate(slab).map(|address| (address, slab));
         // Where a whole slab is too much, the part itself may fit, and slabs that nothing uses are no use.
         if out_of_memory(&made) && slab > bytes {
             made = self.source.allocate(bytes).map(|address| (address, bytes));
         }
         if out_of_memory(&made) && !self.recording {
-            state.take_unused().into_iter().for_each(|(address, bytes)| self.source.free(address, bytes));
+            self.free_unused(&mut state);
             made = self.source.allocate(bytes).map(|address| (address, bytes));
         }
         let (address, slab) = made?;
-        state.add_slab(address, slab);
+        state.slabs.insert(address, slab);
         if slab > bytes {
             state.free.insert(address + bytes, slab - bytes);
         }
         Ok(address)
     }
 
-    /// The most bytes that its slabs ever had together, those of its recordings included: they are parts of its own.
-    pub(super) fn peak(&self) -> u64 {
-        lock(&self.state).peak
-    }
-
     fn give(&self, address: u64, bytes: u64) {
         let mut state = lock(&self.state);
         state.give(address, bytes);
         if self.placement == Placement::Apart && !self.recording {
-            state.take_unused().into_iter().for_each(|(address, bytes)| self.source.free(address, bytes));
+            self.free_unused(&mut state);
         }
     }
 }
@@ -289,7 +332,7 @@ mod tests {
 
     fn arena(bytes: u64, placement: Placement) -> (Arc<Fake>, Arc<Arena>) {
         let fake = Arc::new(Fake { left: Mutex::new(bytes), ..Fake::default() });
-        let arena = Arena::of(Box::new(fake.clone()), placement, false);
+        let arena = Arena::of(Box::new(fake.clone()), placement, placement.slab(), false);
         (fake, arena)
     }
 
@@ -331,6 +374,40 @@ mod tests {
     }
 
     #[test]
+    fn large_tensors_one_after_the_other_need_room_for_the_largest() {
+        let (fake, arena) = arena(7 * SLAB, Placement::Slabs);
+        let small = arena.allocate(3 * SLAB as usize).unwrap();
+        drop(small);
+        let large = arena.allocate(4 * SLAB as usize).unwrap();
+        assert_eq!(*lock(&fake.left), 3 * SLAB);
+        drop(large);
+        assert_eq!(*lock(&fake.left), 3 * SLAB, "it is kept for reuse");
+        arena.trim();
+        assert_eq!(*lock(&fake.left), 7 * SLAB);
+    }
+
+    #[test]
+    fn exact_arenas_leave_no_gaps() {
+        let fake = Arc::new(Fake { left: Mutex::new(3000), ..Fake::default() });
+        let arena = Arena::of(Box::new(fake.clone()), Placement::Slabs, 0, false);
+        let parts = [1, 512, 600].map(|bytes| arena.allocate(bytes).unwrap());
+        assert_eq!(*lock(&fake.asked), [512, 512, 1024]);
+        drop(parts);
+        arena.trim();
+        assert_eq!(*lock(&fake.left), 3000);
+    }
+
+    #[test]
+    fn the_most_that_was_held_is_known() {
+        let held = Held::default();
+        held.add(5);
+        held.add(7);
+        held.sub(5);
+        held.add(1);
+        assert_eq!((*lock(&held.bytes), held.peak()), ((8, 12), 12));
+    }
+
+    #[test]
     fn a_recording_keeps_its_memory_from_others() {
         let (fake, parent) = arena(4 * SLAB, Placement::Slabs);
         let child = Arena::child(&parent);
@@ -341,7 +418,6 @@ mod tests {
         assert_eq!(child.allocate(512).unwrap().address(), address);
         drop(child);
         assert_eq!(parent.allocate(SLAB as usize).unwrap().address(), address);
-        assert_eq!(parent.peak(), 2 * SLAB, "both at once");
         drop(parent);
         assert_eq!(*lock(&fake.left), 4 * SLAB);
     }

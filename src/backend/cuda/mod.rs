@@ -21,6 +21,7 @@ mod patches;
 mod product;
 mod program;
 mod recording;
+mod staging;
 mod tensor;
 mod tensor_map;
 
@@ -122,6 +123,18 @@ impl Backend for Cuda {
         Some(self.0.peak_memory())
     }
 
+    fn free_memory(&self) -> Option<u64> {
+        self.0.free_memory()
+    }
+
+    fn weights(&self, _: DType) -> DType {
+        Matrix::ELEMENTS
+    }
+
+    fn trim(&self) {
+        self.0.trim();
+    }
+
     /// Vectors are widened to F32, as biases and the weights of norms are read so; everything else stays as it is.
     fn upload(&self, tensor: &HostTensor) -> Result<CudaTensor> {
         let short = matches!(tensor.dtype(), DType::F16 | DType::Bf16);
@@ -171,7 +184,7 @@ impl Backend for Cuda {
     }
 
     async fn wait(&self, event: CudaPoint) -> Result<()> {
-        event.0.synchronize().map_err(|error| device::fault("wait", error))
+        self.0.wait(event.0)
     }
 
     fn gather_rows(&self, table: &CudaTensor, ids: &CudaTensor) -> Result<CudaTensor> {

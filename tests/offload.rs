@@ -1,0 +1,126 @@
+//! Networks that take turns on the device: the same pictures, each network loaded when it is wanted and gone when it is not.
+#![cfg(feature = "embedded-model")]
+
+#[path = "support/faulty.rs"]
+#[allow(dead_code)]
+mod faulty;
+
+use faulty::{Fault, Faulty};
+use pollster::block_on;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use zimage::backend::Backend;
+use zimage::backend::cpu::Cpu;
+use zimage::pipeline::request::Request;
+use zimage::pipeline::{Offload, Pipeline};
+use zimage::{BackendChoice, Engine, LoadOptions, Model, Stage};
+
+/// What a stage is called here; steps are all alike.
+fn seen(stage: Stage) -> String {
+    match stage {
+        Stage::Load { done: 0, of } => format!("load {of}"),
+        Stage::Load { .. } => "loading".into(),
+        Stage::TextEncoder => "text".into(),
+        Stage::Step { .. } => "step".into(),
+        Stage::Vae => "vae".into(),
+        _ => "?".into(),
+    }
+}
+
+fn load<B: Backend>(backend: B, offload: Offload) -> (Pipeline<B>, Vec<String>) {
+    let mut stages = Vec::new();
+    let progress = &mut |stage| {
+        stages.push(seen(stage));
+        ControlFlow::Continue(())
+    };
+    let pipeline = block_on(Pipeline::load_with(backend, &Model::embedded().unwrap(), offload, progress)).unwrap();
+    stages.dedup();
+    (pipeline, stages)
+}
+
+/// Two prompts, one of them twice, with guidance and two pictures at once.
+fn request() -> Request {
+    Request {
+        prompts: vec!["a red fox".into(), "a ship in a storm at night".into()],
+        width: Some(48),
+        height: Some(64),
+        steps: Some(2),
+        guidance: Some(2.0),
+        count: 2,
+        batch: 2,
+        ..Request::new("")
+    }
+}
+
+fn draw<B: Backend>(pipeline: &Pipeline<B>) -> (Vec<Vec<u8>>, Offload, Vec<String>) {
+    let mut stages = Vec::new();
+    let progress = &mut |stage| {
+        stages.push(seen(stage));
+        ControlFlow::Continue(())
+    };
+    let job = request().check(pipeline.config()).unwrap();
+    let (pictures, drawn) = block_on(pipeline.generate(&job, progress)).unwrap();
+    stages.dedup();
+    (pictures.iter().map(|picture| picture.bytes().to_vec()).collect(), drawn.offload, stages)
+}
+
+#[test]
+fn pictures_are_the_same_when_networks_take_turns() {
+    let (resident, loaded) = load(Cpu::new(), Offload::None);
+    let (known, offload, stages) = draw(&resident);
+    assert_eq!((known.len(), offload), (4, Offload::None));
+    assert_eq!(stages, ["text", "step", "vae", "text", "step", "vae"]);
+
+    let (in_turn, first) = load(Cpu::new(), Offload::Sequential);
+    let encoder = Arc::downgrade(&block_on(in_turn.text_encoder()).unwrap());
+    assert!(encoder.upgrade().is_some());
+    let (pictures, offload, stages) = draw(&in_turn);
+    assert!(pictures == known && offload == Offload::Sequential);
+    assert!(encoder.upgrade().is_none(), "the text encoder is still there");
+    // All prompts are encoded before the transformer comes, which then stays.
+    let transformer = &stages[1];
+    assert_eq!(stages, ["text", transformer, "loading", "step", "vae", "step", "vae"]);
+    let bytes = |stage: &str| stage.strip_prefix("load ").unwrap().parse::<u64>().unwrap();
+    assert_eq!(bytes(&first[0]) + bytes(transformer), bytes(&loaded[0]));
+
+    // The next request loads the text encoder again, and not the autoencoder, for which the transformer has to go.
+    let transformer_before = Arc::downgrade(&block_on(in_turn.transformer()).unwrap());
+    let (pictures, _, stages) = draw(&in_turn);
+    assert!(pictures == known);
+    assert!(transformer_before.upgrade().is_none(), "the first transformer is still there");
+    let text = &stages[0];
+    assert_eq!(stages, [text, "loading", "text", transformer, "loading", "step", "vae", "step", "vae"]);
+    assert!(bytes(text) < bytes(&first[0]));
+}
+
+#[test]
+fn networks_take_turns_where_they_do_not_fit() {
+    let with = |bytes| load(Faulty::new(Cpu::new(), Fault::FreeMemory(bytes)), Offload::Auto).0.offload();
+    assert_eq!(with(u64::MAX), Offload::None);
+    assert_eq!(with(0), Offload::Sequential);
+    // The limit is the weights and what is computed with them.
+    let (_, stages) = load(Cpu::new(), Offload::None);
+    let weights: u64 = stages[0].strip_prefix("load ").unwrap().parse().unwrap();
+    assert_eq!(with(weights), Offload::Sequential);
+    assert_eq!(with(4 * weights), Offload::None);
+    assert_eq!(load(Faulty::new(Cpu::new(), Fault::FreeMemory(0)), Offload::None).0.offload(), Offload::None);
+    assert_eq!(load(Cpu::new(), Offload::Auto).0.offload(), Offload::None, "nobody knows how much there is");
+}
+
+#[test]
+fn a_limited_device_draws_by_itself() {
+    let (limited, _) = load(Faulty::new(Cpu::new(), Fault::FreeMemory(1 << 20)), Offload::Auto);
+    let (pictures, offload, _) = draw(&limited);
+    let (known, ..) = draw(&load(Cpu::new(), Offload::None).0);
+    assert!(pictures == known && offload == Offload::Sequential);
+}
+
+#[test]
+fn the_engine_says_what_was_done() {
+    let progress = &mut |_| ControlFlow::Continue(());
+    let options = LoadOptions { offload: Offload::Sequential, ..BackendChoice::Cpu.into() };
+    let engine = block_on(Engine::load(&Model::embedded().unwrap(), options, progress)).unwrap();
+    let output = block_on(engine.generate(&Request { count: 1, ..request() }, progress)).unwrap();
+    assert_eq!((output.images.len(), output.offload), (2, Offload::Sequential));
+    assert!(output.timings.load_ms > 0.0);
+}
