@@ -79,7 +79,7 @@ __device__ __forceinline__ void store_eight(bf16 *row, unsigned column, unsigned
 }
 
 __device__ __forceinline__ float silu(float x) {
-    return x / (1.0f + expf(-x));
+    return __fdividef(x, 1.0f + __expf(-x));
 }
 
 // The sum over groups of LANES neighbours, in each of them.

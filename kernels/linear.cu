@@ -58,10 +58,10 @@ struct Linear {
 
 #ifdef SM90
 
-extern "C" __global__ void __launch_bounds__(THREADS, 1)
-    hopper(const __grid_constant__ TensorMap x, const __grid_constant__ TensorMap weights, const float *bias, bf16 *out, unsigned m,
-           unsigned n, unsigned k) {
-    product(x, weights, m, n, k, Linear{out, bias, n});
+extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTER, 1, 1)
+    hopper(const __grid_constant__ TensorMap x, const __grid_constant__ TensorMap weights, const float *bias,
+           const __grid_constant__ TensorMap out, unsigned m, unsigned n, unsigned k) {
+    product(MappedRows{x, m}, weights, m, n, (k + STEP - 1) / STEP, out, Linear{nullptr, bias, n});
 }
 
 #else

@@ -36,10 +36,10 @@ struct SwiGlu {
 
 #ifdef SM90
 
-extern "C" __global__ void __launch_bounds__(THREADS, 1)
-    hopper(const __grid_constant__ TensorMap x, const __grid_constant__ TensorMap weights, bf16 *out, unsigned m,
-           unsigned n, unsigned k) {
-    product(x, weights, m, n, k, SwiGlu{out, n / 2});
+extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTER, 1, 1)
+    hopper(const __grid_constant__ TensorMap x, const __grid_constant__ TensorMap weights,
+           const __grid_constant__ TensorMap out, unsigned m, unsigned n, unsigned k) {
+    product(MappedRows{x, m}, weights, m, n, (k + STEP - 1) / STEP, out, SwiGlu{nullptr, n / 2});
 }
 
 #else

@@ -60,10 +60,10 @@ fn verbs_agree_with_cpu_in_any_order_of_threads() {
 
 /// The kernels for Hopper, on a device that says it is one.
 fn on_hopper(test: &str, seed: &[(&str, &str)]) {
-    let settings = [&[("EMULATED_CUDA_CAPABILITY", "9"), ("ZIMAGE_CUDA_HOPPER", "1")], seed].concat();
+    let settings = [&[("EMULATED_CUDA_CAPABILITY", "9")], seed].concat();
     emulated(test, &settings, || {
         assert!(cuda().device().ends_with("kernels for Hopper"), "{}", cuda().device());
-        for filter in ["linear/", "swiglu/", "attention/"] {
+        for filter in ["linear/", "swiglu/", "attention/", "conv2d/"] {
             let options = Options { filter: filter.into(), ..Options::default() };
             let report = block_on(compare(&Cpu::new(), &cuda(), &options)).unwrap();
             assert!(report.passed() && report.cases() > 5, "{report}");

@@ -1,119 +1,229 @@
 // The product of ../product.cuh for Hopper: C[m, n] = Σ A[m, k]·W[n, k] by wgmma from tiles that the copy engine brings.
 //
-// A block makes tiles of 128 × 256, one after the other. One warpgroup, the producer, does nothing but ask for steps of 64
-// along k, which lie in a ring of STAGES stages; two others, the consumers, make 64 rows of the tile each. `full` says
-// that a stage has come, `empty` that both consumers are done with it. While the consumers write a tile, the producer
+// A block makes tiles of 128 × TILE_N, one after the other. One warpgroup, the producer, does nothing but ask for steps of
+// 64 along k, which lie in a ring of STAGES stages; two others, the consumers, make 64 rows of the tile each. `full` says
+// that a stage has come, `empty` that all consumers are done with it. While the consumers write a tile, the producer
 // fills the ring for the next one.
 //
-// A verb gives Out as for the other product; its WIDTH is 2 or 1.
-// Constants: STAGES.
+// CLUSTER blocks, 1 or 2, work side by side, so that what both need crosses the L2 once: two tiles one below the other
+// share their part of W, and each block brings half of it to both. An odd last row of tiles is taken two tiles at a time
+// that stand beside each other and share their part of A.
+//
+// A verb gives two structures:
+//   Left:  struct Tile;  Tile tile(unsigned m): what is known of the tile of A that starts at row m;
+//          void copy(bf16 *to, Barrier &full, unsigned step, const Tile &, unsigned first): of one step, 64 rows of the tile
+//          from `first` on;  void copy_to_all(…): the same to every block of the cluster;
+//          unsigned column(unsigned step): where the step starts in a row of W;
+//          unsigned row(const Tile &, unsigned i): the row of the output that row i of the tile is, or NO_ROW;
+//          void store(const TensorMap &out, const bf16 *from, const Tile &, unsigned first, unsigned column): 64 rows of the
+//          tile from `first` on to 64 columns of the output.
+//   Out:   WIDTH: columns of the output that two columns of the product make, 2 or 1;
+//          unsigned pair(row, n, a, b): what is kept of columns n and n + 1, two BF16 or one.
+// Constants: TILE_N, STAGES, CLUSTER, BUFFERS.
 
-constexpr unsigned TILE_M = 128, TILE_N = 256, STEP = 64;
+#ifdef ZIMAGE_EMULATED
+// The emulation runs one block after the other.
+#undef CLUSTER
+#define CLUSTER 1
+#endif
+
+constexpr unsigned TILE_M = 128, STEP = 64, HALF_M = TILE_M / 2, HALF_N = TILE_N / 2;
 constexpr unsigned CONSUMERS = 2, THREADS = 128 * (CONSUMERS + 1);
 constexpr unsigned LEFT = TILE_M * STEP, RIGHT = TILE_N * STEP, STAGE = LEFT + RIGHT;
-// A warp writes 16 rows of 64 columns at a time, through shared memory whose rows are 16 bytes longer.
-constexpr unsigned STRIP = 64, STRIP_STRIDE = STRIP + 8;
+// Pairs of tiles that a band of the output is high, so that blocks which run together share rows and columns in the L2.
+constexpr unsigned BAND = 8 / CLUSTER;
+// 64 rows and columns on their way out, or 32 columns where two of the product make one.
+constexpr unsigned BUFFER = 64 * 64;
+constexpr unsigned NO_ROW = 0xffffffffu;
 
-// As in ../product.cuh.
-__device__ __forceinline__ uint2 tile_of(unsigned tile, unsigned m, unsigned n) {
-    const unsigned tiles_m = (m + TILE_M - 1) / TILE_M, tiles_n = (n + TILE_N - 1) / TILE_N;
-    const unsigned band = tile / (8 * tiles_n);
-    const unsigned height = min(8u, tiles_m - 8 * band);
-    const unsigned inside = tile % (8 * tiles_n);
-    return make_uint2((8 * band + inside % height) * TILE_M, inside / height * TILE_N);
+// Where a block's tile starts, and whether its cluster shares rows of A instead of W.
+struct Place {
+    unsigned m, n;
+    bool shares_left;
+};
+
+// Clusters go down a band, then to the next column of tiles.
+__device__ __forceinline__ Place place_of(unsigned cluster, unsigned rank, unsigned tiles_m, unsigned tiles_n) {
+    const unsigned pairs_m = tiles_m / CLUSTER;
+    if (cluster >= pairs_m * tiles_n) {
+        const unsigned beside = cluster - pairs_m * tiles_n;
+        return Place{pairs_m * CLUSTER * TILE_M, (beside * CLUSTER + rank) * TILE_N, true};
+    }
+    const unsigned band = cluster / (BAND * tiles_n), inside = cluster % (BAND * tiles_n);
+    const unsigned height = min(BAND, pairs_m - BAND * band);
+    return Place{((BAND * band + inside % height) * CLUSTER + rank) * TILE_M, inside / height * TILE_N, false};
 }
 
-template <class Out>
-__device__ __forceinline__ void product(const TensorMap &left, const TensorMap &right, unsigned m, unsigned n, unsigned k,
-                                        const Out &out) {
+// How many clusters' worth of tiles there are.
+__device__ __forceinline__ unsigned places(unsigned tiles_m, unsigned tiles_n) {
+    return tiles_m / CLUSTER * tiles_n + (tiles_m % CLUSTER ? (tiles_n + CLUSTER - 1) / CLUSTER : 0);
+}
+
+// Writes what a consumer holds of a product: 64 rows of the tile from `first` on. Rows in a buffer lie as the copy engine
+// takes them: of rows of 128 bytes chunk c of row r at c ^ r % 8, of rows of 64 bytes at c ^ r / 2 % 4.
+template <class Left, class Out>
+__device__ __forceinline__ void write(const Left &left, const typename Left::Tile &tile, unsigned first, unsigned column,
+                                      const float (&sums)[TILE_N / 2], bf16 *buffers, unsigned &written, unsigned n,
+                                      const TensorMap &to, const Out &out) {
+    const unsigned group = threadIdx.x / 128, warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
+    const unsigned own = 16 * warp + lane / 4;
+    const unsigned rows[2] = {left.row(tile, first + own), left.row(tile, first + own + 8)};
+#pragma unroll
+    for (unsigned start = 0; start < TILE_N; start += 64) {
+        // All at once, so that what they read from memory is on its way together.
+        unsigned kept[8][2] = {};
+#pragma unroll
+        for (unsigned j = 0; j < 8; j++) {
+#pragma unroll
+            for (unsigned half = 0; half < 2; half++) {
+                const unsigned at = column + start + 8 * j + lane % 4 * 2;
+                const float *pair = sums + (start / 8 + j) * 4 + 2 * half;
+                if (rows[half] != NO_ROW && at < n) kept[j][half] = out.pair(rows[half], at, pair[0], pair[1]);
+            }
+        }
+        bf16 *buffer = buffers + (group * BUFFERS + written++ % BUFFERS) * BUFFER;
+        if (threadIdx.x % 128 == 0) store_wait<BUFFERS - 1>();
+        barrier_sync(1 + group, 128);
+#pragma unroll
+        for (unsigned j = 0; j < 8; j++) {
+#pragma unroll
+            for (unsigned half = 0; half < 2; half++) {
+                const unsigned line = own + 8 * half;
+                if (Out::WIDTH == 2) {
+                    *reinterpret_cast<unsigned *>(buffer + line * 64 + (j ^ line % 8) * 8 + lane % 4 * 2) = kept[j][half];
+                } else {
+                    const unsigned place = line * 32 + (j / 2 ^ line / 2 % 4) * 8 + j % 2 * 4 + lane % 4;
+                    buffer[place].bits = static_cast<unsigned short>(kept[j][half]);
+                }
+            }
+        }
+        fence_shared();
+        barrier_sync(1 + group, 128);
+        if (threadIdx.x % 128 == 0) {
+            left.store(to, buffer, tile, first, (column + start) * Out::WIDTH / 2);
+            store_commit();
+        }
+    }
+}
+
+template <class Left, class Out>
+__device__ __forceinline__ void product(const Left &left, const TensorMap &right, unsigned m, unsigned n, unsigned steps,
+                                        const TensorMap &to, const Out &out) {
     extern __shared__ __align__(1024) unsigned char shared[];
     __shared__ Barrier full[STAGES], empty[STAGES];
-    bf16 *ring = reinterpret_cast<bf16 *>(shared), *strips = ring + STAGES * STAGE;
-    const unsigned group = threadIdx.x / 128, lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
+    bf16 *ring = reinterpret_cast<bf16 *>(shared), *buffers = ring + STAGES * STAGE;
+    const unsigned group = threadIdx.x / 128;
+    const unsigned rank = CLUSTER > 1 ? cluster_rank() : 0;
     if (threadIdx.x == 0) {
         for (unsigned i = 0; i < STAGES; i++) {
             full[i].init(1);
-            empty[i].init(CONSUMERS);
+            empty[i].init(CONSUMERS * CLUSTER);
         }
         fence_barriers();
     }
-    __syncthreads();
-    const unsigned tiles = (m + TILE_M - 1) / TILE_M * ((n + TILE_N - 1) / TILE_N), steps = (k + STEP - 1) / STEP;
+    cluster_sync<CLUSTER>();
+    const unsigned tiles_m = (m + TILE_M - 1) / TILE_M, tiles_n = (n + TILE_N - 1) / TILE_N;
+    const unsigned count = places(tiles_m, tiles_n), stride = gridDim.x / CLUSTER;
 
     if (group == CONSUMERS) {
         registers_give<40>();
         if (threadIdx.x % 128 == 0) {
             unsigned at = 0;
-            for (unsigned tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
-                const uint2 origin = tile_of(tile, m, n);
+            for (unsigned cluster = blockIdx.x / CLUSTER; cluster < count; cluster += stride) {
+                const Place place = place_of(cluster, rank, tiles_m, tiles_n);
+                const typename Left::Tile tile = left.tile(place.m);
+#pragma unroll 1
                 for (unsigned step = 0; step < steps; step++, at++) {
-                    const unsigned slot = at % STAGES;
+                    const unsigned slot = at % STAGES, column = left.column(step);
+                    bf16 *rows = ring + slot * STAGE, *columns = rows + LEFT;
                     // The first round finds every stage empty.
                     empty[slot].wait((at / STAGES + 1) % 2);
                     full[slot].expect(STAGE * sizeof(bf16));
-                    copy_box(ring + slot * STAGE, left, full[slot], step * STEP, origin.x);
-                    copy_box(ring + slot * STAGE + LEFT, right, full[slot], step * STEP, origin.y);
+                    if (CLUSTER > 1 && place.shares_left) {
+                        left.copy_to_all(rows + rank * HALF_M * STEP, full[slot], step, tile, rank * HALF_M);
+                    } else {
+                        left.copy(rows, full[slot], step, tile, 0);
+                        left.copy(rows + HALF_M * STEP, full[slot], step, tile, HALF_M);
+                    }
+                    if (CLUSTER > 1 && !place.shares_left) {
+                        copy_box_to_all(columns + rank * HALF_N * STEP, right, full[slot], column, place.n + rank * HALF_N);
+                    } else {
+                        copy_box(columns, right, full[slot], column, place.n);
+                        copy_box(columns + HALF_N * STEP, right, full[slot], column, place.n + HALF_N);
+                    }
                 }
             }
         }
     } else {
         registers_take<232>();
-        bf16 *strip = strips + (threadIdx.x / 32) * 16 * STRIP_STRIDE;
-        unsigned at = 0;
-        for (unsigned tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
-            const uint2 origin = tile_of(tile, m, n);
-            float sums[128];
+        // One thread of the warpgroup tells each block of the cluster that a stage may be filled again.
+        auto release = [&](unsigned slot) {
+            if (threadIdx.x % 128 < CLUSTER) empty[slot].arrive_at<CLUSTER>(threadIdx.x % 128);
+        };
+        unsigned at = 0, written = 0;
+        for (unsigned cluster = blockIdx.x / CLUSTER; cluster < count; cluster += stride) {
+            const Place place = place_of(cluster, rank, tiles_m, tiles_n);
+            float sums[TILE_N / 2];
+#pragma unroll 1
             for (unsigned step = 0; step < steps; step++, at++) {
                 const unsigned slot = at % STAGES;
                 full[slot].wait(at / STAGES % 2);
-                const u64 a = matrix_at(ring + slot * STAGE + group * 64 * STEP), b = matrix_at(ring + slot * STAGE + LEFT);
+                const u64 a = matrix_at(ring + slot * STAGE + group * HALF_M * STEP), b = matrix_at(ring + slot * STAGE + LEFT);
                 hold(sums);
                 wgmma_fence();
 #pragma unroll
                 for (unsigned inner = 0; inner < STEP / 16; inner++) {
-                    wgmma_m64n256k16(sums, later(a, 32 * inner), later(b, 32 * inner), step + inner != 0);
+                    wgmma_k16(sums, later(a, 32 * inner), later(b, 32 * inner), step + inner != 0);
                 }
                 wgmma_commit();
                 // The step before is done with its stage.
                 wgmma_wait<1>();
                 hold(sums);
-                if (step > 0 && threadIdx.x % 128 == 0) empty[(at - 1) % STAGES].arrive();
+                if (step > 0) release((at - 1) % STAGES);
             }
             wgmma_wait<0>();
             hold(sums);
-            if (threadIdx.x % 128 == 0) empty[(at - 1) % STAGES].arrive();
+            release((at - 1) % STAGES);
 
-            const unsigned row = origin.x + 64 * group + 16 * warp;
-            const unsigned width = n * Out::WIDTH / 2;
-            constexpr unsigned KEPT = STRIP * Out::WIDTH / 2;
-#pragma unroll
-            for (unsigned first = 0; first < TILE_N; first += STRIP) {
-#pragma unroll
-                for (unsigned j = 0; j < STRIP / 8; j++) {
-#pragma unroll
-                    for (unsigned half = 0; half < 2; half++) {
-                        const unsigned below = 8 * half + lane / 4, column = 8 * j + lane % 4 * 2;
-                        if (row + below >= m || origin.y + first + column >= n) continue;
-                        const float *pair = sums + (first / 8 + j) * 4 + 2 * half;
-                        const unsigned kept = out.pair(row + below, origin.y + first + column, pair[0], pair[1]);
-                        if (Out::WIDTH == 2) {
-                            *reinterpret_cast<unsigned *>(strip + below * STRIP_STRIDE + column) = kept;
-                        } else {
-                            strip[below * STRIP_STRIDE + column / 2].bits = static_cast<unsigned short>(kept);
-                        }
-                    }
-                }
-                __syncwarp();
-                const unsigned start = (origin.y + first) * Out::WIDTH / 2;
-#pragma unroll
-                for (unsigned i = lane; i < 16 * KEPT / 8; i += 32) {
-                    const unsigned below = i / (KEPT / 8), column = i % (KEPT / 8) * 8;
-                    if (row + below < m && start + column < width) {
-                        out.store(row + below, start + column, strip + below * STRIP_STRIDE + column);
-                    }
-                }
-                __syncwarp();
-            }
+            write(left, left.tile(place.m), HALF_M * group, place.n, sums, buffers, written, n, to, out);
         }
+        if (threadIdx.x % 128 == 0) store_wait<0>();
     }
+    // No block ends while the other one may still write to its memory or its barriers.
+    cluster_sync<CLUSTER>();
 }
+
+// Rows of a matrix `[m, k]`, whose map copies boxes of 64 rows.
+struct MappedRows {
+    const TensorMap &map;
+    unsigned m;
+
+    struct Tile {
+        unsigned first;
+    };
+
+    __device__ __forceinline__ Tile tile(unsigned at) const {
+        return Tile{at};
+    }
+
+    __device__ __forceinline__ void copy(bf16 *to, Barrier &full, unsigned step, const Tile &tile, unsigned first) const {
+        copy_box(to, map, full, step * STEP, tile.first + first);
+    }
+
+    __device__ __forceinline__ void copy_to_all(bf16 *to, Barrier &full, unsigned step, const Tile &tile, unsigned first) const {
+        copy_box_to_all(to, map, full, step * STEP, tile.first + first);
+    }
+
+    __device__ __forceinline__ unsigned column(unsigned step) const {
+        return step * STEP;
+    }
+
+    __device__ __forceinline__ unsigned row(const Tile &tile, unsigned i) const {
+        return tile.first + i < m ? tile.first + i : NO_ROW;
+    }
+
+    __device__ __forceinline__ void store(const TensorMap &out, const bf16 *from, const Tile &tile, unsigned first,
+                                          unsigned column) const {
+        store_box(out, from, column, tile.first + first);
+    }
+};

@@ -20,12 +20,12 @@ const WIDE_WARPS: usize = 8;
 const WIDE_QUERIES: usize = 32;
 const WIDE_KEYS: usize = 32;
 
-/// Rows of a tile of Hopper's kernel, for queries and for keys; its heads, its threads, and bytes of shared memory: the
-/// queries and two stages of keys and of values.
+/// Rows of a tile of Hopper's kernel, for queries and for keys; its heads, its threads, and bytes of shared memory: two
+/// places for queries, for keys and for values.
 const HOPPER_TILE: usize = 128;
 const HOPPER_HEAD: usize = 128;
 const HOPPER_THREADS: usize = 384;
-const HOPPER_SHARED: usize = 5 * HOPPER_TILE * HOPPER_HEAD * 2;
+const HOPPER_SHARED: usize = 6 * HOPPER_TILE * HOPPER_HEAD * 2;
 
 fn hopper_program(causal: bool, lengths: bool) -> Program {
     Program::new("attention", &[kernel!("sm90/instructions.cuh"), kernel!("sm90/attention.cu")])
@@ -63,7 +63,7 @@ pub(super) fn attention(gpu: &Gpu, qkv: &CudaTensor, heads: Heads, mask: Mask<'_
     }
     let out = gpu.output(verb, &shape, DType::Bf16)?;
     let qkv = gpu.activation(qkv)?;
-    let mut args = [
+    let args = [
         Arg::Read(&qkv),
         Arg::optional(mask.lengths),
         Arg::Write(&out),
@@ -73,11 +73,28 @@ pub(super) fn attention(gpu: &Gpu, qkv: &CudaTensor, heads: Heads, mask: Mask<'_
         Arg::F32(1.0 / (heads.dim as f32).sqrt()),
     ];
     if gpu.device.hopper && heads.dim == HOPPER_HEAD {
-        let width = heads.fused_width();
-        let map = TensorMap::new(verb, qkv.memory(), &[width, tokens, items], width, HOPPER_TILE)?;
-        args[0] = Arg::Map(&map);
-        let blocks = [tokens.div_ceil(HOPPER_TILE), heads.query, items];
-        let grid = Grid { blocks, threads: HOPPER_THREADS, shared: HOPPER_SHARED };
+        let map = |of: &CudaTensor, width, rows| {
+            TensorMap::new(verb, of.memory(), &[width, tokens, items], width, &[HOPPER_HEAD / 2, rows])
+        };
+        let from = map(&qkv, heads.fused_width(), HOPPER_TILE)?;
+        let to = map(&out, heads.query * heads.dim, HOPPER_TILE / 2)?;
+        let [.., query_heads, key_heads, scale] = args;
+        let args = [
+            Arg::Map(&from),
+            Arg::optional(mask.lengths),
+            Arg::Map(&to),
+            Arg::U32(tokens),
+            Arg::U32(items),
+            query_heads,
+            key_heads,
+            scale,
+        ];
+        let tiles = tokens.div_ceil(HOPPER_TILE) * heads.query * items;
+        let grid = Grid {
+            blocks: [tiles.min(gpu.device.processors), 1, 1],
+            threads: HOPPER_THREADS,
+            shared: HOPPER_SHARED,
+        };
         gpu.launch(&hopper_program(mask.causal, mask.lengths.is_some()), verb, grid, &args)?;
         return Ok(out);
     }

@@ -2,11 +2,13 @@
 
 use super::super::{Conv2d, DType, DeviceTensor, shapes};
 use super::gpu::Gpu;
+use super::hopper;
 use super::matrix::CudaConv2d;
 use super::product::{self, Product};
 use super::program::{Program, kernel};
 use super::recording::Arg;
 use super::tensor::{CudaTensor, aligned};
+use super::tensor_map::TensorMap;
 use crate::error::Result;
 
 /// What the kernel is compiled for, besides its tile.
@@ -35,6 +37,22 @@ pub(super) fn conv2d(
     let x = gpu.activation(x)?;
     let residual = residual.map(|residual| gpu.activation(residual)).transpose()?;
     let [top, left, ..] = geometry.pad;
+    let constants = constants(w.dims, geometry, [w.bias.is_some(), residual.is_some()]);
+    let [_, kh, kw, channels] = w.dims;
+    if geometry.stride == 1 && !geometry.upsample && hopper::takes(gpu, [channels, o]) {
+        // Boxes of 4×16 pixels and 64 channels.
+        let map = |of: &CudaTensor, [h, w, channels]: [usize; 3]| {
+            TensorMap::new(verb, of.memory(), &[channels, w, h, items], channels, &[64, 16, hopper::BOX / 16])
+        };
+        let m = items * out_w.div_ceil(16) * out_h.div_ceil(hopper::TILE_M / 16) * hopper::TILE_M;
+        let (from, to) = (map(&x, [x.shape()[1], x.shape()[2], channels])?, map(&out, [out_h, out_w, o])?);
+        let (file, weights) = (kernel!("conv2d.cu"), &w.matrix);
+        let product =
+            hopper::Product { verb, file, constants: &constants, m, weights, left: from, out: to, clusters: false };
+        let between = [Arg::optional(w.bias.as_ref()), Arg::optional(residual.as_ref())];
+        product.run(gpu, &between, &[m, o, kh * kw, out_h, out_w, top, left])?;
+        return Ok(out);
+    }
     let m = items * out_h * out_w;
     let args = [
         Arg::Read(&x),
@@ -52,9 +70,19 @@ pub(super) fn conv2d(
         Arg::U32(top),
         Arg::U32(left),
     ];
-    let constants = constants(w.dims, geometry, [w.bias.is_some(), residual.is_some()]);
     Product { verb, file: kernel!("conv2d.cu"), m, n: o, args: &args }.tiled(gpu, &constants)?;
     Ok(out)
+}
+
+/// The programs of this verb that are for Hopper alone.
+pub(super) fn hopper_programs() -> Vec<Program> {
+    let plain = Conv2d { stride: 1, pad: [1; 4], upsample: false };
+    [([512, 3, 3, 16], false), ([512, 3, 3, 512], true), ([128, 1, 1, 256], false)]
+        .into_iter()
+        .flat_map(|(dims, residual)| {
+            hopper::programs("conv2d", kernel!("conv2d.cu"), &constants(dims, plain, [true, residual]))
+        })
+        .collect()
 }
 
 /// Programs of this verb for convolutions of the autoencoder and for an odd one.

@@ -12,10 +12,6 @@ const OLDEST: (i32, i32) = (8, 0);
 /// The oldest driver, by the CUDA that it is of: the first one that takes the machine code of CUDA 12's compiler.
 const OLDEST_DRIVER: i32 = 12;
 
-/// The environment variable that switches the kernels for Hopper on (to 1) where the device is one: those in `kernels/sm90/`,
-/// which are younger than the others. Without it every device runs the kernels for all of them.
-const HOPPER: &str = "ZIMAGE_CUDA_HOPPER";
-
 /// A device that is open.
 #[derive(Debug)]
 pub(super) struct Device {
@@ -30,7 +26,7 @@ pub(super) struct Device {
     pub processors: usize,
     /// Shared memory that a block may have, in bytes.
     pub shared: usize,
-    /// Whether the kernels for Hopper run; the verbs that have such a kernel ask here.
+    /// Whether the kernels for Hopper run, those in `kernels/sm90/`; the verbs that have such a kernel ask here.
     pub hopper: bool,
 }
 
@@ -67,7 +63,7 @@ impl Device {
         // Recordings are captured, which the default stream cannot be.
         let stream = context.new_stream().map_err(|error| fault(&name, error))?;
         let kernels = Kernels::new(&context, architecture(capability))?;
-        let hopper = capability == (9, 0) && std::env::var_os(HOPPER).is_some_and(|value| value == "1");
+        let hopper = capability == (9, 0);
         let count = |number: i32| usize::try_from(number).unwrap_or(0);
         let (processors, shared) = (count(processors), count(shared));
         Ok(Self { stream, kernels, name, capability, processors, shared, hopper, context })

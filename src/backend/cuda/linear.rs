@@ -3,6 +3,7 @@
 use super::super::{DType, DeviceTensor, shapes};
 use super::elementwise::needs_rows;
 use super::gpu::Gpu;
+use super::hopper;
 use super::matrix::{CudaLinear, CudaSwiGlu};
 use super::product::{self, FEW, Product};
 use super::program::{Program, kernel};
@@ -42,9 +43,11 @@ fn product(
         product.few(gpu, "linear", &constants, 0)
     } else {
         let constants = [("ALIGNED", aligned(k)), ("HAS_BIAS", has_bias), ("ALIGNED_OUT", aligned(n))];
-        if product.suits_hopper(gpu, k) {
-            let args = [Arg::optional(w.bias.as_ref()), Arg::Write(out), Arg::U32(m), Arg::U32(n), Arg::U32(k)];
-            return Product { args: &args, ..product }.hopper(gpu, &x, &w.matrix, &constants);
+        if hopper::takes(gpu, [k, n]) {
+            let (left, out) = (hopper::rows(verb, &x, [m, k], 64)?, hopper::rows(verb, out, [m, n], 64)?);
+            let (file, weights) = (product.file, &w.matrix);
+            let product = hopper::Product { verb, file, constants: &constants, m, weights, left, out, clusters: true };
+            return product.run(gpu, &[Arg::optional(w.bias.as_ref())], &[m, n, k]);
         }
         product.tiled(gpu, &constants)
     }
@@ -87,9 +90,12 @@ pub(super) fn swiglu(gpu: &Gpu, x: &CudaTensor, w: &CudaSwiGlu) -> Result<CudaTe
         product.few(gpu, verb, &[("ALIGNED", aligned(k))], 0)?;
     } else {
         let constants = [("ALIGNED", aligned(k)), ("ALIGNED_OUT", aligned(hidden))];
-        if product.suits_hopper(gpu, k) {
-            let args = [Arg::Write(&out), Arg::U32(m), Arg::U32(n), Arg::U32(k)];
-            Product { args: &args, ..product }.hopper(gpu, &x, &w.matrix, &constants)?;
+        if hopper::takes(gpu, [k, hidden]) {
+            // Two columns of the product make one of the output.
+            let (left, to) = (hopper::rows(verb, &x, [m, k], 64)?, hopper::rows(verb, &out, [m, hidden], 32)?);
+            let (file, weights) = (product.file, &w.matrix);
+            let product = hopper::Product { verb, file, constants: &constants, m, weights, left, out: to, clusters: true };
+            product.run(gpu, &[], &[m, n, k])?;
         } else {
             product.tiled(gpu, &constants)?;
         }
@@ -154,11 +160,12 @@ pub(super) fn timestep_embedding(
 /// The programs of these verbs that are for Hopper alone.
 pub(super) fn hopper_programs() -> Vec<Program> {
     let linear = |bias| [("ALIGNED", 1), ("HAS_BIAS", bias), ("ALIGNED_OUT", 1)];
-    vec![
-        product::on_hopper("linear", kernel!("linear.cu"), &linear(0)),
-        product::on_hopper("linear", kernel!("linear.cu"), &linear(1)),
-        product::on_hopper("swiglu", kernel!("swiglu.cu"), &[("ALIGNED", 1), ("ALIGNED_OUT", 1)]),
+    [
+        hopper::programs("linear", kernel!("linear.cu"), &linear(0)),
+        hopper::programs("linear", kernel!("linear.cu"), &linear(1)),
+        hopper::programs("swiglu", kernel!("swiglu.cu"), &[("ALIGNED", 1), ("ALIGNED_OUT", 1)]),
     ]
+    .concat()
 }
 
 /// Every program of these verbs.

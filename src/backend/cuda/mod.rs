@@ -11,6 +11,7 @@ mod device;
 mod elementwise;
 mod gpu;
 mod guide_and_step;
+mod hopper;
 mod kernels;
 mod linear;
 mod matrix;
@@ -81,7 +82,7 @@ pub fn kernels(architecture: &str) -> Vec<(String, String)> {
         patches::programs(),
     ];
     if architecture == "sm_90a" {
-        programs.extend([attention::hopper_programs(), linear::hopper_programs()]);
+        programs.extend([attention::hopper_programs(), conv2d::hopper_programs(), linear::hopper_programs()]);
     }
     programs.concat().into_iter().map(|program| (program.label(), program.source())).collect()
 }

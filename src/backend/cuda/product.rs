@@ -1,11 +1,8 @@
 //! Launches the products: which tile of tensor cores for which sizes, or the kernel for few rows.
 
 use super::gpu::Gpu;
-use super::matrix::Matrix;
 use super::program::{File, Program, kernel};
 use super::recording::{Arg, Grid};
-use super::tensor::{CudaTensor, VECTOR};
-use super::tensor_map::TensorMap;
 use crate::error::Result;
 
 /// Up to so many rows are multiplied by the kernel for few rows.
@@ -56,15 +53,6 @@ impl Tile {
     }
 }
 
-/// The tile of Hopper's product, its threads, its stages, and what its warps write through.
-mod hopper {
-    pub(super) const TILE: [usize; 2] = [128, 256];
-    const STEP: usize = 64;
-    pub(super) const STAGES: usize = 4;
-    pub(super) const THREADS: usize = 384;
-    pub(super) const SHARED: usize = 2 * (STAGES * (TILE[0] + TILE[1]) * STEP + 8 * 16 * (64 + 8));
-}
-
 /// One product `[m, k]·[n, k]ᵀ` and what a verb does around it.
 pub(super) struct Product<'a> {
     /// The verb, which is also the name of its file and of its kernel.
@@ -86,33 +74,6 @@ impl Product<'_> {
             shared: tile.shared(),
         };
         gpu.launch(&program, self.verb, grid, self.args)
-    }
-
-    /// Whether Hopper's product is the one for this: its kernels are wanted, and its tiles keep the device busy.
-    pub(super) fn suits_hopper(&self, gpu: &Gpu, k: usize) -> bool {
-        let [tile_m, tile_n] = hopper::TILE;
-        let tiles = self.m.div_ceil(tile_m) * self.n.div_ceil(tile_n);
-        gpu.device.hopper && k.is_multiple_of(VECTOR) && 2 * tiles >= gpu.device.processors
-    }
-
-    /// Runs Hopper's product, whose first two arguments are the maps of `x` `[m, k]` and of `weights`; `args` are those
-    /// behind them. `k` is a multiple of eight.
-    pub(super) fn hopper(
-        self,
-        gpu: &Gpu,
-        x: &CudaTensor,
-        weights: &Matrix,
-        constants: &[(&'static str, usize)],
-    ) -> Result<()> {
-        let ([_, k], [tile_m, tile_n]) = (weights.dims(), hopper::TILE);
-        let map = |memory, rows, stride, box_rows| TensorMap::new(self.verb, memory, &[k, rows], stride, box_rows);
-        let x = map(x.memory(), self.m, k, tile_m)?;
-        let weights = map(weights.memory(), self.n, weights.stride(), tile_n)?;
-        let args = [&[Arg::Map(&x), Arg::Map(&weights)], self.args].concat();
-        let tiles = self.m.div_ceil(tile_m) * self.n.div_ceil(tile_n);
-        let grid =
-            Grid { blocks: [tiles.min(gpu.device.processors), 1, 1], threads: hopper::THREADS, shared: hopper::SHARED };
-        gpu.launch(&on_hopper(self.verb, self.file, constants), "hopper", grid, &args)
     }
 
     /// Runs the kernel for few rows; `entry` is its name, and `shared` the bytes that each block wants.
@@ -137,13 +98,6 @@ fn tiled(verb: &'static str, file: File, tile: Tile, constants: &[(&'static str,
         .with("WARPS_M", tile.warps[0])
         .with("WARPS_N", tile.warps[1])
         .with("STAGES", STAGES);
-    constants.iter().fold(program, |program, (name, value)| program.with(name, *value))
-}
-
-/// Hopper's product around `file`.
-pub(super) fn on_hopper(verb: &'static str, file: File, constants: &[(&'static str, usize)]) -> Program {
-    let files = [kernel!("sm90/instructions.cuh"), kernel!("sm90/product.cuh"), file];
-    let program = Program::new(verb, &files).with("SM90", 1usize).with("STAGES", hopper::STAGES);
     constants.iter().fold(program, |program, (name, value)| program.with(name, *value))
 }
 

@@ -13,9 +13,6 @@ use std::fmt;
 use std::mem::MaybeUninit;
 use std::sync::Arc;
 
-/// Bytes of a box's rows, which the engine swizzles.
-const ROW: usize = 128;
-
 /// The map as a kernel takes it.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
@@ -39,13 +36,14 @@ pub(super) struct TensorMap {
 
 impl TensorMap {
     /// A BF16 tensor of `sizes`, innermost first, whose rows are `stride` elements apart and whose other parts follow each
-    /// other; the engine copies `rows` rows of 64 elements at a time. `stride` is a multiple of eight.
+    /// other; the engine copies `box_sizes` of it at a time, 1 where they end. Rows of a box are 64 elements, or 32, and
+    /// swizzled as wide as they are. `stride` is a multiple of eight.
     pub(super) fn new(
         verb: &'static str,
         memory: &Arc<Memory>,
         sizes: &[usize],
         stride: usize,
-        rows: usize,
+        box_sizes: &[usize],
     ) -> Result<Self> {
         let element = 2;
         let dims: Vec<u64> = sizes.iter().map(|&size| size as u64).collect();
@@ -56,7 +54,11 @@ impl TensorMap {
             bytes *= size;
         }
         let mut boxes = vec![1u32; sizes.len()];
-        (boxes[0], boxes[1]) = ((ROW / element) as u32, rows as u32);
+        boxes.iter_mut().zip(box_sizes).for_each(|(to, size)| *to = *size as u32);
+        let swizzle = match box_sizes[0] * element {
+            64 => CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_64B,
+            _ => CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
+        };
         let steps = vec![1u32; sizes.len()];
         let mut map = MaybeUninit::<CUtensorMap>::uninit();
         // SAFETY: the arrays hold as many numbers as the tensor has dimensions (the strides one less), and the map is
@@ -72,7 +74,7 @@ impl TensorMap {
                 boxes.as_ptr(),
                 steps.as_ptr(),
                 CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
-                CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
+                swizzle,
                 CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
                 CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
             )

@@ -1,0 +1,164 @@
+//! Launches Hopper's product, `kernels/sm90/product.cuh`: which tile, how many blocks side by side, and the tensor maps.
+
+use super::gpu::Gpu;
+use super::matrix::Matrix;
+use super::program::{File, Program, kernel};
+use super::recording::{Arg, Grid};
+use super::tensor::{CudaTensor, VECTOR};
+use super::tensor_map::TensorMap;
+use crate::error::Result;
+
+/// Rows of a tile, and of the boxes that bring them.
+pub(super) const TILE_M: usize = 128;
+pub(super) const BOX: usize = 64;
+/// Values of k in a stage.
+const STEP: usize = 64;
+/// Threads of a block, a producer and two consumers.
+const THREADS: usize = 384;
+/// Rows and columns of a place on the way out, of which each consumer has some.
+const BUFFER: usize = 64 * 64;
+
+/// What a block makes: columns of its tile, stages of its ring, and places on its way out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Tile {
+    n: usize,
+    stages: usize,
+    buffers: usize,
+}
+
+impl Tile {
+    /// From the widest to the narrowest, with as many stages as shared memory holds.
+    const ALL: [Tile; 4] = [
+        Tile { n: 256, stages: 4, buffers: 2 },
+        Tile { n: 192, stages: 5, buffers: 1 },
+        Tile { n: 128, stages: 6, buffers: 2 },
+        Tile { n: 64, stages: 8, buffers: 2 },
+    ];
+
+    /// Bytes of shared memory.
+    fn shared(self) -> usize {
+        2 * (self.stages * (TILE_M + self.n) * STEP + 2 * self.buffers * BUFFER)
+    }
+}
+
+/// A tile, and how many blocks work side by side and share what they read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Plan {
+    tile: Tile,
+    cluster: usize,
+}
+
+impl Plan {
+    /// The plan that is done first on a GPU of so many multiprocessors. A round of tiles takes as long as a tile is wide,
+    /// and some more; blocks that read alone wait for the L2 (both measured on an H100).
+    fn for_size(m: usize, n: usize, processors: usize, clusters: bool) -> Self {
+        let plans = Tile::ALL.into_iter().flat_map(|tile| [2, 1].map(|cluster| Plan { tile, cluster }));
+        let usable = plans.filter(|plan| plan.cluster == 1 || clusters && m > TILE_M);
+        let time = |plan: &Plan| {
+            let rounds = plan.places(m, n).div_ceil((processors / plan.cluster).max(1));
+            rounds * (plan.tile.n + 24) * if plan.cluster == 1 { 11 } else { 10 }
+        };
+        usable.min_by_key(time).unwrap_or(Plan { tile: Tile::ALL[3], cluster: 1 })
+    }
+
+    /// Clusters' worth of tiles, as the kernel counts them.
+    fn places(self, m: usize, n: usize) -> usize {
+        let (tiles_m, tiles_n) = (m.div_ceil(TILE_M), n.div_ceil(self.tile.n));
+        let last = if tiles_m.is_multiple_of(self.cluster) { 0 } else { tiles_n.div_ceil(self.cluster) };
+        tiles_m / self.cluster * tiles_n + last
+    }
+
+    fn program(self, verb: &'static str, file: File, constants: &[(&'static str, usize)]) -> Program {
+        let files = [kernel!("sm90/instructions.cuh"), kernel!("sm90/product.cuh"), file];
+        let program = Program::new(verb, &files)
+            .with("SM90", 1usize)
+            .with("TILE_N", self.tile.n)
+            .with("STAGES", self.tile.stages)
+            .with("BUFFERS", self.tile.buffers)
+            .with("CLUSTER", self.cluster);
+        constants.iter().fold(program, |program, (name, value)| program.with(name, *value))
+    }
+
+    fn grid(self, m: usize, n: usize, processors: usize) -> Grid {
+        let clusters = self.places(m, n).min((processors / self.cluster).max(1));
+        Grid { blocks: [clusters * self.cluster, 1, 1], threads: THREADS, shared: self.tile.shared() }
+    }
+}
+
+/// One product on Hopper.
+pub(super) struct Product<'a> {
+    /// The verb, which is also the name of its file.
+    pub verb: &'static str,
+    pub file: File,
+    pub constants: &'a [(&'static str, usize)],
+    /// Rows of the product, among them those that only fill the last tiles.
+    pub m: usize,
+    pub weights: &'a Matrix,
+    /// Where rows of A come from, in boxes of 64 of them.
+    pub left: TensorMap,
+    /// Where rows of the output go, in boxes as large.
+    pub out: TensorMap,
+    /// Whether neighbouring blocks share what they read.
+    pub clusters: bool,
+}
+
+impl Product<'_> {
+    /// Launches it. The kernel takes the maps of A and of the matrix, then `between`, the map of the output, and `sizes`.
+    pub(super) fn run(self, gpu: &Gpu, between: &[Arg<'_>], sizes: &[usize]) -> Result<()> {
+        let [n, k] = self.weights.dims();
+        let processors = gpu.device.processors;
+        let plan = Plan::for_size(self.m, n, processors, self.clusters);
+        let half = plan.tile.n / 2;
+        let weights = TensorMap::new(self.verb, self.weights.memory(), &[k, n], self.weights.stride(), &[STEP, half])?;
+        let mut args = vec![Arg::Map(&self.left), Arg::Map(&weights)];
+        args.extend(between);
+        args.push(Arg::Map(&self.out));
+        args.extend(sizes.iter().map(|&size| Arg::U32(size)));
+        let program = plan.program(self.verb, self.file, self.constants);
+        gpu.launch(&program, "hopper", plan.grid(self.m, n, processors), &args)
+    }
+}
+
+/// Whether the copy engine takes rows of these widths.
+pub(super) fn takes(gpu: &Gpu, widths: [usize; 2]) -> bool {
+    gpu.device.hopper && widths.iter().all(|width| width.is_multiple_of(VECTOR))
+}
+
+/// The map of a matrix `[rows, width]` whose boxes are 64 rows of `columns`.
+pub(super) fn rows(verb: &'static str, x: &CudaTensor, [rows, width]: [usize; 2], columns: usize) -> Result<TensorMap> {
+    TensorMap::new(verb, x.memory(), &[width, rows], width, &[columns, BOX])
+}
+
+/// The product around `file` in every plan.
+pub(super) fn programs(verb: &'static str, file: File, constants: &[(&'static str, usize)]) -> Vec<Program> {
+    let plans = Tile::ALL.into_iter().flat_map(|tile| [1, 2].map(|cluster| Plan { tile, cluster }));
+    plans.map(|plan| plan.program(verb, file, constants)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plans_fill_the_device() {
+        let plan = |m, n| {
+            let Plan { tile, cluster } = Plan::for_size(m, n, 132, true);
+            (tile.n, cluster)
+        };
+        // The transformer at 1024×1024 with 128 caption tokens, one picture and two.
+        assert_eq!([plan(4224, 11_520), plan(4224, 3840), plan(4224, 20_480)], [(192, 2), (192, 2), (256, 2)]);
+        assert_eq!([plan(8448, 11_520), plan(8448, 3840), plan(8448, 20_480)], [(256, 2), (192, 2), (256, 2)]);
+        // The text encoder with 128 tokens.
+        assert_eq!([plan(128, 6144), plan(128, 2560), plan(128, 19_456)], [(64, 1), (64, 1), (192, 1)]);
+        assert!(Tile::ALL.iter().all(|tile| tile.shared() + 1024 <= 227 << 10));
+    }
+
+    #[test]
+    fn every_tile_has_its_place() {
+        let tile = Tile::ALL[0];
+        // 33 rows of tiles are 16 pairs and one row, whose tiles pair with their neighbours.
+        let places = |m, n, cluster| Plan { tile, cluster }.places(m, n);
+        assert_eq!((places(4224, 11_520, 2), places(4224, 11_520, 1)), (16 * 45 + 23, 33 * 45));
+        assert_eq!((places(1, 1, 2), places(1, 1, 1)), (1, 1));
+    }
+}
