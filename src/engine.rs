@@ -13,6 +13,7 @@ use crate::model::Model;
 use crate::model::config::ModelConfig;
 use crate::pipeline::progress::{Progress, Timings, since};
 use crate::pipeline::request::Request;
+use crate::pipeline::stages::{self, Inputs};
 use crate::pipeline::{Drawn, Pipeline};
 use std::str::FromStr;
 use web_time::Instant;
@@ -119,6 +120,20 @@ pub async fn parity(
     with_backend!(reference, known => {
         with_backend!(candidate, other => compare_all(known, other, models, options).await)
     })
+}
+
+/// Runs single stages of `model` on given inputs, as [`stages::run`] says. Every tensor that it returns is F32.
+/// [`BackendChoice::Auto`] is the processor.
+///
+/// # Errors
+/// [`Error::Device`] when this machine lacks the device, and those of [`stages::run`].
+pub async fn stages(
+    backend: BackendChoice,
+    model: &Model,
+    inputs: &Inputs,
+    progress: &mut dyn Progress,
+) -> Result<Vec<(String, HostTensor)>> {
+    with_backend!(backend, start => stages::run(&start().await?, model, inputs, progress).await)
 }
 
 /// What a backend computes on.

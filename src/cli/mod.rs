@@ -8,6 +8,7 @@ mod inspect;
 mod output;
 mod parity;
 mod progress;
+mod stages;
 
 use clap::{Parser, Subcommand};
 use std::io::{self, Write};
@@ -39,6 +40,7 @@ enum Command {
     Generate(generate::Args),
     Inspect(inspect::Args),
     Parity(parity::Args),
+    Stages(stages::Args),
 }
 
 /// Runs the program; `start` is when its process started, as far as it can know.
@@ -59,6 +61,7 @@ pub(crate) fn run(start: Instant) -> ExitCode {
         Command::Generate(args) => generate::run(&args, start).map(|()| ExitCode::SUCCESS),
         Command::Inspect(args) => inspect::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Parity(args) => parity::run(&args),
+        Command::Stages(args) => stages::run(&args).map(|()| ExitCode::SUCCESS),
     };
     match done {
         Ok(code) => code,

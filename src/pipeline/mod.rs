@@ -10,6 +10,7 @@ pub mod progress;
 pub mod prompt;
 pub mod request;
 pub mod schedule;
+pub mod stages;
 
 use crate::backend::{Backend, HostTensor};
 use crate::error::{Error, Result};
