@@ -15,8 +15,12 @@ sys.path.append(str(ROOT / "tools" / "goldens"))
 from full_width import TEXT_ENCODER, TRANSFORMER, VAE, pipeline  # noqa: E402
 from models import SINGLE  # noqa: E402
 
-#: How many times larger than the others an outlier channel is.
-GAIN = 2000.0
+#: With outliers a residual stream is this many times larger than without, which its norms take back,
+SCALE = 20.0
+#: and its outlier channels are this many times larger than its others.
+RATIO = 50.0
+#: The same in the autoencoder, whose stream has no scale of its own.
+VAE_RATIO = 2000.0
 
 
 def open_model(folder: Path, small: bool, outliers: bool, device: str) -> ZImagePipeline:
@@ -58,30 +62,36 @@ def outlier_channels(width: int) -> torch.Tensor:
     return torch.arange(4) * (width // 4) + width // 8
 
 
-def compensate(weight: torch.Tensor, channels: torch.Tensor) -> None:
-    """Makes what reads a normed residual stream (a norm's weight, or the columns of a linear) read all channels alike:
-    the norm divides by the size that the outliers give the whole."""
-    weight *= GAIN * (len(channels) / weight.shape[-1]) ** 0.5
-    weight[..., channels] /= GAIN
+def enlarge(weight: torch.Tensor, channels: torch.Tensor) -> None:
+    """Makes what writes to a residual stream (rows of a linear, a norm's weight) write larger, and outliers to `channels`."""
+    weight *= SCALE
+    weight[channels] *= RATIO
+
+
+def compensate(weight: torch.Tensor, channels: torch.Tensor, ratio: float = RATIO) -> None:
+    """Makes what reads a normed stream (a norm's weight, columns of a linear) read all channels alike, and as large as
+    without outliers, which the norm divides by."""
+    weight *= (1 + ratio**2 * len(channels) / weight.shape[-1]) ** 0.5
+    weight[..., channels] /= ratio
 
 
 def swiglu_outliers(gate: torch.Tensor, up: torch.Tensor, down: torch.Tensor) -> None:
     """Four hidden values in the thousands, which the next linear reads like the others."""
     hidden = outlier_channels(len(gate))
-    gate[hidden] *= 30
-    up[hidden] *= 100
-    down[:, hidden] /= 1000
+    gate[hidden] *= 4
+    up[hidden] *= 50
+    down[:, hidden] /= 200
 
 
 def text_outliers(encoder: torch.nn.Module) -> torch.Tensor:
-    """A residual stream with channels in the thousands from the embedding on; returns them."""
+    """A residual stream with channels in the thousands; returns them."""
     channels = outlier_channels(encoder.config.hidden_size)
-    encoder.embed_tokens.weight[:, channels] *= GAIN
+    enlarge(encoder.embed_tokens.weight.T, channels)
     for layer in encoder.layers:
         for norm in (layer.input_layernorm, layer.post_attention_layernorm):
             compensate(norm.weight, channels)
         for branch in (layer.self_attn.o_proj, layer.mlp.down_proj):
-            branch.weight[channels] *= GAIN / 8
+            enlarge(branch.weight, channels)
         swiglu_outliers(layer.mlp.gate_proj.weight, layer.mlp.up_proj.weight, layer.mlp.down_proj.weight)
     return channels
 
@@ -91,15 +101,15 @@ def transformer_outliers(transformer: torch.nn.Module, text_channels: torch.Tens
     channels = outlier_channels(transformer.config.dim)
     compensate(transformer.cap_embedder[0].weight, text_channels)
     for embedder in (transformer.cap_embedder[1], *transformer.all_x_embedder.values()):
-        embedder.weight[channels] *= GAIN
-        embedder.bias[channels] *= GAIN
+        enlarge(embedder.weight, channels)
+        enlarge(embedder.bias, channels)
     for token in (transformer.x_pad_token, transformer.cap_pad_token):
-        token[:, channels] *= GAIN
+        enlarge(token[0], channels)
     for block in (*transformer.noise_refiner, *transformer.context_refiner, *transformer.layers):
         for norm in (block.attention_norm1, block.ffn_norm1):
             compensate(norm.weight, channels)
         for norm in (block.attention_norm2, block.ffn_norm2):
-            norm.weight[channels] *= GAIN / 8
+            enlarge(norm.weight, channels)
         feed_forward = block.feed_forward
         swiglu_outliers(feed_forward.w1.weight, feed_forward.w3.weight, feed_forward.w2.weight)
     for final in transformer.all_final_layer.values():
@@ -111,10 +121,10 @@ def vae_outliers(vae: torch.nn.Module) -> None:
     decoder = vae.decoder
     group = decoder.conv_in.out_channels // vae.config.norm_num_groups
     channels = torch.arange(2)
-    decoder.conv_in.weight[channels] *= GAIN
+    decoder.conv_in.weight[channels] *= VAE_RATIO
     first = decoder.up_blocks[0]
     norms = [resnet.norm1 for resnet in (*decoder.mid_block.resnets, *first.resnets)]
     for norm in (*norms, *(attention.group_norm for attention in decoder.mid_block.attentions)):
-        compensate(norm.weight[:group], channels)
+        compensate(norm.weight[:group], channels, VAE_RATIO)
     for upsampler in first.upsamplers:
-        upsampler.conv.weight[:, channels] /= GAIN
+        upsampler.conv.weight[:, channels] /= VAE_RATIO
