@@ -61,17 +61,21 @@ def randomised(network: torch.nn.Module) -> torch.nn.Module:
     return cast(network, torch.bfloat16)
 
 
+def autoencoder(sizes: dict[str, Any]) -> AutoencoderKL:
+    """The autoencoder in its shape of FLUX.1, without the convolutions around the latents."""
+    levels = len(sizes["block_out_channels"])
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * levels, up_block_types=("UpDecoderBlock2D",) * levels,
+        use_quant_conv=False, use_post_quant_conv=False, **sizes,
+    )  # fmt: skip
+
+
 def pipeline(transformer: dict[str, Any], text_encoder: dict[str, Any], vae: dict[str, Any]) -> ZImagePipeline:
     """A random model of these sizes with the tokenizer of the embedded default, on torch's default device."""
     torch.manual_seed(0)
-    levels = len(vae["block_out_channels"])
-    autoencoder = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * levels, up_block_types=("UpDecoderBlock2D",) * levels,
-        use_quant_conv=False, use_post_quant_conv=False, **vae,
-    )  # fmt: skip
     return ZImagePipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
-        vae=randomised(autoencoder),
+        vae=randomised(autoencoder(vae)),
         text_encoder=randomised(Qwen3Model(Qwen3Config(**text_encoder))),
         tokenizer=AutoTokenizer.from_pretrained(ROOT / "models" / "emoji" / "tokenizer"),
         transformer=randomised(ZImageTransformer2DModel(**transformer)),
