@@ -15,6 +15,7 @@ use crate::model::config::ModelConfig;
 use crate::options::LoadOptions;
 use crate::pipeline::progress::{Progress, Timings, since};
 use crate::pipeline::request::Request;
+use crate::pipeline::stages::{self, Inputs};
 use crate::pipeline::{Drawn, Offload, Pipeline};
 use std::str::FromStr;
 use web_time::Instant;
@@ -133,14 +134,27 @@ pub async fn bench(
     options: &bench::Options,
     see: &mut dyn FnMut(Seen<'_>) -> Result<()>,
 ) -> Result<bench::Report> {
-    // As [`Loaded::open`] chooses.
-    #[cfg(feature = "webgpu")]
-    if choice == BackendChoice::Auto
-        && let Ok(device) = WebGpu::open(Adapters::Gpu).await
-    {
-        return bench::run(device, model, options, see).await;
+    match Opened::new(choice, &mut Vec::new()).await? {
+        Opened::Cpu(device) => bench::run(device, model, options, see).await,
+        #[cfg(feature = "webgpu")]
+        Opened::WebGpu(device) => bench::run(*device, model, options, see).await,
+        #[cfg(feature = "cuda")]
+        Opened::Cuda(device) => bench::run(*device, model, options, see).await,
     }
-    with_backend!(choice, start => bench::run(start().await?, model, options, see).await)
+}
+
+/// Runs single stages of `model` on given inputs, as [`stages::run`] says. Every tensor that it returns is F32.
+/// [`BackendChoice::Auto`] is the processor.
+///
+/// # Errors
+/// [`Error::Device`] when this machine lacks the device, and those of [`stages::run`].
+pub async fn stages(
+    backend: BackendChoice,
+    model: &Model,
+    inputs: &Inputs,
+    progress: &mut dyn Progress,
+) -> Result<Vec<(String, HostTensor)>> {
+    with_backend!(backend, start => stages::run(&start().await?, model, inputs, progress).await)
 }
 
 /// What a backend computes on.

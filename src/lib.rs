@@ -58,7 +58,7 @@ pub mod pipeline;
 pub mod web;
 pub mod weights;
 
-pub use engine::{BackendChoice, DeviceInfo, Engine, Output, bench, devices, parity};
+pub use engine::{BackendChoice, DeviceInfo, Engine, Output, bench, devices, parity, stages};
 pub use error::{Error, ErrorKind, Result};
 pub use image::{Image, Info, PngText};
 pub use model::Model;

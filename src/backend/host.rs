@@ -82,6 +82,22 @@ impl HostTensor {
         Self::from_pod(DType::U8, shape, values)
     }
 
+    /// Values rounded to `dtype`, one of the floating types.
+    ///
+    /// # Panics
+    /// When `shape` does not hold as many elements as `values`.
+    pub fn rounded(dtype: DType, shape: &[usize], values: &[f32]) -> Self {
+        let halves = |bits: &dyn Fn(f32) -> u16| {
+            let halves: Vec<u16> = values.iter().map(|&v| bits(v)).collect();
+            Self::from_pod(dtype, shape, &halves)
+        };
+        match dtype {
+            DType::F16 => halves(&|v| half::f16::from_f32(v).to_bits()),
+            DType::Bf16 => halves(&|v| half::bf16::from_f32(v).to_bits()),
+            _ => Self::from_f32(shape, values),
+        }
+    }
+
     fn from_pod<T: bytemuck::NoUninit>(dtype: DType, shape: &[usize], values: &[T]) -> Self {
         let bytes = Bytes::copy_from_slice(bytemuck::cast_slice(values));
         Self::new(dtype, shape, bytes)

@@ -390,3 +390,8 @@ pub trait Backend: Sized + Debug {
     /// tensor. So it never passes as black.
     fn to_rgb8(&self, x: &Self::Tensor) -> Result<Self::Tensor>;
 }
+
+/// The type in which a backend keeps activations, which is also the type to upload them in.
+pub(crate) fn activation_type<B: Backend>(b: &B) -> Result<DType> {
+    Ok(b.normalize_rgb8(&b.upload(&HostTensor::from_u8(&[1, 1, 1, 3], &[0; 3]))?)?.dtype())
+}

@@ -9,6 +9,7 @@ mod inspect;
 mod output;
 mod parity;
 mod progress;
+mod stages;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Parser, Subcommand};
@@ -42,6 +43,7 @@ enum Command {
     Inspect(inspect::Args),
     Bench(bench::Args),
     Parity(parity::Args),
+    Stages(stages::Args),
 }
 
 /// Runs the program; `start` is when its process started, as far as it can know.
@@ -63,6 +65,7 @@ pub(crate) fn run(start: Instant) -> ExitCode {
         Command::Inspect(args) => inspect::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Bench(args) => bench::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Parity(args) => parity::run(&args),
+        Command::Stages(args) => stages::run(&args).map(|()| ExitCode::SUCCESS),
     };
     match done {
         Ok(code) => code,

@@ -120,7 +120,7 @@ fn numbered(path: &Path, index: usize, count: usize) -> PathBuf {
 }
 
 /// Creates a file beside `path` and removes it again: the one sure way to learn whether its folder can be written.
-fn probe(path: &Path) -> Result<()> {
+pub(super) fn probe(path: &Path) -> Result<()> {
     let folder = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
@@ -131,11 +131,11 @@ fn probe(path: &Path) -> Result<()> {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == ErrorKind::NotFound => Err(Error::File {
             path: folder.to_owned(),
-            problem: "no such folder for the pictures; create it or choose another with -o".into(),
+            problem: "no such folder to write to; create it or choose another with -o".into(),
         }),
         Err(error) => Err(Error::File {
             path: folder.to_owned(),
-            problem: format!("pictures cannot be written here ({error}); choose another place with -o"),
+            problem: format!("no file can be written here ({error}); choose another place with -o"),
         }),
     }
 }

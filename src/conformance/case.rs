@@ -12,7 +12,6 @@ use super::noise;
 use super::tolerance::{Precision, Tolerance};
 use crate::backend::{Backend, DType, HostTensor};
 use crate::error::Result;
-use bytes::Bytes;
 
 /// Calls verbs, and returns the tensors to look at: new ones, and those that were changed in place.
 pub(super) type Steps<B> = Box<dyn Fn(&B) -> Result<Vec<<B as Backend>::Tensor>>>;
@@ -111,7 +110,7 @@ impl<B: Backend> Setup<'_, B> {
     /// An activation of these values, rounded to what both backends hold.
     pub(super) fn activation_of(&mut self, shape: &[usize], values: Vec<f32>) -> Result<B::Tensor> {
         let values = self.poisoned(values);
-        self.b.upload(&host(self.inputs.activations, shape, &values))
+        self.b.upload(&HostTensor::rounded(self.inputs.activations, shape, &values))
     }
 
     /// An activation that is a picture, of these values. Its poison is white for black and black for white: what is not a
@@ -121,7 +120,7 @@ impl<B: Backend> Setup<'_, B> {
         let inverted = |v: f32| if v > 0.0 { -1.0 } else { 1.0 };
         let value = |v: f32| if poison { inverted(v) } else { precision.round(v) };
         let values: Vec<f32> = values.into_iter().map(value).collect();
-        self.b.upload(&host(activations, shape, &values))
+        self.b.upload(&HostTensor::rounded(activations, shape, &values))
     }
 
     /// As [`Setup::activation`], but F32 on every backend: latents and predictions.
@@ -154,7 +153,7 @@ impl<B: Backend> Setup<'_, B> {
     pub(super) fn weights(&mut self, dtype: DType, shape: &[usize], center: f32, spread: f32) -> HostTensor {
         let center = if self.inputs.poison { f32::NAN } else { center };
         let values: Vec<f32> = self.draw(count(shape)).into_iter().map(|v| center + v * spread).collect();
-        host(dtype, shape, &values)
+        HostTensor::rounded(dtype, shape, &values)
     }
 
     /// The weight of a norm, away from 1.
@@ -183,17 +182,4 @@ impl<B: Backend> Setup<'_, B> {
 
 fn count(shape: &[usize]) -> usize {
     shape.iter().product()
-}
-
-/// Values stored as `dtype`, one of the floating types.
-pub(super) fn host(dtype: DType, shape: &[usize], values: &[f32]) -> HostTensor {
-    let halves = |bits: &dyn Fn(f32) -> u16| {
-        let bytes: Vec<u8> = values.iter().flat_map(|&v| bits(v).to_le_bytes()).collect();
-        HostTensor::new(dtype, shape, Bytes::from(bytes)).expect("two bytes for every value of the shape")
-    };
-    match dtype {
-        DType::F16 => halves(&|v| half::f16::from_f32(v).to_bits()),
-        DType::Bf16 => halves(&|v| half::bf16::from_f32(v).to_bits()),
-        _ => HostTensor::from_f32(shape, values),
-    }
 }

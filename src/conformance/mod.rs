@@ -47,7 +47,7 @@ pub use overflow::beyond_f16;
 pub use pipelines::{compare_all, compare_pipelines};
 pub use report::{Outcome, Report, Row};
 
-use crate::backend::{Backend, Branch, HostTensor, RmsNorm};
+use crate::backend::{Backend, Branch, HostTensor, RmsNorm, activation_type};
 use crate::error::Result;
 
 /// `‖out − reference‖ / ‖reference‖` in f64. Values that are not numbers, and lengths that differ, are infinitely wrong;
@@ -82,10 +82,10 @@ pub fn noise(seed: u64, count: usize) -> Vec<f32> {
 /// Those of the backend.
 pub async fn replay_error<B: Backend>(b: &B, seed: u64) -> Result<f64> {
     let (tokens, width) = (5, 48);
-    let activations = tolerance::activation_type(b)?;
+    let activations = activation_type(b)?;
     let upload = |salt: u64, shape: &[usize]| {
         let values = noise(seed ^ salt, shape.iter().product());
-        b.upload(&case::host(activations, shape, &values))
+        b.upload(&HostTensor::rounded(activations, shape, &values))
     };
     let matrix =
         |salt: u64| b.upload_linear(&[HostTensor::from_f32(&[width, width], &noise(seed ^ salt, width * width))], &[]);

@@ -5,7 +5,7 @@
 //! sums, too little for any of the faults that `tests/conformance.rs` plants. The figures for coarser types are held
 //! there too, by a backend that rounds as they allow.
 
-use crate::backend::{Backend, DType, DeviceTensor, HostTensor};
+use crate::backend::{Backend, DType, activation_type};
 use crate::error::{Error, Result};
 
 /// What the numbers of a comparison are rounded to: the coarser of the two backends decides.
@@ -50,11 +50,6 @@ impl Precision {
         let half = (1u32 << (dropped - 1)) - 1 + ((bits >> dropped) & 1);
         f32::from_bits(bits.wrapping_add(half) & !((1 << dropped) - 1))
     }
-}
-
-/// The type in which a backend keeps activations, which is also the type to upload them in.
-pub(super) fn activation_type<B: Backend>(b: &B) -> Result<DType> {
-    Ok(b.normalize_rgb8(&b.upload(&HostTensor::from_u8(&[1, 1, 1, 3], &[0; 3]))?)?.dtype())
 }
 
 fn fraction_bits(dtype: DType) -> u32 {

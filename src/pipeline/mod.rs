@@ -11,6 +11,7 @@ pub mod progress;
 pub mod prompt;
 pub mod request;
 pub mod schedule;
+pub mod stages;
 pub mod step;
 
 use crate::backend::{Backend, HostTensor};

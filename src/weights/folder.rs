@@ -67,6 +67,14 @@ impl ModelFile {
         Self { path, len: bytes.len() as u64, contents: Contents::Here(bytes) }
     }
 
+    /// A file on disk, mapped; its pages are loaded when they are read.
+    ///
+    /// # Errors
+    /// [`Error::Io`] for what the system reports, [`Error::File`] when there is no such file or it is not a file.
+    pub(super) fn open(path: &Path) -> Result<Self> {
+        Ok(Self::here(path.to_owned(), map(path)?))
+    }
+
     /// The bytes in `range`: those of a file on this machine are shared, not copied.
     ///
     /// # Errors
@@ -211,10 +219,7 @@ impl ModelFolder {
             return Err(Error::file(&path, "expected a path inside the model's folder"));
         }
         let file = match &self.source {
-            Source::Disk(_) => {
-                let bytes = map(&path)?;
-                ModelFile::here(path, bytes)
-            }
+            Source::Disk(_) => ModelFile::open(&path)?,
             Source::Memory(files) => match files.iter().find(|(path, _)| *path == relative) {
                 Some((_, bytes)) => ModelFile::here(path, Bytes::from_static(bytes)),
                 None => return Err(missing(&path)),

@@ -109,8 +109,24 @@ impl Tensors {
         Ok(tensors)
     }
 
+    /// Opens a file on disk that is no part of a model, with the checks of [`Tensors::open`].
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::File`] and [`Error::Tensor`] for a file that is missing, truncated or damaged.
+    pub async fn open_file(path: &Path) -> Result<Self> {
+        if !path.exists() {
+            return Err(Error::file(path, "there is no such file"));
+        }
+        let mut tensors = Self { path: path.to_owned(), files: vec![], prefix: "", entries: BTreeMap::new() };
+        tensors.add(ModelFile::open(path)?).await?;
+        Ok(tensors)
+    }
+
     async fn add_file(&mut self, folder: &ModelFolder, relative: &str) -> Result<()> {
-        let file = folder.file(relative).await?;
+        self.add(folder.file(relative).await?).await
+    }
+
+    async fn add(&mut self, file: ModelFile) -> Result<()> {
         for (name, Stored { info, range }) in read_header(&file).await? {
             if let Some(other) = self.entries.get(&name) {
                 return Err(Error::Tensor {
@@ -176,6 +192,40 @@ impl Tensors {
         let Some(tensor) = HostTensor::new(dtype, shape, bytes) else { return fault(found()) };
         entry.read.store(true, Ordering::Relaxed);
         Ok(Some(tensor))
+    }
+
+    /// The whole numbers of the vector of this name, stored as U32, I32 or I64 and each in the range of a `u32`. It counts
+    /// as read from now on.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] when it is missing or different, saying how; those of reading.
+    pub async fn take_numbers(&self, name: &str) -> Result<Vec<u32>> {
+        let fault = |found| {
+            let expected = "a vector of U32, I32 or I64 with numbers from 0 to 2³² − 1".into();
+            Error::Tensor { path: self.path.clone(), tensor: excerpt(&self.file_name(name)), expected, found }
+        };
+        let file_name = self.file_name(name);
+        let entry = self.entries.get(&file_name).ok_or_else(|| fault(self.absent(&file_name)))?;
+        let bytes = self.files[entry.file].read(entry.range.clone()).await?;
+        let word = |b: &[u8]| [b[0], b[1], b[2], b[3]];
+        let numbers: Vec<i64> = match (entry.dtype, entry.shape.len()) {
+            (StoredType::U32, 1) => bytes.chunks_exact(4).map(|b| u32::from_le_bytes(word(b)).into()).collect(),
+            (StoredType::I32, 1) => bytes.chunks_exact(4).map(|b| i32::from_le_bytes(word(b)).into()).collect(),
+            (StoredType::I64, 1) => {
+                let wide = |b: &[u8]| {
+                    i64::from(i32::from_le_bytes(word(&b[4..]))) << 32 | i64::from(u32::from_le_bytes(word(b)))
+                };
+                bytes.chunks_exact(8).map(wide).collect()
+            }
+            _ => return Err(fault(format!("{} {:?}", entry.dtype, entry.shape))),
+        };
+        entry.read.store(true, Ordering::Relaxed);
+        numbers.into_iter().map(|n| u32::try_from(n).map_err(|_| fault(n.to_string()))).collect()
+    }
+
+    /// The shape of the tensor of this name, where there is one.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.entries.get(&self.file_name(name)).map(|entry| entry.shape.as_slice())
     }
 
     /// Whether there is a tensor of this name, whatever its shape and type.

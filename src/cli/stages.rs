@@ -1,0 +1,78 @@
+//! `zimage stages`: single networks on given inputs, for comparing them with other programs.
+
+use super::output;
+use super::progress::Bar;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensorError};
+use std::path::{Path, PathBuf};
+use zimage::backend::HostTensor;
+use zimage::pipeline::stages::Inputs;
+use zimage::{BackendChoice, Error, Model, Result};
+
+const TENSORS: &str = "\
+Inputs, in floating types of 16 or 32 bits where no other is named; NAME is whatever you choose:
+  text.NAME.ids               [n]           token ids of a prompt, template included (U32, I32, I64)
+  transformer.NAME.latents    [P, C, h, w]
+  transformer.NAME.times      [1], or [N] where N = P: 0 is noise, 1 the picture
+  transformer.NAME.caption.i  [n, D]        text features for item i of N, which draws latents i mod P
+  vae.NAME.latents            [B, C, h, w]  scaled as the transformer reads them
+
+Outputs, all F32:
+  text.NAME.features          [n, D]
+  transformer.NAME.velocity   [N, C, h, w]  a prediction of (image - noise)
+  vae.NAME.image              [B, H, W, 3]  between about -1 and 1, not clamped
+";
+
+/// Run single stages of a model on given inputs and write what they return
+///
+/// For comparing each network with another program. Only the networks that the inputs ask for are loaded. All prompts are
+/// encoded in one ragged batch; all items of a NAME go through the transformer in one.
+#[derive(Debug, clap::Args)]
+#[command(after_help = format!("{TENSORS}\n{}", super::EXIT_CODES))]
+pub(super) struct Args {
+    /// The model's folder in the diffusers layout [default: the small model inside this program]
+    #[arg(short, long, value_name = "DIR")]
+    model: Option<PathBuf>,
+
+    /// What computes
+    #[arg(long, default_value = "cpu", value_parser = backends())]
+    backend: BackendChoice,
+
+    /// The safetensors file with the inputs
+    #[arg(short, long, value_name = "FILE")]
+    inputs: PathBuf,
+
+    /// The safetensors file to write, over one that is there
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+}
+
+/// Every choice that says what computes.
+fn backends() -> impl TypedValueParser<Value = BackendChoice> {
+    let named = BackendChoice::NAMES.iter().filter(|(_, choice)| *choice != BackendChoice::Auto);
+    PossibleValuesParser::new(named.map(|(name, _)| *name)).try_map(|name| name.parse::<BackendChoice>())
+}
+
+pub(super) fn run(args: &Args) -> Result<()> {
+    output::probe(&args.output)?;
+    let model = args.model.as_deref().map_or_else(Model::embedded, Model::open)?;
+    let inputs = pollster::block_on(Inputs::read(&args.inputs, model.config()))?;
+    let mut bar = Bar::new();
+    let results = pollster::block_on(zimage::stages(args.backend, &model, &inputs, &mut bar));
+    bar.clear();
+    write(&args.output, &results?)
+}
+
+fn write(path: &Path, results: &[(String, HostTensor)]) -> Result<()> {
+    let unwritten = |error: SafeTensorError| match error {
+        SafeTensorError::IoError(source) => Error::Io { path: path.to_owned(), source },
+        error => Error::File { path: path.to_owned(), problem: error.to_string() },
+    };
+    let mut views = Vec::with_capacity(results.len());
+    for (name, tensor) in results {
+        let view = TensorView::new(Dtype::F32, tensor.shape().to_vec(), tensor.bytes());
+        views.push((name, view.map_err(unwritten)?));
+    }
+    safetensors::serialize_to_file(views, None, path).map_err(unwritten)
+}

@@ -1,0 +1,268 @@
+//! Single stages of a model on given inputs: what each network returns, before anything else touches it. For comparing
+//! them with other programs, one by one.
+//!
+//! | input | is |
+//! | --- | --- |
+//! | `text.NAME.ids` | U32, I32 or I64 `[n]`: the token ids of a prompt, template included |
+//! | `transformer.NAME.latents` | `[P, C, h, w]` |
+//! | `transformer.NAME.times` | `[1]`, or `[N]` where `N = P`: 0 is noise, 1 the picture |
+//! | `transformer.NAME.caption.i` | `[nᵢ, features]` for `i` from 0 to `N − 1`: item `i` draws latents `i mod P` |
+//! | `vae.NAME.latents` | `[B, C, h, w]`, scaled as the transformer reads them |
+//!
+//! | output, F32 | is |
+//! | --- | --- |
+//! | `text.NAME.features` | `[n, features]` |
+//! | `transformer.NAME.velocity` | `[N, C, h, w]`, a prediction of (image − noise) |
+//! | `vae.NAME.image` | `[B, H, W, 3]`, between about −1 and 1, not clamped |
+//!
+//! All prompts are encoded in one ragged batch, and all items of a `NAME` go through the transformer in one. Inputs are F32,
+//! F16 or BF16 where no other type is named; captions are rounded to the type that the backend keeps activations in.
+
+use super::progress::{Loading, Progress};
+use super::prompt::MAX_TOKENS;
+use crate::backend::{Backend, HostTensor, activation_type};
+use crate::error::{Error, Result};
+use crate::model::Model;
+use crate::model::config::{ModelConfig, TransformerConfig};
+use crate::model::text_encoder::TextEncoder;
+use crate::model::transformer::{Clock, Transformer, padded};
+use crate::model::vae::Vae;
+use crate::weights::{Tensors, excerpt};
+use std::path::Path;
+
+/// What the stages are to be run on.
+#[derive(Debug)]
+pub struct Inputs {
+    prompts: Vec<Named<Vec<u32>>>,
+    forwards: Vec<Named<Forward>>,
+    latents: Vec<Named<HostTensor>>,
+}
+
+/// Something with the name that its tensors have in the file.
+#[derive(Debug)]
+struct Named<T> {
+    name: String,
+    value: T,
+}
+
+/// One call of the transformer.
+#[derive(Debug)]
+struct Forward {
+    latents: HostTensor,
+    times: Vec<f32>,
+    captions: Vec<HostTensor>,
+}
+
+/// The tensors of a file of inputs, with what the model says of them.
+struct Reader<'a> {
+    tensors: Tensors,
+    config: &'a ModelConfig,
+    path: &'a Path,
+}
+
+impl Inputs {
+    /// Reads a safetensors file and checks it against the model.
+    ///
+    /// # Errors
+    /// Those of [`Tensors::open_file`]; [`Error::Tensor`] for a tensor that is missing or does not fit the model, and
+    /// for one that no stage reads; [`Error::File`] for a file without any.
+    pub async fn read(path: &Path, config: &ModelConfig) -> Result<Self> {
+        let reader = Reader { tensors: Tensors::open_file(path).await?, config, path };
+        let mut inputs = Self { prompts: Vec::new(), forwards: Vec::new(), latents: Vec::new() };
+        for name in reader.names("text.", ".ids") {
+            inputs.prompts.push(Named { value: reader.prompt(&format!("text.{name}.ids")).await?, name });
+        }
+        for name in reader.names("transformer.", ".latents") {
+            inputs.forwards.push(Named { value: reader.forward(&format!("transformer.{name}")).await?, name });
+        }
+        for name in reader.names("vae.", ".latents") {
+            let channels = config.vae.latent_channels;
+            inputs
+                .latents
+                .push(Named { value: reader.latents(&format!("vae.{name}.latents"), channels, 1).await?, name });
+        }
+        if let Some(name) = reader.tensors.unread(|_| false).first() {
+            let expected = "a name that a stage reads, such as text.a.ids, transformer.a.latents, .times and .caption.0 \
+                            (then .1 and so on), or vae.a.latents";
+            return Err(reader.fault(name, expected.into(), "a tensor that no stage reads".into()));
+        }
+        if reader.tensors.is_empty() {
+            return Err(Error::file(path, "there is no tensor in it, so there is no stage to run"));
+        }
+        Ok(inputs)
+    }
+}
+
+impl Reader<'_> {
+    /// What stands between `start` and `end` in the names of the tensors that have both.
+    fn names(&self, start: &str, end: &str) -> Vec<String> {
+        let between = |name: &str| name.strip_prefix(start)?.strip_suffix(end).map(str::to_owned);
+        self.tensors.iter().filter_map(|tensor| between(tensor.name)).collect()
+    }
+
+    fn fault(&self, name: &str, expected: String, found: String) -> Error {
+        Error::Tensor { path: self.path.to_owned(), tensor: excerpt(name), expected, found }
+    }
+
+    async fn prompt(&self, name: &str) -> Result<Vec<u32>> {
+        let ids = self.tensors.take_numbers(name).await?;
+        let embedded = self.config.text_encoder.vocab_size;
+        if !(1..=MAX_TOKENS).contains(&ids.len()) {
+            return Err(self.fault(name, format!("1 to {MAX_TOKENS} token ids"), ids.len().to_string()));
+        }
+        match ids.iter().find(|&&id| id as usize >= embedded) {
+            Some(id) => {
+                Err(self.fault(name, format!("ids below {embedded}, the size of the vocabulary"), id.to_string()))
+            }
+            None => Ok(ids),
+        }
+    }
+
+    /// Latents of so many channels, with sides that are multiples of `multiple`.
+    async fn latents(&self, name: &str, channels: usize, multiple: usize) -> Result<HostTensor> {
+        let shape = self.tensors.shape(name).unwrap_or_default();
+        let fits = |side: &usize| *side > 0 && side.is_multiple_of(multiple);
+        match shape {
+            [batch, c, sides @ ..] if *batch > 0 && *c == channels && sides.len() == 2 && sides.iter().all(fits) => {
+                self.tensors.take(name, shape).await
+            }
+            _ => {
+                let multiples = if multiple > 1 { format!(", h and w multiples of {multiple}") } else { String::new() };
+                Err(self.fault(name, format!("latents [B, {channels}, h, w]{multiples}"), format!("{shape:?}")))
+            }
+        }
+    }
+
+    /// The tensors that begin with `name`.
+    async fn forward(&self, name: &str) -> Result<Forward> {
+        let TransformerConfig { in_channels, patch_size, cap_feat_dim, .. } = self.config.transformer;
+        let latents = self.latents(&format!("{name}.latents"), in_channels, patch_size).await?;
+        let mut captions = Vec::new();
+        loop {
+            let caption = format!("{name}.caption.{}", captions.len());
+            let shape = match self.tensors.shape(&caption) {
+                None if !captions.is_empty() => break,
+                shape => shape.unwrap_or_default(),
+            };
+            // Without a length that fits, the model's own width says what is expected.
+            let rows = shape.first().copied().filter(|&rows| rows > 0).unwrap_or(1);
+            captions.push(self.tensors.take(&caption, &[rows, cap_feat_dim]).await?);
+        }
+        let (pictures, items) = (latents.shape()[0], captions.len());
+        if !items.is_multiple_of(pictures) {
+            let expected = format!("a multiple of {pictures} captions, as there are {pictures} latents");
+            return Err(self.fault(&format!("{name}.caption"), expected, items.to_string()));
+        }
+        let times = format!("{name}.times");
+        let own = self.tensors.shape(&times) == Some(&[items]) && items == pictures;
+        let times = self.tensors.take(&times, &[if own { items } else { 1 }]).await?.to_f32();
+        Ok(Forward { latents, times, captions })
+    }
+}
+
+/// Runs the stages that `inputs` asks for and returns their results by name. Each network is loaded only where it is
+/// needed, and one at a time; `progress` sees [`Stage::Load`](super::progress::Stage::Load) for each.
+///
+/// # Errors
+/// Those of the model's files and of the backend, [`Error::Request`] for latents or captions that are past the model's
+/// positions, and [`Error::Cancelled`].
+pub async fn run<B: Backend>(
+    b: &B,
+    model: &Model,
+    inputs: &Inputs,
+    progress: &mut dyn Progress,
+) -> Result<Vec<(String, HostTensor)>> {
+    let (folder, config) = (model.folder(), model.config());
+    let mut results = Vec::new();
+    if !inputs.prompts.is_empty() {
+        let tensors = TextEncoder::<B>::open(folder).await?;
+        let left = |name: &str| TextEncoder::<B>::leaves(&config.text_encoder, name);
+        let loading = Loading::new(progress, tensors.bytes_but(left));
+        let encoder = TextEncoder::load(b, &tensors, &config.text_encoder, &|bytes| loading.read(bytes)).await?;
+        encode(b, &encoder, &inputs.prompts, &mut results).await?;
+        b.trim();
+    }
+    if !inputs.forwards.is_empty() {
+        let tensors = Transformer::<B>::open(folder).await?;
+        let loading = Loading::new(progress, tensors.bytes());
+        let transformer = Transformer::load(b, &tensors, &config.transformer, &|bytes| loading.read(bytes)).await?;
+        for Named { name, value } in &inputs.forwards {
+            let velocity = forward(b, &transformer, &config.transformer, value).await?;
+            results.push((format!("transformer.{name}.velocity"), velocity));
+        }
+        b.trim();
+    }
+    if !inputs.latents.is_empty() {
+        let tensors = Vae::<B>::open(folder).await?;
+        let loading = Loading::new(progress, tensors.bytes());
+        let vae = Vae::load(b, &tensors, &config.vae, &|bytes| loading.read(bytes)).await?;
+        for Named { name, value } in &inputs.latents {
+            results.push((format!("vae.{name}.image"), decode(b, &vae, value).await?));
+        }
+        b.trim();
+    }
+    Ok(results)
+}
+
+/// All prompts in one batch; the rows that only fill it are dropped.
+async fn encode<B: Backend>(
+    b: &B,
+    encoder: &TextEncoder<B>,
+    prompts: &[Named<Vec<u32>>],
+    results: &mut Vec<(String, HostTensor)>,
+) -> Result<()> {
+    let ids: Vec<Vec<u32>> = prompts.iter().map(|prompt| prompt.value.clone()).collect();
+    let tokens = padded(ids.iter().map(Vec::len).max().unwrap_or(0));
+    let features = b.download(&encoder.forward(b, &ids, tokens, &mut |_, _| Ok(()))?).await?;
+    let width = features.shape()[2];
+    for (Named { name, value }, rows) in prompts.iter().zip(features.to_f32().chunks_exact(tokens * width)) {
+        let own = HostTensor::from_f32(&[value.len(), width], &rows[..value.len() * width]);
+        results.push((format!("text.{name}.features"), own));
+    }
+    Ok(())
+}
+
+async fn forward<B: Backend>(
+    b: &B,
+    transformer: &Transformer<B>,
+    config: &TransformerConfig,
+    Forward { latents, times, captions }: &Forward,
+) -> Result<HostTensor> {
+    let lengths: Vec<usize> = captions.iter().map(|caption| caption.shape()[0]).collect();
+    let tokens = padded(lengths.iter().copied().max().unwrap_or(0));
+    let item = tokens * config.cap_feat_dim;
+    let mut features = vec![0.0; captions.len() * item];
+    for (rows, caption) in features.chunks_exact_mut(item).zip(captions) {
+        rows[..caption.len()].copy_from_slice(&caption.to_f32());
+    }
+    let shape = [captions.len(), tokens, config.cap_feat_dim];
+    let features = b.upload(&HostTensor::rounded(activation_type(b)?, &shape, &features))?;
+    let refined = transformer.captions(b, &features, &lengths, &mut |_, _| Ok(()))?;
+
+    let [pictures, _, height, width] = latents.shape() else {
+        return Err(Error::shape("stages", "latents of no rank 4"));
+    };
+    let items: Vec<usize> = (0..captions.len()).collect();
+    let sequence = transformer.sequence(b, &refined, *pictures, &items, [*height, *width])?;
+    let latents = b.upload(&HostTensor::from_f32(latents.shape(), &latents.to_f32()))?;
+    let scaled: Vec<f32> = times.iter().map(|time| time * config.t_scale as f32).collect();
+    let times = b.upload(&HostTensor::from_f32(&[1, times.len()], &scaled))?;
+    let step = b.upload(&HostTensor::from_u32(&[1], &[0]))?;
+    let clock = Clock { times: &times, step: &step };
+    b.download(&transformer.forward(b, &latents, clock, &refined, &sequence, &mut |_, _| Ok(()))?).await
+}
+
+/// One picture at a time, whole.
+async fn decode<B: Backend>(b: &B, vae: &Vae<B>, latents: &HostTensor) -> Result<HostTensor> {
+    let [batch, item @ ..] = latents.shape() else { return Err(Error::shape("stages", "latents of no rank 4")) };
+    let item_shape = [&[1], item].concat();
+    let (mut pixels, mut shape) = (Vec::new(), Vec::new());
+    for values in latents.to_f32().chunks_exact(item.iter().product()) {
+        let latents = b.upload(&HostTensor::from_f32(&item_shape, values))?;
+        let image = b.download(&vae.decode_unrounded(b, &latents)?).await?;
+        pixels.extend(image.to_f32());
+        shape = image.shape().to_vec();
+    }
+    shape[0] = *batch;
+    Ok(HostTensor::from_f32(&shape, &pixels))
+}

@@ -1,0 +1,130 @@
+"""A random ZImagePipeline of the real configuration whose every tensor matters, with or without outlier channels."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import torch
+from diffusers import ZImagePipeline
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.append(str(ROOT / "tools" / "goldens"))
+
+from full_width import TEXT_ENCODER, TRANSFORMER, VAE, pipeline  # noqa: E402
+from models import SINGLE  # noqa: E402
+
+#: With outliers a residual stream is this many times larger than without, which its norms take back,
+SCALE = 20.0
+#: and its outlier channels are this many times larger than its others.
+RATIO = 50.0
+#: The same in the autoencoder, whose stream has no scale of its own.
+VAE_RATIO = 2000.0
+
+
+def open_model(folder: Path, small: bool, outliers: bool, device: str) -> ZImagePipeline:
+    """The model in `folder` in bf16, made where it is not there yet."""
+    if not folder.exists():
+        unfinished = folder.with_name(folder.name + ".unfinished")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        pipe = build(small, outliers, device)
+        pipe.save_pretrained(unfinished)
+        unfinished.rename(folder)
+    else:
+        pipe = ZImagePipeline.from_pretrained(folder, dtype=torch.bfloat16).to(device)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@torch.no_grad()
+def build(small: bool, outliers: bool, device: str) -> ZImagePipeline:
+    """Drawn on the device itself, in bf16."""
+    kept = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)
+    with torch.device(device):
+        if small:
+            pipe = pipeline(SINGLE.transformer, SINGLE.text | dict(vocab_size=4608), SINGLE.vae)
+        else:
+            pipe = pipeline(TRANSFORMER, TEXT_ENCODER, VAE)
+    torch.set_default_dtype(kept)
+    for network in (pipe.transformer, pipe.text_encoder, pipe.vae):
+        network.eval().requires_grad_(False)
+    if outliers:
+        text_channels = text_outliers(pipe.text_encoder)
+        transformer_outliers(pipe.transformer, text_channels)
+        vae_outliers(pipe.vae)
+    return pipe
+
+
+def outlier_channels(width: int) -> torch.Tensor:
+    """Four channels of a residual stream."""
+    return torch.arange(4) * (width // 4) + width // 8
+
+
+def enlarge(weight: torch.Tensor, channels: torch.Tensor) -> None:
+    """Makes what writes to a residual stream (rows of a linear, a norm's weight) write larger, and outliers to `channels`."""
+    weight *= SCALE
+    weight[channels] *= RATIO
+
+
+def compensate(weight: torch.Tensor, channels: torch.Tensor, ratio: float = RATIO) -> None:
+    """Makes what reads a normed stream (a norm's weight, columns of a linear) read all channels alike, and as large as
+    without outliers, which the norm divides by."""
+    weight *= (1 + ratio**2 * len(channels) / weight.shape[-1]) ** 0.5
+    weight[..., channels] /= ratio
+
+
+def swiglu_outliers(gate: torch.Tensor, up: torch.Tensor, down: torch.Tensor) -> None:
+    """Four hidden values in the thousands, which the next linear reads like the others."""
+    hidden = outlier_channels(len(gate))
+    gate[hidden] *= 4
+    up[hidden] *= 50
+    down[:, hidden] /= 200
+
+
+def text_outliers(encoder: torch.nn.Module) -> torch.Tensor:
+    """A residual stream with channels in the thousands; returns them."""
+    channels = outlier_channels(encoder.config.hidden_size)
+    enlarge(encoder.embed_tokens.weight.T, channels)
+    for layer in encoder.layers:
+        for norm in (layer.input_layernorm, layer.post_attention_layernorm):
+            compensate(norm.weight, channels)
+        for branch in (layer.self_attn.o_proj, layer.mlp.down_proj):
+            enlarge(branch.weight, channels)
+        swiglu_outliers(layer.mlp.gate_proj.weight, layer.mlp.up_proj.weight, layer.mlp.down_proj.weight)
+    return channels
+
+
+def transformer_outliers(transformer: torch.nn.Module, text_channels: torch.Tensor) -> None:
+    """The same in image and caption tokens; the caption's embedder reads features that have outliers of their own."""
+    channels = outlier_channels(transformer.config.dim)
+    compensate(transformer.cap_embedder[0].weight, text_channels)
+    for embedder in (transformer.cap_embedder[1], *transformer.all_x_embedder.values()):
+        enlarge(embedder.weight, channels)
+        enlarge(embedder.bias, channels)
+    for token in (transformer.x_pad_token, transformer.cap_pad_token):
+        enlarge(token[0], channels)
+    for block in (*transformer.noise_refiner, *transformer.context_refiner, *transformer.layers):
+        for norm in (block.attention_norm1, block.ffn_norm1):
+            compensate(norm.weight, channels)
+        for norm in (block.attention_norm2, block.ffn_norm2):
+            enlarge(norm.weight, channels)
+        feed_forward = block.feed_forward
+        swiglu_outliers(feed_forward.w1.weight, feed_forward.w3.weight, feed_forward.w2.weight)
+    for final in transformer.all_final_layer.values():
+        compensate(final.linear.weight, channels)
+
+
+def vae_outliers(vae: torch.nn.Module) -> None:
+    """Two channels of one group in the thousands, from the decoder's first convolution to its first upsampling."""
+    decoder = vae.decoder
+    group = decoder.conv_in.out_channels // vae.config.norm_num_groups
+    channels = torch.arange(2)
+    decoder.conv_in.weight[channels] *= VAE_RATIO
+    first = decoder.up_blocks[0]
+    norms = [resnet.norm1 for resnet in (*decoder.mid_block.resnets, *first.resnets)]
+    for norm in (*norms, *(attention.group_norm for attention in decoder.mid_block.attentions)):
+        compensate(norm.weight[:group], channels, VAE_RATIO)
+    for upsampler in first.upsamplers:
+        upsampler.conv.weight[:, channels] /= VAE_RATIO
