@@ -3,14 +3,19 @@
 // A workgroup takes BQ queries of one head and walks over the keys BK at a time. Each subgroup makes SF matrices of the
 // scores and CF·CHUNKS matrices of the output o, both of the same SIDE queries; ACROSS subgroups share these. The scores
 // pass through workgroup memory as F32, where TEAM threads a query turn them into weights, in halves, for the product
-// with the values. k, then v, pass through `tile`, CHUNK columns at a time.
+// with the values.
+//
+// Heads of one chunk keep their queries in registers, and read the next keys while the present ones are multiplied,
+// then the next values: three barriers for BK keys. Wider heads pass through `tile` CHUNK columns at a time, queries and
+// keys side by side, then values.
 //
 // The softmax is online: weights are relative to a score `base`, w = 2^(s − base), and l sums them. A matrix cannot be
 // scaled row by row but on a detour through workgroup memory. So the base stays until a score passes it by SLACK, which
 // halves hold without loss, and only then o and l are brought to the new base; the quotient o/l never sees it.
 //
 // Groups: ⌈T/BQ⌉·HQ·B, blocks of queries first. Constants: HEAD (D), SUBGROUPS, LANES, QF and KF (matrices of queries and
-// of keys at a time), CHUNK, CHUNKS, DF (matrices in a chunk), SF, CF, ROUNDS (⌈BQ/BK⌉), CAUSAL, HAS_LENGTHS.
+// of keys at a time), CHUNK, CHUNKS, DF (matrices in a chunk), SF, CF, LOADS (fours of BK rows a thread), CAUSAL,
+// HAS_LENGTHS.
 
 struct Params {
     tokens: u32,
@@ -23,44 +28,66 @@ struct Params {
 
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(2) var<storage, read> lengths: array<u32>;
-@group(0) @binding(3) var<storage, read_write> out: array<vec4f>;
+@group(0) @binding(3) var<storage, read_write> out: array<f32>;
 
 const THREADS: u32 = SUBGROUPS * LANES;
 const ACROSS: u32 = SUBGROUPS / QF;
 const BQ: u32 = QF * SIDE;
 const BK: u32 = KF * SIDE;
 const TEAM: u32 = THREADS / BQ;
-// A matrix, and the rows of a chunk, of scores and of weights, in fours. Rows are one or two fours longer than they need
-// be, so that neighbours meet different banks.
+const AREA: u32 = SIDE * SIDE;
+// A matrix, a row of a chunk, and one of the weights, in fours. Rows are one or two fours longer than they need be: they
+// start on 16 bytes, and neighbours meet different banks.
 const SIDE4: u32 = SIDE / 4u;
 const CHUNK4: u32 = CHUNK / 4u;
 const KEYS4: u32 = BK / 4u;
 const TILE_STEP: u32 = CHUNK4 + 2u;
-const SCORE_STEP: u32 = KEYS4 + 1u;
 const WEIGHT_STEP: u32 = KEYS4 + 2u;
+// The same of the scores, in values.
+const SCORE_STEP: u32 = BK + 4u;
+// Where the values stand in `tile`, behind the keys.
+const VALUES: u32 = BK * TILE_STEP;
 const HIDDEN: f32 = -3.0e38;
 const LOG2_E: f32 = 1.4426950408889634;
 const SLACK: f32 = 8.0;
 
-var<workgroup> tile: array<vec4<f16>, BK * TILE_STEP>;
-var<workgroup> scores: array<vec4f, BQ * SCORE_STEP>;
+var<workgroup> tile: array<vec4<f16>, 2u * BK * TILE_STEP>;
+var<workgroup> scores: array<f32, BQ * SCORE_STEP>;
 var<workgroup> weights: array<vec4<f16>, BQ * WEIGHT_STEP>;
 // What a query's part of o is to be multiplied by, and each thread's part of l.
 var<workgroup> fade: array<f32, BQ>;
 var<workgroup> sums: array<f32, THREADS>;
-// The last step at which a base had to be raised.
-var<workgroup> raised: atomic<u32>;
+// Whether a thread of this subgroup raised its base.
+var<workgroup> raised: array<u32, SUBGROUPS>;
 
-// Rows `first`, … of a head, `count` of them there, one chunk wide, into the tile; zeros behind.
-fn load_rows(start: u32, width: u32, first: u32, count: u32, thread: u32) {
-    for (var i = thread; i < BK * CHUNK4; i += THREADS) {
-        let row = first + i / CHUNK4;
-        var v = vec4<f16>();
-        if (row < count) {
-            v = x4(start + row * width + i % CHUNK4 * 4u, 4u);
-        }
-        tile[i / CHUNK4 * TILE_STEP + i % CHUNK4] = v;
+// Rows `first`, … of a head, one chunk wide: where they start, how far they are apart, and how many there are.
+struct Rows {
+    start: u32,
+    width: u32,
+    count: u32,
+}
+
+// Four values of a row, zeros where there is none; `at` counts fours of a chunk.
+fn four(rows: Rows, first: u32, at: u32) -> vec4<f16> {
+    let row = first + at / CHUNK4;
+    if (row < rows.count) {
+        return x4(rows.start + row * rows.width + at % CHUNK4 * 4u, 4u);
     }
+    return vec4<f16>();
+}
+
+fn put(to: u32, at: u32, v: vec4<f16>) {
+    tile[to + at / CHUNK4 * TILE_STEP + at % CHUNK4] = v;
+}
+
+fn load(to: u32, rows: Rows, first: u32, count: u32, thread: u32) {
+    for (var at = thread; at < count * CHUNK4; at += THREADS) {
+        put(to, at, four(rows, first, at));
+    }
+}
+
+fn score4(at: u32) -> vec4f {
+    return vec4f(scores[at], scores[at + 1u], scores[at + 2u], scores[at + 3u]);
 }
 
 @compute @workgroup_size(THREADS)
@@ -79,11 +106,6 @@ fn main(
     if (item >= p.items) {
         return;
     }
-    let width = (p.query_heads + 2u * p.key_heads) * HEAD;
-    let q_base = item * p.tokens * width + head * HEAD;
-    let k_base = item * p.tokens * width + (p.query_heads + head / (p.query_heads / p.key_heads)) * HEAD;
-    let v_base = k_base + p.key_heads * HEAD;
-
     var keys = p.tokens;
     if (HAS_LENGTHS) {
         keys = clamp(lengths[item], 1u, p.tokens);
@@ -93,13 +115,20 @@ fn main(
     if (CAUSAL) {
         seen = min(keys, first + BQ);
     }
+    let width = (p.query_heads + 2u * p.key_heads) * HEAD;
+    let q_start = item * p.tokens * width + head * HEAD;
+    let k_start = item * p.tokens * width + (p.query_heads + head / (p.query_heads / p.key_heads)) * HEAD;
+    let v_start = k_start + p.key_heads * HEAD;
+    let q_rows = Rows(q_start, width, p.tokens);
+    let k_rows = Rows(k_start, width, keys);
+    let v_rows = Rows(v_start, width, keys);
     let score_unit = x_unit() * x_unit() * p.scale * LOG2_E;
 
     // This subgroup's queries, and its part of what they share.
     let row0 = subgroup / ACROSS * SIDE;
     let part = subgroup % ACROSS;
     // Where its matrices pass through the memory of the scores.
-    let strip = subgroup * SIDE * SIDE4;
+    let strip = subgroup * AREA;
     // This thread's query.
     let query = thread / TEAM;
     let member = thread % TEAM;
@@ -107,33 +136,44 @@ fn main(
     var l = 0.0;
 
     var q: array<Left, DF>;
-    var s: array<Sums, SF>;
     var o: array<array<Sums, CF>, CHUNKS>;
-    if (thread == 0u) {
-        atomicStore(&raised, 0u);
+    var next: array<vec4<f16>, LOADS>;
+    if (CHUNKS == 1u) {
+        load(0u, q_rows, first, BQ, thread);
+        workgroupBarrier();
+        for (var d = 0u; d < DF; d++) { // unroll
+            q[d] = coopLoadT<Left>(&tile[row0 * TILE_STEP + d * SIDE4], TILE_STEP);
+        }
+        workgroupBarrier();
+        load(0u, k_rows, 0u, BK, thread);
+        for (var i = 0u; i < LOADS; i++) { // unroll
+            next[i] = four(v_rows, 0u, i * THREADS + thread);
+        }
     }
 
     for (var k0 = 0u; k0 < seen; k0 += BK) {
-        for (var j = 0u; j < SF; j++) { // unroll
-            s[j] = Sums();
+        var s: array<Sums, SF>;
+        workgroupBarrier();
+        if (CHUNKS == 1u) {
+            for (var i = 0u; i < LOADS; i++) { // unroll
+                if (i * THREADS + thread < BK * CHUNK4) {
+                    put(VALUES, i * THREADS + thread, next[i]);
+                }
+                next[i] = four(k_rows, k0 + BK, i * THREADS + thread);
+            }
         }
         for (var c = 0u; c < CHUNKS; c++) { // unroll
-            // Queries of one chunk stay in registers; of more, they come again.
-            if (CHUNKS > 1u || k0 == 0u) {
-                for (var round = 0u; round < ROUNDS; round++) { // unroll
+            if (CHUNKS > 1u) {
+                if (c > 0u) {
                     workgroupBarrier();
-                    load_rows(q_base + c * CHUNK, width, first + round * BK, p.tokens, thread);
-                    workgroupBarrier();
-                    if (row0 / BK == round) {
-                        for (var d = 0u; d < DF; d++) { // unroll
-                            q[d] = coopLoadT<Left>(&tile[row0 % BK * TILE_STEP + d * SIDE4], TILE_STEP);
-                        }
-                    }
+                }
+                load(0u, Rows(k_start + c * CHUNK, width, keys), k0, BK, thread);
+                load(VALUES, Rows(q_start + c * CHUNK, width, p.tokens), first, BQ, thread);
+                workgroupBarrier();
+                for (var d = 0u; d < DF; d++) { // unroll
+                    q[d] = coopLoadT<Left>(&tile[VALUES + row0 * TILE_STEP + d * SIDE4], TILE_STEP);
                 }
             }
-            workgroupBarrier();
-            load_rows(k_base + c * CHUNK, width, k0, keys, thread);
-            workgroupBarrier();
             for (var d = 0u; d < DF; d++) { // unroll
                 for (var j = 0u; j < SF; j++) { // unroll
                     let k = coopLoad<Right>(&tile[(part * SF + j) * SIDE * TILE_STEP + d * SIDE4], TILE_STEP);
@@ -142,14 +182,14 @@ fn main(
             }
         }
         for (var j = 0u; j < SF; j++) { // unroll
-            coopStoreT(s[j], &scores[row0 * SCORE_STEP + (part * SF + j) * SIDE4], SCORE_STEP);
+            coopStoreT(s[j], &scores[row0 * SCORE_STEP + (part * SF + j) * SIDE], SCORE_STEP);
         }
         workgroupBarrier();
 
         // Everybody of a team sees all scores of its query, and turns its own part of them into weights.
         var most = vec4f(HIDDEN);
         for (var i = 0u; i < KEYS4; i++) {
-            most = max(most, shown(k0 + 4u * i, keys, first + query, scores[query * SCORE_STEP + i] * score_unit));
+            most = max(most, shown(k0 + 4u * i, keys, first + query, score4(query * SCORE_STEP + 4u * i) * score_unit));
         }
         let now = max(max(most.x, most.y), max(most.z, most.w));
         var change = 1.0;
@@ -158,44 +198,61 @@ fn main(
         } else if (now > base + SLACK) {
             change = exp2(base - now);
             base = now;
-            atomicStore(&raised, k0);
         }
         l *= change;
         if (member == 0u) {
             fade[query] = change;
         }
+        let any = subgroupAny(change != 1.0);
+        if (lane == 0u) {
+            raised[subgroup] = select(0u, 1u, any);
+        }
         for (var i = member; i < KEYS4; i += TEAM) {
-            let score = shown(k0 + 4u * i, keys, first + query, scores[query * SCORE_STEP + i] * score_unit);
+            let score = shown(k0 + 4u * i, keys, first + query, score4(query * SCORE_STEP + 4u * i) * score_unit);
             let w = select(exp2(score - base), vec4f(), score == vec4f(HIDDEN));
             l += dot(w, vec4f(1.0));
             weights[query * WEIGHT_STEP + i] = vec4<f16>(w);
         }
+        if (CHUNKS == 1u) {
+            for (var i = 0u; i < LOADS; i++) { // unroll
+                if (i * THREADS + thread < BK * CHUNK4) {
+                    put(0u, i * THREADS + thread, next[i]);
+                }
+                next[i] = four(v_rows, k0 + BK, i * THREADS + thread);
+            }
+        }
         workgroupBarrier();
-        if (k0 > 0u && atomicLoad(&raised) == k0) {
+        var rises = 0u;
+        for (var i = 0u; i < SUBGROUPS; i++) {
+            rises += raised[i];
+        }
+        if (rises > 0u) {
             for (var c = 0u; c < CHUNKS; c++) { // unroll
                 for (var j = 0u; j < CF; j++) { // unroll
-                    coopStoreT(o[c][j], &scores[strip], SIDE4);
+                    coopStoreT(o[c][j], &scores[strip], SIDE);
                     workgroupBarrier();
-                    for (var e = lane; e < SIDE * SIDE4; e += LANES) {
-                        scores[strip + e] *= fade[row0 + e / SIDE4];
+                    for (var e = lane; e < AREA; e += LANES) {
+                        scores[strip + e] *= fade[row0 + e / SIDE];
                     }
                     workgroupBarrier();
-                    o[c][j] = coopLoadT<Sums>(&scores[strip], SIDE4);
+                    o[c][j] = coopLoadT<Sums>(&scores[strip], SIDE);
                     workgroupBarrier();
                 }
             }
         }
 
         for (var c = 0u; c < CHUNKS; c++) { // unroll
-            if (c > 0u) {
+            if (CHUNKS > 1u) {
+                if (c > 0u) {
+                    workgroupBarrier();
+                }
+                load(VALUES, Rows(v_start + c * CHUNK, width, keys), k0, BK, thread);
                 workgroupBarrier();
             }
-            load_rows(v_base + c * CHUNK, width, k0, keys, thread);
-            workgroupBarrier();
             for (var k = 0u; k < KF; k++) { // unroll
                 let w = coopLoadT<Left>(&weights[row0 * WEIGHT_STEP + k * SIDE4], WEIGHT_STEP);
                 for (var j = 0u; j < CF; j++) { // unroll
-                    let v = coopLoadT<Right>(&tile[k * SIDE * TILE_STEP + (part * CF + j) * SIDE4], TILE_STEP);
+                    let v = coopLoadT<Right>(&tile[VALUES + k * SIDE * TILE_STEP + (part * CF + j) * SIDE4], TILE_STEP);
                     o[c][j] = coopMultiplyAdd(w, v, o[c][j]);
                 }
             }
@@ -213,15 +270,14 @@ fn main(
     }
     for (var c = 0u; c < CHUNKS; c++) { // unroll
         for (var j = 0u; j < CF; j++) { // unroll
-            coopStoreT(o[c][j], &scores[strip], SIDE4);
+            coopStoreT(o[c][j], &scores[strip], SIDE);
             workgroupBarrier();
-            for (var e = lane; e < SIDE * SIDE4; e += LANES) {
-                let row = row0 + e / SIDE4;
+            for (var e = lane; e < AREA; e += LANES) {
+                let row = row0 + e / SIDE;
                 let token = first + row;
                 if (token < p.tokens) {
-                    let column = c * CHUNK4 + (part * CF + j) * SIDE4 + e % SIDE4;
-                    let start = ((item * p.tokens + token) * p.query_heads + head) * (HEAD / 4u);
-                    out[start + column] = scores[strip + e] * fade[row];
+                    let column = c * CHUNK + (part * CF + j) * SIDE + e % SIDE;
+                    out[((item * p.tokens + token) * p.query_heads + head) * HEAD + column] = scores[strip + e] * fade[row];
                 }
             }
             workgroupBarrier();

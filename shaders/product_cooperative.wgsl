@@ -4,11 +4,13 @@
 // operands come through workgroup memory, BK4 steps of four values of K at once, the next ones being fetched into
 // registers while the current ones are multiplied; weights are widened, brought near 2¹⁵ by the power of two that the
 // matrix was given, and rounded to halves on the way. Rows in workgroup memory are two steps longer than they need be:
-// they start on 16 bytes, and eight neighbours meet different banks.
+// they start on 16 bytes, and eight neighbours meet different banks. With two buffers, one is written while the other
+// is read, and one barrier a step will do.
 //
-// Groups: ⌈M/BM⌉·(tiles of columns), columns first. Constants: GM, GN, FM, FN, BK4, KF (cooperative matrices in BK4
-// steps), LANES (of a subgroup), LOADS_A and LOADS_B (fours of a tile a thread), PAIRED and what columns.wgsl needs. The
-// verb's file provides what product.wgsl asks for, but for the prologue.
+// Groups: ⌈M/BM⌉·(tiles of columns), in bands of BAND rows of tiles, so that the tiles that are made at one time share
+// most of their operands in the cache. Constants: GM, GN, FM, FN, BK4, KF (cooperative matrices in BK4 steps), LANES (of
+// a subgroup), LOADS_A and LOADS_B (fours of a tile a thread), SHARE (values of a matrix a lane), BUFFERS, BAND, PAIRED
+// and what columns.wgsl needs. The verb's file provides what product.wgsl asks for, but for the prologue.
 
 const THREADS: u32 = GM * GN * LANES;
 const BM: u32 = GM * FM * SIDE;
@@ -18,10 +20,10 @@ const STEP: u32 = BK4 + 2u;
 const HALF: u32 = FN * SIDE / 2u;
 const AREA: u32 = SIDE * SIDE;
 
-var<workgroup> tile_a: array<vec4<f16>, BM * STEP>;
-var<workgroup> tile_b: array<vec4<f16>, BN * STEP>;
-// One or two matrices of sums a subgroup, on their way out.
-var<workgroup> strip: array<f32, GM * GN * 2u * AREA>;
+var<workgroup> tile_a: array<vec4<f16>, BUFFERS * BM * STEP>;
+var<workgroup> tile_b: array<vec4<f16>, BUFFERS * BN * STEP>;
+// A matrix of sums a subgroup, on its way out.
+var<workgroup> strip: array<f32, GM * GN * AREA>;
 
 @compute @workgroup_size(THREADS)
 fn main(
@@ -32,9 +34,14 @@ fn main(
     @builtin(subgroup_invocation_id) lane: u32,
 ) {
     let tile = flat(group, groups);
-    let m0 = tile / p.tiles * BM;
-    let n0 = tile % p.tiles * BN;
-    if (m0 >= p.m) {
+    let band = tile / (BAND * p.tiles) * BAND;
+    if (band * BM >= p.m) {
+        return;
+    }
+    let high = min(BAND, (p.m + BM - 1u) / BM - band);
+    let m0 = (band + tile % (BAND * p.tiles) % high) * BM;
+    let n0 = tile % (BAND * p.tiles) / high * BN;
+    if (n0 >= p.tiles * BN) {
         return;
     }
 
@@ -61,17 +68,19 @@ fn main(
     let column0 = subgroup % GN * FN * SIDE;
     let steps = (p.k4 + BK4 - 1u) / BK4;
     for (var step = 0u; step <= steps; step++) {
+        let buffer_a = step % BUFFERS * BM * STEP;
+        let buffer_b = step % BUFFERS * BN * STEP;
         if (step > 0u) {
             for (var i = 0u; i < LOADS_A; i++) { // unroll
                 let at = i * THREADS + thread;
                 if (at < BM * BK4) {
-                    tile_a[at / BK4 * STEP + at % BK4] = next_a[i];
+                    tile_a[buffer_a + at / BK4 * STEP + at % BK4] = next_a[i];
                 }
             }
             for (var i = 0u; i < LOADS_B; i++) { // unroll
                 let at = i * THREADS + thread;
                 if (at < BN * BK4) {
-                    tile_b[at / BK4 * STEP + at % BK4] = next_b[i];
+                    tile_b[buffer_b + at / BK4 * STEP + at % BK4] = next_b[i];
                 }
             }
         }
@@ -96,37 +105,50 @@ fn main(
             for (var k = 0u; k < KF; k++) { // unroll
                 var a: array<Left, FM>;
                 for (var i = 0u; i < FM; i++) { // unroll
-                    a[i] = coopLoadT<Left>(&tile_a[(row0 + i * SIDE) * STEP + k * (SIDE / 4u)], STEP);
+                    a[i] = coopLoadT<Left>(&tile_a[buffer_a + (row0 + i * SIDE) * STEP + k * (SIDE / 4u)], STEP);
                 }
                 for (var j = 0u; j < FN; j++) { // unroll
-                    let b = coopLoad<Right>(&tile_b[(column0 + j * SIDE) * STEP + k * (SIDE / 4u)], STEP);
+                    let b = coopLoad<Right>(&tile_b[buffer_b + (column0 + j * SIDE) * STEP + k * (SIDE / 4u)], STEP);
                     for (var i = 0u; i < FM; i++) { // unroll
                         sums[i][j] = coopMultiplyAdd(a[i], b, sums[i][j]);
                     }
                 }
             }
         }
-        workgroupBarrier();
+        if (BUFFERS == 1u) {
+            workgroupBarrier();
+        }
     }
 
-    let own = subgroup * 2u * AREA;
+    let own = subgroup * AREA;
+    var gates: array<f32, SHARE>;
     for (var i = 0u; i < FM; i++) { // unroll
         for (var j = 0u; j < OUTPUTS; j++) { // unroll
             coopStoreT(sums[i][j], &strip[own], SIDE);
-            if (PAIRED) {
-                coopStoreT(sums[i][(j + OUTPUTS) % FN], &strip[own + AREA], SIDE);
-            }
             workgroupBarrier();
-            for (var e = lane; e < AREA; e += LANES) {
-                let m = m0 + row0 + i * SIDE + e / SIDE;
-                var n = n0 + column0 + j * SIDE + e % SIDE;
-                var up = 0.0;
-                if (PAIRED) {
-                    n = (n0 + column0) / 2u + j * SIDE + e % SIDE;
-                    up = in_units(strip[own + AREA + e]);
+            if (PAIRED) {
+                for (var e = 0u; e < SHARE; e++) { // unroll
+                    gates[e] = strip[own + e * LANES + lane];
                 }
-                if (m < p.m && n < p.n) {
-                    store(m, n, in_units(strip[own + e]), up);
+                workgroupBarrier();
+                coopStoreT(sums[i][(j + OUTPUTS) % FN], &strip[own], SIDE);
+                workgroupBarrier();
+            }
+            for (var e = 0u; e < SHARE; e++) { // unroll
+                let row = (e * LANES + lane) / SIDE;
+                let column = j * SIDE + (e * LANES + lane) % SIDE;
+                let m = m0 + row0 + i * SIDE + row;
+                let v = in_units(strip[own + e * LANES + lane]);
+                if (PAIRED) {
+                    let n = (n0 + column0) / 2u + column;
+                    if (m < p.m && n < p.n) {
+                        store(m, n, in_units(gates[e]), v);
+                    }
+                } else {
+                    let n = n0 + column0 + column;
+                    if (m < p.m && n < p.n) {
+                        store(m, n, v, 0.0);
+                    }
                 }
             }
             workgroupBarrier();

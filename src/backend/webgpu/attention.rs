@@ -87,6 +87,7 @@ fn program(kind: Kind, dim: usize, causal: bool, lengths: bool) -> Program {
         Kind::Cooperative(cooperative) if let Some(blocks) = Blocks::new(cooperative, dim) => {
             let Blocks { queries, chunk, chunks } = blocks;
             let across = Blocks::SUBGROUPS / queries;
+            let threads = Blocks::SUBGROUPS * cooperative.lanes;
             program
                 .with("SUBGROUPS", Blocks::SUBGROUPS)
                 .with("LANES", cooperative.lanes)
@@ -97,7 +98,7 @@ fn program(kind: Kind, dim: usize, causal: bool, lengths: bool) -> Program {
                 .with("DF", chunk)
                 .with("SF", Blocks::KEYS / across)
                 .with("CF", chunk / across)
-                .with("ROUNDS", queries.div_ceil(Blocks::KEYS))
+                .with("LOADS", (Blocks::KEYS * chunk * cooperative.side.pow(2) / 4).div_ceil(threads))
                 .file(cooperative.file())
                 .file(wgsl!("attention_cooperative"))
         }

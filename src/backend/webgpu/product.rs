@@ -12,6 +12,10 @@ use crate::error::Result;
 const FEW: usize = 8;
 /// Columns that a workgroup of that shader makes.
 const FEW_COLUMNS: usize = 16;
+/// Workgroup memory in bytes of the GPUs with cooperative matrices of 16×16.
+const WORKGROUP_MEMORY: usize = 48 << 10;
+/// Rows of tiles that the cooperative product makes before it goes on to the next ones.
+const BAND: usize = 16;
 /// From so many tiles on, large ones keep a GPU busy.
 const BUSY: usize = 256;
 
@@ -133,6 +137,13 @@ impl Blocks {
     fn tile(self, side: usize) -> [usize; 2] {
         [0, 1].map(|i| self.subgroups[i] * self.each[i] * side)
     }
+
+    /// Buffers of operands in workgroup memory, next to a matrix of sums a subgroup: two where they fit.
+    fn buffers(self, side: usize) -> usize {
+        let operands = self.tile(side).iter().sum::<usize>() * (self.steps + 2) * 8;
+        let sums = self.subgroups.iter().product::<usize>() * side * side * 4;
+        if 2 * operands + sums <= WORKGROUP_MEMORY { 2 } else { 1 }
+    }
 }
 
 impl Shape {
@@ -166,7 +177,8 @@ impl Shape {
             Shape::Tile(tile) => {
                 program.with("TM", tile.tm).with("TN", tile.tn).with("BK4", tile.steps()).file(wgsl!("product"))
             }
-            Shape::Cooperative(cooperative, Blocks { subgroups: [gm, gn], each: [fm, fn_], steps }) => {
+            Shape::Cooperative(cooperative, blocks) => {
+                let Blocks { subgroups: [gm, gn], each: [fm, fn_], steps } = blocks;
                 let threads = gm * gn * cooperative.lanes;
                 let loads = |rows: usize| (rows * steps).div_ceil(threads);
                 let [bm, bn] = self.tile();
@@ -180,6 +192,9 @@ impl Shape {
                     .with("LANES", cooperative.lanes)
                     .with("LOADS_A", loads(bm))
                     .with("LOADS_B", loads(bn))
+                    .with("SHARE", cooperative.side.pow(2) / cooperative.lanes)
+                    .with("BUFFERS", blocks.buffers(cooperative.side))
+                    .with("BAND", BAND)
                     .with("OUTPUTS", if paired { fn_ / 2 } else { fn_ })
                     .file(cooperative.file())
                     .file(wgsl!("product_cooperative"))
