@@ -92,8 +92,7 @@ impl Tensors {
         let single = format!("{part}/{stem}.safetensors");
         let index = format!("{single}.index.json");
         let random = folder.random_weights().cloned();
-        let mut tensors =
-            Self { path: folder.path(&single), files: vec![], prefix: "", entries: BTreeMap::new(), random };
+        let mut tensors = Self::none(folder.path(&single), random);
         if tensors.random.is_some() {
             return Ok(tensors);
         }
@@ -117,9 +116,13 @@ impl Tensors {
         if !path.exists() {
             return Err(Error::file(path, "there is no such file"));
         }
-        let mut tensors = Self { path: path.to_owned(), files: vec![], prefix: "", entries: BTreeMap::new() };
+        let mut tensors = Self::none(path.to_owned(), None);
         tensors.add(ModelFile::open(path)?).await?;
         Ok(tensors)
+    }
+
+    fn none(path: PathBuf, random: Option<RandomTensors>) -> Self {
+        Self { path, files: vec![], prefix: "", entries: BTreeMap::new(), random }
     }
 
     async fn add_file(&mut self, folder: &ModelFolder, relative: &str) -> Result<()> {
