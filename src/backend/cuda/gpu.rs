@@ -2,9 +2,10 @@
 
 use super::super::{DType, DeviceTensor, HostTensor, not_numbers};
 use super::device::{Device, fault};
+use super::fastest::Ways;
 use super::memory::{Arena, Memory, Placement, lock};
 use super::program::Program;
-use super::recording::{Arg, Collected, CudaRecording, Grid, Launch};
+use super::recording::{Arg, Collected, CudaRecording, Grid, Launch, Work};
 use super::tensor::CudaTensor;
 use crate::error::{Error, Result};
 use cudarc::driver::sys::{CUevent_flags, CUresult};
@@ -20,6 +21,8 @@ pub(super) struct Gpu {
     recording: Mutex<Option<Collected>>,
     /// Tensors made once from nothing but a number: see [`Gpu::table`].
     tables: Mutex<HashMap<usize, CudaTensor>>,
+    /// How large products are done.
+    pub ways: Ways,
     /// A word that `to_rgb8` sets where it meets NaN; the download of a picture reads it and sets it back.
     pub not_numbers: CudaTensor,
 }
@@ -35,7 +38,8 @@ impl Gpu {
         unsafe { result::memset_d8_async(memory.address(), 0, size_of::<u32>(), device.stream.cu_stream()) }
             .map_err(failed)?;
         let not_numbers = CudaTensor::new(&[1], DType::U32, memory);
-        Ok(Self { device, arena, recording: Mutex::default(), tables: Mutex::default(), not_numbers })
+        let (recording, tables, ways) = (Mutex::default(), Mutex::default(), Ways::default());
+        Ok(Self { device, arena, recording, tables, ways, not_numbers })
     }
 
     // ---- memory ------------------------------------------------------------------------------------------------
@@ -65,7 +69,8 @@ impl Gpu {
         })
     }
 
-    fn bind(&self, verb: &str) -> Result<()> {
+    /// Makes the device the one that the calling thread means.
+    pub(super) fn bind(&self, verb: &str) -> Result<()> {
         self.device.context.bind_to_thread().map_err(|error| fault(verb, error))
     }
 
@@ -107,14 +112,26 @@ impl Gpu {
     pub(super) fn launch(&self, program: &Program, entry: &'static str, grid: Grid, args: &[Arg<'_>]) -> Result<()> {
         let kernel = self.device.kernels.get(program, entry)?;
         kernel.allow_shared(program.name, grid.shared, self.device.shared)?;
-        let launch = Launch::new(program.name, kernel, grid, args)?;
+        self.put(Work::Kernel(Launch::new(program.name, kernel, grid, args)?), args)
+    }
+
+    /// Runs work on `args` after everything before, or adds it to the recording that is being made.
+    pub(super) fn put(&self, work: Work, args: &[Arg<'_>]) -> Result<()> {
         match &mut *lock(&self.recording) {
             Some(recording) => {
-                recording.push(launch, args);
+                recording.push(work, args);
                 Ok(())
             }
-            None => launch.run(&self.device.stream),
+            None => work.run(&self.device.stream),
         }
+    }
+
+    /// Runs `steps` at once and outside of the recording that is being made, if one is.
+    pub(super) fn aside<T>(&self, steps: impl FnOnce() -> T) -> T {
+        let recording = lock(&self.recording).take();
+        let result = steps();
+        *lock(&self.recording) = recording;
+        result
     }
 
     /// Collects what `steps` calls instead of running it.

@@ -8,11 +8,14 @@
 
 mod attention;
 mod conv2d;
+mod cublaslt;
 mod device;
 mod elementwise;
+mod fastest;
 mod gpu;
 mod guide_and_step;
 mod kernels;
+mod library;
 mod linear;
 mod matrix;
 mod memory;
@@ -107,7 +110,11 @@ impl Backend for Cuda {
         let device = &self.0.device;
         let ((major, minor), (compiler, point)) = (device.capability, device.kernels.compiler());
         let kernels = if device.hopper { ", kernels for Hopper" } else { "" };
-        format!("{}, compute capability {major}.{minor}, NVRTC {compiler}.{point}{kernels}", device.name)
+        let products = match fastest::library(&self.0) {
+            Ok(library) => library.version(),
+            Err(reason) => format!("no cuBLASLt ({reason})"),
+        };
+        format!("{}, compute capability {major}.{minor}, NVRTC {compiler}.{point}, {products}{kernels}", device.name)
     }
 
     fn operands(&self) -> DType {
