@@ -84,7 +84,7 @@ impl Cublaslt {
             return Err(format!("older than that of CUDA 12: {version}"));
         }
         context.bind_to_thread().map_err(|error| fault("cuBLASLt", error).to_string())?;
-        let handle = result::create_handle().map_err(|error| format!("{} refused: {error}", named(version)))?;
+        let handle = result::create_handle().map_err(|error| format!("{} refused: {:?}", named(version), error.0))?;
         Ok(Self { handle: Arc::new(Owned { object: handle, destroy: result::destroy_handle }), version })
     }
 
@@ -272,7 +272,7 @@ impl Multiplication {
                 stream.cu_stream().cast(),
             )
         };
-        status.map_err(|error| Error::Device(format!("{verb}: cuBLASLt refused: {error}")))
+        status.map_err(|error| Error::Device(format!("{verb}: cuBLASLt refused: {:?}", error.0)))
     }
 }
 
