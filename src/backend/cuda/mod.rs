@@ -1,8 +1,8 @@
 //! NVIDIA GPUs: CUDA kernels through cudarc, which loads the driver and the compiler library when they are wanted.
 //!
 //! One file in `kernels/` a verb; the files here launch them, check shapes and find the memory. Large linears go through
-//! cuBLASLt where it is installed and faster. Activations and matrices
-//! are BF16, biases, norm weights and latents F32; sums, norms and softmax are F32.
+//! cuBLASLt where it is installed and faster. Activations and matrices are BF16, biases, norm weights and latents F32;
+//! sums, norms and softmax are F32.
 //!
 //! It has only ever run on the emulation of a GPU that the tests bring, so it is not in the default features, and
 //! `auto` does not choose it.
