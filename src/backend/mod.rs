@@ -20,6 +20,8 @@ pub mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 mod host;
+#[cfg(feature = "cuda")]
+mod kept;
 pub mod shapes;
 #[cfg(feature = "webgpu")]
 pub mod webgpu;

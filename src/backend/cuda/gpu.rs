@@ -2,9 +2,10 @@
 
 use super::super::{DType, DeviceTensor, HostTensor, not_numbers};
 use super::device::{Device, fault};
+use super::fastest::Ways;
 use super::memory::{Arena, Held, Memory, Placement, lock};
 use super::program::Program;
-use super::recording::{Arg, Collected, CudaRecording, Grid, Launch};
+use super::recording::{Arg, Collected, CudaRecording, Grid, Launch, Work};
 use super::staging::Staging;
 use super::tensor::CudaTensor;
 use crate::error::{Error, Result};
@@ -32,6 +33,8 @@ pub(super) struct Gpu {
     recording: Mutex<Option<Collected>>,
     /// Tensors made once from nothing but a number: see [`Gpu::table`].
     tables: Mutex<HashMap<usize, CudaTensor>>,
+    /// How large products are done.
+    pub ways: Ways,
     /// A word that `to_rgb8` sets where it meets NaN; the download of a picture reads it and sets it back.
     pub not_numbers: CudaTensor,
 }
@@ -51,7 +54,8 @@ impl Gpu {
             .map_err(failed)?;
         let not_numbers = CudaTensor::new(&[1], DType::U32, memory);
         let (events, recording, tables) = (Mutex::default(), Mutex::default(), Mutex::default());
-        Ok(Self { device, held, arena, exact, staging, events, recording, tables, not_numbers })
+        let ways = Ways::default();
+        Ok(Self { device, held, arena, exact, staging, events, recording, tables, ways, not_numbers })
     }
 
     // ---- memory ------------------------------------------------------------------------------------------------
@@ -86,7 +90,8 @@ impl Gpu {
         })
     }
 
-    fn bind(&self, verb: &str) -> Result<()> {
+    /// Makes the device the one that the calling thread means.
+    pub(super) fn bind(&self, verb: &str) -> Result<()> {
         self.device.context.bind_to_thread().map_err(|error| fault(verb, error))
     }
 
@@ -153,14 +158,26 @@ impl Gpu {
     pub(super) fn launch(&self, program: &Program, entry: &'static str, grid: Grid, args: &[Arg<'_>]) -> Result<()> {
         let kernel = self.device.kernels.get(program, entry)?;
         kernel.allow_shared(program.name, grid.shared, self.device.shared)?;
-        let launch = Launch::new(program.name, kernel, grid, args)?;
+        self.put(Work::Kernel(Launch::new(program.name, kernel, grid, args)?), args)
+    }
+
+    /// Runs work on `args` after everything before, or adds it to the recording that is being made.
+    pub(super) fn put(&self, work: Work, args: &[Arg<'_>]) -> Result<()> {
         match &mut *lock(&self.recording) {
             Some(recording) => {
-                recording.push(launch, args);
+                recording.push(work, args);
                 Ok(())
             }
-            None => launch.run(&self.device.stream),
+            None => work.run(&self.device.stream),
         }
+    }
+
+    /// Runs `steps` at once and outside of the recording that is being made, if one is.
+    pub(super) fn aside<T>(&self, steps: impl FnOnce() -> T) -> T {
+        let recording = lock(&self.recording).take();
+        let result = steps();
+        *lock(&self.recording) = recording;
+        result
     }
 
     /// Collects what `steps` calls instead of running it.

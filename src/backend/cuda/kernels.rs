@@ -1,19 +1,18 @@
 //! Programs to kernels on the device: compiled once a machine, loaded once a run.
 //!
-//! What NVRTC made stands in the user's cache folder, a file a program. The file's first part is everything that it was
-//! made from: text, options, versions. A file that was made from anything else is not used, whatever its name.
+//! What NVRTC made stands in the user's cache folder, a file a program, by everything that it was made from: text,
+//! options, versions.
 
 use super::device::fault;
 use super::memory::lock;
 use super::nvrtc;
 use super::program::{Parameter, Program};
-use crate::backend::cache;
+use crate::backend::kept::Kept;
 use crate::error::{Error, Result};
 use cudarc::driver::sys::CUfunction_attribute;
 use cudarc::driver::{CudaContext, CudaFunction, CudaModule};
 use cudarc::nvrtc::Ptx;
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 /// Shared memory that a block may have without being asked for it, in bytes.
@@ -92,11 +91,11 @@ impl Kernels {
             return Ok(module.clone());
         }
         let source = program.source();
-        let file = File::of(&source, &self.architecture, self.compiler);
+        let file = kept(&source, &self.architecture, self.compiler);
         let load = |cubin: Vec<u8>| self.context.load_module(Ptx::from_binary(cubin));
         // What the driver does not take from the file, it may take from the compiler.
-        let kept = file.as_ref().and_then(File::read).and_then(|cubin| load(cubin).ok());
-        let module = match kept {
+        let found = file.as_ref().and_then(Kept::read).and_then(|cubin| load(cubin).ok());
+        let module = match found {
             Some(module) => module,
             None => {
                 let compiled = nvrtc::compile(label, &source, &self.architecture)?;
@@ -112,33 +111,9 @@ impl Kernels {
 }
 
 /// Where a program's machine code is kept.
-struct File {
-    path: PathBuf,
-    /// What it is made from.
-    key: Vec<u8>,
-}
-
-impl File {
-    fn of(source: &str, architecture: &str, (major, minor): (i32, i32)) -> Option<Self> {
-        let options = nvrtc::options(architecture).join(" ");
-        let key = format!("NVRTC {major}.{minor} {options}\n{source}").into_bytes();
-        let fnv = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-        let name = key.iter().fold(0xcbf2_9ce4_8422_2325, fnv);
-        let path = cache::folder()?.join(format!("cuda-{architecture}")).join(format!("{name:016x}.cubin"));
-        Some(Self { path, key })
-    }
-
-    fn read(&self) -> Option<Vec<u8>> {
-        let kept = std::fs::read(&self.path).ok()?;
-        let rest = kept.strip_prefix(&(self.key.len() as u64).to_le_bytes())?;
-        rest.strip_prefix(self.key.as_slice()).filter(|cubin| !cubin.is_empty()).map(<[u8]>::to_vec)
-    }
-
-    fn write(&self, cubin: &[u8]) {
-        let length = (self.key.len() as u64).to_le_bytes();
-        // A folder that cannot be written costs time at the next start, and nothing else.
-        let _ = cache::write(&self.path, &[&length, self.key.as_slice(), cubin].concat());
-    }
+fn kept(source: &str, architecture: &str, (major, minor): (i32, i32)) -> Option<Kept> {
+    let options = nvrtc::options(architecture).join(" ");
+    Kept::of(&format!("cuda-{architecture}"), "cubin", format!("NVRTC {major}.{minor} {options}\n{source}"))
 }
 
 #[cfg(test)]
@@ -146,20 +121,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn machine_code_is_kept_for_what_it_was_made_from() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("cuda-sm_80/a.cubin");
-        let file = |key: &str| File { path: path.clone(), key: key.into() };
-        assert_eq!(file("text").read(), None);
-        file("text").write(b"code");
-        assert_eq!(file("text").read().unwrap(), b"code");
-        // The same name for another text, one of which is the start of the other, and a file that was cut.
-        assert_eq!(file("other").read(), None);
-        assert_eq!(file("tex").read(), None);
-        file("text").write(b"");
-        assert_eq!(file("text").read(), None);
+    fn machine_code_is_kept_by_all_that_it_was_made_from() {
         let [first, second, third] = [("a", "sm_80", (13, 0)), ("a", "sm_90a", (13, 0)), ("a", "sm_80", (13, 1))]
-            .map(|(source, sm, version)| File::of(source, sm, version).map(|file| file.key));
+            .map(|(source, sm, version)| kept(source, sm, version));
         assert!(first.is_none() || first != second && first != third && second != third);
     }
 }

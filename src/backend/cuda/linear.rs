@@ -2,6 +2,7 @@
 
 use super::super::{DType, DeviceTensor, shapes};
 use super::elementwise::needs_rows;
+use super::fastest;
 use super::gpu::Gpu;
 use super::hopper;
 use super::matrix::{CudaLinear, CudaSwiGlu};
@@ -57,7 +58,11 @@ pub(super) fn linear(gpu: &Gpu, x: &CudaTensor, w: &CudaLinear) -> Result<CudaTe
     let [n, k] = w.matrix.dims();
     let shape = shapes::linear("linear", x.shape(), [n, k])?;
     let out = gpu.output("linear", &shape, DType::Bf16)?;
-    product(gpu, "linear", x, w, [out.len() / n <= FEW, false], &out)?;
+    let x = gpu.activation(x)?;
+    let own = |x: &CudaTensor, out: &CudaTensor| product(gpu, "linear", x, w, [out.len() / n <= FEW, false], out);
+    if w.bias.is_some() || !fastest::multiply(gpu, &x, &w.matrix, &out, own)? {
+        own(&x, &out)?;
+    }
     Ok(out)
 }
 

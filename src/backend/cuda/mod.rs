@@ -1,18 +1,22 @@
 //! NVIDIA GPUs: CUDA kernels through cudarc, which loads the driver and the compiler library when they are wanted.
 //!
-//! One file in `kernels/` a verb; the files here launch them, check shapes and find the memory. Activations and matrices
-//! are BF16, biases, norm weights and latents F32; sums, norms and softmax are F32.
+//! One file in `kernels/` a verb; the files here launch them, check shapes and find the memory. Large linears go through
+//! cuBLASLt where it is installed and faster. Activations and matrices are BF16, biases, norm weights and latents F32;
+//! sums, norms and softmax are F32.
 //!
 //! Nothing of CUDA is needed to build it, and where there is no driver it is only a sentence.
 
 mod attention;
 mod conv2d;
+mod cublaslt;
 mod device;
 mod elementwise;
+mod fastest;
 mod gpu;
 mod guide_and_step;
 mod hopper;
 mod kernels;
+mod library;
 mod linear;
 mod matrix;
 mod memory;
@@ -113,7 +117,11 @@ impl Backend for Cuda {
         let device = &self.0.device;
         let ((major, minor), (compiler, point)) = (device.capability, device.kernels.compiler());
         let kernels = if device.hopper { ", kernels for Hopper" } else { "" };
-        format!("{}, compute capability {major}.{minor}, NVRTC {compiler}.{point}{kernels}", device.name)
+        let products = match fastest::library(&self.0) {
+            Ok(library) => library.version(),
+            Err(reason) => format!("no cuBLASLt ({reason})"),
+        };
+        format!("{}, compute capability {major}.{minor}, NVRTC {compiler}.{point}, {products}{kernels}", device.name)
     }
 
     fn operands(&self) -> DType {

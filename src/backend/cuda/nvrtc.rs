@@ -1,14 +1,21 @@
 //! NVRTC, NVIDIA's compiler as a library: where it is found, and text to machine code.
 
+use super::library::Library;
 use crate::error::{Error, Result};
 use cudarc::nvrtc::result::{self, NvrtcError};
 use cudarc::nvrtc::sys;
-use std::ffi::{CString, OsStr, c_char};
-use std::path::{Path, PathBuf};
+use std::ffi::{CString, c_char};
+use std::path::PathBuf;
 use std::sync::OnceLock;
 
 /// The environment variable that names the library, or the folder it stands in.
 const VARIABLE: &str = "ZIMAGE_NVRTC";
+
+const LIBRARY: Library = Library {
+    name: "nvrtc",
+    files: [&["libnvrtc-builtins.so", "libnvrtc.so"], &["nvrtc-builtins64", "nvrtc64"]],
+    package: "cuda_nvrtc",
+};
 
 /// What the compiler made.
 #[derive(Debug, Clone)]
@@ -29,78 +36,22 @@ pub(super) fn find() -> Result<()> {
 }
 
 fn look() -> std::result::Result<(), String> {
-    let named = std::env::var_os(VARIABLE).map(PathBuf::from);
-    let folders = match &named {
-        Some(path) if path.is_file() => vec![path.parent().unwrap_or(path).to_owned()],
-        Some(path) => vec![path.clone()],
-        None => Vec::new(),
-    };
-    // SAFETY: the library's initialisers do nothing but set it up.
-    if folders.iter().any(|folder| preload(folder)) || unsafe { sys::is_culib_present() } {
-        return Ok(());
-    }
-    let usual = usual_folders();
-    // SAFETY: as above.
-    if usual.iter().any(|folder| preload(folder)) && unsafe { sys::is_culib_present() } {
-        return Ok(());
-    }
-    let looked: Vec<String> = folders.iter().chain(&usual).map(|folder| folder.display().to_string()).collect();
-    let library = if cfg!(windows) { "nvrtc64_130_0.dll" } else { "libnvrtc.so.13" };
-    Err(format!(
-        "the CUDA backend needs NVIDIA's compiler library {library} (or that of CUDA 12), which is neither where the system \
-         looks for libraries nor in {}; `pip install nvidia-cuda-nvrtc` brings it, as does the CUDA toolkit, and \
-         {VARIABLE} may name its folder",
-        looked.join(", ")
-    ))
+    LIBRARY.load(&named()).map_err(|looked| {
+        let looked: Vec<String> = looked.iter().map(|folder| folder.display().to_string()).collect();
+        let library = if cfg!(windows) { "nvrtc64_130_0.dll" } else { "libnvrtc.so.13" };
+        format!(
+            "the CUDA backend needs NVIDIA's compiler library {library} (or that of CUDA 12), which is neither where the \
+             system looks for libraries nor in {}; `pip install nvidia-cuda-nvrtc` brings it, as does the CUDA toolkit, \
+             and {VARIABLE} may name its folder",
+            looked.join(", ")
+        )
+    })
 }
 
-/// Where the CUDA toolkit and PyPI's packages put it.
-fn usual_folders() -> Vec<PathBuf> {
-    let mut folders = Vec::new();
-    for variable in ["CUDA_HOME", "CUDA_PATH"] {
-        if let Some(path) = std::env::var_os(variable).map(PathBuf::from) {
-            folders.extend(["lib64", "bin/x64", "bin"].map(|name| path.join(name)));
-        }
-    }
-    if cfg!(unix) {
-        folders.extend(["/usr/local/cuda/lib64", "/opt/cuda/lib64"].map(PathBuf::from));
-        let pythons = ["VIRTUAL_ENV", "CONDA_PREFIX"].map(|name| std::env::var_os(name).map(PathBuf::from));
-        let home = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local"));
-        for root in pythons.into_iter().flatten().chain(home) {
-            for python in sorted(&root.join("lib"), |name| name.starts_with("python3")) {
-                let nvidia = python.join("site-packages/nvidia");
-                folders.extend(["cu13/lib", "cuda_nvrtc/lib"].map(|name| nvidia.join(name)));
-            }
-        }
-    }
-    folders.retain(|folder| folder.is_dir());
-    folders
-}
-
-/// Loads the library from `folder` for good, with the one that it loads by name, so that everyone finds both.
-fn preload(folder: &Path) -> bool {
-    let libraries =
-        |start: &'static str| sorted(folder, move |name| name.starts_with(start) && !name.contains(".alt."));
-    let load = |path: &PathBuf| {
-        // SAFETY: the library's initialisers do nothing but set it up.
-        let library = unsafe { libloading::Library::new(path) };
-        library.map(std::mem::forget).is_ok()
-    };
-    let (builtins, own) =
-        if cfg!(windows) { ("nvrtc-builtins64", "nvrtc64") } else { ("libnvrtc-builtins.so", "libnvrtc.so") };
-    libraries(builtins).iter().for_each(|path| {
-        load(path);
-    });
-    libraries(own).iter().any(load)
-}
-
-/// The entries of `folder` that `wanted` wants by name, in order.
-fn sorted(folder: &Path, wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
-    let mut found: Vec<PathBuf> =
-        entries.filter(|path| path.file_name().and_then(OsStr::to_str).is_some_and(&wanted)).collect();
-    found.sort();
-    found
+/// The folder that the user named, if any.
+pub(super) fn named() -> Vec<PathBuf> {
+    let path = std::env::var_os(VARIABLE).map(PathBuf::from);
+    path.map(|path| if path.is_file() { path.parent().unwrap_or(&path).to_owned() } else { path }).into_iter().collect()
 }
 
 /// Major and minor version of the library.

@@ -1,5 +1,6 @@
 //! Launches: checked, run at once or collected, and collected ones as a CUDA graph.
 
+use super::cublaslt::Multiplication;
 use super::device::fault;
 use super::kernels::Kernel;
 use super::matrix::Matrix;
@@ -130,8 +131,7 @@ impl Launch {
         Ok(Self { verb, kernel, config, words })
     }
 
-    /// Puts it into the stream.
-    pub(super) fn run(&self, stream: &CudaStream) -> Result<()> {
+    fn run(&self, stream: &CudaStream) -> Result<()> {
         let mut builder = stream.launch_builder(&self.kernel.function);
         for word in &self.words {
             match word {
@@ -149,10 +149,29 @@ impl Launch {
     }
 }
 
-/// Launches that are being collected for a recording.
+/// What a stream is given to do.
+#[derive(Debug)]
+pub(super) enum Work {
+    /// A kernel of our own.
+    Kernel(Launch),
+    /// A product of the library.
+    Library(Multiplication),
+}
+
+impl Work {
+    /// Puts it into the stream.
+    pub(super) fn run(&self, stream: &CudaStream) -> Result<()> {
+        match self {
+            Work::Kernel(launch) => launch.run(stream),
+            Work::Library(multiplication) => multiplication.run(stream),
+        }
+    }
+}
+
+/// Work that is being collected for a recording.
 #[derive(Debug)]
 pub(super) struct Collected {
-    launches: Vec<Launch>,
+    work: Vec<Work>,
     /// The recording's own memory.
     pub arena: Arc<Arena>,
     /// Memory from outside, by address, which must not be reused while the recording lives.
@@ -161,27 +180,27 @@ pub(super) struct Collected {
 
 impl Collected {
     pub(super) fn new(parent: &Arc<Arena>) -> Self {
-        Self { launches: Vec::new(), arena: Arena::child(parent), outside: BTreeMap::new() }
+        Self { work: Vec::new(), arena: Arena::child(parent), outside: BTreeMap::new() }
     }
 
-    /// Adds a launch and keeps the memory of its arguments that is not the recording's own.
-    pub(super) fn push(&mut self, launch: Launch, args: &[Arg<'_>]) {
+    /// Adds work and keeps the memory of its arguments that is not the recording's own.
+    pub(super) fn push(&mut self, work: Work, args: &[Arg<'_>]) {
         for memory in args.iter().filter_map(|arg| arg.memory()) {
             if !memory.belongs_to(&self.arena) {
                 self.outside.entry(memory.address()).or_insert_with(|| memory.clone());
             }
         }
-        self.launches.push(launch);
+        self.work.push(work);
     }
 
-    /// Captures the launches as a graph.
+    /// Captures the work as a graph.
     pub(super) fn finish(self, stream: &Arc<CudaStream>) -> Result<CudaRecording> {
-        let Self { launches, arena, outside } = self;
+        let Self { work, arena, outside } = self;
         let refused = |error| fault("record", error);
         let mut graph = None;
-        if !launches.is_empty() {
+        if !work.is_empty() {
             stream.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).map_err(refused)?;
-            let captured = launches.iter().try_for_each(|launch| launch.run(stream));
+            let captured = work.iter().try_for_each(|work| work.run(stream));
             // Ends the capture in any case: the stream is of no use before.
             let ended = stream.end_capture(CUgraphInstantiate_flags(0));
             captured?;
@@ -190,15 +209,15 @@ impl Collected {
                 graph.upload().map_err(refused)?;
             }
         }
-        Ok(CudaRecording { graph, launches, _arena: arena, _outside: outside })
+        Ok(CudaRecording { graph, work, _arena: arena, _outside: outside })
     }
 }
 
 /// Verbs kept for replay as a CUDA graph, with the memory they work in.
 pub struct CudaRecording {
     graph: Option<CudaGraph>,
-    /// The graph's nodes, whose kernels must live as long as it does.
-    launches: Vec<Launch>,
+    /// What the graph was captured from, whose kernels must live as long as it does.
+    work: Vec<Work>,
     _arena: Arc<Arena>,
     _outside: BTreeMap<u64, Arc<Memory>>,
 }
@@ -215,6 +234,6 @@ impl CudaRecording {
 
 impl fmt::Debug for CudaRecording {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "CudaRecording({} launches)", self.launches.len())
+        write!(f, "CudaRecording({} launches)", self.work.len())
     }
 }
