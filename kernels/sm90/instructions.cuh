@@ -141,6 +141,11 @@ __device__ __forceinline__ void copy_box_to_all(void *to, const TensorMap &map, 
                  : "memory");
 }
 
+// What all lanes of a warp have alike, said so that the compiler knows.
+__device__ __forceinline__ unsigned uniform(unsigned x) {
+    return __shfl_sync(0xffffffffu, x, 0);
+}
+
 // A barrier of some warps: `id` 1 to 15, `threads` a multiple of 32.
 __device__ __forceinline__ void barrier_sync(unsigned id, unsigned threads) {
     asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");

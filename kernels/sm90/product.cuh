@@ -1,13 +1,13 @@
 // The product of ../product.cuh for Hopper: C[m, n] = Σ A[m, k]·W[n, k] by wgmma from tiles that the copy engine brings.
 //
-// A block makes tiles of 128 × TILE_N, one after the other. One warpgroup, the producer, does nothing but ask for steps of
-// 64 along k, which lie in a ring of STAGES stages; two others, the consumers, make 64 rows of the tile each. `full` says
+// A block makes tiles of 64·CONSUMERS × TILE_N, one after the other. One warpgroup, the producer, does nothing but ask for steps
+// of 64 along k, which lie in a ring of STAGES stages; the others, the consumers, make 64 rows of the tile each. `full` says
 // that a stage has come, `empty` that all consumers are done with it. While the consumers write a tile, the producer
 // fills the ring for the next one.
 //
 // CLUSTER blocks, 1 or 2, work side by side, so that what both need crosses the L2 once: two tiles one below the other
 // share their part of W, and each block brings half of it to both. An odd last row of tiles is taken two tiles at a time
-// that stand beside each other and share their part of A.
+// that stand beside each other and share their part of A, which they bring in turn.
 //
 // A verb gives two structures:
 //   Left:  struct Tile;  Tile tile(unsigned m): what is known of the tile of A that starts at row m;
@@ -19,7 +19,7 @@
 //          tile from `first` on to 64 columns of the output.
 //   Out:   WIDTH: columns of the output that two columns of the product make, 2 or 1;
 //          unsigned pair(row, n, a, b): what is kept of columns n and n + 1, two BF16 or one.
-// Constants: TILE_N, STAGES, CLUSTER, BUFFERS.
+// Constants: CONSUMERS, TILE_N, STAGES, CLUSTER, BUFFERS.
 
 #ifdef ZIMAGE_EMULATED
 // The emulation runs one block after the other.
@@ -27,11 +27,10 @@
 #define CLUSTER 1
 #endif
 
-constexpr unsigned TILE_M = 128, STEP = 64, HALF_M = TILE_M / 2, HALF_N = TILE_N / 2;
-constexpr unsigned CONSUMERS = 2, THREADS = 128 * (CONSUMERS + 1);
+constexpr unsigned TILE_M = 64 * CONSUMERS, STEP = 64, HALF_N = TILE_N / 2, THREADS = 128 * (CONSUMERS + 1);
 constexpr unsigned LEFT = TILE_M * STEP, RIGHT = TILE_N * STEP, STAGE = LEFT + RIGHT;
-// Pairs of tiles that a band of the output is high, so that blocks which run together share rows and columns in the L2.
-constexpr unsigned BAND = 8 / CLUSTER;
+// Clusters that a band of the output is high, so that blocks which run together share rows and columns in the L2.
+constexpr unsigned BAND = (CONSUMERS == 3 ? 12 : 8) / CLUSTER;
 // 64 rows and columns on their way out, or 32 columns where two of the product make one.
 constexpr unsigned BUFFER = 64 * 64;
 constexpr unsigned NO_ROW = 0xffffffffu;
@@ -112,7 +111,7 @@ __device__ __forceinline__ void product(const Left &left, const TensorMap &right
     extern __shared__ __align__(1024) unsigned char shared[];
     __shared__ Barrier full[STAGES], empty[STAGES];
     bf16 *ring = reinterpret_cast<bf16 *>(shared), *buffers = ring + STAGES * STAGE;
-    const unsigned group = threadIdx.x / 128;
+    const unsigned group = uniform(threadIdx.x / 128);
     const unsigned rank = CLUSTER > 1 ? cluster_rank() : 0;
     if (threadIdx.x == 0) {
         for (unsigned i = 0; i < STAGES; i++) {
@@ -128,22 +127,24 @@ __device__ __forceinline__ void product(const Left &left, const TensorMap &right
     if (group == CONSUMERS) {
         registers_give<40>();
         if (threadIdx.x % 128 == 0) {
-            unsigned at = 0;
+            // The first round finds every stage empty.
+            unsigned slot = 0, phase = 1;
             for (unsigned cluster = blockIdx.x / CLUSTER; cluster < count; cluster += stride) {
                 const Place place = place_of(cluster, rank, tiles_m, tiles_n);
                 const typename Left::Tile tile = left.tile(place.m);
 #pragma unroll 1
-                for (unsigned step = 0; step < steps; step++, at++) {
-                    const unsigned slot = at % STAGES, column = left.column(step);
+                for (unsigned step = 0; step < steps; step++) {
+                    const unsigned column = left.column(step);
                     bf16 *rows = ring + slot * STAGE, *columns = rows + LEFT;
-                    // The first round finds every stage empty.
-                    empty[slot].wait((at / STAGES + 1) % 2);
+                    empty[slot].wait(phase);
                     full[slot].expect(STAGE * sizeof(bf16));
-                    if (CLUSTER > 1 && place.shares_left) {
-                        left.copy_to_all(rows + rank * HALF_M * STEP, full[slot], step, tile, rank * HALF_M);
-                    } else {
-                        left.copy(rows, full[slot], step, tile, 0);
-                        left.copy(rows + HALF_M * STEP, full[slot], step, tile, HALF_M);
+                    for (unsigned i = 0; i < CONSUMERS; i++) {
+                        bf16 *to = rows + i * 64 * STEP;
+                        if (CLUSTER == 1 || !place.shares_left) {
+                            left.copy(to, full[slot], step, tile, 64 * i);
+                        } else if (i % CLUSTER == rank) {
+                            left.copy_to_all(to, full[slot], step, tile, 64 * i);
+                        }
                     }
                     if (CLUSTER > 1 && !place.shares_left) {
                         copy_box_to_all(columns + rank * HALF_N * STEP, right, full[slot], column, place.n + rank * HALF_N);
@@ -151,24 +152,27 @@ __device__ __forceinline__ void product(const Left &left, const TensorMap &right
                         copy_box(columns, right, full[slot], column, place.n);
                         copy_box(columns + HALF_N * STEP, right, full[slot], column, place.n + HALF_N);
                     }
+                    slot = slot + 1 == STAGES ? 0 : slot + 1;
+                    phase ^= slot == 0;
                 }
             }
         }
     } else {
-        registers_take<232>();
+        registers_take<CONSUMERS == 2 ? 232 : 152>();
         // One thread of the warpgroup tells each block of the cluster that a stage may be filled again.
         auto release = [&](unsigned slot) {
             if (threadIdx.x % 128 < CLUSTER) empty[slot].arrive_at<CLUSTER>(threadIdx.x % 128);
         };
-        unsigned at = 0, written = 0;
+        unsigned slot = 0, phase = 0, written = 0;
+        const u64 rows = matrix_at(ring + group * 64 * STEP), columns = matrix_at(ring + LEFT);
         for (unsigned cluster = blockIdx.x / CLUSTER; cluster < count; cluster += stride) {
             const Place place = place_of(cluster, rank, tiles_m, tiles_n);
             float sums[TILE_N / 2];
+            unsigned before = 0;
 #pragma unroll 1
-            for (unsigned step = 0; step < steps; step++, at++) {
-                const unsigned slot = at % STAGES;
-                full[slot].wait(at / STAGES % 2);
-                const u64 a = matrix_at(ring + slot * STAGE + group * HALF_M * STEP), b = matrix_at(ring + slot * STAGE + LEFT);
+            for (unsigned step = 0; step < steps; step++) {
+                full[slot].wait(phase);
+                const u64 a = later(rows, slot * STAGE * sizeof(bf16)), b = later(columns, slot * STAGE * sizeof(bf16));
                 hold(sums);
                 wgmma_fence();
 #pragma unroll
@@ -179,13 +183,16 @@ __device__ __forceinline__ void product(const Left &left, const TensorMap &right
                 // The step before is done with its stage.
                 wgmma_wait<1>();
                 hold(sums);
-                if (step > 0) release((at - 1) % STAGES);
+                if (step > 0) release(before);
+                before = slot;
+                slot = slot + 1 == STAGES ? 0 : slot + 1;
+                phase ^= slot == 0;
             }
             wgmma_wait<0>();
             hold(sums);
-            release((at - 1) % STAGES);
+            release(before);
 
-            write(left, left.tile(place.m), HALF_M * group, place.n, sums, buffers, written, n, to, out);
+            write(left, left.tile(place.m), 64 * group, place.n, sums, buffers, written, n, to, out);
         }
         if (threadIdx.x % 128 == 0) store_wait<0>();
     }

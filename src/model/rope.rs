@@ -1,14 +1,42 @@
 //! Rotary position embeddings as tables of (cos, sin), F32 `[…, dim/2, 2]`, for `Backend::qk_norm_rope`.
 
+use std::collections::HashMap;
+
 /// The table for positions on several axes, side by side in a head: axis `a` turns `dims[a]` elements by the angles
-/// `pos·θ^(−2k/dims[a])`, computed in f64 and kept in f32 as the reference does. Appends to `table`.
-pub(super) fn push_axes(table: &mut Vec<f32>, position: [usize; 3], dims: [usize; 3], theta: f64) {
-    for (position, dim) in position.into_iter().zip(dims) {
-        for k in 0..dim / 2 {
-            let frequency = 1.0 / theta.powf((2 * k) as f64 / dim as f64);
-            let angle = (position as f64 * frequency) as f32;
-            table.extend([angle.cos(), angle.sin()]);
+/// `pos·θ^(−2k/dims[a])`, computed in f64 and kept in f32 as the reference does.
+#[derive(Debug)]
+pub(super) struct AxesTable {
+    dims: [usize; 3],
+    theta: f64,
+    /// What each axis turns by at a position, computed once: a picture has few rows and columns.
+    turns: [HashMap<usize, Vec<f32>>; 3],
+    table: Vec<f32>,
+}
+
+impl AxesTable {
+    /// An empty table.
+    pub(super) fn new(dims: [usize; 3], theta: f64) -> Self {
+        Self { dims, theta, turns: Default::default(), table: Vec::new() }
+    }
+
+    /// Appends the row of a position.
+    pub(super) fn push(&mut self, position: [usize; 3]) {
+        let Self { dims, theta, turns, table } = self;
+        for ((position, dim), turns) in position.into_iter().zip(*dims).zip(turns) {
+            let turns = turns.entry(position).or_insert_with(|| {
+                let angle = |k: usize| {
+                    let frequency = 1.0 / theta.powf((2 * k) as f64 / dim as f64);
+                    (position as f64 * frequency) as f32
+                };
+                (0..dim / 2).map(angle).flat_map(|angle| [angle.cos(), angle.sin()]).collect()
+            });
+            table.extend_from_slice(turns);
         }
+    }
+
+    /// The rows since the last time.
+    pub(super) fn take(&mut self) -> Vec<f32> {
+        std::mem::take(&mut self.table)
     }
 }
 
@@ -25,9 +53,12 @@ mod tests {
 
     #[test]
     fn the_first_pair_of_an_axis_turns_by_its_position() {
-        let mut table = Vec::new();
-        push_axes(&mut table, [3, 0, 7], [4, 2, 2], 256.0);
-        assert_eq!(table.len(), 8);
+        let mut axes = AxesTable::new([4, 2, 2], 256.0);
+        axes.push([3, 0, 7]);
+        axes.push([3, 0, 7]);
+        let rows = axes.take();
+        let (table, again) = rows.split_at(8);
+        assert_eq!(table, again);
         // Not the same bits: the compiler folds a cosine of a constant more exactly than the library computes it.
         let angles = [3.0, 3.0 / 16.0, 0.0, 7.0f32];
         let expected: Vec<f32> = angles.iter().flat_map(|angle| [angle.cos(), angle.sin()]).collect();

@@ -8,7 +8,7 @@
 use super::block::{self, Block, Names, Sizes, Stack};
 use super::config::TransformerConfig;
 use super::load::{Loader, OnRead};
-use super::rope;
+use super::rope::AxesTable;
 use crate::backend::{Backend, DeviceTensor, Heads, HostTensor, Modulation, RmsNorm, RopePairs};
 use crate::error::{Error, Result};
 use crate::weights::{ModelFolder, Tensors};
@@ -173,9 +173,9 @@ impl<B: Backend> Transformer<B> {
         probe(ProbePoint::EmbedCaption, &x)?;
 
         let padded_lengths: Vec<usize> = lengths.iter().map(|&length| padded(length)).collect();
-        let mut rotation = Vec::new();
-        self.push_caption(&mut rotation, tokens);
-        let rotation = self.upload_rotation(b, 1, tokens, &rotation)?;
+        let mut axes = self.axes();
+        push_caption(&mut axes, tokens);
+        let rotation = self.upload_rotation(b, 1, tokens, &axes.take())?;
         let ragged = padded_lengths.iter().any(|&length| length != tokens);
         let key_lengths = ragged.then(|| upload(&padded_lengths)).transpose()?;
         let stack = self.stack(&rotation, key_lengths.as_ref(), None);
@@ -214,15 +214,14 @@ impl<B: Backend> Transformer<B> {
         // among them, except beside padding, which stands at 0. Without padding all items share one noise refiner.
         let share = image_tokens == patches || items.iter().all(|&item| captions.lengths[item] == longest);
         let copies = if share { 1 } else { items.len() / pictures };
-        let mut image = Vec::new();
+        let mut axes = self.axes();
         for &item in items.iter().take(copies * pictures) {
-            self.push_image(&mut image, captions.lengths[item], grid, image_tokens);
+            push_image(&mut axes, captions.lengths[item], grid, image_tokens);
         }
-        let image_rotation = self.upload_rotation(b, copies * pictures, image_tokens, &image)?;
-        let mut all = Vec::new();
+        let image_rotation = self.upload_rotation(b, copies * pictures, image_tokens, &axes.take())?;
         for &item in items {
-            self.push_image(&mut all, captions.lengths[item], grid, image_tokens);
-            self.push_caption(&mut all, caption_tokens);
+            push_image(&mut axes, captions.lengths[item], grid, image_tokens);
+            push_caption(&mut axes, caption_tokens);
         }
         let tokens = image_tokens + caption_tokens;
         let lengths: Vec<usize> = items.iter().map(|&item| image_tokens + captions.lengths[item]).collect();
@@ -233,7 +232,7 @@ impl<B: Backend> Transformer<B> {
             image_tokens,
             copies,
             image_rotation,
-            rotation: self.upload_rotation(b, items.len(), tokens, &all)?,
+            rotation: self.upload_rotation(b, items.len(), tokens, &axes.take())?,
             size,
         })
     }
@@ -292,22 +291,8 @@ impl<B: Backend> Transformer<B> {
         }
     }
 
-    /// Caption token `j`, padding included, stands at `(1 + j, 0, 0)`.
-    fn push_caption(&self, table: &mut Vec<f32>, tokens: usize) {
-        for j in 0..tokens {
-            rope::push_axes(table, [1 + j, 0, 0], self.config.axes_dims, self.config.rope_theta);
-        }
-    }
-
-    /// Image token `(y, x)` stands at `(caption + 1, y, x)`, padding at the origin.
-    fn push_image(&self, table: &mut Vec<f32>, caption: usize, grid: [usize; 2], tokens: usize) {
-        let mut push = |position| rope::push_axes(table, position, self.config.axes_dims, self.config.rope_theta);
-        for y in 0..grid[0] {
-            for x in 0..grid[1] {
-                push([caption + 1, y, x]);
-            }
-        }
-        (grid[0] * grid[1]..tokens).for_each(|_| push([0, 0, 0]));
+    fn axes(&self) -> AxesTable {
+        AxesTable::new(self.config.axes_dims, self.config.rope_theta)
     }
 
     fn upload_rotation(&self, b: &B, items: usize, tokens: usize, table: &[f32]) -> Result<B::Tensor> {
@@ -323,4 +308,17 @@ fn heads(config: &TransformerConfig) -> Heads {
 fn upload_u32<B: Backend>(b: &B, values: impl Iterator<Item = usize>) -> Result<B::Tensor> {
     let values: Vec<u32> = values.map(|value| value as u32).collect();
     b.upload(&HostTensor::from_u32(&[values.len()], &values))
+}
+
+/// Caption token `j`, padding included, stands at `(1 + j, 0, 0)`.
+fn push_caption(axes: &mut AxesTable, tokens: usize) {
+    (0..tokens).for_each(|j| axes.push([1 + j, 0, 0]));
+}
+
+/// Image token `(y, x)` stands at `(caption + 1, y, x)`, padding at the origin.
+fn push_image(axes: &mut AxesTable, caption: usize, [height, width]: [usize; 2], tokens: usize) {
+    for y in 0..height {
+        (0..width).for_each(|x| axes.push([caption + 1, y, x]));
+    }
+    (height * width..tokens).for_each(|_| axes.push([0, 0, 0]));
 }

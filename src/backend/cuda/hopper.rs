@@ -7,20 +7,21 @@ use super::recording::{Arg, Grid};
 use super::tensor::{CudaTensor, VECTOR};
 use super::tensor_map::TensorMap;
 use crate::error::Result;
+use std::ops::Range;
 
-/// Rows of a tile, and of the boxes that bring them.
-pub(super) const TILE_M: usize = 128;
+/// Rows of a consumer, and of the boxes that bring them.
 pub(super) const BOX: usize = 64;
+/// Rows of the tiles of blocks that read alone.
+pub(super) const TILE_M: usize = 128;
 /// Values of k in a stage.
 const STEP: usize = 64;
-/// Threads of a block, a producer and two consumers.
-const THREADS: usize = 384;
 /// Rows and columns of a place on the way out, of which each consumer has some.
 const BUFFER: usize = 64 * 64;
 
-/// What a block makes: columns of its tile, stages of its ring, and places on its way out.
+/// What a block makes: consumers with 64 rows each, columns of its tile, stages of its ring, and places on its way out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Tile {
+    consumers: usize,
     n: usize,
     stages: usize,
     buffers: usize,
@@ -28,16 +29,22 @@ struct Tile {
 
 impl Tile {
     /// From the widest to the narrowest, with as many stages as shared memory holds.
-    const ALL: [Tile; 4] = [
-        Tile { n: 256, stages: 4, buffers: 2 },
-        Tile { n: 192, stages: 5, buffers: 1 },
-        Tile { n: 128, stages: 6, buffers: 2 },
-        Tile { n: 64, stages: 8, buffers: 2 },
+    const ALL: [Tile; 5] = [
+        Tile { consumers: 3, n: 192, stages: 4, buffers: 1 },
+        Tile { consumers: 2, n: 256, stages: 4, buffers: 2 },
+        Tile { consumers: 2, n: 192, stages: 5, buffers: 1 },
+        Tile { consumers: 2, n: 128, stages: 6, buffers: 2 },
+        Tile { consumers: 2, n: 64, stages: 8, buffers: 2 },
     ];
+
+    /// Rows.
+    fn m(self) -> usize {
+        self.consumers * BOX
+    }
 
     /// Bytes of shared memory.
     fn shared(self) -> usize {
-        2 * (self.stages * (TILE_M + self.n) * STEP + 2 * self.buffers * BUFFER)
+        2 * (self.stages * (self.m() + self.n) * STEP + self.consumers * self.buffers * BUFFER)
     }
 }
 
@@ -49,21 +56,26 @@ struct Plan {
 }
 
 impl Plan {
-    /// The plan that is done first on a GPU of so many multiprocessors. A round of tiles takes as long as a tile is wide,
-    /// and some more; blocks that read alone wait for the L2 (both measured on an H100).
-    fn for_size(m: usize, n: usize, processors: usize, clusters: bool) -> Self {
+    /// Every plan. Blocks that read alone have tiles of [`TILE_M`] rows.
+    fn all() -> impl Iterator<Item = Self> {
         let plans = Tile::ALL.into_iter().flat_map(|tile| [2, 1].map(|cluster| Plan { tile, cluster }));
-        let usable = plans.filter(|plan| plan.cluster == 1 || clusters && m > TILE_M);
+        plans.filter(|plan| plan.cluster == 2 || plan.tile.m() == TILE_M)
+    }
+
+    /// The plan that is done first on a GPU of so many multiprocessors. A round of tiles takes as long as a tile is large, and
+    /// what 4500 values take more; blocks that read alone wait for the L2 (measured on an H100).
+    fn for_size(m: usize, n: usize, processors: usize, clusters: bool) -> Self {
+        let usable = Self::all().filter(|plan| plan.cluster == 1 || clusters && m > plan.tile.m());
         let time = |plan: &Plan| {
             let rounds = plan.places(m, n).div_ceil((processors / plan.cluster).max(1));
-            rounds * (plan.tile.n + 24) * if plan.cluster == 1 { 11 } else { 10 }
+            rounds * (plan.tile.m() * plan.tile.n + 4500) * if plan.cluster == 1 { 11 } else { 10 }
         };
-        usable.min_by_key(time).unwrap_or(Plan { tile: Tile::ALL[3], cluster: 1 })
+        usable.min_by_key(time).unwrap_or(Plan { tile: Tile::ALL[4], cluster: 1 })
     }
 
     /// Clusters' worth of tiles, as the kernel counts them.
     fn places(self, m: usize, n: usize) -> usize {
-        let (tiles_m, tiles_n) = (m.div_ceil(TILE_M), n.div_ceil(self.tile.n));
+        let (tiles_m, tiles_n) = (m.div_ceil(self.tile.m()), n.div_ceil(self.tile.n));
         let last = if tiles_m.is_multiple_of(self.cluster) { 0 } else { tiles_n.div_ceil(self.cluster) };
         tiles_m / self.cluster * tiles_n + last
     }
@@ -72,6 +84,7 @@ impl Plan {
         let files = [kernel!("sm90/instructions.cuh"), kernel!("sm90/product.cuh"), file];
         let program = Program::new(verb, &files)
             .with("SM90", 1usize)
+            .with("CONSUMERS", self.tile.consumers)
             .with("TILE_N", self.tile.n)
             .with("STAGES", self.tile.stages)
             .with("BUFFERS", self.tile.buffers)
@@ -81,7 +94,11 @@ impl Plan {
 
     fn grid(self, m: usize, n: usize, processors: usize) -> Grid {
         let clusters = self.places(m, n).min((processors / self.cluster).max(1));
-        Grid { blocks: [clusters * self.cluster, 1, 1], threads: THREADS, shared: self.tile.shared() }
+        Grid {
+            blocks: [clusters * self.cluster, 1, 1],
+            threads: 128 * (self.tile.consumers + 1),
+            shared: self.tile.shared(),
+        }
     }
 }
 
@@ -94,6 +111,8 @@ pub(super) struct Product<'a> {
     /// Rows of the product, among them those that only fill the last tiles.
     pub m: usize,
     pub weights: &'a Matrix,
+    /// The rows of the matrix that are multiplied by.
+    pub columns: Range<usize>,
     /// Where rows of A come from, in boxes of 64 of them.
     pub left: TensorMap,
     /// Where rows of the output go, in boxes as large.
@@ -105,11 +124,12 @@ pub(super) struct Product<'a> {
 impl Product<'_> {
     /// Launches it. The kernel takes the maps of A and of the matrix, then `between`, the map of the output, and `sizes`.
     pub(super) fn run(self, gpu: &Gpu, between: &[Arg<'_>], sizes: &[usize]) -> Result<()> {
-        let [n, k] = self.weights.dims();
+        let (n, [_, k], stride) = (self.columns.len(), self.weights.dims(), self.weights.stride());
         let processors = gpu.device.processors;
         let plan = Plan::for_size(self.m, n, processors, self.clusters);
         let half = plan.tile.n / 2;
-        let weights = TensorMap::new(self.verb, self.weights.memory(), &[k, n], self.weights.stride(), &[STEP, half])?;
+        let (memory, start) = (self.weights.memory(), self.columns.start * stride);
+        let weights = TensorMap::part(self.verb, memory, start, &[k, n], &[stride], &[STEP, half])?;
         let mut args = vec![Arg::Map(&self.left), Arg::Map(&weights)];
         args.extend(between);
         args.push(Arg::Map(&self.out));
@@ -131,8 +151,7 @@ pub(super) fn rows(verb: &'static str, x: &CudaTensor, [rows, width]: [usize; 2]
 
 /// The product around `file` in every plan.
 pub(super) fn programs(verb: &'static str, file: File, constants: &[(&'static str, usize)]) -> Vec<Program> {
-    let plans = Tile::ALL.into_iter().flat_map(|tile| [1, 2].map(|cluster| Plan { tile, cluster }));
-    plans.map(|plan| plan.program(verb, file, constants)).collect()
+    Plan::all().map(|plan| plan.program(verb, file, constants)).collect()
 }
 
 #[cfg(test)]
@@ -143,19 +162,25 @@ mod tests {
     fn plans_fill_the_device() {
         let plan = |m, n| {
             let Plan { tile, cluster } = Plan::for_size(m, n, 132, true);
-            (tile.n, cluster)
+            (tile.m(), tile.n, cluster)
         };
         // The transformer at 1024×1024 with 128 caption tokens, one picture and two.
-        assert_eq!([plan(4224, 11_520), plan(4224, 3840), plan(4224, 20_480)], [(192, 2), (192, 2), (256, 2)]);
-        assert_eq!([plan(8448, 11_520), plan(8448, 3840), plan(8448, 20_480)], [(256, 2), (192, 2), (256, 2)]);
+        assert_eq!(
+            [plan(4224, 11_520), plan(4224, 3840), plan(4224, 20_480)],
+            [(192, 192, 2), (128, 192, 2), (192, 192, 2)]
+        );
+        assert_eq!(
+            [plan(8448, 11_520), plan(8448, 3840), plan(8448, 20_480)],
+            [(192, 192, 2), (192, 192, 2), (192, 192, 2)]
+        );
         // The text encoder with 128 tokens.
-        assert_eq!([plan(128, 6144), plan(128, 2560), plan(128, 19_456)], [(64, 1), (64, 1), (192, 1)]);
+        assert_eq!([plan(128, 6144), plan(128, 2560), plan(128, 19_456)], [(128, 64, 1), (128, 64, 1), (128, 192, 1)]);
         assert!(Tile::ALL.iter().all(|tile| tile.shared() + 1024 <= 227 << 10));
     }
 
     #[test]
     fn every_tile_has_its_place() {
-        let tile = Tile::ALL[0];
+        let tile = Tile::ALL[1];
         // 33 rows of tiles are 16 pairs and one row, whose tiles pair with their neighbours.
         let places = |m, n, cluster| Plan { tile, cluster }.places(m, n);
         assert_eq!((places(4224, 11_520, 2), places(4224, 11_520, 1)), (16 * 45 + 23, 33 * 45));

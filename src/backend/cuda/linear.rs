@@ -46,8 +46,9 @@ fn product(
         let constants = [("ALIGNED", aligned(k)), ("HAS_BIAS", has_bias), ("ALIGNED_OUT", aligned(n))];
         if hopper::takes(gpu, [k, n]) {
             let (left, out) = (hopper::rows(verb, &x, [m, k], 64)?, hopper::rows(verb, out, [m, n], 64)?);
-            let (file, weights) = (product.file, &w.matrix);
-            let product = hopper::Product { verb, file, constants: &constants, m, weights, left, out, clusters: true };
+            let (file, weights, columns) = (product.file, &w.matrix, 0..n);
+            let product =
+                hopper::Product { verb, file, constants: &constants, m, weights, columns, left, out, clusters: true };
             return product.run(gpu, &[Arg::optional(w.bias.as_ref())], &[m, n, k]);
         }
         product.tiled(gpu, &constants)
@@ -98,8 +99,9 @@ pub(super) fn swiglu(gpu: &Gpu, x: &CudaTensor, w: &CudaSwiGlu) -> Result<CudaTe
         if hopper::takes(gpu, [k, hidden]) {
             // Two columns of the product make one of the output.
             let (left, to) = (hopper::rows(verb, &x, [m, k], 64)?, hopper::rows(verb, &out, [m, hidden], 32)?);
-            let (file, weights) = (product.file, &w.matrix);
-            let product = hopper::Product { verb, file, constants: &constants, m, weights, left, out: to, clusters: true };
+            let (file, weights, constants) = (product.file, &w.matrix, &constants);
+            let columns = 0..n;
+            let product = hopper::Product { verb, file, constants, m, weights, columns, left, out: to, clusters: true };
             product.run(gpu, &[], &[m, n, k])?;
         } else {
             product.tiled(gpu, &constants)?;

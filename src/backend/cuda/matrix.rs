@@ -8,7 +8,7 @@ use super::memory::Memory;
 use super::tensor::{CudaTensor, VECTOR};
 use crate::error::Result;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// `[rows, width]`.
 #[derive(Debug)]
@@ -93,6 +93,17 @@ impl Matrix {
         Ok(Self { tensor, rows, width })
     }
 
+    /// A matrix for a kernel to fill, in memory that is no recording's where none is being made.
+    pub(super) fn empty(gpu: &Gpu, verb: &'static str, [rows, width]: [usize; 2]) -> Result<Self> {
+        let tensor = gpu.output(verb, &[rows, width.next_multiple_of(VECTOR)], Self::ELEMENTS)?;
+        Ok(Self { tensor, rows, width })
+    }
+
+    /// Its elements, rows with the zeros behind them.
+    pub(super) fn tensor(&self) -> &CudaTensor {
+        &self.tensor
+    }
+
     /// `[N, K]`.
     pub(super) fn dims(&self) -> [usize; 2] {
         [self.rows, self.width]
@@ -127,4 +138,21 @@ pub struct CudaConv2d {
     pub(super) matrix: Matrix,
     pub(super) dims: [usize; 4],
     pub(super) bias: Option<CudaTensor>,
+    /// The kernel's taps merged for a picture of twice the size, once that was asked for.
+    merged: OnceLock<Matrix>,
+}
+
+impl CudaConv2d {
+    pub(super) fn new(matrix: Matrix, dims: [usize; 4], bias: Option<CudaTensor>) -> Self {
+        Self { matrix, dims, bias, merged: OnceLock::new() }
+    }
+
+    /// The merged taps, made by `make` the first time.
+    pub(super) fn merged(&self, make: impl FnOnce() -> Result<Matrix>) -> Result<&Matrix> {
+        if let Some(merged) = self.merged.get() {
+            return Ok(merged);
+        }
+        let made = make()?;
+        Ok(self.merged.get_or_init(|| made))
+    }
 }

@@ -177,7 +177,7 @@ impl Backend for Cuda {
             shapes::same(verb, "the bias", bias.shape(), &[o])?;
         }
         let matrix = Matrix::kernel(&self.0, verb, kernel, stored)?;
-        Ok(CudaConv2d { matrix, dims: [o, kh, kw, i], bias: self.bias(verb, bias.map_or(&[], std::slice::from_ref))? })
+        Ok(CudaConv2d::new(matrix, [o, kh, kw, i], self.bias(verb, bias.map_or(&[], std::slice::from_ref))?))
     }
 
     fn record(&self, steps: impl FnOnce(&Self) -> Result<()>) -> Result<CudaRecording> {

@@ -45,14 +45,26 @@ impl TensorMap {
         stride: usize,
         box_sizes: &[usize],
     ) -> Result<Self> {
+        let mut strides = vec![stride];
+        for size in &sizes[1..sizes.len() - 1] {
+            strides.extend(strides.last().map(|last| last * size));
+        }
+        Self::part(verb, memory, 0, sizes, &strides, box_sizes)
+    }
+
+    /// As [`TensorMap::new`], of what starts `start` elements into the memory and whose parts are `strides` elements apart,
+    /// those of rows first. All of them are multiples of eight.
+    pub(super) fn part(
+        verb: &'static str,
+        memory: &Arc<Memory>,
+        start: usize,
+        sizes: &[usize],
+        strides: &[usize],
+        box_sizes: &[usize],
+    ) -> Result<Self> {
         let element = 2;
         let dims: Vec<u64> = sizes.iter().map(|&size| size as u64).collect();
-        let mut strides = Vec::new();
-        let mut bytes = (stride * element) as u64;
-        for size in &dims[1..] {
-            strides.push(bytes);
-            bytes *= size;
-        }
+        let strides: Vec<u64> = strides.iter().map(|stride| (stride * element) as u64).collect();
         let mut boxes = vec![1u32; sizes.len()];
         boxes.iter_mut().zip(box_sizes).for_each(|(to, size)| *to = *size as u32);
         let swizzle = match box_sizes[0] * element {
@@ -68,7 +80,7 @@ impl TensorMap {
                 map.as_mut_ptr(),
                 CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
                 sizes.len() as u32,
-                memory.address() as *mut c_void,
+                (memory.address() + (start * element) as u64) as *mut c_void,
                 dims.as_ptr(),
                 strides.as_ptr(),
                 boxes.as_ptr(),
