@@ -90,11 +90,8 @@ pub(super) fn attention(gpu: &Gpu, qkv: &CudaTensor, heads: Heads, mask: Mask<'_
             scale,
         ];
         let tiles = tokens.div_ceil(HOPPER_TILE) * heads.query * items;
-        let grid = Grid {
-            blocks: [tiles.min(gpu.device.processors), 1, 1],
-            threads: HOPPER_THREADS,
-            shared: HOPPER_SHARED,
-        };
+        let grid =
+            Grid { blocks: [tiles.min(gpu.device.processors), 1, 1], threads: HOPPER_THREADS, shared: HOPPER_SHARED };
         gpu.launch(&hopper_program(mask.causal, mask.lengths.is_some()), verb, grid, &args)?;
         return Ok(out);
     }

@@ -94,7 +94,8 @@ pub(super) fn swiglu(gpu: &Gpu, x: &CudaTensor, w: &CudaSwiGlu) -> Result<CudaTe
             // Two columns of the product make one of the output.
             let (left, to) = (hopper::rows(verb, &x, [m, k], 64)?, hopper::rows(verb, &out, [m, hidden], 32)?);
             let (file, weights) = (product.file, &w.matrix);
-            let product = hopper::Product { verb, file, constants: &constants, m, weights, left, out: to, clusters: true };
+            let product =
+                hopper::Product { verb, file, constants: &constants, m, weights, left, out: to, clusters: true };
             product.run(gpu, &[], &[m, n, k])?;
         } else {
             product.tiled(gpu, &constants)?;
