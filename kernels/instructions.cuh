@@ -58,14 +58,6 @@ __device__ __forceinline__ void ldmatrix_x4_trans(unsigned (&to)[4], const void 
                  : "memory");
 }
 
-// Two matrices, of rows that lanes 0 to 15 give.
-__device__ __forceinline__ void ldmatrix_x2(unsigned (&to)[2], const void *row) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];"
-                 : "=r"(to[0]), "=r"(to[1])
-                 : "r"(shared_address(row))
-                 : "memory");
-}
-
 // d += a·b for a 16×16, b 16×8, d 16×8. A lane holds of d (i/4, 2·(i%4)), the next column, and both eight rows below.
 __device__ __forceinline__ void mma_m16n8k16_bf16(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
     asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "

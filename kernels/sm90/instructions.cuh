@@ -52,7 +52,8 @@ __device__ __forceinline__ void fence_barriers() {
     asm volatile("fence.mbarrier_init.release.cluster;\nfence.proxy.async.shared::cta;" ::: "memory");
 }
 
-// Copies the box of `map` at (x, y) or (x, y, z) into shared memory, zeros where the tensor ends, and tells `barrier` its bytes.
+// Copies the box of `map` at (x, y), (x, y, z) or (x, y, z, w) into shared memory, with zeros for what lies outside of the
+// tensor, and tells `barrier` its bytes.
 __device__ __forceinline__ void copy_box(void *to, const TensorMap &map, Barrier &barrier, unsigned x, unsigned y) {
     asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4}], [%2];" ::"r"(
                      shared_address(to)),
@@ -149,11 +150,6 @@ __device__ __forceinline__ unsigned uniform(unsigned x) {
 // A barrier of some warps: `id` 1 to 15, `threads` a multiple of 32.
 __device__ __forceinline__ void barrier_sync(unsigned id, unsigned threads) {
     asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
-}
-
-// Arrives at such a barrier without waiting.
-__device__ __forceinline__ void barrier_arrive(unsigned id, unsigned threads) {
-    asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
 // Gives registers of this warpgroup away, or takes some.
@@ -255,20 +251,6 @@ __device__ __forceinline__ void wgmma_k16(float (&d)[128], u64 a, u64 b, bool ad
                  "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127}, "
                  "%128, %129, p, 1, 1, 0, 0;\n}"
                  : THIRTY_TWO(d, 0), THIRTY_TWO(d, 32), THIRTY_TWO(d, 64), THIRTY_TWO(d, 96)
-                 : "l"(a), "l"(b), "r"(static_cast<unsigned>(add)));
-}
-
-__device__ __forceinline__ void wgmma_k16(float (&d)[88], u64 a, u64 b, bool add) {
-    asm volatile("{\n.reg .pred p;\nsetp.ne.u32 p, %90, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n176k16.f32.bf16.bf16 {"
-                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-                 "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
-                 "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
-                 "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, "
-                 "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "
-                 "%80, %81, %82, %83, %84, %85, %86, %87}, "
-                 "%88, %89, p, 1, 1, 0, 0;\n}"
-                 : THIRTY_TWO(d, 0), THIRTY_TWO(d, 32), EIGHT(d, 64), EIGHT(d, 72), EIGHT(d, 80)
                  : "l"(a), "l"(b), "r"(static_cast<unsigned>(add)));
 }
 

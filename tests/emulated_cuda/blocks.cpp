@@ -193,6 +193,7 @@ struct Worker {
         left++;
         if (barrier[0].arrived)
             emulated_cuda_fail("leaves while %u threads of the block wait at a barrier", barrier[0].arrived);
+        if (t.stores) emulated_cuda_fail("leaves while %u boxes leave shared memory", t.stores);
         // A collective does not wait for lanes that have left.
         for (unsigned open = w.open; open; open &= open - 1) {
             unsigned slot = unsigned(__builtin_ctz(open));
@@ -238,7 +239,7 @@ void Worker::run_block(Index block, std::uint64_t seed) {
         t.block = block, t.block_size = dims, t.grid_size = launch->grid;
         t.warp = i / warp_lanes, t.lane = i % warp_lanes;
         t.dynamic_shared = dynamic;
-        t.committed = t.copies = t.wgmma_committed = t.wgmmas = 0;
+        t.committed = t.copies = t.stores_committed = t.stores = t.wgmma_committed = t.wgmmas = 0;
     }
     for (unsigned i = 0; i * warp_lanes < size; i++) {
         unsigned lanes = size - i * warp_lanes;

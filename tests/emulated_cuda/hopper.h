@@ -1,44 +1,58 @@
 // What the kernels' `sm90/instructions.cuh` wraps in PTX on a device of compute capability 9.0: barriers that count bytes,
-// copies of boxes, products of warpgroups. As with cp.async, both land as late as they may: a box when a thread would wait
-// for it in vain, a product at the wait that covers it. Where a matrix lies follows the PTX ISA, 9.7.15 ("wgmma"), for
-// rows of 128 bytes in the 128-byte swizzle.
+// copies of boxes both ways, products of warpgroups. As with cp.async, all land as late as they may: a box when a thread
+// would wait for it in vain, one that leaves shared memory and a product at the wait that covers it. Where a matrix lies
+// follows the PTX ISA, 9.7.15 ("wgmma"), for rows of 128 bytes in the 128-byte swizzle.
 
 using TensorMap = emulated_cuda::TensorMap;
 struct Barrier;
 
 namespace emulated_cuda {
 
-struct Box {
-    char *to;
-    const TensorMap *map;
+struct Load {
+    Box box;
     Barrier *barrier;
-    unsigned at[3];
 };
 // Shared memory of the block, which starts as ones: none are waiting.
-static thread_local Box boxes[32];
+static thread_local Load loads[64];
 static thread_local unsigned not_waiting;
-inline unsigned boxes_waiting() { return ~not_waiting; }
+inline unsigned loads_waiting() { return ~not_waiting; }
 
-/// In rows of 128 bytes, chunk i of row r lies at i ^ r % 8.
-inline char *swizzled(char *logical) {
+/// Where what the copy engine takes for `logical` lies: chunks of 16 bytes are swapped within rows of 128 bytes, chunk i of row
+/// r at i ^ r % 8, or within rows of 64 bytes, at i ^ r / 2 % 4.
+inline char *swizzled(char *logical, unsigned row_bytes = 128) {
     Size address = reinterpret_cast<Size>(logical);
-    return reinterpret_cast<char *>(address ^ (address >> 7 & 7) << 4);
+    return reinterpret_cast<char *>(address ^ (address >> 7 & (row_bytes / 16 - 1)) << 4);
 }
 
-/// Copies a box; the number of its bytes.
-EMULATED_CUDA_UNCHECKED inline int land(const Box &box) {
-    const TensorMap &map = *box.map;
-    for (unsigned row = 0; row < map.box[1]; row++) {
-        bool inside = box.at[1] + row < map.sizes[1] && box.at[2] < map.sizes[2];
-        auto from = reinterpret_cast<const char *>(map.address) + box.at[0] * 2;
-        if (inside) from += (box.at[1] + row) * map.strides[0] + (map.rank > 2 ? box.at[2] * map.strides[1] : 0);
-        for (unsigned i = 0; i < map.box[0]; i++) {
-            char *to = swizzled(box.to + row * 128 + i * 2);
-            if (inside && box.at[0] + i < map.sizes[0]) __builtin_memcpy(to, from + i * 2, 2);
-            else __builtin_memset(to, 0, 2);
+inline unsigned bytes_of(const TensorMap &map) { return map.box[0] * map.box[1] * map.box[2] * map.box[3] * 2; }
+
+template <class... At> inline Box box_at(const void *in_shared, const TensorMap &map, At... at) {
+    if (reinterpret_cast<Size>(in_shared) % 1024)
+        emulated_cuda_fail("a swizzled box at %p, which is not aligned to 1024 bytes", in_shared);
+    if (sizeof...(at) != map.rank) emulated_cuda_fail("%u coordinates in a tensor of rank %u", unsigned(sizeof...(at)), map.rank);
+    return {static_cast<char *>(const_cast<void *>(in_shared)), map, {int(at)...}};
+}
+
+/// Visits the elements of a box: where each lies in shared memory and in the tensor, null outside of it.
+template <class F> EMULATED_CUDA_UNCHECKED inline void each_element(const Box &box, F visit) {
+    const TensorMap &map = box.map;
+    const unsigned width = map.box[0], rows = map.box[1] * map.box[2] * map.box[3];
+    for (unsigned row = 0; row < rows; row++) {
+        const unsigned inner[4] = {0, row % map.box[1], row / map.box[1] % map.box[2], row / map.box[1] / map.box[2]};
+        Word start = map.address;
+        bool inside = true;
+        for (unsigned i = 1; i < 4; i++) {
+            // What is negative is past every size.
+            const Word at = Word(box.at[i]) + inner[i];
+            inside = inside && at < map.sizes[i];
+            start += at * map.strides[i - 1];
+        }
+        for (unsigned i = 0; i < width; i++) {
+            const Word x = Word(box.at[0]) + i;
+            char *in_tensor = inside && x < map.sizes[0] ? reinterpret_cast<char *>(start + x * 2) : nullptr;
+            visit(swizzled(box.in_shared + (row * width + i) * 2, width * 2), in_tensor);
         }
     }
-    return int(map.box[0] * map.box[1] * 2);
 }
 
 } // namespace emulated_cuda
@@ -52,6 +66,11 @@ struct Barrier {
         pending = count = (unsigned short)threads, phased_bytes = 0;
     }
     void arrive() { add(0, true); }
+    template <unsigned Blocks> void arrive_at(unsigned rank) {
+        static_assert(Blocks == 1, "clusters are not emulated");
+        if (rank) emulated_cuda_fail("an mbarrier in block %u of a cluster of one", rank);
+        arrive();
+    }
     void expect(unsigned bytes) { add(int(bytes), true); }
     void add(int bytes, bool arrives) {
         if (arrives && !pending--) emulated_cuda_fail("an mbarrier for %u threads: one more arrived", count);
@@ -64,12 +83,16 @@ struct Barrier {
         for (unsigned tries = 0; !passed(parity); tries++) {
             if (tries == 1000000) emulated_cuda_fail("an mbarrier that never ends its phase");
             emulated_cuda_yield();
-            for (unsigned i = 0; i < boxes_waiting() && !passed(parity); i++) {
-                if (boxes[i].barrier != this) continue;
-                Box box = boxes[i];
+            for (unsigned i = 0; i < loads_waiting() && !passed(parity); i++) {
+                if (loads[i].barrier != this) continue;
+                const Box box = loads[i].box;
                 not_waiting++;
-                __builtin_memmove(boxes + i, boxes + i + 1, (boxes_waiting() - i) * sizeof(Box));
-                add(-land(box), false);
+                __builtin_memmove(loads + i, loads + i + 1, (loads_waiting() - i) * sizeof(Load));
+                each_element(box, [](char *in_shared, const char *in_tensor) {
+                    if (in_tensor) __builtin_memcpy(in_shared, in_tensor, 2);
+                    else __builtin_memset(in_shared, 0, 2);
+                });
+                add(-int(bytes_of(box.map)), false);
                 break;
             }
         }
@@ -81,13 +104,42 @@ inline void fence_barriers() {}
 template <unsigned Count> inline void registers_give() { static_assert(Count >= 24 && Count <= 256 && Count % 8 == 0); }
 template <unsigned Count> inline void registers_take() { static_assert(Count >= 24 && Count <= 256 && Count % 8 == 0); }
 
-inline void copy_box(void *to, const TensorMap &map, Barrier &barrier, unsigned x, unsigned y, unsigned z = 0) {
+template <class... At> inline void copy_box(void *to, const TensorMap &map, Barrier &barrier, At... at) {
     using namespace emulated_cuda;
-    if (reinterpret_cast<Size>(to) % 1024) emulated_cuda_fail("a swizzled box at %p, which is not aligned to 1024 bytes", to);
-    if (boxes_waiting() == sizeof boxes / sizeof *boxes) emulated_cuda_fail("more than %u boxes on their way", boxes_waiting());
-    __builtin_memset(to, 0xff, map.box[0] * map.box[1] * 2);
-    boxes[boxes_waiting()] = {static_cast<char *>(to), &map, &barrier, {x, y, z}};
+    if (loads_waiting() == sizeof loads / sizeof *loads) emulated_cuda_fail("more than %u boxes on their way", loads_waiting());
+    loads[loads_waiting()] = {box_at(to, map, at...), &barrier};
+    __builtin_memset(to, 0xff, bytes_of(map));
     not_waiting--;
+}
+
+template <class... At> inline void store_box(const TensorMap &map, const void *from, At... at) {
+    using namespace emulated_cuda;
+    Thread &mine = *emulated_cuda_current;
+    if (mine.stores == sizeof mine.store / sizeof *mine.store) emulated_cuda_fail("more than %u boxes on their way out", mine.stores);
+    mine.store[mine.stores++] = {box_at(from, map, at...), mine.stores_committed};
+}
+inline void store_commit() { emulated_cuda_current->stores_committed++; }
+template <int Pending> inline void store_wait() {
+    using namespace emulated_cuda;
+    Thread &mine = *emulated_cuda_current;
+    unsigned landed = 0;
+    for (; landed < mine.stores && mine.store[landed].group + Pending < mine.stores_committed; landed++)
+        each_element(mine.store[landed].box, [](const char *in_shared, char *in_tensor) {
+            if (in_tensor) __builtin_memcpy(in_tensor, in_shared, 2);
+        });
+    mine.stores -= landed;
+    __builtin_memmove(mine.store, mine.store + landed, mine.stores * sizeof(Store));
+}
+inline void fence_shared() {}
+
+// A block is a cluster of its own: kernels that ask for more are compiled, but do not come to these.
+template <unsigned Blocks> inline void cluster_sync() {
+    static_assert(Blocks == 1, "clusters are not emulated");
+    __syncthreads();
+}
+inline unsigned cluster_rank() { emulated_cuda_fail("clusters are not emulated"); }
+template <class... At> inline void copy_box_to_all(void *, const TensorMap &, Barrier &, At...) {
+    emulated_cuda_fail("clusters are not emulated");
 }
 
 // A matrix for wgmma: its address, and in the upper 16 bits the distance of 64 columns, in units of 16 bytes.
@@ -98,51 +150,81 @@ inline unsigned long long later(unsigned long long matrix, unsigned bytes) { ret
 
 namespace emulated_cuda {
 
-inline float element(unsigned long long matrix, unsigned offset) {
+/// Eight neighbours along a row of a matrix, which share a chunk.
+inline void widen_chunk(unsigned long long matrix, unsigned offset, float (&to)[8]) {
     char *start = reinterpret_cast<char *>(matrix & 0xffffffffffff);
-    unsigned short bits;
-    __builtin_memcpy(&bits, swizzled(start + offset), 2);
-    return float_from_bf16(bits);
+    unsigned short bits[8];
+    __builtin_memcpy(bits, swizzled(start + offset), 16);
+    for (unsigned i = 0; i < 8; i++) to[i] = float_from_bf16(bits[i]);
 }
 
-/// This thread's part of a product: two rows of its warp's sixteen, two neighbouring columns of every eight.
-EMULATED_CUDA_UNCHECKED inline void multiply(const Wgmma &w) {
-    unsigned lane = emulated_cuda_current->lane, warp = emulated_cuda_current->thread.x / 32 % 4;
-    float a[2][16];
-    for (unsigned half = 0; half < 2; half++) {
-        unsigned row = 16 * warp + 8 * half + lane / 4;
-        for (unsigned k = 0; k < 16; k++)
-            a[half][k] = w.registers ? float_from_bf16(w.rows[half][k]) : element(w.left, row * 128 + k * 2);
-    }
-    unsigned across = unsigned(w.right >> 48) * 16;
-    for (unsigned j = 0; j < w.columns / 8; j++)
-        for (unsigned i = 0; i < 2; i++) {
-            unsigned n = 8 * j + lane % 4 * 2 + i;
-            float sums[2] = {};
+/// A warp's part of a product, for all its lanes: sixteen rows, of which a lane holds two, and of every eight columns two.
+EMULATED_CUDA_UNCHECKED inline void multiply(Wgmma *const (&lanes)[32]) {
+    const Wgmma &w = *lanes[0];
+    const unsigned warp = emulated_cuda_current->thread.x / 32 % 4, across = unsigned(w.right >> 48) * 16;
+    float a[16][16], b[16][256], chunk[8];
+    for (unsigned lane = 0; w.left_in_registers && lane < 32; lane++)
+        for (unsigned i = 0; i < 4; i++) {
+            const unsigned pair = lanes[lane]->registers[i], row = lane / 4 + i % 2 * 8, k = i / 2 * 8 + lane % 4 * 2;
+            a[row][k] = float_from_bf16((unsigned short)pair), a[row][k + 1] = float_from_bf16((unsigned short)(pair >> 16));
+        }
+    for (unsigned row = 0; !w.left_in_registers && row < 16; row++)
+        for (unsigned k = 0; k < 16; k += 8) {
+            widen_chunk(w.left, (16 * warp + row) * 128 + k * 2, chunk);
+            __builtin_memcpy(a[row] + k, chunk, sizeof chunk);
+        }
+    for (unsigned n = 0; w.right_in_rows && n < w.columns; n += 8)
+        for (unsigned k = 0; k < 16; k++) {
+            widen_chunk(w.right, n / 64 * across + k * 128 + n % 64 * 2, chunk);
+            __builtin_memcpy(b[k] + n, chunk, sizeof chunk);
+        }
+    for (unsigned n = 0; !w.right_in_rows && n < w.columns; n++)
+        for (unsigned k = 0; k < 16; k += 8) {
+            widen_chunk(w.right, n * 128 + k * 2, chunk);
+            for (unsigned i = 0; i < 8; i++) b[k + i][n] = chunk[i];
+        }
+    typedef float Row __attribute__((vector_size(32), aligned(4)));
+    for (unsigned n = 0; n < w.columns; n += 8)
+        for (unsigned half = 0; half < 2; half++) {
+            Row sums[8] = {};
             for (unsigned k = 0; k < 16; k++) {
-                float b = element(w.right, w.right_in_rows ? n / 64 * across + k * 128 + n % 64 * 2 : n * 128 + k * 2);
-                sums[0] += a[0][k] * b, sums[1] += a[1][k] * b;
+                const Row right = *reinterpret_cast<Row *>(b[k] + n);
+#pragma GCC unroll 8
+                for (unsigned row = 0; row < 8; row++) sums[row] += a[8 * half + row][k] * right;
             }
-            for (unsigned half = 0; half < 2; half++) {
-                float &d = w.sums[4 * j + 2 * half + i];
-                d = w.add ? d + sums[half] : sums[half];
-            }
+            for (unsigned lane = 0; lane < 32; lane++)
+                for (unsigned i = 0; i < 2; i++) {
+                    float &d = lanes[lane]->sums[n / 2 + 2 * half + i], sum = sums[lane / 4][lane % 4 * 2 + i];
+                    d = w.add ? d + sum : sum;
+                }
         }
 }
 
-inline void issue(float *d, unsigned columns, const unsigned *registers, unsigned long long a, unsigned long long b, bool add,
-                  bool b_in_rows) {
+struct Landing {
+    Wgmma *first;
+    unsigned count;
+};
+inline void land_products(void **arguments, unsigned present) {
+    require_warp(present, "wgmma");
+    auto all = reinterpret_cast<Landing **>(arguments);
+    for (unsigned i = 0; i < all[0]->count; i++) {
+        Wgmma *lanes[32];
+        for (unsigned lane = 0; lane < 32; lane++) {
+            lanes[lane] = all[lane]->first + i;
+            if (all[lane]->count != all[0]->count || lanes[lane]->left != lanes[0]->left || lanes[lane]->right != lanes[0]->right)
+                emulated_cuda_fail("the lanes of a warp disagree on a wgmma");
+        }
+        multiply(lanes);
+    }
+}
+
+inline void issue(float *d, unsigned columns, const unsigned *registers, unsigned long long a, unsigned long long b, bool add) {
     Thread &mine = *emulated_cuda_current;
     if (mine.wgmmas == sizeof mine.wgmma / sizeof *mine.wgmma) emulated_cuda_fail("more than %u wgmma", mine.wgmmas);
     Wgmma &w = mine.wgmma[mine.wgmmas++];
-    w = {d, a, b, {}, columns, mine.wgmma_committed, add, registers != nullptr, b_in_rows};
-    // The four lanes that share two rows have four columns of each eight between them.
-    for (unsigned i = 0; registers && i < 4; i++)
-        for (unsigned lane = 0; lane < 4; lane++) {
-            unsigned pair = __shfl_sync(0xffffffffu, registers[i], emulated_cuda_current->lane / 4 * 4 + lane);
-            unsigned k = i / 2 * 8 + lane * 2;
-            w.rows[i % 2][k] = (unsigned short)pair, w.rows[i % 2][k + 1] = (unsigned short)(pair >> 16);
-        }
+    // A left matrix in registers goes with a right one whose rows are k.
+    w = {d, a, b, {}, columns, mine.wgmma_committed, add, registers != nullptr, registers != nullptr};
+    if (registers) __builtin_memcpy(w.registers, registers, sizeof w.registers);
 }
 
 } // namespace emulated_cuda
@@ -153,7 +235,9 @@ template <int Pending> inline void wgmma_wait() {
     using namespace emulated_cuda;
     Thread &mine = *emulated_cuda_current;
     unsigned landed = 0;
-    while (landed < mine.wgmmas && mine.wgmma[landed].group + Pending < mine.wgmma_committed) multiply(mine.wgmma[landed++]);
+    while (landed < mine.wgmmas && mine.wgmma[landed].group + Pending < mine.wgmma_committed) landed++;
+    Landing landing{mine.wgmma, landed};
+    emulated_cuda_collective(0xffffffff, land_products, &landing);
     mine.wgmmas -= landed;
     __builtin_memmove(mine.wgmma, mine.wgmma + landed, mine.wgmmas * sizeof(Wgmma));
     // One thread of a warpgroup may speak for all of it afterwards.
@@ -161,12 +245,10 @@ template <int Pending> inline void wgmma_wait() {
 }
 template <int Count> inline void hold(float (&sums)[Count]) { asm volatile("" : : "r"(sums) : "memory"); }
 
-inline void wgmma_m64n256k16(float (&d)[128], unsigned long long a, unsigned long long b, bool add) {
-    emulated_cuda::issue(d, 256, nullptr, a, b, add, false);
+template <int Sums> inline void wgmma_k16(float (&d)[Sums], unsigned long long a, unsigned long long b, bool add) {
+    static_assert(Sums == 32 || Sums == 64 || Sums == 96 || Sums == 128, "the kernels' widths");
+    emulated_cuda::issue(d, Sums * 2, nullptr, a, b, add);
 }
-inline void wgmma_m64n128k16(float (&d)[64], unsigned long long a, unsigned long long b, bool add) {
-    emulated_cuda::issue(d, 128, nullptr, a, b, add, false);
-}
-inline void wgmma_m64n128k16_rows(float (&d)[64], const unsigned (&a)[4], unsigned long long b, bool add) {
-    emulated_cuda::issue(d, 128, a, 0, b, add, true);
+inline void wgmma_k16_rows(float (&d)[64], const unsigned (&a)[4], unsigned long long b, bool add) {
+    emulated_cuda::issue(d, 128, a, 0, b, add);
 }

@@ -19,26 +19,8 @@ inline float float_from_f16(unsigned short bits) {
     // The exponents' biases differ by 112; the product also makes subnormals normal.
     return __uint_as_float(sign | __float_as_uint(__uint_as_float(magnitude) * 0x1p112f));
 }
-inline unsigned short f16_from_float(float x) {
-    unsigned sign = __float_as_uint(x) >> 16 & 0x8000;
-    float magnitude = fabsf(x);
-    if (x != x) return 0x7fff;
-    if (magnitude >= 65520.f) return (unsigned short)(sign | 0x7c00);
-    // Below the normal numbers a unit is 2^-24, which adding and taking away 0.5 rounds to: its unit is 2^-24.
-    if (magnitude < 0x1p-14f) return (unsigned short)(sign | (__float_as_uint(magnitude + 0.5f) - 0x3f000000));
-    unsigned bits = __float_as_uint(magnitude) - (112u << 23);
-    return (unsigned short)(sign | (bits + 0xfff + (bits >> 13 & 1)) >> 13);
-}
-inline unsigned f16x2_from_floats(float low, float high) {
-    return unsigned(f16_from_float(high)) << 16 | f16_from_float(low);
-}
 
 inline float exp2_approx(float x) { return exp2f(x); }
-inline float tanh_approx(float x) { return tanhf(x); }
-inline float rcp_approx(float x) { return 1.f / x; }
-
-inline uint4 load_streaming(const void *global) { return *static_cast<const uint4 *>(global); }
-inline void store_streaming(void *global, uint4 value) { *static_cast<uint4 *>(global) = value; }
 
 inline void barrier_sync(int id, int threads) { emulated_cuda_barrier(unsigned(id), unsigned(threads), false); }
 
@@ -58,22 +40,21 @@ struct Product {
     const unsigned *a, *b;
 };
 
-/// Pairs of 16-bit floats along K, apart: those at even k, and those at odd k.
+/// Pairs of BF16 along K, apart: those at even k, and those at odd k.
 template <int Rows> struct Halves {
     float even[Rows][8], odd[Rows][8];
 };
-template <float (*Widen)(unsigned short), int Rows>
+template <int Rows>
 EMULATED_CUDA_UNCHECKED inline void widen_pairs(const unsigned (&pairs)[Rows][8], Halves<Rows> &out) {
     for (int row = 0; row < Rows; row++)
         for (int i = 0; i < 8; i++) {
-            out.even[row][i] = Widen((unsigned short)pairs[row][i]);
-            out.odd[row][i] = Widen((unsigned short)(pairs[row][i] >> 16));
+            out.even[row][i] = float_from_bf16((unsigned short)pairs[row][i]);
+            out.odd[row][i] = float_from_bf16((unsigned short)(pairs[row][i] >> 16));
         }
 }
 
 /// D += A·B once for all 32 lanes, with the fragments of m16n8k16: a lane's registers hold pairs along K; A's go over the
 /// two halves of its rows, then of K, B's over the halves of K.
-template <float (*Widen)(unsigned short)>
 EMULATED_CUDA_UNCHECKED inline void multiply(void **arguments, unsigned present) {
     require_warp(present, "mma");
     auto lanes = reinterpret_cast<Product **>(arguments);
@@ -88,8 +69,8 @@ EMULATED_CUDA_UNCHECKED inline void multiply(void **arguments, unsigned present)
     }
     Halves<16> a;
     Halves<8> b;
-    widen_pairs<Widen>(a_pairs, a);
-    widen_pairs<Widen>(b_pairs, b);
+    widen_pairs(a_pairs, a);
+    widen_pairs(b_pairs, b);
     typedef float Row __attribute__((vector_size(32), aligned(4)));
     for (int half = 0; half < 16; half += 8) {
         Row sums[8] = {};
@@ -106,18 +87,11 @@ EMULATED_CUDA_UNCHECKED inline void multiply(void **arguments, unsigned present)
     }
 }
 
-inline void mma(Collective collective, float *d, const unsigned *a, const unsigned *b) {
-    Product mine{d, a, b};
-    emulated_cuda_collective(0xffffffff, collective, &mine);
-}
-
 } // namespace emulated_cuda
 
 inline void mma_m16n8k16_bf16(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
-    emulated_cuda::mma(emulated_cuda::multiply<float_from_bf16>, d, a, b);
-}
-inline void mma_m16n8k16_f16(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
-    emulated_cuda::mma(emulated_cuda::multiply<float_from_f16>, d, a, b);
+    emulated_cuda::Product mine{d, a, b};
+    emulated_cuda_collective(0xffffffff, emulated_cuda::multiply, &mine);
 }
 
 // ---- ldmatrix --------------------------------------------------------------------------------------------------
@@ -130,10 +104,10 @@ struct MatrixLoad {
 };
 
 /// Lanes 8i to 8i+7 name the rows of 8×8 matrix i; register i of a lane is a pair of its elements.
-template <int Matrices, bool Transposed> EMULATED_CUDA_UNCHECKED inline void load_matrices(void **arguments, unsigned present) {
+template <bool Transposed> EMULATED_CUDA_UNCHECKED inline void load_matrices(void **arguments, unsigned present) {
     require_warp(present, "ldmatrix");
     auto lanes = reinterpret_cast<MatrixLoad **>(arguments);
-    for (int i = 0; i < Matrices; i++) {
+    for (int i = 0; i < 4; i++) {
         unsigned short matrix[8][8];
         for (int row = 0; row < 8; row++) {
             const void *from = lanes[i * 8 + row]->row;
@@ -150,36 +124,19 @@ template <int Matrices, bool Transposed> EMULATED_CUDA_UNCHECKED inline void loa
     }
 }
 
-template <int Matrices, bool Transposed> inline void ldmatrix(unsigned (&r)[Matrices], const void *row) {
+template <bool Transposed> inline void ldmatrix(unsigned (&r)[4], const void *row) {
     MatrixLoad mine{r, row};
-    emulated_cuda_collective(0xffffffff, load_matrices<Matrices, Transposed>, &mine);
+    emulated_cuda_collective(0xffffffff, load_matrices<Transposed>, &mine);
 }
 
 } // namespace emulated_cuda
 
-inline void ldmatrix_x1(unsigned (&r)[1], const void *row) { emulated_cuda::ldmatrix<1, false>(r, row); }
-inline void ldmatrix_x2(unsigned (&r)[2], const void *row) { emulated_cuda::ldmatrix<2, false>(r, row); }
-inline void ldmatrix_x4(unsigned (&r)[4], const void *row) { emulated_cuda::ldmatrix<4, false>(r, row); }
-inline void ldmatrix_x1_trans(unsigned (&r)[1], const void *row) { emulated_cuda::ldmatrix<1, true>(r, row); }
-inline void ldmatrix_x2_trans(unsigned (&r)[2], const void *row) { emulated_cuda::ldmatrix<2, true>(r, row); }
-inline void ldmatrix_x4_trans(unsigned (&r)[4], const void *row) { emulated_cuda::ldmatrix<4, true>(r, row); }
+inline void ldmatrix_x4(unsigned (&r)[4], const void *row) { emulated_cuda::ldmatrix<false>(r, row); }
+inline void ldmatrix_x4_trans(unsigned (&r)[4], const void *row) { emulated_cuda::ldmatrix<true>(r, row); }
 
 // ---- cp.async --------------------------------------------------------------------------------------------------
 
 namespace emulated_cuda {
-
-/// A copy lands at the last moment that the instruction set allows: at the wait that covers it. Until then its
-/// destination is poison.
-inline void copy_later(void *to, const void *from, int bytes, int size) {
-    Thread &thread = *emulated_cuda_current;
-    if (bytes < 0 || bytes > size) emulated_cuda_fail("cp.async of %d of %d bytes", bytes, size);
-    if (reinterpret_cast<Size>(to) % size || (bytes && reinterpret_cast<Size>(from) % size))
-        emulated_cuda_fail("cp.async of %d bytes from %p to %p, which are not aligned to that", size, from, to);
-    if (thread.copies == sizeof thread.copy / sizeof *thread.copy)
-        emulated_cuda_fail("cp.async: more than %u copies of a thread on their way", thread.copies);
-    __builtin_memset(to, 0xff, size);
-    thread.copy[thread.copies++] = {to, from, (unsigned short)bytes, (unsigned short)size, thread.committed};
-}
 
 /// Lands the copies of all groups before `group`.
 inline void land_copies(unsigned group) {
@@ -188,7 +145,7 @@ inline void land_copies(unsigned group) {
     for (; landed < thread.copies && thread.copy[landed].group < group; landed++) {
         const Copy &copy = thread.copy[landed];
         __builtin_memcpy(copy.to, copy.from, copy.bytes);
-        __builtin_memset(static_cast<char *>(copy.to) + copy.bytes, 0, copy.size - copy.bytes);
+        __builtin_memset(static_cast<char *>(copy.to) + copy.bytes, 0, 16 - copy.bytes);
     }
     thread.copies -= landed;
     __builtin_memmove(thread.copy, thread.copy + landed, thread.copies * sizeof(Copy));
@@ -196,18 +153,20 @@ inline void land_copies(unsigned group) {
 
 } // namespace emulated_cuda
 
-inline void cp_async_4(void *shared, const void *global, int bytes = 4) {
-    emulated_cuda::copy_later(shared, global, bytes, 4);
-}
-inline void cp_async_8(void *shared, const void *global, int bytes = 8) {
-    emulated_cuda::copy_later(shared, global, bytes, 8);
-}
-inline void cp_async_16(void *shared, const void *global, int bytes = 16) {
-    emulated_cuda::copy_later(shared, global, bytes, 16);
+/// A copy lands at the last moment that the instruction set allows: at the wait that covers it. Until then its
+/// destination is poison.
+inline void cp_async_16(void *to, const void *from, int bytes = 16) {
+    emulated_cuda::Thread &thread = *emulated_cuda_current;
+    if (bytes < 0 || bytes > 16) emulated_cuda_fail("cp.async of %d of 16 bytes", bytes);
+    if (reinterpret_cast<emulated_cuda::Size>(to) % 16 || (bytes && reinterpret_cast<emulated_cuda::Size>(from) % 16))
+        emulated_cuda_fail("cp.async from %p to %p, which are not aligned to 16 bytes", from, to);
+    if (thread.copies == sizeof thread.copy / sizeof *thread.copy)
+        emulated_cuda_fail("cp.async: more than %u copies of a thread on their way", thread.copies);
+    __builtin_memset(to, 0xff, 16);
+    thread.copy[thread.copies++] = {to, from, unsigned(bytes), thread.committed};
 }
 inline void cp_async_commit() { emulated_cuda_current->committed++; }
 template <int N> inline void cp_async_wait() {
     unsigned committed = emulated_cuda_current->committed;
     emulated_cuda::land_copies(committed < N ? 0 : committed - N);
 }
-inline void cp_async_wait_all() { emulated_cuda::land_copies(emulated_cuda_current->committed + 1); }

@@ -143,6 +143,8 @@ std::vector<std::string> kernels(const std::string &text) {
                 std::size_t end = closing(text, at);
                 bounds = text.substr(at + 1, end - at - 1);
                 at = end;
+            } else if (c == '(' && word == "__cluster_dims__") {
+                at = closing(text, at);
             } else if (c == '(' || c == ';') break;
         }
         // A declaration and its definition are one kernel.
@@ -213,7 +215,8 @@ int compile(Program &program, const std::vector<std::string> &options) {
 /// another state's of this emulation for ours.
 API nvrtcVersion(int *major, int *minor) {
     unsigned hash = 2166136261;
-    for (const char *text : {emulated_cuda_runtime_text, emulated_cuda_prelude_text, emulated_cuda_instructions_text})
+    for (const char *text : {emulated_cuda_runtime_text, emulated_cuda_prelude_text, emulated_cuda_instructions_text,
+                             emulated_cuda_hopper_text})
         for (; *text; text++) hash = (hash ^ (unsigned char)*text) * 16777619;
     return *major = 13, *minor = int(1000 + hash % 1000000), success;
 }

@@ -9,6 +9,7 @@
 #define __forceinline__ inline __attribute__((always_inline))
 #define __noinline__ __attribute__((noinline))
 #define __launch_bounds__(...)
+#define __cluster_dims__(x, y, z)
 #define __align__(n) __attribute__((aligned(n)))
 // A block runs on one host thread, and a host thread runs one block at a time.
 #define __shared__ thread_local

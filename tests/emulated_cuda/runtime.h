@@ -11,30 +11,42 @@ struct Index {
     unsigned x, y, z;
 };
 
-/// One cp.async on its way: `bytes` of `size` come from `from`, the rest is zero.
+/// One cp.async of 16 bytes on its way: `bytes` come from `from`, the rest is zero.
 struct Copy {
     void *to;
     const void *from;
-    unsigned short bytes, size;
-    unsigned group;
+    unsigned bytes, group;
 };
 
-/// What cuTensorMapEncodeTiled writes: a tensor of 16-bit elements and the boxes to copy of it, innermost first.
+/// What cuTensorMapEncodeTiled writes: a tensor of 16-bit elements and the boxes to copy of it, innermost first, with ones
+/// past its rank.
 struct TensorMap {
-    Word address, sizes[3], strides[2];
-    unsigned box[3], rank;
-    Word unused[8];
+    Word address, sizes[4], strides[3];
+    unsigned box[4], rank, unused[11];
 };
 static_assert(sizeof(TensorMap) == 128, "the size of CUtensorMap");
 
-/// One wgmma on its way, of this thread's part: the sums, the matrices, and where the left one is in registers this lane's
-/// two rows of it.
+/// A box of a tensor and its place in shared memory, where rows are swizzled.
+struct Box {
+    char *in_shared;
+    TensorMap map;
+    int at[4];
+};
+
+/// One box on its way from shared memory.
+struct Store {
+    Box box;
+    unsigned group;
+};
+
+/// One wgmma on its way, of this thread's part: the sums, the matrices, and this lane's part of the left one where it is in
+/// registers.
 struct Wgmma {
     float *sums;
     Word left, right;
-    unsigned short rows[2][16];
+    unsigned registers[4];
     unsigned columns, group;
-    bool add, registers, right_in_rows;
+    bool add, left_in_registers, right_in_rows;
 };
 
 /// One CUDA thread. It is a fiber: it runs until it waits for others, then the next one runs.
@@ -46,7 +58,9 @@ struct Thread {
     // Groups of cp.async: those committed so far, and the copies that have not landed, oldest first.
     unsigned committed, copies;
     Copy copy[512];
-    // The same of wgmma.
+    // The same of boxes that leave shared memory, and of wgmma.
+    unsigned stores_committed, stores;
+    Store store[8];
     unsigned wgmma_committed, wgmmas;
     Wgmma wgmma[32];
 };

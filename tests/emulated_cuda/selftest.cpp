@@ -1,148 +1,15 @@
 // Holds the emulated CUDA to known answers, and to what it says it catches. Every case runs in a process of its own,
 // since an error of a kernel ends a context for good. Usage: selftest FILE_OF_KERNELS
 
+#include "selftest.h"
 #include <cmath>
-#include <cstdio>
-#include <cstdlib>
-#include <cstring>
 #include <fstream>
 #include <functional>
 #include <iterator>
-#include <string>
 #include <sys/wait.h>
 #include <unistd.h>
-#include <vector>
-
-using Device = unsigned long long;
-
-extern "C" {
-int cuInit(unsigned);
-int cuDevicePrimaryCtxRetain(void **, int);
-int cuCtxSetCurrent(void *);
-int cuCtxSynchronize();
-int cuModuleLoadData(void **, const void *);
-int cuModuleGetFunction(void **, void *, const char *);
-int cuFuncGetAttribute(int *, int, void *);
-int cuFuncSetAttribute(void *, int, int);
-int cuMemAlloc_v2(Device *, std::size_t);
-int cuMemFree_v2(Device);
-int cuMemcpyHtoD_v2(Device, const void *, std::size_t);
-int cuMemcpyDtoH_v2(void *, Device, std::size_t);
-int cuMemcpyDtoHAsync_v2(void *, Device, std::size_t, void *);
-int cuMemHostAlloc(void **, std::size_t, unsigned);
-int cuMemGetInfo_v2(std::size_t *, std::size_t *);
-int cuLaunchKernel(void *, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, void *, void **, void **);
-int cuStreamCreate(void **, unsigned);
-int cuStreamSynchronize(void *);
-int cuStreamWaitEvent(void *, void *, unsigned);
-int cuStreamBeginCapture_v2(void *, int);
-int cuStreamEndCapture(void *, void **);
-int cuEventCreate(void **, unsigned);
-int cuEventRecord(void *, void *);
-int cuEventQuery(void *);
-int cuEventSynchronize(void *);
-int cuGraphInstantiateWithFlags(void **, void *, unsigned long long);
-int cuGraphLaunch(void *, void *);
-int nvrtcCreateProgram(void **, const char *, const char *, int, const char *const *, const char *const *);
-int nvrtcAddNameExpression(void *, const char *);
-int nvrtcCompileProgram(void *, int, const char *const *);
-int nvrtcGetProgramLogSize(void *, std::size_t *);
-int nvrtcGetProgramLog(void *, char *);
-int nvrtcGetCUBINSize(void *, std::size_t *);
-int nvrtcGetCUBIN(void *, char *);
-int nvrtcGetLoweredName(void *, const char *, const char **);
-}
 
 namespace {
-
-constexpr int invalid_value = 1, illegal_address = 700, assertion = 710, launch_failed = 719, capture_unsupported = 900;
-
-std::string image, scaled_by_3;
-
-[[noreturn]] void give_up(const std::string &why) {
-    std::fprintf(stderr, "%s\n", why.c_str());
-    std::exit(1);
-}
-void expect(bool holds, const std::string &what) {
-    if (!holds) give_up(what + " does not hold");
-}
-void expect_code(int found, int wanted, const std::string &what) {
-    if (found != wanted) give_up(what + " returned " + std::to_string(found) + ", not " + std::to_string(wanted));
-}
-void ok(int code) { expect_code(code, 0, "a call"); }
-
-// ---- a small program against the API ---------------------------------------------------------------------------
-
-void *module_;
-
-void open() {
-    void *context;
-    ok(cuInit(0));
-    ok(cuDevicePrimaryCtxRetain(&context, 0));
-    ok(cuCtxSetCurrent(context));
-    ok(cuModuleLoadData(&module_, image.data()));
-}
-
-void *kernel(const char *name) {
-    void *function;
-    ok(cuModuleGetFunction(&function, module_, name));
-    return function;
-}
-
-Device alloc(std::size_t bytes) {
-    Device device;
-    ok(cuMemAlloc_v2(&device, bytes));
-    return device;
-}
-template <class T> Device upload(const std::vector<T> &values) {
-    Device device = alloc(values.size() * sizeof(T));
-    ok(cuMemcpyHtoD_v2(device, values.data(), values.size() * sizeof(T)));
-    return device;
-}
-template <class T> std::vector<T> download(Device device, std::size_t count) {
-    std::vector<T> values(count);
-    ok(cuMemcpyDtoH_v2(values.data(), device, count * sizeof(T)));
-    return values;
-}
-
-struct Shape {
-    unsigned grid, block_x, block_y = 1, dynamic = 0;
-    void *stream = nullptr;
-};
-template <class... A> int launch(const char *name, Shape s, A... arguments) {
-    void *parameters[] = {&arguments..., nullptr};
-    return cuLaunchKernel(kernel(name), s.grid, 1, 1, s.block_x, s.block_y, 1, s.dynamic, s.stream, parameters, nullptr);
-}
-/// Launches and waits; returns what the wait says.
-template <class... A> int run(const char *name, Shape s, A... arguments) {
-    int code = launch(name, s, arguments...);
-    return code ? code : cuCtxSynchronize();
-}
-
-/// Values between -1 and 1 that bf16 and f16 hold exactly.
-std::vector<float> values(std::size_t count, unsigned seed) {
-    std::vector<float> out(count);
-    for (float &v : out) seed = seed * 1664525 + 1013904223, v = float(int(seed >> 24) - 128) / 128;
-    return out;
-}
-std::vector<unsigned short> bf16(const std::vector<float> &from) {
-    std::vector<unsigned short> out;
-    for (float v : from) {
-        unsigned bits;
-        std::memcpy(&bits, &v, 4);
-        out.push_back((unsigned short)(bits >> 16));
-    }
-    return out;
-}
-std::vector<unsigned short> f16(const std::vector<float> &from) {
-    std::vector<unsigned short> out;
-    for (float v : from) {
-        unsigned bits;
-        std::memcpy(&bits, &v, 4);
-        out.push_back((unsigned short)(v == 0 ? 0 : (bits >> 16 & 0x8000) | (((bits >> 23 & 255) - 112) << 10) | (bits >> 13 & 0x3ff)));
-    }
-    return out;
-}
 
 /// `d[16][8]` against the plain product of `a[16][16]` and `b[8][16]`, both sums of exact products.
 void expect_product(const std::vector<float> &d, const std::vector<float> &a, const std::vector<float> &b) {
@@ -208,6 +75,22 @@ void copies(const char *name, bool right) {
     }
 }
 
+/// A box of 16 × 4 pixels from (-1, 2) of a picture of 10 × 5 to one of 12 × 3.
+void through_shared(unsigned channels, int waits) {
+    auto x = values(10 * 5 * channels, 1);
+    Device in = upload(bf16(x)), out = alloc(12 * 3 * channels * 2);
+    int code = run("through_shared", {1, 32, 1, 8 << 10}, map(in, {channels, 10, 5, 1}, {channels, 16, 4, 1}),
+                   map(out, {channels, 12, 3, 1}, {channels, 16, 4, 1}), 64 * channels * 2, -1, 2, waits);
+    if (waits == 0) return expect_code(code, launch_failed, "the launch");
+    ok(code);
+    auto found = download<unsigned short>(out, 12 * 3 * channels), wanted = bf16(x);
+    for (unsigned i = 0; i < found.size(); i++) {
+        unsigned row = i / channels / 12 + 2, column = i / channels % 12 - 1;
+        bool inside = waits == 2 && row < 5 && column < 10;
+        expect(found[i] == (inside ? wanted[(row * 10 + column) * channels + i % channels] : 0), "element " + std::to_string(i));
+    }
+}
+
 const Case cases[] = {
     {"adds ragged vectors", [] {
          auto a = values(1003, 1), b = values(1003, 2);
@@ -223,13 +106,7 @@ const Case cases[] = {
     {"multiplies bf16 fragments", [] {
          auto a = values(256, 1), b = values(128, 2);
          Device da = upload(bf16(a)), db = upload(bf16(b)), d = alloc(512);
-         ok(run("product16", {1, 32}, da, db, d, 0));
-         expect_product(download<float>(d, 128), a, b);
-     }},
-    {"multiplies f16 fragments", [] {
-         auto a = values(256, 1), b = values(128, 2);
-         Device da = upload(f16(a)), db = upload(f16(b)), d = alloc(512);
-         ok(run("product16", {1, 32}, da, db, d, 1));
+         ok(run("product16", {1, 32}, da, db, d));
          expect_product(download<float>(d, 128), a, b);
      }},
     {"loads matrices, turned and not, in any order", [] {
@@ -245,21 +122,47 @@ const Case cases[] = {
     {"lands copies at their wait", [] { copies("copied_sum", true); }},
     {"lands copies no earlier", [] { copies("copied_sum_too_early", false); }},
     {"fills ragged copies with zeros", [] {
-         std::vector<unsigned char> x(127, 0xab);
-         Device in = upload(x), out = alloc(128);
-         ok(run("copy_ragged", {1, 32}, in, out, 3));
-         auto found = download<unsigned>(out, 32);
-         expect(found[30] == 0xabababab && found[31] == 0x00ababab, "the zeros");
+         std::vector<unsigned char> x(31 * 16 + 7, 0xab);
+         Device in = upload(x), out = alloc(512);
+         ok(run("copy_ragged", {1, 32}, in, out, 7));
+         auto found = download<unsigned>(out, 128);
+         expect(found[124] == 0xabababab && found[125] == 0x00ababab && found[126] == 0, "the zeros");
      }},
-    {"rounds 16-bit floats to nearest even", [] {
-         for (int how = 0; how < 2; how++) {
-             Device out = alloc(65536 * 4);
-             ok(run("conversions", {256, 256}, out, how));
-             auto found = download<unsigned>(out, 65536);
-             for (unsigned h = 0; h < 65536; h++)
-                 if ((h & 0x7fff) < (how ? 0x7c00 : 0x7f80)) expect(found[h] == 3, "rounding at " + std::to_string(h));
+    {"rounds bf16 to nearest even", [] {
+         Device out = alloc(65536 * 4);
+         ok(run("conversions", {256, 256}, out));
+         auto found = download<unsigned>(out, 65536);
+         for (unsigned h = 0; h < 65536; h++)
+             if ((h & 0x7fff) < 0x7f80) expect(found[h] == 3, "rounding at " + std::to_string(h));
+     }},
+    {"widens f16", [] {
+         Device out = alloc(65536 * 4);
+         ok(run("widen_f16", {256, 256}, out));
+         auto found = download<float>(out, 65536);
+         for (unsigned h = 0; h < 65536; h++) {
+             int exponent = h >> 10 & 31, digits = h & 1023;
+             float size = exponent ? std::ldexp(1024.f + digits, exponent - 25) : std::ldexp(float(digits), -24);
+             if (exponent == 31) size = digits ? NAN : INFINITY;
+             float x = std::copysign(size, h >> 15 ? -1.f : 1.f);
+             expect(found[h] == x || (x != x && found[h] != found[h]), "the value of " + std::to_string(h));
          }
      }},
+    {"brings and sends boxes, clipped", [] {
+         for (unsigned channels : {64u, 32u}) through_shared(channels, 2);
+     }},
+    {"sends boxes no earlier than their wait", [] { through_shared(64, 1); }},
+    {"catches a box that nobody waits for", [] { through_shared(64, 0); }, "leaves while 1 boxes leave shared memory"},
+    {"multiplies in a warpgroup", [] {
+         auto a = values(64 * 64, 1), b = values(64 * 64, 2);
+         Device da = upload(bf16(a)), db = upload(bf16(b)), d = alloc(64 * 64 * 4);
+         ok(run("warpgroup_product", {1, 128, 1, 16 << 10}, map(da, {64, 64}, {64, 64}), map(db, {64, 64}, {64, 64}), d));
+         auto found = download<float>(d, 64 * 64);
+         for (int i = 0; i < 64 * 64; i++) {
+             float sum = 0;
+             for (int k = 0; k < 64; k++) sum += a[i / 64 * 64 + k] * b[i % 64 * 64 + k];
+             expect(std::fabs(found[i] - sum) < 1e-4f, "the product at " + std::to_string(i));
+         }
+     }, "", "4"},
     {"counts atomically among blocks", [] {
          Device counter = upload(std::vector<unsigned>{0, 0}), sum = upload(std::vector<float>{0});
          ok(run("count", {64, 96}, counter, sum));

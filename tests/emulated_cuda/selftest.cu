@@ -68,16 +68,15 @@ extern "C" __global__ void read_past_fixed_shared(unsigned *out, int by) {
     out[threadIdx.x] = fixed[threadIdx.x + by];
 }
 
-// D[16][8] = A[16][16]·B[8][16]ᵀ with fragments loaded as the PTX ISA lays them out; `how`: 0 bf16, 1 f16.
-extern "C" __global__ void product16(const unsigned short *a, const unsigned short *b, float *d, int how) {
+// D[16][8] = A[16][16]·B[8][16]ᵀ with fragments loaded as the PTX ISA lays them out.
+extern "C" __global__ void product16(const unsigned short *a, const unsigned short *b, float *d) {
     int lane = threadIdx.x % 32, group = lane / 4, pair = lane % 4 * 2;
     auto load = [](const unsigned short *p) { return *reinterpret_cast<const unsigned *>(p); };
     unsigned fa[4] = {load(a + group * 16 + pair), load(a + (group + 8) * 16 + pair), load(a + group * 16 + pair + 8),
                       load(a + (group + 8) * 16 + pair + 8)};
     unsigned fb[2] = {load(b + group * 16 + pair), load(b + group * 16 + pair + 8)};
     float sum[4] = {};
-    if (how == 0) mma_m16n8k16_bf16(sum, fa, fb);
-    else mma_m16n8k16_f16(sum, fa, fb);
+    mma_m16n8k16_bf16(sum, fa, fb);
     for (int i = 0; i < 4; i++) d[(group + i / 2 * 8) * 8 + pair + i % 2] = sum[i];
 }
 
@@ -89,10 +88,12 @@ extern "C" __global__ void product_ldmatrix(const unsigned short *a, const unsig
     for (int i = threadIdx.x; i < 128; i += 32) sb[i] = b[i];
     __syncwarp();
     int lane = threadIdx.x;
-    unsigned fa[4], fb[2];
+    unsigned fa[4], both[4];
     ldmatrix_x4(fa, sa + lane % 16 * 16 + lane / 16 * 8);
-    if (transposed) ldmatrix_x2_trans(fb, sb + lane % 16 * 8);
-    else ldmatrix_x2(fb, sb + lane % 8 * 16 + lane / 8 % 2 * 8);
+    // B is two matrices; the other two are the same.
+    if (transposed) ldmatrix_x4_trans(both, sb + lane % 16 * 8);
+    else ldmatrix_x4(both, sb + lane % 8 * 16 + lane / 8 % 2 * 8);
+    const unsigned fb[2] = {both[0], both[1]};
     float sum[4] = {};
     mma_m16n8k16_bf16(sum, fa, fb);
     for (int i = 0; i < 4; i++) d[(lane / 4 + i / 2 * 8) * 8 + lane % 4 * 2 + i % 2] = sum[i];
@@ -121,26 +122,30 @@ template <int Keep> __device__ void pipeline(const float *x, float *out, int til
 extern "C" __global__ void copied_sum(const float *x, float *out, int tiles) { pipeline<2>(x, out, tiles); }
 extern "C" __global__ void copied_sum_too_early(const float *x, float *out, int tiles) { pipeline<3>(x, out, tiles); }
 
-// Copies 4·n bytes by fours, the last of which brings `last` bytes and zeros.
+// Copies 16 bytes a thread, of which the last one brings `last` and zeros.
 extern "C" __global__ void copy_ragged(const unsigned char *x, unsigned *out, int last) {
-    __shared__ unsigned word[32];
-    cp_async_4(&word[threadIdx.x], x + threadIdx.x * 4, threadIdx.x == 31 ? last : 4);
-    cp_async_wait_all();
-    out[threadIdx.x] = word[threadIdx.x];
+    __shared__ __align__(16) unsigned words[32][4];
+    cp_async_16(words[threadIdx.x], x + threadIdx.x * 16, threadIdx.x == 31 ? last : 16);
+    cp_async_commit();
+    cp_async_wait<0>();
+    for (unsigned i = 0; i < 4; i++) out[threadIdx.x * 4 + i] = words[threadIdx.x][i];
 }
 
-// out[h] has bit 0 where widening and narrowing the 16-bit float h gives it back, and bit 1 where the midpoint between h
-// and its successor goes to the even one of them.
-extern "C" __global__ void conversions(unsigned *out, int how) {
-    unsigned h = blockIdx.x * 256 + threadIdx.x, exponent = how ? 0x7c00 : 0x7f80;
-    if ((h & 0x7fff) >= exponent) return;
-    auto widen = [=](unsigned bits) { return how ? float_from_f16(bits) : float_from_bf16(bits); };
-    auto narrow = [=](float x) { return unsigned(how ? f16_from_float(x) : bf16_from_float(x)); };
-    unsigned good = narrow(widen(h)) == h;
-    float next = (h & 0x7fff) + 1 == exponent ? 2 * widen(h) - widen(h - 1) : widen(h + 1);
-    if (__uint_as_float(0x7f800000) == fabsf(next)) next = copysignf(0, next), good |= 2; // past the largest float
-    else good |= (narrow(float((double(widen(h)) + next) / 2)) == (h & 1 ? h + 1 : h)) << 1;
+// out[h] has bit 0 where widening and narrowing the BF16 h gives it back, and bit 1 where the midpoint between h and its
+// successor goes to the even one of them.
+extern "C" __global__ void conversions(unsigned *out) {
+    unsigned h = blockIdx.x * 256 + threadIdx.x;
+    if ((h & 0x7fff) >= 0x7f80) return;
+    unsigned good = bf16_from_float(float_from_bf16(h)) == h;
+    float x = float_from_bf16(h), next = float_from_bf16(h + 1);
+    if (__uint_as_float(0x7f800000) == fabsf(next)) good |= 2; // past the largest float
+    else good |= (bf16_from_float(float((double(x) + next) / 2)) == (h & 1 ? h + 1 : h)) << 1;
     out[h] = good;
+}
+
+extern "C" __global__ void widen_f16(float *out) {
+    unsigned h = blockIdx.x * 256 + threadIdx.x;
+    out[h] = float_from_f16(h);
 }
 
 extern "C" __global__ void count(unsigned *counter, float *sum) {
@@ -183,3 +188,51 @@ extern "C" __global__ void overflow(const int *x, int *out) { out[threadIdx.x] =
 extern "C" __global__ void asserted(const int *x) { assert(x[threadIdx.x] == 1); }
 
 template <int N> __global__ void scaled(float *x) { x[threadIdx.x] *= N; }
+
+// Brings a box of in, `[h, w, 64]` or `[h, w, 32]`, from (x, y) on, and sends it to out at (0, 0). It waits before it writes
+// over its memory where `waits` is 2, after that where it is 1, and never where it is 0.
+extern "C" __global__ void through_shared(const TensorMap in, const TensorMap out, unsigned bytes, int x, int y, int waits) {
+    extern __shared__ __align__(1024) unsigned char box[];
+    __shared__ Barrier full;
+    if (threadIdx.x == 0) {
+        full.init(1);
+        fence_barriers();
+        full.expect(bytes);
+        copy_box(box, in, full, 0u, x, y, 0u);
+    }
+    __syncthreads();
+    full.wait(0);
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        store_box(out, box, 0u, 0u, 0u, 0u);
+        store_commit();
+        if (waits == 2) store_wait<0>();
+        for (unsigned i = 0; i < bytes; i++) box[i] = 0;
+        if (waits == 1) store_wait<0>();
+    }
+}
+
+// D[64][64] = A[64][64]·B[64][64]ᵀ by a warpgroup.
+extern "C" __global__ void warpgroup_product(const TensorMap a, const TensorMap b, float *d) {
+    extern __shared__ __align__(1024) unsigned char shared[];
+    __shared__ Barrier full;
+    if (threadIdx.x == 0) {
+        full.init(1);
+        fence_barriers();
+        full.expect(2 * 64 * 64 * 2);
+        copy_box(shared, a, full, 0u, 0u);
+        copy_box(shared + 64 * 64 * 2, b, full, 0u, 0u);
+    }
+    __syncthreads();
+    full.wait(0);
+    float sums[32];
+    hold(sums);
+    wgmma_fence();
+    for (unsigned step = 0; step < 4; step++)
+        wgmma_k16(sums, later(matrix_at(shared), 32 * step), later(matrix_at(shared + 64 * 64 * 2), 32 * step), step != 0);
+    wgmma_commit();
+    wgmma_wait<0>();
+    hold(sums);
+    const unsigned lane = threadIdx.x % 32, row = threadIdx.x / 32 * 16 + lane / 4;
+    for (unsigned i = 0; i < 32; i++) d[(row + i / 2 % 2 * 8) * 64 + i / 4 * 8 + lane % 4 * 2 + i % 2] = sums[i];
+}
