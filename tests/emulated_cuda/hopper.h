@@ -100,6 +100,7 @@ struct Barrier {
 };
 static_assert(sizeof(Barrier) == 8, "an mbarrier's size");
 
+inline unsigned uniform(unsigned x) { return x; }
 inline void fence_barriers() {}
 template <unsigned Count> inline void registers_give() { static_assert(Count >= 24 && Count <= 256 && Count % 8 == 0); }
 template <unsigned Count> inline void registers_take() { static_assert(Count >= 24 && Count <= 256 && Count % 8 == 0); }
