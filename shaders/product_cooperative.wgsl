@@ -7,7 +7,7 @@
 // end are others' (their outputs are not stored), K past the end of a row of A is read where zeros are, and rows of W
 // are padded with zeros to whole steps.
 //
-// Rows in workgroup memory are one step longer than they need be: eight neighbours meet different banks. With two
+// Rows in workgroup memory are one eight longer than they need be: eight neighbours meet different banks. With two
 // buffers, one is written while the other is read, and one barrier a step will do.
 //
 // Groups: ⌈M/BM⌉·(tiles of columns), in bands of BAND rows of tiles, so that the tiles that are made at one time share
@@ -28,14 +28,15 @@ const_assert LOADS_B * THREADS == BN * BK8;
 const_assert THREADS % BK8 == 0u;
 // Rows of a tile from one load of a thread to its next.
 const APART: u32 = THREADS / BK8;
-const STEP: u32 = BK8 + 1u;
-const SIDE8: u32 = SIDE / 8u;
+// A row of a tile in workgroup memory, and a matrix, in fours: cooperative matrices are loaded from arrays of halves.
+const STEP: u32 = 2u * BK8 + 2u;
+const SIDE4: u32 = SIDE / 4u;
 // Columns of one subgroup; with pairs, the gates stand in front of its values.
 const HALF: u32 = FN * SIDE / 2u;
 const AREA: u32 = SIDE * SIDE;
 
-var<workgroup> tile_a: array<vec4u, BUFFERS * BM * STEP>;
-var<workgroup> tile_b: array<vec4u, BUFFERS * BN * STEP>;
+var<workgroup> tile_a: array<vec4<f16>, BUFFERS * BM * STEP>;
+var<workgroup> tile_b: array<vec4<f16>, BUFFERS * BN * STEP>;
 // A matrix of sums a subgroup, on its way out.
 var<workgroup> strip: array<f32, GM * GN * AREA>;
 
@@ -65,8 +66,8 @@ fn main(
     let lane8 = thread % BK8;
     var rows: array<Row, LOADS_A>;
     var columns: array<u32, LOADS_B>;
-    var next_a: array<vec4u, LOADS_A>;
-    var next_b: array<vec4u, LOADS_B>;
+    var next_a: array<Eight, LOADS_A>;
+    var next_b: array<Eight, LOADS_B>;
     var place = place_at(lane8);
     for (var i = 0u; i < LOADS_A; i++) { // unroll
         rows[i] = row_at(min(m0 + row8 + i * APART, p.m - 1u));
@@ -81,16 +82,20 @@ fn main(
     var sums: array<array<Sums, FN>, FM>;
     let row0 = subgroup / GN * FM * SIDE;
     let column0 = subgroup % GN * FN * SIDE;
-    let to = row8 * STEP + lane8;
+    let to = row8 * STEP + 2u * lane8;
     let steps = (p.k4 + 2u * BK8 - 1u) / (2u * BK8);
     for (var step = 0u; step < steps; step++) {
         let buffer_a = step % BUFFERS * BM * STEP;
         let buffer_b = step % BUFFERS * BN * STEP;
         for (var i = 0u; i < LOADS_A; i++) { // unroll
-            tile_a[buffer_a + to + i * APART * STEP] = next_a[i];
+            let at = buffer_a + to + i * APART * STEP;
+            tile_a[at] = next_a[i].low;
+            tile_a[at + 1u] = next_a[i].high;
         }
         for (var i = 0u; i < LOADS_B; i++) { // unroll
-            tile_b[buffer_b + to + i * APART * STEP] = next_b[i];
+            let at = buffer_b + to + i * APART * STEP;
+            tile_b[at] = next_b[i].low;
+            tile_b[at + 1u] = next_b[i].high;
         }
         workgroupBarrier();
         // What the last step fetches is not used: A has no more, and W is read there once again.
@@ -105,10 +110,10 @@ fn main(
         for (var k = 0u; k < KF; k++) { // unroll
             var a: array<Left, FM>;
             for (var i = 0u; i < FM; i++) { // unroll
-                a[i] = coopLoadT<Left>(&tile_a[buffer_a + (row0 + i * SIDE) * STEP + k * SIDE8], STEP);
+                a[i] = coopLoadT<Left>(&tile_a[buffer_a + (row0 + i * SIDE) * STEP + k * SIDE4], STEP);
             }
             for (var j = 0u; j < FN; j++) { // unroll
-                let b = coopLoad<Right>(&tile_b[buffer_b + (column0 + j * SIDE) * STEP + k * SIDE8], STEP);
+                let b = coopLoad<Right>(&tile_b[buffer_b + (column0 + j * SIDE) * STEP + k * SIDE4], STEP);
                 for (var i = 0u; i < FM; i++) { // unroll
                     sums[i][j] = coopMultiplyAdd(a[i], b, sums[i][j]);
                 }
