@@ -14,8 +14,8 @@
 // halves hold without loss, and only then o and l are brought to the new base; the quotient o/l never sees it.
 //
 // Groups: ⌈T/BQ⌉·HQ·B, blocks of queries first. Constants: HEAD (D), SUBGROUPS, LANES, QF and KF (matrices of queries and
-// of keys at a time), CHUNK, CHUNKS, DF (matrices in a chunk), SF, CF, LOADS (fours of BK rows a thread), CAUSAL,
-// HAS_LENGTHS.
+// of keys at a time), CHUNK, CHUNKS, ROWS (of `tile`), TURNS (in which it is filled with queries), DF (matrices in a
+// chunk), SF, CF, LOADS (fours of BK rows a thread), CAUSAL, HAS_LENGTHS.
 
 struct Params {
     tokens: u32,
@@ -45,13 +45,15 @@ const TILE_STEP: u32 = CHUNK4 + 2u;
 const WEIGHT_STEP: u32 = KEYS4 + 2u;
 // The same of the scores, in values.
 const SCORE_STEP: u32 = BK + 4u;
+// Queries that `tile` takes at a time.
+const TURN_ROWS: u32 = BQ / TURNS;
 // Where the values stand in `tile`, behind the keys.
 const VALUES: u32 = BK * TILE_STEP;
 const HIDDEN: f32 = -3.0e38;
 const LOG2_E: f32 = 1.4426950408889634;
 const SLACK: f32 = 8.0;
 
-var<workgroup> tile: array<vec4<f16>, 2u * BK * TILE_STEP>;
+var<workgroup> tile: array<vec4<f16>, ROWS * TILE_STEP>;
 var<workgroup> scores: array<f32, BQ * SCORE_STEP>;
 var<workgroup> weights: array<vec4<f16>, BQ * WEIGHT_STEP>;
 // What a query's part of o is to be multiplied by, and each thread's part of l.
@@ -139,12 +141,16 @@ fn main(
     var o: array<array<Sums, CF>, CHUNKS>;
     var next: array<vec4<f16>, LOADS>;
     if (CHUNKS == 1u) {
-        load(0u, q_rows, first, BQ, thread);
-        workgroupBarrier();
-        for (var d = 0u; d < DF; d++) { // unroll
-            q[d] = coopLoadT<Left>(&tile[row0 * TILE_STEP + d * SIDE4], TILE_STEP);
+        for (var turn = 0u; turn < TURNS; turn++) { // unroll
+            load(0u, q_rows, first + turn * TURN_ROWS, TURN_ROWS, thread);
+            workgroupBarrier();
+            if (row0 / TURN_ROWS == turn) {
+                for (var d = 0u; d < DF; d++) { // unroll
+                    q[d] = coopLoadT<Left>(&tile[row0 % TURN_ROWS * TILE_STEP + d * SIDE4], TILE_STEP);
+                }
+            }
+            workgroupBarrier();
         }
-        workgroupBarrier();
         load(0u, k_rows, 0u, BK, thread);
         for (var i = 0u; i < LOADS; i++) { // unroll
             next[i] = four(v_rows, 0u, i * THREADS + thread);

@@ -1,6 +1,6 @@
 // conv2d: a convolution as a product that never unrolls the picture. Row m of A are the pixels under the kernel at
 // output pixel m = (b·H' + y)·W' + x, column k the channel k % I₄ of tap k / I₄, where I₄ is the number of channels
-// rounded up to a multiple of four:
+// rounded up to a multiple of four, or of eight where they are read in halves:
 //   A[m, k] = x[b, (y·stride + tap / kw − top) / zoom, (x·stride + tap % kw − left) / zoom, k % I₄],
 // zero outside of the picture; zoom is 2 when the picture is read as if each pixel were four.
 // The residual is added with the bias. Constants: HAS_BIAS, HAS_RESIDUAL.
@@ -14,13 +14,15 @@ struct Params {
     tiles: u32,
     first: u32,
     width: u32,
-    // The power of two that brings W into the range of halves.
+    // The power of two that W is stored with.
     weight_unit: f32,
-    // The picture, the kernel's width, and the size of the output.
+    // The picture, the kernel, and the size of the output.
     h: u32,
     w: u32,
     channels: u32,
-    channels4: u32,
+    // I₄.
+    padded: u32,
+    kh: u32,
     kw: u32,
     out_h: u32,
     out_w: u32,
@@ -52,21 +54,6 @@ fn row_at(m: u32) -> Row {
     let item = m / p.out_w / p.out_h * p.h * p.w;
     return Row(item, i32(y * p.step) - i32(p.top), i32(m % p.out_w * p.step) - i32(p.left));
 }
-
-fn operand(row: Row, k: u32) -> Value4 {
-    let tap = k / p.channels4;
-    let channel = k % p.channels4;
-    let y = row.y + i32(tap / p.kw);
-    let column = row.x + i32(tap % p.kw);
-    let inside = y >= 0 && column >= 0 && y < i32(p.h << p.zoom) && column < i32(p.w << p.zoom);
-    if (row.item == NOTHING || !inside) {
-        return Value4();
-    }
-    let pixel = row.item + (u32(y) >> p.zoom) * p.w + (u32(column) >> p.zoom);
-    return x4(row_start(pixel, p.channels) + channel, p.channels - channel);
-}
-
-fn prologue(m0: u32, thread: u32) {}
 
 fn store(m: u32, n: u32, v: f32, unused: f32) {
     let at = m * p.width + p.first + n;

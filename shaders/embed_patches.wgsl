@@ -14,7 +14,7 @@ struct Params {
     tiles: u32,
     first: u32,
     width: u32,
-    // The power of two that brings W into the range of halves.
+    // The power of two that W is stored with.
     weight_unit: f32,
     tokens: u32,
     patches: u32,

@@ -1,4 +1,4 @@
-// The first input in halves, as narrow.wgsl makes them: every row is padded to whole steps of four.
+// The first input in halves, as narrow.wgsl makes them: rows of a product are padded to whole eights.
 
 enable f16;
 
@@ -6,12 +6,12 @@ enable f16;
 
 alias Value4 = vec4<f16>;
 
-// Fours in front of the values; the first holds the exponent.
-const HALVES_HEADER: u32 = 2u;
+// Fours in front of the values; the first holds the exponent, the others zeros.
+const HALVES_HEADER: u32 = 4u;
 
 // Where row `row` starts, for rows of `width` values.
 fn row_start(row: u32, width: u32) -> u32 {
-    return row * ((width + 3u) / 4u * 4u);
+    return row * ((width + 7u) / 8u * 8u);
 }
 
 // x[at], …, four values; `at` is a multiple of four, `count` is four.

@@ -3,14 +3,14 @@
 // they keep all eleven digits down to 2⁻²⁹ of the largest. NaN stays NaN, and what is infinite stays that.
 //
 // Two passes: `largest` leaves the largest magnitude of each workgroup in `found`, as the bits of an F32, which order as
-// the numbers do; `narrow` takes the largest of those, writes e in front of the values, and converts. Rows are padded
-// with zeros to whole steps of four. 256 threads a workgroup, each strides over the fours of x.
+// the numbers do; `narrow` takes the largest of those, writes e and twelve zeros in front of the values, and converts. Rows
+// are padded with zeros to k4 steps of four. 256 threads a workgroup, each strides over the fours of x.
 
 enable f16;
 
 struct Params {
     rows: u32,
-    // Values in a row, and steps of four.
+    // Values in a row, and steps of four that they get.
     k: u32,
     k4: u32,
     // Workgroups of the first pass.
@@ -21,12 +21,15 @@ struct Params {
 @group(0) @binding(2) var<storage, read_write> found: array<u32>;
 @group(0) @binding(3) var<storage, read_write> out: array<vec4<f16>>;
 
-const HALVES_HEADER: u32 = 2u;
+const HALVES_HEADER: u32 = 4u;
 
 var<workgroup> most: array<u32, 256>;
 
 fn four(at: u32) -> vec4f {
     let k = at % p.k4 * 4u;
+    if (k >= p.k) {
+        return vec4f();
+    }
     return x4(at / p.k4 * p.k + k, p.k - k);
 }
 
@@ -75,6 +78,9 @@ fn narrow(
     let first = flat(group, groups) * 256u + thread;
     if (first == 0u) {
         out[0] = vec4<f16>(f16(e), 0.0h, 0.0h, 0.0h);
+        for (var i = 1u; i < HALVES_HEADER; i++) {
+            out[i] = vec4<f16>();
+        }
     }
     for (var at = first; at < p.rows * p.k4; at += groups.x * groups.y * 256u) {
         out[HALVES_HEADER + at] = vec4<f16>(four(at) * exp2_of(e));

@@ -91,7 +91,7 @@ fn main(
                 let k4 = step * BK4 + (i * 256u + thread) % BK4;
                 next_b[i] = Value4();
                 if (k4 < p.k4 && columns[i] != NOTHING) {
-                    next_b[i] = Value4(weight4(columns[i], k4, p.stride) * p.weight_unit);
+                    next_b[i] = Value4(weight4(columns[i], k4, p.stride));
                 }
             }
         }

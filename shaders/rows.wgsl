@@ -57,9 +57,9 @@ fn main(
     if (lane < MR && m0 + lane < p.m && row != NOTHING) {
         let first = lane * 256u + thread - lane;
         if (!PAIRED) {
-            store(m0 + lane, column, sums[first], 0.0);
+            store(m0 + lane, column, in_units(sums[first]), 0.0);
         } else if (column % 2u == 0u) {
-            store(m0 + lane, column / 2u, sums[first], sums[first + 16u]);
+            store(m0 + lane, column / 2u, in_units(sums[first]), in_units(sums[first + 16u]));
         }
     }
 }

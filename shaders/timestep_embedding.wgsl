@@ -14,7 +14,7 @@ struct Params {
     tiles: u32,
     first: u32,
     width: u32,
-    // The power of two that brings W into the range of halves.
+    // The power of two that W is stored with.
     weight_unit: f32,
     // Rows in the table of times.
     times: u32,

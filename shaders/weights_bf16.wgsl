@@ -1,5 +1,5 @@
 // Weights stored as BF16, two to a word, the first in the lower half. A BF16 is the upper half of an F32, so widening
-// is a shift. Rows are padded with zeros to whole steps of four.
+// is a shift. Rows are padded with zeros to whole lines of 64 bytes.
 
 @group(0) @binding(2) var<storage, read> weights: array<vec2u>;
 

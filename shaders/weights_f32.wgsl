@@ -1,4 +1,4 @@
-// Weights stored as F32. Rows are padded with zeros to whole steps of four.
+// Weights stored as F32. Rows are padded with zeros to whole lines of 64 bytes.
 
 @group(0) @binding(2) var<storage, read> weights: array<vec4f>;
 

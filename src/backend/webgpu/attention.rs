@@ -52,24 +52,55 @@ fn rows(dim: usize) -> usize {
 /// The constants of `attention_cooperative.wgsl`, in cooperative matrices.
 #[derive(Debug, Clone, Copy)]
 struct Blocks {
+    subgroups: usize,
+    /// Queries and keys at a time.
     queries: usize,
+    keys: usize,
     chunk: usize,
     chunks: usize,
 }
 
 impl Blocks {
-    const SUBGROUPS: usize = 4;
-    const KEYS: usize = 2;
-    /// The widest chunk of a head, in values: what workgroup memory of 32 KiB holds next to the scores.
+    /// The widest chunk of a head, in values.
     const CHUNK: usize = 128;
+    /// Subgroups, queries and keys, the fastest first, for heads of one chunk. Measured on an H100.
+    const NARROW: [[usize; 3]; 2] = [[8, 8, 2], [4, 4, 1]];
+    /// The same for wider heads, whose sums fill the registers of two subgroups for each matrix of queries.
+    const WIDE: [[usize; 3]; 2] = [[8, 4, 2], [4, 2, 2]];
 
-    /// `None` for heads that chunks do not divide.
-    fn new(Cooperative { side, .. }: Cooperative, dim: usize) -> Option<Self> {
+    /// The fastest that workgroup memory holds; `None` for heads that chunks do not divide.
+    fn new(Cooperative { side, lanes, memory }: Cooperative, dim: usize) -> Option<Self> {
         let chunk = dim.min(Self::CHUNK);
-        let whole = dim > 0 && dim.is_multiple_of(chunk) && chunk.is_multiple_of(side);
-        // The sums of wide heads fill the registers of two subgroups.
-        let queries = if dim > Self::CHUNK { 2 } else { 4 };
-        whole.then_some(Self { queries, chunk: chunk / side, chunks: dim / chunk })
+        if dim == 0 || !dim.is_multiple_of(chunk) || !chunk.is_multiple_of(side) {
+            return None;
+        }
+        let choices = if dim > Self::CHUNK { Self::WIDE } else { Self::NARROW };
+        let blocks = choices.map(|[subgroups, queries, keys]| Self {
+            subgroups,
+            queries,
+            keys,
+            chunk: chunk / side,
+            chunks: dim / chunk,
+        });
+        blocks.into_iter().find(|blocks| blocks.memory(side, lanes) <= memory)
+    }
+
+    /// Rows of `tile`: keys, and values or, of wide heads, queries.
+    fn tile_rows(self, side: usize) -> usize {
+        side * (self.keys + if self.chunks > 1 { self.keys.max(self.queries) } else { self.keys })
+    }
+
+    /// Times that `tile` is filled with queries of heads of one chunk.
+    fn turns(self, side: usize) -> usize {
+        (self.queries * side).div_ceil(self.tile_rows(side))
+    }
+
+    /// Bytes of workgroup memory, as the shader declares it.
+    fn memory(self, side: usize, lanes: usize) -> usize {
+        let (queries, keys, chunk) = (self.queries * side, self.keys * side, self.chunk * side);
+        let tile = self.tile_rows(side) * (chunk / 4 + 2) * 8;
+        let query = (keys + 4) * 4 + (keys / 4 + 2) * 8 + 4;
+        tile + queries * query + self.subgroups * (lanes + 1) * 4
     }
 }
 
@@ -85,20 +116,22 @@ fn program(kind: Kind, dim: usize, causal: bool, lengths: bool) -> Program {
         .with("HAS_LENGTHS", lengths);
     match kind {
         Kind::Cooperative(cooperative) if let Some(blocks) = Blocks::new(cooperative, dim) => {
-            let Blocks { queries, chunk, chunks } = blocks;
-            let across = Blocks::SUBGROUPS / queries;
-            let threads = Blocks::SUBGROUPS * cooperative.lanes;
+            let Blocks { subgroups, queries, keys, chunk, chunks } = blocks;
+            let Cooperative { side, lanes, .. } = cooperative;
+            let across = subgroups / queries;
             program
-                .with("SUBGROUPS", Blocks::SUBGROUPS)
-                .with("LANES", cooperative.lanes)
+                .with("SUBGROUPS", subgroups)
+                .with("LANES", lanes)
                 .with("QF", queries)
-                .with("KF", Blocks::KEYS)
-                .with("CHUNK", chunk * cooperative.side)
+                .with("KF", keys)
+                .with("CHUNK", chunk * side)
                 .with("CHUNKS", chunks)
+                .with("ROWS", blocks.tile_rows(side))
+                .with("TURNS", blocks.turns(side))
                 .with("DF", chunk)
-                .with("SF", Blocks::KEYS / across)
+                .with("SF", keys / across)
                 .with("CF", chunk / across)
-                .with("LOADS", (Blocks::KEYS * chunk * cooperative.side.pow(2) / 4).div_ceil(threads))
+                .with("LOADS", (keys * chunk * side.pow(2) / 4).div_ceil(subgroups * lanes))
                 .file(cooperative.file())
                 .file(wgsl!("attention_cooperative"))
         }
@@ -121,7 +154,7 @@ pub(super) fn attention(
     let kind = Kind::choose(gpu.device.variant, heads.dim);
     let mut qkv = gpu.float(qkv)?;
     if kind.halves() {
-        qkv = gpu.narrow(&qkv, heads.dim)?;
+        qkv = gpu.narrow(&qkv, heads.dim, heads.dim)?;
     }
     let mut parameters = [tokens, heads.query, heads.key_value, items].map(|value| value as u32).to_vec();
     parameters.push((1.0 / (heads.dim as f32).sqrt()).to_bits());
@@ -168,7 +201,9 @@ pub(super) fn programs() -> Vec<Program> {
     let mut programs = Vec::new();
     for dim in [2, 16, 20, 24, 48, 64, 96, 122, 128, 384, 512] {
         for (causal, lengths) in [(false, false), (false, true), (true, false), (true, true)] {
-            let variants = Cooperative::KNOWN.map(Variant::Cooperative);
+            // With the memory that they have, and with the least.
+            let least = Cooperative::KNOWN.map(|known| Cooperative { memory: 32 << 10, ..known });
+            let variants = Cooperative::KNOWN.into_iter().chain(least).map(Variant::Cooperative);
             let mut kinds = [Variant::Plain, Variant::Half].into_iter().chain(variants);
             let mut made = Vec::new();
             while let Some(kind) = kinds.next().map(|variant| Kind::choose(variant, dim)) {

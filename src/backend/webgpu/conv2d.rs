@@ -2,13 +2,20 @@
 
 use super::super::{Conv2d, DType, DeviceTensor, shapes};
 use super::gpu::Gpu;
-use super::matrix::WebGpuConv2d;
+use super::matrix::{Source, WebGpuConv2d};
 use super::product::{self, Product, Rows, Verb};
 use super::program::{Program, wgsl};
 use super::tensor::WebGpuTensor;
 use crate::error::Result;
 
-const VERB: Verb = Verb { name: "conv2d", files: &[wgsl!("conv2d")], paired: false, rows: Rows::Never, halves: true };
+const VERB: Verb = Verb {
+    name: "conv2d",
+    files: &[wgsl!("conv2d")],
+    fours: Some(wgsl!("conv2d_fours")),
+    eights: Some(wgsl!("conv2d_eights")),
+    paired: false,
+    rows: Rows::Never,
+};
 
 pub(super) fn conv2d(
     gpu: &Gpu,
@@ -18,14 +25,14 @@ pub(super) fn conv2d(
     residual: Option<&WebGpuTensor>,
 ) -> Result<WebGpuTensor> {
     let shape @ [items, out_h, out_w, _] = shapes::conv2d(x.shape(), w.dims, geometry, residual.map(|r| r.shape()))?;
-    let (h, wide, [o, _, kw, channels]) = (x.shape()[1], x.shape()[2], w.dims);
+    let (h, wide, [o, kh, kw, channels]) = (x.shape()[1], x.shape()[2], w.dims);
     let out = gpu.output(VERB.name, &shape, DType::F32)?;
     let x = gpu.float(x)?;
     let residual = residual.map(|residual| gpu.float(residual)).transpose()?;
     let [top, left, ..] = geometry.pad;
     let zoom = usize::from(geometry.upsample);
     let parameters =
-        [h, wide, channels, channels.next_multiple_of(4), kw, out_h, out_w, geometry.stride, top, left, zoom];
+        [h, wide, channels, Source::channels(gpu, channels), kh, kw, out_h, out_w, geometry.stride, top, left, zoom];
     Product {
         verb: VERB,
         x: &x,

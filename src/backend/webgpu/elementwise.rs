@@ -76,7 +76,7 @@ pub(super) fn gather_rows(gpu: &Gpu, table: &WebGpuTensor, ids: &WebGpuTensor) -
 /// Fours that a thread converts to halves, at the least.
 const NARROW_FOURS: usize = 8;
 /// Fours in front of values in halves: `input_half.wgsl`.
-const HALVES_HEADER: usize = 2;
+const HALVES_HEADER: usize = 4;
 
 fn narrow_program(entry: &'static str, aligned: bool) -> Program {
     let input = if aligned { wgsl!("input_vec4") } else { wgsl!("input_scalar") };
@@ -100,9 +100,10 @@ impl Gpu {
         Ok(out)
     }
 
-    /// `tensor` in halves, as rows of `row` values: what `input_half.wgsl` reads.
-    pub(super) fn narrow(&self, tensor: &WebGpuTensor, row: usize) -> Result<WebGpuTensor> {
-        let (rows, steps) = (tensor.len() / row.max(1), row.div_ceil(4));
+    /// `tensor` in halves, as rows of `row` values with zeros up to `padded`, a multiple of four: what `input_half.wgsl`
+    /// and `input_eights.wgsl` read.
+    pub(super) fn narrow(&self, tensor: &WebGpuTensor, row: usize, padded: usize) -> Result<WebGpuTensor> {
+        let (rows, steps) = (tensor.len() / row.max(1), padded / 4);
         let parts = (rows * steps).div_ceil(GROUP * NARROW_FOURS).min(GROUP);
         let found = self.output("narrow", &[parts], DType::U32)?;
         let out = self.output("narrow", &[4 * (HALVES_HEADER + rows * steps)], DType::F16)?;

@@ -13,18 +13,24 @@ use crate::error::Result;
 /// The sinusoids' longest period over 2π.
 const MAX_PERIOD: f32 = 10_000.0;
 
-const LINEAR: Verb =
-    Verb { name: "linear", files: &[wgsl!("dense"), wgsl!("linear")], paired: false, rows: Rows::Few, halves: true };
+const LINEAR: Verb = Verb {
+    name: "linear",
+    files: &[wgsl!("dense"), wgsl!("linear")],
+    fours: Some(wgsl!("dense_fours")),
+    eights: Some(wgsl!("dense_eights")),
+    paired: false,
+    rows: Rows::Few,
+};
 /// Its table is small and every block reads it: F32 costs nothing.
-const MODULATION: Verb = Verb { name: "modulation", halves: false, ..LINEAR };
-const SWIGLU: Verb =
-    Verb { name: "swiglu", files: &[wgsl!("dense"), wgsl!("swiglu")], paired: true, rows: Rows::Few, halves: true };
+const MODULATION: Verb = Verb { name: "modulation", eights: None, ..LINEAR };
+const SWIGLU: Verb = Verb { name: "swiglu", files: &[wgsl!("dense"), wgsl!("swiglu")], paired: true, ..LINEAR };
 const SINUSOIDS: Verb = Verb {
     name: "timestep_embedding",
     files: &[wgsl!("timestep_embedding")],
+    fours: None,
+    eights: None,
     paired: false,
     rows: Rows::Always,
-    halves: false,
 };
 
 /// `x·Wᵀ + b`, or `SiLU(x)·Wᵀ + b`, into `out`.

@@ -1,14 +1,17 @@
 //! Matrices as they are stored, in pieces that a shader can be given.
 //!
-//! Rows start on 16 bytes, with zeros behind them, so that shaders read four values at once whatever the width. A
-//! matrix that is larger than a binding is cut between rows; each piece is multiplied by a dispatch of its own.
+//! Rows start on 64 bytes, with zeros behind them, so that shaders read 16 bytes at once whatever the width, and in
+//! whole steps. A matrix that is larger than a binding is cut between rows; each piece is multiplied by a dispatch of its
+//! own. Variants that multiply halves have every matrix in halves: see `halves.rs`.
 
 use super::super::{DType, HostTensor};
 use super::gpu::Gpu;
+use super::halves;
 use super::memory::Memory;
 use super::program::{File, wgsl};
 use super::recording::Arg;
 use super::tensor::WebGpuTensor;
+use super::variant::Variant;
 use crate::error::{Error, Result};
 use bytes::Bytes;
 use std::sync::Arc;
@@ -34,13 +37,13 @@ impl Stored {
         }
     }
 
-    fn size(self) -> usize {
+    pub(super) fn size(self) -> usize {
         if self == Stored::F32 { 4 } else { 2 }
     }
 
     /// Elements from one row's start to the next one's, for rows of `width`.
     fn padded(self, width: usize) -> usize {
-        width.next_multiple_of(16 / self.size())
+        width.max(1).next_multiple_of(64 / self.size())
     }
 }
 
@@ -68,7 +71,7 @@ pub(super) struct Matrix {
     pub stored: Stored,
     pub rows: usize,
     pub width: usize,
-    /// The power of two that brings its largest magnitude to 2¹⁴ … 2¹⁵, for products of halves.
+    /// The power of two that it is stored with.
     pub unit: f32,
     pub pieces: Vec<Piece>,
 }
@@ -102,15 +105,20 @@ impl<'a> Source<'a> {
         Self { stored, parts, width }
     }
 
-    /// A convolution's kernel `[O, I, kh, kw]` as `[O, kh·kw·I₄]`, where `I₄` is `I` up to a multiple of four.
-    pub(super) fn kernel(kernel: &HostTensor, [o, i, kh, kw]: [usize; 4]) -> Source<'static> {
+    /// The places of a kernel's `channels` in a row: shaders read four at once, or eight in halves.
+    pub(super) fn channels(gpu: &Gpu, channels: usize) -> usize {
+        channels.next_multiple_of(if gpu.device.variant == Variant::Plain { 4 } else { 8 })
+    }
+
+    /// A convolution's kernel `[O, I, kh, kw]` as `[O, kh·kw·P]`, where `P` is [`Source::channels`] of `I`.
+    pub(super) fn kernel(gpu: &Gpu, kernel: &HostTensor, [o, i, kh, kw]: [usize; 4]) -> Source<'static> {
         let (stored, bytes) = match kernel.dtype() {
             DType::Bf16 => (Stored::Bf16, kernel.bytes().clone()),
             DType::F16 => (Stored::F16, kernel.bytes().clone()),
             DType::F32 => (Stored::F32, kernel.bytes().clone()),
             _ => (Stored::F32, kernel.to_f32().iter().flat_map(|value| value.to_le_bytes()).collect::<Bytes>()),
         };
-        let (size, taps, padded) = (stored.size(), kh * kw, i.next_multiple_of(4));
+        let (size, taps, padded) = (stored.size(), kh * kw, Self::channels(gpu, i));
         let width = taps * padded;
         let mut rows = vec![0; o * width * size];
         for (from, value) in bytes.chunks_exact(size).enumerate() {
@@ -121,42 +129,35 @@ impl<'a> Source<'a> {
         Source { stored, parts: vec![(o, rows.into())], width }
     }
 
-    /// The largest magnitude, as the exponent that F32 would store it with.
-    fn largest(&self) -> u32 {
-        let halves = |mask: u16| {
-            let words = self.parts.iter().flat_map(|(_, bytes)| bytes.chunks_exact(2));
-            words.map(|word| u16::from_le_bytes([word[0], word[1]]) & mask).max().unwrap_or(0)
-        };
-        let bits = match self.stored {
-            Stored::Bf16 => u32::from(halves(0x7fff)) << 16,
-            Stored::F16 => half::f16::from_bits(halves(0x7fff)).to_f32().to_bits(),
-            Stored::F32 => {
-                let words = self.parts.iter().flat_map(|(_, bytes)| bytes.chunks_exact(4));
-                words.map(|w| u32::from_le_bytes([w[0], w[1], w[2], w[3]]) & 0x7fff_ffff).max().unwrap_or(0)
-            }
-        };
-        bits >> 23
+    /// The largest exponent of its values, as F32 stores it.
+    fn exponent(&self) -> u32 {
+        self.parts.iter().map(|(_, bytes)| halves::exponent(self.stored, bytes)).max().unwrap_or(0)
     }
 
     fn rows(&self) -> usize {
         self.parts.iter().map(|(rows, _)| rows).sum()
     }
 
-    /// Writes `count` rows from `first` on, the first to row `to`.
-    fn write(&self, first: usize, count: usize, to: usize, write: &mut dyn FnMut(usize, &[u8])) {
-        let (size, padded) = (self.stored.size(), self.stored.padded(self.width));
-        let (row_bytes, stride) = (self.width * size, padded * size);
+    /// Writes `count` rows from `first` on, the first to row `to`: as they are, or in halves times `unit`.
+    fn write(&self, first: usize, count: usize, to: usize, unit: Option<f32>, write: &mut dyn FnMut(usize, &[u8])) {
+        let stored = if unit.is_some() { Stored::F16 } else { self.stored };
+        let (row_bytes, stride) = (self.width * self.stored.size(), stored.padded(self.width) * stored.size());
         let mut start = 0;
         for (rows, bytes) in &self.parts {
             let from = first.max(start);
             let until = (first + count).min(start + rows);
-            if from < until && row_bytes == stride {
-                let part = &bytes[(from - start) * stride..(until - start) * stride];
-                write((to + from - first) * stride, part);
-            } else {
-                for row in from..until.max(from) {
-                    let part = &bytes[(row - start) * row_bytes..][..row_bytes];
-                    write((to + row - first) * stride, part);
+            if from < until {
+                let part = &bytes[(from - start) * row_bytes..(until - start) * row_bytes];
+                let at = (to + from - first) * stride;
+                match unit {
+                    Some(unit) => halves::write(self.stored, part, row_bytes, stride, unit, |offset, rows| {
+                        write(at + offset, rows);
+                    }),
+                    None if row_bytes == stride => write(at, part),
+                    None => part
+                        .chunks_exact(row_bytes.max(1))
+                        .enumerate()
+                        .for_each(|(row, values)| write(at + row * stride, values)),
                 }
             }
             start += rows;
@@ -164,17 +165,13 @@ impl<'a> Source<'a> {
     }
 }
 
-/// 2^e with the e that brings values of this stored exponent to 2¹⁴ … 2¹⁵: what narrow.wgsl does to activations.
-fn unit(exponent: u32) -> f32 {
-    let e = (14 - (exponent as i32 - 127)).clamp(-120, 120);
-    f32::from_bits(((127 + e) as u32) << 23)
-}
-
 impl Matrix {
     /// Uploads a matrix, or with `second` the pair of matrices of a swiglu.
     pub(super) fn upload(gpu: &Gpu, verb: &str, source: &Source<'_>, second: Option<&Source<'_>>) -> Result<Self> {
-        let (rows, width, stored) = (source.rows(), source.width, source.stored);
-        let largest = source.largest().max(second.map_or(0, Source::largest));
+        let (rows, width) = (source.rows(), source.width);
+        let unit = (gpu.device.variant != Variant::Plain)
+            .then(|| halves::unit(source.exponent().max(second.map_or(0, Source::exponent))));
+        let stored = if unit.is_some() { Stored::F16 } else { source.stored };
         let stride = (stored.padded(width) * stored.size()) as u64;
         let each = stride * if second.is_some() { 2 } else { 1 };
         let most = gpu.device.max_binding;
@@ -190,14 +187,14 @@ impl Matrix {
             let count = at_once.min(rows - first);
             let bytes = (each * count as u64).max(16);
             let memory = gpu.upload(verb, &[count, width], bytes, most, |write| {
-                source.write(first, count, 0, write);
+                source.write(first, count, 0, unit, write);
                 if let Some(second) = second {
-                    second.write(first, count, count, write);
+                    second.write(first, count, count, unit, write);
                 }
             })?;
             pieces.push(Piece { memory, bytes, first, rows: count });
         }
-        Ok(Self { stored, rows, width, unit: unit(largest), pieces })
+        Ok(Self { stored, rows, width, unit: unit.unwrap_or(1.0), pieces })
     }
 
     /// `[N, K]`.

@@ -1,8 +1,8 @@
 //! Any GPU: WGSL compute shaders through wgpu.
 //!
 //! One file in `shaders/` a verb; the files here launch them, check shapes and find the memory. Activations are F32,
-//! weights stay as they are stored and are widened where they are read, all arithmetic is F32 but for the operands of
-//! products in the faster variants: see [`Shaders`].
+//! weights stay as they are stored and are widened where they are read, all arithmetic is F32. But for the faster
+//! variants, which multiply halves: their matrices become F16 on the way to the device. See [`Shaders`].
 
 mod attention;
 mod cache;
@@ -11,6 +11,7 @@ mod device;
 mod elementwise;
 mod gpu;
 mod guide_and_step;
+mod halves;
 mod linear;
 mod matrix;
 mod memory;
@@ -117,6 +118,11 @@ impl Backend for WebGpu {
         usize::try_from(self.0.device.max_binding).unwrap_or(usize::MAX) / DType::F32.size()
     }
 
+    /// Variants that multiply halves have every matrix so. Tables stay as they are stored.
+    fn weights(&self, stored: DType) -> DType {
+        if self.0.device.variant == Variant::Plain { stored } else { DType::F16 }
+    }
+
     fn trim(&self) {
         self.0.trim();
     }
@@ -125,7 +131,7 @@ impl Backend for WebGpu {
         Some(self.0.peak_memory())
     }
 
-    /// Matrices stay as they are stored; everything else that is stored in a shorter floating type is widened, as it is
+    /// Tables stay as they are stored; everything else that is stored in a shorter floating type is widened, as it is
     /// small and shaders read it as F32.
     fn upload(&self, tensor: &HostTensor) -> Result<WebGpuTensor> {
         let short = matches!(tensor.dtype(), DType::F16 | DType::Bf16);
@@ -164,7 +170,7 @@ impl Backend for WebGpu {
         if let Some(bias) = bias {
             shapes::same(verb, "the bias", bias.shape(), &[o])?;
         }
-        let matrix = Matrix::upload(&self.0, verb, &Source::kernel(kernel, stored), None)?;
+        let matrix = Matrix::upload(&self.0, verb, &Source::kernel(&self.0, kernel, stored), None)?;
         let bias = self.bias(verb, bias.map_or(&[], std::slice::from_ref))?;
         Ok(WebGpuConv2d { matrix, dims: [o, kh, kw, i], bias })
     }

@@ -10,8 +10,14 @@ use super::tensor::WebGpuTensor;
 use crate::error::Result;
 
 /// Both are small next to a block, and the latents and the velocity are what the picture is made of: F32.
-const EMBED: Verb =
-    Verb { name: "embed_patches", files: &[wgsl!("embed_patches")], paired: false, rows: Rows::Never, halves: false };
+const EMBED: Verb = Verb {
+    name: "embed_patches",
+    files: &[wgsl!("embed_patches")],
+    fours: None,
+    eights: None,
+    paired: false,
+    rows: Rows::Never,
+};
 const FINAL: Verb = Verb { name: "final_layer", files: &[wgsl!("final_layer")], ..EMBED };
 
 pub(super) fn embed_patches(

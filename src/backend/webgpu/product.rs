@@ -12,8 +12,6 @@ use crate::error::Result;
 const FEW: usize = 8;
 /// Columns that a workgroup of that shader makes.
 const FEW_COLUMNS: usize = 16;
-/// Workgroup memory in bytes of the GPUs with cooperative matrices of 16×16.
-const WORKGROUP_MEMORY: usize = 48 << 10;
 /// Rows of tiles that the cooperative product makes before it goes on to the next ones.
 const BAND: usize = 16;
 /// From so many tiles on, large ones keep a GPU busy.
@@ -25,12 +23,14 @@ pub(super) struct Verb {
     pub name: &'static str,
     /// Files in front of the product that say what its rows are and where its outputs go.
     pub files: &'static [File],
+    /// What reads its rows four values at a time, if not one of these.
+    pub fours: Option<File>,
+    /// What reads its rows in halves, eight at a time; without it, it is multiplied in F32 by every variant.
+    pub eights: Option<File>,
     /// Whether two rows of the matrix make one column.
     pub paired: bool,
     /// When the product for few rows is used.
     pub rows: Rows,
-    /// Whether it may be multiplied in halves; if not, it is multiplied in F32 by every variant.
-    pub halves: bool,
 }
 
 /// When a verb uses the product for few rows.
@@ -81,7 +81,7 @@ pub(super) struct Tile {
 }
 
 /// Subgroups in a workgroup of the cooperative product, down and across; cooperative matrices of each, down and across;
-/// and steps of four of K in workgroup memory.
+/// and steps of eight of K in workgroup memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Blocks {
     subgroups: [usize; 2],
@@ -116,21 +116,28 @@ impl Tile {
     }
 }
 
-impl Blocks {
-    /// From the largest to the smallest.
-    const ALL: [Blocks; 3] = [
-        Blocks { subgroups: [2, 4], each: [4, 2], steps: 8 },
-        Blocks { subgroups: [2, 2], each: [2, 2], steps: 8 },
-        Blocks { subgroups: [1, 4], each: [2, 2], steps: 8 },
-    ];
+/// Which blocks the cooperative product takes: the first row for the verb (`None`: for all), at least so many columns and
+/// enough tiles; the last row for whatever is smaller. Measured on an H100.
+const BLOCKS: [(Option<&str>, usize, Blocks); 4] = [
+    (Some("conv2d"), 256, Blocks::new([2, 4], [4, 4], 2)),
+    (None, 0, Blocks::new([2, 4], [4, 2], 4)),
+    (None, 0, Blocks::new([2, 2], [2, 2], 4)),
+    (None, 0, Blocks::new([1, 4], [2, 2], 4)),
+];
 
-    /// The largest that leaves every multiprocessor something to do.
-    fn for_size(m: usize, n: usize, side: usize) -> Self {
-        let tiles = |blocks: Blocks| {
-            let [rows, columns] = blocks.tile(side);
-            m.div_ceil(rows) * n.div_ceil(columns)
+impl Blocks {
+    const fn new(subgroups: [usize; 2], each: [usize; 2], steps: usize) -> Self {
+        Self { subgroups, each, steps }
+    }
+
+    /// The first of the table that leaves every multiprocessor something to do.
+    fn for_size(verb: &str, m: usize, n: usize, side: usize) -> Self {
+        let [.., (_, _, smallest)] = BLOCKS;
+        let fits = |(name, columns, blocks): &(Option<&str>, usize, Blocks)| {
+            let [rows, across] = blocks.tile(side);
+            name.is_none_or(|name| name == verb) && n >= *columns && m.div_ceil(rows) * n.div_ceil(across) >= BUSY
         };
-        Self::ALL.into_iter().find(|blocks| tiles(*blocks) >= BUSY).unwrap_or(Self::ALL[2])
+        BLOCKS.iter().find(|row| fits(row)).map_or(smallest, |(_, _, blocks)| *blocks)
     }
 
     /// Rows and columns of a workgroup's tile.
@@ -139,10 +146,10 @@ impl Blocks {
     }
 
     /// Buffers of operands in workgroup memory, next to a matrix of sums a subgroup: two where they fit.
-    fn buffers(self, side: usize) -> usize {
-        let operands = self.tile(side).iter().sum::<usize>() * (self.steps + 2) * 8;
+    fn buffers(self, Cooperative { side, memory, .. }: Cooperative) -> usize {
+        let operands = self.tile(side).iter().sum::<usize>() * (self.steps + 1) * 16;
         let sums = self.subgroups.iter().product::<usize>() * side * side * 4;
-        if 2 * operands + sums <= WORKGROUP_MEMORY { 2 } else { 1 }
+        if 2 * operands + sums <= memory { 2 } else { 1 }
     }
 }
 
@@ -153,8 +160,8 @@ impl Shape {
             return Shape::Rows(m.next_power_of_two().min(FEW));
         }
         match variant {
-            Variant::Cooperative(cooperative) if verb.halves => {
-                Shape::Cooperative(cooperative, Blocks::for_size(m, n, cooperative.side))
+            Variant::Cooperative(cooperative) if verb.eights.is_some() => {
+                Shape::Cooperative(cooperative, Blocks::for_size(verb.name, m, n, cooperative.side))
             }
             _ => Shape::Tile(Tile::for_size(m, n, verb.paired)),
         }
@@ -180,20 +187,20 @@ impl Shape {
             Shape::Cooperative(cooperative, blocks) => {
                 let Blocks { subgroups: [gm, gn], each: [fm, fn_], steps } = blocks;
                 let threads = gm * gn * cooperative.lanes;
-                let loads = |rows: usize| (rows * steps).div_ceil(threads);
+                let loads = |rows: usize| rows * steps / threads;
                 let [bm, bn] = self.tile();
                 program
                     .with("GM", gm)
                     .with("GN", gn)
                     .with("FM", fm)
                     .with("FN", fn_)
-                    .with("BK4", steps)
-                    .with("KF", 4 * steps / cooperative.side)
+                    .with("BK8", steps)
+                    .with("KF", 8 * steps / cooperative.side)
                     .with("LANES", cooperative.lanes)
                     .with("LOADS_A", loads(bm))
                     .with("LOADS_B", loads(bn))
                     .with("SHARE", cooperative.side.pow(2) / cooperative.lanes)
-                    .with("BUFFERS", blocks.buffers(cooperative.side))
+                    .with("BUFFERS", blocks.buffers(cooperative))
                     .with("BAND", BAND)
                     .with("OUTPUTS", if paired { fn_ / 2 } else { fn_ })
                     .file(cooperative.file())
@@ -225,8 +232,12 @@ impl Input {
 }
 
 fn program(verb: Verb, input: Input, stored: Stored, shape: Shape, constants: &[(&'static str, bool)]) -> Program {
-    let mut program = Program::new(verb.name, &[wgsl!("common"), input.file(), stored.file()]);
-    for file in verb.files {
+    let (operands, rows) = match shape {
+        Shape::Cooperative(..) => ([wgsl!("input_eights"), wgsl!("weights_eights")], verb.eights),
+        Shape::Rows(_) | Shape::Tile(_) => ([input.file(), stored.file()], verb.fours),
+    };
+    let mut program = Program::new(verb.name, &[wgsl!("common")]);
+    for file in operands.iter().chain(verb.files).chain(&rows) {
         program = program.file(*file);
     }
     for (name, value) in constants {
@@ -241,10 +252,10 @@ impl Product<'_> {
         let variant = gpu.device.variant;
         let halves = match Shape::for_size(variant, self.verb, self.m, self.matrix.rows) {
             Shape::Rows(_) => false,
-            Shape::Tile(_) | Shape::Cooperative(..) => self.verb.halves && variant != Variant::Plain,
+            Shape::Tile(_) | Shape::Cooperative(..) => self.verb.eights.is_some() && variant != Variant::Plain,
         };
         let (x, input) = if halves {
-            (gpu.narrow(self.x, self.row)?, Input::Half)
+            (gpu.narrow(self.x, self.row, self.row.next_multiple_of(8))?, Input::Half)
         } else {
             (self.x.clone(), if self.row.is_multiple_of(4) { Input::Vec4 } else { Input::Scalar })
         };
@@ -263,12 +274,12 @@ impl Product<'_> {
     }
 
     fn piece_parameters(&self, piece: &Piece, tiles: usize, halves: bool) -> Vec<u32> {
-        let (k4, stride) = (self.k.div_ceil(4), self.matrix.stride4());
-        // Halves have whole steps of four.
+        let (k4, stride) = (if halves { 2 * self.k.div_ceil(8) } else { self.k.div_ceil(4) }, self.matrix.stride4());
+        // Halves have whole eights.
         let k = if halves { 4 * k4 } else { self.k };
         let mut parameters: Vec<u32> =
             [self.m, piece.rows, k, k4, stride, tiles, piece.first, self.width].map(|value| value as u32).to_vec();
-        parameters.push(if halves { self.matrix.unit } else { 1.0 }.to_bits());
+        parameters.push(self.matrix.unit.to_bits());
         parameters.extend(&self.parameters);
         parameters
     }
@@ -283,18 +294,18 @@ pub(super) fn programs(verb: Verb, inputs: &[bool], constants: &[(&'static str, 
             programs.extend([1, FEW].map(|few| program(verb, input, stored, Shape::Rows(few), constants)));
         }
     }
-    for stored in Stored::ALL {
-        let inputs = f32s.clone().chain(verb.halves.then_some(Input::Half));
-        let tiles = Tile::ALL.into_iter().filter(|tile| tile.tn > 1 || !verb.paired);
-        for (input, tile) in inputs.flat_map(|input| tiles.clone().map(move |tile| (input, tile))) {
-            if verb.rows != Rows::Always {
-                programs.push(program(verb, input, stored, Shape::Tile(tile), constants));
-            }
+    let tiles = Tile::ALL.into_iter().filter(|tile| tile.tn > 1 || !verb.paired);
+    let mut operands: Vec<_> =
+        Stored::ALL.into_iter().flat_map(|s| f32s.clone().map(move |input| (s, input))).collect();
+    if verb.eights.is_some() {
+        operands.push((Stored::F16, Input::Half));
+        for (kind, (_, _, blocks)) in Cooperative::KNOWN.into_iter().flat_map(|kind| BLOCKS.map(|row| (kind, row))) {
+            programs.push(program(verb, Input::Half, Stored::F16, Shape::Cooperative(kind, blocks), constants));
         }
-        if verb.halves {
-            for (kind, blocks) in Cooperative::KNOWN.into_iter().flat_map(|kind| Blocks::ALL.map(|b| (kind, b))) {
-                programs.push(program(verb, Input::Half, stored, Shape::Cooperative(kind, blocks), constants));
-            }
+    }
+    if verb.rows != Rows::Always {
+        for ((stored, input), tile) in operands.into_iter().flat_map(|o| tiles.clone().map(move |tile| (o, tile))) {
+            programs.push(program(verb, input, stored, Shape::Tile(tile), constants));
         }
     }
     programs

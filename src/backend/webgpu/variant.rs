@@ -35,11 +35,14 @@ pub(super) struct Cooperative {
     pub side: usize,
     /// Invocations in a subgroup, which share a matrix.
     pub lanes: usize,
+    /// Bytes of workgroup memory.
+    pub memory: usize,
 }
 
 impl Cooperative {
     /// The kinds that the shaders are written and tested for: NVIDIA's, and those of Mesa's software Vulkan.
-    pub(super) const KNOWN: [Cooperative; 2] = [Cooperative { side: 16, lanes: 32 }, Cooperative { side: 8, lanes: 8 }];
+    pub(super) const KNOWN: [Cooperative; 2] =
+        [Cooperative { side: 16, lanes: 32, memory: 48 << 10 }, Cooperative { side: 8, lanes: 8, memory: 32 << 10 }];
 
     const FEATURES: wgpu::Features = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX
         .union(wgpu::Features::SHADER_F16)
@@ -60,11 +63,12 @@ impl Cooperative {
             .filter(|kind| kind.m_size == kind.n_size && kind.n_size == kind.k_size)
             .map(|kind| kind.m_size)
             .collect();
-        Self::KNOWN.into_iter().find(|known| {
+        let known = Self::KNOWN.into_iter().find(|known| {
             // A driver that may choose the size of a subgroup may choose another one than the shaders count on.
             let lanes = known.lanes as u32;
             sides.contains(&(known.side as u32)) && info.subgroup_min_size == lanes && info.subgroup_max_size == lanes
-        })
+        })?;
+        Some(Self { memory: adapter.limits().max_compute_workgroup_storage_size as usize, ..known })
     }
 
     /// The file that names its types.
