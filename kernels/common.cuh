@@ -68,6 +68,16 @@ __device__ __forceinline__ void write_values(bf16 *to, const Values<1> &from) {
     *to = narrow(from.value[0]);
 }
 
+__device__ __forceinline__ void write_values(float *to, const Values<8> &from) {
+    const float *v = from.value;
+    reinterpret_cast<float4 *>(to)[0] = make_float4(v[0], v[1], v[2], v[3]);
+    reinterpret_cast<float4 *>(to)[1] = make_float4(v[4], v[5], v[6], v[7]);
+}
+
+__device__ __forceinline__ void write_values(float *to, const Values<1> &from) {
+    *to = from.value[0];
+}
+
 // Eight values of a row `width` wide from `column` on, as far as it goes.
 template <bool CHUNKED>
 __device__ __forceinline__ void store_eight(bf16 *row, unsigned column, unsigned width, const bf16 *eight) {

@@ -1,39 +1,88 @@
 // guide_and_step: with p the prediction of an item and q that of its negative, v = p + g·(p − q); where c > 0 and
 // ‖v‖ > c·‖p‖, v is scaled to c·‖p‖; latents += delta·v; then step += 1. (delta, g, c) is row `step` of the table. All F32.
-// One block does it all, so that the counter moves after everyone has read it: an item is a megabyte at most.
-// Constants: GUIDED (there are negatives).
+//
+// `choose` copies the row, and where there is a cap sums the squares of v and of p over chunks of values. The second
+// kernel reads that copy and not the counter, so that it may move the counter while its other blocks are at work.
+// Constants: GUIDED (there are negatives), VECTOR (8, or 1 where an item's values are no multiple of 8).
 
-constexpr unsigned THREADS = 1024;
+constexpr unsigned THREADS = 256;
 
-extern "C" __global__ void __launch_bounds__(THREADS)
-    guide_and_step(float *latents, const float *prediction, const float *table, unsigned *step, unsigned items,
-                   unsigned values, unsigned rows) {
-    __shared__ float scratch[2][THREADS / 32];
-    const unsigned current = *step, row = min(current, rows - 1);
-    const float delta = table[3 * row], guidance = table[3 * row + 1], cap = table[3 * row + 2];
-    for (unsigned item = 0; item < items; item++) {
-        const float *positive = prediction + static_cast<u64>(item) * values;
-        const float *negative = positive + (GUIDED ? static_cast<u64>(items) * values : 0);
-        float *to = latents + static_cast<u64>(item) * values;
-        auto velocity = [&](unsigned i) {
-            return GUIDED ? positive[i] + guidance * (positive[i] - negative[i]) : positive[i];
-        };
-        float factor = delta;
-        if (GUIDED && cap > 0.0f) {
-            float guided = 0.0f, plain = 0.0f;
-            for (unsigned i = threadIdx.x; i < values; i += THREADS) {
-                const float v = velocity(i);
-                guided += v * v;
-                plain += positive[i] * positive[i];
-            }
-            guided = sqrtf(block_sum<THREADS>(guided, scratch[0]));
-            plain = cap * sqrtf(block_sum<THREADS>(plain, scratch[1]));
-            if (guided > plain) factor *= plain / guided;
-            // The next item's sums wait until everyone has read these.
-            __syncthreads();
+// p and v of an item, some values at once.
+struct Velocity {
+    const float *positive, *negative;
+    float guidance;
+
+    __device__ __forceinline__ Velocity(const float *prediction, unsigned item, unsigned items, unsigned values,
+                                        float guidance)
+        : positive(prediction + static_cast<u64>(item) * values),
+          negative(positive + (GUIDED ? static_cast<u64>(items) * values : 0)), guidance(guidance) {}
+
+    __device__ __forceinline__ void read(Values<VECTOR> &p, Values<VECTOR> &v, unsigned at) const {
+        Values<VECTOR> q;
+        read_values(p, positive + at);
+        if (GUIDED) read_values(q, negative + at);
+#pragma unroll
+        for (int i = 0; i < VECTOR; i++) {
+            v.value[i] = GUIDED ? p.value[i] + guidance * (p.value[i] - q.value[i]) : p.value[i];
         }
-        for (unsigned i = threadIdx.x; i < values; i += THREADS) to[i] += factor * velocity(i);
     }
-    __syncthreads();
-    if (threadIdx.x == 0) *step = current + 1;
+};
+
+// The row of this step, and the squares of v and p in every chunk: `[items, chunks, 2]`.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    choose(const float *prediction, const float *table, const unsigned *step, float *chosen, float *squares,
+           unsigned items, unsigned values, unsigned rows, unsigned chunk, unsigned chunks) {
+    __shared__ float scratch[2][THREADS / 32];
+    const float *row = table + 3 * min(*step, rows - 1);
+    if (blockIdx.x == 0 && threadIdx.x < 3) chosen[threadIdx.x] = row[threadIdx.x];
+    if (!GUIDED || !(row[2] > 0.0f)) return;
+    const unsigned item = blockIdx.x / chunks, first = blockIdx.x % chunks * chunk, end = min(first + chunk, values);
+    const Velocity velocity(prediction, item, items, values, row[1]);
+    float guided = 0.0f, plain = 0.0f;
+#pragma unroll 2
+    for (unsigned at = first + threadIdx.x * VECTOR; at < end; at += THREADS * VECTOR) {
+        Values<VECTOR> p, v;
+        velocity.read(p, v, at);
+#pragma unroll
+        for (int i = 0; i < VECTOR; i++) {
+            guided += v.value[i] * v.value[i];
+            plain += p.value[i] * p.value[i];
+        }
+    }
+    guided = block_sum<THREADS>(guided, scratch[0]);
+    plain = block_sum<THREADS>(plain, scratch[1]);
+    if (threadIdx.x == 0) {
+        squares[2 * blockIdx.x] = guided;
+        squares[2 * blockIdx.x + 1] = plain;
+    }
+}
+
+// A thread takes one vector of an item, which blockIdx.y names.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    guide_and_step(float *latents, const float *prediction, const float *chosen, const float *squares, unsigned *step,
+                   unsigned items, unsigned values, unsigned chunks) {
+    const unsigned item = blockIdx.y, at = (blockIdx.x * THREADS + threadIdx.x) * VECTOR;
+    if (item == 0 && at == 0) *step += 1;
+    const float cap = chosen[2];
+    float factor = chosen[0];
+    if (GUIDED && cap > 0.0f) {
+        // Every warp for itself, whole.
+        const float *from = squares + static_cast<u64>(item) * chunks * 2;
+        float guided = 0.0f, plain = 0.0f;
+        for (unsigned i = threadIdx.x % 32; i < chunks; i += 32) {
+            guided += from[2 * i];
+            plain += from[2 * i + 1];
+        }
+        guided = sqrtf(lanes_sum<32>(guided));
+        plain = cap * sqrtf(lanes_sum<32>(plain));
+        if (guided > plain) factor *= plain / guided;
+    }
+    if (at >= values) return;
+    float *to = latents + static_cast<u64>(item) * values + at;
+    Values<VECTOR> p, v, moved;
+    read_values(moved, to);
+    Velocity(prediction, item, items, values, chosen[1]).read(p, v, at);
+#pragma unroll
+    for (int i = 0; i < VECTOR; i++) moved.value[i] += factor * v.value[i];
+    write_values(to, moved);
 }

@@ -5,14 +5,16 @@ use super::elementwise::needs_rows;
 use super::gpu::Gpu;
 use super::program::{Program, kernel};
 use super::recording::{Arg, Grid};
-use super::tensor::CudaTensor;
+use super::tensor::{CudaTensor, VECTOR, vector};
 use crate::error::Result;
 
-/// Threads of its one block.
-const BLOCK: usize = 1024;
+/// Threads of a block.
+const BLOCK: usize = 256;
+/// Values of which a block sums the squares.
+const CHUNK: usize = 2 * BLOCK * VECTOR;
 
-fn program(guided: bool) -> Program {
-    Program::new("guide_and_step", &[kernel!("guide_and_step.cu")]).with("GUIDED", guided)
+fn program(guided: bool, vector: usize) -> Program {
+    Program::new("guide_and_step", &[kernel!("guide_and_step.cu")]).with("GUIDED", guided).with("VECTOR", vector)
 }
 
 pub(super) fn guide_and_step(
@@ -28,19 +30,39 @@ pub(super) fn guide_and_step(
     shapes::typed(verb, "the latents", latents.dtype(), DType::F32)?;
     let (prediction, table) = (gpu.float(prediction)?, gpu.float(table)?);
     let items = latents.shape()[0];
+    let values = latents.len() / items;
+    let (guided, each, chunks) = (prediction.shape()[0] != items, vector(values), values.div_ceil(CHUNK));
+    let program = program(guided, each);
+    let chosen = gpu.output(verb, &[3], DType::F32)?;
+    let squares = gpu.output(verb, &[items, chunks, 2], DType::F32)?;
+    let args = [
+        Arg::Read(&prediction),
+        Arg::Read(&table),
+        Arg::Read(step),
+        Arg::Write(&chosen),
+        Arg::Write(&squares),
+        Arg::U32(items),
+        Arg::U32(values),
+        Arg::U32(table.shape()[0]),
+        Arg::U32(CHUNK),
+        Arg::U32(chunks),
+    ];
+    gpu.launch(&program, "choose", Grid::row(if guided { items * chunks } else { 1 }, BLOCK), &args)?;
     let args = [
         Arg::Write(latents),
         Arg::Read(&prediction),
-        Arg::Read(&table),
+        Arg::Read(&chosen),
+        Arg::Read(&squares),
         Arg::Write(step),
         Arg::U32(items),
-        Arg::U32(latents.len() / items),
-        Arg::U32(table.shape()[0]),
+        Arg::U32(values),
+        Arg::U32(chunks),
     ];
-    gpu.launch(&program(prediction.shape()[0] != items), verb, Grid::row(1, BLOCK), &args)
+    let grid = Grid { blocks: [values.div_ceil(BLOCK * each), items, 1], threads: BLOCK, shared: 0 };
+    gpu.launch(&program, verb, grid, &args)
 }
 
 /// Every program of this verb.
 pub(super) fn programs() -> Vec<Program> {
-    [false, true].map(program).to_vec()
+    [false, true].into_iter().flat_map(|guided| [1, VECTOR].map(|vector| program(guided, vector))).collect()
 }
