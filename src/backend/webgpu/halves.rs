@@ -113,7 +113,7 @@ mod tests {
     /// Every type comes out as its values times the unit, padded, whatever the number of rows and the width.
     #[test]
     fn rows_are_scaled_rounded_and_padded() {
-        for (rows, width) in [(3, 5), (1, 700), (9, 300)] {
+        for (rows, width) in [(3usize, 5usize), (1, 700), (9, 300)] {
             let values: Vec<f32> = (0..rows * width)
                 .map(|i| (i as f32 - 7.0) / 1024.0)
                 .map(|v| half::bf16::from_f32(v).to_f32())

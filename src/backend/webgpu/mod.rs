@@ -1,8 +1,8 @@
 //! Any GPU: WGSL compute shaders through wgpu.
 //!
 //! One file in `shaders/` a verb; the files here launch them, check shapes and find the memory. Activations are F32,
-//! weights stay as they are stored and are widened where they are read, all arithmetic is F32. But for the faster
-//! variants, which multiply halves: their matrices become F16 on the way to the device. See [`Shaders`].
+//! weights stay as they are stored and are widened where they are read, all arithmetic is F32. The faster variants
+//! multiply halves, and have matrices become F16 on the way to the device: see [`Shaders`].
 
 mod attention;
 mod cache;
