@@ -119,7 +119,7 @@ impl Tile {
 /// Which blocks the cooperative product takes: the first row for the verb (`None`: for all), at least so many columns and
 /// enough tiles; the last row for whatever is smaller. Measured on an H100.
 const BLOCKS: [(Option<&str>, usize, Blocks); 4] = [
-    (Some("conv2d"), 256, Blocks::new([2, 4], [4, 4], 2)),
+    (Some("linear"), 1024, Blocks::new([2, 4], [4, 4], 4)),
     (None, 0, Blocks::new([2, 4], [4, 2], 4)),
     (None, 0, Blocks::new([2, 2], [2, 2], 4)),
     (None, 0, Blocks::new([1, 4], [2, 2], 4)),
