@@ -8,8 +8,8 @@ use zimage::{BackendChoice, Model, Result};
 /// Measure how fast a backend is, in verbs, stages and whole pictures, without any model files
 ///
 /// Verbs run on random inputs at the sizes that the model and the picture give, `picture` draws with the model's own steps
-/// and guidance, and rows of milliseconds are medians. TFLOP/s count the products' operations, GB/s the bytes that have to
-/// be moved at least. The share of the denoising loop in which the device is idle is 1 − steps · step / loop: a step's
+/// and guidance, and rows of milliseconds are medians. TFLOP/s count the products' operations as the verbs are defined (an
+/// upsampling convolution can be done with four ninths of them), GB/s the bytes that have to be moved at least. The share of the denoising loop in which the device is idle is 1 − steps · step / loop: a step's
 /// time is the median of replays queued back to back, the loop's is the host's while a picture is drawn.
 #[derive(Debug, clap::Args)]
 #[command(after_help = super::EXIT_CODES)]
