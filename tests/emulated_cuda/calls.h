@@ -29,7 +29,7 @@ enum Result {
 };
 
 // One device, with the limits of an A100, or of an H100, but few multiprocessors.
-constexpr unsigned multiprocessors = 4, block_threads = 1024, multiprocessor_threads = 2048;
+constexpr unsigned block_threads = 1024, multiprocessor_threads = 2048;
 
 /// Shared memory of a multiprocessor, and the most of it that a block may have.
 unsigned multiprocessor_shared();

@@ -81,7 +81,7 @@ API cuDeviceGetAttribute(int *value, int attribute, int) {
         {10, 32},                     // WARP_SIZE
         {12, 64 << 10},               // MAX_REGISTERS_PER_BLOCK
         {13, 1000000},                // CLOCK_RATE
-        {16, multiprocessors},        // MULTIPROCESSOR_COUNT
+        {16, number("EMULATED_CUDA_MULTIPROCESSORS", 4)}, // MULTIPROCESSOR_COUNT
         {31, 1},                      // CONCURRENT_KERNELS
         {36, 1000000},                // MEMORY_CLOCK_RATE
         {37, 5120},                   // GLOBAL_MEMORY_BUS_WIDTH
