@@ -24,7 +24,7 @@
 //! | [`pipeline`] | prompt → picture, in the order it happens |
 //! | [`model`] | the three networks, and what their config files say |
 //! | [`weights`] | files → named tensors |
-//! | [`backend`] | the verbs, each defined by a formula with shapes and types; [`backend::cpu`] is their meaning in plain Rust, `backend::webgpu` runs them on any GPU |
+//! | [`backend`] | the verbs, each defined by a formula with shapes and types; [`backend::cpu`] is their meaning in plain Rust, `backend::webgpu` runs them on any GPU, `backend::cuda` on NVIDIA's |
 //! | [`mod@bench`] | how fast a backend is: every verb at the sizes of a model, every stage and whole pictures |
 //! | [`conformance`] | what a backend must do to be called right: cases for every verb, every stage and whole pictures |
 //!

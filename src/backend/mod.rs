@@ -393,6 +393,14 @@ pub trait Backend: Sized + Debug {
     fn to_rgb8(&self, x: &Self::Tensor) -> Result<Self::Tensor>;
 }
 
+/// What makes a picture fit into a device's memory.
+#[cfg(any(feature = "cuda", feature = "webgpu"))]
+const RELIEF: &str = if cfg!(target_family = "wasm") {
+    "a smaller picture or batch may fit"
+} else {
+    "--offload sequential, a smaller --width, --height or --batch, or --vae-tile may make it fit"
+};
+
 /// The type in which a backend keeps activations, which is also the type to upload them in.
 pub(crate) fn activation_type<B: Backend>(b: &B) -> Result<DType> {
     Ok(b.normalize_rgb8(&b.upload(&HostTensor::from_u8(&[1, 1, 1, 3], &[0; 3]))?)?.dtype())

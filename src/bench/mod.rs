@@ -26,7 +26,7 @@ pub use published::Published;
 pub use report::{Header, Pictures, Report, Row, Units};
 pub use timing::Spread;
 
-use crate::backend::{Backend, DeviceTensor, HostTensor};
+use crate::backend::{Backend, activation_type};
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::model::config::ModelConfig;
@@ -101,8 +101,7 @@ pub async fn run<B: Backend + 'static>(
 
     // Before anything is loaded, so that what cannot be drawn costs no time.
     let job = if any(&PICTURE) { Some(pictures::job(model, &sizes).await?) } else { None };
-    let activations = backend.upload(&HostTensor::from_u8(&[1, 1, 1, 3], &[0; 3]))?;
-    let activations = backend.normalize_rgb8(&activations)?.dtype();
+    let activations = activation_type(&backend)?;
     let header = Header {
         backend: backend.name().into(),
         device: backend.device(),

@@ -1,4 +1,4 @@
-//! Whole pictures, with everything loaded.
+//! Whole pictures, with the model loaded as a run loads it.
 
 use super::report::{Pictures, Row};
 use super::sizes::Sizes;
@@ -7,10 +7,10 @@ use super::timing::{Spread, measured};
 use crate::backend::Backend;
 use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::pipeline::Pipeline;
 use crate::pipeline::progress::Timings;
 use crate::pipeline::prompt::{MAX_TOKENS, Tokenizer};
 use crate::pipeline::request::{Job, Request};
+use crate::pipeline::{Offload, Pipeline};
 use std::ops::ControlFlow;
 
 /// What [`draw`] measures: a picture from its request to its pixels, and its parts.
@@ -42,10 +42,10 @@ pub(super) async fn draw<B: Backend>(
     wanted: impl Fn(&str) -> bool,
     row: &mut dyn FnMut(Row) -> Result<()>,
 ) -> Result<Pictures> {
-    let mut tile = None;
+    let (mut tile, mut in_turn) = (None, false);
     let run = async || {
         let (_, drawn) = pipeline.generate(job, &mut |_| ControlFlow::Continue(())).await?;
-        tile = drawn.vae_tile;
+        (tile, in_turn) = (drawn.vae_tile, drawn.offload == Offload::Sequential);
         Ok(drawn.timings)
     };
     let timings: Vec<Timings> = measured(bench.runs, run).await?.into_iter().map(|(_, timings)| timings).collect();
@@ -56,7 +56,9 @@ pub(super) async fn draw<B: Backend>(
         [&|t| t.total_ms, &|t| t.text_encoder_ms, &|t| t.transformer_ms, &|t| t.vae_ms];
     let (steps, guidance) = (job.steps, job.guidance.scale);
     let tiled = tile.map_or(String::new(), |tile| format!(", decoded in tiles of {tile}×{tile}"));
-    let picture = format!("{}×{}, {steps} steps, guidance {guidance}, seed {SEED}{tiled}", job.width, job.height);
+    let loaded = if in_turn { ", its networks loaded in turn" } else { "" };
+    let picture =
+        format!("{}×{}, {steps} steps, guidance {guidance}, seed {SEED}{tiled}{loaded}", job.width, job.height);
     let whats = [
         picture,
         "tokens, text encoder and captions".into(),

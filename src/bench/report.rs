@@ -99,8 +99,8 @@ pub struct Pictures {
     pub loop_ms: f64,
     /// The share of `loop_ms` in which the device is idle: `1 − steps · step_ms / loop_ms`.
     pub idle_in_loop: f64,
-    /// Bytes that the backend held on the device at most while all networks were there and pictures were drawn; `None`
-    /// where it does not know.
+    /// Bytes that the backend held on the device at most while the model was loaded and pictures were drawn; `None` where it
+    /// does not know.
     pub peak_memory: Option<u64>,
 }
 
@@ -199,7 +199,7 @@ impl Report {
             lines += &format!("the model was loaded in {:.1} s\n", load_ms / 1e3);
             if let Some(bytes) = pictures.peak_memory {
                 lines +=
-                    &format!("device memory at its peak, drawing pictures with everything loaded: {}\n", gib(bytes));
+                    &format!("device memory at its peak, loading the model and drawing pictures: {}\n", gib(bytes));
             }
         }
         lines += &match self.peak_memory {

@@ -30,7 +30,7 @@ pub struct Spread {
 
 impl Spread {
     /// Of at least one time.
-    pub fn of(times: &[f64]) -> Self {
+    pub(super) fn of(times: &[f64]) -> Self {
         let mut sorted = times.to_vec();
         sorted.sort_by(f64::total_cmp);
         let middle = [(sorted.len() - 1) / 2, sorted.len() / 2].map(|i| sorted[i]);

@@ -180,6 +180,7 @@ pub async fn run<B: Backend>(
         let loading = Loading::new(progress, tensors.bytes_but(left));
         let encoder = TextEncoder::load(b, &tensors, &config.text_encoder, &|bytes| loading.read(bytes)).await?;
         encode(b, &encoder, &inputs.prompts, &mut results).await?;
+        drop(encoder);
         b.trim();
     }
     if !inputs.forwards.is_empty() {
@@ -190,6 +191,7 @@ pub async fn run<B: Backend>(
             let velocity = forward(b, &transformer, &config.transformer, value).await?;
             results.push((format!("transformer.{name}.velocity"), velocity));
         }
+        drop(transformer);
         b.trim();
     }
     if !inputs.latents.is_empty() {
@@ -199,6 +201,7 @@ pub async fn run<B: Backend>(
         for Named { name, value } in &inputs.latents {
             results.push((format!("vae.{name}.image"), decode(b, &vae, value).await?));
         }
+        drop(vae);
         b.trim();
     }
     Ok(results)

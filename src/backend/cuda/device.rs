@@ -1,5 +1,6 @@
 //! The device: whether there is one that will do, and what it says when it fails.
 
+use super::super::RELIEF;
 use super::kernels::Kernels;
 use crate::error::{Error, Result};
 use cudarc::driver::sys::{self, CUdevice_attribute, CUresult};
@@ -41,7 +42,7 @@ impl Device {
                  driver of an NVIDIA GPU (https://www.nvidia.com/drivers)"
             )));
         }
-        let driver = driver_version();
+        let driver = driver_version() / 1000;
         if driver < OLDEST_DRIVER {
             return Err(Error::Device(format!(
                 "the NVIDIA driver is of CUDA {driver}, and the CUDA backend needs one of CUDA {OLDEST_DRIVER} (525 or \
@@ -84,21 +85,18 @@ impl Device {
     }
 }
 
-/// The options that make a picture fit.
-const RELIEF: &str = "--offload sequential, a smaller --width, --height or --batch, or --vae-tile may make it fit";
-
 /// Whether there is a driver that sees a GPU, or that is too broken to say.
 pub(super) fn present() -> bool {
     // SAFETY: the driver's initialisers do nothing but set it up.
     (unsafe { sys::is_culib_present() }) && !matches!(result::init(), Err(DriverError(CUresult::CUDA_ERROR_NO_DEVICE)))
 }
 
-/// The major version of the CUDA that the driver is of; 0 where it does not say.
-fn driver_version() -> i32 {
+/// The version of CUDA that the driver is of, a thousand for each major one; 0 where it does not say.
+pub(super) fn driver_version() -> i32 {
     let mut version = 0;
     // SAFETY: the version is written.
     let said = unsafe { sys::cuDriverGetVersion(&mut version) }.result();
-    if said.is_ok() { version / 1000 } else { 0 }
+    if said.is_ok() { version } else { 0 }
 }
 
 /// The name by which the compiler knows an architecture; from Hopper on with everything that only this one has.

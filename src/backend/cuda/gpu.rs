@@ -84,8 +84,18 @@ impl Gpu {
     }
 
     fn allocate(&self, verb: &'static str, shape: &[usize], bytes: usize, arena: &Arc<Arena>) -> Result<Arc<Memory>> {
-        arena.allocate(bytes).map_err(|error| match error {
-            DriverError(CUresult::CUDA_ERROR_OUT_OF_MEMORY) => self.device.out_of_memory(verb, shape, bytes),
+        const FULL: DriverError = DriverError(CUresult::CUDA_ERROR_OUT_OF_MEMORY);
+        // What one arena keeps for reuse, the other may need.
+        let made = arena.allocate(bytes).or_else(|error| {
+            if error != FULL {
+                return Err(error);
+            }
+            self.arena.trim();
+            self.exact.trim();
+            arena.allocate(bytes)
+        });
+        made.map_err(|error| match error {
+            FULL => self.device.out_of_memory(verb, shape, bytes),
             error => fault(verb, error),
         })
     }

@@ -19,14 +19,16 @@ impl Library {
     /// Loads the library for good, so that everyone finds it: from `first`, from where the system looks, or from where
     /// toolkits and packages put it. An error is the folders that were looked at besides the system's.
     pub(super) fn load(&self, first: &[PathBuf]) -> Result<(), Vec<PathBuf>> {
-        if first.iter().any(|folder| self.load_from(folder)) || self.is_known() {
+        // What was loaded by its path counts only under a name that cudarc knows: it panics where it finds none.
+        let known_with = |folders: &[PathBuf]| {
+            let _ = folders.iter().any(|folder| self.load_from(folder));
+            self.is_known()
+        };
+        if known_with(first) {
             return Ok(());
         }
         let usual = usual_folders(self.package);
-        if usual.iter().any(|folder| self.load_from(folder)) && self.is_known() {
-            return Ok(());
-        }
-        Err([first, &usual].concat())
+        if known_with(&usual) { Ok(()) } else { Err([first, &usual].concat()) }
     }
 
     /// Whether the system finds it by a name, as cudarc will, or has it already.

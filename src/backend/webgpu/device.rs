@@ -1,5 +1,6 @@
 //! The device: which adapter, what it allows, and what it complains about.
 
+use super::super::RELIEF;
 use super::cache::Cache;
 use super::memory::lock;
 use super::variant::{Shaders, Variant};
@@ -55,7 +56,7 @@ impl Faults {
         if std::mem::take(&mut state.out_of_memory) {
             // What was complained about since then follows from it: a buffer that could not be made was used.
             state.first = None;
-            return Err(Error::OutOfMemory("the GPU ran out of memory; a smaller picture or batch may fit".into()));
+            return Err(Error::OutOfMemory(format!("the GPU ran out of memory; {RELIEF}")));
         }
         match state.first.take() {
             Some(problem) => Err(Error::Device(format!("the GPU refused: {problem}"))),

@@ -1,6 +1,6 @@
 //! What all verbs of the backend share: memory to write to, dispatches in order, and the way to the host and back.
 
-use super::super::{DType, DeviceTensor, HostTensor, not_numbers};
+use super::super::{DType, DeviceTensor, HostTensor, RELIEF, not_numbers};
 use super::device::{Adapters, Device, Signal};
 use super::memory::{Memory, Pool, lock};
 use super::pipelines::Pipelines;
@@ -20,8 +20,12 @@ const PENDING: usize = 64;
 const UPLOADS: u64 = 256 << 20;
 /// The most workgroups in one dimension of a dispatch.
 const GROUPS: usize = 65_535;
-/// What to do when a tensor of the run does not fit.
-const SMALLER: &str = "a smaller picture or batch may fit";
+/// What makes a model fit.
+const LIGHTER: &str = if cfg!(target_family = "wasm") {
+    "a smaller model may fit, or one in shorter types"
+} else {
+    "--offload sequential, a smaller model or one in shorter types may fit"
+};
 
 /// A device with its memory and its order of work.
 #[derive(Debug)]
@@ -88,7 +92,7 @@ impl Gpu {
         }
         let mib = |bytes: u64| bytes as f64 / (1 << 20) as f64;
         Err(Error::OutOfMemory(format!(
-            "{verb}: {what} takes {:.1} MiB, and {} allows {:.1} MiB for one buffer; {SMALLER}",
+            "{verb}: {what} takes {:.1} MiB, and {} allows {:.1} MiB for one buffer; a smaller picture or batch may fit",
             mib(bytes),
             self.device.info.name,
             mib(most)
@@ -134,7 +138,7 @@ impl Gpu {
     /// New memory for an output. In debug builds it is poisoned, so that a verb that leaves an element unwritten shows.
     fn uninit(&self, verb: &str, shape: &[usize], bytes: u64) -> Result<wgpu::Buffer> {
         let poison = cfg!(debug_assertions);
-        let made = self.allocate(verb, shape, bytes, poison, SMALLER)?;
+        let made = self.allocate(verb, shape, bytes, poison, RELIEF)?;
         if poison {
             if let Ok(mut mapped) = made.get_mapped_range_mut(..) {
                 let ones = vec![0xff; mapped.len()];
@@ -159,7 +163,7 @@ impl Gpu {
         self.check_size(what, format_args!("a tensor of shape {shape:?}"), bytes, most)?;
         // A browser maps a copy of the whole buffer into this program's memory; the queue takes parts as they are.
         let mapped = !cfg!(target_family = "wasm");
-        let made = self.allocate(what, shape, bytes, mapped, "a smaller model may fit, or one in shorter types")?;
+        let made = self.allocate(what, shape, bytes, mapped, LIGHTER)?;
         if mapped {
             {
                 let mut mapped = made

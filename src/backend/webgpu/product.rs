@@ -130,12 +130,16 @@ impl Blocks {
         Self { subgroups, each, steps }
     }
 
-    /// The first of the table that leaves every multiprocessor something to do.
-    fn for_size(verb: &str, m: usize, n: usize, side: usize) -> Self {
+    /// The first of the table that workgroup memory holds and that leaves every multiprocessor something to do.
+    fn for_size(verb: &str, m: usize, n: usize, cooperative: Cooperative) -> Self {
         let [.., (_, _, smallest)] = BLOCKS;
         let fits = |(name, columns, blocks): &(Option<&str>, usize, Blocks)| {
-            let [rows, across] = blocks.tile(side);
-            name.is_none_or(|name| name == verb) && n >= *columns && m.div_ceil(rows) * n.div_ceil(across) >= BUSY
+            let [rows, across] = blocks.tile(cooperative.side);
+            let busy = m.div_ceil(rows) * n.div_ceil(across) >= BUSY;
+            name.is_none_or(|name| name == verb)
+                && n >= *columns
+                && busy
+                && blocks.memory(cooperative.side, 1) <= cooperative.memory
         };
         BLOCKS.iter().find(|row| fits(row)).map_or(smallest, |(_, _, blocks)| *blocks)
     }
@@ -145,11 +149,16 @@ impl Blocks {
         [0, 1].map(|i| self.subgroups[i] * self.each[i] * side)
     }
 
-    /// Buffers of operands in workgroup memory, next to a matrix of sums a subgroup: two where they fit.
+    /// Buffers of operands in workgroup memory: two where they fit.
     fn buffers(self, Cooperative { side, memory, .. }: Cooperative) -> usize {
+        if self.memory(side, 2) <= memory { 2 } else { 1 }
+    }
+
+    /// Bytes of workgroup memory with so many buffers, as the shader declares it.
+    fn memory(self, side: usize, buffers: usize) -> usize {
         let operands = self.tile(side).iter().sum::<usize>() * (self.steps + 1) * 16;
         let sums = self.subgroups.iter().product::<usize>() * side * side * 4;
-        if 2 * operands + sums <= memory { 2 } else { 1 }
+        buffers * operands + sums
     }
 }
 
@@ -161,7 +170,7 @@ impl Shape {
         }
         match variant {
             Variant::Cooperative(cooperative) if verb.eights.is_some() => {
-                Shape::Cooperative(cooperative, Blocks::for_size(verb.name, m, n, cooperative.side))
+                Shape::Cooperative(cooperative, Blocks::for_size(verb.name, m, n, cooperative))
             }
             _ => Shape::Tile(Tile::for_size(m, n, verb.paired)),
         }
