@@ -136,8 +136,8 @@ impl<B: Backend> Networks<B> {
         let loading = Loading::new(progress, all - later);
         loading.read(0)?;
         let text_encoder = files.text_encoder(b, config, &loading).await?;
-        let vae = Vae::load(b, &pixels, &config.vae, &|bytes| loading.read(bytes)).await?;
         let resident = if in_turn { None } else { Some(files.transformer(b, config, &loading).await?) };
+        let vae = Vae::load(b, &pixels, &config.vae, &|bytes| loading.read(bytes)).await?;
         finish(b).await?;
 
         let mut warnings = vec![
