@@ -146,6 +146,8 @@ export class TestServer {
         const cut = this.weather.cuts[0];
         if (cut !== undefined && this.sentOfWeights > cut) {
           this.weather.cuts.shift();
+          // What was sent before arrives, so that what a cut loses does not depend on how busy the machine is.
+          await pause(200);
           this.weather.cut();
           throw new Error("the connection is cut");
         }
