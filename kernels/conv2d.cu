@@ -41,7 +41,8 @@ struct Pixels {
 
 // What the kernel sees around a tile of 16 × 8 output pixels: a box of 64 channels of the picture, at a place for each tap.
 // Rows of the product are the pixels tile by tile. The map is of x, `[items, height, width, CHANNELS]`, in boxes of
-// 4 × 16 pixels; what lies outside comes as zeros. The kernel steps by one pixel and does not zoom.
+// 4 × 16 pixels; what lies outside comes as zeros. The kernel steps by one pixel and does not zoom, and blocks
+// read alone: CLUSTER is 1.
 struct MappedPixels {
     const TensorMap &map;
     unsigned out_height, out_width;
@@ -62,10 +63,6 @@ struct MappedPixels {
 
     __device__ __forceinline__ void copy(bf16 *to, Barrier &full, unsigned step, const Tile &tile, unsigned first) const {
         copy_box(to, map, full, step % PARTS * STEP, x(step, tile), y(step, tile, first), tile.item);
-    }
-
-    __device__ __forceinline__ void copy_to_all(bf16 *to, Barrier &full, unsigned step, const Tile &tile, unsigned first) const {
-        copy_box_to_all(to, map, full, step % PARTS * STEP, x(step, tile), y(step, tile, first), tile.item);
     }
 
     __device__ __forceinline__ unsigned column(unsigned step) const {

@@ -142,8 +142,8 @@ __device__ __forceinline__ void product(const Left &left, const TensorMap &right
                         bf16 *to = rows + i * 64 * STEP;
                         if (CLUSTER == 1 || !place.shares_left) {
                             left.copy(to, full[slot], step, tile, 64 * i);
-                        } else if (i % CLUSTER == rank) {
-                            left.copy_to_all(to, full[slot], step, tile, 64 * i);
+                        } else if constexpr (CLUSTER > 1) {
+                            if (i % CLUSTER == rank) left.copy_to_all(to, full[slot], step, tile, 64 * i);
                         }
                     }
                     if (CLUSTER > 1 && !place.shares_left) {

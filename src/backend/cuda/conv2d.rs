@@ -160,7 +160,7 @@ pub(super) fn hopper_programs() -> Vec<Program> {
     [([512, 3, 3, 16], false), ([512, 3, 3, 512], true), ([128, 1, 1, 256], false), ([256, 2, 2, 256], false)]
         .into_iter()
         .flat_map(|(dims, residual)| {
-            hopper::programs("conv2d", kernel!("conv2d.cu"), &constants(dims, PLAIN, [true, residual]))
+            hopper::programs("conv2d", kernel!("conv2d.cu"), &constants(dims, PLAIN, [true, residual]), false)
         })
         .collect()
 }

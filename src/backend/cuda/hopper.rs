@@ -149,9 +149,15 @@ pub(super) fn rows(verb: &'static str, x: &CudaTensor, [rows, width]: [usize; 2]
     TensorMap::new(verb, x.memory(), &[width, rows], width, &[columns, BOX])
 }
 
-/// The product around `file` in every plan.
-pub(super) fn programs(verb: &'static str, file: File, constants: &[(&'static str, usize)]) -> Vec<Program> {
-    Plan::all().map(|plan| plan.program(verb, file, constants)).collect()
+/// The product around `file` in every plan, those with clusters where they are wanted.
+pub(super) fn programs(
+    verb: &'static str,
+    file: File,
+    constants: &[(&'static str, usize)],
+    clusters: bool,
+) -> Vec<Program> {
+    let plans = Plan::all().filter(|plan| clusters || plan.cluster == 1);
+    plans.map(|plan| plan.program(verb, file, constants)).collect()
 }
 
 #[cfg(test)]

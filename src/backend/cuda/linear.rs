@@ -168,9 +168,9 @@ pub(super) fn timestep_embedding(
 pub(super) fn hopper_programs() -> Vec<Program> {
     let linear = |bias| [("ALIGNED", 1), ("HAS_BIAS", bias), ("ALIGNED_OUT", 1)];
     [
-        hopper::programs("linear", kernel!("linear.cu"), &linear(0)),
-        hopper::programs("linear", kernel!("linear.cu"), &linear(1)),
-        hopper::programs("swiglu", kernel!("swiglu.cu"), &[("ALIGNED", 1), ("ALIGNED_OUT", 1)]),
+        hopper::programs("linear", kernel!("linear.cu"), &linear(0), true),
+        hopper::programs("linear", kernel!("linear.cu"), &linear(1), true),
+        hopper::programs("swiglu", kernel!("swiglu.cu"), &[("ALIGNED", 1), ("ALIGNED_OUT", 1)], true),
     ]
     .concat()
 }
