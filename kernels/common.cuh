@@ -30,14 +30,44 @@ template <int N> struct Values {
     float value[N];
 };
 
-__device__ __forceinline__ void read_values(Values<8> &to, const bf16 *from) {
-    const uint4 words = *reinterpret_cast<const uint4 *>(from);
-    const unsigned word[4] = {words.x, words.y, words.z, words.w};
+// N values as they are stored.
+template <int N> struct Stored;
+
+template <> struct Stored<8> {
+    uint4 words;
+};
+
+template <> struct Stored<1> {
+    bf16 value;
+};
+
+__device__ __forceinline__ void read_stored(Stored<8> &to, const bf16 *from) {
+    to.words = *reinterpret_cast<const uint4 *>(from);
+}
+
+__device__ __forceinline__ void read_stored(Stored<1> &to, const bf16 *from) {
+    to.value = *from;
+}
+
+__device__ __forceinline__ Values<8> unpacked(const Stored<8> &from) {
+    const unsigned word[4] = {from.words.x, from.words.y, from.words.z, from.words.w};
+    Values<8> to;
 #pragma unroll
     for (int i = 0; i < 4; i++) {
         to.value[2 * i] = low_half(word[i]);
         to.value[2 * i + 1] = high_half(word[i]);
     }
+    return to;
+}
+
+__device__ __forceinline__ Values<1> unpacked(const Stored<1> &from) {
+    return Values<1>{widen(from.value)};
+}
+
+__device__ __forceinline__ void read_values(Values<8> &to, const bf16 *from) {
+    Stored<8> stored;
+    read_stored(stored, from);
+    to = unpacked(stored);
 }
 
 __device__ __forceinline__ void read_values(Values<1> &to, const bf16 *from) {

@@ -1,63 +1,91 @@
-// embed_patches: latents F32 `[items, channels, height, width]` to tokens `[copies·items, tokens, n]`. A row of A is a patch,
-// its values by (row, column, channel), rounded to BF16; rows behind the last patch become the pad token.
+// embed_patches: latents F32 `[items, channels, height, width]` to tokens `[copies·items, tokens, n]`. A patch has its values
+// by (row, column, channel), rounded to BF16; rows behind the last patch become the pad token.
+//
+// `gather` makes rows of the patches, which are small: `[items, patches, stride]`, zeros behind the k values. In the
+// product a warp makes 32 tokens × 32 columns. Which columns a fragment has is free too, so that each lane ends with
+// eight neighbouring ones.
 // Constants: PATCH, HAS_BIAS, ALIGNED_OUT (n is a multiple of 8).
 
-struct Patches {
-    const float *latents;
-    unsigned m, k, tokens, patches, channels, height, width;
-
-    // The patch's first value of the first channel.
-    struct Row {
-        const float *start;
-        unsigned k;
-    };
-
-    __device__ __forceinline__ Row row(unsigned at) const {
-        const unsigned item = at / tokens, patch = at % tokens;
-        const bool inside = at < m && patch < patches;
-        const unsigned across = width / PATCH;
-        const u64 start = static_cast<u64>(item) * channels * height * width +
-                          static_cast<u64>(patch / across) * PATCH * width + patch % across * PATCH;
-        return Row{latents + (inside ? start : 0), inside ? k : 0};
-    }
-
-    __device__ __forceinline__ void load(bf16 *to, const Row &row, unsigned at) const {
-#pragma unroll
-        for (unsigned i = 0; i < 8; i++) {
-            const unsigned value = at + i, channel = value % channels, inner = value / channels;
-            const u64 offset = (static_cast<u64>(channel) * height + inner / PATCH) * width + inner % PATCH;
-            to[i] = value < row.k ? narrow(row.start[offset]) : bf16{0};
-        }
-    }
-};
-
-struct Tokens {
-    static constexpr unsigned WIDTH = 2;
-    bf16 *out;
-    const float *bias, *pad;
-    unsigned m, n, tokens, patches, copies;
-
-    __device__ __forceinline__ unsigned pair(unsigned row, unsigned column, float a, float b) const {
-        const bool both = column + 1 < n;
-        if (row % tokens >= patches) return bf16x2_from_floats(pad[column], both ? pad[column + 1] : 0.0f);
-        if (HAS_BIAS) {
-            a += bias[column];
-            b += both ? bias[column + 1] : 0.0f;
-        }
-        return bf16x2_from_floats(a, b);
-    }
-
-    __device__ __forceinline__ void store(unsigned row, unsigned column, const bf16 *eight) const {
-        for (unsigned copy = 0; copy < copies; copy++) {
-            store_eight<ALIGNED_OUT>(out + (static_cast<u64>(copy) * m + row) * n, column, n, eight);
-        }
-    }
-};
+constexpr unsigned WARPS_M = 2, WARPS_N = 4, THREADS = 32 * WARPS_M * WARPS_N;
+constexpr unsigned SIDE = 32;
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-    embed_patches(const float *latents, const bf16 *weights, const float *bias, const float *pad, bf16 *out, unsigned m,
-                  unsigned n, unsigned k, unsigned stride, unsigned tokens, unsigned patches, unsigned channels,
-                  unsigned height, unsigned width, unsigned copies) {
-    const Patches left{latents, m, k, tokens, patches, channels, height, width};
-    product(left, weights, stride, m, n, k, Tokens{out, bias, pad, m, n, tokens, patches, copies});
+    gather(const float *latents, bf16 *out, unsigned values, unsigned k, unsigned stride, unsigned patches,
+           unsigned channels, unsigned height, unsigned width) {
+    const unsigned at = blockIdx.x * THREADS + threadIdx.x;
+    if (at >= values) return;
+    const unsigned row = at / stride, value = at % stride, item = row / patches, patch = row % patches;
+    const unsigned channel = value % channels, inner = value / channels, across = width / PATCH;
+    const unsigned down = patch / across * PATCH + inner / PATCH, right = patch % across * PATCH + inner % PATCH;
+    const u64 from = ((static_cast<u64>(item) * channels + channel) * height + down) * width + right;
+    out[at] = value < k ? narrow(latents[from]) : bf16{0};
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+    embed_patches(const bf16 *rows, const bf16 *weights, const float *bias, const float *pad, bf16 *out, unsigned m,
+                  unsigned n, unsigned stride, unsigned tokens, unsigned patches, unsigned copies) {
+    const unsigned warp = threadIdx.x / 32, line = threadIdx.x % 32 / 4, part = threadIdx.x % 4 * 8;
+    const unsigned top = (blockIdx.y * WARPS_M + warp / WARPS_N) * SIDE;
+    const unsigned left = (blockIdx.x * WARPS_N + warp % WARPS_N) * SIDE;
+    const bf16 *a_rows[SIDE / 8], *w_rows[SIDE / 8];
+    bool is_patch[SIDE / 8];
+#pragma unroll
+    for (unsigned i = 0; i < SIDE / 8; i++) {
+        const unsigned row = min(top + 8 * i + line, m - 1), patch = row % tokens;
+        is_patch[i] = patch < patches;
+        a_rows[i] = rows + (static_cast<u64>(row / tokens) * patches + (is_patch[i] ? patch : 0)) * stride;
+    }
+    // Columns 2c and 2c + 1 of fragment j are 8c + 2j and 8c + 2j + 1.
+#pragma unroll
+    for (unsigned j = 0; j < SIDE / 8; j++) {
+        w_rows[j] = weights + static_cast<u64>(min(left + line / 2 * 8 + 2 * j + line % 2, n - 1)) * stride;
+    }
+    float sums[SIDE / 16][SIDE / 8][4] = {};
+#pragma unroll 2
+    for (unsigned at = part; at - part < stride; at += STEP) {
+        uint4 a[SIDE / 8], w[SIDE / 8];
+#pragma unroll
+        for (unsigned i = 0; i < SIDE / 8; i++) a[i] = eight_of<true>(a_rows[i], at, stride);
+#pragma unroll
+        for (unsigned j = 0; j < SIDE / 8; j++) w[j] = eight_of<true>(w_rows[j], at, stride);
+#pragma unroll
+        for (unsigned i = 0; i < SIDE / 16; i++) {
+#pragma unroll
+            for (unsigned j = 0; j < SIDE / 8; j++) multiply(sums[i][j], a[2 * i], a[2 * i + 1], w[j]);
+        }
+    }
+
+    const unsigned column = left + part;
+    if (column >= n) return;
+    auto of_columns = [&](const float *from) {
+        Values<8> values;
+        if (ALIGNED_OUT) {
+            read_values(values, from + column);
+        } else {
+#pragma unroll
+            for (unsigned i = 0; i < 8; i++) values.value[i] = column + i < n ? from[column + i] : 0.0f;
+        }
+        return values;
+    };
+    Values<8> added{};
+    if (HAS_BIAS) added = of_columns(bias);
+#pragma unroll
+    for (unsigned i = 0; i < SIDE / 8; i++) {
+        const unsigned row = top + 8 * i + line;
+        if (row >= m) continue;
+        Values<8> values;
+        if (is_patch[i]) {
+#pragma unroll
+            for (unsigned v = 0; v < 8; v++) {
+                values.value[v] = sums[i / 2][v / 2][i % 2 * 2 + v % 2] + added.value[v];
+            }
+        } else {
+            values = of_columns(pad);
+        }
+        const uint4 words = packed(values);
+        for (unsigned copy = 0; copy < copies; copy++) {
+            bf16 *to = out + (static_cast<u64>(copy) * m + row) * n;
+            store_eight<ALIGNED_OUT>(to, column, n, reinterpret_cast<const bf16 *>(&words));
+        }
+    }
 }

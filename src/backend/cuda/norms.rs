@@ -118,8 +118,10 @@ pub(super) fn residual_norm(
 
 /// Threads of the group norm's blocks.
 const GROUP_BLOCK: usize = 256;
-/// Values that a block of its first stage takes, about.
-const CHUNK: usize = 16_384;
+/// Values that a block takes at least, about.
+const CHUNK: usize = 8_192;
+/// Blocks that a multiprocessor should get at most: each ends with a few sums that take as long as many values.
+const GROUP_BLOCKS: usize = 16;
 
 fn group_program(aligned: bool, silu: bool) -> Program {
     Program::new("group_norm", &[kernel!("group_norm.cu")]).with("ALIGNED", aligned).with("SILU", silu)
@@ -138,9 +140,11 @@ pub(super) fn group_norm(
     let shape @ [items, h, w, channels] = shapes::group_norm(x.shape(), weight.shape(), bias.shape(), groups)?;
     let (pixels, width) = (h * w, channels / groups);
     let aligned = channels.is_multiple_of(VECTOR) && channels <= VECTOR * GROUP_BLOCK;
-    // A block measures all groups of its pixels, or one.
-    let chunk = (CHUNK / if aligned { channels } else { width }).max(1);
+    // A block takes all groups of its pixels, or one.
+    let (each, of_pixels) = if aligned { (channels, items) } else { (width, items * groups) };
+    let chunk = (of_pixels * pixels).div_ceil(GROUP_BLOCKS * gpu.device.processors).max(CHUNK / each).max(1);
     let chunks = pixels.div_ceil(chunk);
+    let blocks = of_pixels * chunks;
     let program = group_program(aligned, silu);
 
     let partial = gpu.output(verb, &[items, groups, chunks, 2], DType::F32)?;
@@ -156,7 +160,6 @@ pub(super) fn group_norm(
         Arg::U32(chunk),
         Arg::U32(chunks),
     ];
-    let blocks = items * chunks * if aligned { 1 } else { groups };
     gpu.launch(&program, "measure", Grid::row(blocks, GROUP_BLOCK), &args)?;
     let args = [
         Arg::Read(&partial),
@@ -167,20 +170,20 @@ pub(super) fn group_norm(
         Arg::U32(chunks),
         Arg::F32(eps),
     ];
-    gpu.launch(&program, "merge", Grid::row(items * groups, 32), &args)?;
-    let each = if aligned { VECTOR } else { 1 };
+    gpu.launch(&program, "merge", Grid::row(items * groups, GROUP_BLOCK), &args)?;
     let args = [
         Arg::Read(&x),
         Arg::Read(&weight),
         Arg::Read(&bias),
         Arg::Read(&moments),
         Arg::Write(&out),
-        Arg::U32(out.len() / each),
-        Arg::U32(pixels * channels / each),
+        Arg::U32(pixels),
         Arg::U32(channels),
         Arg::U32(groups),
+        Arg::U32(chunk),
+        Arg::U32(chunks),
     ];
-    gpu.launch(&program, "apply", Grid::row((out.len() / each).div_ceil(GROUP_BLOCK), GROUP_BLOCK), &args)?;
+    gpu.launch(&program, "apply", Grid::row(blocks, GROUP_BLOCK), &args)?;
     Ok(out)
 }
 

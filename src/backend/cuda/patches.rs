@@ -3,11 +3,34 @@
 use super::super::{DType, DeviceTensor, Modulation, shapes};
 use super::gpu::Gpu;
 use super::matrix::CudaLinear;
-use super::product::{self, Product};
 use super::program::{Program, kernel};
 use super::recording::{Arg, Grid};
 use super::tensor::{CudaTensor, aligned};
 use crate::error::Result;
+
+/// Threads of every block here.
+const BLOCK: usize = 256;
+/// Tokens and columns that a block of embed_patches makes.
+const EMBEDDED: [usize; 2] = [64, 128];
+/// Tokens and columns that a block of final_layer makes.
+const FINAL: [usize; 2] = [32, 64];
+/// Bytes of shared memory in which the eight warps of that block put their sums, columns four floats apart.
+const FINAL_SHARED: usize = 8 * FINAL[1] * (FINAL[0] + 4) * size_of::<f32>();
+
+fn embed_program(patch: usize, bias: bool, aligned_out: usize) -> Program {
+    Program::new("embed_patches", &[kernel!("fragments.cuh"), kernel!("embed_patches.cu")])
+        .with("PATCH", patch)
+        .with("HAS_BIAS", bias)
+        .with("ALIGNED_OUT", aligned_out)
+}
+
+fn final_program(patch: usize, bias: bool, shared: bool, aligned: usize) -> Program {
+    Program::new("final_layer", &[kernel!("fragments.cuh"), kernel!("final_layer.cu")])
+        .with("PATCH", patch)
+        .with("HAS_BIAS", bias)
+        .with("SHARED", shared)
+        .with("ALIGNED", aligned)
+}
 
 pub(super) fn embed_patches(
     gpu: &Gpu,
@@ -22,40 +45,39 @@ pub(super) fn embed_patches(
     let dims @ [d, k] = w.matrix.dims();
     let shape = shapes::embed_patches(latents.shape(), patch, dims, pad.shape(), tokens, copies)?;
     let [items, channels, h, wide] = shapes::dims::<4>(verb, "the latents", latents.shape())?;
+    let (patches, stride, m) = ((h / patch) * (wide / patch), w.matrix.stride(), items * tokens);
+    let program = embed_program(patch, w.bias.is_some(), aligned(d));
     let out = gpu.output(verb, &shape, DType::Bf16)?;
+    let rows = gpu.output(verb, &[items, patches, stride], DType::Bf16)?;
     let (latents, pad) = (gpu.float(latents)?, gpu.float(pad)?);
     let args = [
         Arg::Read(&latents),
+        Arg::Write(&rows),
+        Arg::U32(rows.len()),
+        Arg::U32(k),
+        Arg::U32(stride),
+        Arg::U32(patches),
+        Arg::U32(channels),
+        Arg::U32(h),
+        Arg::U32(wide),
+    ];
+    gpu.launch(&program, "gather", Grid::row(rows.len().div_ceil(BLOCK), BLOCK), &args)?;
+    let args = [
+        Arg::Read(&rows),
         Arg::Weights(&w.matrix),
         Arg::optional(w.bias.as_ref()),
         Arg::Read(&pad),
         Arg::Write(&out),
-        Arg::U32(items * tokens),
+        Arg::U32(m),
         Arg::U32(d),
-        Arg::U32(k),
-        Arg::U32(w.matrix.stride()),
+        Arg::U32(stride),
         Arg::U32(tokens),
-        Arg::U32((h / patch) * (wide / patch)),
-        Arg::U32(channels),
-        Arg::U32(h),
-        Arg::U32(wide),
+        Arg::U32(patches),
         Arg::U32(copies),
     ];
-    let constants = [("PATCH", patch), ("HAS_BIAS", usize::from(w.bias.is_some())), ("ALIGNED_OUT", aligned(d))];
-    Product { verb, file: kernel!("embed_patches.cu"), m: items * tokens, n: d, args: &args }.tiled(gpu, &constants)?;
+    let blocks = [d.div_ceil(EMBEDDED[1]), m.div_ceil(EMBEDDED[0]), 1];
+    gpu.launch(&program, verb, Grid { blocks, threads: BLOCK, shared: 0 }, &args)?;
     Ok(out)
-}
-
-/// Threads of a block that finds the moments of four tokens.
-const MOMENTS_BLOCK: usize = 128;
-
-/// What the kernel of the final layer is compiled for, besides its tile.
-fn constants(patch: usize, bias: bool, shared: bool) -> [(&'static str, usize); 3] {
-    [("PATCH", patch), ("HAS_BIAS", usize::from(bias)), ("SHARED", usize::from(shared))]
-}
-
-fn moments_program() -> Program {
-    Program::new("final_layer", &[kernel!("moments.cu")])
 }
 
 pub(super) fn final_layer(
@@ -74,19 +96,13 @@ pub(super) fn final_layer(
     let (tokens, table_rows, shared) = (x.shape()[1], table[1], table[0] == 1);
     let out = gpu.output(verb, &shape, DType::F32)?;
     let (x, table) = (gpu.activation(x)?, gpu.activation(scale.table)?);
-    let moments = gpu.output(verb, &[items * tokens, 2], DType::F32)?;
-    let args = [Arg::Read(&x), Arg::Write(&moments), Arg::U32(items * tokens), Arg::U32(k), Arg::F32(eps)];
-    let grid = Grid::row((items * tokens).div_ceil(MOMENTS_BLOCK / 32), MOMENTS_BLOCK);
-    gpu.launch(&moments_program(), "moments", grid, &args)?;
     let patches = (h / patch) * (wide / patch);
     let args = [
         Arg::Read(&x),
-        Arg::Read(&moments),
         Arg::Read(&table),
         Arg::Weights(&w.matrix),
         Arg::optional(w.bias.as_ref()),
         Arg::Write(&out),
-        Arg::U32(items * patches),
         Arg::U32(n),
         Arg::U32(k),
         Arg::U32(w.matrix.stride()),
@@ -97,19 +113,20 @@ pub(super) fn final_layer(
         Arg::U32(channels),
         Arg::U32(h),
         Arg::U32(wide),
+        Arg::F32(eps),
     ];
-    let product = Product { verb, file: kernel!("final_layer.cu"), m: items * patches, n, args: &args };
-    product.tiled(gpu, &constants(patch, w.bias.is_some(), shared))?;
+    let program = final_program(patch, w.bias.is_some(), shared, aligned(k));
+    let blocks = [items * patches.div_ceil(FINAL[0]), n.div_ceil(FINAL[1]), 1];
+    gpu.launch(&program, verb, Grid { blocks, threads: BLOCK, shared: FINAL_SHARED }, &args)?;
     Ok(out)
 }
 
 /// Every program of these verbs.
 pub(super) fn programs() -> Vec<Program> {
-    let mut programs = vec![moments_program()];
+    let mut programs = Vec::new();
     for (patch, flag) in [(1, false), (2, true), (2, false), (3, true)] {
-        let embed = [("PATCH", patch), ("HAS_BIAS", usize::from(flag)), ("ALIGNED_OUT", usize::from(flag))];
-        programs.extend(product::some_tiled("embed_patches", kernel!("embed_patches.cu"), &embed));
-        programs.extend(product::some_tiled("final_layer", kernel!("final_layer.cu"), &constants(patch, flag, !flag)));
+        programs.push(embed_program(patch, flag, usize::from(flag)));
+        programs.extend([0, 1].map(|aligned| final_program(patch, flag, !flag, aligned)));
     }
     programs
 }
