@@ -15,16 +15,16 @@ __device__ __forceinline__ void read_values(Values<8> &to, const f16 *from) {
     for (int i = 0; i < 8; i++) to.value[i] = float_from_f16(from[i].bits);
 }
 
-typedef f16 Stored;
+typedef f16 Entry;
 #elif TYPE == 1
-typedef bf16 Stored;
+typedef bf16 Entry;
 #else
-typedef float Stored;
+typedef float Entry;
 #endif
 
 extern "C" __global__ void __launch_bounds__(128)
     gather_rows(const void *table, const unsigned *ids, bf16 *out, unsigned rows, unsigned width) {
-    const Stored *from = static_cast<const Stored *>(table) + static_cast<u64>(min(ids[blockIdx.x], rows - 1)) * width;
+    const Entry *from = static_cast<const Entry *>(table) + static_cast<u64>(min(ids[blockIdx.x], rows - 1)) * width;
     bf16 *to = out + static_cast<u64>(blockIdx.x) * width;
     for (unsigned at = threadIdx.x * VECTOR; at < width; at += 128 * VECTOR) {
         Values<VECTOR> values;
