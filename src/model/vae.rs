@@ -300,8 +300,9 @@ impl<B: Backend> Middle<B> {
 
 impl<B: Backend> Resnet<B> {
     fn forward(&self, b: &B, x: &B::Tensor) -> Result<B::Tensor> {
-        let h = b.conv2d(&self.norm1.forward(b, x, true)?, &self.conv1, SAME, None)?;
-        let h = self.norm2.forward(b, &h, true)?;
+        // Each goes as soon as it is read: at the last level one is a quarter of a gigabyte.
+        let h = self.norm1.forward(b, x, true);
+        let h = h.and_then(|h| b.conv2d(&h, &self.conv1, SAME, None)).and_then(|h| self.norm2.forward(b, &h, true))?;
         let shortcut = self.shortcut.as_ref().map(|conv| b.conv2d(x, conv, POINTWISE, None)).transpose()?;
         b.conv2d(&h, &self.conv2, SAME, Some(shortcut.as_ref().unwrap_or(x)))
     }

@@ -114,7 +114,7 @@ impl Gpu {
     pub(super) fn trim(&self) {
         self.arena.trim();
         self.exact.trim();
-        self.staging.clear();
+        self.staging.trim();
     }
 
     /// A tensor with these elements, from memory that is no recording's: it is filled at once.

@@ -84,9 +84,10 @@ impl Staging {
         Self { context: context.clone(), ring: Mutex::default() }
     }
 
-    /// Lets go of the buffers, once they are copied.
-    pub(super) fn clear(&self) {
-        lock(&self.ring).clear();
+    /// Lets go of the buffers that only loading wants, once they are copied. One stays, for the noise and tables of pictures:
+    /// to lock and unlock its pages takes as long as some layers.
+    pub(super) fn trim(&self) {
+        lock(&self.ring).truncate(1);
     }
 
     /// Copies `bytes` to the device, in the order of `stream`. They are made of units of `unit` bytes, the last of which may
