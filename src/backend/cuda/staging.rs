@@ -113,7 +113,8 @@ impl Staging {
         let task = TASK.div_ceil(unit);
         for first in (0..bytes.div_ceil(unit)).step_by(units) {
             let start = first * unit;
-            let mut buffer = if ring.len() < BUFFERS { Buffer::new(&self.context)? } else { ring.remove(0) };
+            let wanted = ring.first().is_none_or(|first| ring.len() < BUFFERS && !first.sent.is_complete());
+            let mut buffer = if wanted { Buffer::new(&self.context)? } else { ring.remove(0) };
             buffer.sent.synchronize()?;
             let part = &mut buffer.bytes()[..(units * unit).min(bytes - start)];
             part.par_chunks_mut(task * unit).enumerate().for_each(|(i, places)| {
