@@ -37,6 +37,21 @@ __device__ __forceinline__ float exp2_approx(float x) {
     return out;
 }
 
+// From Hopper on a grid may be put on the multiprocessors that the one before it has left, and prepare itself while that one
+// ends ("griddepcontrol"). What follows this in every block comes after the end of all that was called before.
+__device__ __forceinline__ void wait_for_previous() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+// Lets the next grid prepare itself as soon as all blocks of this one are running.
+__device__ __forceinline__ void let_next_start() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+
 __device__ __forceinline__ unsigned shared_address(const void *in_shared) {
     return static_cast<unsigned>(__cvta_generic_to_shared(in_shared));
 }

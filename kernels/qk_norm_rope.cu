@@ -8,6 +8,8 @@
 extern "C" __global__ void __launch_bounds__(128)
     qk_norm_rope(bf16 *qkv, const float *q_norm, const float *k_norm, const float *rotation, unsigned tokens, unsigned rows,
                  unsigned query_heads, unsigned key_heads, unsigned rotation_stride, float eps) {
+    let_next_start();
+    wait_for_previous();
     const unsigned team = (blockIdx.x * 128 + threadIdx.x) / TEAM, member = threadIdx.x % TEAM;
     const unsigned heads = query_heads + key_heads;
     // Teams behind the last head work on it too, and write nothing, as lanes of a warp sum together.

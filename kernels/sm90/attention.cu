@@ -42,6 +42,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     bf16 *queries = reinterpret_cast<bf16 *>(shared), *keys = queries + 2 * TILE, *values = keys + STAGES * TILE;
     const unsigned group = threadIdx.x / 128, lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
     const unsigned count = (tokens + QUERIES - 1) / QUERIES * query_heads * items;
+    let_next_start();
     if (threadIdx.x == 0) {
         for (unsigned i = 0; i < 2; i++) {
             queries_full[i].init(1);
@@ -56,6 +57,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         fence_barriers();
     }
     __syncthreads();
+    wait_for_previous();
 
     if (group == CONSUMERS) {
         registers_give<24>();

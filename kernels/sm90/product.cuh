@@ -113,6 +113,7 @@ __device__ __forceinline__ void product(const Left &left, const TensorMap &right
     bf16 *ring = reinterpret_cast<bf16 *>(shared), *buffers = ring + STAGES * STAGE;
     const unsigned group = uniform(threadIdx.x / 128);
     const unsigned rank = CLUSTER > 1 ? cluster_rank() : 0;
+    let_next_start();
     if (threadIdx.x == 0) {
         for (unsigned i = 0; i < STAGES; i++) {
             full[i].init(1);
@@ -121,6 +122,7 @@ __device__ __forceinline__ void product(const Left &left, const TensorMap &right
         fence_barriers();
     }
     cluster_sync<CLUSTER>();
+    wait_for_previous();
     const unsigned tiles_m = (m + TILE_M - 1) / TILE_M, tiles_n = (n + TILE_N - 1) / TILE_N;
     const unsigned count = places(tiles_m, tiles_n), stride = gridDim.x / CLUSTER;
 

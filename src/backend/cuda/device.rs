@@ -13,6 +13,9 @@ const OLDEST: (i32, i32) = (8, 0);
 /// The oldest driver, by the CUDA that it is of: the first one that takes the machine code of CUDA 12's compiler.
 const OLDEST_DRIVER: i32 = 12;
 
+/// The oldest driver that captures kernels that start early into graphs: that of CUDA 12.3.
+const EARLY_DRIVER: i32 = 12_030;
+
 /// A device that is open.
 #[derive(Debug)]
 pub(super) struct Device {
@@ -42,7 +45,8 @@ impl Device {
                  driver of an NVIDIA GPU (https://www.nvidia.com/drivers)"
             )));
         }
-        let driver = driver_version() / 1000;
+        let version = driver_version();
+        let driver = version / 1000;
         if driver < OLDEST_DRIVER {
             return Err(Error::Device(format!(
                 "the NVIDIA driver is of CUDA {driver}, and the CUDA backend needs one of CUDA {OLDEST_DRIVER} (525 or \
@@ -63,7 +67,8 @@ impl Device {
         let shared = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
         // Recordings are captured, which the default stream cannot be.
         let stream = context.new_stream().map_err(|error| fault(&name, error))?;
-        let kernels = Kernels::new(&context, architecture(capability))?;
+        let kernels =
+            Kernels::new(&context, architecture(capability), capability >= (9, 0) && version >= EARLY_DRIVER)?;
         let hopper = capability == (9, 0);
         let count = |number: i32| usize::try_from(number).unwrap_or(0);
         let (processors, shared) = (count(processors), count(shared));

@@ -23,6 +23,8 @@ const USUAL_SHARED: usize = 48 << 10;
 pub(super) struct Kernel {
     pub function: CudaFunction,
     pub parameters: Vec<Parameter>,
+    /// Whether it may start while the kernel before it ends.
+    pub early: bool,
     /// Bytes of shared memory that a block was allowed beside those that the kernel declares.
     allowed: Mutex<usize>,
 }
@@ -53,16 +55,18 @@ impl Kernel {
 pub(super) struct Kernels {
     context: Arc<CudaContext>,
     architecture: String,
+    /// Whether the device and its driver start kernels that wait by themselves early.
+    early: bool,
     compiler: (i32, i32),
     modules: Mutex<HashMap<String, Arc<CudaModule>>>,
     made: Mutex<HashMap<(String, &'static str), Arc<Kernel>>>,
 }
 
 impl Kernels {
-    pub(super) fn new(context: &Arc<CudaContext>, architecture: String) -> Result<Self> {
+    pub(super) fn new(context: &Arc<CudaContext>, architecture: String, early: bool) -> Result<Self> {
         let compiler = nvrtc::version()?;
         let (modules, made) = (Mutex::default(), Mutex::default());
-        Ok(Self { context: context.clone(), architecture, compiler, modules, made })
+        Ok(Self { context: context.clone(), architecture, early, compiler, modules, made })
     }
 
     /// The compiler's major and minor version.
@@ -81,7 +85,8 @@ impl Kernels {
         let parameters = program
             .parameters(entry)
             .ok_or_else(|| Error::shape(program.name, format!("{} declares no kernel {entry}", key.0)))?;
-        let kernel = Arc::new(Kernel { function, parameters, allowed: Mutex::default() });
+        let kernel =
+            Arc::new(Kernel { function, parameters, early: self.early && program.waits(), allowed: Mutex::default() });
         lock(&self.made).insert(key, kernel.clone());
         Ok(kernel)
     }

@@ -82,6 +82,11 @@ impl Program {
         source
     }
 
+    /// Whether its kernels wait by themselves for what was called before them, so that they may start while it ends.
+    pub(super) fn waits(&self) -> bool {
+        self.files.iter().any(|file| file.text.contains("wait_for_previous();"))
+    }
+
     /// What the kernel `entry` takes, read from its declaration; `None` when there is no such kernel.
     pub(super) fn parameters(&self, entry: &str) -> Option<Vec<Parameter>> {
         let declared = |file: &File| {

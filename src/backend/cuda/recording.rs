@@ -10,10 +10,15 @@ use super::tensor::CudaTensor;
 use super::tensor_map::{Encoded, TensorMap};
 use crate::backend::DeviceTensor;
 use crate::error::{Error, Result};
-use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
-use cudarc::driver::{CudaGraph, CudaStream, LaunchConfig, PushKernelArg};
+use cudarc::driver::sys::{
+    self, CUgraphInstantiate_flags, CUlaunchAttribute, CUlaunchAttributeID, CUlaunchAttributeValue, CUlaunchConfig,
+    CUstreamCaptureMode,
+};
+use cudarc::driver::{CudaGraph, CudaStream};
 use std::collections::BTreeMap;
+use std::ffi::c_void;
 use std::fmt;
+use std::ptr;
 use std::sync::Arc;
 
 /// What a kernel is given at one place.
@@ -73,6 +78,19 @@ enum Word {
     F32(f32),
 }
 
+impl Word {
+    /// Where the driver finds it.
+    fn place(&self) -> *mut c_void {
+        let place: *const c_void = match self {
+            Word::Address(value) => (&raw const *value).cast(),
+            Word::Map(value) => (&raw const *value).cast(),
+            Word::U32(value) => (&raw const *value).cast(),
+            Word::F32(value) => (&raw const *value).cast(),
+        };
+        place.cast_mut()
+    }
+}
+
 /// How many blocks of how many threads, and the shared memory of each in bytes.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Grid {
@@ -93,14 +111,14 @@ impl Grid {
 pub(super) struct Launch {
     verb: &'static str,
     kernel: Arc<Kernel>,
-    config: LaunchConfig,
+    grid: Grid,
     words: Vec<Word>,
 }
 
 impl Launch {
     /// Checks that the arguments are what the kernel takes, and that it changes nothing that it also reads.
     pub(super) fn new(verb: &'static str, kernel: Arc<Kernel>, grid: Grid, args: &[Arg<'_>]) -> Result<Self> {
-        let Grid { blocks: [x, y, z], threads, shared } = grid;
+        let [x, y, z] = grid.blocks;
         if x > i32::MAX as usize || y > 65_535 || z > 65_535 {
             return Err(Error::Device(format!("{verb}: {x}×{y}×{z} blocks are more than a GPU takes")));
         }
@@ -123,29 +141,40 @@ impl Launch {
                 return Err(Error::shape(verb, problem));
             }
         }
-        let config = LaunchConfig {
-            grid_dim: (x as u32, y as u32, z as u32),
-            block_dim: (threads as u32, 1, 1),
-            shared_mem_bytes: shared as u32,
-        };
-        Ok(Self { verb, kernel, config, words })
+        Ok(Self { verb, kernel, grid, words })
     }
 
     fn run(&self, stream: &CudaStream) -> Result<()> {
-        let mut builder = stream.launch_builder(&self.kernel.function);
-        for word in &self.words {
-            match word {
-                Word::Address(value) => builder.arg(value),
-                Word::Map(value) => builder.arg(value),
-                Word::U32(value) => builder.arg(value),
-                Word::F32(value) => builder.arg(value),
-            };
-        }
+        let failed = |error| fault(self.verb, error);
+        stream.context().bind_to_thread().map_err(failed)?;
+        let Grid { blocks, threads, shared } = self.grid;
+        let [x, y, z] = blocks.map(|blocks| blocks as u32);
+        let mut early = CUlaunchAttribute {
+            id: CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            pad: [0; 4],
+            value: CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
+        };
+        let config = CUlaunchConfig {
+            gridDimX: x,
+            gridDimY: y,
+            gridDimZ: z,
+            blockDimX: threads as u32,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: shared as u32,
+            hStream: stream.cu_stream(),
+            attrs: &raw mut early,
+            numAttrs: u32::from(self.kernel.early),
+        };
+        let mut words: Vec<*mut c_void> = self.words.iter().map(Word::place).collect();
+        let function = self.kernel.function.cu_function();
         // SAFETY: the arguments are of the types that the kernel declares. The tensors' memory is at least as large as
         // their shapes say, the kernels guard every index by sizes that the verbs take from these shapes, and memory is
-        // given to others only for what comes later in this stream.
-        unsafe { builder.launch(self.config) }.map_err(|error| fault(self.verb, error))?;
-        Ok(())
+        // given to others only for what comes later in this stream. A kernel that may start early waits for all that was
+        // called before by itself.
+        unsafe { sys::cuLaunchKernelEx(&config, function, words.as_mut_ptr(), ptr::null_mut()) }
+            .result()
+            .map_err(failed)
     }
 }
 
