@@ -47,15 +47,19 @@ fn shaders_are_portable() {
         if cooperative {
             continue;
         }
-        let options = msl::Options { fake_missing_bindings: true, ..msl::Options::default() };
+        // Subgroups came with Metal 2.1 and shader model 6.0; nothing else needs more than the first versions.
+        let lang_version = if subgroups { (2, 1) } else { (1, 0) };
+        let options = msl::Options { fake_missing_bindings: true, lang_version, ..msl::Options::default() };
         let text = msl::write_string(&module, &info, &options, &msl::PipelineOptions::default());
-        assert!(text.unwrap_or_else(|error| panic!("{name} as MSL: {error}")).0.contains("kernel void"));
+        let (text, _) = text.unwrap_or_else(|error| panic!("{name} as MSL: {error}"));
+        assert!(text.contains("kernel void") && text.contains("simd_sum") == subgroups, "{name}: {text}");
         let mut text = String::new();
-        let options = hlsl::Options { fake_missing_bindings: true, ..hlsl::Options::default() };
+        let shader_model = if subgroups { hlsl::ShaderModel::V6_0 } else { hlsl::ShaderModel::V5_1 };
+        let options = hlsl::Options { fake_missing_bindings: true, shader_model, ..hlsl::Options::default() };
         hlsl::Writer::new(&mut text, &options, &hlsl::PipelineOptions::default())
             .write(&module, &info, None)
             .unwrap_or_else(|error| panic!("{name} as HLSL: {error}"));
-        assert!(text.contains("numthreads"));
+        assert!(text.contains("numthreads") && text.contains("WaveActiveSum") == subgroups, "{name}: {text}");
     }
 }
 
