@@ -7,9 +7,9 @@
 // stats: a workgroup takes `chunk` pixels of `units` units of UW neighbouring channels each; a unit is a group, or a
 //   part of one that is wider than 256. A thread takes one channel of every `lines`-th pixel. Groups: chunks · blocks
 //   of units · items.
-// merge: one workgroup for each group of each item.
+// group_norm_merge.wgsl: from the parts to mean and variance.
 // apply: one thread for each value.
-// Constants: SILU.
+// Constants: SILU (of apply).
 
 struct Params {
     items: u32,
@@ -104,36 +104,6 @@ fn stats(
         partial[3u * slot] = all.x;
         partial[3u * slot + 1u] = all.y;
         partial[3u * slot + 2u] = all.z;
-    }
-}
-
-@compute @workgroup_size(256)
-fn merge(
-    @builtin(workgroup_id) group: vec3u,
-    @builtin(num_workgroups) groups: vec3u,
-    @builtin(local_invocation_index) thread: u32,
-) {
-    let at = flat(group, groups);
-    if (at >= p.items * p.groups) {
-        return;
-    }
-    let count = p.chunks * p.parts;
-    var own = vec3f();
-    for (var i = thread; i < count; i += 256u) {
-        let slot = 3u * (at * count + i);
-        own = merged(own, vec3f(partial[slot], partial[slot + 1u], partial[slot + 2u]));
-    }
-    found[thread] = own;
-    workgroupBarrier();
-    for (var reach = 128u; reach > 0u; reach /= 2u) {
-        if (thread < reach) {
-            found[thread] = merged(found[thread], found[thread + reach]);
-        }
-        workgroupBarrier();
-    }
-    if (thread == 0u) {
-        moments[2u * at] = found[0].y;
-        moments[2u * at + 1u] = 1.0 / sqrt(found[0].z / found[0].x + p.eps);
     }
 }
 

@@ -4,7 +4,7 @@
 // measure: a workgroup sums v² and p² of `chunk` values of an item; the first one also keeps the table's row, since
 //   the step moves on in the second half. Groups: chunks · items.
 // advance: a workgroup adds its item's sums and changes `chunk` values; the first one counts the step. Groups as before.
-// Constants: GUIDED.
+// Constants: THREADS, GUIDED, ADVANCE (the second half).
 
 struct Params {
     items: u32,
@@ -24,60 +24,38 @@ struct Params {
 // The table's row in the first three values, (v², p²) of [item, chunk] from the fourth on.
 @group(0) @binding(5) var<storage, read_write> scratch: array<f32>;
 
-var<workgroup> sums: array<vec2f, 256>;
+alias Part = vec2f;
 
-fn add_all(thread: u32, own: vec2f) -> vec2f {
-    sums[thread] = own;
-    workgroupBarrier();
-    for (var reach = 128u; reach > 0u; reach /= 2u) {
-        if (thread < reach) {
-            sums[thread] += sums[thread + reach];
-        }
-        workgroupBarrier();
-    }
-    return sums[0];
-}
+const LARGEST: bool = false;
 
-@compute @workgroup_size(256)
-fn measure(
-    @builtin(workgroup_id) group: vec3u,
-    @builtin(num_workgroups) groups: vec3u,
-    @builtin(local_invocation_index) thread: u32,
-) {
-    let at = flat(group, groups);
+fn measure(at: u32, me: Thread) {
     let item = at / p.chunks;
     if (item >= p.items) {
         return;
     }
     let row = 3u * min(step[0], p.rows - 1u);
-    if (at == 0u && thread < 3u) {
-        scratch[thread] = table[row + thread];
+    if (at == 0u && me.index < 3u) {
+        scratch[me.index] = table[row + me.index];
     }
     if (GUIDED) {
         let g = table[row + 1u];
         let first = at % p.chunks * p.chunk;
         let end = min(p.size, first + p.chunk);
         var own = vec2f();
-        for (var i = first + thread; i < end; i += 256u) {
+        for (var i = first + me.index; i < end; i += THREADS) {
             let a = prediction[item * p.size + i];
             let v = a + g * (a - prediction[(p.items + item) * p.size + i]);
             own += vec2f(v * v, a * a);
         }
-        let all = add_all(thread, own);
-        if (thread == 0u) {
+        let all = reduced(me, own);
+        if (me.index == 0u) {
             scratch[4u + 2u * at] = all.x;
             scratch[5u + 2u * at] = all.y;
         }
     }
 }
 
-@compute @workgroup_size(256)
-fn advance(
-    @builtin(workgroup_id) group: vec3u,
-    @builtin(num_workgroups) groups: vec3u,
-    @builtin(local_invocation_index) thread: u32,
-) {
-    let at = flat(group, groups);
+fn advance(at: u32, me: Thread) {
     let item = at / p.chunks;
     if (item >= p.items) {
         return;
@@ -88,11 +66,11 @@ fn advance(
     var factor = 1.0;
     if (GUIDED) {
         var own = vec2f();
-        for (var i = thread; i < p.chunks; i += 256u) {
+        for (var i = me.index; i < p.chunks; i += THREADS) {
             let slot = 4u + 2u * (item * p.chunks + i);
             own += vec2f(scratch[slot], scratch[slot + 1u]);
         }
-        let length = sqrt(add_all(thread, own));
+        let length = sqrt(reduced(me, own));
         let limit = c * length.y;
         if (c > 0.0 && length.x > limit) {
             factor = limit / length.x;
@@ -100,7 +78,7 @@ fn advance(
     }
     let first = at % p.chunks * p.chunk;
     let end = min(p.size, first + p.chunk);
-    for (var i = first + thread; i < end; i += 256u) {
+    for (var i = first + me.index; i < end; i += THREADS) {
         let a = prediction[item * p.size + i];
         var v = a;
         if (GUIDED) {
@@ -108,7 +86,15 @@ fn advance(
         }
         latents[item * p.size + i] += delta * v;
     }
-    if (at == 0u && thread == 0u) {
+    if (at == 0u && me.index == 0u) {
         step[0] += 1u;
+    }
+}
+
+fn run(at: u32, groups: u32, me: Thread) {
+    if (ADVANCE) {
+        advance(at, me);
+    } else {
+        measure(at, me);
     }
 }

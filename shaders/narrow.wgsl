@@ -4,7 +4,8 @@
 //
 // Two passes: `largest` leaves the largest magnitude of each workgroup in `found`, as the bits of an F32, which order as
 // the numbers do; `narrow` takes the largest of those, writes e and twelve zeros in front of the values, and converts. Rows
-// are padded with zeros to k4 steps of four. 256 threads a workgroup, each strides over the fours of x.
+// are padded with zeros to k4 steps of four. Each thread strides over the fours of x.
+// Constants: THREADS, NARROW (the second pass).
 
 enable f16;
 
@@ -23,7 +24,9 @@ struct Params {
 
 const HALVES_HEADER: u32 = 4u;
 
-var<workgroup> most: array<u32, 256>;
+alias Part = u32;
+
+const LARGEST: bool = true;
 
 fn four(at: u32) -> vec4f {
     let k = at % p.k4 * 4u;
@@ -33,56 +36,41 @@ fn four(at: u32) -> vec4f {
     return x4(at / p.k4 * p.k + k, p.k - k);
 }
 
-// The largest among all threads' own, for every one of them.
-fn workgroup_max(thread: u32, own: u32) -> u32 {
-    most[thread] = own;
-    workgroupBarrier();
-    for (var reach = 128u; reach > 0u; reach /= 2u) {
-        if (thread < reach) {
-            most[thread] = max(most[thread], most[thread + reach]);
-        }
-        workgroupBarrier();
-    }
-    return most[0];
-}
-
-@compute @workgroup_size(256)
-fn largest(
-    @builtin(workgroup_id) group: vec3u,
-    @builtin(num_workgroups) groups: vec3u,
-    @builtin(local_invocation_index) thread: u32,
-) {
+fn largest(group: u32, groups: u32, me: Thread) {
     var own = 0u;
-    for (var at = flat(group, groups) * 256u + thread; at < p.rows * p.k4; at += p.parts * 256u) {
+    for (var at = group * THREADS + me.index; at < p.rows * p.k4; at += p.parts * THREADS) {
         let bits = bitcast<vec4u>(four(at)) & vec4u(0x7fffffffu);
         own = max(own, max(max(bits.x, bits.y), max(bits.z, bits.w)));
     }
-    let all = workgroup_max(thread, own);
-    if (thread == 0u) {
-        found[flat(group, groups)] = all;
+    let all = reduced(me, own);
+    if (me.index == 0u) {
+        found[group] = all;
     }
 }
 
-@compute @workgroup_size(256)
-fn narrow(
-    @builtin(workgroup_id) group: vec3u,
-    @builtin(num_workgroups) groups: vec3u,
-    @builtin(local_invocation_index) thread: u32,
-) {
+fn narrow(group: u32, groups: u32, me: Thread) {
     var own = 0u;
-    for (var part = thread; part < p.parts; part += 256u) {
+    for (var part = me.index; part < p.parts; part += THREADS) {
         own = max(own, found[part]);
     }
     // F32 stores exponents 127 too high; e stays away from the ends of the range, so that 2^-e is a number as well.
-    let e = clamp(14 - (i32(workgroup_max(thread, own) >> 23u) - 127), -120, 120);
-    let first = flat(group, groups) * 256u + thread;
+    let e = clamp(14 - (i32(reduced(me, own) >> 23u) - 127), -120, 120);
+    let first = group * THREADS + me.index;
     if (first == 0u) {
         out[0] = vec4<f16>(f16(e), 0.0h, 0.0h, 0.0h);
         for (var i = 1u; i < HALVES_HEADER; i++) {
             out[i] = vec4<f16>();
         }
     }
-    for (var at = first; at < p.rows * p.k4; at += groups.x * groups.y * 256u) {
+    for (var at = first; at < p.rows * p.k4; at += groups * THREADS) {
         out[HALVES_HEADER + at] = vec4<f16>(four(at) * exp2_of(e));
+    }
+}
+
+fn run(group: u32, groups: u32, me: Thread) {
+    if (NARROW) {
+        narrow(group, groups, me);
+    } else {
+        largest(group, groups, me);
     }
 }

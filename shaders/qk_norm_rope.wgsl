@@ -1,9 +1,9 @@
 // qk_norm_rope, in place: every query and key head h of a token becomes h / √(mean(h²) + eps)·norm, and its pairs
 // (a, b) become (a·cos − b·sin, a·sin + b·cos) with the (cos, sin) of rotation[item or 0, t, pair].
 //
-// TEAM threads share a head, 64/TEAM heads a workgroup; thread `lane` owns the pairs lane, lane + TEAM, …. Pair i is
+// TEAM threads share a head, THREADS/TEAM heads a workgroup; thread `lane` owns the pairs lane, lane + TEAM, …. Pair i is
 // (2i, 2i + 1) when INTERLEAVED, else (i, i + HEAD/2).
-// Groups: ⌈heads/(64/TEAM)⌉ over all tokens' query and key heads. Constants: HEAD, TEAM, INTERLEAVED.
+// Groups: ⌈heads/(THREADS/TEAM)⌉ over all tokens' query and key heads. Constants: HEAD, THREADS, TEAM, INTERLEAVED.
 
 struct Params {
     // Tokens of an item, and of all items.
@@ -24,7 +24,9 @@ struct Params {
 
 const PAIRS: u32 = HEAD / 2u;
 
-var<workgroup> partial: array<f32, 64>;
+alias Part = f32;
+
+const LARGEST: bool = false;
 
 fn first_of(pair: u32) -> u32 {
     return select(pair, 2u * pair, INTERLEAVED);
@@ -34,15 +36,10 @@ fn second_of(pair: u32) -> u32 {
     return select(pair + PAIRS, 2u * pair + 1u, INTERLEAVED);
 }
 
-@compute @workgroup_size(64)
-fn main(
-    @builtin(workgroup_id) group: vec3u,
-    @builtin(num_workgroups) groups: vec3u,
-    @builtin(local_invocation_index) thread: u32,
-) {
+fn run(group: u32, groups: u32, me: Thread) {
     let heads = p.query_heads + p.key_heads;
-    let lane = thread % TEAM;
-    let at = flat(group, groups) * (64u / TEAM) + thread / TEAM;
+    let lane = me.index % TEAM;
+    let at = group * (THREADS / TEAM) + me.index / TEAM;
     let known = at < p.rows * heads;
     let row = at / heads;
     let head = at % heads;
@@ -56,18 +53,11 @@ fn main(
             squares += a * a + b * b;
         }
     }
-    partial[thread] = squares;
-    workgroupBarrier();
-    for (var reach = TEAM / 2u; reach > 0u; reach /= 2u) {
-        if (lane < reach) {
-            partial[thread] += partial[thread + reach];
-        }
-        workgroupBarrier();
-    }
+    let all = reduced(me, squares);
     if (!known) {
         return;
     }
-    let factor = 1.0 / sqrt(partial[thread - lane] / f32(HEAD) + p.eps);
+    let factor = 1.0 / sqrt(all / f32(HEAD) + p.eps);
     let angles = row / p.tokens * p.rotation_stride + row % p.tokens * HEAD;
     for (var i = lane; i < PAIRS; i += TEAM) {
         let f = first_of(i);

@@ -28,35 +28,16 @@ struct Params {
 @group(0) @binding(6) var<storage, read> scale: array<f32>;
 @group(0) @binding(7) var<storage, read_write> out: array<f32>;
 
-var<workgroup> partial: array<f32, THREADS>;
+alias Part = f32;
 
-// The sum over all threads.
-fn total(thread: u32, own: f32) -> f32 {
-    partial[thread] = own;
-    workgroupBarrier();
-    for (var reach = THREADS / 2u; reach > 0u; reach /= 2u) {
-        if (thread < reach) {
-            partial[thread] += partial[thread + reach];
-        }
-        workgroupBarrier();
-    }
-    let sum = partial[0];
-    workgroupBarrier();
-    return sum;
-}
+const LARGEST: bool = false;
 
 // tanh without overflow: some drivers take it from exp(2a).
 fn squash(a: f32) -> f32 {
     return tanh(clamp(a, -15.0, 15.0));
 }
 
-@compute @workgroup_size(THREADS)
-fn main(
-    @builtin(workgroup_id) group: vec3u,
-    @builtin(num_workgroups) groups: vec3u,
-    @builtin(local_invocation_index) thread: u32,
-) {
-    let row = flat(group, groups);
+fn run(row: u32, groups: u32, me: Thread) {
     if (row >= p.rows) {
         return;
     }
@@ -66,12 +47,12 @@ fn main(
         var factor = 1.0;
         if (HAS_NORM) {
             var squares = 0.0;
-            for (var i = thread; i < p.width; i += THREADS) {
+            for (var i = me.index; i < p.width; i += THREADS) {
                 squares += y[start + i] * y[start + i];
             }
-            factor = 1.0 / sqrt(total(thread, squares) / f32(p.width) + p.branch_eps);
+            factor = 1.0 / sqrt(reduced(me, squares) / f32(p.width) + p.branch_eps);
         }
-        for (var i = thread; i < p.width; i += THREADS) {
+        for (var i = me.index; i < p.width; i += THREADS) {
             var v = y[start + i];
             if (HAS_NORM) {
                 v *= factor * norm[i];
@@ -84,11 +65,11 @@ fn main(
     }
     if (HAS_OUT) {
         var squares = 0.0;
-        for (var i = thread; i < p.width; i += THREADS) {
+        for (var i = me.index; i < p.width; i += THREADS) {
             squares += x[start + i] * x[start + i];
         }
-        let factor = 1.0 / sqrt(total(thread, squares) / f32(p.width) + p.eps);
-        for (var i = thread; i < p.width; i += THREADS) {
+        let factor = 1.0 / sqrt(reduced(me, squares) / f32(p.width) + p.eps);
+        for (var i = me.index; i < p.width; i += THREADS) {
             var v = x[start + i] * factor * weight[i];
             if (HAS_SCALE) {
                 v *= 1.0 + scale[item * p.scale_stride + p.scale_start + i];

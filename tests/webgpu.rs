@@ -23,8 +23,10 @@ fn shaders_are_portable() {
         let mut allowed = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
         let [halves, cooperative] =
             ["f16", "wgpu_cooperative_matrix"].map(|extension| source.contains(&format!("enable {extension};\n")));
+        let subgroups = cooperative || source.contains("subgroupAdd");
         allowed.set(Capabilities::SHADER_FLOAT16, halves);
-        allowed.set(Capabilities::COOPERATIVE_MATRIX | Capabilities::SUBGROUP, cooperative);
+        allowed.set(Capabilities::SUBGROUP, subgroups);
+        allowed.set(Capabilities::COOPERATIVE_MATRIX, cooperative);
         let info = Validator::new(ValidationFlags::all(), allowed)
             .validate(&module)
             .unwrap_or_else(|error| panic!("{name}: {}", error.emit_to_string(&source)));
@@ -32,23 +34,32 @@ fn shaders_are_portable() {
             fits_the_smallest_adapter(&name, &module);
         }
         let pipeline = spv::PipelineOptions { shader_stage: naga::ShaderStage::Compute, entry_point: entry.into() };
-        let version = if cooperative { (1, 6) } else { (1, 0) };
+        let version = match (cooperative, subgroups) {
+            (true, _) => (1, 6),
+            (false, true) => (1, 3),
+            (false, false) => (1, 0),
+        };
         let options = spv::Options { lang_version: version, ..spv::Options::default() };
         let words = spv::write_vec(&module, &info, &options, Some(&pipeline));
         assert!(words.unwrap_or_else(|error| panic!("{name} as SPIR-V: {error}")).len() > 100);
-        // Cooperative matrices are for Vulkan alone: see `Shaders`.
+        // Cooperative matrices are for Vulkan alone (see `Shaders::Cooperative`): naga 30 cannot write them as HLSL, and the
+        // MSL that it writes loads matrices from vectors, which Metal does not compile.
         if cooperative {
             continue;
         }
-        let options = msl::Options { fake_missing_bindings: true, ..msl::Options::default() };
+        // Subgroups came with Metal 2.1 and shader model 6.0; nothing else needs more than the first versions.
+        let lang_version = if subgroups { (2, 1) } else { (1, 0) };
+        let options = msl::Options { fake_missing_bindings: true, lang_version, ..msl::Options::default() };
         let text = msl::write_string(&module, &info, &options, &msl::PipelineOptions::default());
-        assert!(text.unwrap_or_else(|error| panic!("{name} as MSL: {error}")).0.contains("kernel void"));
+        let (text, _) = text.unwrap_or_else(|error| panic!("{name} as MSL: {error}"));
+        assert!(text.contains("kernel void") && text.contains("simd_sum") == subgroups, "{name}: {text}");
         let mut text = String::new();
-        let options = hlsl::Options { fake_missing_bindings: true, ..hlsl::Options::default() };
+        let shader_model = if subgroups { hlsl::ShaderModel::V6_0 } else { hlsl::ShaderModel::V5_1 };
+        let options = hlsl::Options { fake_missing_bindings: true, shader_model, ..hlsl::Options::default() };
         hlsl::Writer::new(&mut text, &options, &hlsl::PipelineOptions::default())
             .write(&module, &info, None)
             .unwrap_or_else(|error| panic!("{name} as HLSL: {error}"));
-        assert!(text.contains("numthreads"));
+        assert!(text.contains("numthreads") && text.contains("WaveActiveSum") == subgroups, "{name}: {text}");
     }
 }
 

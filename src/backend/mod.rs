@@ -203,8 +203,8 @@ pub trait Backend: Sized + Debug {
         stored
     }
 
-    /// Lets go of memory that is kept for reuse and that no tensor uses, where there is any: for the end of a stage whose
-    /// sizes the next one does not share.
+    /// Ends a stage whose sizes the next one does not share: memory that is kept for reuse and that no tensor uses is let go
+    /// of, or gives way to the next stage's wherever otherwise more would be held than ever before.
     fn trim(&self) {}
 
     /// The most bytes that the backend has held on the device at once since it was opened: tensors, what is kept for reuse,

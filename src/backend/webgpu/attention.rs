@@ -4,6 +4,7 @@ use super::super::{DType, DeviceTensor, Heads, Mask, QkNormRope, RopePairs, shap
 use super::gpu::Gpu;
 use super::program::{Program, wgsl};
 use super::recording::Arg;
+use super::reduction::Reduction;
 use super::tensor::WebGpuTensor;
 use super::variant::{Cooperative, Variant};
 use crate::error::{Error, Result};
@@ -165,16 +166,19 @@ pub(super) fn attention(
     Ok(out)
 }
 
+/// Threads of a workgroup of `qk_norm_rope`.
+const NORM_THREADS: usize = 64;
+
 /// Threads a head: a power of two up to the workgroup's size, no more than there are pairs to turn.
 fn team(dim: usize) -> usize {
-    (dim / 2).next_power_of_two().clamp(1, 64)
+    (dim / 2).next_power_of_two().clamp(1, NORM_THREADS)
 }
 
-fn norm_program(dim: usize, pairs: RopePairs) -> Program {
-    Program::new("qk_norm_rope", &[wgsl!("common"), wgsl!("qk_norm_rope")])
+fn norm_program(reduction: Reduction, dim: usize, pairs: RopePairs) -> Program {
+    let program = Program::new("qk_norm_rope", &[wgsl!("common"), wgsl!("qk_norm_rope")])
         .with("HEAD", dim)
-        .with("TEAM", team(dim))
-        .with("INTERLEAVED", pairs == RopePairs::Interleaved)
+        .with("INTERLEAVED", pairs == RopePairs::Interleaved);
+    reduction.finish(program, NORM_THREADS, team(dim))
 }
 
 pub(super) fn qk_norm_rope(
@@ -192,9 +196,9 @@ pub(super) fn qk_norm_rope(
     let mut parameters =
         [tokens, items * tokens, heads.query, heads.key_value, stride].map(|value| value as u32).to_vec();
     parameters.push(eps.to_bits());
-    let groups = (items * tokens * (heads.query + heads.key_value)).div_ceil(64 / team(heads.dim));
+    let groups = (items * tokens * (heads.query + heads.key_value)).div_ceil(NORM_THREADS / team(heads.dim));
     let args = [Arg::from(&*qkv), Arg::from(&q_norm), Arg::from(&k_norm), Arg::from(&rotation)];
-    gpu.dispatch(&norm_program(heads.dim, pairs), &args, parameters, groups)
+    gpu.dispatch(&norm_program(gpu.device.variant.reduction(), heads.dim, pairs), &args, parameters, groups)
 }
 
 /// Programs of these verbs for heads of the models and for odd ones.
@@ -205,7 +209,7 @@ pub(super) fn programs() -> Vec<Program> {
             // With the memory that they have, and with the least.
             let least = Cooperative::KNOWN.map(|known| Cooperative { memory: 32 << 10, ..known });
             let variants = Cooperative::KNOWN.into_iter().chain(least).map(Variant::Cooperative);
-            let mut kinds = [Variant::Plain, Variant::Half].into_iter().chain(variants);
+            let mut kinds = [Variant::Plain, Variant::Half(Reduction::Tree)].into_iter().chain(variants);
             let mut made = Vec::new();
             while let Some(kind) = kinds.next().map(|variant| Kind::choose(variant, dim)) {
                 if !made.contains(&kind) {
@@ -214,8 +218,12 @@ pub(super) fn programs() -> Vec<Program> {
                 }
             }
         }
-        programs.push(norm_program(dim, RopePairs::Interleaved));
-        programs.push(norm_program(dim, RopePairs::Halves));
+        for pairs in [RopePairs::Interleaved, RopePairs::Halves] {
+            programs.push(norm_program(Reduction::Tree, dim, pairs));
+            if team(dim) == NORM_THREADS {
+                programs.push(norm_program(Reduction::Subgroups, dim, pairs));
+            }
+        }
     }
     programs
 }

@@ -4,6 +4,7 @@ use super::super::{DType, DeviceTensor, shapes};
 use super::gpu::Gpu;
 use super::program::{Program, wgsl};
 use super::recording::Arg;
+use super::reduction::Reduction;
 use super::tensor::WebGpuTensor;
 use crate::error::{Error, Result};
 
@@ -78,9 +79,11 @@ const NARROW_FOURS: usize = 8;
 /// Fours in front of values in halves: `input_half.wgsl`.
 const HALVES_HEADER: usize = 4;
 
-fn narrow_program(entry: &'static str, aligned: bool) -> Program {
+/// One pass of narrowing: the search for the largest, or the conversion.
+fn narrow_program(reduction: Reduction, converts: bool, aligned: bool) -> Program {
     let input = if aligned { wgsl!("input_vec4") } else { wgsl!("input_scalar") };
-    Program::new("narrow", &[wgsl!("common"), input, wgsl!("narrow")]).entry(entry)
+    let program = Program::new("narrow", &[wgsl!("common"), input, wgsl!("narrow")]).with("NARROW", converts);
+    reduction.finish(program, GROUP, GROUP)
 }
 
 fn widen_program(number: usize) -> Program {
@@ -109,10 +112,10 @@ impl Gpu {
         let out = self.output("narrow", &[4 * (HALVES_HEADER + rows * steps)], DType::F16)?;
         let args = [Arg::from(tensor), Arg::from(&found), Arg::from(&out)];
         let parameters = words([rows, row, steps, parts]);
-        let aligned = row.is_multiple_of(4);
-        self.dispatch(&narrow_program("largest", aligned), &args, parameters.clone(), parts)?;
+        let pass = |converts| narrow_program(self.device.variant.reduction(), converts, row.is_multiple_of(4));
+        self.dispatch(&pass(false), &args, parameters.clone(), parts)?;
         let groups = (rows * steps).div_ceil(GROUP * NARROW_FOURS);
-        self.dispatch(&narrow_program("narrow", aligned), &args, parameters, groups)?;
+        self.dispatch(&pass(true), &args, parameters, groups)?;
         Ok(out)
     }
 
@@ -219,5 +222,10 @@ pub(super) fn programs() -> Vec<Program> {
     programs.extend([1, 2].map(widen_program));
     let names = ["pad_rows", "join_sequence", "unscale_latents", "scale_latents", "normalize_rgb8", "to_rgb8"];
     programs.extend(names.map(simple));
+    for reduction in Reduction::ALL {
+        for (converts, aligned) in [(false, false), (false, true), (true, false), (true, true)] {
+            programs.push(narrow_program(reduction, converts, aligned));
+        }
+    }
     programs
 }

@@ -79,7 +79,7 @@ impl Gpu {
         };
         let bytes = padded(shape.iter().product(), dtype);
         self.check_size(verb, format_args!("a tensor of shape {shape:?}"), bytes, self.device.max_binding)?;
-        let buffer = match pool.take(bytes) {
+        let buffer = match pool.take(bytes).or_else(|| pool.take_instead(bytes)) {
             Some(buffer) => buffer,
             None => self.uninit(verb, shape, bytes)?,
         };
@@ -99,10 +99,9 @@ impl Gpu {
         )))
     }
 
-    /// Lets go of all memory that no tensor uses, as soon as nothing that was called before needs it.
+    /// Ends a stage: memory that no tensor uses gives way from now on to what is asked for.
     pub(super) fn trim(&self) {
-        self.flush();
-        self.pool.clear();
+        self.pool.keep();
     }
 
     /// The most bytes that the buffers of tensors ever had at once.
@@ -110,8 +109,8 @@ impl Gpu {
         self.pool.peak()
     }
 
-    /// A new buffer, mapped or not. When memory runs out, what is free in the pool is let go of first; when that does
-    /// not help, the error says what may fit instead.
+    /// A new buffer, mapped or not. What earlier stages left gives way to it. When memory runs out, all that no tensor uses
+    /// is let go of first; when that does not help, the error says what may fit instead.
     fn allocate(&self, verb: &str, shape: &[usize], bytes: u64, mapped: bool, instead: &str) -> Result<wgpu::Buffer> {
         let create = || {
             let buffer = self.device.device.create_buffer(&buffer(verb, bytes, mapped));
@@ -121,8 +120,10 @@ impl Gpu {
                 buffer
             })
         };
+        self.pool.make_room(bytes);
         let made = create().or_else(|| {
-            self.trim();
+            self.flush();
+            self.pool.clear();
             self.device.poll(None).ok()?;
             create()
         });

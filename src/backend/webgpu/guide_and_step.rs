@@ -5,14 +5,20 @@ use super::elementwise;
 use super::gpu::Gpu;
 use super::program::{Program, wgsl};
 use super::recording::Arg;
+use super::reduction::Reduction;
 use super::tensor::WebGpuTensor;
 use crate::error::Result;
 
 /// Values of an item that a workgroup takes.
 const CHUNK: usize = 2048;
+const THREADS: usize = 256;
 
-fn program(entry: &'static str, guided: bool) -> Program {
-    Program::new("guide_and_step", &[wgsl!("common"), wgsl!("guide_and_step")]).entry(entry).with("GUIDED", guided)
+/// One half of the verb: what is measured, or the step.
+fn program(reduction: Reduction, advance: bool, guided: bool) -> Program {
+    let program = Program::new("guide_and_step", &[wgsl!("common"), wgsl!("guide_and_step")])
+        .with("GUIDED", guided)
+        .with("ADVANCE", advance);
+    reduction.finish(program, THREADS, THREADS)
 }
 
 pub(super) fn guide_and_step(
@@ -35,12 +41,14 @@ pub(super) fn guide_and_step(
     let parameters = [items, size, CHUNK, chunks, table.shape()[0]].map(|value| value as u32).to_vec();
     let args =
         [Arg::from(&*latents), Arg::from(&prediction), Arg::from(&table), Arg::from(&*step), Arg::from(&scratch)];
-    gpu.dispatch(&program("measure", guided), &args, parameters.clone(), items * chunks)?;
-    gpu.dispatch(&program("advance", guided), &args, parameters, items * chunks)
+    let half = |advance| program(gpu.device.variant.reduction(), advance, guided);
+    gpu.dispatch(&half(false), &args, parameters.clone(), items * chunks)?;
+    gpu.dispatch(&half(true), &args, parameters, items * chunks)
 }
 
 /// Every program of this verb.
 pub(super) fn programs() -> Vec<Program> {
-    let both = [("measure", false), ("measure", true), ("advance", false), ("advance", true)];
-    both.map(|(entry, guided)| program(entry, guided)).to_vec()
+    let halves = [(false, false), (false, true), (true, false), (true, true)];
+    let programs = |reduction| halves.map(|(advance, guided)| program(reduction, advance, guided));
+    Reduction::ALL.into_iter().flat_map(programs).collect()
 }

@@ -2,7 +2,7 @@
 //!
 //! One file in `shaders/` a verb; the files here launch them, check shapes and find the memory. Activations are F32,
 //! weights stay as they are stored and are widened where they are read, all arithmetic is F32. The faster variants
-//! multiply halves, and have matrices become F16 on the way to the device: see [`Shaders`].
+//! multiply halves, have matrices become F16 on the way to the device, and sum by subgroup operations: see [`Shaders`].
 
 mod attention;
 mod cache;
@@ -21,6 +21,7 @@ mod pipelines;
 mod product;
 mod program;
 mod recording;
+mod reduction;
 mod tensor;
 mod variant;
 

@@ -4,6 +4,7 @@ use super::super::{Branch, DType, DeviceTensor, Modulation, RmsNorm, shapes};
 use super::gpu::Gpu;
 use super::program::{Program, wgsl};
 use super::recording::Arg;
+use super::reduction::Reduction;
 use super::tensor::WebGpuTensor;
 use crate::error::Result;
 
@@ -22,14 +23,14 @@ struct Does {
     scale: bool,
 }
 
-fn program(verb: &'static str, threads: usize, does: Does) -> Program {
-    Program::new(verb, &[wgsl!("common"), wgsl!("residual_norm")])
-        .with("THREADS", threads)
+fn program(verb: &'static str, reduction: Reduction, threads: usize, does: Does) -> Program {
+    let program = Program::new(verb, &[wgsl!("common"), wgsl!("residual_norm")])
         .with("HAS_BRANCH", does.branch)
         .with("HAS_NORM", does.norm)
         .with("HAS_GATE", does.gate)
         .with("HAS_OUT", does.out)
-        .with("HAS_SCALE", does.scale)
+        .with("HAS_SCALE", does.scale);
+    reduction.finish(program, threads, threads)
 }
 
 /// A modulation row as the shader reads it: its table, the distance between two items' rows, and the first one's start.
@@ -86,15 +87,22 @@ pub(super) fn residual_norm(
     parameters.extend([branch_eps.to_bits(), eps.to_bits()]);
     let to = out.as_ref().map_or_else(|| gpu.nowhere(), Arg::from);
     let args = [Arg::from(x), y, branch_norm, gate.0, weight, scale.0, to];
-    gpu.dispatch(&program(verb, threads(width), does), &args, parameters, items * tokens)?;
+    let program = program(verb, gpu.device.variant.reduction(), threads(width), does);
+    gpu.dispatch(&program, &args, parameters, items * tokens)?;
     Ok(out)
 }
 
 /// Values that a workgroup of `group_norm`'s first stage takes, about.
 const CHUNK: usize = 8192;
+/// Threads of a workgroup that merges what the first stage found.
+const MERGE: usize = 256;
 
 fn group_program(entry: &'static str, silu: bool) -> Program {
     Program::new("group_norm", &[wgsl!("common"), wgsl!("group_norm")]).entry(entry).with("SILU", silu)
+}
+
+fn merge_program(reduction: Reduction) -> Program {
+    reduction.finish(group_program("main", false).file(wgsl!("group_norm_merge")), MERGE, MERGE)
 }
 
 pub(super) fn group_norm(
@@ -125,9 +133,13 @@ pub(super) fn group_norm(
     let mut parameters = sizes.map(|value| value as u32).to_vec();
     parameters.push(eps.to_bits());
     let args = [&x, &weight, &bias, &partial, &moments, &out].map(Arg::from);
-    let stages = [("stats", chunks * blocks * items), ("merge", groups * items), ("apply", out.len().div_ceil(256))];
-    for (entry, count) in stages {
-        gpu.dispatch(&group_program(entry, silu), &args, parameters.clone(), count)?;
+    let stages = [
+        (group_program("stats", false), chunks * blocks * items),
+        (merge_program(gpu.device.variant.reduction()), groups * items),
+        (group_program("apply", silu), out.len().div_ceil(256)),
+    ];
+    for (program, count) in stages {
+        gpu.dispatch(&program, &args, parameters.clone(), count)?;
     }
     Ok(out)
 }
@@ -141,12 +153,12 @@ pub(super) fn programs() -> Vec<Program> {
             let does = Does { branch: bit(0), norm: bit(1), gate: bit(2), out: bit(3), scale: bit(4) };
             let sensible = (does.branch || !(does.norm || does.gate)) && (does.out || !does.scale);
             if sensible && (does.branch || does.out) {
-                programs.push(program("residual_norm", threads, does));
+                programs.extend(Reduction::ALL.map(|reduction| program("residual_norm", reduction, threads, does)));
             }
         }
     }
-    for silu in [false, true] {
-        programs.extend(["stats", "merge", "apply"].map(|entry| group_program(entry, silu)));
-    }
+    programs.push(group_program("stats", false));
+    programs.extend(Reduction::ALL.map(merge_program));
+    programs.extend([false, true].map(|silu| group_program("apply", silu)));
     programs
 }

@@ -1,9 +1,11 @@
 //! The variants of the shaders, and which of them an adapter can run.
 //!
-//! All compute the same verbs from the same files; they differ in what the products multiply. Everything else, norms,
-//! softmax, sums and the latents, is F32 in each of them.
+//! All compute the same verbs from the same files; they differ in what the products multiply, and in how a workgroup sums:
+//! by a tree in workgroup memory, or by subgroup operations where the adapter has them. Norms, softmax, sums and the latents
+//! are F32 in each of them.
 
 use super::program::{File, wgsl};
+use super::reduction::Reduction;
 
 /// Which shaders to use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -12,11 +14,13 @@ pub enum Shaders {
     /// The fastest that the adapter can run.
     #[default]
     Best,
-    /// What every WebGPU adapter runs, a browser's worst included: products of F32.
+    /// What every WebGPU adapter runs, a browser's worst included: products of F32, no subgroup operations.
     Plain,
-    /// Products of F16 operands with F32 sums, in the ordinary units of the GPU.
+    /// Products of F16 operands with F32 sums, in the ordinary units of the GPU; subgroup operations where the adapter has
+    /// them, which no browser says that it has.
     Half,
-    /// Products of F16 operands with F32 sums on cooperative matrices: tensor cores and their kin.
+    /// Products of F16 operands with F32 sums on cooperative matrices, tensor cores and their kin, and subgroup operations.
+    /// Only through Vulkan: naga 30 cannot write them as HLSL, and what it writes as MSL does not compile.
     Cooperative,
 }
 
@@ -24,7 +28,7 @@ pub enum Shaders {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Variant {
     Plain,
-    Half,
+    Half(Reduction),
     Cooperative(Cooperative),
 }
 
@@ -80,7 +84,10 @@ impl Cooperative {
 impl Variant {
     /// What `shaders` come down to on `adapter`, or a sentence on what it lacks.
     pub(super) fn choose(shaders: Shaders, adapter: &wgpu::Adapter) -> Result<Self, String> {
-        let half = adapter.features().contains(wgpu::Features::SHADER_F16).then_some(Variant::Half);
+        let features = adapter.features();
+        let subgroups = features.contains(wgpu::Features::SUBGROUP);
+        let reduction = if subgroups { Reduction::Subgroups } else { Reduction::Tree };
+        let half = features.contains(wgpu::Features::SHADER_F16).then_some(Variant::Half(reduction));
         let cooperative = Cooperative::of(adapter).map(Variant::Cooperative);
         let lacks = |what: &str| format!("{} has no {what}", adapter.get_info().name);
         match shaders {
@@ -97,8 +104,18 @@ impl Variant {
     pub(super) fn features(self) -> wgpu::Features {
         match self {
             Variant::Plain => wgpu::Features::empty(),
-            Variant::Half => wgpu::Features::SHADER_F16,
+            Variant::Half(Reduction::Tree) => wgpu::Features::SHADER_F16,
+            Variant::Half(Reduction::Subgroups) => wgpu::Features::SHADER_F16.union(wgpu::Features::SUBGROUP),
             Variant::Cooperative(_) => Cooperative::FEATURES,
+        }
+    }
+
+    /// How its workgroups bring values together.
+    pub(super) fn reduction(self) -> Reduction {
+        match self {
+            Variant::Plain => Reduction::Tree,
+            Variant::Half(reduction) => reduction,
+            Variant::Cooperative(_) => Reduction::Subgroups,
         }
     }
 
@@ -106,8 +123,11 @@ impl Variant {
     pub(super) fn name(self) -> String {
         match self {
             Variant::Plain => "plain shaders".into(),
-            Variant::Half => "F16 shaders".into(),
-            Variant::Cooperative(Cooperative { side, .. }) => format!("cooperative matrices of {side}×{side}"),
+            Variant::Half(Reduction::Tree) => "F16 shaders without subgroup operations".into(),
+            Variant::Half(Reduction::Subgroups) => "F16 shaders with subgroup operations".into(),
+            Variant::Cooperative(Cooperative { side, .. }) => {
+                format!("cooperative matrices of {side}×{side} with subgroup operations")
+            }
         }
     }
 }

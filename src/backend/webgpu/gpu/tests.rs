@@ -38,18 +38,38 @@ fn a_device_that_is_gone_is_an_error_of_every_call_and_another_can_be_opened() {
 }
 
 #[test]
-fn trimming_frees_what_no_tensor_uses() {
+fn what_a_stage_leaves_is_used_again_and_gives_way_before_more_is_held_than_ever() {
     let Some(gpu) = open() else { return };
+    let mebibytes = |n: usize| gpu.output("test", &[n << 18], DType::F32).unwrap();
+    let of = |tensor: &WebGpuTensor| tensor.memory().buffer().clone();
     let kept = upload(&gpu).unwrap();
-    drop(gpu.output("test", &[1 << 20], DType::F32).unwrap());
-    assert!(gpu.pool.take(4 << 20).is_some_and(|buffer| buffer.size() == 4 << 20), "it waits to be used again");
-    drop(gpu.output("test", &[1 << 20], DType::F32).unwrap());
+    // A stage with 4 + 16 MiB, of which the next one wants something else.
+    let (small, large) = (of(&mebibytes(4)), of(&mebibytes(16)));
     gpu.trim();
-    assert!(gpu.pool.take(4 << 20).is_none());
     let peak = gpu.peak_memory();
-    assert!((8 << 20..9 << 20).contains(&peak), "{peak} bytes, of two large buffers and a few small ones");
-    drop(gpu.output("test", &[1 << 20], DType::F32).unwrap());
-    assert_eq!(gpu.peak_memory(), peak.max(8 << 20), "what was let go of does not count");
+    assert!((20 << 20..21 << 20).contains(&peak), "{peak} bytes, of two large buffers and a few small ones");
+    assert_eq!(of(&mebibytes(4)), small, "what fits is used again");
+    gpu.trim();
+    let instead = mebibytes(6);
+    assert_eq!(of(&instead), large, "rather than more than ever, something larger");
+    drop(instead);
+    assert_eq!(gpu.peak_memory(), peak);
+    gpu.trim();
+    // Nothing that was kept is large enough: both buffers give way.
+    drop(mebibytes(20));
+    assert!(gpu.peak_memory() < peak + (1 << 20), "{} bytes", gpu.peak_memory());
+    assert!(gpu.pool.take(4 << 20).is_none() && gpu.pool.take(14 << 20).is_none());
+    // An upload has memory of its own, and the same holds for it.
+    gpu.trim();
+    let peak = gpu.peak_memory();
+    let uploaded = gpu.upload_tensor("upload", &HostTensor::from_f32(&[4 << 18], &vec![1.0; 4 << 18])).unwrap();
+    assert_eq!(gpu.peak_memory(), peak);
+    assert!(gpu.pool.take(20 << 20).is_none(), "it gave way");
+    // Within a stage nothing gives way.
+    drop(mebibytes(8));
+    drop(mebibytes(32));
+    assert!(gpu.pool.take(8 << 20).is_some() && gpu.pool.take(32 << 20).is_some());
+    assert_eq!(block_on(gpu.download(&uploaded)).unwrap().to_f32()[(4 << 18) - 1], 1.0);
     assert_eq!(block_on(gpu.download(&kept)).unwrap().to_f32(), [1.0, 2.0, 3.0]);
 }
 
