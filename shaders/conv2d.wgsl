@@ -39,7 +39,7 @@ struct Params {
 @group(0) @binding(5) var<storage, read> residual: array<f32>;
 
 struct Row {
-    // The item's first pixel, or NOTHING.
+    // The item's first pixel.
     item: u32,
     // The kernel's upper left corner in the picture as it is read, less the padding: may be negative.
     y: i32,
@@ -47,9 +47,6 @@ struct Row {
 }
 
 fn row_at(m: u32) -> Row {
-    if (m == NOTHING) {
-        return Row(NOTHING, 0, 0);
-    }
     let y = m / p.out_w % p.out_h;
     let item = m / p.out_w / p.out_h * p.h * p.w;
     return Row(item, i32(y * p.step) - i32(p.top), i32(m % p.out_w * p.step) - i32(p.left));

@@ -5,13 +5,16 @@ struct Row {
 }
 
 fn row_at(m: u32) -> Row {
-    return Row(select(row_start(m, p.k), NOTHING, m == NOTHING));
+    return Row(row_start(m, p.k));
 }
 
-fn operand(row: Row, k: u32) -> Value4 {
-    if (row.start == NOTHING) {
-        return Value4();
-    }
+alias Place = u32;
+
+fn place_at(k: u32) -> Place {
+    return k;
+}
+
+fn operand(row: Row, k: Place) -> Value4 {
     let v = x4(row.start + k, p.k - k);
     if (SILU) {
         return Value4(vec4f(silu(f32(v.x)), silu(f32(v.y)), silu(f32(v.z)), silu(f32(v.w))));

@@ -44,7 +44,7 @@ struct Row {
 fn row_at(m: u32) -> Row {
     let b = m / p.tokens;
     let t = m % p.tokens;
-    if (m == NOTHING || t >= p.patches) {
+    if (t >= p.patches) {
         return Row(NOTHING, 0u, 0u);
     }
     return Row(b * p.channels * p.h * p.w, t / p.across * p.side, t % p.across * p.side);
@@ -59,7 +59,13 @@ fn value(row: Row, i: u32) -> f32 {
     return x4(row.item + (i % p.channels * p.h + y) * p.w + column, 1u).x;
 }
 
-fn operand(row: Row, k: u32) -> vec4f {
+alias Place = u32;
+
+fn place_at(k: u32) -> Place {
+    return k;
+}
+
+fn operand(row: Row, k: Place) -> vec4f {
     if (row.item == NOTHING) {
         return vec4f();
     }

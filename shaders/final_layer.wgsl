@@ -93,17 +93,17 @@ fn prologue(m0: u32, thread: u32) {
 }
 
 fn row_at(m: u32) -> Row {
-    if (m == NOTHING) {
-        return Row(NOTHING, 0u, 0u);
-    }
     let item = select(m / p.patches, 0u, SHARED);
     return Row(token_start(m), (item * p.table_rows + p.table_row) * p.k, m % BM);
 }
 
-fn operand(row: Row, k: u32) -> vec4f {
-    if (row.start == NOTHING) {
-        return vec4f();
-    }
+alias Place = u32;
+
+fn place_at(k: u32) -> Place {
+    return k;
+}
+
+fn operand(row: Row, k: Place) -> vec4f {
     let count = p.k - k;
     let v = (x4(row.start + k, count) - mean[row.r]) * factor[row.r];
     let at = row.scale + k;

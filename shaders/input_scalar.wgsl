@@ -16,15 +16,7 @@ fn x_unit() -> f32 {
 
 // x[at], …, the first `count` of four, zeros behind; at least one is asked for.
 fn x4(at: u32, count: u32) -> vec4f {
-    var v = vec4f(x[at], 0.0, 0.0, 0.0);
-    if (count > 1u) {
-        v.y = x[at + 1u];
-    }
-    if (count > 2u) {
-        v.z = x[at + 2u];
-    }
-    if (count > 3u) {
-        v.w = x[at + 3u];
-    }
-    return v;
+    let last = count - 1u;
+    let v = vec4f(x[at], x[at + min(last, 1u)], x[at + min(last, 2u)], x[at + min(last, 3u)]);
+    return select(vec4f(), v, vec4u(0u, 1u, 2u, 3u) < vec4u(count));
 }

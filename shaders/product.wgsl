@@ -8,7 +8,8 @@
 // Groups: ⌈M/BM⌉·(tiles of columns), columns first. Constants: TM, TN, BK4, PAIRED. The verb's file provides
 //   Params               with m, n, k4, stride, tiles, first, width, weight_unit in front
 //   row_at(m)            where row m of A is read
-//   operand(row, k)      A[m, k .. k + 4], zeros past the end of a row, k a multiple of four
+//   place_at(k)          what there is to know about columns k .. k + 4 for every row, k a multiple of four
+//   operand(row, place)  A[m, k .. k + 4], zeros past the end of a row
 //   prologue(m0, thread) whatever must be known about the tile's rows before they are read
 //   store(m, n, v, up)   takes the output of row m at column n; with pairs, v is of the gate and `up` of its value
 
@@ -42,7 +43,7 @@ fn main(
     var columns: array<u32, LOADS_B>;
     for (var i = 0u; i < LOADS_A; i++) {
         let r = (i * 256u + thread) / BK4;
-        rows[i] = row_at(select(NOTHING, m0 + r, r < BM && m0 + r < p.m));
+        rows[i] = row_at(min(m0 + r, p.m - 1u));
     }
     for (var i = 0u; i < LOADS_B; i++) {
         let r = (i * 256u + thread) / BK4;
@@ -84,14 +85,14 @@ fn main(
                 let k4 = step * BK4 + (i * 256u + thread) % BK4;
                 next_a[i] = Value4();
                 if (k4 < p.k4) {
-                    next_a[i] = operand(rows[i], 4u * k4);
+                    next_a[i] = operand(rows[i], place_at(4u * k4));
                 }
             }
             for (var i = 0u; i < LOADS_B; i++) {
                 let k4 = step * BK4 + (i * 256u + thread) % BK4;
                 next_b[i] = Value4();
                 if (k4 < p.k4 && columns[i] != NOTHING) {
-                    next_b[i] = Value4(weight4(columns[i], k4, p.stride));
+                    next_b[i] = Value4(weight4(columns[i] * p.stride + k4));
                 }
             }
         }

@@ -6,7 +6,7 @@
 // With pairs, gates and the values that belong to them are neighbours among the columns: HALF is 1.
 //
 // Groups: ⌈M/MR⌉·(groups of columns), columns first. Constants: MR, the rows of A at a time. The verb's file provides
-// row_at, operand and store as for the tiled product.
+// row_at, place_at, operand and store as for the tiled product.
 
 const HALF: u32 = 1u;
 
@@ -30,14 +30,14 @@ fn main(
     var rows: array<Row, MR>;
     var sum: array<f32, MR>;
     for (var m = 0u; m < MR; m++) {
-        rows[m] = row_at(select(NOTHING, m0 + m, m0 + m < p.m));
+        rows[m] = row_at(min(m0 + m, p.m - 1u));
         sum[m] = 0.0;
     }
     if (row != NOTHING) {
         for (var k4 = lane; k4 < p.k4; k4 += 16u) {
-            let w = weight4(row, k4, p.stride);
+            let w = weight4(row * p.stride + k4);
             for (var m = 0u; m < MR; m++) {
-                sum[m] += dot(operand(rows[m], 4u * k4), w);
+                sum[m] += dot(operand(rows[m], place_at(4u * k4)), w);
             }
         }
     }

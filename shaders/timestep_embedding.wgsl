@@ -28,14 +28,10 @@ struct Params {
 
 struct Row {
     time: f32,
-    known: bool,
 }
 
 fn row_at(m: u32) -> Row {
-    if (m == NOTHING) {
-        return Row(0.0, false);
-    }
-    return Row(times[min(step[0], p.times - 1u) * p.m + m], true);
+    return Row(times[min(step[0], p.times - 1u) * p.m + m]);
 }
 
 // (cos a, sin a) for |a| up to some thousands.
@@ -70,10 +66,13 @@ fn sinusoid(time: f32, k: u32) -> f32 {
     return select(turned.y, turned.x, k < half);
 }
 
-fn operand(row: Row, k: u32) -> vec4f {
-    if (!row.known) {
-        return vec4f();
-    }
+alias Place = u32;
+
+fn place_at(k: u32) -> Place {
+    return k;
+}
+
+fn operand(row: Row, k: Place) -> vec4f {
     let t = row.time;
     return vec4f(sinusoid(t, k), sinusoid(t, k + 1u), sinusoid(t, k + 2u), sinusoid(t, k + 3u));
 }

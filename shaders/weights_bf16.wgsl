@@ -3,8 +3,8 @@
 
 @group(0) @binding(2) var<storage, read> weights: array<vec2u>;
 
-// Elements 4·k4, … of row `row`; `stride` steps of four make a row.
-fn weight4(row: u32, k4: u32, stride: u32) -> vec4f {
-    let w = weights[row * stride + k4];
+// Elements 4·at, … of the matrix.
+fn weight4(at: u32) -> vec4f {
+    let w = weights[at];
     return bitcast<vec4f>(vec4u(w.x << 16u, w.x & 0xffff0000u, w.y << 16u, w.y & 0xffff0000u));
 }

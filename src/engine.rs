@@ -47,6 +47,8 @@ impl BackendChoice {
         #[cfg(feature = "webgpu")]
         ("webgpu:plain", BackendChoice::WebGpu(Shaders::Plain)),
         #[cfg(feature = "webgpu")]
+        ("webgpu:direct", BackendChoice::WebGpu(Shaders::Direct)),
+        #[cfg(feature = "webgpu")]
         ("webgpu:half", BackendChoice::WebGpu(Shaders::Half)),
         #[cfg(feature = "webgpu")]
         ("webgpu:cooperative", BackendChoice::WebGpu(Shaders::Cooperative)),

@@ -35,6 +35,8 @@ macro_rules! on_backends {
         #[cfg(feature = "webgpu")]
         on!(webgpu_plain, OnPlainShaders: $($stage),+);
         #[cfg(feature = "webgpu")]
+        on!(webgpu_direct, OnDirectShaders: $($stage),+);
+        #[cfg(feature = "webgpu")]
         on!(webgpu_half, OnHalves: $($stage),+);
         #[cfg(feature = "webgpu")]
         on!(webgpu_cooperative, OnCooperativeMatrices: $($stage),+);

@@ -118,17 +118,22 @@ impl ZImageEngine {
     }
 }
 
-/// Compares every verb of `webgpu` with that of `cpu`: the cases whose names hold `filter`, on inputs of `seed`. `each`
-/// is called with every verb's row of the report as it is done; the report is what `zimage parity --json` prints.
+/// Compares every verb of `webgpu` with that of `cpu`: the cases whose names hold `filter`, on inputs of `seed`, with the
+/// shaders that `backend` names (`webgpu`, `webgpu:plain`, …). `each` is called with every verb's row of the report as it
+/// is done; the report is what `zimage parity --json` prints.
 ///
 /// # Errors
-/// [`Error::Device`] when there is no adapter; [`Error::Request`] when no case has such a name.
+/// [`Error::Device`] when there is no adapter that runs these shaders; [`Error::Request`] when no case has such a name,
+/// and for other backends.
 #[wasm_bindgen]
-pub async fn parity(filter: Option<String>, seed: JsValue, each: Function) -> Answer<JsValue> {
+pub async fn parity(filter: Option<String>, seed: JsValue, backend: &str, each: Function) -> Answer<JsValue> {
     let compare = async {
         let seed = request::seed(&seed)?.unwrap_or(0);
         let options = Options { seed, filter: filter.unwrap_or_default(), ..Options::default() };
-        let (reference, candidate) = (Cpu::new(), WebGpu::open(Adapters::Any).await?);
+        let BackendChoice::WebGpu(shaders) = backend.parse()? else {
+            return Err(Error::Request(format!("{backend} is not webgpu or one of its variants")));
+        };
+        let (reference, candidate) = (Cpu::new(), WebGpu::open_with(Adapters::Any, shaders, u64::MAX).await?);
         let mut row = |row: &Row| {
             if let Ok(row) = to_js(row) {
                 // What a listener throws does not change what is true.

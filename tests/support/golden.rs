@@ -106,6 +106,22 @@ impl Tested for OnPlainShaders {
     }
 }
 
+#[cfg(feature = "webgpu")]
+pub(crate) struct OnDirectShaders;
+
+#[cfg(feature = "webgpu")]
+impl Tested for OnDirectShaders {
+    type Backend = WebGpu;
+    const STAGE: f64 = OnPlainShaders::STAGE;
+    const LATENTS: f64 = OnPlainShaders::LATENTS;
+    const STEP: f64 = OnPlainShaders::STEP;
+    const FAR: usize = OnPlainShaders::FAR;
+
+    fn open() -> Option<WebGpu> {
+        webgpu(Shaders::Direct)
+    }
+}
+
 /// Products of F16 operands are off by 2⁻¹¹/√3 a rounding, about 3e-4, which norms bring back and steps add up.
 #[cfg(feature = "webgpu")]
 pub(crate) struct OnHalves;

@@ -9,7 +9,7 @@ export type Files = { url: string } | { name: string; files: Map<string, File> }
 export type Order =
   | { type: "load"; model: Files; backend: Backend }
   | { type: "draw"; request: Request; preview: boolean }
-  | { type: "parity"; filter: string; seed: number }
+  | { type: "parity"; filter: string; seed: number; backend: string }
   | { type: "cancel" };
 
 /** Eight-bit RGBA, row by row. */

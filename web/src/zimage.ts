@@ -47,6 +47,8 @@ export interface ParityOptions {
   /** Only cases whose name holds this text. */
   filter?: string;
   seed?: number;
+  /** Which shaders: `webgpu` for the best that the adapter runs, `webgpu:plain` and so on for others. */
+  backend?: string;
   /** Called with each verb's row as it is done. */
   onRow?: (row: ParityRow) => void;
   signal?: AbortSignal;
@@ -103,12 +105,12 @@ export class ZImage {
 
 /** Compares every verb of `webgpu` with that of `cpu` in this browser, on a worker of its own. */
 export async function parity(options: ParityOptions = {}): Promise<ParityReport> {
-  const { filter = "", seed = 0, onRow, signal } = options;
+  const { filter = "", seed = 0, backend = "webgpu", onRow, signal } = options;
   const engine = new Engine();
   const cancel = () => engine.end();
   signal?.addEventListener("abort", cancel);
   try {
-    const report = await engine.run({ type: "parity", filter, seed }, signal, (report) => {
+    const report = await engine.run({ type: "parity", filter, seed, backend }, signal, (report) => {
       if (report.type === "row") onRow?.(report.row);
     });
     return report as ParityReport;

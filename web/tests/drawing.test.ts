@@ -7,8 +7,6 @@ import { ask, download, inBrowser, notice, PATIENCE, pngTexts, press, psnr, refe
 
 /** Bars for the embedded default on two cores and a GPU made of software. */
 const SECONDS = 90;
-// SwiftShader misses that bar on two cores, as web/README.md says; past this one a run hangs.
-const HANGING = 600;
 const DECIBELS = 40;
 
 const SMALL = { width: 64, height: 64, steps: 2, seed: 5 };
@@ -33,7 +31,7 @@ test("a typed prompt becomes the picture that `cpu` draws, and a link draws it a
   await page.goto(`${server.origin}/#backend=webgpu`);
   await until(page, "ready");
   const ready = performance.now() - start;
-  await page.waitForFunction(() => /^Drawing through WebGPU on .*swiftshader, plain shaders$/.test(document.getElementById("device")!.textContent!));
+  await page.waitForFunction(() => /^Drawing through WebGPU on .*swiftshader, shaders for the processor$/.test(document.getElementById("device")!.textContent!));
   const worst = await watchStalls(page);
 
   await page.click("#prompt");
@@ -72,7 +70,7 @@ test("a typed prompt becomes the picture that `cpu` draws, and a link draws it a
   const again = (await download(other)).bytes;
   const small = ["--width", "64", "--height", "64", "--steps", "2", "--seed", "7"];
   assert.ok((await psnr(other, again, await reference(["a red fox on a green background", ...small]))) >= DECIBELS);
-  assert.ok(seconds <= HANGING, `${seconds} s for a picture`);
+  assert.ok(seconds <= SECONDS, `${seconds} s for a picture`);
 }, { viewport: { width: 1200, height: 960 } })));
 
 test("a run is cancelled, and another one is started", () => withServer((server) => inBrowser(async (_, page) => {

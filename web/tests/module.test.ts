@@ -60,14 +60,16 @@ test("another page draws through the module in ten lines, within the heap's bar"
   assert.ok(scripts <= SCRIPTS, `${scripts} bytes`);
 }))));
 
-test("webgpu agrees with cpu in this browser, verb by verb, on a page of its own", (t) => withServer((server) => inBrowser(async (_, page) => {
-  await page.goto(`${server.origin}/parity.html`);
+const SHADERS = { webgpu: "shaders for the processor", "webgpu:plain": "plain shaders" };
+for (const [backend, shaders] of Object.entries(SHADERS)) test(`${backend} agrees with cpu in this browser, verb by verb, on a page of its own`, (t) => withServer((server) => inBrowser(async (_, page) => {
+  await page.goto(`${server.origin}/parity.html#backend=${backend}`);
   const start = performance.now();
   await page.click("#run");
   await until(page, "passed", "failed", "stopped");
   const words = await page.innerText("#status");
   const failures = await page.innerText("main");
   assert.equal(await page.getAttribute("body", "data-state"), "passed", failures);
+  assert.match(await page.innerText("#device"), new RegExp(`swiftshader.*, ${shaders} against`));
   const verbs = await page.locator("tbody th").allInnerTexts();
   const verdicts = await page.locator("tbody td:last-child").allInnerTexts();
   assert.ok(verbs.length >= 20, `${verbs}`);

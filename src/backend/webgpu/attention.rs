@@ -27,7 +27,7 @@ impl Kind {
             Variant::Cooperative(cooperative) if Blocks::new(cooperative, dim).is_some() => {
                 Kind::Cooperative(cooperative)
             }
-            Variant::Plain => Kind::Scalar { halves: false },
+            Variant::Plain | Variant::Direct => Kind::Scalar { halves: false },
             _ => Kind::Scalar { halves: dim.is_multiple_of(4) },
         }
     }

@@ -14,6 +14,7 @@ const VERB: Verb = Verb {
     fours: Some(wgsl!("conv2d_fours")),
     eights: Some(wgsl!("conv2d_eights")),
     paired: false,
+    prologue: false,
     rows: Rows::Never,
 };
 

@@ -19,6 +19,7 @@ const LINEAR: Verb = Verb {
     fours: Some(wgsl!("dense_fours")),
     eights: Some(wgsl!("dense_eights")),
     paired: false,
+    prologue: false,
     rows: Rows::Few,
 };
 /// Its table is small and every block reads it: F32 costs nothing.
@@ -30,6 +31,7 @@ const SINUSOIDS: Verb = Verb {
     fours: None,
     eights: None,
     paired: false,
+    prologue: false,
     rows: Rows::Always,
 };
 

@@ -11,7 +11,6 @@ use super::memory::Memory;
 use super::program::{File, wgsl};
 use super::recording::Arg;
 use super::tensor::WebGpuTensor;
-use super::variant::Variant;
 use crate::error::{Error, Result};
 use bytes::Bytes;
 use std::sync::Arc;
@@ -107,7 +106,7 @@ impl<'a> Source<'a> {
 
     /// The places of a kernel's `channels` in a row: shaders read four at once, or eight in halves.
     pub(super) fn channels(gpu: &Gpu, channels: usize) -> usize {
-        channels.next_multiple_of(if gpu.device.variant == Variant::Plain { 4 } else { 8 })
+        channels.next_multiple_of(if gpu.device.variant.halves() { 8 } else { 4 })
     }
 
     /// A convolution's kernel `[O, I, kh, kw]` as `[O, kh·kw·P]`, where `P` is [`Source::channels`] of `I`.
@@ -169,7 +168,10 @@ impl Matrix {
     /// Uploads a matrix, or with `second` the pair of matrices of a swiglu.
     pub(super) fn upload(gpu: &Gpu, verb: &str, source: &Source<'_>, second: Option<&Source<'_>>) -> Result<Self> {
         let (rows, width) = (source.rows(), source.width);
-        let unit = (gpu.device.variant != Variant::Plain)
+        let unit = gpu
+            .device
+            .variant
+            .halves()
             .then(|| halves::unit(source.exponent().max(second.map_or(0, Source::exponent))));
         let stored = if unit.is_some() { Stored::F16 } else { source.stored };
         let stride = (stored.padded(width) * stored.size()) as u64;

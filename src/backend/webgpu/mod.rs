@@ -34,7 +34,6 @@ pub use matrix::{WebGpuConv2d, WebGpuLinear, WebGpuSwiGlu};
 pub use recording::WebGpuRecording;
 pub use tensor::WebGpuTensor;
 pub use variant::Shaders;
-use variant::Variant;
 
 /// The `webgpu` backend.
 #[derive(Debug)]
@@ -112,7 +111,7 @@ impl Backend for WebGpu {
     }
 
     fn operands(&self) -> DType {
-        if self.0.device.variant == Variant::Plain { DType::F32 } else { DType::F16 }
+        if self.0.device.variant.halves() { DType::F16 } else { DType::F32 }
     }
 
     fn largest_activation(&self) -> usize {
@@ -121,7 +120,7 @@ impl Backend for WebGpu {
 
     /// Variants that multiply halves have every matrix so. Tables stay as they are stored.
     fn weights(&self, stored: DType) -> DType {
-        if self.0.device.variant == Variant::Plain { stored } else { DType::F16 }
+        if self.0.device.variant.halves() { DType::F16 } else { stored }
     }
 
     fn trim(&self) {

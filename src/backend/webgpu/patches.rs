@@ -16,9 +16,10 @@ const EMBED: Verb = Verb {
     fours: None,
     eights: None,
     paired: false,
+    prologue: false,
     rows: Rows::Never,
 };
-const FINAL: Verb = Verb { name: "final_layer", files: &[wgsl!("final_layer")], ..EMBED };
+const FINAL: Verb = Verb { name: "final_layer", files: &[wgsl!("final_layer")], prologue: true, ..EMBED };
 
 pub(super) fn embed_patches(
     gpu: &Gpu,

@@ -12,6 +12,8 @@ use crate::error::Result;
 const FEW: usize = 8;
 /// Columns that a workgroup of that shader makes.
 const FEW_COLUMNS: usize = 16;
+/// Threads of the direct product across and down: a SIMD register of a processor in either direction.
+const DIRECT: [usize; 2] = [4, 4];
 /// Rows of tiles that the cooperative product makes before it goes on to the next ones.
 const BAND: usize = 16;
 /// From so many tiles on, large ones keep a GPU busy.
@@ -29,6 +31,8 @@ pub(super) struct Verb {
     pub eights: Option<File>,
     /// Whether two rows of the matrix make one column.
     pub paired: bool,
+    /// Whether a workgroup of the tiled product must know its rows before it reads them.
+    pub prologue: bool,
     /// When the product for few rows is used.
     pub rows: Rows,
 }
@@ -69,11 +73,13 @@ pub(super) enum Shape {
     Rows(usize),
     /// `product.wgsl`.
     Tile(Tile),
+    /// `product_direct.wgsl`.
+    Direct(Tile),
     /// `product_cooperative.wgsl`.
     Cooperative(Cooperative, Blocks),
 }
 
-/// Rows and columns of a thread of the tiled product.
+/// Rows and columns of a thread of the tiled product, or of the direct one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Tile {
     tm: usize,
@@ -108,6 +114,21 @@ impl Tile {
             return large;
         }
         Tile { tm: 4, tn: tn.min(4) }
+    }
+
+    /// All that [`Tile::for_columns`] may answer.
+    const DIRECT: [Tile; 4] = [Tile::new(8, 1), Tile::new(8, 2), Tile::new(8, 4), Tile::new(8, 8)];
+
+    /// The direct product's tile for `n` columns: as many registers as a processor has, or keeps in its nearest cache.
+    /// In pairs, a thread has both of them.
+    fn for_columns(n: usize, paired: bool) -> Self {
+        let [.., largest] = Self::DIRECT;
+        Self::DIRECT.into_iter().find(|tile| DIRECT[0] * tile.tn >= n && tile.suits(paired)).unwrap_or(largest)
+    }
+
+    /// Whether a thread's columns are whole pairs, where there are pairs.
+    fn suits(self, paired: bool) -> bool {
+        self.tn > 1 || !paired
     }
 
     /// Steps of four of K in workgroup memory: as many as 16 KiB hold, with what a verb needs besides.
@@ -172,6 +193,7 @@ impl Shape {
             Variant::Cooperative(cooperative) if verb.eights.is_some() => {
                 Shape::Cooperative(cooperative, Blocks::for_size(verb.name, m, n, cooperative))
             }
+            Variant::Direct if !verb.prologue => Shape::Direct(Tile::for_columns(n, verb.paired)),
             _ => Shape::Tile(Tile::for_size(m, n, verb.paired)),
         }
     }
@@ -181,6 +203,7 @@ impl Shape {
         match self {
             Shape::Rows(few) => [few, FEW_COLUMNS],
             Shape::Tile(Tile { tm, tn }) => [16 * tm, 16 * tn],
+            Shape::Direct(Tile { tm, tn }) => [DIRECT[1] * tm, DIRECT[0] * tn],
             Shape::Cooperative(cooperative, blocks) => blocks.tile(cooperative.side),
         }
     }
@@ -188,11 +211,19 @@ impl Shape {
     /// Puts the product's own files and constants to `program`.
     fn finish(self, program: Program, paired: bool) -> Program {
         let program = program.with("PAIRED", paired).file(wgsl!("columns"));
+        let outputs = |columns: usize| if paired { columns / 2 } else { columns };
         match self {
             Shape::Rows(few) => program.with("MR", few).file(wgsl!("rows")),
             Shape::Tile(tile) => {
                 program.with("TM", tile.tm).with("TN", tile.tn).with("BK4", tile.steps()).file(wgsl!("product"))
             }
+            Shape::Direct(Tile { tm, tn }) => program
+                .with("TM", tm)
+                .with("TN", tn)
+                .with("GX", DIRECT[0])
+                .with("GY", DIRECT[1])
+                .with("OUTPUTS", outputs(tn))
+                .file(wgsl!("product_direct")),
             Shape::Cooperative(cooperative, blocks) => {
                 let Blocks { subgroups: [gm, gn], each: [fm, fn_], steps } = blocks;
                 let threads = gm * gn * cooperative.lanes;
@@ -211,7 +242,7 @@ impl Shape {
                     .with("SHARE", cooperative.side.pow(2) / cooperative.lanes)
                     .with("BUFFERS", blocks.buffers(cooperative))
                     .with("BAND", BAND)
-                    .with("OUTPUTS", if paired { fn_ / 2 } else { fn_ })
+                    .with("OUTPUTS", outputs(fn_))
                     .file(cooperative.file())
                     .file(wgsl!("product_cooperative"))
             }
@@ -243,7 +274,7 @@ impl Input {
 fn program(verb: Verb, input: Input, stored: Stored, shape: Shape, constants: &[(&'static str, bool)]) -> Program {
     let (operands, rows) = match shape {
         Shape::Cooperative(..) => ([wgsl!("input_eights"), wgsl!("weights_eights")], verb.eights),
-        Shape::Rows(_) | Shape::Tile(_) => ([input.file(), stored.file()], verb.fours),
+        Shape::Rows(_) | Shape::Tile(_) | Shape::Direct(_) => ([input.file(), stored.file()], verb.fours),
     };
     let mut program = Program::new(verb.name, &[wgsl!("common")]);
     for file in operands.iter().chain(verb.files).chain(&rows) {
@@ -260,8 +291,8 @@ impl Product<'_> {
     pub(super) fn run(self, gpu: &Gpu) -> Result<()> {
         let variant = gpu.device.variant;
         let halves = match Shape::for_size(variant, self.verb, self.m, self.matrix.rows) {
-            Shape::Rows(_) => false,
-            Shape::Tile(_) | Shape::Cooperative(..) => self.verb.eights.is_some() && variant != Variant::Plain,
+            Shape::Rows(_) | Shape::Direct(_) => false,
+            Shape::Tile(_) | Shape::Cooperative(..) => self.verb.eights.is_some() && variant.halves(),
         };
         let (x, input) = if halves {
             (gpu.narrow(self.x, self.row, self.row.next_multiple_of(8))?, Input::Half)
@@ -303,9 +334,16 @@ pub(super) fn programs(verb: Verb, inputs: &[bool], constants: &[(&'static str, 
             programs.extend([1, FEW].map(|few| program(verb, input, stored, Shape::Rows(few), constants)));
         }
     }
-    let tiles = Tile::ALL.into_iter().filter(|tile| tile.tn > 1 || !verb.paired);
+    let suiting = |tile: &Tile| tile.suits(verb.paired);
+    let tiles = Tile::ALL.into_iter().filter(suiting);
     let mut operands: Vec<_> =
         Stored::ALL.into_iter().flat_map(|s| f32s.clone().map(move |input| (s, input))).collect();
+    if verb.rows != Rows::Always && !verb.prologue {
+        let direct = Tile::DIRECT.into_iter().filter(suiting);
+        for ((stored, input), tile) in operands.iter().flat_map(|o| direct.clone().map(move |tile| (*o, tile))) {
+            programs.push(program(verb, input, stored, Shape::Direct(tile), constants));
+        }
+    }
     if verb.eights.is_some() {
         operands.push((Stored::F16, Input::Half));
         for (kind, (_, _, blocks)) in Cooperative::KNOWN.into_iter().flat_map(|kind| BLOCKS.map(|row| (kind, row))) {

@@ -16,6 +16,8 @@ pub enum Shaders {
     Best,
     /// What every WebGPU adapter runs, a browser's worst included: products of F32, no subgroup operations.
     Plain,
+    /// The same products for adapters that compute on the processor, to which workgroup memory and barriers are dear.
+    Direct,
     /// Products of F16 operands with F32 sums, in the ordinary units of the GPU; subgroup operations where the adapter has
     /// them, which no browser says that it has.
     Half,
@@ -28,6 +30,7 @@ pub enum Shaders {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Variant {
     Plain,
+    Direct,
     Half(Reduction),
     Cooperative(Cooperative),
 }
@@ -91,8 +94,12 @@ impl Variant {
         let cooperative = Cooperative::of(adapter).map(Variant::Cooperative);
         let lacks = |what: &str| format!("{} has no {what}", adapter.get_info().name);
         match shaders {
-            Shaders::Best => Ok(cooperative.or(half).unwrap_or(Variant::Plain)),
+            Shaders::Best => Ok(cooperative.or(half).unwrap_or(match adapter.get_info().device_type {
+                wgpu::DeviceType::Cpu => Variant::Direct,
+                _ => Variant::Plain,
+            })),
             Shaders::Plain => Ok(Variant::Plain),
+            Shaders::Direct => Ok(Variant::Direct),
             Shaders::Half => half.ok_or_else(|| lacks("F16 in shaders")),
             Shaders::Cooperative => {
                 cooperative.ok_or_else(|| lacks("cooperative matrices of F16 with F32 sums that the shaders know"))
@@ -100,10 +107,15 @@ impl Variant {
         }
     }
 
+    /// Whether its products multiply halves.
+    pub(super) fn halves(self) -> bool {
+        !matches!(self, Variant::Plain | Variant::Direct)
+    }
+
     /// What the device has to be opened with.
     pub(super) fn features(self) -> wgpu::Features {
         match self {
-            Variant::Plain => wgpu::Features::empty(),
+            Variant::Plain | Variant::Direct => wgpu::Features::empty(),
             Variant::Half(Reduction::Tree) => wgpu::Features::SHADER_F16,
             Variant::Half(Reduction::Subgroups) => wgpu::Features::SHADER_F16.union(wgpu::Features::SUBGROUP),
             Variant::Cooperative(_) => Cooperative::FEATURES,
@@ -113,7 +125,7 @@ impl Variant {
     /// How its workgroups bring values together.
     pub(super) fn reduction(self) -> Reduction {
         match self {
-            Variant::Plain => Reduction::Tree,
+            Variant::Plain | Variant::Direct => Reduction::Tree,
             Variant::Half(reduction) => reduction,
             Variant::Cooperative(_) => Reduction::Subgroups,
         }
@@ -123,6 +135,7 @@ impl Variant {
     pub(super) fn name(self) -> String {
         match self {
             Variant::Plain => "plain shaders".into(),
+            Variant::Direct => "shaders for the processor".into(),
             Variant::Half(Reduction::Tree) => "F16 shaders without subgroup operations".into(),
             Variant::Half(Reduction::Subgroups) => "F16 shaders with subgroup operations".into(),
             Variant::Cooperative(Cooperative { side, .. }) => {

@@ -46,6 +46,7 @@ async function compare(): Promise<void> {
     report = await parity({
       filter: fields.get("filter") ?? "",
       seed: Number(fields.get("seed") ?? 0),
+      backend: fields.get("backend") ?? "webgpu",
       signal: current.signal,
       onRow: (row) => {
         cases += row.cases;

@@ -30,7 +30,7 @@ function run(order: Exclude<Order, { type: "cancel" }>, signal: AbortSignal): Pr
     case "draw":
       return draw(order, signal);
     case "parity":
-      return parity(order.filter, order.seed, (row: object) => post({ type: "row", row: row as ParityRow })) as
+      return parity(order.filter, order.seed, order.backend, (row: object) => post({ type: "row", row: row as ParityRow })) as
         Promise<ParityReport>;
   }
 }
