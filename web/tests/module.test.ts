@@ -69,7 +69,7 @@ for (const [backend, shaders] of Object.entries(SHADERS)) test(`${backend} agree
   const words = await page.innerText("#status");
   const failures = await page.innerText("main");
   assert.equal(await page.getAttribute("body", "data-state"), "passed", failures);
-  assert.match(await page.innerText("#device"), new RegExp(`swiftshader.*, ${shaders} against`));
+  assert.match(await page.innerText("#device"), new RegExp(`^webgpu \\(.*, ${shaders}\\) against cpu `));
   const verbs = await page.locator("tbody th").allInnerTexts();
   const verdicts = await page.locator("tbody td:last-child").allInnerTexts();
   assert.ok(verbs.length >= 20, `${verbs}`);
