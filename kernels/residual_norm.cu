@@ -3,15 +3,15 @@
 // rounded to BF16.
 //
 // What a thread reads of x, y and the gate is on its way before it uses any, and kept as it is stored: so it takes few
-// registers, and a multiprocessor 24 warps. Only the weights are promised to overlap nothing, which lets them be read ahead
-// of stores, and ahead of wait_for_previous: nothing that another kernel writes may be.
+// registers, and a multiprocessor 24 warps. No pointer is declared restrict: the compiler might read ahead of
+// wait_for_previous what it points to, and each of these may be what the kernel before is writing, a weight that it widens too.
 // Constants: THREADS, VECTOR (8, or 1 where width is no multiple of 8), PARTS (vectors of a thread), HAS_BRANCH, HAS_NORM,
 // HAS_GATE, HAS_OUT, HAS_SCALE.
 
 extern "C" __global__ void __launch_bounds__(THREADS, THREADS < 768 ? 768 / THREADS : 1)
-    residual_norm(bf16 *x, const bf16 *y, const float *__restrict__ norm, const bf16 *gate,
-                  const float *__restrict__ weight, const bf16 *scale, bf16 *out, unsigned tokens, unsigned width, unsigned gate_stride, unsigned gate_offset,
-                  unsigned scale_stride, unsigned scale_offset, float branch_eps, float eps) {
+    residual_norm(bf16 *x, const bf16 *y, const float *norm, const bf16 *gate, const float *weight, const bf16 *scale, bf16 *out,
+                  unsigned tokens, unsigned width, unsigned gate_stride, unsigned gate_offset, unsigned scale_stride,
+                  unsigned scale_offset, float branch_eps, float eps) {
     __shared__ float scratch[2][THREADS / 32];
     let_next_start();
     wait_for_previous();

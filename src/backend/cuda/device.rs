@@ -67,8 +67,8 @@ impl Device {
         let shared = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
         // Recordings are captured, which the default stream cannot be.
         let stream = context.new_stream().map_err(|error| fault(&name, error))?;
-        let kernels =
-            Kernels::new(&context, architecture(capability), capability >= (9, 0) && version >= EARLY_DRIVER)?;
+        let early = capability >= (9, 0) && version >= EARLY_DRIVER;
+        let kernels = Kernels::new(&context, architecture(capability), early)?;
         let hopper = capability == (9, 0);
         let count = |number: i32| usize::try_from(number).unwrap_or(0);
         let (processors, shared) = (count(processors), count(shared));
