@@ -3,6 +3,7 @@
 #![allow(missing_docs)]
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use pollster::block_on;
 use std::hint::black_box;
 use zimage::backend::cpu::Cpu;
 use zimage::backend::{Backend, Branch, Conv2d, Heads, HostTensor, Mask, RmsNorm};
@@ -25,13 +26,13 @@ fn products(c: &mut Criterion) {
     group.sample_size(20);
     for (name, m, n, k) in [("emoji qkv", 288, 768, 256), ("z-image qkv, 288 tokens", 288, 11520, 3840)] {
         let x = b.upload(&tensor(&[1, m, k])).expect("upload");
-        let w = b.upload_linear(&[weight(&[n, k])], &[]).expect("upload");
+        let w = block_on(b.upload_linear(&[weight(&[n, k]).into()], &[])).expect("upload");
         group.throughput(Throughput::Elements((2 * m * n * k) as u64));
         group.bench_function(format!("linear, {name}"), |bench| bench.iter(|| b.linear(black_box(&x), &w)));
     }
     let (m, f, k) = (288, 682, 256);
     let x = b.upload(&tensor(&[1, m, k])).expect("upload");
-    let w = b.upload_swiglu(&weight(&[f, k]), &weight(&[f, k])).expect("upload");
+    let w = block_on(b.upload_swiglu(&weight(&[f, k]).into(), &weight(&[f, k]).into())).expect("upload");
     group.throughput(Throughput::Elements((4 * m * f * k) as u64));
     group.bench_function("swiglu, emoji", |bench| bench.iter(|| b.swiglu(black_box(&x), &w)));
 

@@ -121,7 +121,7 @@ fn large_weights_arrive() {
             unit[column] = 1.0;
             let x = HostTensor::from_f32(&[1, 1, width], &unit);
             let run = |b: &Cuda| {
-                let w = b.upload_linear(&[first.clone(), second.clone()], &[])?;
+                let w = block_on(b.upload_linear(&[(&first).into(), (&second).into()], &[]))?;
                 block_on(b.download(&b.linear(&b.upload(&x)?, &w)?))
             };
             let column_of = |part: &HostTensor| part.to_f32().chunks(width).map(|row| row[column]).collect::<Vec<_>>();
@@ -162,7 +162,8 @@ fn a_small_device_draws_by_itself() {
 fn numbers_that_name_nothing_stay_inside() {
     emulated("numbers_that_name_nothing_stay_inside", &[], || {
         let b = cuda();
-        let table = b.upload(&HostTensor::from_f32(&[4, 8], &[1.0; 32])).unwrap();
+        let table = HostTensor::from_f32(&[4, 8], &[1.0; 32]).into();
+        let table = block_on(b.upload_table(&table)).unwrap();
         let ids = b.upload(&HostTensor::from_u32(&[2], &[0, 1_000_000])).unwrap();
         let rows = b.gather_rows(&table, &ids).unwrap();
         assert_eq!(block_on(b.download(&rows)).unwrap().to_f32()[..8], [1.0; 8]);

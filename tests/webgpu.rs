@@ -7,7 +7,7 @@ use naga::valid::{Capabilities, ValidationFlags, Validator};
 use pollster::block_on;
 use std::io::Write;
 use zimage::backend::webgpu::{Adapters, Shaders, WebGpu, WebGpuLinear, WebGpuTensor};
-use zimage::backend::{Backend, Branch, DType, DeviceTensor, HostTensor};
+use zimage::backend::{Backend, Branch, DType, DeviceTensor, HostTensor, Weight};
 use zimage::conformance::noise;
 
 /// Every shader is valid, and can be written for Vulkan, Metal and Direct3D 12.
@@ -132,13 +132,14 @@ fn weights_larger_than_a_buffer_are_split() {
         for (m, n, k) in [(2, 130, 40), (20, 100, 61)] {
             let x = run.tensor(&[m, k], 1.0);
             let parts = [run.host(DType::Bf16, &[n, k], 1.0), run.host(DType::Bf16, &[n, k], 1.0)];
+            let matrices = [&parts[0], &parts[1]].map(Weight::from);
             let bias = [n, n].map(|n| run.host(DType::F32, &[n], 1.0));
-            run.keep("linear", &b.linear(&x, &b.upload_linear(&parts, &bias).unwrap()).unwrap());
-            let out = b.swiglu(&x, &b.upload_swiglu(&parts[0], &parts[1]).unwrap()).unwrap();
+            run.keep("linear", &b.linear(&x, &block_on(b.upload_linear(&matrices, &bias)).unwrap()).unwrap());
+            let out = b.swiglu(&x, &block_on(b.upload_swiglu(&matrices[0], &matrices[1])).unwrap()).unwrap();
             run.keep("swiglu", &out);
         }
         for dtype in [DType::F32, DType::Bf16] {
-            let table = b.upload(&run.host(dtype, &[1000, 10], 1.0)).unwrap();
+            let table = block_on(b.upload_table(&run.host(dtype, &[1000, 10], 1.0).into())).unwrap();
             let ids = b.upload(&HostTensor::from_u32(&[5], &[999, 0, 127, 128, 500])).unwrap();
             run.keep("gather_rows", &b.gather_rows(&table, &ids).unwrap());
         }
@@ -151,7 +152,7 @@ fn weights_larger_than_a_buffer_are_split() {
 fn what_does_not_fit_is_refused_with_a_sentence() {
     let Some(b) = webgpu() else { return };
     let latents = b.upload(&HostTensor::from_f32(&[1, 1, 1, 1], &[1.0])).unwrap();
-    let w = b.upload_linear(&[HostTensor::from_f32(&[4, 1], &[1.0; 4])], &[]).unwrap();
+    let w = block_on(b.upload_linear(&[HostTensor::from_f32(&[4, 1], &[1.0; 4]).into()], &[])).unwrap();
     let pad = b.upload(&HostTensor::from_f32(&[4], &[1.0; 4])).unwrap();
     let error = b.embed_patches(&latents, 1, &w, &pad, 1 << 40, 1).unwrap_err();
     let sentence = error.to_string();
@@ -173,7 +174,7 @@ fn doubled(b: &WebGpu, two: &WebGpuLinear, x: &WebGpuTensor) -> WebGpuTensor {
 #[test]
 fn memory_is_reused_in_order() {
     let Some(b) = webgpu() else { return };
-    let two = b.upload_linear(&[HostTensor::from_f32(&[1, 1], &[2.0])], &[]).unwrap();
+    let two = block_on(b.upload_linear(&[HostTensor::from_f32(&[1, 1], &[2.0]).into()], &[])).unwrap();
     let upload = |value: f32| b.upload(&HostTensor::from_f32(&[5, 1], &[value; 5])).unwrap();
     let read = |x: &WebGpuTensor| block_on(b.download(x)).unwrap().to_f32();
 

@@ -25,12 +25,15 @@ mod kept;
 pub mod shapes;
 #[cfg(feature = "webgpu")]
 pub mod webgpu;
+mod weight;
 
 use crate::error::Result;
 pub use host::{DType, HostTensor};
 pub(crate) use host::{level, not_numbers, widen, words};
 use std::fmt::Debug;
 use std::future::Future;
+pub(crate) use weight::ReadAt;
+pub use weight::Weight;
 
 /// A tensor in a device's memory. Cloning it shares the memory.
 pub trait DeviceTensor: Clone + Debug {
@@ -214,8 +217,12 @@ pub trait Backend: Sized + Debug {
     }
 
     /// Copies a tensor to the device, as it is stored or widened exactly. One in the type of the backend's activations can
-    /// be used as an activation. Takes effect at once, also inside [`Backend::record`].
+    /// be used as an activation. Takes effect at once, as all uploads do, also inside [`Backend::record`].
     fn upload(&self, tensor: &HostTensor) -> Result<Self::Tensor>;
+
+    /// Copies a table `[V, D]` of a floating type to the device as it is stored, for [`Backend::gather_rows`]. Waits for
+    /// nothing but the table's pieces, as the other uploads of weights do: those in memory are there at once.
+    fn upload_table(&self, table: &Weight<'_>) -> impl Future<Output = Result<Self::Tensor>>;
 
     /// Copies a tensor back, once everything called before has run; not inside [`Backend::record`]. F32, U32 and U8
     /// come back as they are; activations come back in the backend's own type.
@@ -223,10 +230,10 @@ pub trait Backend: Sized + Debug {
 
     /// Prepares the matrices `parts`, each `[Nᵢ, K]`, as one matrix `[ΣNᵢ, K]` for [`Backend::linear`]; `biases` is
     /// empty or holds one `[Nᵢ]` a part.
-    fn upload_linear(&self, parts: &[HostTensor], biases: &[HostTensor]) -> Result<Self::Linear>;
+    fn upload_linear(&self, parts: &[Weight<'_>], biases: &[HostTensor]) -> impl Future<Output = Result<Self::Linear>>;
 
     /// Prepares `gate` and `up`, each `[F, K]`, for [`Backend::swiglu`].
-    fn upload_swiglu(&self, gate: &HostTensor, up: &HostTensor) -> Result<Self::SwiGlu>;
+    fn upload_swiglu(&self, gate: &Weight<'_>, up: &Weight<'_>) -> impl Future<Output = Result<Self::SwiGlu>>;
 
     /// Prepares a kernel stored as `[O, I, kh, kw]`, and a bias `[O]`, for [`Backend::conv2d`].
     fn upload_conv2d(&self, kernel: &HostTensor, bias: Option<&HostTensor>) -> Result<Self::Conv2d>;

@@ -3,7 +3,7 @@
 //!
 //! No size is 0: nothing that a model does is empty, and a launch over nothing is an error on some devices.
 
-use super::{Conv2d, DType, Heads, HostTensor};
+use super::{Conv2d, DType, Heads, HostTensor, Weight};
 use crate::error::{Error, Result};
 
 #[cfg(test)]
@@ -44,7 +44,7 @@ pub fn reshaped(shape: &[usize], to: &[usize]) -> Result<()> {
 }
 
 /// Stacked matrices `[Nᵢ, K]` with no bias or one `[Nᵢ]` each; returns `[ΣNᵢ, K]`.
-pub fn stacked(verb: &'static str, parts: &[HostTensor], biases: &[HostTensor]) -> Result<[usize; 2]> {
+pub fn stacked(verb: &'static str, parts: &[Weight<'_>], biases: &[HostTensor]) -> Result<[usize; 2]> {
     let first = parts.first().ok_or_else(|| Error::shape(verb, "no matrix was given"))?;
     let [_, width] = dims::<2>(verb, "a matrix", first.shape())?;
     ensure(biases.is_empty() || biases.len() == parts.len(), verb, || {
@@ -60,6 +60,13 @@ pub fn stacked(verb: &'static str, parts: &[HostTensor], biases: &[HostTensor]) 
         rows += n;
     }
     Ok([rows, width])
+}
+
+/// The two matrices `[F, K]` of a swiglu; returns `[F, K]`.
+pub fn pair(verb: &'static str, gate: &Weight<'_>, up: &Weight<'_>) -> Result<[usize; 2]> {
+    let dims = dims::<2>(verb, "a matrix", gate.shape())?;
+    same(verb, "the second matrix", up.shape(), &dims)?;
+    Ok(dims)
 }
 
 /// `x` `[…, K]` times `[N, K]`; returns `[…, N]`.

@@ -8,7 +8,7 @@ use super::report::Row;
 use super::timing::{since_start, timed};
 use crate::backend::{Backend, DType, DeviceTensor, HostTensor};
 use crate::error::{Error, Result};
-use crate::weights::RandomTensors;
+use crate::weights::{RandomTensors, at_once};
 
 /// The most calls in a recording.
 pub(super) const MOST_CALLS: usize = 1024;
@@ -126,7 +126,7 @@ impl<B: Backend> Inputs<'_, B> {
     pub(super) fn linear(&mut self, n: usize, k: usize, bias: bool) -> Result<B::Linear> {
         let matrix = self.matrix(n, k);
         let bias = bias.then(|| self.bias(n));
-        self.b.upload_linear(&[matrix], bias.as_slice())
+        at_once(self.b.upload_linear(&[matrix.into()], bias.as_slice()))
     }
 
     /// The kernel of a convolution with its bias.

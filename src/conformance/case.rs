@@ -10,8 +10,9 @@
 
 use super::noise;
 use super::tolerance::{Precision, Tolerance};
-use crate::backend::{Backend, DType, HostTensor};
+use crate::backend::{Backend, DType, HostTensor, Weight};
 use crate::error::Result;
+use crate::weights::at_once;
 
 /// Calls verbs, and returns the tensors to look at: new ones, and those that were changed in place.
 pub(super) type Steps<B> = Box<dyn Fn(&B) -> Result<Vec<<B as Backend>::Tensor>>>;
@@ -166,7 +167,7 @@ impl<B: Backend> Setup<'_, B> {
     pub(super) fn linear(&mut self, dtype: DType, n: usize, k: usize, bias: bool) -> Result<B::Linear> {
         let matrix = self.matrix(dtype, n, k);
         let bias = bias.then(|| self.weights(dtype, &[n], 0.0, 1.0));
-        self.b.upload_linear(&[matrix], bias.as_slice())
+        at_once(self.b.upload_linear(&[matrix.into()], bias.as_slice()))
     }
 
     /// A matrix `[n, k]` of such a size that products are as large as what goes in.
@@ -177,6 +178,15 @@ impl<B: Backend> Setup<'_, B> {
     fn poisoned(&self, values: Vec<f32>) -> Vec<f32> {
         let value = |v: f32| if self.inputs.poison { f32::NAN } else { self.inputs.precision.round(v) };
         values.into_iter().map(value).collect()
+    }
+}
+
+/// A weight that is uploaded in pieces of about so many bytes, or whole.
+pub(super) fn in_pieces(tensor: HostTensor, bytes: Option<u64>) -> Weight<'static> {
+    let whole = Weight::from(tensor);
+    match bytes {
+        Some(bytes) => whole.in_pieces(bytes),
+        None => whole,
     }
 }
 

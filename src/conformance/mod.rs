@@ -87,9 +87,11 @@ pub async fn replay_error<B: Backend>(b: &B, seed: u64) -> Result<f64> {
         let values = noise(seed ^ salt, shape.iter().product());
         b.upload(&HostTensor::rounded(activations, shape, &values))
     };
-    let matrix =
-        |salt: u64| b.upload_linear(&[HostTensor::from_f32(&[width, width], &noise(seed ^ salt, width * width))], &[]);
-    let (first, second, weight) = (matrix(1)?, matrix(2)?, upload(3, &[width])?);
+    let matrix = async |salt: u64| {
+        let values = noise(seed ^ salt, width * width);
+        b.upload_linear(&[HostTensor::from_f32(&[width, width], &values).into()], &[]).await
+    };
+    let (first, second, weight) = (matrix(1).await?, matrix(2).await?, upload(3, &[width])?);
     let norm = || RmsNorm { weight: &weight, scale: None, eps: 1e-5 };
     let steps = |b: &B, x: &mut B::Tensor| {
         let mut h = b.rms_norm(x, norm())?;

@@ -98,18 +98,15 @@ impl<B: Backend> Block<B> {
         let [q, k, v, out, gate, up, down] =
             [names.q, names.k, names.v, names.out, names.gate, names.up, names.down].map(name);
         let qkv = async {
-            let shapes = [[query, width], [key, width], [key, width]];
-            let parts = load.take_all([(&q, &shapes[0]), (&k, &shapes[1]), (&v, &shapes[2])]).await?;
-            b.upload_linear(&parts, &[])
+            let of = async |name: &str, rows: usize| load.weight(name, &[rows, width]).await;
+            b.upload_linear(&[of(&q, query).await?, of(&k, key).await?, of(&v, key).await?], &[]).await
         };
         let (((attention_norm, ffn_norm), (q_norm, k_norm), (attention_post_norm, ffn_post_norm)), qkv) =
             try_join(norms, qkv).await?;
-        let matrix = async |name: &str, shape: [usize; 2]| b.upload_linear(&[load.take(name, &shape).await?], &[]);
-        let attention_out = matrix(&out, [width, query]).await?;
-        let [gate, up] = load.take_all([(&gate, &[hidden, width]), (&up, &[hidden, width])]).await?;
-        let ffn_in = b.upload_swiglu(&gate, &up)?;
-        drop((gate, up));
-        let ffn_out = matrix(&down, [width, hidden]).await?;
+        let attention_out = load.matrix(&out, [width, query]).await?;
+        let [gate, up] = [load.weight(&gate, &[hidden, width]).await?, load.weight(&up, &[hidden, width]).await?];
+        let ffn_in = b.upload_swiglu(&gate, &up).await?;
+        let ffn_out = load.matrix(&down, [width, hidden]).await?;
         Ok(Self {
             attention_norm,
             qkv,

@@ -1,15 +1,12 @@
 //! From a model's files to a device: what the three networks share when they load.
 
-use crate::backend::{Backend, HostTensor};
+use crate::backend::{Backend, HostTensor, Weight};
 use crate::error::Result;
-use crate::weights::Tensors;
+use crate::weights::{OnRead, Tensors};
 use futures_util::future::try_join_all;
 
-/// Told of every tensor that was read, in bytes; its error ends the loading.
-pub type OnRead<'a> = &'a dyn Fn(u64) -> Result<()>;
-
-/// Reads the tensors of one part and uploads them. The host holds those of one call at a time, so that a model may be
-/// larger than its memory; they are asked for together, because a network answers several questions as fast as one.
+/// Uploads the tensors of one part. Small ones are read whole and together, because a network answers several questions as
+/// fast as one; tables and matrices in pieces as they are uploaded, so that a model may be larger than the host's memory.
 #[derive(Clone, Copy)]
 pub(super) struct Loader<'a, B> {
     pub b: &'a B,
@@ -17,7 +14,8 @@ pub(super) struct Loader<'a, B> {
     pub on_read: OnRead<'a>,
 }
 
-impl<B: Backend> Loader<'_, B> {
+impl<'a, B: Backend> Loader<'a, B> {
+    /// A tensor that is read now.
     pub(super) async fn take(&self, name: &str, shape: &[usize]) -> Result<HostTensor> {
         let tensor = self.tensors.take(name, shape).await?;
         (self.on_read)(tensor.bytes().len() as u64)?;
@@ -30,15 +28,25 @@ impl<B: Backend> Loader<'_, B> {
         Ok(tensors.try_into().expect("as many results as questions"))
     }
 
+    /// A tensor that is read as it is uploaded.
+    pub(super) async fn weight(&self, name: &str, shape: &[usize]) -> Result<Weight<'a>> {
+        self.tensors.weight(name, shape, self.on_read).await
+    }
+
     /// A vector of `len` elements.
     pub(super) async fn vector(&self, name: &str, len: usize) -> Result<B::Tensor> {
         self.b.upload(&self.take(name, &[len]).await?)
     }
 
+    /// The matrix of a linear layer without a bias.
+    pub(super) async fn matrix(&self, name: &str, shape: [usize; 2]) -> Result<B::Linear> {
+        self.b.upload_linear(&[self.weight(name, &shape).await?], &[]).await
+    }
+
     /// The linear layer `name`, with its bias.
     pub(super) async fn linear(&self, name: &str, n: usize, k: usize) -> Result<B::Linear> {
         let (weight, bias) = (format!("{name}.weight"), format!("{name}.bias"));
-        let [weight, bias] = self.take_all([(&weight, &[n, k]), (&bias, &[n])]).await?;
-        self.b.upload_linear(&[weight], &[bias])
+        let bias = self.take(&bias, &[n]).await?;
+        self.b.upload_linear(&[self.weight(&weight, &[n, k]).await?], &[bias]).await
     }
 }

@@ -11,7 +11,6 @@ pub mod vae;
 use crate::error::Result;
 use crate::weights::{ModelFolder, at_once};
 use config::ModelConfig;
-pub use load::OnRead;
 use std::path::Path;
 
 /// A model's files, with its config files read and checked but no weights: enough to know what a request may ask for.

@@ -2,11 +2,11 @@
 
 use super::block::{self, Block, BlockProbe, Names, Sizes, Stack};
 use super::config::TextEncoderConfig;
-use super::load::{Loader, OnRead};
+use super::load::Loader;
 use super::rope;
 use crate::backend::{Backend, Heads, HostTensor, RopePairs};
 use crate::error::Result;
-use crate::weights::{ModelFolder, Tensors};
+use crate::weights::{ModelFolder, OnRead, Tensors};
 
 const NAMES: Names = Names {
     q: "self_attn.q_proj",
@@ -58,9 +58,9 @@ impl<B: Backend> TextEncoder<B> {
             Heads { query: config.num_attention_heads, key_value: config.num_key_value_heads, dim: config.head_dim };
         let sizes = Sizes { width: config.hidden_size, hidden: config.intermediate_size, heads };
         let blocks = Block::load_all(&load, "layers", config.num_hidden_layers - 1, &NAMES, sizes).await?;
-        let embeddings = load.take("embed_tokens.weight", &[config.vocab_size, config.hidden_size]).await?;
+        let embeddings = load.weight("embed_tokens.weight", &[config.vocab_size, config.hidden_size]).await?;
         let (eps, theta) = (config.rms_norm_eps, config.rope_theta as f32);
-        Ok(Self { embeddings: b.upload(&embeddings)?, blocks, heads, eps, theta })
+        Ok(Self { embeddings: b.upload_table(&embeddings).await?, blocks, heads, eps, theta })
     }
 
     /// Hidden states `[P, tokens, hidden]` of `P` prompts, each padded at the right to `tokens`; rows past a prompt's

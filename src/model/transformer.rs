@@ -7,11 +7,12 @@
 
 use super::block::{self, Block, Names, Sizes, Stack};
 use super::config::TransformerConfig;
-use super::load::{Loader, OnRead};
+use super::load::Loader;
 use super::rope::AxesTable;
 use crate::backend::{Backend, DeviceTensor, Heads, HostTensor, Modulation, RmsNorm, RopePairs};
 use crate::error::{Error, Result};
-use crate::weights::{ModelFolder, Tensors};
+use crate::weights::{ModelFolder, OnRead, Tensors};
+use futures_util::future::{try_join, try_join_all};
 
 /// Image and caption tokens are padded to a multiple of this.
 pub const MULTIPLE: usize = 32;
@@ -130,15 +131,13 @@ impl<B: Backend> Transformer<B> {
         let sizes = Sizes { width: d, hidden: config.ffn_dim(), heads: heads(config) };
 
         let modulated = (0..config.n_refiner_layers).map(|i| format!("noise_refiner.{i}"));
-        let modulated = modulated.chain((0..config.n_layers).map(|i| format!("layers.{i}")));
-        let (mut weights, mut biases) = (Vec::new(), Vec::new());
-        for block in modulated {
-            let [weight, bias] = ["weight", "bias"].map(|of| format!("{block}.adaLN_modulation.0.{of}"));
-            let [weight, bias] = load.take_all([(&weight, &[4 * d, adaln]), (&bias, &[4 * d])]).await?;
-            weights.push(weight);
-            biases.push(bias);
-        }
-        let modulation = b.upload_linear(&weights, &biases)?;
+        let modulated: Vec<String> = modulated.chain((0..config.n_layers).map(|i| format!("layers.{i}"))).collect();
+        let of = |block: &String, what: &str| format!("{block}.adaLN_modulation.0.{what}");
+        let weight = async |block| load.weight(&of(block, "weight"), &[4 * d, adaln]).await;
+        let bias = async |block| load.take(&of(block, "bias"), &[4 * d]).await;
+        let weights = try_join_all(modulated.iter().map(weight));
+        let (weights, biases) = try_join(weights, try_join_all(modulated.iter().map(bias))).await?;
+        let modulation = b.upload_linear(&weights, &biases).await?;
         drop((weights, biases));
         let last = format!("all_final_layer.{key}");
         Ok(Self {

@@ -3,10 +3,10 @@
 pub mod tiling;
 
 use super::config::VaeConfig;
-use super::load::{Loader, OnRead};
+use super::load::Loader;
 use crate::backend::{Backend, Branch, Conv2d, DeviceTensor, Heads, Mask};
 use crate::error::Result;
-use crate::weights::{ModelFolder, Tensors};
+use crate::weights::{ModelFolder, OnRead, Tensors};
 use futures_util::future::try_join;
 
 /// Channels of a picture.
@@ -113,16 +113,14 @@ impl<B: Backend> Parts<'_, B> {
     }
 
     async fn attention(&self, name: &str, c: usize) -> Result<Attention<B>> {
-        let (square, vector) = (&[c, c][..], &[c][..]);
         let of = |part: &str| (format!("{name}.{part}.weight"), format!("{name}.{part}.bias"));
         let [q, k, v] = ["to_q", "to_k", "to_v"].map(of);
-        let [q, q_bias, k, k_bias, v, v_bias] = self
-            .load
-            .take_all([(&q.0, square), (&q.1, vector), (&k.0, square), (&k.1, vector), (&v.0, square), (&v.1, vector)])
-            .await?;
+        let [q_bias, k_bias, v_bias] = self.load.take_all([(&q.1, &[c]), (&k.1, &[c]), (&v.1, &[c])]).await?;
+        let square = async |name: &str| self.load.weight(name, &[c, c]).await;
+        let qkv = [square(&q.0).await?, square(&k.0).await?, square(&v.0).await?];
         Ok(Attention {
             norm: self.norm(&format!("{name}.group_norm"), c).await?,
-            qkv: self.load.b.upload_linear(&[q, k, v], &[q_bias, k_bias, v_bias])?,
+            qkv: self.load.b.upload_linear(&qkv, &[q_bias, k_bias, v_bias]).await?,
             out: self.load.linear(&format!("{name}.to_out.0"), c, c).await?,
         })
     }

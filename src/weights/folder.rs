@@ -75,6 +75,15 @@ impl ModelFile {
         Ok(Self::here(path.to_owned(), map(path)?))
     }
 
+    /// How many bytes to read at once of what is read in pieces; `None` for a file on this machine, whose bytes take no memory
+    /// until they are used.
+    pub(super) fn piece(&self) -> Option<u64> {
+        match &self.contents {
+            Contents::Here(_) => None,
+            Contents::There { files, .. } => Some(files.piece()),
+        }
+    }
+
     /// The bytes in `range`: those of a file on this machine are shared, not copied.
     ///
     /// # Errors

@@ -18,7 +18,7 @@ pub use random::RandomTensors;
 pub use remote::{Answer, RemoteFiles};
 /// The element types that a safetensors file can name. [`Tensors::take`] reads only the floating ones of 16 and 32 bits.
 pub use safetensors::Dtype as StoredType;
-pub use tensors::{Listing, Tensors};
+pub use tensors::{Listing, OnRead, Tensors};
 
 /// Text from a file made fit for a one-line message: control characters escaped, long text cut. A hostile name would
 /// otherwise fill the terminal.

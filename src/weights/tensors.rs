@@ -5,13 +5,17 @@ use super::folder::{ModelFile, ModelFolder};
 use super::header::{Stored, read_header};
 use super::index::read_index;
 use super::random::RandomTensors;
-use super::{StoredType, excerpt};
-use crate::backend::{DType, HostTensor};
+use super::{Answer, StoredType, excerpt};
+use crate::backend::{DType, HostTensor, ReadAt, Weight};
 use crate::error::{Error, Result};
+use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Told of what was read, in bytes; its error ends the loading.
+pub type OnRead<'a> = &'a dyn Fn(u64) -> Result<()>;
 
 /// The tensors of one part, such as the transformer, by name.
 #[derive(Debug)]
@@ -35,6 +39,23 @@ struct Entry {
     /// Its place in the file.
     range: Range<u64>,
     read: AtomicBool,
+}
+
+/// Where a tensor begins that is read in pieces.
+struct Place<'a> {
+    file: &'a ModelFile,
+    start: u64,
+    on_read: OnRead<'a>,
+}
+
+impl ReadAt for Place<'_> {
+    fn read_at(&self, range: Range<u64>) -> Answer<'_, Bytes> {
+        Box::pin(async move {
+            let bytes = self.file.read(self.start + range.start..self.start + range.end).await?;
+            (self.on_read)(bytes.len() as u64)?;
+            Ok(bytes)
+        })
+    }
 }
 
 /// What is known of a tensor without reading it.
@@ -182,19 +203,49 @@ impl Tensors {
         if let Some(random) = &self.random {
             return Ok(Some(random.weight(name, shape)));
         }
+        let Some((entry, dtype)) = self.find(name, shape)? else { return Ok(None) };
+        self.read(entry, dtype).await.map(Some)
+    }
+
+    /// As [`Tensors::take`], but one that is somewhere else is read when it is uploaded, piece by piece. `on_read` is told of
+    /// the bytes of every piece; its error ends the reading. What is on this machine counts at once.
+    ///
+    /// # Errors
+    /// Those of [`Tensors::take`], and that of `on_read`.
+    pub async fn weight<'a>(&'a self, name: &str, shape: &[usize], on_read: OnRead<'a>) -> Result<Weight<'a>> {
+        let here = |tensor: HostTensor| {
+            on_read(tensor.bytes().len() as u64)?;
+            Ok(tensor.into())
+        };
+        if let Some(random) = &self.random {
+            return here(random.weight(name, shape));
+        }
+        let Some((entry, dtype)) = self.find(name, shape)? else {
+            return Err(self.fault(self.path.clone(), name, shape, self.absent(&self.file_name(name))));
+        };
+        let file = &self.files[entry.file];
+        let Some(piece) = file.piece() else { return here(self.read(entry, dtype).await?) };
+        entry.read.store(true, Ordering::Relaxed);
+        let place = Place { file, start: entry.range.start, on_read };
+        Ok(Weight::there(dtype, shape, place).in_pieces(piece))
+    }
+
+    /// Where the tensor of this name is, if there is one, and the type of its elements.
+    fn find(&self, name: &str, shape: &[usize]) -> Result<Option<(&Entry, DType)>> {
         let Some(entry) = self.entries.get(&self.file_name(name)) else { return Ok(None) };
-        let found = || format!("{} {:?}", entry.dtype, entry.shape);
         let fault = |found| Err(self.fault(self.files[entry.file].path.clone(), name, shape, found));
+        let found = || format!("{} {:?}", entry.dtype, entry.shape);
         let Some(dtype) = floating(entry.dtype) else {
             return fault(format!("{}; FP8 and other quantised files are not supported", found()));
         };
-        if entry.shape != shape {
-            return fault(found());
-        }
+        if entry.shape == shape { Ok(Some((entry, dtype))) } else { fault(found()) }
+    }
+
+    /// All of a tensor.
+    async fn read(&self, entry: &Entry, dtype: DType) -> Result<HostTensor> {
         let bytes = self.files[entry.file].read(entry.range.clone()).await?;
-        let Some(tensor) = HostTensor::new(dtype, shape, bytes) else { return fault(found()) };
         entry.read.store(true, Ordering::Relaxed);
-        Ok(Some(tensor))
+        Ok(HostTensor::new(dtype, &entry.shape, bytes).expect("the header was held against the shapes"))
     }
 
     /// The whole numbers of the vector of this name, stored as U32, I32 or I64 and each in the range of a `u32`. It counts

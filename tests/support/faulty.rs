@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use zimage::Result;
 use zimage::backend::{
     Backend, Branch, Conv2d, DType, DeviceTensor, Heads, HostTensor, Mask, Modulation, QkNormRope, RmsNorm, RopePairs,
+    Weight,
 };
 
 /// What is wrong.
@@ -243,15 +244,22 @@ impl<B: Backend> Backend for Faulty<B> {
         self.inner.download(tensor).await
     }
 
-    fn upload_linear(&self, parts: &[HostTensor], biases: &[HostTensor]) -> Result<B::Linear> {
-        let parts: Vec<HostTensor> = parts.iter().map(|part| self.operand(part)).collect();
-        self.inner.upload_linear(&parts, if self.is(Fault::BiasForgotten) { &[] } else { biases })
+    async fn upload_table(&self, table: &Weight<'_>) -> Result<B::Tensor> {
+        self.inner.upload_table(table).await
     }
 
-    fn upload_swiglu(&self, gate: &HostTensor, up: &HostTensor) -> Result<B::SwiGlu> {
-        let (gate, up) = (&self.operand(gate), &self.operand(up));
+    async fn upload_linear(&self, parts: &[Weight<'_>], biases: &[HostTensor]) -> Result<B::Linear> {
+        let mut operands = Vec::new();
+        for part in parts {
+            operands.push(self.operand(&part.whole().await?).into());
+        }
+        self.inner.upload_linear(&operands, if self.is(Fault::BiasForgotten) { &[] } else { biases }).await
+    }
+
+    async fn upload_swiglu(&self, gate: &Weight<'_>, up: &Weight<'_>) -> Result<B::SwiGlu> {
+        let (gate, up) = (self.operand(&gate.whole().await?).into(), self.operand(&up.whole().await?).into());
         let (gate, up) = if self.is(Fault::GateAndUpSwapped) { (up, gate) } else { (gate, up) };
-        self.inner.upload_swiglu(gate, up)
+        self.inner.upload_swiglu(&gate, &up).await
     }
 
     fn upload_conv2d(&self, kernel: &HostTensor, bias: Option<&HostTensor>) -> Result<B::Conv2d> {

@@ -1,8 +1,10 @@
 //! Matrix products: strided views over slices, multiplied by the `gemm` crate, and matrices kept as they are stored.
 
-use super::super::{HostTensor, widen};
+use super::super::{HostTensor, Weight, widen};
 use super::parallel::*;
 use super::tensor::floats;
+use crate::error::Result;
+use futures_util::future::try_join_all;
 use std::borrow::Cow;
 use std::sync::Arc;
 
@@ -98,8 +100,9 @@ pub(super) struct StoredMatrix {
 
 impl StoredMatrix {
     /// Stacks `parts`, whose shapes have been checked.
-    pub(super) fn new(parts: &[HostTensor], [rows, width]: [usize; 2]) -> Self {
-        Self { parts: parts.into(), rows, width }
+    pub(super) async fn upload(parts: &[Weight<'_>], [rows, width]: [usize; 2]) -> Result<Self> {
+        let parts = try_join_all(parts.iter().map(Weight::whole)).await?;
+        Ok(Self { parts: parts.into(), rows, width })
     }
 
     /// `[N, K]`.

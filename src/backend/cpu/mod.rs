@@ -27,7 +27,8 @@ mod tests;
 mod timestep_embedding;
 
 use super::{
-    Backend, Branch, Conv2d, DType, DeviceTensor, Heads, HostTensor, Mask, Modulation, QkNormRope, RmsNorm, shapes,
+    Backend, Branch, Conv2d, DType, DeviceTensor, Heads, HostTensor, Mask, Modulation, QkNormRope, RmsNorm, Weight,
+    shapes,
 };
 use crate::error::{Error, Result};
 pub use conv2d::CpuConv2d;
@@ -117,22 +118,26 @@ impl Backend for Cpu {
         Ok(CpuTensor::stored(tensor))
     }
 
+    async fn upload_table(&self, table: &Weight<'_>) -> Result<CpuTensor> {
+        shapes::dims::<2>("upload_table", "the table", table.shape())?;
+        Ok(CpuTensor::stored(&table.whole().await?))
+    }
+
     async fn download(&self, tensor: &CpuTensor) -> Result<HostTensor> {
         self.not_recording("download")?;
         Ok(tensor.to_host())
     }
 
-    fn upload_linear(&self, parts: &[HostTensor], biases: &[HostTensor]) -> Result<CpuLinear> {
+    async fn upload_linear(&self, parts: &[Weight<'_>], biases: &[HostTensor]) -> Result<CpuLinear> {
         let dims = shapes::stacked("upload_linear", parts, biases)?;
         let bias = (!biases.is_empty()).then(|| biases.iter().flat_map(HostTensor::to_f32).collect());
-        Ok(CpuLinear { matrix: StoredMatrix::new(parts, dims), bias })
+        Ok(CpuLinear { matrix: StoredMatrix::upload(parts, dims).await?, bias })
     }
 
-    fn upload_swiglu(&self, gate: &HostTensor, up: &HostTensor) -> Result<CpuSwiGlu> {
-        let dims = shapes::stacked("upload_swiglu", std::slice::from_ref(gate), &[])?;
-        shapes::same("upload_swiglu", "the second matrix", up.shape(), &dims)?;
-        let matrix = |part: &HostTensor| StoredMatrix::new(std::slice::from_ref(part), dims);
-        Ok(CpuSwiGlu { gate: matrix(gate), up: matrix(up) })
+    async fn upload_swiglu(&self, gate: &Weight<'_>, up: &Weight<'_>) -> Result<CpuSwiGlu> {
+        let dims = shapes::pair("upload_swiglu", gate, up)?;
+        let matrix = async |part| StoredMatrix::upload(std::slice::from_ref(part), dims).await;
+        Ok(CpuSwiGlu { gate: matrix(gate).await?, up: matrix(up).await? })
     }
 
     fn upload_conv2d(&self, kernel: &HostTensor, bias: Option<&HostTensor>) -> Result<CpuConv2d> {

@@ -1,6 +1,6 @@
 //! What all verbs of the backend share: memory to write to, launches in order, and the way to the host and back.
 
-use super::super::{DType, DeviceTensor, HostTensor, not_numbers};
+use super::super::{DType, DeviceTensor, HostTensor, Weight, not_numbers};
 use super::device::{Device, fault};
 use super::fastest::Ways;
 use super::memory::{Arena, Held, Memory, Placement, lock};
@@ -129,27 +129,49 @@ impl Gpu {
             let problem = format!("{} bytes do not fill {shape:?} of {dtype}", elements.len());
             return Err(Error::shape(verb, problem));
         }
-        self.upload_units(verb, shape, dtype, UNIT, |i, place| {
+        let room = self.room(verb, shape, dtype)?;
+        self.send(verb, &room, 0, elements)?;
+        Ok(room)
+    }
+
+    /// A table as it is stored.
+    pub(super) async fn upload_table(&self, verb: &'static str, table: &Weight<'_>) -> Result<CudaTensor> {
+        let room = self.room(verb, table.shape(), table.dtype())?;
+        let row = bytes(verb, &table.shape()[1..], table.dtype())?;
+        let send = |first, rows: HostTensor| self.send(verb, &room, first * row, rows.bytes());
+        Weight::each_piece(std::slice::from_ref(table), send).await?;
+        Ok(room)
+    }
+
+    /// A tensor to be filled at once, in memory that is no recording's.
+    pub(super) fn room(&self, verb: &'static str, shape: &[usize], dtype: DType) -> Result<CudaTensor> {
+        let bytes = bytes(verb, shape, dtype)?;
+        let arena = if bytes < LARGE { &self.arena } else { &self.exact };
+        Ok(CudaTensor::new(shape, dtype, self.allocate(verb, shape, bytes, arena)?))
+    }
+
+    /// Copies bytes into a tensor, from its byte `at` on.
+    fn send(&self, verb: &'static str, room: &CudaTensor, at: usize, elements: &[u8]) -> Result<()> {
+        self.send_units(verb, room, at, elements.len(), UNIT, |i, place| {
             place.copy_from_slice(&elements[i * UNIT..i * UNIT + place.len()]);
         })
     }
 
-    /// As [`Gpu::upload`], with bytes that `fill` writes unit by unit, in any order: it is given the number of a unit and
-    /// its place. All units have `unit` bytes, but for the last one, which may have fewer.
-    pub(super) fn upload_units(
+    /// Fills `bytes` bytes of a tensor from its byte `at` on, with what `fill` writes unit by unit, in any order: it is given
+    /// the number of a unit and its place. All units have `unit` bytes, but for the last one, which may have fewer.
+    pub(super) fn send_units(
         &self,
         verb: &'static str,
-        shape: &[usize],
-        dtype: DType,
+        room: &CudaTensor,
+        at: usize,
+        bytes: usize,
         unit: usize,
         fill: impl Fn(usize, &mut [u8]) + Sync,
-    ) -> Result<CudaTensor> {
-        let bytes = bytes(verb, shape, dtype)?;
-        let arena = if bytes < LARGE { &self.arena } else { &self.exact };
-        let memory = self.allocate(verb, shape, bytes, arena)?;
-        let sent = self.staging.send(&self.device.stream, memory.address(), bytes, unit, fill);
-        sent.map_err(|error| fault(verb, error))?;
-        Ok(CudaTensor::new(shape, dtype, memory))
+    ) -> Result<()> {
+        let memory = room.memory();
+        debug_assert!(at + bytes <= memory.bytes());
+        let sent = self.staging.send(&self.device.stream, memory.address() + at as u64, bytes, unit, fill);
+        sent.map_err(|error| fault(verb, error))
     }
 
     /// The table that `make` makes of `size`, uploaded when it is asked for the first time.

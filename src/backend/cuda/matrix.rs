@@ -2,7 +2,7 @@
 //!
 //! Rows start on 16 bytes, with zeros behind them, so that a thread reads eight values at once whatever the width.
 
-use super::super::{DType, DeviceTensor, HostTensor, widen};
+use super::super::{DType, DeviceTensor, HostTensor, Weight, widen};
 use super::gpu::Gpu;
 use super::memory::Memory;
 use super::tensor::{CudaTensor, VECTOR};
@@ -36,23 +36,31 @@ impl Matrix {
     /// The type of its elements.
     pub(super) const ELEMENTS: DType = DType::Bf16;
 
-    /// `parts` `[Nᵢ, width]`, one below the other.
-    pub(super) fn stacked(gpu: &Gpu, verb: &'static str, parts: &[HostTensor], width: usize) -> Result<Self> {
-        let rows = parts.iter().map(|part| part.shape()[0]).sum();
-        Self::of_rows(gpu, verb, [rows, width], |mut row| {
-            let mut part = 0;
-            while row >= parts[part].shape()[0] {
-                row -= parts[part].shape()[0];
-                part += 1;
-            }
-            (&parts[part], row)
-        })
+    /// `parts` `[Nᵢ, width]`, one below the other: `[rows, width]`.
+    pub(super) async fn stacked(gpu: &Gpu, verb: &'static str, parts: &[Weight<'_>], dims: [usize; 2]) -> Result<Self> {
+        let matrix = Self::room(gpu, verb, dims)?;
+        let write = |first, rows: HostTensor| {
+            let count = rows.shape()[0];
+            matrix.write(gpu, verb, first, count, |row| (&rows, row))
+        };
+        Weight::each_piece(parts, write).await?;
+        Ok(matrix)
     }
 
-    /// The rows of `first` and `second` in turn.
-    pub(super) fn alternating(gpu: &Gpu, verb: &'static str, first: &HostTensor, second: &HostTensor) -> Result<Self> {
-        let (rows, width) = (2 * first.shape()[0], first.shape()[1]);
-        Self::of_rows(gpu, verb, [rows, width], |row| (if row % 2 == 0 { first } else { second }, row / 2))
+    /// The rows of `first` and `second`, each `[rows, width]`, in turn.
+    pub(super) async fn alternating(
+        gpu: &Gpu,
+        verb: &'static str,
+        pair: [&Weight<'_>; 2],
+        [rows, width]: [usize; 2],
+    ) -> Result<Self> {
+        let matrix = Self::room(gpu, verb, [2 * rows, width])?;
+        let write = |first, pieces: [HostTensor; 2]| {
+            let count = pieces[0].shape()[0];
+            matrix.write(gpu, verb, 2 * first, 2 * count, |row| (&pieces[row % 2], row / 2))
+        };
+        Weight::each_pair(pair, write).await?;
+        Ok(matrix)
     }
 
     /// A convolution's kernel `[O, I, kh, kw]` as `[O, kh·kw·I₈]`, where `I₈` is `I` up to a multiple of eight.
@@ -63,8 +71,9 @@ impl Matrix {
         [o, i, kh, kw]: [usize; 4],
     ) -> Result<Self> {
         let (taps, depth) = (kh * kw, i.next_multiple_of(VECTOR));
-        let width = taps * depth;
-        let tensor = gpu.upload_units(verb, &[o, width], Self::ELEMENTS, 2 * width, |row, place| {
+        let matrix = Self::room(gpu, verb, [o, taps * depth])?;
+        let row_bytes = matrix.row_bytes();
+        gpu.send_units(verb, &matrix.tensor, 0, o * row_bytes, row_bytes, |row, place| {
             let mut stored = vec![0; 2 * i * taps];
             narrow(kernel, row * i * taps..(row + 1) * i * taps, &mut stored);
             place.fill(0);
@@ -73,24 +82,36 @@ impl Matrix {
                 place[to..to + 2].copy_from_slice(value);
             }
         })?;
-        Ok(Self { tensor, rows: o, width })
+        Ok(matrix)
     }
 
-    /// A matrix whose rows are found in tensors `[_, width]`.
-    fn of_rows<'a>(
+    /// A matrix that is filled at once.
+    fn room(gpu: &Gpu, verb: &'static str, [rows, width]: [usize; 2]) -> Result<Self> {
+        let tensor = gpu.room(verb, &[rows, width.next_multiple_of(VECTOR)], Self::ELEMENTS)?;
+        Ok(Self { tensor, rows, width })
+    }
+
+    /// Bytes from one row to the next.
+    fn row_bytes(&self) -> usize {
+        self.stride() * Self::ELEMENTS.size()
+    }
+
+    /// Writes `count` rows from `first` on, each found in a tensor `[_, width]`.
+    fn write<'t>(
+        &self,
         gpu: &Gpu,
         verb: &'static str,
-        [rows, width]: [usize; 2],
-        find: impl Fn(usize) -> (&'a HostTensor, usize) + Sync,
-    ) -> Result<Self> {
-        let stride = width.next_multiple_of(VECTOR);
-        let tensor = gpu.upload_units(verb, &[rows, stride], Self::ELEMENTS, 2 * stride, |row, place| {
+        first: usize,
+        count: usize,
+        find: impl Fn(usize) -> (&'t HostTensor, usize) + Sync,
+    ) -> Result<()> {
+        let (width, bytes) = (self.width, self.row_bytes());
+        gpu.send_units(verb, &self.tensor, first * bytes, count * bytes, bytes, |row, place| {
             let (tensor, row) = find(row);
-            let (values, padding) = place.split_at_mut(2 * width);
+            let (values, padding) = place.split_at_mut(Self::ELEMENTS.size() * width);
             narrow(tensor, row * width..(row + 1) * width, values);
             padding.fill(0);
-        })?;
-        Ok(Self { tensor, rows, width })
+        })
     }
 
     /// A matrix for a kernel to fill, in memory that is no recording's where none is being made.

@@ -30,7 +30,7 @@ mod staging;
 mod tensor;
 mod tensor_map;
 
-use super::{Backend, Branch, Conv2d, DType, Heads, HostTensor, Mask, Modulation, QkNormRope, RmsNorm, shapes};
+use super::{Backend, Branch, Conv2d, DType, Heads, HostTensor, Mask, Modulation, QkNormRope, RmsNorm, Weight, shapes};
 use crate::error::{Error, Result};
 use cudarc::driver::CudaEvent;
 use gpu::Gpu;
@@ -153,21 +153,26 @@ impl Backend for Cuda {
         self.0.upload("upload", tensor.shape(), tensor.dtype(), tensor.bytes())
     }
 
+    async fn upload_table(&self, table: &Weight<'_>) -> Result<CudaTensor> {
+        shapes::dims::<2>("upload_table", "the table", table.shape())?;
+        self.0.upload_table("upload_table", table).await
+    }
+
     async fn download(&self, tensor: &CudaTensor) -> Result<HostTensor> {
         self.0.download(tensor)
     }
 
-    fn upload_linear(&self, parts: &[HostTensor], biases: &[HostTensor]) -> Result<CudaLinear> {
+    async fn upload_linear(&self, parts: &[Weight<'_>], biases: &[HostTensor]) -> Result<CudaLinear> {
         let verb = "upload_linear";
-        let [_, width] = shapes::stacked(verb, parts, biases)?;
-        Ok(CudaLinear { matrix: Matrix::stacked(&self.0, verb, parts, width)?, bias: self.bias(verb, biases)? })
+        let dims = shapes::stacked(verb, parts, biases)?;
+        let matrix = Matrix::stacked(&self.0, verb, parts, dims).await?;
+        Ok(CudaLinear { matrix, bias: self.bias(verb, biases)? })
     }
 
-    fn upload_swiglu(&self, gate: &HostTensor, up: &HostTensor) -> Result<CudaSwiGlu> {
+    async fn upload_swiglu(&self, gate: &Weight<'_>, up: &Weight<'_>) -> Result<CudaSwiGlu> {
         let verb = "upload_swiglu";
-        let dims = shapes::stacked(verb, std::slice::from_ref(gate), &[])?;
-        shapes::same(verb, "the second matrix", up.shape(), &dims)?;
-        Ok(CudaSwiGlu { matrix: Matrix::alternating(&self.0, verb, gate, up)? })
+        let dims = shapes::pair(verb, gate, up)?;
+        Ok(CudaSwiGlu { matrix: Matrix::alternating(&self.0, verb, [gate, up], dims).await? })
     }
 
     fn upload_conv2d(&self, kernel: &HostTensor, bias: Option<&HostTensor>) -> Result<CudaConv2d> {

@@ -40,15 +40,18 @@ fn sizes_and_types() {
 #[test]
 fn matrices() {
     let verb = "upload_linear";
-    let [a, b, c] = [matrix(&[3, 5]), matrix(&[2, 5]), matrix(&[2, 4])];
+    let parts = |shapes: &[&[usize]]| shapes.iter().map(|shape| matrix(shape).into()).collect::<Vec<Weight<'_>>>();
+    let two = parts(&[&[3, 5], &[2, 5]]);
     let [wide, narrow] = [matrix(&[3]), matrix(&[2])];
-    gives(stacked(verb, std::slice::from_ref(&a), &[]), [3, 5]);
-    gives(stacked(verb, &[a.clone(), b.clone()], &[wide.clone(), narrow.clone()]), [5, 5]);
+    gives(stacked(verb, &two[..1], &[]), [3, 5]);
+    gives(stacked(verb, &two, &[wide.clone(), narrow.clone()]), [5, 5]);
     refuses(stacked(verb, &[], &[]), verb, &["no matrix"]);
-    refuses(stacked(verb, &[matrix(&[3])], &[]), verb, &["2 dimensions", "[3]"]);
-    refuses(stacked(verb, &[a.clone(), c], &[]), verb, &["matrix 1", "4 wide", "5"]);
-    refuses(stacked(verb, &[a.clone(), b.clone()], std::slice::from_ref(&wide)), verb, &["2 matrices", "not 1"]);
-    refuses(stacked("upload_swiglu", &[a, b], &[narrow, wide]), "upload_swiglu", &["a bias", "[3]", "[2]"]);
+    refuses(stacked(verb, &parts(&[&[3]]), &[]), verb, &["2 dimensions", "[3]"]);
+    refuses(stacked(verb, &parts(&[&[3, 5], &[2, 4]]), &[]), verb, &["matrix 1", "4 wide", "5"]);
+    refuses(stacked(verb, &two, std::slice::from_ref(&wide)), verb, &["2 matrices", "not 1"]);
+    refuses(stacked(verb, &two, &[narrow, wide]), verb, &["a bias", "[3]", "[2]"]);
+    gives(pair("upload_swiglu", &two[0], &two[0]), [3, 5]);
+    refuses(pair("upload_swiglu", &two[0], &two[1]), "upload_swiglu", &["the second matrix", "[3, 5]", "[2, 5]"]);
 
     gives(linear("swiglu", &[2, 3, 5], [7, 5]), [2, 3, 7]);
     gives(linear("linear", &[5], [7, 5]), [7]);

@@ -2,7 +2,7 @@
 
 use super::super::{Conv2d, DType, DeviceTensor, shapes};
 use super::gpu::Gpu;
-use super::matrix::{Source, WebGpuConv2d};
+use super::matrix::{Matrix, WebGpuConv2d};
 use super::product::{self, Product, Rows, Verb};
 use super::program::{Program, wgsl};
 use super::tensor::WebGpuTensor;
@@ -33,7 +33,7 @@ pub(super) fn conv2d(
     let [top, left, ..] = geometry.pad;
     let zoom = usize::from(geometry.upsample);
     let parameters =
-        [h, wide, channels, Source::channels(gpu, channels), kh, kw, out_h, out_w, geometry.stride, top, left, zoom];
+        [h, wide, channels, Matrix::channels(gpu, channels), kh, kw, out_h, out_w, geometry.stride, top, left, zoom];
     Product {
         verb: VERB,
         x: &x,

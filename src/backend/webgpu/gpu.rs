@@ -1,6 +1,6 @@
 //! What all verbs of the backend share: memory to write to, dispatches in order, and the way to the host and back.
 
-use super::super::{DType, DeviceTensor, HostTensor, RELIEF, not_numbers};
+use super::super::{DType, DeviceTensor, HostTensor, RELIEF, Weight, not_numbers};
 use super::device::{Adapters, Device, Signal};
 use super::memory::{Memory, Pool, lock};
 use super::pipelines::Pipelines;
@@ -150,35 +150,38 @@ impl Gpu {
         Ok(made)
     }
 
-    /// New memory of `bytes` whose contents `fill` writes, part by part with the place each goes to; zeros elsewhere.
-    /// `most` is how large a buffer may be for what it is meant to be.
-    pub(super) fn upload(
-        &self,
-        what: &str,
-        shape: &[usize],
-        bytes: u64,
-        most: u64,
-        fill: impl FnOnce(&mut dyn FnMut(usize, &[u8])),
-    ) -> Result<Arc<Memory>> {
+    /// New memory of `bytes` for the host to write, all zeros. `most` is how large a buffer may be for what it is meant to be.
+    pub(super) fn room(&self, what: &str, shape: &[usize], bytes: u64, most: u64) -> Result<Room> {
         self.device.faults.check()?;
         self.check_size(what, format_args!("a tensor of shape {shape:?}"), bytes, most)?;
-        // A browser maps a copy of the whole buffer into this program's memory; the queue takes parts as they are.
-        let mapped = !cfg!(target_family = "wasm");
-        let made = self.allocate(what, shape, bytes, mapped, LIGHTER)?;
-        if mapped {
-            {
-                let mut mapped = made
-                    .get_mapped_range_mut(..)
-                    .map_err(|error| Error::Device(format!("{what}: the GPU's memory cannot be written: {error}")))?;
-                fill(&mut |at, part| mapped.slice(at..at + part.len()).copy_from_slice(part));
-            }
-            made.unmap();
-        } else {
-            fill(&mut |at, part| self.write(&made, at as u64, part));
+        let memory = Memory::new(self.allocate(what, shape, bytes, Room::MAPPED, LIGHTER)?, &self.pool);
+        let view = Room::MAPPED.then(|| memory.buffer().get_mapped_range_mut(..)).transpose();
+        let fault = |error| Error::Device(format!("{what}: the GPU's memory cannot be written: {error}"));
+        Ok(Room { view: view.map_err(fault)?, memory })
+    }
+
+    /// Writes `part` to a place in new memory that is a multiple of 4; behind a part that ends at none come zeros.
+    pub(super) fn write(&self, room: &mut Room, at: usize, part: &[u8]) {
+        if let Some(view) = &mut room.view {
+            return view.slice(at..at + part.len()).copy_from_slice(part);
         }
+        let (queue, buffer) = (&self.device.queue, room.memory.buffer());
+        let (words, rest) = part.split_at(part.len() / 4 * 4);
+        queue.write_buffer(buffer, at as u64, words);
+        if !rest.is_empty() {
+            let mut last = [0; 4];
+            last[..rest.len()].copy_from_slice(rest);
+            queue.write_buffer(buffer, (at + words.len()) as u64, &last);
+        }
+    }
+
+    /// Ends the writing: the memory belongs to the device from now on.
+    pub(super) fn written(&self, room: Room) -> Result<Arc<Memory>> {
+        let memory = room.memory.clone();
+        drop(room);
         let full = {
             let mut order = lock(&self.order);
-            order.uploaded += bytes;
+            order.uploaded += memory.buffer().size();
             order.uploaded > UPLOADS
         };
         if full {
@@ -186,30 +189,36 @@ impl Gpu {
             self.device.queue.submit([]);
             self.device.poll(None)?;
         }
-        Ok(Memory::new(made, &self.pool))
+        Ok(memory)
     }
 
-    /// Writes `part` to a place in a new buffer: `at` is a multiple of 4, and behind a part that does not end at one
-    /// come zeros.
-    fn write(&self, buffer: &wgpu::Buffer, at: u64, part: &[u8]) {
-        let queue = &self.device.queue;
-        let (words, rest) = part.split_at(part.len() / 4 * 4);
-        queue.write_buffer(buffer, at, words);
-        if !rest.is_empty() {
-            let mut last = [0; 4];
-            last[..rest.len()].copy_from_slice(rest);
-            queue.write_buffer(buffer, at + words.len() as u64, &last);
-        }
+    /// New memory for a matrix that the device itself writes, at once.
+    pub(super) fn new_memory(&self, what: &str, shape: &[usize], bytes: u64) -> Result<Arc<Memory>> {
+        Ok(Memory::new(self.allocate(what, shape, bytes, false, LIGHTER)?, &self.pool))
     }
 
     /// A host tensor as it is.
     pub(super) fn upload_tensor(&self, what: &str, tensor: &HostTensor) -> Result<WebGpuTensor> {
-        let bytes = padded(tensor.len(), tensor.dtype());
-        let most = self.device.limits.max_buffer_size;
-        let memory = self.upload(what, tensor.shape(), bytes, most, |write| {
-            write(0, tensor.bytes());
-        })?;
-        Ok(WebGpuTensor::new(tensor.shape(), tensor.dtype(), memory))
+        let mut room = self.room_of(what, tensor.shape(), tensor.dtype())?;
+        self.write(&mut room, 0, tensor.bytes());
+        Ok(WebGpuTensor::new(tensor.shape(), tensor.dtype(), self.written(room)?))
+    }
+
+    /// A table as it is stored, row after row.
+    pub(super) async fn upload_table(&self, what: &str, table: &Weight<'_>) -> Result<WebGpuTensor> {
+        let (shape, dtype) = (table.shape(), table.dtype());
+        let row = shape.iter().skip(1).product::<usize>() * dtype.size();
+        let mut room = self.room_of(what, shape, dtype)?;
+        let write = |first, rows: HostTensor| {
+            self.write(&mut room, first * row, rows.bytes());
+            Ok(())
+        };
+        Weight::each_piece(std::slice::from_ref(table), write).await?;
+        Ok(WebGpuTensor::new(shape, dtype, self.written(room)?))
+    }
+
+    fn room_of(&self, what: &str, shape: &[usize], dtype: DType) -> Result<Room> {
+        self.room(what, shape, padded(shape.iter().product(), dtype), self.device.limits.max_buffer_size)
     }
 
     /// The table that `make` makes of `size`, uploaded when it is asked for the first time.
@@ -244,24 +253,35 @@ impl Gpu {
 
     // ---- order -------------------------------------------------------------------------------------------------
 
-    /// Appends a dispatch of `groups` workgroups to what will run. They are folded into two dimensions where one is
-    /// too short; shaders take their index from both.
-    pub(super) fn dispatch(&self, program: &Program, args: &[Arg], parameters: Vec<u32>, groups: usize) -> Result<()> {
-        if groups == 0 {
-            return Ok(());
-        }
+    /// A dispatch of `groups` workgroups, of which there is one at least. They are folded into two dimensions where one is too
+    /// short; shaders take their index from both.
+    fn prepare(&self, program: &Program, args: &[Arg], parameters: Vec<u32>, groups: usize) -> Result<Dispatch> {
         let rows = groups.div_ceil(GROUPS);
         if rows > GROUPS {
             return Err(Error::Device(format!("{}: {groups} workgroups are more than a GPU takes", program.name)));
         }
-        let groups = [groups.div_ceil(rows) as u32, rows as u32, 1];
         for arg in args {
             self.check_size(program.name, format_args!("a tensor"), arg.bytes, self.device.max_binding)?;
         }
         let pipeline = self.pipelines.get(&self.device.device, program);
         self.device.faults.check()?;
         let buffers = args.iter().map(|arg| (arg.memory.buffer().clone(), arg.offset, arg.bytes)).collect();
-        let dispatch = Dispatch { pipeline, buffers, parameters, groups };
+        Ok(Dispatch { pipeline, buffers, parameters, groups: [groups.div_ceil(rows) as u32, rows as u32, 1] })
+    }
+
+    /// Runs a dispatch on new memory at once, also inside a recording.
+    pub(super) fn run(&self, program: &Program, args: &[Arg], parameters: Vec<u32>, groups: usize) -> Result<()> {
+        let dispatch = self.prepare(program, args, parameters, groups)?;
+        self.submit(&Prepared::new(&self.device.device, vec![dispatch]));
+        Ok(())
+    }
+
+    /// Appends a dispatch of `groups` workgroups to what will run.
+    pub(super) fn dispatch(&self, program: &Program, args: &[Arg], parameters: Vec<u32>, groups: usize) -> Result<()> {
+        if groups == 0 {
+            return Ok(());
+        }
+        let dispatch = self.prepare(program, args, parameters, groups)?;
         let full = {
             let mut order = lock(&self.order);
             match &mut order.recording {
@@ -401,6 +421,32 @@ impl Gpu {
 pub(super) struct Event {
     done: Signal<()>,
     submission: Option<wgpu::SubmissionIndex>,
+}
+
+/// New memory that the host is writing; nothing that runs uses it yet.
+#[derive(Debug)]
+pub(super) struct Room {
+    view: Option<wgpu::BufferViewMut>,
+    memory: Arc<Memory>,
+}
+
+impl Room {
+    /// Whether the memory is mapped. A browser would map a copy of all of it into this program's memory; its queue takes parts
+    /// as they are.
+    const MAPPED: bool = !cfg!(target_family = "wasm");
+
+    /// Where it is.
+    pub(super) fn memory(&self) -> &Arc<Memory> {
+        &self.memory
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        if self.view.take().is_some() {
+            self.memory.buffer().unmap();
+        }
+    }
 }
 
 fn buffer(label: &str, size: u64, mapped: bool) -> wgpu::BufferDescriptor<'_> {

@@ -4,8 +4,8 @@
 //! whole steps. A matrix that is larger than a binding is cut between rows; each piece is multiplied by a dispatch of its
 //! own. Variants that multiply halves have every matrix in halves: see `halves.rs`.
 
-use super::super::{DType, HostTensor};
-use super::gpu::Gpu;
+use super::super::{DType, HostTensor, Weight};
+use super::gpu::{Gpu, Room};
 use super::halves;
 use super::memory::Memory;
 use super::program::{File, wgsl};
@@ -36,21 +36,53 @@ impl Stored {
         }
     }
 
+    /// The type that matrices are stored in together: their own where they share one, else F32.
+    pub(super) fn of<'w>(parts: impl IntoIterator<Item = &'w Weight<'w>>) -> Self {
+        let mut types = parts.into_iter().map(|part| Self::from(part.dtype()));
+        let first = types.next().unwrap_or(Stored::F32);
+        if types.all(|other| other == first) { first } else { Stored::F32 }
+    }
+
+    /// Bytes of an element.
     pub(super) fn size(self) -> usize {
         if self == Stored::F32 { 4 } else { 2 }
     }
 
+    /// A tensor's elements in this type: as they are, or widened to F32.
+    fn bytes(self, tensor: &HostTensor) -> Bytes {
+        let own = match self {
+            Stored::F32 => DType::F32,
+            Stored::Bf16 => DType::Bf16,
+            Stored::F16 => DType::F16,
+        };
+        if tensor.dtype() == own {
+            return tensor.bytes().clone();
+        }
+        HostTensor::from_f32(tensor.shape(), &tensor.to_f32()).bytes().clone()
+    }
+
     /// Elements from one row's start to the next one's, for rows of `width`.
-    fn padded(self, width: usize) -> usize {
+    pub(super) fn padded(self, width: usize) -> usize {
         width.max(1).next_multiple_of(64 / self.size())
+    }
+}
+
+impl From<DType> for Stored {
+    /// Types that no matrix has are widened on their way.
+    fn from(dtype: DType) -> Self {
+        match dtype {
+            DType::Bf16 => Stored::Bf16,
+            DType::F16 => Stored::F16,
+            DType::F32 | DType::U32 | DType::U8 => Stored::F32,
+        }
     }
 }
 
 /// Rows of a matrix in one buffer.
 #[derive(Debug)]
 pub(super) struct Piece {
-    memory: Arc<Memory>,
-    bytes: u64,
+    pub memory: Arc<Memory>,
+    pub bytes: u64,
     /// The first row of the matrix that is in here.
     pub first: usize,
     /// How many are.
@@ -75,109 +107,33 @@ pub(super) struct Matrix {
     pub pieces: Vec<Piece>,
 }
 
-/// The elements of some rows, wherever they come from.
-pub(super) struct Source<'a> {
+/// A matrix, or the two of a swiglu, whose rows are being written.
+///
+/// Rows go to the device as they are stored. Where they are to be halves, the device converts them in the end, when the largest
+/// of all values is known.
+pub(super) struct Filling<'g> {
+    gpu: &'g Gpu,
+    verb: &'static str,
     stored: Stored,
-    /// Each part's rows in `stored`, tightly packed.
-    parts: Vec<(usize, std::borrow::Cow<'a, [u8]>)>,
+    rows: usize,
     width: usize,
+    pieces: Vec<(Room, Piece)>,
+    /// The largest exponent so far, as F32 stores it; only kept where it is wanted.
+    exponent: u32,
 }
 
-impl<'a> Source<'a> {
-    /// The rows of `parts`, one after the other: in their own type where they share one that shaders read.
-    pub(super) fn new(parts: &'a [HostTensor], width: usize) -> Self {
-        let stored = match parts.first().map(HostTensor::dtype) {
-            Some(DType::Bf16) => Stored::Bf16,
-            Some(DType::F16) => Stored::F16,
-            _ => Stored::F32,
-        };
-        let same = parts.iter().all(|part| part.dtype() == parts[0].dtype());
-        let stored = if same { stored } else { Stored::F32 };
-        let bytes = |part: &'a HostTensor| -> std::borrow::Cow<'a, [u8]> {
-            if part.dtype() == DType::F32 || stored != Stored::F32 {
-                part.bytes().as_ref().into()
-            } else {
-                part.to_f32().iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>().into()
-            }
-        };
-        let parts = parts.iter().map(|part| (part.len() / width.max(1), bytes(part))).collect();
-        Self { stored, parts, width }
-    }
-
-    /// The places of a kernel's `channels` in a row: shaders read four at once, or eight in halves.
-    pub(super) fn channels(gpu: &Gpu, channels: usize) -> usize {
-        channels.next_multiple_of(if gpu.device.variant.halves() { 8 } else { 4 })
-    }
-
-    /// A convolution's kernel `[O, I, kh, kw]` as `[O, kh·kw·P]`, where `P` is [`Source::channels`] of `I`.
-    pub(super) fn kernel(gpu: &Gpu, kernel: &HostTensor, [o, i, kh, kw]: [usize; 4]) -> Source<'static> {
-        let (stored, bytes) = match kernel.dtype() {
-            DType::Bf16 => (Stored::Bf16, kernel.bytes().clone()),
-            DType::F16 => (Stored::F16, kernel.bytes().clone()),
-            DType::F32 => (Stored::F32, kernel.bytes().clone()),
-            _ => (Stored::F32, kernel.to_f32().iter().flat_map(|value| value.to_le_bytes()).collect::<Bytes>()),
-        };
-        let (size, taps, padded) = (stored.size(), kh * kw, Self::channels(gpu, i));
-        let width = taps * padded;
-        let mut rows = vec![0; o * width * size];
-        for (from, value) in bytes.chunks_exact(size).enumerate() {
-            let (out, channel, tap) = (from / taps / i, from / taps % i, from % taps);
-            let to = (out * width + tap * padded + channel) * size;
-            rows[to..to + size].copy_from_slice(value);
-        }
-        Source { stored, parts: vec![(o, rows.into())], width }
-    }
-
-    /// The largest exponent of its values, as F32 stores it.
-    fn exponent(&self) -> u32 {
-        self.parts.iter().map(|(_, bytes)| halves::exponent(self.stored, bytes)).max().unwrap_or(0)
-    }
-
-    fn rows(&self) -> usize {
-        self.parts.iter().map(|(rows, _)| rows).sum()
-    }
-
-    /// Writes `count` rows from `first` on, the first to row `to`: as they are, or in halves times `unit`.
-    fn write(&self, first: usize, count: usize, to: usize, unit: Option<f32>, write: &mut dyn FnMut(usize, &[u8])) {
-        let stored = if unit.is_some() { Stored::F16 } else { self.stored };
-        let (row_bytes, stride) = (self.width * self.stored.size(), stored.padded(self.width) * stored.size());
-        let mut start = 0;
-        for (rows, bytes) in &self.parts {
-            let from = first.max(start);
-            let until = (first + count).min(start + rows);
-            if from < until {
-                let part = &bytes[(from - start) * row_bytes..(until - start) * row_bytes];
-                let at = (to + from - first) * stride;
-                match unit {
-                    Some(unit) => halves::write(self.stored, part, row_bytes, stride, unit, |offset, rows| {
-                        write(at + offset, rows);
-                    }),
-                    None if row_bytes == stride => write(at, part),
-                    None => part
-                        .chunks_exact(row_bytes.max(1))
-                        .enumerate()
-                        .for_each(|(row, values)| write(at + row * stride, values)),
-                }
-            }
-            start += rows;
-        }
-    }
-}
-
-impl Matrix {
-    /// Uploads a matrix, or with `second` the pair of matrices of a swiglu.
-    pub(super) fn upload(gpu: &Gpu, verb: &str, source: &Source<'_>, second: Option<&Source<'_>>) -> Result<Self> {
-        let (rows, width) = (source.rows(), source.width);
-        let unit = gpu
-            .device
-            .variant
-            .halves()
-            .then(|| halves::unit(source.exponent().max(second.map_or(0, Source::exponent))));
-        let stored = if unit.is_some() { Stored::F16 } else { source.stored };
-        let stride = (stored.padded(width) * stored.size()) as u64;
-        let each = stride * if second.is_some() { 2 } else { 1 };
+impl<'g> Filling<'g> {
+    /// Room for `matrices` matrices `[rows, width]`, one or two, whose elements come as `stored`.
+    pub(super) fn new(
+        gpu: &'g Gpu,
+        verb: &'static str,
+        stored: Stored,
+        [rows, width]: [usize; 2],
+        matrices: usize,
+    ) -> Result<Self> {
+        let each = (stored.padded(width) * stored.size() * matrices) as u64;
         let most = gpu.device.max_binding;
-        let at_once = usize::try_from(most / each.max(1)).unwrap_or(usize::MAX);
+        let at_once = usize::try_from(most / each).unwrap_or(usize::MAX);
         if at_once == 0 {
             return Err(Error::Device(format!(
                 "{verb}: one row of a matrix [{rows}, {width}] takes {each} bytes, and {} allows {most} for one buffer",
@@ -186,17 +142,87 @@ impl Matrix {
         }
         let mut pieces = Vec::new();
         for first in (0..rows).step_by(at_once) {
-            let count = at_once.min(rows - first);
-            let bytes = (each * count as u64).max(16);
-            let memory = gpu.upload(verb, &[count, width], bytes, most, |write| {
-                source.write(first, count, 0, unit, write);
-                if let Some(second) = second {
-                    second.write(first, count, count, unit, write);
-                }
-            })?;
-            pieces.push(Piece { memory, bytes, first, rows: count });
+            let rows = at_once.min(rows - first);
+            let bytes = (each * rows as u64).max(16);
+            let room = gpu.room(verb, &[rows, width], bytes, most)?;
+            let memory = room.memory().clone();
+            pieces.push((room, Piece { memory, bytes, first, rows }));
         }
-        Ok(Self { stored, rows, width, unit: unit.unwrap_or(1.0), pieces })
+        Ok(Self { gpu, verb, stored, rows, width, pieces, exponent: 0 })
+    }
+
+    /// Writes rows of the first matrix (0) or the second (1), from row `first` on.
+    pub(super) fn write(&mut self, first: usize, matrix: usize, rows: &HostTensor) -> Result<()> {
+        self.write_bytes(first, matrix, self.stored.bytes(rows).as_ref());
+        self.gpu.device.faults.check()
+    }
+
+    fn write_bytes(&mut self, first: usize, matrix: usize, bytes: &[u8]) {
+        if self.gpu.device.variant.halves() {
+            self.exponent = self.exponent.max(halves::exponent(self.stored, bytes));
+        }
+        let (row, stride) = (self.width * self.stored.size(), self.stored.padded(self.width) * self.stored.size());
+        let end = first + bytes.len() / row;
+        for (room, piece) in &mut self.pieces {
+            let (from, until) = (first.max(piece.first), end.min(piece.first + piece.rows));
+            if from >= until {
+                continue;
+            }
+            let part = &bytes[(from - first) * row..(until - first) * row];
+            let at = (matrix * piece.rows + from - piece.first) * stride;
+            // Rows without zeros behind them at once.
+            let at_once = if row == stride { part.len() } else { row };
+            for (i, values) in part.chunks_exact(at_once).enumerate() {
+                self.gpu.write(room, at + i * stride, values);
+            }
+        }
+    }
+
+    /// The rows as they were written.
+    pub(super) fn written(self) -> Result<Vec<Piece>> {
+        let Self { gpu, pieces, .. } = self;
+        pieces.into_iter().map(|(room, piece)| gpu.written(room).map(|_| piece)).collect()
+    }
+
+    /// The matrix, once all rows are written.
+    pub(super) fn finish(self) -> Result<Matrix> {
+        let Self { gpu, verb, stored, rows, width, exponent, .. } = self;
+        let pieces = self.written()?;
+        if !gpu.device.variant.halves() {
+            return Ok(Matrix { stored, rows, width, unit: 1.0, pieces });
+        }
+        let e = halves::exponent_of_unit(exponent);
+        let pieces = pieces.into_iter().map(|piece| halves::narrow(gpu, verb, stored, width, piece, e));
+        let pieces = pieces.collect::<Result<_>>()?;
+        Ok(Matrix { stored: Stored::F16, rows, width, unit: halves::power_of_two(e), pieces })
+    }
+}
+
+impl Matrix {
+    /// The places of a kernel's `channels` in a row: shaders read four at once, or eight in halves.
+    pub(super) fn channels(gpu: &Gpu, channels: usize) -> usize {
+        channels.next_multiple_of(if gpu.device.variant.halves() { 8 } else { 4 })
+    }
+
+    /// A convolution's kernel `[O, I, kh, kw]` as `[O, kh·kw·P]`, where `P` is [`Matrix::channels`] of `I`.
+    pub(super) fn kernel(
+        gpu: &Gpu,
+        verb: &'static str,
+        kernel: &HostTensor,
+        [o, i, kh, kw]: [usize; 4],
+    ) -> Result<Self> {
+        let stored = Stored::from(kernel.dtype());
+        let (size, taps, padded) = (stored.size(), kh * kw, Self::channels(gpu, i));
+        let width = taps * padded;
+        let mut rows = vec![0; o * width * size];
+        for (from, value) in stored.bytes(kernel).chunks_exact(size).enumerate() {
+            let (out, channel, tap) = (from / taps / i, from / taps % i, from % taps);
+            let to = (out * width + tap * padded + channel) * size;
+            rows[to..to + size].copy_from_slice(value);
+        }
+        let mut filling = Filling::new(gpu, verb, stored, [o, width], 1)?;
+        filling.write_bytes(0, 0, &rows);
+        filling.finish()
     }
 
     /// `[N, K]`.

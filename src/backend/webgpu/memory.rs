@@ -11,6 +11,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::RangeBounds;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Takes a lock; a panic elsewhere does not make its data worse.
@@ -142,6 +143,12 @@ impl Pool {
         (state.free, state.kept) = Default::default();
     }
 
+    /// Counts a buffer that is let go of instead of coming to a pool.
+    fn gone(&self, bytes: u64) {
+        let mut state = lock(&self.state);
+        state.held = state.held.saturating_sub(bytes);
+    }
+
     /// Counts a buffer that was made and will come to this pool, or to one of its recordings'.
     pub(super) fn made(&self, bytes: u64) {
         let mut state = lock(&self.state);
@@ -170,16 +177,22 @@ impl fmt::Debug for Pool {
     }
 }
 
-/// A buffer that goes to its pool when the last tensor on it is dropped.
+/// A buffer that goes to its pool when the last tensor on it is dropped, or is let go of where it is of no use to another.
 #[derive(Debug)]
 pub(super) struct Memory {
     buffer: wgpu::Buffer,
     home: Arc<Pool>,
+    passing: AtomicBool,
 }
 
 impl Memory {
     pub(super) fn new(buffer: wgpu::Buffer, home: &Arc<Pool>) -> Arc<Self> {
-        Arc::new(Self { buffer, home: home.clone() })
+        Arc::new(Self { buffer, home: home.clone(), passing: AtomicBool::new(false) })
+    }
+
+    /// Has the buffer let go of in the end: one that was only on the way to another, of a size that no tensor asks for.
+    pub(super) fn pass(&self) {
+        self.passing.store(true, Ordering::Relaxed);
     }
 
     pub(super) fn buffer(&self) -> &wgpu::Buffer {
@@ -194,6 +207,10 @@ impl Memory {
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        self.home.give(self.buffer.clone());
+        if *self.passing.get_mut() {
+            self.home.gone(self.buffer.size());
+        } else {
+            self.home.give(self.buffer.clone());
+        }
     }
 }

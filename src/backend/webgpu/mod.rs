@@ -25,11 +25,11 @@ mod reduction;
 mod tensor;
 mod variant;
 
-use super::{Backend, Branch, Conv2d, DType, Heads, HostTensor, Mask, Modulation, QkNormRope, RmsNorm, shapes};
+use super::{Backend, Branch, Conv2d, DType, Heads, HostTensor, Mask, Modulation, QkNormRope, RmsNorm, Weight, shapes};
 use crate::error::{Error, Result};
 pub use device::Adapters;
 use gpu::{Event, Gpu};
-use matrix::{Matrix, Source};
+use matrix::{Filling, Matrix, Stored};
 pub use matrix::{WebGpuConv2d, WebGpuLinear, WebGpuSwiGlu};
 pub use recording::WebGpuRecording;
 pub use tensor::WebGpuTensor;
@@ -82,6 +82,7 @@ pub fn shaders() -> Vec<(String, &'static str, String)> {
         conv2d::programs(),
         elementwise::programs(),
         guide_and_step::programs(),
+        halves::programs(),
         linear::programs(),
         norms::programs(),
         patches::programs(),
@@ -131,37 +132,41 @@ impl Backend for WebGpu {
         Some(self.0.peak_memory())
     }
 
-    /// Tables stay as they are stored; everything else that is stored in a shorter floating type is widened, as it is
-    /// small and shaders read it as F32.
+    /// What is stored in a shorter floating type is widened, as it is small and shaders read it as F32.
     fn upload(&self, tensor: &HostTensor) -> Result<WebGpuTensor> {
-        let short = matches!(tensor.dtype(), DType::F16 | DType::Bf16);
-        if short && tensor.shape().len() != 2 {
+        if matches!(tensor.dtype(), DType::F16 | DType::Bf16) {
             return self.0.upload_tensor("upload", &HostTensor::from_f32(tensor.shape(), &tensor.to_f32()));
         }
         self.0.upload_tensor("upload", tensor)
+    }
+
+    async fn upload_table(&self, table: &Weight<'_>) -> Result<WebGpuTensor> {
+        shapes::dims::<2>("upload_table", "the table", table.shape())?;
+        self.0.upload_table("upload_table", table).await
     }
 
     async fn download(&self, tensor: &WebGpuTensor) -> Result<HostTensor> {
         self.0.download(tensor).await
     }
 
-    fn upload_linear(&self, parts: &[HostTensor], biases: &[HostTensor]) -> Result<WebGpuLinear> {
-        let [_, width] = shapes::stacked("upload_linear", parts, biases)?;
-        let matrix = Matrix::upload(&self.0, "upload_linear", &Source::new(parts, width), None)?;
-        Ok(WebGpuLinear { matrix, bias: self.bias("upload_linear", biases)? })
+    async fn upload_linear(&self, parts: &[Weight<'_>], biases: &[HostTensor]) -> Result<WebGpuLinear> {
+        let verb = "upload_linear";
+        let dims = shapes::stacked(verb, parts, biases)?;
+        let mut filling = Filling::new(&self.0, verb, Stored::of(parts), dims, 1)?;
+        Weight::each_piece(parts, |first, rows| filling.write(first, 0, &rows)).await?;
+        Ok(WebGpuLinear { matrix: filling.finish()?, bias: self.bias(verb, biases)? })
     }
 
-    fn upload_swiglu(&self, gate: &HostTensor, up: &HostTensor) -> Result<WebGpuSwiGlu> {
+    async fn upload_swiglu(&self, gate: &Weight<'_>, up: &Weight<'_>) -> Result<WebGpuSwiGlu> {
         let verb = "upload_swiglu";
-        let dims @ [_, width] = shapes::stacked("upload_swiglu", std::slice::from_ref(gate), &[])?;
-        shapes::same(verb, "the second matrix", up.shape(), &dims)?;
-        let [gate, up] = if gate.dtype() == up.dtype() {
-            [gate.clone(), up.clone()]
-        } else {
-            [gate, up].map(|part| HostTensor::from_f32(part.shape(), &part.to_f32()))
+        let dims = shapes::pair(verb, gate, up)?;
+        let mut filling = Filling::new(&self.0, verb, Stored::of([gate, up]), dims, 2)?;
+        let write = |first, [gate, up]: [HostTensor; 2]| {
+            filling.write(first, 0, &gate)?;
+            filling.write(first, 1, &up)
         };
-        let sources = [&gate, &up].map(|part| Source::new(std::slice::from_ref(part), width));
-        Ok(WebGpuSwiGlu { matrix: Matrix::upload(&self.0, verb, &sources[0], Some(&sources[1]))? })
+        Weight::each_pair([gate, up], write).await?;
+        Ok(WebGpuSwiGlu { matrix: filling.finish()? })
     }
 
     fn upload_conv2d(&self, kernel: &HostTensor, bias: Option<&HostTensor>) -> Result<WebGpuConv2d> {
@@ -170,7 +175,7 @@ impl Backend for WebGpu {
         if let Some(bias) = bias {
             shapes::same(verb, "the bias", bias.shape(), &[o])?;
         }
-        let matrix = Matrix::upload(&self.0, verb, &Source::kernel(&self.0, kernel, stored), None)?;
+        let matrix = Matrix::kernel(&self.0, verb, kernel, stored)?;
         let bias = self.bias(verb, bias.map_or(&[], std::slice::from_ref))?;
         Ok(WebGpuConv2d { matrix, dims: [o, kh, kw, i], bias })
     }

@@ -1,8 +1,9 @@
 //! `linear`: the widths of Z-Image, sizes that no tile divides, stacked parts, biases, large activations.
 
-use super::super::case::{Suite, steps};
+use super::super::case::{Suite, in_pieces, steps};
 use super::super::tolerance::PRODUCT;
 use crate::backend::{Backend, DType};
+use crate::weights::at_once;
 
 pub(super) fn cases<B: Backend + 'static>(suite: &mut Suite<B>) {
     // Tokens, K, N, stored type, bias, scale of x.
@@ -33,15 +34,29 @@ pub(super) fn cases<B: Backend + 'static>(suite: &mut Suite<B>) {
             steps(move |b: &B| Ok(vec![b.linear(&x, &w)?]))
         });
     }
-    // Parts as q, k and v are stored: of unequal height, each of its own type.
-    suite.add("linear", "stacked-gqa", PRODUCT, |s| {
-        let x = s.activation(&[2, 9, 160], 1.0)?;
-        let parts = [(128, DType::Bf16), (32, DType::F16), (33, DType::F32)];
-        let matrices = parts.map(|(n, dtype)| s.matrix(dtype, n, 160));
-        let biases = parts.map(|(n, dtype)| s.weights(dtype, &[n], 0.0, 1.0));
-        let (with, without) = (s.b.upload_linear(&matrices, &biases)?, s.b.upload_linear(&matrices, &[])?);
-        steps(move |b: &B| Ok(vec![b.linear(&x, &with)?, b.linear(&x, &without)?]))
-    });
+    // Parts as q, k and v are stored: of unequal height, alike or each of its own type, whole and in pieces.
+    let mixed = [DType::Bf16, DType::F16, DType::F32];
+    for (name, width, types, pieces) in [
+        ("stacked-gqa", 160, mixed, None),
+        ("stacked-gqa-in-pieces", 160, mixed, Some(5000)),
+        ("stacked-bf16-in-pieces", 61, [DType::Bf16; 3], Some(1000)),
+        ("stacked-f16-in-pieces", 63, [DType::F16; 3], Some(1)),
+        ("stacked-f32-in-pieces", 160, [DType::F32; 3], Some(5000)),
+    ] {
+        suite.add("linear", name, PRODUCT, move |s| {
+            let x = s.activation(&[2, 9, width], 1.0)?;
+            let parts = [(128, types[0]), (32, types[1]), (33, types[2])];
+            // The largest values come with the last piece.
+            let matrices = parts.map(|(n, dtype)| {
+                let spread = if n == 33 { 40.0 } else { 0.1 };
+                in_pieces(s.weights(dtype, &[n, width], 0.0, spread / (width as f32).sqrt()), pieces)
+            });
+            let biases = parts.map(|(n, dtype)| s.weights(dtype, &[n], 0.0, 1.0));
+            let with = at_once(s.b.upload_linear(&matrices, &biases))?;
+            let without = at_once(s.b.upload_linear(&matrices, &[]))?;
+            steps(move |b: &B| Ok(vec![b.linear(&x, &with)?, b.linear(&x, &without)?]))
+        });
+    }
     suite.add("linear", "rank-2-input", PRODUCT, |s| {
         let x = s.activation(&[3, 64], 100.0)?;
         let w = s.linear(DType::Bf16, 64, 64, true)?;

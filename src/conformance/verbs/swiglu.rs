@@ -1,8 +1,9 @@
 //! `swiglu`: both feed-forward widths, and gates so large that an exponential overflows.
 
-use super::super::case::{Suite, steps};
+use super::super::case::{Suite, in_pieces, steps};
 use super::super::tolerance::GATED_PRODUCT;
 use crate::backend::{Backend, DType};
+use crate::weights::at_once;
 
 pub(super) fn cases<B: Backend + 'static>(suite: &mut Suite<B>) {
     for (name, tokens, k, f, dtype, scale) in [
@@ -23,7 +24,20 @@ pub(super) fn cases<B: Backend + 'static>(suite: &mut Suite<B>) {
         suite.add("swiglu", name, GATED_PRODUCT, move |s| {
             let x = s.activation(&[1, tokens, k], scale)?;
             let (gate, up) = (s.matrix(dtype, f, k), s.matrix(dtype, f, k));
-            let w = s.b.upload_swiglu(&gate, &up)?;
+            let w = at_once(s.b.upload_swiglu(&gate.into(), &up.into()))?;
+            steps(move |b: &B| Ok(vec![b.swiglu(&x, &w)?]))
+        });
+    }
+    // Matrices in pieces, of the same height and not, and of types that are no use to shaders side by side.
+    for (name, k, types) in [
+        ("in-pieces-bf16", 61, [DType::Bf16, DType::Bf16]),
+        ("in-pieces-f32", 64, [DType::F32, DType::F32]),
+        ("in-pieces-mixed", 96, [DType::F32, DType::F16]),
+    ] {
+        suite.add("swiglu", name, GATED_PRODUCT, move |s| {
+            let x = s.activation(&[1, 19, k], 1.0)?;
+            let [gate, up] = types.map(|dtype| in_pieces(s.matrix(dtype, 37, k), Some(3000)));
+            let w = at_once(s.b.upload_swiglu(&gate, &up))?;
             steps(move |b: &B| Ok(vec![b.swiglu(&x, &w)?]))
         });
     }

@@ -8,10 +8,11 @@ mod diffusion;
 mod order;
 mod tokens;
 
-use super::super::{Backend, DType, DeviceTensor, HostTensor};
+use super::super::{Backend, DType, DeviceTensor, HostTensor, Weight};
 use super::{Cpu, CpuLinear, CpuTensor};
 use crate::conformance::{noise, relative_error};
 use crate::error::Result;
+use crate::weights::at_once;
 use pollster::block_on;
 
 const TOLERANCE: f64 = 1e-5;
@@ -59,7 +60,8 @@ fn f64s(tensor: &HostTensor) -> Vec<f64> {
 }
 
 fn linear(parts: &[HostTensor], biases: &[HostTensor]) -> CpuLinear {
-    Cpu::new().upload_linear(parts, biases).unwrap()
+    let parts: Vec<Weight<'_>> = parts.iter().map(Weight::from).collect();
+    at_once(Cpu::new().upload_linear(&parts, biases)).unwrap()
 }
 
 fn silu(a: f64) -> f64 {

@@ -130,8 +130,9 @@ fn nothing_is_computed_on_nothing() {
     let words = "nothing in it";
     refused(b.gather_rows(&f32s(&[5, 0]), &u32s(&[0])), "gather_rows", words);
     refused(b.gather_rows(&f32s(&[5, 4]), &u32s(&[])), "gather_rows", words);
-    refused(b.upload_linear(&[random(1, &[4, 0], 1.0)], &[]), "upload_linear", words);
-    refused(b.upload_swiglu(&random(1, &[0, 4], 1.0), &random(1, &[0, 4], 1.0)), "upload_swiglu", words);
+    let matrix = |shape: &[usize]| random(1, shape, 1.0).into();
+    refused(at_once(b.upload_linear(&[matrix(&[4, 0])], &[])), "upload_linear", words);
+    refused(at_once(b.upload_swiglu(&matrix(&[0, 4]), &matrix(&[0, 4]))), "upload_swiglu", words);
     refused(b.upload_conv2d(&random(1, &[4, 0, 3, 3], 1.0), None), "upload_conv2d", words);
     refused(b.linear(&empty, &layer), "linear", words);
     refused(b.rms_norm(&empty, RmsNorm { weight: &weight, scale: None, eps: 0.0 }), "rms_norm", words);

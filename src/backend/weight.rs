@@ -1,0 +1,254 @@
+//! A tensor of a model on its way to a device.
+//!
+//! A text encoder's embeddings take gigabytes where a browser's program has some hundred megabytes: a weight that is not
+//! in memory is read in pieces of whole rows, and only the pieces that are on their way are held.
+
+use super::host::{DType, HostTensor};
+use crate::error::{Error, Result};
+use crate::weights::Answer;
+use bytes::Bytes;
+use futures_util::future::try_join;
+use futures_util::stream::{StreamExt, iter};
+use std::fmt;
+use std::ops::Range;
+use std::pin::pin;
+
+/// Pieces that are read at the same time: the next one comes while one is uploaded.
+const AHEAD: usize = 2;
+/// The rows of every piece but the last are a multiple of this, so that pieces of any type start on whole words.
+const ROWS: usize = 4;
+
+/// A tensor that is read as it is uploaded. Row-major; its first dimension counts *rows*.
+pub struct Weight<'a> {
+    dtype: DType,
+    shape: Vec<usize>,
+    /// Rows of a piece.
+    at_once: usize,
+    elements: Elements<'a>,
+}
+
+enum Elements<'a> {
+    Here(HostTensor),
+    There(Box<dyn ReadAt + 'a>),
+}
+
+/// The bytes of a tensor that is somewhere else.
+pub(crate) trait ReadAt {
+    /// The tensor's bytes in `range`, all of which it has.
+    fn read_at(&self, range: Range<u64>) -> Answer<'_, Bytes>;
+}
+
+impl From<HostTensor> for Weight<'_> {
+    /// One piece, which shares the tensor's memory.
+    fn from(tensor: HostTensor) -> Self {
+        let (dtype, shape) = (tensor.dtype(), tensor.shape().to_vec());
+        Self { dtype, shape, at_once: usize::MAX, elements: Elements::Here(tensor) }
+    }
+}
+
+impl From<&HostTensor> for Weight<'_> {
+    fn from(tensor: &HostTensor) -> Self {
+        tensor.clone().into()
+    }
+}
+
+impl<'a> Weight<'a> {
+    /// A tensor whose bytes come from `bytes`.
+    pub(crate) fn there(dtype: DType, shape: &[usize], bytes: impl ReadAt + 'a) -> Self {
+        Self { dtype, shape: shape.to_vec(), at_once: usize::MAX, elements: Elements::There(Box::new(bytes)) }
+    }
+
+    /// The same tensor in pieces of about `bytes` bytes, at least four rows each.
+    pub fn in_pieces(mut self, bytes: u64) -> Self {
+        let rows = usize::try_from(bytes / self.row_bytes().max(1)).unwrap_or(usize::MAX);
+        self.at_once = (rows / ROWS * ROWS).max(ROWS);
+        self
+    }
+
+    /// The type of the elements.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Sizes, outermost first.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// The first size; 1 for a single value.
+    pub fn rows(&self) -> usize {
+        self.shape.first().copied().unwrap_or(1)
+    }
+
+    fn row_bytes(&self) -> u64 {
+        (self.shape.iter().skip(1).product::<usize>() * self.dtype.size()) as u64
+    }
+
+    /// Up to `count` rows from `first` on.
+    async fn piece(&self, first: usize, count: usize) -> Result<HostTensor> {
+        let count = count.min(self.rows() - first);
+        let (start, end) = (first as u64 * self.row_bytes(), (first + count) as u64 * self.row_bytes());
+        let bytes = match &self.elements {
+            Elements::Here(tensor) => tensor.bytes().slice(start as usize..end as usize),
+            Elements::There(bytes) => bytes.read_at(start..end).await?,
+        };
+        let mut shape = self.shape.clone();
+        if let Some(rows) = shape.first_mut() {
+            *rows = count;
+        }
+        Ok(HostTensor::new(self.dtype, &shape, bytes).expect("as many bytes as the rows have"))
+    }
+
+    /// Hands `take` all rows of `parts`, one part below the other, piece by piece in this order: the number of a piece's
+    /// first row, and the piece. Every piece but the last of a part has a multiple of four rows.
+    ///
+    /// # Errors
+    /// Those of reading, and that of `take`, which ends it.
+    pub async fn each_piece(parts: &[Self], mut take: impl FnMut(usize, HostTensor) -> Result<()>) -> Result<()> {
+        let mut wanted = Vec::new();
+        let mut above = 0;
+        for part in parts {
+            wanted.extend((0..part.rows()).step_by(part.at_once).map(|first| (part, first, above + first)));
+            above += part.rows();
+        }
+        let reads = wanted.into_iter().map(async |(part, first, row): (&Self, usize, usize)| {
+            part.piece(first, part.at_once).await.map(|piece| (row, piece))
+        });
+        let mut pieces = pin!(iter(reads).buffered(AHEAD));
+        while let Some(piece) = pieces.next().await {
+            let (row, piece) = piece?;
+            take(row, piece)?;
+        }
+        Ok(())
+    }
+
+    /// As [`Weight::each_piece`], for the same rows of two tensors of one shape.
+    ///
+    /// # Errors
+    /// Those of [`Weight::each_piece`].
+    pub async fn each_pair(
+        [first, second]: [&Self; 2],
+        mut take: impl FnMut(usize, [HostTensor; 2]) -> Result<()>,
+    ) -> Result<()> {
+        // Types of two sizes have pieces of two heights: the smaller one is for both.
+        let count = first.at_once.min(second.at_once);
+        let reads = (0..first.rows()).step_by(count).map(async |row| {
+            let pair = try_join(first.piece(row, count), second.piece(row, count)).await?;
+            Ok((row, pair.into()))
+        });
+        let mut pairs = pin!(iter(reads).buffered(AHEAD));
+        while let Some(pair) = pairs.next().await {
+            let (row, pair) = pair?;
+            take(row, pair)?;
+        }
+        Ok(())
+    }
+
+    /// The whole tensor in memory; it is shared, not copied, where it is one piece there already.
+    ///
+    /// # Errors
+    /// Those of reading; [`Error::OutOfMemory`].
+    pub async fn whole(&self) -> Result<HostTensor> {
+        if self.at_once >= self.rows() {
+            return self.piece(0, self.rows()).await;
+        }
+        let len = self.rows() as u64 * self.row_bytes();
+        let mut bytes = Vec::new();
+        if usize::try_from(len).map_or(true, |len| bytes.try_reserve_exact(len).is_err()) {
+            let problem = format!("there is no memory for a tensor of {:?} ({:.0} MB)", self.shape, len as f64 / 1e6);
+            return Err(Error::OutOfMemory(problem));
+        }
+        let parts = std::slice::from_ref(self);
+        Self::each_piece(parts, |_, piece| Ok(bytes.extend_from_slice(piece.bytes()))).await?;
+        Ok(HostTensor::new(self.dtype, &self.shape, bytes.into()).expect("all rows make the tensor"))
+    }
+}
+
+impl fmt::Debug for Weight<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Weight({} {:?})", self.dtype, self.shape)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::weights::at_once;
+    use std::cell::Cell;
+
+    /// Bytes that count up, and how often they were asked for.
+    struct Counting<'a>(&'a Cell<usize>);
+
+    impl ReadAt for Counting<'_> {
+        fn read_at(&self, range: Range<u64>) -> Answer<'_, Bytes> {
+            self.0.set(self.0.get() + 1);
+            Box::pin(async move { Ok(range.map(|byte| byte as u8).collect()) })
+        }
+    }
+
+    #[test]
+    fn pieces_are_whole_rows_in_order_and_make_the_tensor() {
+        // Rows of 6 and 12 bytes, in pieces of four rows: the least, and what 64 bytes hold.
+        for (dtype, bytes, heights) in
+            [(DType::Bf16, 1, &[4, 4, 3][..]), (DType::F32, 64, &[4, 4, 3]), (DType::Bf16, 50, &[8, 3])]
+        {
+            let asked = Cell::new(0);
+            let weight = Weight::there(dtype, &[11, 3], Counting(&asked)).in_pieces(bytes);
+            let (mut found, mut rows) = (Vec::new(), Vec::new());
+            let parts = [weight];
+            at_once(Weight::each_piece(&parts, |row, piece| {
+                assert_eq!(row, rows.iter().sum::<usize>());
+                assert_eq!((piece.dtype(), &piece.shape()[1..]), (dtype, &[3][..]));
+                rows.push(piece.shape()[0]);
+                found.extend_from_slice(piece.bytes());
+                Ok(())
+            }))
+            .unwrap();
+            assert_eq!(rows, heights);
+            assert_eq!(found, (0..33 * dtype.size()).map(|byte| byte as u8).collect::<Vec<_>>());
+            assert_eq!(asked.get(), heights.len());
+            assert_eq!(at_once(parts[0].whole()).unwrap().bytes(), &found);
+        }
+    }
+
+    #[test]
+    fn parts_stand_one_below_the_other() {
+        let asked = Cell::new(0);
+        let parts = [5, 1, 4].map(|rows| Weight::there(DType::F16, &[rows, 2], Counting(&asked)).in_pieces(1));
+        let mut seen = Vec::new();
+        let take = |row, piece: HostTensor| Ok(seen.push((row, piece.shape()[0], piece.bytes()[0])));
+        at_once(Weight::each_piece(&parts, take)).unwrap();
+        assert_eq!(seen, [(0, 4, 0), (4, 1, 16), (5, 1, 0), (6, 4, 0)]);
+    }
+
+    #[test]
+    fn pairs_have_the_rows_of_both() {
+        let asked = Cell::new(0);
+        let weight = |dtype| Weight::there(dtype, &[9, 8], Counting(&asked)).in_pieces(128);
+        let [first, second] = [DType::Bf16, DType::F32].map(weight);
+        let mut seen = Vec::new();
+        let take =
+            |row, pair: [HostTensor; 2]| Ok(seen.push((row, pair.map(|piece| (piece.shape()[0], piece.bytes()[0])))));
+        at_once(Weight::each_pair([&first, &second], take)).unwrap();
+        assert_eq!(seen, [(0, [(4, 0), (4, 0)]), (4, [(4, 64), (4, 128)]), (8, [(1, 128), (1, 0)])]);
+    }
+
+    #[test]
+    fn what_is_in_memory_is_shared_and_an_error_ends_the_reading() {
+        let tensor = HostTensor::from_f32(&[6, 1], &[0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
+        let whole = at_once(Weight::from(&tensor).whole()).unwrap();
+        assert_eq!(whole.bytes().as_ptr(), tensor.bytes().as_ptr());
+        let mut taken = 0;
+        let pieces = [Weight::from(&tensor).in_pieces(1)];
+        let refused = at_once(Weight::each_piece(&pieces, |_, _| {
+            taken += 1;
+            Err(Error::shape("upload", "refused"))
+        }));
+        assert!(refused.is_err() && taken == 1);
+        assert_eq!(at_once(Weight::from(HostTensor::from_f32(&[], &[7.0])).whole()).unwrap().to_f32(), [7.0]);
+        let mut none = 0;
+        let empty = [Weight::from(HostTensor::from_f32(&[0, 4], &[]))];
+        at_once(Weight::each_piece(&empty, |_, _| Ok(none += 1))).unwrap();
+        assert_eq!(none, 0);
+    }
+}
