@@ -65,6 +65,18 @@ export async function withServer(work: (server: TestServer) => Promise<void>): P
   }
 }
 
+declare global {
+  /** The module, on the page that `embed` opens. */
+  var zimage: typeof import("../dist/zimage.js");
+}
+
+/** Opens a page that has the module and nothing else. */
+export async function embed(page: Page, server: TestServer): Promise<void> {
+  const script = 'import * as zimage from "./zimage.js"; Object.assign(window, { zimage });';
+  server.replaced.set("/embedded.html", Buffer.from(`<!doctype html><script type="module">${script}</script>`));
+  await page.goto(`${server.origin}/embedded.html`);
+}
+
 /** Waits until the page has come to one of these states. */
 export async function until(page: Page, ...states: string[]): Promise<void> {
   const selector = states.map((state) => `body[data-state="${state}"]`).join(",");
@@ -128,6 +140,11 @@ export async function psnr(page: Page, one: Buffer, other: Buffer): Promise<numb
     for (let i = 0; i < a.pixels.length; i++) if (i % 4 < 3) squares += (a.pixels[i]! - b.pixels[i]!) ** 2;
     return 10 * Math.log10(255 ** 2 / (squares / ((a.pixels.length / 4) * 3)));
   }, [one.toString("base64"), other.toString("base64")]);
+}
+
+/** How many values of two pictures differ; all of them where the pictures are of two sizes. */
+export function differing(one: number[], other: number[]): number {
+  return one.length === other.length ? one.filter((value, i) => value !== other[i]).length : Math.max(one.length, other.length);
 }
 
 /** The texts of a PNG by their keywords. */

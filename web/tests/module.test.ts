@@ -5,7 +5,7 @@ import { readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { test } from "node:test";
 import { gzipSync } from "node:zlib";
-import { DIST, inBrowser, PATIENCE, until, withServer } from "./browser.js";
+import { differing, DIST, embed, inBrowser, PATIENCE, until, withServer } from "./browser.js";
 
 /** Bars: bytes of the wasm heap, and of the wasm and scripts, gzipped. */
 const HEAP = 256e6;
@@ -59,6 +59,43 @@ test("another page draws through the module in ten lines, within the heap's bar"
   assert.ok(seen.heap > 0 && seen.heap <= HEAP, `${seen.heap} bytes`);
   assert.ok(scripts <= SCRIPTS, `${scripts} bytes`);
 }))));
+
+test("a folder's handle is searched for a model, which draws without the network", () => withServer((server) => inBrowser(async (_, page) => {
+  await embed(page, server);
+  const paths = (await readdir(join(DIST, "models/emoji"), { recursive: true })).filter((path) => /\.(json|safetensors)$/.test(path));
+  // No test can press a button in the browser's own picker; its private file system has handles of the same kind.
+  await page.evaluate(async (paths) => {
+    const picked = await (await navigator.storage.getDirectory()).getDirectoryHandle("picked", { create: true });
+    for (const path of paths) {
+      const folders = ["models", "emoji", ...path.split("/")];
+      const name = folders.pop()!;
+      let folder = picked;
+      for (const inner of folders) folder = await folder.getDirectoryHandle(inner, { create: true });
+      const file = await folder.getFileHandle(name, { create: true });
+      await (await fetch(`models/emoji/${path}`)).body!.pipeTo(await file.createWritable());
+    }
+  }, paths);
+  const drawn = (picked: boolean) => page.evaluate(async (picked) => {
+    const handle = await (await navigator.storage.getDirectory()).getDirectoryHandle("picked");
+    const loaded = await zimage.ZImage.load({ backend: "cpu", ...(picked ? { model: handle } : {}) });
+    const { pixels } = await loaded.draw({ prompt: "a red fox", width: 64, height: 64, steps: 1, seed: 1 });
+    loaded.dispose();
+    return { model: loaded.info.model, width: pixels.width, height: pixels.height, values: Array.from(pixels.data) };
+  }, picked);
+  server.reset();
+  const seen = await drawn(true);
+  assert.deepEqual(server.asked.filter(({ path }) => path.startsWith("/models/")), []);
+  assert.deepEqual([seen.model, seen.width, seen.height, seen.values.length], ["emoji", 64, 64, 4 * 64 * 64]);
+  assert.equal(differing(seen.values, (await drawn(false)).values), 0, "values that the model on the server draws otherwise");
+
+  const refused = await page.evaluate(async () => {
+    let folder = await navigator.storage.getDirectory();
+    for (const inner of ["picked", "models", "emoji", "vae"]) folder = await folder.getDirectoryHandle(inner);
+    return zimage.ZImage.load({ model: folder }).then(String, (error) => `${error.name} ${error.kind}: ${error.message}`);
+  });
+  const problem = "pick the one with model_index.json, transformer, text_encoder, tokenizer, vae and scheduler";
+  assert.equal(refused, `ZImageError files: this folder does not hold a diffusers model: ${problem}`);
+})));
 
 const SHADERS = { webgpu: "shaders for the processor", "webgpu:plain": "plain shaders" };
 for (const [backend, shaders] of Object.entries(SHADERS)) test(`${backend} agrees with cpu in this browser, verb by verb, on a page of its own`, (t) => withServer((server) => inBrowser(async (_, page) => {
