@@ -148,3 +148,18 @@ test("what cannot be drawn is refused in a sentence", () => withServer((server) 
   assert.equal(await page.evaluate(() => document.querySelector<HTMLInputElement>("#width")!.validity.stepMismatch), true);
   await until(page, "ready");
 })));
+
+test("a picture that is too large for the GPU is refused in a sentence, and a smaller one is drawn", () => withServer((server) => inBrowser(async (_, page) => {
+  await page.goto(`${server.origin}/#backend=webgpu`);
+  await until(page, "ready");
+  await page.click("#more summary");
+  await ask(page, { prompt: "a red fox", width: 8192, height: 8192, steps: 1, guidance: 1, seed: 5 });
+  const words = await notice(page);
+  assert.match(words, /for one buffer; a smaller picture .* may fit\.\s+What takes less: a smaller width and height, no guidance/);
+  assert.match(words, /Draw on the processor instead/);
+  await until(page, "ready");
+  await ask(page, { prompt: "a red fox", guidance: 0, ...SMALL });
+  await page.waitForSelector("#result:not([hidden])", { timeout: PATIENCE });
+  assert.equal(await page.locator("#notice").isVisible(), false);
+  assert.ok((await psnr(page, (await download(page)).bytes, await reference(small("a red fox")))) >= DECIBELS);
+})));

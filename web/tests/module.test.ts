@@ -97,6 +97,25 @@ test("a folder's handle is searched for a model, which draws without the network
   assert.equal(refused, `ZImageError files: this folder does not hold a diffusers model: ${problem}`);
 })));
 
+test("a picture that is too large for the GPU is refused for its memory, and the engine goes on", () => withServer((server) => inBrowser(async (_, page) => {
+  await embed(page, server);
+  const seen = await page.evaluate(async (patience) => {
+    const loaded = await zimage.ZImage.load({ backend: "webgpu" });
+    const request = { prompt: "a red fox", steps: 1, seed: 1 };
+    const { maxWidth, maxHeight } = loaded.info.limits;
+    const largest = loaded.draw({ ...request, width: maxWidth, height: maxHeight, guidance: 1 });
+    // A GPU that takes it on would be at it for hours.
+    const refused = await Promise.race([largest, new Promise((resolve) => setTimeout(resolve, patience, "nothing"))])
+      .then(String, (error) => `${error.name} ${error.kind} ${error.reason}: ${error.message}`);
+    const { pixels } = await loaded.draw({ ...request, width: 64, height: 64 });
+    return { refused, width: pixels.width, height: pixels.height, colours: new Set(new Uint32Array(pixels.data.buffer)).size };
+  }, 60_000);
+  const sentence = /^ZImageError device memory: .* takes [\d.]+ MiB, and .* allows [\d.]+ MiB for one buffer; a smaller picture .* may fit$/;
+  assert.match(seen.refused, sentence);
+  assert.deepEqual([seen.width, seen.height], [64, 64]);
+  assert.ok(seen.colours > 100, `${seen.colours} colours`);
+})));
+
 const SHADERS = { webgpu: "shaders for the processor", "webgpu:plain": "plain shaders" };
 for (const [backend, shaders] of Object.entries(SHADERS)) test(`${backend} agrees with cpu in this browser, verb by verb, on a page of its own`, (t) => withServer((server) => inBrowser(async (_, page) => {
   await page.goto(`${server.origin}/parity.html#backend=${backend}`);
