@@ -16,6 +16,8 @@ export const DIST = join(web, "dist");
 export const SCREENSHOTS = process.env["SCREENSHOTS"] ?? join(web, ".tests/screenshots");
 /** How long a picture, or the whole suite, may take a GPU made of software before a test gives up, in milliseconds. */
 export const PATIENCE = 600_000;
+/** The bar of the wasm heap, in bytes. */
+export const HEAP = 256e6;
 const NAMES = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"];
 const FLAGS = [
   "--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update",

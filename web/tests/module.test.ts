@@ -5,10 +5,9 @@ import { readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { test } from "node:test";
 import { gzipSync } from "node:zlib";
-import { differing, DIST, embed, inBrowser, PATIENCE, until, withServer } from "./browser.js";
+import { differing, DIST, embed, HEAP, inBrowser, PATIENCE, until, withServer } from "./browser.js";
 
-/** Bars: bytes of the wasm heap, and of the wasm and scripts, gzipped. */
-const HEAP = 256e6;
+/** The bar of wasm and scripts, gzipped, in bytes. */
 const SCRIPTS = 4e6;
 
 test("another page draws through the module in ten lines, within the heap's bar", (t) => withServer((server) => withServer((elsewhere) => inBrowser(async (_, page) => {

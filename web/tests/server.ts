@@ -44,13 +44,22 @@ export interface Weather {
   status: number | undefined;
 }
 
+/** The bytes of a file, which need not be in memory: a `Buffer`, or what makes them as they are asked for. */
+export interface Content {
+  readonly length: number;
+  subarray(start: number, end: number): Buffer;
+}
+
 export const FAIR: Readonly<Weather> = { ranges: true, rate: Infinity, cuts: [], cut() {}, status: undefined };
 
 export class TestServer {
   weather: Weather = { ...FAIR, cuts: [] };
   readonly asked: Asked[] = [];
   /** Files that are served instead of those on disk, by their paths; `undefined` for one that is gone. */
-  readonly replaced = new Map<string, Buffer | undefined>();
+  readonly replaced = new Map<string, Content | undefined>();
+  /** Numbers for what files were replaced with: each is a version of its own. */
+  private readonly versions = new WeakMap<Content, number>();
+  private latest = 0;
   private sentOfWeights = 0;
 
   private constructor(
@@ -111,7 +120,7 @@ export class TestServer {
     if (weather.status) return finish(weather.status);
     if (this.replaced.has(path) ? !replaced : !found?.isFile()) return finish(404);
     const size = replaced?.length ?? found!.size;
-    const version = replaced ? `${size}-${replaced.reduce((sum, byte) => (sum * 31 + byte) >>> 0, 7)}` : `${size}-${found!.mtimeMs}`;
+    const version = replaced ? `replaced-${this.version(replaced)}` : `${size}-${found!.mtimeMs}`;
     response.setHeader("content-type", TYPES[extname(path)] ?? "application/octet-stream");
     response.setHeader("etag", `"${version}"`);
     // Models may be on another site than the page.
@@ -133,9 +142,15 @@ export class TestServer {
     response.writeHead(asked.status);
     if (method === "HEAD" || start === end) return void response.end();
     const pieces: AsyncIterable<Buffer> = replaced
-      ? Readable.from(chunked(replaced.subarray(start, end)))
+      ? Readable.from(chunked(replaced, start, end))
       : createReadStream(file, { start, end: end - 1, highWaterMark: PIECE });
     await pipeline(this.sending(pieces, asked, weather), response);
+  }
+
+  private version(content: Content): number {
+    const version = this.versions.get(content) ?? ++this.latest;
+    this.versions.set(content, version);
+    return version;
   }
 
   /** What reaches the network of these pieces: slowly, and only until the connection breaks. */
@@ -163,6 +178,6 @@ function isWeights(path: string): boolean {
   return path.endsWith(".safetensors");
 }
 
-function* chunked(bytes: Buffer): Generator<Buffer> {
-  for (let at = 0; at < bytes.length; at += PIECE) yield bytes.subarray(at, at + PIECE);
+function* chunked(content: Content, start: number, end: number): Generator<Buffer> {
+  for (let at = start; at < end; at += PIECE) yield content.subarray(at, Math.min(at + PIECE, end));
 }

@@ -1,0 +1,114 @@
+/** A model with a tensor that is larger than the wasm heap may become. */
+
+import assert from "node:assert/strict";
+import { readFile } from "node:fs/promises";
+import { join } from "node:path";
+import { test } from "node:test";
+import { differing, DIST, embed, HEAP, inBrowser, withServer } from "./browser.js";
+import type { Content } from "./server.js";
+
+/** The table of embeddings has so many rows for each of the model's. */
+const TIMES = 150;
+const TABLE = "embed_tokens.weight";
+const [TOKENIZER, CONFIG, WEIGHTS] = ["tokenizer/tokenizer.json", "text_encoder/config.json", "text_encoder/model.safetensors"]
+  .map((path) => `/models/emoji/${path}`) as [string, string, string];
+
+interface Stored {
+  shape: number[];
+  data_offsets: [number, number];
+}
+
+/**
+ * A text encoder's file of BF16 in which the embedding of token `i` is row `i × TIMES`, so that a part of the table that
+ * goes astray takes the model's own rows with it. The rows between are made up when they are read.
+ */
+class SpreadEmbeddings implements Content {
+  readonly length: number;
+  private readonly head: Buffer;
+  private readonly table: Buffer;
+  private readonly rest: Buffer;
+  /** Bytes of a row. */
+  private readonly row: number;
+
+  constructor(file: Buffer) {
+    const data = 8 + Number(file.readBigUInt64LE());
+    const header = JSON.parse(file.toString("utf8", 8, data)) as Record<string, Partial<Stored>>;
+    const { shape, data_offsets: [start, end] } = header[TABLE] as Stored;
+    assert.equal(start, 0, "the table is the first tensor");
+    [this.table, this.rest, this.row] = [file.subarray(data, data + end), file.subarray(data + end), shape[1]! * 2];
+    for (const tensor of Object.values(header)) {
+      tensor.data_offsets &&= [tensor.data_offsets[0] + end * (TIMES - 1), tensor.data_offsets[1] + end * (TIMES - 1)];
+    }
+    header[TABLE] = { ...header[TABLE], shape: [shape[0]! * TIMES, shape[1]!], data_offsets: [0, end * TIMES] };
+    const text = Buffer.from(JSON.stringify(header));
+    this.head = Buffer.concat([Buffer.alloc(8), text]);
+    this.head.writeBigUInt64LE(BigInt(text.length));
+    this.length = this.head.length + this.spread + this.rest.length;
+  }
+
+  /** Bytes of the table. */
+  get spread(): number {
+    return this.table.length * TIMES;
+  }
+
+  subarray(start: number, end: number): Buffer {
+    const bytes = Buffer.alloc(end - start);
+    for (let at = 0; at < bytes.length; ) at += this.following(start + at).copy(bytes, at);
+    return bytes;
+  }
+
+  /** Some of the bytes from a place on. */
+  private following(at: number): Buffer {
+    if (at < this.head.length) return this.head.subarray(at);
+    const place = at - this.head.length;
+    if (place >= this.spread) return this.rest.subarray(place - this.spread);
+    const row = Math.floor(place / this.row);
+    const own = (row / TIMES) * this.row;
+    // Numbers from 0.5 up to 2, which are no embeddings of anything.
+    const bytes = row % TIMES === 0 ? this.table.subarray(own, own + this.row) : Buffer.alloc(this.row, Buffer.of(row, 0x3f));
+    return bytes.subarray(place % this.row);
+  }
+}
+
+/** The tokenizer with ids that lie as far apart. */
+function spreadIds(json: string): Buffer {
+  const tokenizer = JSON.parse(json) as { added_tokens: { id: number; content: string }[]; model: { vocab: Record<string, number> } };
+  const { added_tokens: added, model: { vocab } } = tokenizer;
+  // Added tokens are numbered on from the vocabulary, whatever their ids say, unless it has them.
+  for (const { id, content } of added) vocab[content] = id;
+  for (const word of Object.keys(vocab)) vocab[word]! *= TIMES;
+  for (const token of added) token.id *= TIMES;
+  return Buffer.from(JSON.stringify(tokenizer));
+}
+
+test("a tensor larger than the heap's bar comes to the GPU within it", (t) => withServer((server) => inBrowser(async (_, page) => {
+  await embed(page, server);
+  const drawn = () => page.evaluate(async (model) => {
+    const start = performance.now();
+    const loaded = await zimage.ZImage.load({ model, backend: "webgpu" });
+    const seconds = (performance.now() - start) / 1000;
+    const request = { prompt: "a red fox on a green background", width: 64, height: 64, steps: 1, seed: 7 };
+    const { pixels } = await loaded.draw(request);
+    const heap = loaded.heapBytes;
+    loaded.dispose();
+    return { pixels: Array.from(pixels.data), heap, seconds };
+  }, `${server.origin}/models/emoji/`);
+  const expected = await drawn();
+
+  const read = (path: string) => readFile(join(DIST, path));
+  const weights = new SpreadEmbeddings(await read(WEIGHTS));
+  const config = JSON.parse(String(await read(CONFIG))) as { vocab_size: number };
+  server.replaced.set(WEIGHTS, weights);
+  server.replaced.set(CONFIG, Buffer.from(JSON.stringify({ ...config, vocab_size: config.vocab_size * TIMES })));
+  server.replaced.set(TOKENIZER, spreadIds(String(await read(TOKENIZER))));
+  const before = server.sent;
+  const large = await drawn();
+  const sent = server.sent - before;
+  assert.ok(weights.spread > HEAP && sent > weights.spread, `${sent} bytes were sent for a table of ${weights.spread}`);
+  // The same rows through the same shaders.
+  assert.equal(differing(large.pixels, expected.pixels), 0, "values that the model with its own table draws otherwise");
+
+  const [mb, table, bar] = [large.heap, weights.spread, HEAP].map((bytes) => (bytes / 1e6).toFixed(0));
+  t.diagnostic(`peak of the wasm heap on webgpu with a tensor of ${table} MB: ${mb} MB (bar: ${bar} MB), loaded in ${large.seconds.toFixed(1)} s`);
+  assert.ok(large.heap > 0 && large.heap <= HEAP, `${large.heap} bytes`);
+})));
