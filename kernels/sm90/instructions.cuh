@@ -134,6 +134,14 @@ __device__ __forceinline__ void copy_box_to_all(void *to, const TensorMap &map, 
                  : "memory");
 }
 
+__device__ __forceinline__ void copy_box_to_all(void *to, const TensorMap &map, Barrier &barrier, unsigned x, unsigned y,
+                                                unsigned z) {
+    asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, {%3, "
+                 "%4, %5}], [%2], %6;" ::"r"(shared_address(to)),
+                 "l"(&map), "r"(shared_address(&barrier)), "r"(x), "r"(y), "r"(z), "h"(static_cast<unsigned short>(3))
+                 : "memory");
+}
+
 // What all lanes of a warp have alike, said so that the compiler knows.
 __device__ __forceinline__ unsigned uniform(unsigned x) {
     return __shfl_sync(0xffffffffu, x, 0);

@@ -36,14 +36,23 @@ constexpr unsigned BUFFER = 64 * 64;
 constexpr unsigned NO_ROW = 0xffffffffu;
 
 // Where a block's tile starts, and whether its cluster shares rows of A instead of W.
+//
+// The last rows of the output come first: whoever reads it from its first row on, as the library's products do, finds what was
+// written last in the L2, which holds half of what a swiglu writes. residual_norm begins with the last rows, where the
+// library's products end.
 struct Place {
     unsigned m, n;
     bool shares_left;
 };
 
-// Clusters go down a band, then to the next column of tiles.
-__device__ __forceinline__ Place place_of(unsigned cluster, unsigned rank, unsigned tiles_m, unsigned tiles_n) {
-    const unsigned pairs_m = tiles_m / CLUSTER;
+// How many clusters' worth of tiles there are.
+__device__ __forceinline__ unsigned places(unsigned tiles_m, unsigned tiles_n) {
+    return tiles_m / CLUSTER * tiles_n + (tiles_m % CLUSTER ? (tiles_n + CLUSTER - 1) / CLUSTER : 0);
+}
+
+// Clusters go up a band, then to the column of tiles before.
+__device__ __forceinline__ Place place_of(unsigned turn, unsigned rank, unsigned tiles_m, unsigned tiles_n) {
+    const unsigned cluster = places(tiles_m, tiles_n) - 1 - turn, pairs_m = tiles_m / CLUSTER;
     if (cluster >= pairs_m * tiles_n) {
         const unsigned beside = cluster - pairs_m * tiles_n;
         return Place{pairs_m * CLUSTER * TILE_M, (beside * CLUSTER + rank) * TILE_N, true};
@@ -51,11 +60,6 @@ __device__ __forceinline__ Place place_of(unsigned cluster, unsigned rank, unsig
     const unsigned band = cluster / (BAND * tiles_n), inside = cluster % (BAND * tiles_n);
     const unsigned height = min(BAND, pairs_m - BAND * band);
     return Place{((BAND * band + inside % height) * CLUSTER + rank) * TILE_M, inside / height * TILE_N, false};
-}
-
-// How many clusters' worth of tiles there are.
-__device__ __forceinline__ unsigned places(unsigned tiles_m, unsigned tiles_n) {
-    return tiles_m / CLUSTER * tiles_n + (tiles_m % CLUSTER ? (tiles_n + CLUSTER - 1) / CLUSTER : 0);
 }
 
 // Writes what a consumer holds of a product: 64 rows of the tile from `first` on. Rows in a buffer lie as the copy engine

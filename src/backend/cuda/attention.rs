@@ -20,17 +20,30 @@ const WIDE_WARPS: usize = 8;
 const WIDE_QUERIES: usize = 32;
 const WIDE_KEYS: usize = 32;
 
-/// Rows of a tile of Hopper's kernel, for queries and for keys; its heads, its threads, and bytes of shared memory: two
-/// places for queries, for keys and for values.
-const HOPPER_TILE: usize = 128;
+/// Queries and keys of a tile of Hopper's kernel, rows of the boxes that bring them; its heads, its threads, and bytes of shared
+/// memory: two places for queries, for keys and for values.
+const HOPPER_QUERIES: usize = 192;
+const HOPPER_KEYS: usize = 128;
+const HOPPER_BOX: usize = 64;
 const HOPPER_HEAD: usize = 128;
-const HOPPER_THREADS: usize = 384;
-const HOPPER_SHARED: usize = 6 * HOPPER_TILE * HOPPER_HEAD * 2;
+const HOPPER_THREADS: usize = 512;
+const HOPPER_SHARED: usize = 2 * (HOPPER_QUERIES + 2 * HOPPER_KEYS) * HOPPER_HEAD * 2;
 
-fn hopper_program(causal: bool, lengths: bool) -> Program {
+fn hopper_program(causal: bool, lengths: bool, cluster: usize) -> Program {
     Program::new("attention", &[kernel!("sm90/instructions.cuh"), kernel!("sm90/attention.cu")])
         .with("CAUSAL", causal)
         .with("HAS_LENGTHS", lengths)
+        .with("CLUSTER", cluster)
+}
+
+/// How many blocks share keys and values, 1 or 2, and how many there are for so many heads of all items: two share where
+/// that takes no more rounds of tiles.
+fn hopper_blocks(tokens: usize, heads: usize, processors: usize) -> (usize, usize) {
+    let places = |cluster: usize| tokens.div_ceil(cluster * HOPPER_QUERIES) * heads;
+    let clusters = |cluster: usize| (processors / cluster).max(1);
+    let rounds = |cluster: usize| places(cluster).div_ceil(clusters(cluster));
+    let cluster = if tokens > HOPPER_QUERIES && rounds(2) <= rounds(1) { 2 } else { 1 };
+    (cluster, places(cluster).min(clusters(cluster)) * cluster)
 }
 
 /// The program for heads of `dim`, the queries and threads of its blocks, and their shared memory.
@@ -73,11 +86,11 @@ pub(super) fn attention(gpu: &Gpu, qkv: &CudaTensor, heads: Heads, mask: Mask<'_
         Arg::F32(1.0 / (heads.dim as f32).sqrt()),
     ];
     if gpu.device.hopper && heads.dim == HOPPER_HEAD {
-        let map = |of: &CudaTensor, width, rows| {
-            TensorMap::new(verb, of.memory(), &[width, tokens, items], width, &[HOPPER_HEAD / 2, rows])
+        let map = |of: &CudaTensor, width| {
+            TensorMap::new(verb, of.memory(), &[width, tokens, items], width, &[HOPPER_HEAD / 2, HOPPER_BOX])
         };
-        let from = map(&qkv, heads.fused_width(), HOPPER_TILE)?;
-        let to = map(&out, heads.query * heads.dim, HOPPER_TILE / 2)?;
+        let from = map(&qkv, heads.fused_width())?;
+        let to = map(&out, heads.query * heads.dim)?;
         let [.., query_heads, key_heads, scale] = args;
         let args = [
             Arg::Map(&from),
@@ -89,10 +102,9 @@ pub(super) fn attention(gpu: &Gpu, qkv: &CudaTensor, heads: Heads, mask: Mask<'_
             key_heads,
             scale,
         ];
-        let tiles = tokens.div_ceil(HOPPER_TILE) * heads.query * items;
-        let grid =
-            Grid { blocks: [tiles.min(gpu.device.processors), 1, 1], threads: HOPPER_THREADS, shared: HOPPER_SHARED };
-        gpu.launch(&hopper_program(mask.causal, mask.lengths.is_some()), verb, grid, &args)?;
+        let (cluster, blocks) = hopper_blocks(tokens, heads.query * items, gpu.device.processors);
+        let grid = Grid { blocks: [blocks, 1, 1], threads: HOPPER_THREADS, shared: HOPPER_SHARED };
+        gpu.launch(&hopper_program(mask.causal, mask.lengths.is_some(), cluster), verb, grid, &args)?;
         return Ok(out);
     }
     let (program, queries, grid) = program(heads.dim, mask.causal, mask.lengths.is_some());
@@ -152,7 +164,10 @@ pub(super) fn qk_norm_rope(
 /// The programs of these verbs that are for Hopper alone.
 pub(super) fn hopper_programs() -> Vec<Program> {
     let masks = [(false, false), (false, true), (true, false), (true, true)];
-    masks.map(|(causal, lengths)| hopper_program(causal, lengths)).to_vec()
+    masks
+        .into_iter()
+        .flat_map(|(causal, lengths)| [1, 2].map(|cluster| hopper_program(causal, lengths, cluster)))
+        .collect()
 }
 
 /// Programs of these verbs for heads of the models and for odd ones.
@@ -174,4 +189,21 @@ pub(super) fn programs() -> Vec<Program> {
         programs.extend([RopePairs::Interleaved, RopePairs::Halves].map(|pairs| norm_program(dim, pairs)));
     }
     programs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_share_keys_where_that_takes_no_more_rounds() {
+        // The transformer with 4224 tokens: 11 pairs of tiles for each of 30 heads are five rounds of 66 clusters.
+        assert_eq!(hopper_blocks(4224, 30, 132), (2, 132));
+        assert_eq!(hopper_blocks(4096, 30, 132), (2, 132));
+        // The text encoder with 128 tokens: one tile a head.
+        assert_eq!(hopper_blocks(128, 32, 132), (1, 32));
+        // Three tiles for each of 44 heads are one round; four would be two.
+        assert_eq!(hopper_blocks(576, 44, 132), (1, 132));
+        assert_eq!(hopper_blocks(200, 1, 132), (2, 2));
+    }
 }
