@@ -190,7 +190,7 @@ pub(super) fn qk_norm_rope(
     let QkNormRope { q_norm, k_norm, eps, rotation, pairs } = how;
     shapes::qk_norm_rope(qkv.shape(), heads, q_norm.shape(), k_norm.shape(), rotation.shape())?;
     let (items, tokens) = (qkv.shape()[0], qkv.shape()[1]);
-    gpu.make_float(qkv)?;
+    gpu.float(qkv)?;
     let (q_norm, k_norm, rotation) = (gpu.float(q_norm)?, gpu.float(k_norm)?, gpu.float(rotation)?);
     let stride = if rotation.shape()[0] == 1 { 0 } else { tokens * heads.dim };
     let mut parameters =

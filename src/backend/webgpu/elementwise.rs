@@ -86,21 +86,14 @@ fn narrow_program(reduction: Reduction, converts: bool, aligned: bool) -> Progra
     reduction.finish(program, GROUP, GROUP)
 }
 
-fn widen_program(number: usize) -> Program {
-    Program::new("widen", &[wgsl!("common"), wgsl!("widen")]).with("TYPE", number)
-}
-
 impl Gpu {
-    /// `tensor` as F32: itself, or a widened copy of one that was uploaded in a shorter type.
+    /// `tensor`, which has to be F32, as all are but numbers, pictures and tables.
     pub(super) fn float(&self, tensor: &WebGpuTensor) -> Result<WebGpuTensor> {
         if tensor.dtype() == DType::F32 {
             return Ok(tensor.clone());
         }
-        let number = type_number("widen", tensor.dtype())?;
-        let out = self.output("widen", tensor.shape(), DType::F32)?;
-        let args = [Arg::from(tensor), Arg::from(&out)];
-        self.dispatch(&widen_program(number), &args, words([tensor.len()]), tensor.len().div_ceil(GROUP))?;
-        Ok(out)
+        let problem = format!("F32 is needed, not {} {:?}", tensor.dtype(), tensor.shape());
+        Err(Error::shape("webgpu", problem))
     }
 
     /// `tensor` in halves, as rows of `row` values with zeros up to `padded`, a multiple of four: what `input_half.wgsl`
@@ -118,14 +111,6 @@ impl Gpu {
         self.dispatch(&pass(true), &args, parameters, groups)?;
         Ok(out)
     }
-
-    /// Makes `tensor` F32 where it is not, for a verb that changes it.
-    pub(super) fn make_float(&self, tensor: &mut WebGpuTensor) -> Result<()> {
-        if tensor.dtype() != DType::F32 {
-            *tensor = self.float(tensor)?;
-        }
-        Ok(())
-    }
 }
 
 fn simple(name: &'static str) -> Program {
@@ -142,7 +127,7 @@ fn simple(name: &'static str) -> Program {
 
 pub(super) fn pad_rows(gpu: &Gpu, x: &mut WebGpuTensor, token: &WebGpuTensor, lengths: &WebGpuTensor) -> Result<()> {
     shapes::pad_rows(x.shape(), token.shape(), lengths.shape())?;
-    gpu.make_float(x)?;
+    gpu.float(x)?;
     let token = gpu.float(token)?;
     let parameters = words([x.len(), x.shape()[1], x.shape()[2]]);
     let args = [Arg::from(&*x), Arg::from(&token), Arg::from(lengths)];
@@ -219,7 +204,6 @@ pub(super) fn to_rgb8(gpu: &Gpu, x: &WebGpuTensor) -> Result<WebGpuTensor> {
 pub(super) fn programs() -> Vec<Program> {
     let mut programs = Vec::new();
     programs.extend([0, 1, 2].map(gather_program));
-    programs.extend([1, 2].map(widen_program));
     let names = ["pad_rows", "join_sequence", "unscale_latents", "scale_latents", "normalize_rgb8", "to_rgb8"];
     programs.extend(names.map(simple));
     for reduction in Reduction::ALL {

@@ -31,7 +31,7 @@ pub(super) fn guide_and_step(
     let verb = "guide_and_step";
     shapes::guide_and_step(latents.shape(), prediction.shape(), table.shape(), step.shape())?;
     elementwise::needs_rows(verb, table)?;
-    gpu.make_float(latents)?;
+    gpu.float(latents)?;
     let (prediction, table) = (gpu.float(prediction)?, gpu.float(table)?);
     let items = latents.shape()[0];
     let guided = prediction.shape()[0] != items;

@@ -214,7 +214,7 @@ impl Backend for WebGpu {
     }
 
     fn residual(&self, x: &mut WebGpuTensor, branch: Branch<'_, WebGpuTensor>) -> Result<()> {
-        self.0.make_float(x)?;
+        self.0.float(x)?;
         norms::residual_norm(&self.0, "residual", x, Some(branch), None).map(drop)
     }
 
@@ -224,7 +224,7 @@ impl Backend for WebGpu {
         branch: Branch<'_, WebGpuTensor>,
         norm: RmsNorm<'_, WebGpuTensor>,
     ) -> Result<WebGpuTensor> {
-        self.0.make_float(x)?;
+        self.0.float(x)?;
         normed("residual_norm", norms::residual_norm(&self.0, "residual_norm", x, Some(branch), Some(norm))?)
     }
 
