@@ -38,7 +38,7 @@ struct Held {
 struct Counted(Vec<u8>, Arc<Held>);
 
 impl Counted {
-    fn new(bytes: Vec<u8>, held: &Arc<Held>) -> Bytes {
+    fn bytes(bytes: Vec<u8>, held: &Arc<Held>) -> Bytes {
         let now = held.now.fetch_add(bytes.len(), SeqCst) + bytes.len();
         held.most.fetch_max(now, SeqCst);
         Bytes::from_owner(Self(bytes, held.clone()))
@@ -93,7 +93,7 @@ impl RemoteFiles for Slow {
             if file.ends_with(".safetensors") {
                 self.longest.fetch_max(part.len(), SeqCst);
             }
-            Ok(if file == "text_encoder/model.safetensors" { Counted::new(part, &self.held) } else { part.into() })
+            Ok(if file == "text_encoder/model.safetensors" { Counted::bytes(part, &self.held) } else { part.into() })
         })
     }
 
