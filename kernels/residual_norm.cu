@@ -15,7 +15,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, THREADS < 768 ? 768 / THRE
     __shared__ float scratch[2][THREADS / 32];
     let_next_start();
     wait_for_previous();
-    // The last first: the product that made y wrote them last, and the L2 still has them.
+    // The last first: a product of the library that made y wrote them last, and the L2 still has them.
     const unsigned token = gridDim.x - 1 - blockIdx.x, item = token / tokens;
     bf16 *row = x + static_cast<u64>(token) * width;
     const bf16 *branch = y + static_cast<u64>(token) * width;

@@ -50,6 +50,7 @@ pub mod bench;
 pub mod conformance;
 mod engine;
 mod error;
+mod future;
 mod image;
 pub mod model;
 mod options;

@@ -56,6 +56,55 @@ fn compiles(name: &str, source: &str, architecture: &str) {
     assert_eq!(complaint, None, "{name} for {architecture}: {}", compiled.log);
 }
 
+/// What comes before the wait of a kernel that starts early, and its parameters that lie in memory: pointers, tensor maps, and
+/// structures that hold some.
+fn before_waits(source: &str) -> Vec<(&str, Vec<&str>)> {
+    let waits = source.match_indices("\n    wait_for_previous();").map(|(at, _)| &source[..at]);
+    waits
+        .map(|text| {
+            let start = text.rfind("__global__").max(text.rfind("__device__")).expect("a wait is in a function");
+            let (head, body) = text[start..].split_once(") {\n").expect("a function has a body");
+            // The parameters stand in the last parentheses that are opened at the outermost level.
+            let mut depth = 1;
+            let open = head.char_indices().rev().find(|(_, c)| {
+                depth += match c {
+                    ')' => 1,
+                    '(' => -1,
+                    _ => 0,
+                };
+                depth == 0
+            });
+            let parameters = head[open.expect("a function has parameters").0 + 1..].split(',');
+            let in_memory = parameters.filter(|p| p.contains(['*', '&']) || p.contains("TensorMap"));
+            (body, in_memory.map(declared).collect())
+        })
+        .collect()
+}
+
+/// The name that a parameter declares.
+fn declared(parameter: &str) -> &str {
+    parameter.trim().rsplit([' ', '*', '&']).next().unwrap_or_default()
+}
+
+/// The driver starts these kernels while the one before still runs, and neither the emulation nor most runs on a GPU would show
+/// that one reads too early.
+#[test]
+fn a_kernel_that_starts_early_touches_nothing_before_it_waits() {
+    let mut seen = 0;
+    for (name, source) in cuda::kernels("sm_90a") {
+        for (body, parameters) in before_waits(&source) {
+            seen += 1;
+            assert!(!parameters.is_empty(), "{name}: {body}");
+            let words = body.split(|c: char| !c.is_alphanumeric() && c != '_');
+            let touched: Vec<&str> = words.filter(|word| parameters.contains(word)).collect();
+            assert_eq!(touched, Vec::<&str>::new(), "{name}");
+        }
+    }
+    assert!(seen > 50, "only {seen} kernels start early");
+    let early = "__global__ void __launch_bounds__(32) f(const float *x, unsigned n) {\n    float a = x[0];\n    wait_for_previous();\n";
+    assert_eq!(before_waits(early), [("    float a = x[0];", vec!["x"])]);
+}
+
 #[test]
 fn a_text_that_is_no_kernel_is_refused_with_a_sentence() {
     let Err(error) = cuda::compile("broken.cu", "extern \"C\" __global__ void broken( {}", "sm_80") else {

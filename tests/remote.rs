@@ -11,6 +11,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::task::Poll;
+#[cfg(feature = "webgpu")]
+use zimage::backend::webgpu::{Adapters, Shaders, WebGpu};
 use zimage::weights::{Answer, ModelFolder, RemoteFiles};
 use zimage::{BackendChoice, Engine, Error, ErrorKind, Model, Request, Stage};
 
@@ -112,31 +114,32 @@ fn remote(files: &Arc<Slow>) -> Model {
     block_on(Model::new(folder)).unwrap()
 }
 
-/// Loads `model`, or says why this machine cannot.
-fn load(model: &Model, backend: BackendChoice, progress: &mut dyn FnMut(Stage)) -> Option<Engine> {
-    let mut go_on = |stage| {
-        progress(stage);
-        ControlFlow::Continue(())
-    };
-    match block_on(Engine::load(model, backend, &mut go_on)) {
-        Err(error) if backend != BackendChoice::Cpu && error.kind() == ErrorKind::Device => {
-            let _ = writeln!(std::io::stderr(), "skipped: webgpu: {error}");
-            None
-        }
-        loaded => Some(loaded.unwrap()),
+/// Whether this machine has what `backend` runs on; says so where it has not.
+fn present(backend: BackendChoice) -> bool {
+    #[cfg(feature = "webgpu")]
+    if let BackendChoice::WebGpu(shaders) = backend
+        && let Err(error) = block_on(WebGpu::open_with(Adapters::Any, shaders, u64::MAX))
+    {
+        let _ = writeln!(std::io::stderr(), "skipped: webgpu: {error}");
+        return false;
     }
+    true
 }
 
 /// Its matrices and tables come in pieces, which makes no difference; where they go to a device, few of them are here at a time.
 fn draws_the_same_picture(backend: BackendChoice, on_device: bool) {
+    if !present(backend) {
+        return;
+    }
     let files = Arc::new(Slow::default());
     let mut seen = Vec::new();
     let mut watch = |stage| {
         if let Stage::Load { done, of } = stage {
             seen.push((done, of));
         }
+        ControlFlow::Continue(())
     };
-    let Some(far) = load(&remote(&files), backend, &mut watch) else { return };
+    let far = block_on(Engine::load(&remote(&files), backend, &mut watch)).unwrap();
     let (last, of) = seen[seen.len() - 1];
     assert!(seen[0] == (0, of) && last == of && seen.is_sorted(), "{seen:?}");
 
@@ -151,7 +154,8 @@ fn draws_the_same_picture(backend: BackendChoice, on_device: bool) {
     let held = files.held.most.load(SeqCst);
     assert!(!on_device || held < 8 * PIECE as usize, "{held} bytes of the text encoder were in this program at once");
 
-    let near = load(&Model::open(&path("")).unwrap(), backend, &mut |_| ()).unwrap();
+    let near = Model::open(&path("")).unwrap();
+    let near = block_on(Engine::load(&near, backend, &mut |_| ControlFlow::Continue(()))).unwrap();
     let request = Request { seed: 7, steps: Some(1), width: Some(64), height: Some(64), ..Request::new("a red fox") };
     let draw = |engine: &Engine| block_on(engine.generate(&request, &mut |_| ControlFlow::Continue(()))).unwrap();
     assert_eq!(draw(&far).images, draw(&near).images);
@@ -165,26 +169,41 @@ fn a_remote_model_draws_the_same_picture() {
 #[cfg(feature = "webgpu")]
 #[test]
 fn a_remote_model_draws_the_same_picture_on_webgpu() {
-    use zimage::backend::webgpu::Shaders;
     draws_the_same_picture(BackendChoice::WebGpu(Shaders::Plain), true);
     draws_the_same_picture(BackendChoice::WebGpu(Shaders::Best), true);
 }
 
-#[test]
-fn loading_can_be_cancelled_and_can_fail() {
+fn can_be_cancelled_and_can_fail(backend: BackendChoice) {
+    if !present(backend) {
+        return;
+    }
     let files = Arc::new(Slow::default());
     let model = remote(&files);
-    let mut calls = 0;
-    let mut some = |_| {
-        calls += 1;
-        if calls < 20 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-    };
-    let cancelled = block_on(Engine::load(&model, BackendChoice::Cpu, &mut some)).unwrap_err();
-    assert_eq!(cancelled.kind(), ErrorKind::Cancelled);
-    assert!(files.reads.load(SeqCst) < 200, "it goes on reading");
-
+    // In the first vectors, in the middle of a matrix, and in the table behind them.
+    for most in [20, 333, 1000] {
+        let before = files.reads.load(SeqCst);
+        let mut calls = 0;
+        let mut some = |_| {
+            calls += 1;
+            if calls < most { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        };
+        let cancelled = block_on(Engine::load(&model, backend, &mut some)).unwrap_err();
+        assert_eq!(cancelled.kind(), ErrorKind::Cancelled);
+        assert!(files.reads.load(SeqCst) - before < most + 100, "it goes on reading");
+    }
     files.broken.store(true, SeqCst);
-    let lost = block_on(Engine::load(&model, BackendChoice::Cpu, &mut |_| ControlFlow::Continue(()))).unwrap_err();
+    let lost = block_on(Engine::load(&model, backend, &mut |_| ControlFlow::Continue(()))).unwrap_err();
     assert_eq!(lost.kind(), ErrorKind::Files);
     assert!(lost.to_string().ends_with("the connection is lost"), "{lost}");
+}
+
+#[test]
+fn loading_can_be_cancelled_and_can_fail() {
+    can_be_cancelled_and_can_fail(BackendChoice::Cpu);
+}
+
+#[cfg(feature = "webgpu")]
+#[test]
+fn loading_can_be_cancelled_and_can_fail_on_webgpu() {
+    can_be_cancelled_and_can_fail(BackendChoice::WebGpu(Shaders::Best));
 }

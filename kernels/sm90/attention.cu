@@ -144,8 +144,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
             wgmma_fence();
 #pragma unroll
             for (unsigned step = 0; step < HEAD / 16; step++) {
-                const unsigned half = step / 4 * sizeof(bf16), inside = step % 4 * 32;
-                wgmma_k16(scores, later(query, half * QUERY_HALF + inside), later(key, half * KEY_HALF + inside), step != 0);
+                const unsigned half = step / 4, inside = step % 4 * 32;
+                const u64 q = later(query, half * QUERY_HALF * sizeof(bf16) + inside);
+                wgmma_k16(scores, q, later(key, half * KEY_HALF * sizeof(bf16) + inside), step != 0);
             }
             wgmma_commit();
             wgmma_wait<0>();

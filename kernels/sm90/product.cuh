@@ -135,8 +135,8 @@ __device__ __forceinline__ void product(const Left &left, const TensorMap &right
         if (threadIdx.x % 128 == 0) {
             // The first round finds every stage empty.
             unsigned slot = 0, phase = 1;
-            for (unsigned cluster = blockIdx.x / CLUSTER; cluster < count; cluster += stride) {
-                const Place place = place_of(cluster, rank, tiles_m, tiles_n);
+            for (unsigned turn = blockIdx.x / CLUSTER; turn < count; turn += stride) {
+                const Place place = place_of(turn, rank, tiles_m, tiles_n);
                 const typename Left::Tile tile = left.tile(place.m);
 #pragma unroll 1
                 for (unsigned step = 0; step < steps; step++) {
@@ -171,8 +171,8 @@ __device__ __forceinline__ void product(const Left &left, const TensorMap &right
         };
         unsigned slot = 0, phase = 0, written = 0;
         const u64 rows = matrix_at(ring + group * 64 * STEP), columns = matrix_at(ring + LEFT);
-        for (unsigned cluster = blockIdx.x / CLUSTER; cluster < count; cluster += stride) {
-            const Place place = place_of(cluster, rank, tiles_m, tiles_n);
+        for (unsigned turn = blockIdx.x / CLUSTER; turn < count; turn += stride) {
+            const Place place = place_of(turn, rank, tiles_m, tiles_n);
             float sums[TILE_N / 2];
             unsigned before = 0;
 #pragma unroll 1

@@ -12,7 +12,8 @@
 //! - Weights stay in the type they are stored in and are widened where they are used. Sums, norms and softmax are F32.
 //! - A tensor is shared by cloning its handle. Verbs return new tensors; what they change in place is taken by `&mut`.
 //! - Verbs may run later than they are called, in the order they were called in. Only [`Backend::download`] and
-//!   [`Backend::wait`] wait.
+//!   [`Backend::wait`] wait for them. Uploads of weights wait for the weights, and for nothing else: where those are in
+//!   memory, they are ready when they are polled for the first time.
 
 #[cfg(any(feature = "cuda", feature = "webgpu"))]
 mod cache;
@@ -220,8 +221,7 @@ pub trait Backend: Sized + Debug {
     /// be used as an activation. Takes effect at once, as all uploads do, also inside [`Backend::record`].
     fn upload(&self, tensor: &HostTensor) -> Result<Self::Tensor>;
 
-    /// Copies a table `[V, D]` of a floating type to the device as it is stored, for [`Backend::gather_rows`]. Waits for
-    /// nothing but the table's pieces, as the other uploads of weights do: those in memory are there at once.
+    /// Copies a table `[V, D]` of a floating type to the device as it is stored, for [`Backend::gather_rows`].
     fn upload_table(&self, table: &Weight<'_>) -> impl Future<Output = Result<Self::Tensor>>;
 
     /// Copies a tensor back, once everything called before has run; not inside [`Backend::record`]. F32, U32 and U8

@@ -5,7 +5,7 @@
 
 use super::host::{DType, HostTensor};
 use crate::error::{Error, Result};
-use crate::weights::Answer;
+use crate::future::Answer;
 use bytes::Bytes;
 use futures_util::future::try_join;
 use futures_util::stream::{StreamExt, iter};
@@ -125,11 +125,15 @@ impl<'a> Weight<'a> {
     /// As [`Weight::each_piece`], for the same rows of two tensors of one shape.
     ///
     /// # Errors
-    /// Those of [`Weight::each_piece`].
+    /// Those of [`Weight::each_piece`]; [`Error::Shape`] for two shapes.
     pub async fn each_pair(
         [first, second]: [&Self; 2],
         mut take: impl FnMut(usize, [HostTensor; 2]) -> Result<()>,
     ) -> Result<()> {
+        if first.shape != second.shape {
+            let problem = format!("there are no pairs of rows in {:?} and {:?}", first.shape, second.shape);
+            return Err(Error::shape("upload", problem));
+        }
         // Types of two sizes have pieces of two heights: the smaller one is for both.
         let count = first.at_once.min(second.at_once);
         let reads = (0..first.rows()).step_by(count).map(async |row| {
@@ -177,7 +181,7 @@ impl fmt::Debug for Weight<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::weights::at_once;
+    use crate::future::at_once;
     use std::cell::Cell;
 
     /// Bytes that count up, and how often they were asked for.

@@ -3,8 +3,8 @@
 use super::sizes::{BlockSizes, Conv, Norm, Sizes, attention_flop, distinct, linear_flop};
 use super::verbs::{Case, Inputs, MOST_CALLS, call};
 use crate::backend::{Backend, Branch, Conv2d, Heads, Mask, Modulation, QkNormRope, RmsNorm, RopePairs};
+use crate::future::at_once;
 use crate::model::config::{TransformerConfig, VaeConfig};
-use crate::weights::at_once;
 
 /// Every verb that takes time, for one picture with one caption.
 pub(super) fn all<B: Backend + 'static>(sizes: &Sizes<'_>) -> Vec<Case<B>> {

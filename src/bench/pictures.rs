@@ -118,7 +118,7 @@ fn prompt(tokenizer: &Tokenizer, word: &str, tokens: usize) -> Result<String> {
 mod tests {
     use super::*;
     use crate::bench::Published;
-    use crate::weights::at_once;
+    use crate::future::at_once;
     use std::path::Path;
 
     #[test]

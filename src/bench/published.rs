@@ -1,8 +1,9 @@
 //! The published models without their files: their configuration, random weights, and a tokenizer of one token a byte.
 
 use crate::error::{Error, Result};
+use crate::future::at_once;
 use crate::model::Model;
-use crate::weights::{ModelFolder, at_once};
+use crate::weights::ModelFolder;
 use serde_json::{Map, Value, json};
 use std::str::FromStr;
 

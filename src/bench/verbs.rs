@@ -8,7 +8,8 @@ use super::report::Row;
 use super::timing::{since_start, timed};
 use crate::backend::{Backend, DType, DeviceTensor, HostTensor};
 use crate::error::{Error, Result};
-use crate::weights::{RandomTensors, at_once};
+use crate::future::at_once;
+use crate::weights::RandomTensors;
 
 /// The most calls in a recording.
 pub(super) const MOST_CALLS: usize = 1024;

@@ -12,7 +12,7 @@ use super::noise;
 use super::tolerance::{Precision, Tolerance};
 use crate::backend::{Backend, DType, HostTensor, Weight};
 use crate::error::Result;
-use crate::weights::at_once;
+use crate::future::at_once;
 
 /// Calls verbs, and returns the tensors to look at: new ones, and those that were changed in place.
 pub(super) type Steps<B> = Box<dyn Fn(&B) -> Result<Vec<<B as Backend>::Tensor>>>;

@@ -9,7 +9,8 @@ pub mod transformer;
 pub mod vae;
 
 use crate::error::Result;
-use crate::weights::{ModelFolder, at_once};
+use crate::future::at_once;
+use crate::weights::ModelFolder;
 use config::ModelConfig;
 use std::path::Path;
 

@@ -8,6 +8,7 @@ use super::excerpt;
 use super::random::RandomTensors;
 use super::remote::RemoteFiles;
 use crate::error::{Error, Result};
+use crate::future::at_once;
 use bytes::Bytes;
 use serde_json::Value;
 use std::fmt;
@@ -16,7 +17,6 @@ use std::io::ErrorKind;
 use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
 
 const INDEX: &str = "model_index.json";
 
@@ -294,17 +294,6 @@ impl fmt::Debug for ModelFolder {
             Source::Memory(files) => write!(f, "ModelFolder({}, {} files in memory)", self.name, files.len()),
             Source::Remote(files) => write!(f, "ModelFolder({}, {files:?})", self.name),
         }
-    }
-}
-
-/// The value of a future that reads only what is on this machine.
-///
-/// # Panics
-/// When it waits for something after all.
-pub(crate) fn at_once<T>(future: impl Future<Output = T>) -> T {
-    match std::pin::pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(value) => value,
-        Poll::Pending => unreachable!("a file on this machine is there at once"),
     }
 }
 

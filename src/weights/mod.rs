@@ -12,10 +12,10 @@ mod random;
 mod remote;
 mod tensors;
 
+pub use crate::future::Answer;
 pub use folder::ModelFolder;
-pub(crate) use folder::at_once;
 pub use random::RandomTensors;
-pub use remote::{Answer, RemoteFiles};
+pub use remote::RemoteFiles;
 /// The element types that a safetensors file can name. [`Tensors::take`] reads only the floating ones of 16 and 32 bits.
 pub use safetensors::Dtype as StoredType;
 pub use tensors::{Listing, OnRead, Tensors};

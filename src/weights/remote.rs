@@ -1,14 +1,9 @@
 //! Files that are not on this machine: what a model's folder asks of whoever holds them.
 
-use crate::error::Result;
+use crate::future::Answer;
 use bytes::Bytes;
 use std::fmt;
-use std::future::Future;
 use std::ops::Range;
-use std::pin::Pin;
-
-/// What a [`RemoteFiles`] answers in its own time.
-pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + 'a>>;
 
 /// Files that are read part by part from somewhere else: from a server, from what a browser keeps. Paths are relative to
 /// the model's folder, with `/` between their parts.

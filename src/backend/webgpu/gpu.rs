@@ -154,10 +154,10 @@ impl Gpu {
     pub(super) fn room(&self, what: &str, shape: &[usize], bytes: u64, most: u64) -> Result<Room> {
         self.device.faults.check()?;
         self.check_size(what, format_args!("a tensor of shape {shape:?}"), bytes, most)?;
-        let memory = Memory::new(self.allocate(what, shape, bytes, Room::MAPPED, LIGHTER)?, &self.pool);
-        let view = Room::MAPPED.then(|| memory.buffer().get_mapped_range_mut(..)).transpose();
+        let buffer = self.allocate(what, shape, bytes, Room::MAPPED, LIGHTER)?;
+        let view = Room::MAPPED.then(|| buffer.get_mapped_range_mut(..)).transpose();
         let fault = |error| Error::Device(format!("{what}: the GPU's memory cannot be written: {error}"));
-        Ok(Room { view: view.map_err(fault)?, memory })
+        Ok(Room { view: view.map_err(fault)?, memory: Memory::new(buffer, &self.pool) })
     }
 
     /// Writes `part` to a place in new memory that is a multiple of 4; behind a part that ends at none come zeros.
@@ -218,7 +218,10 @@ impl Gpu {
     }
 
     fn room_of(&self, what: &str, shape: &[usize], dtype: DType) -> Result<Room> {
-        self.room(what, shape, padded(shape.iter().product(), dtype), self.device.limits.max_buffer_size)
+        // A table may have more bytes than this program's memory has addresses.
+        let elements = shape.iter().fold(1u64, |product, &n| product.saturating_mul(n as u64));
+        let bytes = elements.saturating_mul(dtype.size() as u64).checked_next_multiple_of(16).unwrap_or(u64::MAX);
+        self.room(what, shape, bytes.max(16), self.device.limits.max_buffer_size)
     }
 
     /// The table that `make` makes of `size`, uploaded when it is asked for the first time.

@@ -77,7 +77,7 @@ pub(super) fn narrow(gpu: &Gpu, verb: &str, stored: Stored, width: usize, from: 
     let mut stored_arg = gpu.empty();
     if stored == Stored::F32 {
         to.memory = gpu.new_memory(verb, &[rows, width], to.bytes)?;
-        from.memory.pass();
+        from.memory.let_go();
         stored_arg = from.arg();
     }
     let eights = rows * row / EIGHT;

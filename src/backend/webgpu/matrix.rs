@@ -123,7 +123,8 @@ pub(super) struct Filling<'g> {
 }
 
 impl<'g> Filling<'g> {
-    /// Room for `matrices` matrices `[rows, width]`, one or two, whose elements come as `stored`.
+    /// Room for `matrices` matrices `[rows, width]`, one or two, whose elements come as `stored`. It is cut by the size that they
+    /// come in, also where they will be halves of F32 and half as large.
     pub(super) fn new(
         gpu: &'g Gpu,
         verb: &'static str,
@@ -143,7 +144,7 @@ impl<'g> Filling<'g> {
         let mut pieces = Vec::new();
         for first in (0..rows).step_by(at_once) {
             let rows = at_once.min(rows - first);
-            let bytes = (each * rows as u64).max(16);
+            let bytes = each * rows as u64;
             let room = gpu.room(verb, &[rows, width], bytes, most)?;
             let memory = room.memory().clone();
             pieces.push((room, Piece { memory, bytes, first, rows }));

@@ -182,17 +182,17 @@ impl fmt::Debug for Pool {
 pub(super) struct Memory {
     buffer: wgpu::Buffer,
     home: Arc<Pool>,
-    passing: AtomicBool,
+    transient: AtomicBool,
 }
 
 impl Memory {
     pub(super) fn new(buffer: wgpu::Buffer, home: &Arc<Pool>) -> Arc<Self> {
-        Arc::new(Self { buffer, home: home.clone(), passing: AtomicBool::new(false) })
+        Arc::new(Self { buffer, home: home.clone(), transient: AtomicBool::new(false) })
     }
 
     /// Has the buffer let go of in the end: one that was only on the way to another, of a size that no tensor asks for.
-    pub(super) fn pass(&self) {
-        self.passing.store(true, Ordering::Relaxed);
+    pub(super) fn let_go(&self) {
+        self.transient.store(true, Ordering::Relaxed);
     }
 
     pub(super) fn buffer(&self) -> &wgpu::Buffer {
@@ -207,7 +207,7 @@ impl Memory {
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        if *self.passing.get_mut() {
+        if *self.transient.get_mut() {
             self.home.gone(self.buffer.size());
         } else {
             self.home.give(self.buffer.clone());

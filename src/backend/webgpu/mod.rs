@@ -2,7 +2,7 @@
 //!
 //! One file in `shaders/` a verb; the files here launch them, check shapes and find the memory. Activations are F32,
 //! weights stay as they are stored and are widened where they are read, all arithmetic is F32. The faster variants
-//! multiply halves, have matrices become F16 on the way to the device, and sum by subgroup operations: see [`Shaders`].
+//! multiply halves, make matrices F16 once they are on the device, and sum by subgroup operations: see [`Shaders`].
 
 mod attention;
 mod cache;

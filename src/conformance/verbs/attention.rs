@@ -35,6 +35,9 @@ pub(super) fn cases<B: Backend + 'static>(suite: &mut Suite<B>) {
         ("vae-one-head-of-512", Kind { tokens: 144, heads: [1, 1, 512], ..PLAIN }),
         ("head-of-96", Kind { tokens: 35, heads: [1, 1, 96], ..PLAIN }),
         ("odd-head", Kind { tokens: 37, heads: [3, 3, 18], ..PLAIN }),
+        // Tiles of keys that some items have and others have not, and queries that fill no two tiles.
+        ("400-ragged", Kind { batch: 3, tokens: 400, heads: [2, 2, 128], lengths: &[400, 130, 1], ..PLAIN }),
+        ("400-causal-ragged", Kind { batch: 3, tokens: 400, heads: [4, 2, 128], lengths: &[1, 400, 260], ..QWEN }),
         ("values-1e6", Kind { values: 1e6, heads: [2, 1, 128], ..PLAIN }),
         // Equal scores: the mean of the values.
         ("flat", Kind { tokens: 50, scale: 0.0, ..PLAIN }),
@@ -48,8 +51,13 @@ pub(super) fn cases<B: Backend + 'static>(suite: &mut Suite<B>) {
         }
     }
     // Scores of some hundreds: an exponential that is not taken relative to the largest overflows.
-    add(suite, "peaked", Kind { tokens: 65, scale: 13.0, heads: [2, 2, 128], ..PLAIN }, PEAKED_ATTENTION);
-    add(suite, "peaked-causal", Kind { tokens: 65, scale: 13.0, heads: [4, 1, 128], ..QWEN }, PEAKED_ATTENTION);
+    // Through many tiles of keys the largest rises, by more than any kernel lets it lag behind.
+    for (name, tokens) in [("peaked", 65), ("peaked-449", 449)] {
+        add(suite, name, Kind { tokens, scale: 13.0, heads: [2, 2, 128], ..PLAIN }, PEAKED_ATTENTION);
+    }
+    for (name, tokens) in [("peaked-causal", 65), ("peaked-causal-449", 449)] {
+        add(suite, name, Kind { tokens, scale: 13.0, heads: [4, 1, 128], ..QWEN }, PEAKED_ATTENTION);
+    }
 }
 
 fn add<B: Backend + 'static>(suite: &mut Suite<B>, name: &str, kind: Kind, tolerance: Tolerance) {

@@ -3,7 +3,7 @@
 use super::super::case::{Suite, in_pieces, steps};
 use super::super::tolerance::GATED_PRODUCT;
 use crate::backend::{Backend, DType};
-use crate::weights::at_once;
+use crate::future::at_once;
 
 pub(super) fn cases<B: Backend + 'static>(suite: &mut Suite<B>) {
     for (name, tokens, k, f, dtype, scale) in [

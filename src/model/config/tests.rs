@@ -1,5 +1,5 @@
 use super::*;
-use crate::weights::at_once;
+use crate::future::at_once;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::fs;

@@ -12,7 +12,7 @@ use super::super::{Backend, DType, DeviceTensor, HostTensor, Weight};
 use super::{Cpu, CpuLinear, CpuTensor};
 use crate::conformance::{noise, relative_error};
 use crate::error::Result;
-use crate::weights::at_once;
+use crate::future::at_once;
 use pollster::block_on;
 
 const TOLERANCE: f64 = 1e-5;

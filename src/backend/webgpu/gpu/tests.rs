@@ -1,5 +1,7 @@
 //! What happens when memory runs out or the device goes away, and what is kept for reuse.
 
+use super::super::halves;
+use super::super::matrix::{Filling, Stored};
 use super::*;
 use pollster::block_on;
 use std::io::Write;
@@ -71,6 +73,24 @@ fn what_a_stage_leaves_is_used_again_and_gives_way_before_more_is_held_than_ever
     assert!(gpu.pool.take(8 << 20).is_some() && gpu.pool.take(32 << 20).is_some());
     assert_eq!(block_on(gpu.download(&uploaded)).unwrap().to_f32()[(4 << 18) - 1], 1.0);
     assert_eq!(block_on(gpu.download(&kept)).unwrap().to_f32(), [1.0, 2.0, 3.0]);
+}
+
+#[test]
+fn what_was_only_on_the_way_to_halves_is_let_go_of() {
+    let Some(gpu) = open() else { return };
+    let (rows, width) = (1 << 10, 1 << 10);
+    let base = gpu.peak_memory();
+    let mut filling = Filling::new(&gpu, "test", Stored::F32, [rows, width], 1).unwrap();
+    filling.write(0, 0, &HostTensor::from_f32(&[rows, width], &vec![1.0; rows * width])).unwrap();
+    let piece = filling.written().unwrap().remove(0);
+    let f32s = piece.memory.buffer().clone();
+    let halves = halves::narrow(&gpu, "test", Stored::F32, width, piece, 0).unwrap();
+    assert_eq!((f32s.size(), halves.bytes), (4 << 20, 2 << 20));
+    assert_eq!(gpu.peak_memory(), base + (6 << 20));
+    // Neither is the buffer handed out again, nor does it count any longer.
+    let instead = gpu.output("test", &[rows, width], DType::F32).unwrap();
+    assert_ne!(*instead.memory().buffer(), f32s);
+    assert_eq!(gpu.peak_memory(), base + (6 << 20));
 }
 
 /// On an adapter that computes on the processor a process can be given little memory: it runs this test alone in one.
