@@ -166,6 +166,16 @@ fn what_does_not_fit_is_refused_with_a_sentence() {
     assert_eq!(block_on(b.download(&x)).unwrap().to_f32(), [1.0; 8]);
 }
 
+#[test]
+fn a_table_is_only_looked_up_in() {
+    let Some(b) = webgpu() else { return };
+    let table = HostTensor::new(DType::Bf16, &[3, 2], vec![0; 12].into()).unwrap();
+    let table = block_on(b.upload_table(&table.into())).unwrap();
+    let w = block_on(b.upload_linear(&[HostTensor::from_f32(&[4, 2], &[1.0; 8]).into()], &[])).unwrap();
+    let sentence = b.linear(&table, &w).unwrap_err().to_string();
+    assert_eq!(sentence, "linear: F32 is needed, not BF16 [3, 2]");
+}
+
 /// `x·2` by a matrix of one element.
 fn doubled(b: &WebGpu, two: &WebGpuLinear, x: &WebGpuTensor) -> WebGpuTensor {
     b.linear(x, two).unwrap()

@@ -155,7 +155,8 @@ test("a picture that is too large for the GPU is refused in a sentence, and a sm
   await page.click("#more summary");
   await ask(page, { prompt: "a red fox", width: 8192, height: 8192, steps: 1, guidance: 1, seed: 5 });
   const words = await notice(page);
-  assert.match(words, /for one buffer; a smaller picture .* may fit\.\s+What takes less: a smaller width and height, no guidance/);
+  assert.match(words, /^The GPU has no room for this\.\s+What takes less: a smaller width and height, no guidance/);
+  assert.match(words, /for one buffer; a smaller picture .* may fit\.\s/);
   assert.match(words, /Draw on the processor instead/);
   await until(page, "ready");
   await ask(page, { prompt: "a red fox", guidance: 0, ...SMALL });

@@ -154,7 +154,7 @@ pub(super) fn attention(
     }
     let out = gpu.output(verb, &shape, DType::F32)?;
     let kind = Kind::choose(gpu.device.variant, heads.dim);
-    let mut qkv = gpu.float(qkv)?;
+    let mut qkv = gpu.float(verb, qkv)?;
     if kind.halves() {
         qkv = gpu.narrow(&qkv, heads.dim, heads.dim)?;
     }
@@ -190,8 +190,9 @@ pub(super) fn qk_norm_rope(
     let QkNormRope { q_norm, k_norm, eps, rotation, pairs } = how;
     shapes::qk_norm_rope(qkv.shape(), heads, q_norm.shape(), k_norm.shape(), rotation.shape())?;
     let (items, tokens) = (qkv.shape()[0], qkv.shape()[1]);
-    gpu.float(qkv)?;
-    let (q_norm, k_norm, rotation) = (gpu.float(q_norm)?, gpu.float(k_norm)?, gpu.float(rotation)?);
+    let verb = "qk_norm_rope";
+    gpu.float(verb, qkv)?;
+    let (q_norm, k_norm, rotation) = (gpu.float(verb, q_norm)?, gpu.float(verb, k_norm)?, gpu.float(verb, rotation)?);
     let stride = if rotation.shape()[0] == 1 { 0 } else { tokens * heads.dim };
     let mut parameters =
         [tokens, items * tokens, heads.query, heads.key_value, stride].map(|value| value as u32).to_vec();

@@ -28,8 +28,8 @@ pub(super) fn conv2d(
     let shape @ [items, out_h, out_w, _] = shapes::conv2d(x.shape(), w.dims, geometry, residual.map(|r| r.shape()))?;
     let (h, wide, [o, kh, kw, channels]) = (x.shape()[1], x.shape()[2], w.dims);
     let out = gpu.output(VERB.name, &shape, DType::F32)?;
-    let x = gpu.float(x)?;
-    let residual = residual.map(|residual| gpu.float(residual)).transpose()?;
+    let x = gpu.float(VERB.name, x)?;
+    let residual = residual.map(|residual| gpu.float(VERB.name, residual)).transpose()?;
     let [top, left, ..] = geometry.pad;
     let zoom = usize::from(geometry.upsample);
     let parameters =

@@ -88,12 +88,12 @@ fn narrow_program(reduction: Reduction, converts: bool, aligned: bool) -> Progra
 
 impl Gpu {
     /// `tensor`, which has to be F32, as all are but numbers, pictures and tables.
-    pub(super) fn float(&self, tensor: &WebGpuTensor) -> Result<WebGpuTensor> {
+    pub(super) fn float(&self, verb: &'static str, tensor: &WebGpuTensor) -> Result<WebGpuTensor> {
         if tensor.dtype() == DType::F32 {
             return Ok(tensor.clone());
         }
         let problem = format!("F32 is needed, not {} {:?}", tensor.dtype(), tensor.shape());
-        Err(Error::shape("webgpu", problem))
+        Err(Error::shape(verb, problem))
     }
 
     /// `tensor` in halves, as rows of `row` values with zeros up to `padded`, a multiple of four: what `input_half.wgsl`
@@ -127,8 +127,8 @@ fn simple(name: &'static str) -> Program {
 
 pub(super) fn pad_rows(gpu: &Gpu, x: &mut WebGpuTensor, token: &WebGpuTensor, lengths: &WebGpuTensor) -> Result<()> {
     shapes::pad_rows(x.shape(), token.shape(), lengths.shape())?;
-    gpu.float(x)?;
-    let token = gpu.float(token)?;
+    gpu.float("pad_rows", x)?;
+    let token = gpu.float("pad_rows", token)?;
     let parameters = words([x.len(), x.shape()[1], x.shape()[2]]);
     let args = [Arg::from(&*x), Arg::from(&token), Arg::from(lengths)];
     gpu.dispatch(&simple("pad_rows"), &args, parameters, x.len().div_ceil(GROUP))
@@ -144,7 +144,7 @@ pub(super) fn join_sequence(
     let shape = shapes::join_sequence(image.shape(), caption.shape(), captions.shape())?;
     needs_rows(verb, caption)?;
     let out = gpu.output(verb, &shape, DType::F32)?;
-    let (image, caption) = (gpu.float(image)?, gpu.float(caption)?);
+    let (image, caption) = (gpu.float(verb, image)?, gpu.float(verb, caption)?);
     let item = |tensor: &WebGpuTensor| tensor.shape()[1] * tensor.shape()[2];
     let parameters = words([out.len(), image.shape()[0], item(&image), caption.shape()[0], item(&caption)]);
     let args = [Arg::from(&image), Arg::from(&caption), Arg::from(captions), Arg::from(&out)];
@@ -156,7 +156,7 @@ pub(super) fn unscale_latents(gpu: &Gpu, latents: &WebGpuTensor, scale: f32, shi
     let verb = "unscale_latents";
     let shape @ [_, h, w, c] = shapes::unscale_latents(latents.shape())?;
     let out = gpu.output(verb, &shape, DType::F32)?;
-    let latents = gpu.float(latents)?;
+    let latents = gpu.float(verb, latents)?;
     let mut parameters = words([out.len(), c, h * w]);
     parameters.extend([scale.to_bits(), shift.to_bits()]);
     gpu.dispatch(&simple(verb), &[Arg::from(&latents), Arg::from(&out)], parameters, out.len().div_ceil(GROUP))?;
@@ -173,7 +173,7 @@ pub(super) fn scale_latents(
     let verb = "scale_latents";
     let shape @ [_, _, h, w] = shapes::scale_latents(x.shape(), channels)?;
     let out = gpu.output(verb, &shape, DType::F32)?;
-    let x = gpu.float(x)?;
+    let x = gpu.float(verb, x)?;
     let mut parameters = words([out.len(), channels, x.shape()[3], h * w]);
     parameters.extend([scale.to_bits(), shift.to_bits()]);
     gpu.dispatch(&simple(verb), &[Arg::from(&x), Arg::from(&out)], parameters, out.len().div_ceil(GROUP))?;
@@ -194,7 +194,7 @@ pub(super) fn normalize_rgb8(gpu: &Gpu, pixels: &WebGpuTensor) -> Result<WebGpuT
 pub(super) fn to_rgb8(gpu: &Gpu, x: &WebGpuTensor) -> Result<WebGpuTensor> {
     let verb = "to_rgb8";
     let out = gpu.output(verb, x.shape(), DType::U8)?;
-    let x = gpu.float(x)?;
+    let x = gpu.float(verb, x)?;
     let args = [Arg::from(&x), Arg::from(&out), gpu.not_numbers()];
     gpu.dispatch(&simple(verb), &args, words([out.len()]), out.len().div_ceil(4 * GROUP))?;
     Ok(out)

@@ -31,8 +31,8 @@ pub(super) fn guide_and_step(
     let verb = "guide_and_step";
     shapes::guide_and_step(latents.shape(), prediction.shape(), table.shape(), step.shape())?;
     elementwise::needs_rows(verb, table)?;
-    gpu.float(latents)?;
-    let (prediction, table) = (gpu.float(prediction)?, gpu.float(table)?);
+    gpu.float(verb, latents)?;
+    let (prediction, table) = (gpu.float(verb, prediction)?, gpu.float(verb, table)?);
     let items = latents.shape()[0];
     let guided = prediction.shape()[0] != items;
     let size: usize = latents.shape()[1..].iter().product();

@@ -40,7 +40,7 @@ fn product(gpu: &Gpu, verb: Verb, x: &WebGpuTensor, w: &WebGpuLinear, silu: bool
     let [n, k] = w.matrix.dims();
     Product {
         verb,
-        x: &gpu.float(x)?,
+        x: &gpu.float(verb.name, x)?,
         row: k,
         matrix: &w.matrix,
         m: out.len() / n.max(1),
@@ -80,7 +80,7 @@ pub(super) fn swiglu(gpu: &Gpu, x: &WebGpuTensor, w: &WebGpuSwiGlu) -> Result<We
     let out = gpu.output("swiglu", &shape, DType::F32)?;
     Product {
         verb: SWIGLU,
-        x: &gpu.float(x)?,
+        x: &gpu.float(SWIGLU.name, x)?,
         row: k,
         matrix: &w.matrix,
         m: out.len() / hidden.max(1),
@@ -109,7 +109,7 @@ pub(super) fn timestep_embedding(
     // The exponential of a GPU is not exact enough for angles of 1000: the host computes the frequencies once.
     let frequencies =
         gpu.table(k / 2, |half| (0..half).map(|i| (-MAX_PERIOD.ln() * i as f32 / half as f32).exp()).collect())?;
-    let times = gpu.float(times)?;
+    let times = gpu.float(verb, times)?;
     let inner = gpu.output(verb, &[r, hidden], DType::F32)?;
     Product {
         verb: SINUSOIDS,

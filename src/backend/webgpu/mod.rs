@@ -209,12 +209,10 @@ impl Backend for WebGpu {
     }
 
     fn rms_norm(&self, x: &WebGpuTensor, norm: RmsNorm<'_, WebGpuTensor>) -> Result<WebGpuTensor> {
-        let x = self.0.float(x)?;
-        normed("rms_norm", norms::residual_norm(&self.0, "rms_norm", &x, None, Some(norm))?)
+        normed("rms_norm", norms::residual_norm(&self.0, "rms_norm", x, None, Some(norm))?)
     }
 
     fn residual(&self, x: &mut WebGpuTensor, branch: Branch<'_, WebGpuTensor>) -> Result<()> {
-        self.0.float(x)?;
         norms::residual_norm(&self.0, "residual", x, Some(branch), None).map(drop)
     }
 
@@ -224,7 +222,6 @@ impl Backend for WebGpu {
         branch: Branch<'_, WebGpuTensor>,
         norm: RmsNorm<'_, WebGpuTensor>,
     ) -> Result<WebGpuTensor> {
-        self.0.float(x)?;
         normed("residual_norm", norms::residual_norm(&self.0, "residual_norm", x, Some(branch), Some(norm))?)
     }
 

@@ -43,7 +43,7 @@ fn modulation(
     let Some(Modulation { table, row }) = row else { return Ok((gpu.empty(), 0, 0)) };
     shapes::modulated(verb, table.shape(), row, x)?;
     let (items, rows, width) = (table.shape()[0], table.shape()[1], x[2]);
-    let table = gpu.float(table)?;
+    let table = gpu.float(verb, table)?;
     Ok((Arg::from(&table), if items == 1 { 0 } else { rows * width }, row * width))
 }
 
@@ -56,15 +56,16 @@ pub(super) fn residual_norm(
     norm: Option<RmsNorm<'_, WebGpuTensor>>,
 ) -> Result<Option<WebGpuTensor>> {
     let dims @ [items, tokens, width] = shapes::dims::<3>(verb, "x", x.shape())?;
+    let x = &gpu.float(verb, x)?;
     let mut does = Does { branch: branch.is_some(), out: norm.is_some(), ..Does::default() };
     let (mut y, mut branch_norm, mut branch_eps) = (gpu.empty(), gpu.empty(), 0.0);
     let mut gate = (gpu.empty(), 0, 0);
     if let Some(branch) = branch {
         shapes::same(verb, "the branch", branch.y.shape(), &dims)?;
-        y = Arg::from(&gpu.float(branch.y)?);
+        y = Arg::from(&gpu.float(verb, branch.y)?);
         if let Some(norm) = branch.norm {
             shapes::norm(verb, &dims, norm.shape())?;
-            branch_norm = Arg::from(&gpu.float(norm)?);
+            branch_norm = Arg::from(&gpu.float(verb, norm)?);
         }
         does.norm = branch.norm.is_some();
         does.gate = branch.gate.is_some();
@@ -76,7 +77,7 @@ pub(super) fn residual_norm(
     let mut out = None;
     if let Some(norm) = norm {
         shapes::norm(verb, &dims, norm.weight.shape())?;
-        weight = Arg::from(&gpu.float(norm.weight)?);
+        weight = Arg::from(&gpu.float(verb, norm.weight)?);
         does.scale = norm.scale.is_some();
         scale = modulation(gpu, verb, norm.scale, dims)?;
         eps = norm.eps;
@@ -128,7 +129,7 @@ pub(super) fn group_norm(
     let partial = gpu.output(verb, &[items, groups, chunks, parts, 3], DType::F32)?;
     let moments = gpu.output(verb, &[items, groups, 2], DType::F32)?;
     let out = gpu.output(verb, &shape, DType::F32)?;
-    let (x, weight, bias) = (gpu.float(x)?, gpu.float(weight)?, gpu.float(bias)?);
+    let (x, weight, bias) = (gpu.float(verb, x)?, gpu.float(verb, weight)?, gpu.float(verb, bias)?);
     let sizes = [items, pixels, channels, groups, width, parts, unit, units, blocks, chunk, chunks];
     let mut parameters = sizes.map(|value| value as u32).to_vec();
     parameters.push(eps.to_bits());

@@ -35,7 +35,7 @@ pub(super) fn embed_patches(
     let shape = shapes::embed_patches(latents.shape(), patch, dims, pad.shape(), tokens, copies)?;
     let [items, channels, h, wide] = shapes::dims::<4>(verb, "the latents", latents.shape())?;
     let out = gpu.output(verb, &shape, DType::F32)?;
-    let (latents, pad) = (gpu.float(latents)?, gpu.float(pad)?);
+    let (latents, pad) = (gpu.float(verb, latents)?, gpu.float(verb, pad)?);
     let patches = (h / patch) * (wide / patch);
     let parameters = [tokens, patches, wide / patch, patch, channels, h, wide, copies];
     Product {
@@ -70,7 +70,7 @@ pub(super) fn final_layer(
     let shape @ [items, channels, h, wide] = shapes::final_layer(x.shape(), table, scale.row, dims, patch, size)?;
     let (tokens, table_rows, shared) = (x.shape()[1], table[1], table[0] == 1);
     let out = gpu.output(verb, &shape, DType::F32)?;
-    let (x, table) = (gpu.float(x)?, gpu.float(scale.table)?);
+    let (x, table) = (gpu.float(verb, x)?, gpu.float(verb, scale.table)?);
     let patches = (h / patch) * (wide / patch);
     let sizes = [tokens, patches, wide / patch, patch, channels, h, wide, table_rows, scale.row];
     let mut parameters = sizes.map(|value| value as u32).to_vec();

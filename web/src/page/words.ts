@@ -44,8 +44,9 @@ export function explained(error: ZImageError): string[] {
       return [sentence, "The GPU was reset, or the browser took it away: restart, and the model comes from this browser's storage."];
     case "memory":
       return [
-        sentence,
+        "The GPU has no room for this.",
         "What takes less: a smaller width and height, no guidance, a smaller model, or closing other tabs and programs that use the GPU.",
+        sentence,
       ];
     default:
       return [sentence];
