@@ -129,9 +129,10 @@ fn results_kept_in_f16_are_caught() {
 fn wrong_arguments_are_caught_by_the_verbs_that_take_them() {
     let products = ["linear", "timestep_embedding", "modulation", "embed_patches", "final_layer", "conv2d"];
     let normed = ["rms_norm", "residual", "residual_norm", "qk_norm_rope", "final_layer", "group_norm"];
-    let cases: [(Fault, &[&str]); 29] = [
+    let cases: [(Fault, &[&str]); 30] = [
         (Fault::BiasForgotten, &products),
         (Fault::GateAndUpSwapped, &["swiglu"]),
+        (Fault::LastPieceForgotten, &["gather_rows", "linear", "swiglu"]),
         (Fault::EpsZero, &normed),
         (Fault::ScaleForgotten, &["rms_norm", "residual_norm"]),
         (Fault::NextModulationRow, &["rms_norm", "residual", "residual_norm", "final_layer"]),

@@ -3,6 +3,9 @@
 //! Faults of arguments (a forgotten mask, another eps) are planted everywhere. Damage to results needs the host, so it is
 //! done to verbs that are called; recorded ones pass unharmed, which is a difference between the two that is caught too.
 
+mod fault;
+
+pub(crate) use fault::{Damage, Fault};
 use half::{bf16, f16};
 use pollster::block_on;
 use std::cell::{Cell, RefCell};
@@ -12,61 +15,6 @@ use zimage::backend::{
     Backend, Branch, Conv2d, DType, DeviceTensor, Heads, HostTensor, Mask, Modulation, QkNormRope, RmsNorm, RopePairs,
     Weight,
 };
-
-/// What is wrong.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Fault {
-    /// Nothing.
-    None,
-    /// The result of one verb, `Verb`, is damaged.
-    Result(&'static str, Damage),
-    BiasForgotten,
-    GateAndUpSwapped,
-    EpsZero,
-    ScaleForgotten,
-    NextModulationRow,
-    GateForgotten,
-    BranchNormForgotten,
-    ResidualNotAdded,
-    NormsTheOldStream,
-    PairsSwapped,
-    QueryAndKeyNormsSwapped,
-    MaskSkipped,
-    LengthsIgnored,
-    OneKeyTooMany,
-    StepZeroAlways,
-    SiluForgotten,
-    PadForgotten,
-    PaddingSkipped,
-    FirstCaptionForAll,
-    CapForgotten,
-    GuidanceForgotten,
-    StepNotAdvanced,
-    ConvResidualForgotten,
-    PaddedAtTheOtherSide,
-    GroupsHalved,
-    ShiftForgotten,
-    NanIsBlack,
-    FirstReplaySkipped,
-    RunsWhileRecording,
-    /// There is no memory for a `conv2d` with more elements, which nobody knows before.
-    NoMemoryPast(usize),
-    /// The device has so many bytes free.
-    FreeMemory(u64),
-}
-
-/// What happens to a result.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Damage {
-    /// Times 1.001.
-    Scaled,
-    /// Nothing is written to the last row; the memory holds what it held.
-    LastRowUnwritten,
-    /// Nothing is written at all.
-    Unwritten,
-    /// Stored as F16 on the way.
-    ThroughF16,
-}
 
 /// A backend with a fault.
 #[derive(Debug)]
@@ -139,6 +87,24 @@ impl<B: Backend> Faulty<B> {
     fn operand(&self, weight: &HostTensor) -> HostTensor {
         let dtype = self.precision[1];
         if dtype == DType::F32 { weight.clone() } else { stored(dtype, weight.shape(), &weight.to_f32()) }
+    }
+
+    /// All of a weight that came.
+    async fn arrived(&self, weight: &Weight<'_>) -> Result<HostTensor> {
+        let whole = weight.whole().await?;
+        let mut last = 0;
+        let see = |row, _| {
+            last = row;
+            Ok(())
+        };
+        Weight::each_piece(std::slice::from_ref(weight), see).await?;
+        if last == 0 || !self.is(Fault::LastPieceForgotten) {
+            return Ok(whole);
+        }
+        let mut bytes = whole.bytes().to_vec();
+        let start = bytes.len() / weight.rows() * last;
+        bytes[start..].fill(0);
+        Ok(HostTensor::new(whole.dtype(), whole.shape(), bytes.into()).expect("as many bytes"))
     }
 
     /// A verb's result on its way to the caller.
@@ -245,19 +211,20 @@ impl<B: Backend> Backend for Faulty<B> {
     }
 
     async fn upload_table(&self, table: &Weight<'_>) -> Result<B::Tensor> {
-        self.inner.upload_table(table).await
+        self.inner.upload_table(&self.arrived(table).await?.into()).await
     }
 
     async fn upload_linear(&self, parts: &[Weight<'_>], biases: &[HostTensor]) -> Result<B::Linear> {
         let mut operands = Vec::new();
         for part in parts {
-            operands.push(self.operand(&part.whole().await?).into());
+            operands.push(self.operand(&self.arrived(part).await?).into());
         }
         self.inner.upload_linear(&operands, if self.is(Fault::BiasForgotten) { &[] } else { biases }).await
     }
 
     async fn upload_swiglu(&self, gate: &Weight<'_>, up: &Weight<'_>) -> Result<B::SwiGlu> {
-        let (gate, up) = (self.operand(&gate.whole().await?).into(), self.operand(&up.whole().await?).into());
+        let (gate, up) = (self.arrived(gate).await?, self.arrived(up).await?);
+        let (gate, up) = (self.operand(&gate).into(), self.operand(&up).into());
         let (gate, up) = if self.is(Fault::GateAndUpSwapped) { (up, gate) } else { (gate, up) };
         self.inner.upload_swiglu(&gate, &up).await
     }
