@@ -1,7 +1,7 @@
 //! A tensor of a model on its way to a device.
 //!
-//! A text encoder's embeddings take gigabytes where a browser's program has some hundred megabytes: a weight that is not
-//! in memory is read in pieces of whole rows, and only the pieces that are on their way are held.
+//! A text encoder's embeddings alone take more than a browser's program should hold: a weight that is not in memory is read in
+//! pieces of whole rows, and only the pieces that are on their way are held.
 
 use super::host::{DType, HostTensor};
 use crate::error::{Error, Result};
