@@ -11,6 +11,8 @@ import { type Kept, Store } from "./store.js";
 
 /** Ranges are widened to multiples of this many bytes: small tensors share a request. */
 const CHUNK = 16 << 20;
+/** The same where nothing is kept: what comes unasked may be gone before it is asked for, and then comes again. */
+const HELD_CHUNK = 1 << 20;
 /** How much of a file is fetched to learn its size: all of a small one, the header of a file of weights. */
 const FIRST = 1 << 20;
 
@@ -146,7 +148,8 @@ class RemoteFile {
       const gap = this.kept.missing(start, end)[0];
       if (!gap) return this.kept.read(start, end);
       const [from, to] = gap;
-      const wide = this.kept.missing(from, Math.min(Math.ceil(to / CHUNK) * CHUNK, this.size))[0] ?? gap;
+      const chunk = this.kept instanceof HeldFile ? HELD_CHUNK : CHUNK;
+      const wide = this.kept.missing(from, Math.min(Math.ceil(to / chunk) * chunk, this.size))[0] ?? gap;
       if (!(await this.fetch(wide))) {
         throw new ZImageError(`${this.link.name}: the file has gone from the server; load the model again`, "files");
       }
