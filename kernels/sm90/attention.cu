@@ -23,7 +23,7 @@
 constexpr unsigned HEAD = 128, KEYS = 128, STAGES = 2;
 constexpr unsigned CONSUMERS = 3, QUERIES = 64 * CONSUMERS, THREADS = 128 * (CONSUMERS + 1);
 // Rows of a box that the copy engine brings, which has 64 columns; a tile of queries, keys or values is two columns of boxes.
-constexpr unsigned BOX = 64, BOX_SIZE = BOX * 64;
+constexpr unsigned BOX = 64;
 constexpr unsigned QUERY_HALF = QUERIES * 64, KEY_HALF = KEYS * 64;
 // Less than any score, and not so little that differences overflow.
 constexpr float NOTHING = -1e30f;
@@ -219,7 +219,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
         for (unsigned i = blockIdx.x / CLUSTER; i < count; i += gridDim.x / CLUSTER, done++) {
             const Work work = work_at(i, rank, lengths, tokens, query_heads);
             const unsigned row = work.first + 64 * group + 16 * warp;
-            bf16 *own = queries + done % 2 * 2 * QUERY_HALF + group * BOX_SIZE;
+            bf16 *own = queries + done % 2 * 2 * QUERY_HALF + group * BOX * 64;
             largest[0] = largest[1] = NOTHING;
             total[0] = total[1] = 0.0f;
 #pragma unroll

@@ -60,7 +60,7 @@ impl<'a> Weight<'a> {
 
     /// The same tensor in pieces of about `bytes` bytes, at least four rows each.
     pub fn in_pieces(mut self, bytes: u64) -> Self {
-        let rows = usize::try_from(bytes / self.row_bytes().max(1)).unwrap_or(usize::MAX);
+        let rows = usize::try_from(bytes / self.start(1).max(1)).unwrap_or(usize::MAX);
         self.at_once = (rows / ROWS * ROWS).max(ROWS);
         self
     }
@@ -80,14 +80,20 @@ impl<'a> Weight<'a> {
         self.shape.first().copied().unwrap_or(1)
     }
 
-    fn row_bytes(&self) -> u64 {
-        (self.shape.iter().skip(1).product::<usize>() * self.dtype.size()) as u64
+    /// Bytes of a row.
+    pub fn row_bytes(&self) -> usize {
+        self.shape.iter().skip(1).product::<usize>() * self.dtype.size()
+    }
+
+    /// Bytes in front of a row, of which a tensor somewhere else may have more than this program's memory has addresses.
+    fn start(&self, row: usize) -> u64 {
+        row as u64 * self.row_bytes() as u64
     }
 
     /// Up to `count` rows from `first` on.
     async fn piece(&self, first: usize, count: usize) -> Result<HostTensor> {
         let count = count.min(self.rows() - first);
-        let (start, end) = (first as u64 * self.row_bytes(), (first + count) as u64 * self.row_bytes());
+        let (start, end) = (self.start(first), self.start(first + count));
         let bytes = match &self.elements {
             Elements::Here(tensor) => tensor.bytes().slice(start as usize..end as usize),
             Elements::There(bytes) => bytes.read_at(start..end).await?,
@@ -156,7 +162,7 @@ impl<'a> Weight<'a> {
         if self.at_once >= self.rows() {
             return self.piece(0, self.rows()).await;
         }
-        let len = self.rows() as u64 * self.row_bytes();
+        let len = self.start(self.rows());
         let mut bytes = Vec::new();
         if usize::try_from(len).map_or(true, |len| bytes.try_reserve_exact(len).is_err()) {
             let problem = format!("there is no memory for a tensor of {:?} ({:.0} MB)", self.shape, len as f64 / 1e6);

@@ -195,7 +195,7 @@ impl Tensors {
     pub async fn take(&self, name: &str, shape: &[usize]) -> Result<HostTensor> {
         match self.take_optional(name, shape).await? {
             Some(tensor) => Ok(tensor),
-            None => Err(self.fault(self.path.clone(), name, shape, self.absent(&self.file_name(name)))),
+            None => Err(self.missing(name, shape)),
         }
     }
 
@@ -221,9 +221,7 @@ impl Tensors {
         if let Some(random) = &self.random {
             return here(random.weight(name, shape));
         }
-        let Some((entry, dtype)) = self.find(name, shape)? else {
-            return Err(self.fault(self.path.clone(), name, shape, self.absent(&self.file_name(name))));
-        };
+        let Some((entry, dtype)) = self.find(name, shape)? else { return Err(self.missing(name, shape)) };
         let file = &self.files[entry.file];
         let Some(piece) = file.piece() else { return here(self.read(entry, dtype).await?) };
         entry.read.store(true, Ordering::Relaxed);
@@ -349,6 +347,10 @@ impl Tensors {
 
     fn file_name(&self, name: &str) -> String {
         format!("{}{name}", self.prefix)
+    }
+
+    fn missing(&self, name: &str, shape: &[usize]) -> Error {
+        self.fault(self.path.clone(), name, shape, self.absent(&self.file_name(name)))
     }
 
     fn fault(&self, path: PathBuf, name: &str, shape: &[usize], found: String) -> Error {

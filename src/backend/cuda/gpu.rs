@@ -137,8 +137,7 @@ impl Gpu {
     /// A table as it is stored.
     pub(super) async fn upload_table(&self, verb: &'static str, table: &Weight<'_>) -> Result<CudaTensor> {
         let room = self.room(verb, table.shape(), table.dtype())?;
-        let row = bytes(verb, &table.shape()[1..], table.dtype())?;
-        let send = |first, rows: HostTensor| self.send(verb, &room, first * row, rows.bytes());
+        let send = |first, rows: HostTensor| self.send(verb, &room, first * table.row_bytes(), rows.bytes());
         Weight::each_piece(std::slice::from_ref(table), send).await?;
         Ok(room)
     }

@@ -2,6 +2,7 @@
 
 use super::super::{DType, DeviceTensor, shapes};
 use super::gpu::Gpu;
+use super::matrix::Stored;
 use super::program::{Program, wgsl};
 use super::recording::Arg;
 use super::reduction::Reduction;
@@ -10,16 +11,6 @@ use crate::error::{Error, Result};
 
 /// Values of a workgroup.
 const GROUP: usize = 256;
-
-/// How shaders know the type of what they read a word at a time.
-fn type_number(verb: &'static str, dtype: DType) -> Result<usize> {
-    match dtype {
-        DType::F32 => Ok(0),
-        DType::Bf16 => Ok(1),
-        DType::F16 => Ok(2),
-        DType::U32 | DType::U8 => Err(Error::shape(verb, format!("a floating type is needed, not {dtype}"))),
-    }
-}
 
 /// Refuses a table without rows: shaders clamp to the last one.
 pub(super) fn needs_rows(verb: &'static str, table: &WebGpuTensor) -> Result<()> {
@@ -33,8 +24,8 @@ fn words<const N: usize>(values: [usize; N]) -> Vec<u32> {
     values.map(|value| value as u32).to_vec()
 }
 
-fn gather_program(number: usize) -> Program {
-    Program::new("gather_rows", &[wgsl!("common"), wgsl!("gather_rows")]).with("TYPE", number)
+fn gather_program(stored: Stored) -> Program {
+    Program::new("gather_rows", &[wgsl!("common"), wgsl!("gather_rows")]).with("TYPE", stored.number())
 }
 
 pub(super) fn gather_rows(gpu: &Gpu, table: &WebGpuTensor, ids: &WebGpuTensor) -> Result<WebGpuTensor> {
@@ -42,7 +33,10 @@ pub(super) fn gather_rows(gpu: &Gpu, table: &WebGpuTensor, ids: &WebGpuTensor) -
     let shape = shapes::gather_rows(table.shape(), ids.shape())?;
     needs_rows(verb, table)?;
     let (rows, width) = (table.shape()[0], table.shape()[1]);
-    let program = gather_program(type_number(verb, table.dtype())?);
+    if matches!(table.dtype(), DType::U32 | DType::U8) {
+        return Err(Error::shape(verb, format!("a floating type is needed, not {}", table.dtype())));
+    }
+    let program = gather_program(Stored::from(table.dtype()));
     if ids.dtype() != DType::U32 {
         return Err(Error::shape(verb, format!("ids must be U32, not {}", ids.dtype())));
     }
@@ -203,7 +197,7 @@ pub(super) fn to_rgb8(gpu: &Gpu, x: &WebGpuTensor) -> Result<WebGpuTensor> {
 /// Every program of these verbs.
 pub(super) fn programs() -> Vec<Program> {
     let mut programs = Vec::new();
-    programs.extend([0, 1, 2].map(gather_program));
+    programs.extend(Stored::ALL.map(gather_program));
     let names = ["pad_rows", "join_sequence", "unscale_latents", "scale_latents", "normalize_rgb8", "to_rgb8"];
     programs.extend(names.map(simple));
     for reduction in Reduction::ALL {

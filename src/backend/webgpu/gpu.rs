@@ -77,7 +77,7 @@ impl Gpu {
             Some(recording) => recording.pool.clone(),
             None => self.pool.clone(),
         };
-        let bytes = padded(shape.iter().product(), dtype);
+        let bytes = padded(shape, dtype);
         self.check_size(verb, format_args!("a tensor of shape {shape:?}"), bytes, self.device.max_binding)?;
         let buffer = match pool.take(bytes).or_else(|| pool.take_instead(bytes)) {
             Some(buffer) => buffer,
@@ -207,10 +207,9 @@ impl Gpu {
     /// A table as it is stored, row after row.
     pub(super) async fn upload_table(&self, what: &str, table: &Weight<'_>) -> Result<WebGpuTensor> {
         let (shape, dtype) = (table.shape(), table.dtype());
-        let row = shape.iter().skip(1).product::<usize>() * dtype.size();
         let mut room = self.room_of(what, shape, dtype)?;
-        let write = |first, rows: HostTensor| {
-            self.write(&mut room, first * row, rows.bytes());
+        let write = |first: usize, rows: HostTensor| {
+            self.write(&mut room, first * table.row_bytes(), rows.bytes());
             Ok(())
         };
         Weight::each_piece(std::slice::from_ref(table), write).await?;
@@ -218,10 +217,7 @@ impl Gpu {
     }
 
     fn room_of(&self, what: &str, shape: &[usize], dtype: DType) -> Result<Room> {
-        // A table may have more bytes than this program's memory has addresses.
-        let elements = shape.iter().fold(1u64, |product, &n| product.saturating_mul(n as u64));
-        let bytes = elements.saturating_mul(dtype.size() as u64).checked_next_multiple_of(16).unwrap_or(u64::MAX);
-        self.room(what, shape, bytes.max(16), self.device.limits.max_buffer_size)
+        self.room(what, shape, padded(shape, dtype), self.device.limits.max_buffer_size)
     }
 
     /// The table that `make` makes of `size`, uploaded when it is asked for the first time.

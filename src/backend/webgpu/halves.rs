@@ -56,12 +56,7 @@ pub(super) fn power_of_two(e: i32) -> f32 {
 }
 
 fn program(stored: Stored) -> Program {
-    let number = match stored {
-        Stored::F32 => 0usize,
-        Stored::Bf16 => 1,
-        Stored::F16 => 2,
-    };
-    Program::new("narrow_matrix", &[wgsl!("common"), wgsl!("narrow_matrix")]).with("TYPE", number)
+    Program::new("narrow_matrix", &[wgsl!("common"), wgsl!("narrow_matrix")]).with("TYPE", stored.number())
 }
 
 /// Every program of this file.

@@ -48,14 +48,19 @@ impl Stored {
         if self == Stored::F32 { 4 } else { 2 }
     }
 
+    /// How shaders know it that read words: their constant TYPE.
+    pub(super) fn number(self) -> usize {
+        match self {
+            Stored::F32 => 0,
+            Stored::Bf16 => 1,
+            Stored::F16 => 2,
+        }
+    }
+
     /// A tensor's elements in this type: as they are, or widened to F32.
     fn bytes(self, tensor: &HostTensor) -> Bytes {
-        let own = match self {
-            Stored::F32 => DType::F32,
-            Stored::Bf16 => DType::Bf16,
-            Stored::F16 => DType::F16,
-        };
-        if tensor.dtype() == own {
+        let whole_numbers = matches!(tensor.dtype(), DType::U32 | DType::U8);
+        if !whole_numbers && Self::from(tensor.dtype()) == self {
             return tensor.bytes().clone();
         }
         HostTensor::from_f32(tensor.shape(), &tensor.to_f32()).bytes().clone()

@@ -29,13 +29,15 @@ impl WebGpuTensor {
 
     /// Bytes of its elements, in whole words; at least one, as nothing can be bound that is empty.
     pub(super) fn bytes(&self) -> u64 {
-        padded(self.len(), self.dtype)
+        padded(&self.shape, self.dtype)
     }
 }
 
-/// Bytes of `len` elements in whole words of 4 bytes, at least one of 16 that a shader may read at once.
-pub(super) fn padded(len: usize, dtype: DType) -> u64 {
-    ((len * dtype.size()) as u64).next_multiple_of(16).max(16)
+/// Bytes of a tensor in steps of the 16 that a shader may read at once, at least one. They may be more than this program's
+/// memory has addresses.
+pub(super) fn padded(shape: &[usize], dtype: DType) -> u64 {
+    let bytes = shape.iter().fold(dtype.size() as u64, |product, &n| product.saturating_mul(n as u64));
+    bytes.checked_next_multiple_of(16).unwrap_or(u64::MAX).max(16)
 }
 
 impl DeviceTensor for WebGpuTensor {
