@@ -7,6 +7,7 @@ constexpr unsigned DEPTH = (CHANNELS + 7) / 8 * 8;
 
 struct Pixels {
     static constexpr unsigned WIDTH = 2;
+    static constexpr bool PREPARES = false;
     bf16 *out;
     const float *bias;
     const bf16 *residual;

@@ -22,6 +22,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS)
 
 struct SwiGlu {
     static constexpr unsigned WIDTH = 1;
+    static constexpr bool PREPARES = false;
     bf16 *out;
     unsigned f;
 

@@ -15,7 +15,7 @@ use zimage::pipeline::Pipeline;
 use zimage::{BackendChoice, ErrorKind, Model};
 
 /// Every row that a report of all verbs has.
-const ROWS: [&str; 23] = [
+const ROWS: [&str; 24] = [
     "upload",
     "gather_rows",
     "linear",
@@ -24,6 +24,7 @@ const ROWS: [&str; 23] = [
     "residual",
     "residual_norm",
     "qk_norm_rope",
+    "project_qkv",
     "attention",
     "timestep_embedding",
     "modulation",
@@ -112,7 +113,7 @@ fn damaged_results_are_caught_by_the_verb_s_own_cases() {
 #[test]
 fn results_kept_in_f16_are_caught() {
     // By their precision where nothing else rounds as much; by their range everywhere.
-    let large = ["linear", "swiglu", "residual", "residual_norm", "qk_norm_rope", "attention", "conv2d"];
+    let large = ["linear", "swiglu", "residual", "residual_norm", "qk_norm_rope", "project_qkv", "attention", "conv2d"];
     let moved = ["gather_rows", "embed_patches", "pad_rows", "join_sequence", "unscale_latents"];
     let all = verbs_with_results().filter(|verb| *verb != "to_rgb8").map(|verb| (verb, F32));
     let large = large.into_iter().chain(moved).flat_map(|verb| {
@@ -127,8 +128,9 @@ fn results_kept_in_f16_are_caught() {
 
 #[test]
 fn wrong_arguments_are_caught_by_the_verbs_that_take_them() {
-    let products = ["linear", "timestep_embedding", "modulation", "embed_patches", "final_layer", "conv2d"];
-    let normed = ["rms_norm", "residual", "residual_norm", "qk_norm_rope", "final_layer", "group_norm"];
+    let products =
+        ["linear", "project_qkv", "timestep_embedding", "modulation", "embed_patches", "final_layer", "conv2d"];
+    let normed = ["rms_norm", "residual", "residual_norm", "qk_norm_rope", "project_qkv", "final_layer", "group_norm"];
     let cases: [(Fault, &[&str]); 30] = [
         (Fault::BiasForgotten, &products),
         (Fault::GateAndUpSwapped, &["swiglu"]),
@@ -140,8 +142,8 @@ fn wrong_arguments_are_caught_by_the_verbs_that_take_them() {
         (Fault::BranchNormForgotten, &["residual", "residual_norm"]),
         (Fault::ResidualNotAdded, &["residual", "residual_norm"]),
         (Fault::NormsTheOldStream, &["residual_norm"]),
-        (Fault::PairsSwapped, &["qk_norm_rope"]),
-        (Fault::QueryAndKeyNormsSwapped, &["qk_norm_rope"]),
+        (Fault::PairsSwapped, &["qk_norm_rope", "project_qkv"]),
+        (Fault::QueryAndKeyNormsSwapped, &["qk_norm_rope", "project_qkv"]),
         (Fault::MaskSkipped, &["attention"]),
         (Fault::LengthsIgnored, &["attention"]),
         (Fault::OneKeyTooMany, &["attention"]),

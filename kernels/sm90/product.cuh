@@ -7,7 +7,8 @@
 //
 // CLUSTER blocks, 1 or 2, work side by side, so that what both need crosses the L2 once: two tiles one below the other
 // share their part of W, and each block brings half of it to both. An odd last row of tiles is taken two tiles at a time
-// that stand beside each other and share their part of A, which they bring in turn.
+// that stand beside each other and share their part of A, which they bring in turn. So is every row with BESIDE, for an Out that
+// must see the columns of both.
 //
 // A verb gives two structures:
 //   Left:  struct Tile;  Tile tile(unsigned m): what is known of the tile of A that starts at row m;
@@ -18,8 +19,10 @@
 //          void store(const TensorMap &out, const bf16 *from, const Tile &, unsigned first, unsigned column): 64 rows of the
 //          tile from `first` on to 64 columns of the output.
 //   Out:   WIDTH: columns of the output that two columns of the product make, 2 or 1;
-//          unsigned pair(row, n, a, b): what is kept of columns n and n + 1, two BF16 or one.
-// Constants: CONSUMERS, TILE_N, STAGES, CLUSTER, BUFFERS.
+//          unsigned pair(row, n, a, b): what is kept of columns n and n + 1, two BF16 or one;
+//          PREPARES: whether there is a void prepare(sums, rows, n), which changes all that a thread holds of a tile whose first
+//          column is n, before any of it is kept: sums[4·j + 2·half + i] is column n + 8·j + lane % 4 · 2 + i of rows[half].
+// Constants: CONSUMERS, TILE_N, STAGES, CLUSTER, BESIDE, BUFFERS.
 
 #ifdef ZIMAGE_EMULATED
 // The emulation runs one block after the other.
@@ -29,8 +32,10 @@
 
 constexpr unsigned TILE_M = 64 * CONSUMERS, STEP = 64, HALF_N = TILE_N / 2, THREADS = 128 * (CONSUMERS + 1);
 constexpr unsigned LEFT = TILE_M * STEP, RIGHT = TILE_N * STEP, STAGE = LEFT + RIGHT;
+// Tiles that a cluster is high and wide.
+constexpr unsigned HIGH = BESIDE ? 1 : CLUSTER, WIDE = BESIDE ? CLUSTER : 1;
 // Clusters that a band of the output is high, so that blocks which run together share rows and columns in the L2.
-constexpr unsigned BAND = (CONSUMERS == 3 ? 12 : 8) / CLUSTER;
+constexpr unsigned BAND = (CONSUMERS == 3 ? 12 : 8) / HIGH;
 // 64 rows and columns on their way out, or 32 columns where two of the product make one.
 constexpr unsigned BUFFER = 64 * 64;
 constexpr unsigned NO_ROW = 0xffffffffu;
@@ -47,30 +52,33 @@ struct Place {
 
 // How many clusters' worth of tiles there are.
 __device__ __forceinline__ unsigned places(unsigned tiles_m, unsigned tiles_n) {
-    return tiles_m / CLUSTER * tiles_n + (tiles_m % CLUSTER ? (tiles_n + CLUSTER - 1) / CLUSTER : 0);
+    return tiles_m / HIGH * ((tiles_n + WIDE - 1) / WIDE) + (tiles_m % HIGH ? (tiles_n + CLUSTER - 1) / CLUSTER : 0);
 }
 
 // Clusters go up a band, then to the column of tiles before.
 __device__ __forceinline__ Place place_of(unsigned turn, unsigned rank, unsigned tiles_m, unsigned tiles_n) {
-    const unsigned cluster = places(tiles_m, tiles_n) - 1 - turn, pairs_m = tiles_m / CLUSTER;
-    if (cluster >= pairs_m * tiles_n) {
-        const unsigned beside = cluster - pairs_m * tiles_n;
-        return Place{pairs_m * CLUSTER * TILE_M, (beside * CLUSTER + rank) * TILE_N, true};
+    const unsigned cluster = places(tiles_m, tiles_n) - 1 - turn;
+    const unsigned down = tiles_m / HIGH, across = (tiles_n + WIDE - 1) / WIDE;
+    if (cluster >= down * across) {
+        const unsigned beside = cluster - down * across;
+        return Place{down * HIGH * TILE_M, (beside * CLUSTER + rank) * TILE_N, true};
     }
-    const unsigned band = cluster / (BAND * tiles_n), inside = cluster % (BAND * tiles_n);
-    const unsigned height = min(BAND, pairs_m - BAND * band);
-    return Place{((BAND * band + inside % height) * CLUSTER + rank) * TILE_M, inside / height * TILE_N, false};
+    const unsigned band = cluster / (BAND * across), inside = cluster % (BAND * across);
+    const unsigned height = min(BAND, down - BAND * band);
+    const unsigned m = (BAND * band + inside % height) * HIGH, n = inside / height * WIDE;
+    return Place{(m + (BESIDE ? 0 : rank)) * TILE_M, (n + (BESIDE ? rank : 0)) * TILE_N, BESIDE != 0};
 }
 
 // Writes what a consumer holds of a product: 64 rows of the tile from `first` on. Rows in a buffer lie as the copy engine
 // takes them: of rows of 128 bytes chunk c of row r at c ^ r % 8, of rows of 64 bytes at c ^ r / 2 % 4.
 template <class Left, class Out>
 __device__ __forceinline__ void write(const Left &left, const typename Left::Tile &tile, unsigned first, unsigned column,
-                                      const float (&sums)[TILE_N / 2], bf16 *buffers, unsigned &written, unsigned n,
-                                      const TensorMap &to, const Out &out) {
+                                      float (&sums)[TILE_N / 2], bf16 *buffers, unsigned &written, unsigned n,
+                                      const TensorMap &to, Out &out) {
     const unsigned group = threadIdx.x / 128, warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
     const unsigned own = 16 * warp + lane / 4;
     const unsigned rows[2] = {left.row(tile, first + own), left.row(tile, first + own + 8)};
+    if constexpr (Out::PREPARES) out.prepare(sums, rows, column);
 #pragma unroll
     for (unsigned start = 0; start < TILE_N; start += 64) {
         // All at once, so that what they read from memory is on its way together.
@@ -111,7 +119,7 @@ __device__ __forceinline__ void write(const Left &left, const typename Left::Til
 
 template <class Left, class Out>
 __device__ __forceinline__ void product(const Left &left, const TensorMap &right, unsigned m, unsigned n, unsigned steps,
-                                        const TensorMap &to, const Out &out) {
+                                        const TensorMap &to, Out out) {
     extern __shared__ __align__(1024) unsigned char shared[];
     __shared__ Barrier full[STAGES], empty[STAGES];
     bf16 *ring = reinterpret_cast<bf16 *>(shared), *buffers = ring + STAGES * STAGE;

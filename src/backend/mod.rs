@@ -283,6 +283,21 @@ pub trait Backend: Sized + Debug {
     /// is normed and then rotated as [`QkNormRope`] says; values stay.
     fn qk_norm_rope(&self, qkv: &mut Self::Tensor, heads: Heads, how: QkNormRope<'_, Self::Tensor>) -> Result<()>;
 
+    /// The fused projection of `x` `[B, T, K]`, ready for [`Backend::attention`]: [`Backend::qk_norm_rope`] of
+    /// [`Backend::linear`]. A backend may do both at once, and then rounds once. `W` `[fused width, K]`; returns
+    /// `[B, T, fused width]`.
+    fn project_qkv(
+        &self,
+        x: &Self::Tensor,
+        w: &Self::Linear,
+        heads: Heads,
+        how: QkNormRope<'_, Self::Tensor>,
+    ) -> Result<Self::Tensor> {
+        let mut qkv = self.linear(x, w)?;
+        self.qk_norm_rope(&mut qkv, heads, how)?;
+        Ok(qkv)
+    }
+
     /// `softmax(q·kᵀ/√dim + mask)·v` for every head of a fused projection; returns `[B, T, query·dim]`, heads side by
     /// side.
     fn attention(&self, qkv: &Self::Tensor, heads: Heads, mask: Mask<'_, Self::Tensor>) -> Result<Self::Tensor>;

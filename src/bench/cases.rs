@@ -3,6 +3,7 @@
 use super::sizes::{BlockSizes, Conv, Norm, Sizes, attention_flop, distinct, linear_flop};
 use super::verbs::{Case, Inputs, MOST_CALLS, call};
 use crate::backend::{Backend, Branch, Conv2d, Heads, Mask, Modulation, QkNormRope, RmsNorm, RopePairs};
+use crate::error::Result;
 use crate::future::at_once;
 use crate::model::config::{TransformerConfig, VaeConfig};
 
@@ -38,7 +39,9 @@ fn block<B: Backend + 'static>(prefix: &str, sizes: BlockSizes, modulated: bool)
         swiglu(&of, tokens, hidden, width),
         linear(&name("w2"), tokens, width, hidden, false),
         attention(&of, tokens, heads, causal),
+        // The first of these and this one are the same work as the next one, which is what a network calls.
         qk_norm_rope(&of, tokens, heads, causal),
+        project_qkv(&of, tokens, width, heads, causal),
         residual_norm(&of, tokens, width, modulated),
     ]
 }
@@ -78,18 +81,43 @@ fn qk_norm_rope<B: Backend + 'static>(name: &str, tokens: usize, heads: Heads, h
     let what = format!("{tokens} tokens, {query} and {key_value} heads of {dim}");
     Case::new(format!("qk_norm_rope/{name}"), what, None, move |inputs| {
         let mut qkv = inputs.in_place(&[1, tokens, heads.fused_width()])?;
-        let [q_norm, k_norm] = [inputs.vector("norm", dim)?, inputs.vector("norm", dim)?];
         // Values stay what they are: a third of it is neither read nor written.
         inputs.uncounted(2 * tokens * key_value * dim);
+        let norm_rope = NormRope::new(inputs, tokens, dim, halves)?;
+        call(move |b: &B| b.qk_norm_rope(&mut qkv, heads, norm_rope.how()).map(|()| None))
+    })
+}
+
+fn project_qkv<B: Backend + 'static>(name: &str, tokens: usize, width: usize, heads: Heads, halves: bool) -> Case<B> {
+    let n = heads.fused_width();
+    let what = format!("[{tokens}, {width}] · [{n}, {width}]ᵀ, heads of {} normed and rotated", heads.dim);
+    Case::new(format!("project_qkv/{name}"), what, Some(linear_flop(tokens, n, width)), move |inputs| {
+        let (x, w) = (inputs.activation(&[1, tokens, width])?, inputs.linear(n, width, false)?);
+        let norm_rope = NormRope::new(inputs, tokens, heads.dim, halves)?;
+        call(move |b: &B| b.project_qkv(&x, &w, heads, norm_rope.how()).map(Some))
+    })
+}
+
+/// The norms and the rotation of heads.
+struct NormRope<B: Backend> {
+    norms: [B::Tensor; 2],
+    rotation: B::Tensor,
+    pairs: RopePairs,
+}
+
+impl<B: Backend> NormRope<B> {
+    fn new(inputs: &mut Inputs<'_, B>, tokens: usize, dim: usize, halves: bool) -> Result<Self> {
+        let norms = [inputs.vector("norm", dim)?, inputs.vector("norm", dim)?];
         let turned = |i: usize| (i as f32 * 0.01).sin_cos();
         let table: Vec<f32> = (0..tokens * dim / 2).flat_map(|i| [turned(i).1, turned(i).0]).collect();
         let rotation = inputs.floats(&[1, tokens, dim / 2, 2], &table)?;
-        let pairs = if halves { RopePairs::Halves } else { RopePairs::Interleaved };
-        call(move |b: &B| {
-            let how = QkNormRope { q_norm: &q_norm, k_norm: &k_norm, eps: 1e-5, rotation: &rotation, pairs };
-            b.qk_norm_rope(&mut qkv, heads, how).map(|()| None)
-        })
-    })
+        Ok(Self { norms, rotation, pairs: if halves { RopePairs::Halves } else { RopePairs::Interleaved } })
+    }
+
+    fn how(&self) -> QkNormRope<'_, B::Tensor> {
+        let [q_norm, k_norm] = &self.norms;
+        QkNormRope { q_norm, k_norm, eps: 1e-5, rotation: &self.rotation, pairs: self.pairs }
+    }
 }
 
 fn residual_norm<B: Backend + 'static>(name: &str, tokens: usize, width: usize, modulated: bool) -> Case<B> {

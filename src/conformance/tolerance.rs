@@ -130,6 +130,10 @@ pub(super) const PRODUCT_FAR: Tolerance = Tolerance::product(
 pub(super) const GATED_PRODUCT: Tolerance =
     Tolerance::product(4e-5, 2e-3, 8e-3, "the errors of two products and of an exponential, one after the other");
 
+/// A product with weights, then a norm.
+pub(super) const NORMED_PRODUCT: Tolerance =
+    Tolerance::product(2e-5, 1e-3, 7e-3, "the errors of a product, then of a norm; BF16 rounds once or twice");
+
 /// Products, softmax, products.
 pub(super) const ATTENTION: Tolerance = Tolerance::product(
     2e-5,

@@ -153,7 +153,6 @@ pub(super) fn run<B: Backend>(
 
     let mut h = b.rms_norm(x, norm(&first.attention_norm, row(0, 0)))?;
     for (i, block) in blocks.iter().enumerate() {
-        let mut qkv = b.linear(&h, &block.qkv)?;
         let how = QkNormRope {
             q_norm: &block.q_norm,
             k_norm: &block.k_norm,
@@ -161,7 +160,7 @@ pub(super) fn run<B: Backend>(
             rotation: stack.rotation,
             pairs: stack.pairs,
         };
-        b.qk_norm_rope(&mut qkv, stack.heads, how)?;
+        let qkv = b.project_qkv(&h, &block.qkv, stack.heads, how)?;
         let mask = Mask { causal: stack.causal, lengths: stack.lengths };
         let y = b.linear(&b.attention(&qkv, stack.heads, mask)?, &block.attention_out)?;
         let post_norm = block.attention_post_norm.as_ref();

@@ -66,6 +66,17 @@ impl<B: Backend> Faulty<B> {
         RmsNorm { weight: norm.weight, scale, eps: self.eps(norm.eps) }
     }
 
+    fn norm_rope<'a>(&self, how: QkNormRope<'a, B::Tensor>) -> QkNormRope<'a, B::Tensor> {
+        let pairs = match how.pairs {
+            RopePairs::Interleaved if self.is(Fault::PairsSwapped) => RopePairs::Halves,
+            RopePairs::Halves if self.is(Fault::PairsSwapped) => RopePairs::Interleaved,
+            pairs => pairs,
+        };
+        let swapped = self.is(Fault::QueryAndKeyNormsSwapped);
+        let (q_norm, k_norm) = if swapped { (how.k_norm, how.q_norm) } else { (how.q_norm, how.k_norm) };
+        QkNormRope { q_norm, k_norm, eps: self.eps(how.eps), pairs, ..how }
+    }
+
     fn branch<'a>(&self, branch: Branch<'a, B::Tensor>) -> Branch<'a, B::Tensor> {
         Branch {
             y: branch.y,
@@ -309,16 +320,18 @@ impl<B: Backend> Backend for Faulty<B> {
 
     fn qk_norm_rope(&self, qkv: &mut B::Tensor, heads: Heads, how: QkNormRope<'_, B::Tensor>) -> Result<()> {
         self.widen(qkv)?;
-        let pairs = match how.pairs {
-            RopePairs::Interleaved if self.is(Fault::PairsSwapped) => RopePairs::Halves,
-            RopePairs::Halves if self.is(Fault::PairsSwapped) => RopePairs::Interleaved,
-            pairs => pairs,
-        };
-        let swapped = self.is(Fault::QueryAndKeyNormsSwapped);
-        let (q_norm, k_norm) = if swapped { (how.k_norm, how.q_norm) } else { (how.q_norm, how.k_norm) };
-        let how = QkNormRope { q_norm, k_norm, eps: self.eps(how.eps), pairs, ..how };
-        self.inner.qk_norm_rope(qkv, heads, how)?;
+        self.inner.qk_norm_rope(qkv, heads, self.norm_rope(how))?;
         self.changed_in_place("qk_norm_rope", qkv)
+    }
+
+    fn project_qkv(
+        &self,
+        x: &B::Tensor,
+        w: &B::Linear,
+        heads: Heads,
+        how: QkNormRope<'_, B::Tensor>,
+    ) -> Result<B::Tensor> {
+        self.result("project_qkv", self.inner.project_qkv(x, w, heads, self.norm_rope(how))?)
     }
 
     fn attention(&self, qkv: &B::Tensor, heads: Heads, mask: Mask<'_, B::Tensor>) -> Result<B::Tensor> {

@@ -2,7 +2,7 @@
 
 use super::super::{Conv2d, DType, DeviceTensor, shapes};
 use super::gpu::Gpu;
-use super::hopper;
+use super::hopper::{self, Sharing};
 use super::matrix::{CudaConv2d, Matrix};
 use super::product::{self, Product};
 use super::program::{Program, kernel};
@@ -121,9 +121,10 @@ impl OnHopper<'_> {
         let m = items * width.div_ceil(16) * height.div_ceil(hopper::TILE_M / 16) * hopper::TILE_M;
         let x = self.map(self.x, 0, [x_height, x_width], [1, x_width])?;
         let (verb, file, constants) = ("conv2d", kernel!("conv2d.cu"), &constants);
-        let product = hopper::Product { verb, file, constants, m, weights, columns, left: x, out, clusters: false };
+        let product =
+            hopper::Product { verb, file, constants, m, weights, columns, left: x, out, sharing: Sharing::Alone };
         let between = [Arg::optional(self.w.bias.as_ref()), Arg::optional(self.residual)];
-        product.run(self.gpu, &between, &[m, o, kh * kw, height, width, top, left])
+        product.run(self.gpu, &between, &[m, o, kh * kw, height, width, top, left].map(Arg::U32))
     }
 
     /// Boxes of 4×16 pixels and 64 channels of a picture, from an element on. Pixels side by side and one below the other
@@ -160,7 +161,7 @@ pub(super) fn hopper_programs() -> Vec<Program> {
     [([512, 3, 3, 16], false), ([512, 3, 3, 512], true), ([128, 1, 1, 256], false), ([256, 2, 2, 256], false)]
         .into_iter()
         .flat_map(|(dims, residual)| {
-            hopper::programs("conv2d", kernel!("conv2d.cu"), &constants(dims, PLAIN, [true, residual]), false)
+            hopper::programs("conv2d", kernel!("conv2d.cu"), &constants(dims, PLAIN, [true, residual]), Sharing::Alone)
         })
         .collect()
 }

@@ -13,6 +13,8 @@ use std::ops::Range;
 pub(super) const BOX: usize = 64;
 /// Rows of the tiles of blocks that read alone.
 pub(super) const TILE_M: usize = 128;
+/// Rows of the tiles that stand beside each other.
+pub(super) const BESIDE_M: usize = Plan::BESIDE.tile.m();
 /// Values of k in a stage.
 const STEP: usize = 64;
 /// Rows and columns of a place on the way out, of which each consumer has some.
@@ -38,7 +40,7 @@ impl Tile {
     ];
 
     /// Rows.
-    fn m(self) -> usize {
+    const fn m(self) -> usize {
         self.consumers * BOX
     }
 
@@ -48,34 +50,55 @@ impl Tile {
     }
 }
 
-/// A tile, and how many blocks work side by side and share what they read.
+/// How blocks share what they read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sharing {
+    /// Each reads alone.
+    Alone,
+    /// Pairs share, whose tiles stand one below the other, where that is faster.
+    Fastest,
+    /// Pairs share, whose tiles stand beside each other: [`Plan::BESIDE`].
+    Beside,
+}
+
+/// A tile, how many blocks work side by side and share what they read, and whether their tiles stand beside each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Plan {
     tile: Tile,
     cluster: usize,
+    beside: bool,
 }
 
 impl Plan {
-    /// Every plan. Blocks that read alone have tiles of [`TILE_M`] rows.
-    fn all() -> impl Iterator<Item = Self> {
-        let plans = Tile::ALL.into_iter().flat_map(|tile| [2, 1].map(|cluster| Plan { tile, cluster }));
-        plans.filter(|plan| plan.cluster == 2 || plan.tile.m() == TILE_M)
+    /// The plan of [`Sharing::Beside`].
+    const BESIDE: Plan = Plan { tile: Tile::ALL[0], cluster: 2, beside: true };
+
+    /// The plans of one of the other kinds. Blocks that read alone have tiles of [`TILE_M`] rows.
+    fn all(sharing: Sharing) -> impl Iterator<Item = Self> {
+        let plans = Tile::ALL.into_iter().flat_map(|tile| [2, 1].map(|cluster| Plan { tile, cluster, beside: false }));
+        plans.filter(move |plan| if plan.cluster == 2 { sharing == Sharing::Fastest } else { plan.tile.m() == TILE_M })
     }
 
     /// The plan that is done first on a GPU of so many multiprocessors. A round of tiles takes as long as a tile is large, and
     /// what 4500 values take more; blocks that read alone wait for the L2 (measured on an H100).
-    fn for_size(m: usize, n: usize, processors: usize, clusters: bool) -> Self {
-        let usable = Self::all().filter(|plan| plan.cluster == 1 || clusters && m > plan.tile.m());
+    fn for_size(m: usize, n: usize, processors: usize, sharing: Sharing) -> Self {
+        if sharing == Sharing::Beside {
+            return Self::BESIDE;
+        }
+        let usable = Self::all(sharing).filter(|plan| plan.cluster == 1 || m > plan.tile.m());
         let time = |plan: &Plan| {
             let rounds = plan.places(m, n).div_ceil((processors / plan.cluster).max(1));
             rounds * (plan.tile.m() * plan.tile.n + 4500) * if plan.cluster == 1 { 11 } else { 10 }
         };
-        usable.min_by_key(time).unwrap_or(Plan { tile: Tile::ALL[4], cluster: 1 })
+        usable.min_by_key(time).unwrap_or(Plan { tile: Tile::ALL[4], cluster: 1, beside: false })
     }
 
     /// Clusters' worth of tiles, as the kernel counts them.
     fn places(self, m: usize, n: usize) -> usize {
         let (tiles_m, tiles_n) = (m.div_ceil(self.tile.m()), n.div_ceil(self.tile.n));
+        if self.beside {
+            return tiles_m * tiles_n.div_ceil(self.cluster);
+        }
         let last = if tiles_m.is_multiple_of(self.cluster) { 0 } else { tiles_n.div_ceil(self.cluster) };
         tiles_m / self.cluster * tiles_n + last
     }
@@ -88,7 +111,8 @@ impl Plan {
             .with("TILE_N", self.tile.n)
             .with("STAGES", self.tile.stages)
             .with("BUFFERS", self.tile.buffers)
-            .with("CLUSTER", self.cluster);
+            .with("CLUSTER", self.cluster)
+            .with("BESIDE", self.beside);
         constants.iter().fold(program, |program, (name, value)| program.with(name, *value))
     }
 
@@ -117,23 +141,22 @@ pub(super) struct Product<'a> {
     pub left: TensorMap,
     /// Where rows of the output go, in boxes as large.
     pub out: TensorMap,
-    /// Whether neighbouring blocks share what they read.
-    pub clusters: bool,
+    pub sharing: Sharing,
 }
 
 impl Product<'_> {
-    /// Launches it. The kernel takes the maps of A and of the matrix, then `between`, the map of the output, and `sizes`.
-    pub(super) fn run(self, gpu: &Gpu, between: &[Arg<'_>], sizes: &[usize]) -> Result<()> {
+    /// Launches it. The kernel takes the maps of A and of the matrix, then `between`, the map of the output, and `numbers`.
+    pub(super) fn run(self, gpu: &Gpu, between: &[Arg<'_>], numbers: &[Arg<'_>]) -> Result<()> {
         let (n, [_, k], stride) = (self.columns.len(), self.weights.dims(), self.weights.stride());
         let processors = gpu.device.processors;
-        let plan = Plan::for_size(self.m, n, processors, self.clusters);
+        let plan = Plan::for_size(self.m, n, processors, self.sharing);
         let half = plan.tile.n / 2;
         let (memory, start) = (self.weights.memory(), self.columns.start * stride);
         let weights = TensorMap::part(self.verb, memory, start, &[k, n], &[stride], &[STEP, half])?;
         let mut args = vec![Arg::Map(&self.left), Arg::Map(&weights)];
         args.extend(between);
         args.push(Arg::Map(&self.out));
-        args.extend(sizes.iter().map(|&size| Arg::U32(size)));
+        args.extend(numbers);
         let program = plan.program(self.verb, self.file, self.constants);
         gpu.launch(&program, "hopper", plan.grid(self.m, n, processors), &args)
     }
@@ -149,15 +172,15 @@ pub(super) fn rows(verb: &'static str, x: &CudaTensor, [rows, width]: [usize; 2]
     TensorMap::new(verb, x.memory(), &[width, rows], width, &[columns, BOX])
 }
 
-/// The product around `file` in every plan, those with clusters where they are wanted.
+/// The product around `file` in every plan of this kind.
 pub(super) fn programs(
     verb: &'static str,
     file: File,
     constants: &[(&'static str, usize)],
-    clusters: bool,
+    sharing: Sharing,
 ) -> Vec<Program> {
-    let plans = Plan::all().filter(|plan| clusters || plan.cluster == 1);
-    plans.map(|plan| plan.program(verb, file, constants)).collect()
+    let plans = if sharing == Sharing::Beside { vec![Plan::BESIDE] } else { Plan::all(sharing).collect() };
+    plans.into_iter().map(|plan| plan.program(verb, file, constants)).collect()
 }
 
 #[cfg(test)]
@@ -167,7 +190,7 @@ mod tests {
     #[test]
     fn plans_fill_the_device() {
         let plan = |m, n| {
-            let Plan { tile, cluster } = Plan::for_size(m, n, 132, true);
+            let Plan { tile, cluster, .. } = Plan::for_size(m, n, 132, Sharing::Fastest);
             (tile.m(), tile.n, cluster)
         };
         // The transformer at 1024×1024 with 128 caption tokens, one picture and two.
@@ -188,8 +211,10 @@ mod tests {
     fn every_tile_has_its_place() {
         let tile = Tile::ALL[1];
         // 33 rows of tiles are 16 pairs and one row, whose tiles pair with their neighbours.
-        let places = |m, n, cluster| Plan { tile, cluster }.places(m, n);
+        let places = |m, n, cluster| Plan { tile, cluster, beside: false }.places(m, n);
         assert_eq!((places(4224, 11_520, 2), places(4224, 11_520, 1)), (16 * 45 + 23, 33 * 45));
         assert_eq!((places(1, 1, 2), places(1, 1, 1)), (1, 1));
+        // 22 rows of 30 pairs of tiles.
+        assert_eq!((Plan::BESIDE.places(4224, 11_520), Plan::BESIDE.places(193, 385)), (22 * 30, 2 * 2));
     }
 }

@@ -4,7 +4,7 @@ use super::super::{DType, DeviceTensor, shapes};
 use super::elementwise::needs_rows;
 use super::fastest;
 use super::gpu::Gpu;
-use super::hopper;
+use super::hopper::{self, Sharing};
 use super::matrix::{CudaLinear, CudaSwiGlu};
 use super::product::{self, FEW, Product};
 use super::program::{Program, kernel};
@@ -47,9 +47,18 @@ fn product(
         if hopper::takes(gpu, [k, n]) {
             let (left, out) = (hopper::rows(verb, &x, [m, k], 64)?, hopper::rows(verb, out, [m, n], 64)?);
             let (file, weights, columns) = (product.file, &w.matrix, 0..n);
-            let product =
-                hopper::Product { verb, file, constants: &constants, m, weights, columns, left, out, clusters: true };
-            return product.run(gpu, &[Arg::optional(w.bias.as_ref())], &[m, n, k]);
+            let product = hopper::Product {
+                verb,
+                file,
+                constants: &constants,
+                m,
+                weights,
+                columns,
+                left,
+                out,
+                sharing: Sharing::Fastest,
+            };
+            return product.run(gpu, &[Arg::optional(w.bias.as_ref())], &[m, n, k].map(Arg::U32));
         }
         product.tiled(gpu, &constants)
     }
@@ -101,8 +110,18 @@ pub(super) fn swiglu(gpu: &Gpu, x: &CudaTensor, w: &CudaSwiGlu) -> Result<CudaTe
             let (left, to) = (hopper::rows(verb, &x, [m, k], 64)?, hopper::rows(verb, &out, [m, hidden], 32)?);
             let (file, weights, constants) = (product.file, &w.matrix, &constants);
             let columns = 0..n;
-            let product = hopper::Product { verb, file, constants, m, weights, columns, left, out: to, clusters: true };
-            product.run(gpu, &[], &[m, n, k])?;
+            let product = hopper::Product {
+                verb,
+                file,
+                constants,
+                m,
+                weights,
+                columns,
+                left,
+                out: to,
+                sharing: Sharing::Fastest,
+            };
+            product.run(gpu, &[], &[m, n, k].map(Arg::U32))?;
         } else {
             product.tiled(gpu, &constants)?;
         }
@@ -168,9 +187,9 @@ pub(super) fn timestep_embedding(
 pub(super) fn hopper_programs() -> Vec<Program> {
     let linear = |bias| [("ALIGNED", 1), ("HAS_BIAS", bias), ("ALIGNED_OUT", 1)];
     [
-        hopper::programs("linear", kernel!("linear.cu"), &linear(0), true),
-        hopper::programs("linear", kernel!("linear.cu"), &linear(1), true),
-        hopper::programs("swiglu", kernel!("swiglu.cu"), &[("ALIGNED", 1), ("ALIGNED_OUT", 1)], true),
+        hopper::programs("linear", kernel!("linear.cu"), &linear(0), Sharing::Fastest),
+        hopper::programs("linear", kernel!("linear.cu"), &linear(1), Sharing::Fastest),
+        hopper::programs("swiglu", kernel!("swiglu.cu"), &[("ALIGNED", 1), ("ALIGNED_OUT", 1)], Sharing::Fastest),
     ]
     .concat()
 }

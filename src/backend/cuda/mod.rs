@@ -25,6 +25,7 @@ mod nvrtc;
 mod patches;
 mod product;
 mod program;
+mod project_qkv;
 mod recording;
 mod staging;
 mod tensor;
@@ -86,7 +87,12 @@ pub fn kernels(architecture: &str) -> Vec<(String, String)> {
         patches::programs(),
     ];
     if architecture == "sm_90a" {
-        programs.extend([attention::hopper_programs(), conv2d::hopper_programs(), linear::hopper_programs()]);
+        programs.extend([
+            attention::hopper_programs(),
+            conv2d::hopper_programs(),
+            linear::hopper_programs(),
+            project_qkv::hopper_programs(),
+        ]);
     }
     programs.concat().into_iter().map(|program| (program.label(), program.source())).collect()
 }
@@ -235,6 +241,16 @@ impl Backend for Cuda {
 
     fn qk_norm_rope(&self, qkv: &mut CudaTensor, heads: Heads, how: QkNormRope<'_, CudaTensor>) -> Result<()> {
         attention::qk_norm_rope(&self.0, qkv, heads, how)
+    }
+
+    fn project_qkv(
+        &self,
+        x: &CudaTensor,
+        w: &CudaLinear,
+        heads: Heads,
+        how: QkNormRope<'_, CudaTensor>,
+    ) -> Result<CudaTensor> {
+        project_qkv::project_qkv(&self.0, x, w, heads, how)
     }
 
     fn attention(&self, qkv: &CudaTensor, heads: Heads, mask: Mask<'_, CudaTensor>) -> Result<CudaTensor> {

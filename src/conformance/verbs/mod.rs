@@ -11,6 +11,7 @@ mod guide_and_step;
 mod linear;
 mod patches;
 mod pictures;
+mod project_qkv;
 mod qk_norm_rope;
 mod residual_norm;
 mod rms_norm;
@@ -32,6 +33,7 @@ pub(super) fn suite<B: Backend + 'static>(full: bool) -> Suite<B> {
     rms_norm::cases(&mut suite);
     residual_norm::cases(&mut suite);
     qk_norm_rope::cases(&mut suite);
+    project_qkv::cases(&mut suite);
     attention::cases(&mut suite);
     timestep_embedding::cases(&mut suite);
     patches::cases(&mut suite);
