@@ -91,6 +91,13 @@ fn a_full_memory_is_said_and_survived() {
         let sentence = b.upload(&large).unwrap_err().to_string();
         assert!(sentence.contains("no memory left for a tensor of shape [4194304] (0.02 GiB)"), "{sentence}");
         assert!(sentence.contains("of 0.01 GiB are free; --offload sequential"), "{sentence}");
+        // A recording takes all of its memory when it is whole: here 5 of 8 MiB are left for 6.
+        let pixels = b.upload(&HostTensor::from_u8(&[1, 1 << 10, 1 << 10, 3], &vec![0; 3 << 20])).unwrap();
+        let mut made = None;
+        let sentence = b.record(|b| b.normalize_rgb8(&pixels).map(|x| made = Some(x))).unwrap_err().to_string();
+        assert!(sentence.contains("no memory left for what is replayed (0.01 GiB)"), "{sentence}");
+        let sentence = block_on(b.download(&made.unwrap())).unwrap_err().to_string();
+        assert!(sentence.contains("no memory before it is whole"), "{sentence}");
         let small = b.upload(&HostTensor::from_f32(&[2], &[1.0, 2.0])).unwrap();
         assert_eq!(block_on(b.download(&small)).unwrap().to_f32(), [1.0, 2.0]);
     });

@@ -89,8 +89,8 @@ pub(super) fn attention(gpu: &Gpu, qkv: &CudaTensor, heads: Heads, mask: Mask<'_
         let map = |of: &CudaTensor, width| {
             TensorMap::new(verb, of.memory(), &[width, tokens, items], width, &[HOPPER_HEAD / 2, HOPPER_BOX])
         };
-        let from = map(&qkv, heads.fused_width())?;
-        let to = map(&out, heads.query * heads.dim)?;
+        let from = map(&qkv, heads.fused_width());
+        let to = map(&out, heads.query * heads.dim);
         let [.., query_heads, key_heads, scale] = args;
         let args = [
             Arg::Map(&from),

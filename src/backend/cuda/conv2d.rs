@@ -133,7 +133,7 @@ impl OnHopper<'_> {
         let [items, rows, columns, channels] = self.dims(of)?;
         let strides = [apart[0] * channels, apart[1] * channels, rows * columns * channels];
         let sizes = [channels, width, height, items];
-        TensorMap::part("conv2d", of.memory(), start, &sizes, &strides, &[64, 16, hopper::BOX / 16])
+        Ok(TensorMap::part("conv2d", of.memory(), start, &sizes, &strides, &[64, 16, hopper::BOX / 16]))
     }
 
     fn dims(&self, of: &CudaTensor) -> Result<[usize; 4]> {

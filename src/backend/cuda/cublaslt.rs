@@ -5,7 +5,9 @@
 //! everywhere: also those of parts that k was split into.
 
 use super::device::fault;
+use super::layout::Place;
 use super::library::Library;
+use super::matrix::Matrix;
 use super::nvrtc;
 use super::tensor::CudaTensor;
 use crate::error::{Error, Result};
@@ -223,12 +225,11 @@ pub(super) struct Plan {
     pub workspace: CudaTensor,
 }
 
-/// One product with the addresses of everything that it reads and writes.
+/// One product with the places of everything that it reads and writes.
 pub(super) struct Multiplication {
     plan: Plan,
-    w: u64,
-    x: u64,
-    out: u64,
+    /// `W`, `x` and the output.
+    places: [Place; 3],
 }
 
 impl fmt::Debug for Multiplication {
@@ -239,8 +240,8 @@ impl fmt::Debug for Multiplication {
 
 impl Multiplication {
     /// `out = x·Wᵀ`, tensors of the plan's sizes.
-    pub(super) fn new(plan: &Plan, [w, x, out]: [u64; 3]) -> Self {
-        Self { plan: plan.clone(), w, x, out }
+    pub(super) fn new(plan: &Plan, w: &Matrix, x: &CudaTensor, out: &CudaTensor) -> Self {
+        Self { plan: plan.clone(), places: [w.memory(), x.memory(), out.memory()].map(|memory| memory.place()) }
     }
 
     /// Puts it into the stream.
@@ -249,6 +250,8 @@ impl Multiplication {
         stream.context().bind_to_thread().map_err(|error| fault(verb, error))?;
         let Plan { problem, algorithm, workspace } = &self.plan;
         let (one, zero, algorithm) = (1f32, 0f32, cublasLtMatmulAlgo_t { data: *algorithm });
+        let [at_w, at_x, at_out] = self.places.each_ref().map(Place::address);
+        let (at_w, at_x, at_out, workspace) = (at_w?, at_x?, at_out?, workspace.memory().address()?);
         let [w, x, out] = problem.layouts.each_ref().map(|layout| layout.object);
         // SAFETY: everything that is passed lives. The tensors' memory is as large as the layouts say, the workspace as
         // large as the algorithm may want, and memory is given to others only for what comes later in this stream.
@@ -258,16 +261,16 @@ impl Multiplication {
                 problem.operation.object,
                 (&raw const one).cast(),
                 (&raw const zero).cast(),
-                self.w as *const _,
+                at_w as *const _,
                 w,
-                self.x as *const _,
+                at_x as *const _,
                 x,
-                self.out as *const _,
+                at_out as *const _,
                 out,
-                self.out as *mut _,
+                at_out as *mut _,
                 out,
                 &algorithm,
-                workspace.memory().address() as *mut _,
+                workspace as *mut _,
                 WORKSPACE,
                 stream.cu_stream().cast(),
             )

@@ -75,15 +75,15 @@ impl Device {
         Ok(Self { stream, kernels, name, capability, processors, shared, hopper, context })
     }
 
-    /// What to say when a tensor of `bytes` did not fit.
-    pub(super) fn out_of_memory(&self, verb: &str, shape: &[usize], bytes: usize) -> Error {
+    /// What to say when `bytes` did not fit, which were for `what`.
+    pub(super) fn out_of_memory(&self, verb: &str, what: &str, bytes: usize) -> Error {
         let gib = |bytes: usize| bytes as f64 / f64::from(1 << 30);
         let free = match self.context.mem_get_info() {
             Ok((free, total)) => format!("{:.2} of {:.2} GiB are free", gib(free), gib(total)),
             Err(_) => "the memory is full".into(),
         };
         Error::OutOfMemory(format!(
-            "{verb}: {} has no memory left for a tensor of shape {shape:?} ({:.2} GiB): {free}; {RELIEF}",
+            "{verb}: {} has no memory left for {what} ({:.2} GiB): {free}; {RELIEF}",
             self.name,
             gib(bytes)
         ))

@@ -9,7 +9,7 @@ use super::device::{driver_version, fault};
 use super::gpu::Gpu;
 use super::linear;
 use super::matrix::Matrix;
-use super::memory::lock;
+use super::memory::{Memory, lock};
 use super::product::FEW;
 use super::recording::{Arg, CudaRecording, Work};
 use super::tensor::{CudaTensor, VECTOR};
@@ -115,8 +115,8 @@ pub(super) fn multiply(
 ) -> Result<bool> {
     let [n, k] = w.dims();
     let shape = Shape { m: out.len() / n, n, k, stride: w.stride() };
-    let aligned = |memory: u64| memory.is_multiple_of(ALIGNMENT);
-    if !large(shape) || ![x.memory(), w.memory(), out.memory()].iter().all(|memory| aligned(memory.address())) {
+    let aligned = |memory: &&Arc<Memory>| memory.place().is_aligned(ALIGNMENT);
+    if !large(shape) || ![x.memory(), w.memory(), out.memory()].iter().all(aligned) {
         return Ok(false);
     }
     let Ok(library) = library(gpu) else { return Ok(false) };
@@ -124,7 +124,7 @@ pub(super) fn multiply(
     let plan = match known {
         Some(plan) => plan,
         None => {
-            let plan = gpu.aside(|| find(gpu, library, shape, x, w, out, own));
+            let plan = gpu.aside(|| find(gpu, library, shape, w, own));
             // Timing wants memory that the product does not.
             let plan = if matches!(plan, Err(Error::OutOfMemory(_))) { None } else { plan? };
             lock(&gpu.ways.plans).insert(shape, plan.clone());
@@ -138,48 +138,50 @@ pub(super) fn multiply(
 }
 
 fn launch(gpu: &Gpu, plan: &Plan, x: &CudaTensor, w: &Matrix, out: &CudaTensor) -> Result<()> {
-    let addresses = [w.memory(), x.memory(), out.memory()].map(|memory| memory.address());
     let args = [Arg::Weights(w), Arg::Read(x), Arg::Write(out), Arg::Read(&plan.workspace)];
-    gpu.put(Work::Library(Multiplication::new(plan, addresses)), &args)
+    gpu.put(Work::Library(Multiplication::new(plan, w, x, out)), &args)
 }
 
-/// The plan for a product, or `None` for our own kernel. Nothing is being recorded, and `out` is still to be written.
+/// The plan for a product, or `None` for our own kernel. Nothing is being recorded. It is tried on tensors of its own: those of
+/// a recording have no memory yet.
 fn find(
     gpu: &Gpu,
     library: &Cublaslt,
     shape: Shape,
-    x: &CudaTensor,
     w: &Matrix,
-    out: &CudaTensor,
     own: impl Fn(&CudaTensor, &CudaTensor) -> Result<()>,
 ) -> Result<Option<Plan>> {
     gpu.bind(VERB)?;
     let Ok(problem) = Problem::new(library, shape).map(Arc::new) else { return Ok(None) };
     let workspace = workspace(gpu)?;
     let plan = |algorithm| Plan { problem: problem.clone(), algorithm, workspace: workspace.clone() };
+    let tensors = || Ok((operand(gpu, shape, w)?, gpu.output(VERB, &[shape.m, shape.n], DType::Bf16)?));
     let kept = Kept::of("cuda-products", "way", key(gpu, library, shape));
     match kept.as_ref().and_then(Kept::read).and_then(|data| Way::decoded(&data)) {
         Some(Way::Own) => return Ok(None),
         Some(Way::Library(algorithm)) if problem.takes(algorithm) => {
             let plan = plan(algorithm);
-            // Once at once: what loads the kernel should not be captured. What is refused after all is timed again.
-            if launch(gpu, &plan, x, w, out).is_ok() {
-                return Ok(Some(plan));
+            // Once at once: what loads the kernel should not be captured. What is refused after all is timed again. Where there is
+            // no room to try it, it is taken at its word.
+            match tensors() {
+                Ok((x, out)) if launch(gpu, &plan, &x, w, &out).is_err() => {}
+                Err(error) if !matches!(error, Error::OutOfMemory(_)) => return Err(error),
+                _ => return Ok(Some(plan)),
             }
         }
         _ => {}
     }
-    let x = operand(gpu, shape, w)?;
+    let (x, out) = tensors()?;
     let mut ways = Vec::new();
     for algorithm in problem.candidates().unwrap_or_default() {
         let plan = plan(algorithm);
-        let run = || launch(gpu, &plan, &x, w, out);
+        let run = || launch(gpu, &plan, &x, w, &out);
         if let Ok(recording) = run().and_then(|()| gpu.record(run)) {
             ways.push((Way::Library(algorithm), recording));
         }
     }
-    own(&x, out)?;
-    ways.push((Way::Own, gpu.record(|| own(&x, out))?));
+    own(&x, &out)?;
+    ways.push((Way::Own, gpu.record(|| own(&x, &out))?));
     let (way, _) = &ways[fastest(&timed(gpu, &ways)?)];
     if let Some(kept) = kept {
         kept.write(&way.encoded());
@@ -221,9 +223,9 @@ fn operand(gpu: &Gpu, shape: Shape, w: &Matrix) -> Result<CudaTensor> {
     let x = gpu.output(VERB, &[shape.m, shape.k], DType::Bf16)?;
     let weights = DType::Bf16.size() * shape.n * shape.stride;
     for start in (0..x.bytes()).step_by(weights) {
-        let (to, bytes) = (x.memory().address() + start as u64, weights.min(x.bytes() - start));
+        let (to, bytes) = (x.memory().address()? + start as u64, weights.min(x.bytes() - start));
         // SAFETY: both parts are of tensors that are as large.
-        unsafe { result::memcpy_dtod_async(to, w.memory().address(), bytes, gpu.device.stream.cu_stream()) }
+        unsafe { result::memcpy_dtod_async(to, w.memory().address()?, bytes, gpu.device.stream.cu_stream()) }
             .map_err(|error| fault(VERB, error))?;
     }
     Ok(x)
@@ -239,12 +241,13 @@ fn timed(gpu: &Gpu, ways: &[(Way, CudaRecording)]) -> Result<Vec<f32>> {
     for round in 0..ROUNDS {
         let best = times.iter().map(|times| median(times)).fold(f32::INFINITY, f32::min);
         let mut running = Vec::new();
+        let other_at = other.memory().address()?;
         for ((_, recording), times) in ways.iter().zip(&mut times) {
             if round >= TRIAL && median(times) > HOPEFUL * best {
                 continue;
             }
             // SAFETY: the memory is of this size and nobody's but ours.
-            unsafe { result::memset_d8_async(other.memory().address(), 0, other.bytes(), device.stream.cu_stream()) }
+            unsafe { result::memset_d8_async(other_at, 0, other.bytes(), device.stream.cu_stream()) }
                 .map_err(failed)?;
             let start = gpu.event()?;
             gpu.replay(recording)?;

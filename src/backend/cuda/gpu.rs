@@ -27,6 +27,8 @@ pub(super) struct Gpu {
     held: Arc<Held>,
     /// Where large tensors from the host are.
     exact: Arc<Arena>,
+    /// Where recordings work, a piece each.
+    recordings: Arc<Arena>,
     staging: Staging,
     /// Events that nobody waits for any more, so that none is made in the loop.
     events: Mutex<Vec<CudaEvent>>,
@@ -45,37 +47,41 @@ impl Gpu {
         let device = Device::open()?;
         let held = Arc::<Held>::default();
         let arena = Arena::new(&device.context, &held, placement);
-        let exact = Arena::exact(&device.context, &held, placement);
+        let [exact, recordings] = [(); 2].map(|()| Arena::exact(&device.context, &held, placement));
         let staging = Staging::new(&device.context);
         let failed = |error| fault("open", error);
         let memory = arena.allocate(size_of::<u32>()).map_err(failed)?;
         // SAFETY: the memory is of this size and nobody's but ours.
-        unsafe { result::memset_d8_async(memory.address(), 0, size_of::<u32>(), device.stream.cu_stream()) }
+        unsafe { result::memset_d8_async(memory.address()?, 0, size_of::<u32>(), device.stream.cu_stream()) }
             .map_err(failed)?;
         let not_numbers = CudaTensor::new(&[1], DType::U32, memory);
         let (events, recording, tables) = (Mutex::default(), Mutex::default(), Mutex::default());
         let ways = Ways::default();
-        Ok(Self { device, held, arena, exact, staging, events, recording, tables, ways, not_numbers })
+        Ok(Self { device, held, arena, exact, recordings, staging, events, recording, tables, ways, not_numbers })
     }
 
     // ---- memory ------------------------------------------------------------------------------------------------
 
     /// A tensor for `verb` to fill. In debug builds it is poisoned, so that a verb that leaves an element unwritten shows.
     pub(super) fn output(&self, verb: &'static str, shape: &[usize], dtype: DType) -> Result<CudaTensor> {
-        let arena = match &*lock(&self.recording) {
-            Some(recording) => recording.arena.clone(),
-            None => self.arena.clone(),
-        };
-        let memory = self.allocate(verb, shape, bytes(verb, shape, dtype)?, &arena)?;
-        if cfg!(debug_assertions) {
+        let bytes = bytes(verb, shape, dtype)?;
+        if let Some(recording) = &*lock(&self.recording) {
+            return Ok(CudaTensor::new(shape, dtype, Memory::laid(&recording.layout, bytes)));
+        }
+        let memory = self.allocate(verb, shape, bytes, &self.arena)?;
+        self.poison(verb, memory.address()?, memory.bytes())?;
+        Ok(CudaTensor::new(shape, dtype, memory))
+    }
+
+    /// In debug builds, makes memory hold what is no number.
+    fn poison(&self, verb: &'static str, address: u64, bytes: usize) -> Result<()> {
+        if cfg!(debug_assertions) && bytes > 0 {
             self.bind(verb)?;
-            // SAFETY: the memory is of this size and nobody's but ours.
-            let filled = unsafe {
-                result::memset_d8_async(memory.address(), 0xff, memory.bytes(), self.device.stream.cu_stream())
-            };
+            // SAFETY: the memory is of this size and nobody's but the caller's.
+            let filled = unsafe { result::memset_d8_async(address, 0xff, bytes, self.device.stream.cu_stream()) };
             filled.map_err(|error| fault(verb, error))?;
         }
-        Ok(CudaTensor::new(shape, dtype, memory))
+        Ok(())
     }
 
     /// The most bytes that were ever taken from the driver at once.
@@ -84,18 +90,28 @@ impl Gpu {
     }
 
     fn allocate(&self, verb: &'static str, shape: &[usize], bytes: usize, arena: &Arc<Arena>) -> Result<Arc<Memory>> {
+        self.take_or_trim(verb, bytes, || format!("a tensor of shape {shape:?}"), || arena.allocate(bytes))
+    }
+
+    /// What `take` takes of the device's memory: `bytes` bytes, for `what`.
+    fn take_or_trim<T>(
+        &self,
+        verb: &'static str,
+        bytes: usize,
+        what: impl FnOnce() -> String,
+        take: impl Fn() -> Result<T, DriverError>,
+    ) -> Result<T> {
         const FULL: DriverError = DriverError(CUresult::CUDA_ERROR_OUT_OF_MEMORY);
         // What one arena keeps for reuse, the other may need.
-        let made = arena.allocate(bytes).or_else(|error| {
+        let made = take().or_else(|error| {
             if error != FULL {
                 return Err(error);
             }
-            self.arena.trim();
-            self.exact.trim();
-            arena.allocate(bytes)
+            self.trim_arenas();
+            take()
         });
         made.map_err(|error| match error {
-            FULL => self.device.out_of_memory(verb, shape, bytes),
+            FULL => self.device.out_of_memory(verb, &what(), bytes),
             error => fault(verb, error),
         })
     }
@@ -112,9 +128,12 @@ impl Gpu {
 
     /// Gives back what no tensor uses.
     pub(super) fn trim(&self) {
-        self.arena.trim();
-        self.exact.trim();
+        self.trim_arenas();
         self.staging.trim();
+    }
+
+    fn trim_arenas(&self) {
+        [&self.arena, &self.exact, &self.recordings].into_iter().for_each(|arena| arena.trim());
     }
 
     /// A tensor with these elements, from memory that is no recording's: it is filled at once.
@@ -169,7 +188,7 @@ impl Gpu {
     ) -> Result<()> {
         let memory = room.memory();
         debug_assert!(at + bytes <= memory.bytes());
-        let sent = self.staging.send(&self.device.stream, memory.address() + at as u64, bytes, unit, fill);
+        let sent = self.staging.send(&self.device.stream, memory.address()? + at as u64, bytes, unit, fill);
         sent.map_err(|error| fault(verb, error))
     }
 
@@ -218,12 +237,16 @@ impl Gpu {
             if recording.is_some() {
                 return Err(Error::shape("record", "recordings do not nest"));
             }
-            *recording = Some(Collected::new(&self.arena));
+            *recording = Some(Collected::new(&self.recordings));
         }
         let result = steps();
         let collected = lock(&self.recording).take();
         result?;
         let collected = collected.ok_or_else(|| Error::shape("record", "the recording is gone"))?;
+        let layout = &collected.layout;
+        let bytes = layout.bytes() as usize;
+        let start = self.take_or_trim("record", bytes, || "what is replayed".into(), || layout.settle())?;
+        self.poison("record", start, bytes)?;
         collected.finish(&self.device.stream)
     }
 
@@ -264,10 +287,10 @@ impl Gpu {
         let verb = "download";
         self.not_recording(verb)?;
         self.bind(verb)?;
-        let mut elements = vec![0u8; tensor.bytes()];
+        let (mut elements, from) = (vec![0u8; tensor.bytes()], tensor.memory().address()?);
         let stream = &self.device.stream;
         // SAFETY: the tensor's memory holds as many bytes, and the host waits for them below.
-        let copied = unsafe { result::memcpy_dtoh_async(&mut elements, tensor.memory().address(), stream.cu_stream()) };
+        let copied = unsafe { result::memcpy_dtoh_async(&mut elements, from, stream.cu_stream()) };
         copied.and_then(|()| stream.synchronize()).map_err(|error| fault(verb, error))?;
         if tensor.dtype() == DType::U8 {
             self.refuse_what_is_no_number()?;
@@ -279,15 +302,15 @@ impl Gpu {
     /// An error if a picture had NaN since the last call.
     fn refuse_what_is_no_number(&self) -> Result<()> {
         let (verb, stream) = ("to_rgb8", &self.device.stream);
-        let (word, mut found) = (self.not_numbers.memory(), [0u8; size_of::<u32>()]);
+        let (word, mut found) = (self.not_numbers.memory().address()?, [0u8; size_of::<u32>()]);
         // SAFETY: the word's memory holds as many bytes, and the host waits for them below.
-        let copied = unsafe { result::memcpy_dtoh_async(&mut found, word.address(), stream.cu_stream()) };
+        let copied = unsafe { result::memcpy_dtoh_async(&mut found, word, stream.cu_stream()) };
         copied.and_then(|()| stream.synchronize()).map_err(|error| fault(verb, error))?;
         if found == [0; size_of::<u32>()] {
             return Ok(());
         }
         // SAFETY: as above; nothing that is under way touches it.
-        unsafe { result::memset_d8_async(word.address(), 0, found.len(), stream.cu_stream()) }
+        unsafe { result::memset_d8_async(word, 0, found.len(), stream.cu_stream()) }
             .map_err(|error| fault(verb, error))?;
         Err(not_numbers())
     }

@@ -152,7 +152,7 @@ impl Product<'_> {
         let plan = Plan::for_size(self.m, n, processors, self.sharing);
         let half = plan.tile.n / 2;
         let (memory, start) = (self.weights.memory(), self.columns.start * stride);
-        let weights = TensorMap::part(self.verb, memory, start, &[k, n], &[stride], &[STEP, half])?;
+        let weights = TensorMap::part(self.verb, memory, start, &[k, n], &[stride], &[STEP, half]);
         let mut args = vec![Arg::Map(&self.left), Arg::Map(&weights)];
         args.extend(between);
         args.push(Arg::Map(&self.out));
@@ -168,7 +168,7 @@ pub(super) fn takes(gpu: &Gpu, widths: [usize; 2]) -> bool {
 }
 
 /// The map of a matrix `[rows, width]` whose boxes are 64 rows of `columns`.
-pub(super) fn rows(verb: &'static str, x: &CudaTensor, [rows, width]: [usize; 2], columns: usize) -> Result<TensorMap> {
+pub(super) fn rows(verb: &'static str, x: &CudaTensor, [rows, width]: [usize; 2], columns: usize) -> TensorMap {
     TensorMap::new(verb, x.memory(), &[width, rows], width, &[columns, BOX])
 }
 

@@ -45,7 +45,7 @@ fn product(
     } else {
         let constants = [("ALIGNED", aligned(k)), ("HAS_BIAS", has_bias), ("ALIGNED_OUT", aligned(n))];
         if hopper::takes(gpu, [k, n]) {
-            let (left, out) = (hopper::rows(verb, &x, [m, k], 64)?, hopper::rows(verb, out, [m, n], 64)?);
+            let (left, out) = (hopper::rows(verb, &x, [m, k], 64), hopper::rows(verb, out, [m, n], 64));
             let (file, weights, columns) = (product.file, &w.matrix, 0..n);
             let product = hopper::Product {
                 verb,
@@ -107,7 +107,7 @@ pub(super) fn swiglu(gpu: &Gpu, x: &CudaTensor, w: &CudaSwiGlu) -> Result<CudaTe
         let constants = [("ALIGNED", aligned(k)), ("ALIGNED_OUT", aligned(hidden))];
         if hopper::takes(gpu, [k, hidden]) {
             // Two columns of the product make one of the output.
-            let (left, to) = (hopper::rows(verb, &x, [m, k], 64)?, hopper::rows(verb, &out, [m, hidden], 32)?);
+            let (left, to) = (hopper::rows(verb, &x, [m, k], 64), hopper::rows(verb, &out, [m, hidden], 32));
             let (file, weights, constants) = (product.file, &w.matrix, &constants);
             let columns = 0..n;
             let product = hopper::Product {

@@ -3,12 +3,12 @@
 //! An arena takes memory in large slabs and hands out parts of them, so that the driver, which may wait for the device
 //! when it is asked, is asked seldom and never inside the loop. All work goes through one stream, in the order it was
 //! called in, uploads included. So a part may be given to a new verb as soon as the last tensor on it is dropped:
-//! whatever still reads it was called before. A recording has an arena of its own, because its memory is written again
-//! whenever it is replayed; what it holds goes back when it is dropped.
+//! whatever still reads it was called before. What a recording makes is elsewhere: see `layout.rs`.
 //!
-//! A tensor that is larger than a slab gets one of just its size, and so does every one of an exact arena, which is for what
-//! stays: weights leave no gaps then.
+//! A tensor that is larger than a slab gets one of just its size, and so does all that an exact arena is asked for: weights,
+//! which stay and leave no gaps then, and the pieces that recordings work in.
 
+use super::layout::{Layout, Place};
 use cudarc::driver::sys::CUresult;
 use cudarc::driver::{CudaContext, DriverError, result};
 use std::collections::BTreeMap;
@@ -28,7 +28,7 @@ pub enum Placement {
     #[default]
     Slabs,
     /// Each tensor in an allocation of its own, so that tools which watch the ends of allocations see a kernel that
-    /// leaves its tensor. Slow.
+    /// leaves its tensor. Slow. What a recording makes lies in one allocation all the same.
     Apart,
 }
 
@@ -106,38 +106,33 @@ impl Source for Device {
     }
 }
 
-impl Source for Arc<Arena> {
-    fn allocate(&self, bytes: u64) -> Result<u64, DriverError> {
-        self.take(bytes)
-    }
-
-    fn free(&self, address: u64, bytes: u64) {
-        self.give(address, bytes);
-    }
-}
-
 /// Slabs and what is free of them.
 pub(super) struct Arena {
     source: Box<dyn Source>,
     placement: Placement,
     /// The smallest slab, in bytes.
     slab: u64,
-    /// Whether it is a recording's, which writes again where its tensors were: it lets go of nothing while it lives.
-    recording: bool,
-    state: Mutex<State>,
+    parts: Mutex<Parts>,
 }
 
+/// Slabs, and the parts of them that are free.
 #[derive(Default)]
-struct State {
+pub(super) struct Parts {
     /// Address and bytes of each.
     slabs: BTreeMap<u64, u64>,
     /// The same of free parts; no two of a slab touch.
     free: BTreeMap<u64, u64>,
 }
 
-impl State {
+impl Parts {
+    /// One slab, all of it free.
+    pub(super) fn one(address: u64, bytes: u64) -> Self {
+        let slab = BTreeMap::from([(address, bytes)]);
+        Self { slabs: slab.clone(), free: slab }
+    }
+
     /// The smallest free part that holds `bytes`.
-    fn take(&mut self, bytes: u64) -> Option<u64> {
+    pub(super) fn take(&mut self, bytes: u64) -> Option<u64> {
         let fitting = self.free.iter().filter(|(_, len)| **len >= bytes);
         let (address, len) = fitting.min_by_key(|(_, len)| **len).map(|(address, len)| (*address, *len))?;
         self.free.remove(&address);
@@ -147,7 +142,8 @@ impl State {
         Some(address)
     }
 
-    fn give(&mut self, mut address: u64, mut bytes: u64) {
+    /// Takes a part back.
+    pub(super) fn give(&mut self, mut address: u64, mut bytes: u64) {
         let before = self.free.range(..address).next_back().map(|(start, len)| (*start, *len));
         if let Some((start, len)) = before
             && start + len == address
@@ -167,7 +163,7 @@ impl State {
 
     /// Slabs of which nothing is used; they are the caller's.
     fn take_unused(&mut self) -> Vec<(u64, u64)> {
-        let State { slabs, free, .. } = self;
+        let Parts { slabs, free } = self;
         let unused = slabs.iter().filter(|(address, bytes)| free.get(address) == Some(bytes));
         let unused: Vec<(u64, u64)> = unused.map(|(address, bytes)| (*address, *bytes)).collect();
         for (address, _) in &unused {
@@ -182,71 +178,73 @@ impl Arena {
     /// An arena of a device's memory.
     pub(super) fn new(context: &Arc<CudaContext>, held: &Arc<Held>, placement: Placement) -> Arc<Self> {
         let device = Device { context: context.clone(), held: held.clone() };
-        Self::of(Box::new(device), placement, placement.slab(), false)
+        Self::of(Box::new(device), placement, placement.slab())
     }
 
     /// An arena of a device's memory in which every tensor has a slab of its size.
     pub(super) fn exact(context: &Arc<CudaContext>, held: &Arc<Held>, placement: Placement) -> Arc<Self> {
         let device = Device { context: context.clone(), held: held.clone() };
-        Self::of(Box::new(device), placement, 0, false)
+        Self::of(Box::new(device), placement, 0)
     }
 
-    /// The arena of a recording.
-    pub(super) fn child(parent: &Arc<Arena>) -> Arc<Self> {
-        Self::of(Box::new(parent.clone()), parent.placement, parent.slab, true)
-    }
-
-    fn of(source: Box<dyn Source>, placement: Placement, slab: u64, recording: bool) -> Arc<Self> {
-        Arc::new(Self { source, placement, slab, recording, state: Mutex::default() })
+    fn of(source: Box<dyn Source>, placement: Placement, slab: u64) -> Arc<Self> {
+        Arc::new(Self { source, placement, slab, parts: Mutex::default() })
     }
 
     /// Gives slabs back of which nothing is used.
     pub(super) fn trim(&self) {
-        self.free_unused(&mut lock(&self.state));
+        self.free_unused(&mut lock(&self.parts));
     }
 
-    fn free_unused(&self, state: &mut State) {
-        state.take_unused().into_iter().for_each(|(address, bytes)| self.source.free(address, bytes));
+    fn free_unused(&self, parts: &mut Parts) {
+        parts.take_unused().into_iter().for_each(|(address, bytes)| self.source.free(address, bytes));
     }
 
     /// Memory for `bytes`, aligned to 16 at least. Its contents are whatever it held before.
     pub(super) fn allocate(self: &Arc<Self>, bytes: usize) -> Result<Arc<Memory>, DriverError> {
-        let bytes = (bytes as u64).next_multiple_of(self.placement.alignment());
-        Ok(Arc::new(Memory { address: self.take(bytes)?, bytes, home: self.clone() }))
+        let bytes = self.rounded(bytes as u64);
+        Ok(Arc::new(Memory { at: self.take(bytes)?, bytes, home: Home::Arena(self.clone()) }))
     }
 
-    fn take(&self, bytes: u64) -> Result<u64, DriverError> {
-        let mut state = lock(&self.state);
-        if let Some(address) = state.take(bytes) {
+    /// Bytes up to what places are multiples of.
+    fn rounded(&self, bytes: u64) -> u64 {
+        bytes.next_multiple_of(self.placement.alignment())
+    }
+
+    /// The address of `bytes`, a size that is rounded.
+    pub(super) fn take(&self, bytes: u64) -> Result<u64, DriverError> {
+        let mut parts = lock(&self.parts);
+        if let Some(address) = parts.take(bytes) {
             return Ok(address);
         }
         let slab = bytes.max(self.slab);
         // So that large tensors of different sizes, one after the other, need no more than the largest.
-        if slab == bytes && !self.recording {
-            self.free_unused(&mut state);
+        if slab == bytes {
+            self.free_unused(&mut parts);
         }
         let mut made = self.source.allocate(slab).map(|address| (address, slab));
         // Where a whole slab is too much, the part itself may fit, and slabs that nothing uses are no use.
         if out_of_memory(&made) && slab > bytes {
             made = self.source.allocate(bytes).map(|address| (address, bytes));
         }
-        if out_of_memory(&made) && !self.recording {
-            self.free_unused(&mut state);
+        if out_of_memory(&made) {
+            self.free_unused(&mut parts);
             made = self.source.allocate(bytes).map(|address| (address, bytes));
         }
         let (address, slab) = made?;
-        state.slabs.insert(address, slab);
+        parts.slabs.insert(address, slab);
         if slab > bytes {
-            state.free.insert(address + bytes, slab - bytes);
+            parts.free.insert(address + bytes, slab - bytes);
         }
         Ok(address)
     }
 
-    fn give(&self, address: u64, bytes: u64) {
-        let mut state = lock(&self.state);
-        state.give(address, bytes);
-        if self.placement == Placement::Apart && !self.recording {
-            self.free_unused(&mut state);
+    /// Takes back what was taken.
+    pub(super) fn give(&self, address: u64, bytes: u64) {
+        let mut parts = lock(&self.parts);
+        parts.give(address, bytes);
+        if self.placement == Placement::Apart {
+            self.free_unused(&mut parts);
         }
     }
 }
@@ -257,31 +255,51 @@ fn out_of_memory<T>(result: &Result<T, DriverError>) -> bool {
 
 impl Drop for Arena {
     fn drop(&mut self) {
-        let slabs = std::mem::take(&mut lock(&self.state).slabs);
+        let slabs = std::mem::take(&mut lock(&self.parts).slabs);
         slabs.into_iter().for_each(|(address, bytes)| self.source.free(address, bytes));
     }
 }
 
 impl fmt::Debug for Arena {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let state = lock(&self.state);
+        let parts = lock(&self.parts);
         let sum = |parts: &BTreeMap<u64, u64>| parts.values().sum::<u64>();
-        write!(f, "Arena({} bytes, {} of them free)", sum(&state.slabs), sum(&state.free))
+        write!(f, "Arena({} bytes, {} of them free)", sum(&parts.slabs), sum(&parts.free))
     }
 }
 
-/// A part of an arena that goes back to it when the last tensor on it is dropped.
+/// A part of an arena or of a recording's layout, to which it goes back when the last tensor on it is dropped.
 #[derive(Debug)]
 pub(super) struct Memory {
-    address: u64,
+    at: u64,
     bytes: u64,
-    home: Arc<Arena>,
+    home: Home,
+}
+
+#[derive(Debug)]
+enum Home {
+    Arena(Arc<Arena>),
+    Layout(Arc<Layout>),
 }
 
 impl Memory {
-    /// Where it starts on the device.
-    pub(super) fn address(&self) -> u64 {
-        self.address
+    /// Memory for `bytes` of a recording.
+    pub(super) fn laid(layout: &Arc<Layout>, bytes: usize) -> Arc<Self> {
+        let (at, bytes) = layout.take(bytes as u64);
+        Arc::new(Self { at, bytes, home: Home::Layout(layout.clone()) })
+    }
+
+    /// Where it starts.
+    pub(super) fn place(&self) -> Place {
+        match &self.home {
+            Home::Arena(_) => Place::At(self.at),
+            Home::Layout(layout) => Place::In(layout.clone(), self.at),
+        }
+    }
+
+    /// Where it starts on the device; an error in a recording that is not whole.
+    pub(super) fn address(&self) -> crate::error::Result<u64> {
+        self.place().address()
     }
 
     /// Its size, which is what was asked for or somewhat more.
@@ -289,15 +307,18 @@ impl Memory {
         self.bytes as usize
     }
 
-    /// Whether it will go to `arena`.
-    pub(super) fn belongs_to(&self, arena: &Arc<Arena>) -> bool {
-        Arc::ptr_eq(&self.home, arena)
+    /// Whether it is a part of `layout`.
+    pub(super) fn belongs_to(&self, layout: &Arc<Layout>) -> bool {
+        matches!(&self.home, Home::Layout(home) if Arc::ptr_eq(home, layout))
     }
 }
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        self.home.give(self.address, self.bytes);
+        match &self.home {
+            Home::Arena(arena) => arena.give(self.at, self.bytes),
+            Home::Layout(layout) => layout.give(self.at, self.bytes),
+        }
     }
 }
 
@@ -332,7 +353,7 @@ mod tests {
 
     fn arena(bytes: u64, placement: Placement) -> (Arc<Fake>, Arc<Arena>) {
         let fake = Arc::new(Fake { left: Mutex::new(bytes), ..Fake::default() });
-        let arena = Arena::of(Box::new(fake.clone()), placement, placement.slab(), false);
+        let arena = Arena::of(Box::new(fake.clone()), placement, placement.slab());
         (fake, arena)
     }
 
@@ -341,20 +362,20 @@ mod tests {
         let (fake, arena) = arena(4 * SLAB, Placement::Slabs);
         let parts = [1000, 2000, 1500].map(|bytes| arena.allocate(bytes).unwrap());
         assert_eq!(
-            parts.each_ref().map(|part| (part.address(), part.bytes())),
+            parts.each_ref().map(|part| (part.address().unwrap(), part.bytes())),
             [(0, 1024), (1024, 2048), (3072, 1536)]
         );
         let [first, second, third] = parts;
         drop(first);
         drop(third);
-        assert_eq!(arena.allocate(1024).unwrap().address(), 0, "the smallest that fits");
+        assert_eq!(arena.allocate(1024).unwrap().address().unwrap(), 0, "the smallest that fits");
         drop(second);
         let whole = arena.allocate(SLAB as usize).unwrap();
-        assert_eq!((whole.address(), lock(&fake.asked).len()), (0, 1));
+        assert_eq!((whole.address().unwrap(), lock(&fake.asked).len()), (0, 1));
         // The next slab touches the first one, and is never one with it.
         let other = arena.allocate(SLAB as usize).unwrap();
         drop((whole, other));
-        assert_eq!(lock(&arena.state).free.len(), 2);
+        assert_eq!(lock(&arena.parts).free.len(), 2);
         drop(arena);
         assert_eq!(*lock(&fake.left), 4 * SLAB);
     }
@@ -389,7 +410,7 @@ mod tests {
     #[test]
     fn exact_arenas_leave_no_gaps() {
         let fake = Arc::new(Fake { left: Mutex::new(3000), ..Fake::default() });
-        let arena = Arena::of(Box::new(fake.clone()), Placement::Slabs, 0, false);
+        let arena = Arena::of(Box::new(fake.clone()), Placement::Slabs, 0);
         let parts = [1, 512, 600].map(|bytes| arena.allocate(bytes).unwrap());
         assert_eq!(*lock(&fake.asked), [512, 512, 1024]);
         drop(parts);
@@ -409,18 +430,49 @@ mod tests {
     }
 
     #[test]
-    fn a_recording_keeps_its_memory_from_others() {
-        let (fake, parent) = arena(4 * SLAB, Placement::Slabs);
-        let child = Arena::child(&parent);
-        let own = child.allocate(512).unwrap();
-        let address = own.address();
-        drop(own);
-        assert!(parent.allocate(512).unwrap().address() >= address + SLAB);
-        assert_eq!(child.allocate(512).unwrap().address(), address);
-        drop(child);
-        assert_eq!(parent.allocate(SLAB as usize).unwrap().address(), address);
-        drop(parent);
-        assert_eq!(*lock(&fake.left), 4 * SLAB);
+    fn a_recording_takes_what_it_needs_in_one_piece_and_keeps_it_from_others() {
+        for placement in [Placement::Slabs, Placement::Apart] {
+            let fake = Arc::new(Fake { left: Mutex::new(SLAB), ..Fake::default() });
+            let arena = Arena::of(Box::new(fake.clone()), placement, 0);
+            let layout = Layout::new(&arena);
+            let [first, second] = [1000, 2000].map(|bytes| Memory::laid(&layout, bytes));
+            assert!(first.belongs_to(&layout) && first.address().is_err(), "nothing is taken yet");
+            drop(first);
+            let third = Memory::laid(&layout, 500);
+            assert!(lock(&fake.asked).is_empty());
+            let places = [&second, &third].map(|memory| memory.place());
+            drop((second, third));
+            let whole = 1024 + 2048;
+            assert_eq!((layout.bytes(), layout.settle(), layout.settle()), (whole, Ok(0), Ok(0)));
+            assert_eq!(*lock(&fake.asked), [whole], "once");
+            assert_eq!(
+                places.each_ref().map(|place| place.address().unwrap()),
+                [1024, 0],
+                "the third where the first was"
+            );
+            assert!(arena.allocate(512).unwrap().address().unwrap() >= whole);
+            drop(layout);
+            assert_eq!(
+                *lock(&fake.left) + whole,
+                SLAB - if placement == Placement::Slabs { 512 } else { 0 },
+                "its work may run"
+            );
+            drop(places);
+            arena.trim();
+            assert_eq!(*lock(&fake.left), SLAB);
+        }
+    }
+
+    #[test]
+    fn an_empty_recording_takes_nothing() {
+        let (fake, arena) = arena(SLAB, Placement::Slabs);
+        assert_eq!(Layout::new(&arena).settle(), Ok(0));
+        assert!(lock(&fake.asked).is_empty());
+        let full = Layout::new(&arena);
+        let memory = Memory::laid(&full, 2 * SLAB as usize);
+        assert!(out_of_memory(&full.settle()) && memory.address().is_err());
+        drop((memory, full, arena));
+        assert_eq!(*lock(&fake.left), SLAB);
     }
 
     #[test]

@@ -16,6 +16,7 @@ mod gpu;
 mod guide_and_step;
 mod hopper;
 mod kernels;
+mod layout;
 mod library;
 mod linear;
 mod matrix;

@@ -54,8 +54,8 @@ pub(super) fn project_qkv(
         m,
         weights: &w.matrix,
         columns: 0..n,
-        left: hopper::rows(verb, &x, [m, k], 64)?,
-        out: hopper::rows(verb, &out, [m, n], 64)?,
+        left: hopper::rows(verb, &x, [m, k], 64),
+        out: hopper::rows(verb, &out, [m, n], 64),
         sharing: Sharing::Beside,
     };
     let between = [Arg::Read(&q_norm), Arg::Read(&k_norm), Arg::Read(&rotation)];

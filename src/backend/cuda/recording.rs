@@ -3,11 +3,12 @@
 use super::cublaslt::Multiplication;
 use super::device::fault;
 use super::kernels::Kernel;
+use super::layout::{Layout, Place};
 use super::matrix::Matrix;
 use super::memory::{Arena, Memory};
 use super::program::Parameter;
 use super::tensor::CudaTensor;
-use super::tensor_map::{Encoded, TensorMap};
+use super::tensor_map::{Description, Encoded, TensorMap};
 use crate::backend::DeviceTensor;
 use crate::error::{Error, Result};
 use cudarc::driver::sys::{
@@ -49,19 +50,19 @@ impl<'a> Arg<'a> {
         }
     }
 
-    /// The argument as bits, if it is what the kernel takes.
+    /// The argument, if it is what the kernel takes.
     fn word(self, parameter: Parameter) -> Option<Word> {
         match (self, parameter) {
             (Arg::Read(tensor), Parameter::Tensor { elements, mutable: false })
             | (Arg::Write(tensor), Parameter::Tensor { elements, mutable: true }) => {
                 let fits = elements.is_none_or(|dtype| dtype == tensor.dtype());
-                fits.then(|| Word::Address(tensor.memory().address()))
+                fits.then(|| Word::Memory(tensor.memory().place()))
             }
             (Arg::Weights(matrix), Parameter::Tensor { elements: Some(Matrix::ELEMENTS), mutable: false }) => {
-                Some(Word::Address(matrix.memory().address()))
+                Some(Word::Memory(matrix.memory().place()))
             }
-            (Arg::Map(map), Parameter::Map) => Some(Word::Map(map.encoded)),
-            (Arg::Absent, Parameter::Tensor { .. }) => Some(Word::Address(0)),
+            (Arg::Map(map), Parameter::Map) => Some(Word::Map(map.description.clone())),
+            (Arg::Absent, Parameter::Tensor { .. }) => Some(Word::Memory(Place::At(0))),
             (Arg::U32(value), Parameter::U32) => u32::try_from(value).ok().map(Word::U32),
             (Arg::F32(value), Parameter::F32) => Some(Word::F32(value)),
             _ => None,
@@ -69,23 +70,42 @@ impl<'a> Arg<'a> {
     }
 }
 
-/// An argument as the driver copies it.
-#[derive(Debug, Clone, Copy)]
+/// An argument of a kernel.
+#[derive(Debug, Clone)]
 enum Word {
+    Memory(Place),
+    Map(Description),
+    U32(u32),
+    F32(f32),
+}
+
+impl Word {
+    fn value(&self) -> Result<Value> {
+        Ok(match self {
+            Word::Memory(place) => Value::Address(place.address()?),
+            Word::Map(description) => Value::Map(description.encode()?),
+            Word::U32(value) => Value::U32(*value),
+            Word::F32(value) => Value::F32(*value),
+        })
+    }
+}
+
+/// An argument as the driver copies it.
+enum Value {
     Address(u64),
     Map(Encoded),
     U32(u32),
     F32(f32),
 }
 
-impl Word {
+impl Value {
     /// Where the driver finds it.
     fn place(&self) -> *mut c_void {
         let place: *const c_void = match self {
-            Word::Address(value) => (&raw const *value).cast(),
-            Word::Map(value) => (&raw const *value).cast(),
-            Word::U32(value) => (&raw const *value).cast(),
-            Word::F32(value) => (&raw const *value).cast(),
+            Value::Address(value) => (&raw const *value).cast(),
+            Value::Map(value) => (&raw const *value).cast(),
+            Value::U32(value) => (&raw const *value).cast(),
+            Value::F32(value) => (&raw const *value).cast(),
         };
         place.cast_mut()
     }
@@ -166,7 +186,8 @@ impl Launch {
             attrs: &raw mut early,
             numAttrs: u32::from(self.kernel.early),
         };
-        let mut words: Vec<*mut c_void> = self.words.iter().map(Word::place).collect();
+        let values = self.words.iter().map(Word::value).collect::<Result<Vec<_>>>()?;
+        let mut words: Vec<*mut c_void> = values.iter().map(Value::place).collect();
         let function = self.kernel.function.cu_function();
         // SAFETY: the arguments are of the types that the kernel declares. The tensors' memory is at least as large as
         // their shapes say, the kernels guard every index by sizes that the verbs take from these shapes, and memory is
@@ -202,29 +223,31 @@ impl Work {
 pub(super) struct Collected {
     work: Vec<Work>,
     /// The recording's own memory.
-    pub arena: Arc<Arena>,
-    /// Memory from outside, by address, which must not be reused while the recording lives.
-    outside: BTreeMap<u64, Arc<Memory>>,
+    pub layout: Arc<Layout>,
+    /// Memory from outside, which must not be reused while the recording lives: by the address of its handle, as its own may not
+    /// be known yet.
+    outside: BTreeMap<usize, Arc<Memory>>,
 }
 
 impl Collected {
-    pub(super) fn new(parent: &Arc<Arena>) -> Self {
-        Self { work: Vec::new(), arena: Arena::child(parent), outside: BTreeMap::new() }
+    /// Nothing yet; its own memory will come from `source`.
+    pub(super) fn new(source: &Arc<Arena>) -> Self {
+        Self { work: Vec::new(), layout: Layout::new(source), outside: BTreeMap::new() }
     }
 
     /// Adds work and keeps the memory of its arguments that is not the recording's own.
     pub(super) fn push(&mut self, work: Work, args: &[Arg<'_>]) {
         for memory in args.iter().filter_map(|arg| arg.memory()) {
-            if !memory.belongs_to(&self.arena) {
-                self.outside.entry(memory.address()).or_insert_with(|| memory.clone());
+            if !memory.belongs_to(&self.layout) {
+                self.outside.entry(Arc::as_ptr(memory).addr()).or_insert_with(|| memory.clone());
             }
         }
         self.work.push(work);
     }
 
-    /// Captures the work as a graph.
+    /// Captures the work as a graph, when its memory is settled.
     pub(super) fn finish(self, stream: &Arc<CudaStream>) -> Result<CudaRecording> {
-        let Self { work, arena, outside } = self;
+        let Self { work, layout, outside } = self;
         let refused = |error| fault("record", error);
         let mut graph = None;
         if !work.is_empty() {
@@ -238,7 +261,7 @@ impl Collected {
                 graph.upload().map_err(refused)?;
             }
         }
-        Ok(CudaRecording { graph, work, _arena: arena, _outside: outside })
+        Ok(CudaRecording { graph, work, _layout: layout, _outside: outside })
     }
 }
 
@@ -247,8 +270,8 @@ pub struct CudaRecording {
     graph: Option<CudaGraph>,
     /// What the graph was captured from, whose kernels must live as long as it does.
     work: Vec<Work>,
-    _arena: Arc<Arena>,
-    _outside: BTreeMap<u64, Arc<Memory>>,
+    _layout: Arc<Layout>,
+    _outside: BTreeMap<usize, Arc<Memory>>,
 }
 
 impl CudaRecording {

@@ -1,6 +1,7 @@
 //! Tensor maps: what Hopper's copy engine knows of a tensor, and of the boxes that it copies to shared memory.
 
 use super::device::fault;
+use super::layout::Place;
 use super::memory::Memory;
 use crate::error::Result;
 use cudarc::driver::DeviceRepr;
@@ -12,6 +13,9 @@ use std::ffi::c_void;
 use std::fmt;
 use std::mem::MaybeUninit;
 use std::sync::Arc;
+
+/// Bytes of an element.
+const ELEMENT: u64 = 2;
 
 /// The map as a kernel takes it.
 #[derive(Clone, Copy)]
@@ -27,10 +31,23 @@ impl fmt::Debug for Encoded {
     }
 }
 
+/// What a map says: encoded when it is known where the tensor is.
+#[derive(Debug, Clone)]
+pub(super) struct Description {
+    verb: &'static str,
+    place: Place,
+    /// Bytes between the place and the first element.
+    start: u64,
+    sizes: Vec<u64>,
+    /// Bytes.
+    strides: Vec<u64>,
+    boxes: Vec<u32>,
+}
+
 /// A map with the memory that it is of.
 #[derive(Debug, Clone)]
 pub(super) struct TensorMap {
-    pub encoded: Encoded,
+    pub description: Description,
     pub memory: Arc<Memory>,
 }
 
@@ -44,7 +61,7 @@ impl TensorMap {
         sizes: &[usize],
         stride: usize,
         box_sizes: &[usize],
-    ) -> Result<Self> {
+    ) -> Self {
         let mut strides = vec![stride];
         for size in &sizes[1..sizes.len() - 1] {
             strides.extend(strides.last().map(|last| last * size));
@@ -61,17 +78,31 @@ impl TensorMap {
         sizes: &[usize],
         strides: &[usize],
         box_sizes: &[usize],
-    ) -> Result<Self> {
-        let element = 2;
-        let dims: Vec<u64> = sizes.iter().map(|&size| size as u64).collect();
-        let strides: Vec<u64> = strides.iter().map(|stride| (stride * element) as u64).collect();
+    ) -> Self {
         let mut boxes = vec![1u32; sizes.len()];
         boxes.iter_mut().zip(box_sizes).for_each(|(to, size)| *to = *size as u32);
-        let swizzle = match box_sizes[0] * element {
+        let description = Description {
+            verb,
+            place: memory.place(),
+            start: start as u64 * ELEMENT,
+            sizes: sizes.iter().map(|&size| size as u64).collect(),
+            strides: strides.iter().map(|&stride| stride as u64 * ELEMENT).collect(),
+            boxes,
+        };
+        Self { description, memory: memory.clone() }
+    }
+}
+
+impl Description {
+    /// The map as a kernel takes it.
+    pub(super) fn encode(&self) -> Result<Encoded> {
+        let Self { verb, place, start, sizes, strides, boxes } = self;
+        let swizzle = match u64::from(boxes[0]) * ELEMENT {
             64 => CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_64B,
             _ => CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
         };
         let steps = vec![1u32; sizes.len()];
+        let address = place.address()? + start;
         let mut map = MaybeUninit::<CUtensorMap>::uninit();
         // SAFETY: the arrays hold as many numbers as the tensor has dimensions (the strides one less), and the map is
         // written where the driver returns success.
@@ -80,8 +111,8 @@ impl TensorMap {
                 map.as_mut_ptr(),
                 CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
                 sizes.len() as u32,
-                (memory.address() + (start * element) as u64) as *mut c_void,
-                dims.as_ptr(),
+                address as *mut c_void,
+                sizes.as_ptr(),
                 strides.as_ptr(),
                 boxes.as_ptr(),
                 steps.as_ptr(),
@@ -93,6 +124,6 @@ impl TensorMap {
         };
         encoded.result().map_err(|error| fault(verb, error))?;
         // SAFETY: the driver wrote it.
-        Ok(Self { encoded: Encoded(unsafe { map.assume_init() }), memory: memory.clone() })
+        Ok(Encoded(unsafe { map.assume_init() }))
     }
 }
