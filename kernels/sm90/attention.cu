@@ -14,12 +14,6 @@
 // both, so that they cross the L2 once.
 // Constants: CAUSAL, HAS_LENGTHS, CLUSTER.
 
-#ifdef ZIMAGE_EMULATED
-// The emulation runs one block after the other.
-#undef CLUSTER
-#define CLUSTER 1
-#endif
-
 constexpr unsigned HEAD = 128, KEYS = 128, STAGES = 2;
 constexpr unsigned CONSUMERS = 3, QUERIES = 64 * CONSUMERS, THREADS = 128 * (CONSUMERS + 1);
 // Rows of a box that the copy engine brings, which has 64 columns; a tile of queries, keys or values is two columns of boxes.

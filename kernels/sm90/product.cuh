@@ -24,12 +24,6 @@
 //          column is n, before any of it is kept: sums[4·j + 2·half + i] is column n + 8·j + lane % 4 · 2 + i of rows[half].
 // Constants: CONSUMERS, TILE_N, STAGES, CLUSTER, BESIDE, BUFFERS.
 
-#ifdef ZIMAGE_EMULATED
-// The emulation runs one block after the other.
-#undef CLUSTER
-#define CLUSTER 1
-#endif
-
 constexpr unsigned TILE_M = 64 * CONSUMERS, STEP = 64, HALF_N = TILE_N / 2, THREADS = 128 * (CONSUMERS + 1);
 constexpr unsigned LEFT = TILE_M * STEP, RIGHT = TILE_N * STEP, STAGE = LEFT + RIGHT;
 // Tiles that a cluster is high and wide.

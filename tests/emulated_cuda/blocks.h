@@ -1,4 +1,4 @@
-// Runs a launch: its blocks over the cores, each block's threads as fibers.
+// Runs a launch: its blocks, or clusters of them, over the cores, their threads as fibers.
 #pragma once
 
 #include "runtime.h"
@@ -9,6 +9,9 @@
 namespace emulated_cuda {
 
 struct Module;
+
+/// The most blocks that a cluster may have, and the most threads of all of them, in whole warps.
+constexpr unsigned cluster_blocks = 8, cluster_threads = 1024;
 
 /// A kernel with its arguments, as the driver checked them.
 struct Launch {

@@ -25,6 +25,7 @@ enum Result {
     not_ready = 600,
     launch_failed = 719,
     unsupported_in_capture = 900,
+    invalid_cluster_size = 912,
     not_supported = 801,
 };
 

@@ -141,6 +141,7 @@ const std::map<int, Words> words{
     {901, {"CUDA_ERROR_STREAM_CAPTURE_INVALIDATED", "operation failed due to a previous error during capture"}},
     {903, {"CUDA_ERROR_STREAM_CAPTURE_UNMATCHED", "the capture was not initiated in this stream"}},
     {905, {"CUDA_ERROR_STREAM_CAPTURE_ISOLATION", "dependency created on uncaptured work in another stream"}},
+    {invalid_cluster_size, {"CUDA_ERROR_INVALID_CLUSTER_SIZE", "cluster misconfiguration"}},
 };
 } // namespace
 API cuGetErrorName(int code, const char **name) {

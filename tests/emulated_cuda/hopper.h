@@ -1,21 +1,12 @@
 // What the kernels' `sm90/instructions.cuh` wraps in PTX on a device of compute capability 9.0: barriers that count bytes,
-// copies of boxes both ways, products of warpgroups. As with cp.async, all land as late as they may: a box when a thread
-// would wait for it in vain, one that leaves shared memory and a product at the wait that covers it. Where a matrix lies
-// follows the PTX ISA, 9.7.15 ("wgmma"), for rows of 128 bytes in the 128-byte swizzle.
+// copies of boxes both ways, products of warpgroups, and what blocks of a cluster do for each other. As with cp.async, all land
+// as late as they may: a box, or a value from another block, when a thread waits for it and nobody else can run; a box that
+// leaves shared memory and a product at the wait that covers it. Where a matrix lies follows the PTX ISA, 9.7.15 ("wgmma"), for
+// rows of 128 bytes in the 128-byte swizzle.
 
 using TensorMap = emulated_cuda::TensorMap;
-struct Barrier;
 
 namespace emulated_cuda {
-
-struct Load {
-    Box box;
-    Barrier *barrier;
-};
-// Shared memory of the block, which starts as ones: none are waiting.
-static thread_local Load loads[64];
-static thread_local unsigned not_waiting;
-inline unsigned loads_waiting() { return ~not_waiting; }
 
 /// Where what the copy engine takes for `logical` lies: chunks of 16 bytes are swapped within rows of 128 bytes, chunk i of row
 /// r at i ^ r % 8, or within rows of 64 bytes, at i ^ r / 2 % 4.
@@ -55,47 +46,70 @@ template <class F> EMULATED_CUDA_UNCHECKED inline void each_element(const Box &b
     }
 }
 
+/// What comes to the block of this thread.
+inline Arrivals &arrivals() { return emulated_cuda_current->arrivals[emulated_cuda_current->rank]; }
+
+/// Takes the oldest of those that `barrier` counts out of a list; false where there is none.
+template <class T> inline bool take_for(const void *barrier, T *list, unsigned &count, T &taken) {
+    for (unsigned i = 0; i < count; i++) {
+        if (list[i].barrier != barrier) continue;
+        taken = list[i];
+        count--;
+        __builtin_memmove(list + i, list + i + 1, (count - i) * sizeof(T));
+        return true;
+    }
+    return false;
+}
+
+/// Lands what has been on its way to `barrier` for longest, of boxes first; returns its bytes.
+inline unsigned land(const void *barrier) {
+    Arrivals &mine = arrivals();
+    Load load;
+    if (take_for(barrier, mine.load, mine.loads, load)) {
+        each_element(load.box, [](char *in_shared, const char *in_tensor) {
+            if (in_tensor) __builtin_memcpy(in_shared, in_tensor, 2);
+            else __builtin_memset(in_shared, 0, 2);
+        });
+        return bytes_of(load.box.map);
+    }
+    Sent sent;
+    if (!take_for(barrier, mine.sent, mine.values, sent)) return 0;
+    *sent.place = sent.value;
+    return sizeof sent.value;
+}
+
 } // namespace emulated_cuda
 
 struct Barrier {
     unsigned short pending, count;
-    // Bytes that were announced and have not come; the phase is in the lowest bit.
+    // Bytes that were announced and have not come, or came before they were; the phase is in the lowest bit.
     int phased_bytes;
 
     void init(unsigned threads) {
         pending = count = (unsigned short)threads, phased_bytes = 0;
     }
-    void arrive() { add(0, true); }
+    void arrive() { arrive_at<1>(emulated_cuda_current->rank); }
     template <unsigned Blocks> void arrive_at(unsigned rank) {
-        static_assert(Blocks == 1, "clusters are not emulated");
-        if (rank) emulated_cuda_fail("an mbarrier in block %u of a cluster of one", rank);
-        arrive();
+        const emulated_cuda::Mapped at = emulated_cuda_mapped(this, sizeof *this, rank);
+        if (static_cast<Barrier *>(at.here)->add(0, true)) emulated_cuda_wake(at.there, rank);
     }
-    void expect(unsigned bytes) { add(int(bytes), true); }
-    void add(int bytes, bool arrives) {
+    void expect(unsigned bytes) {
+        if (add(int(bytes), true)) emulated_cuda_wake(this, emulated_cuda_current->rank);
+    }
+    /// Whether it ends the phase.
+    bool add(int bytes, bool arrives) {
+        // As fresh shared memory is.
+        if (count == 0xffff) emulated_cuda_fail("an mbarrier that nobody has initialised");
         if (arrives && !pending--) emulated_cuda_fail("an mbarrier for %u threads: one more arrived", count);
         phased_bytes += bytes * 2;
-        if (pending == 0 && phased_bytes >> 1 == 0) pending = count, phased_bytes ^= 1;
+        if (pending != 0 || phased_bytes >> 1 != 0) return false;
+        return pending = count, phased_bytes ^= 1, true;
     }
     bool passed(unsigned parity) const { return unsigned(phased_bytes & 1) != parity; }
     void wait(unsigned parity) {
         using namespace emulated_cuda;
-        for (unsigned tries = 0; !passed(parity); tries++) {
-            if (tries == 1000000) emulated_cuda_fail("an mbarrier that never ends its phase");
-            emulated_cuda_yield();
-            for (unsigned i = 0; i < loads_waiting() && !passed(parity); i++) {
-                if (loads[i].barrier != this) continue;
-                const Box box = loads[i].box;
-                not_waiting++;
-                __builtin_memmove(loads + i, loads + i + 1, (loads_waiting() - i) * sizeof(Load));
-                each_element(box, [](char *in_shared, const char *in_tensor) {
-                    if (in_tensor) __builtin_memcpy(in_shared, in_tensor, 2);
-                    else __builtin_memset(in_shared, 0, 2);
-                });
-                add(-int(bytes_of(box.map)), false);
-                break;
-            }
-        }
+        while (!passed(parity))
+            if (emulated_cuda_sleep(this) && add(-int(land(this)), false)) emulated_cuda_wake(this, emulated_cuda_current->rank);
     }
 };
 static_assert(sizeof(Barrier) == 8, "an mbarrier's size");
@@ -105,12 +119,40 @@ inline void fence_barriers() {}
 template <unsigned Count> inline void registers_give() { static_assert(Count >= 24 && Count <= 256 && Count % 8 == 0); }
 template <unsigned Count> inline void registers_take() { static_assert(Count >= 24 && Count <= 256 && Count % 8 == 0); }
 
+namespace emulated_cuda {
+
+template <class... At> inline void copy_box_to(unsigned rank, void *to, const TensorMap &map, Barrier &barrier, At... at) {
+    const Mapped place = emulated_cuda_mapped(to, bytes_of(map), rank);
+    Arrivals &its = emulated_cuda_current->arrivals[rank];
+    if (its.loads == sizeof its.load / sizeof *its.load) emulated_cuda_fail("more than %u boxes on their way", its.loads);
+    const Box box = box_at(place.there, map, at...);
+    for (unsigned i = 0; i < its.loads; i++) {
+        const Box &other = its.load[i].box;
+        if (box.in_shared < other.in_shared + bytes_of(other.map) && other.in_shared < box.in_shared + bytes_of(map))
+            emulated_cuda_fail("brings a box to where another one is on its way");
+    }
+    its.load[its.loads++] = {box, emulated_cuda_mapped(&barrier, sizeof barrier, rank).there};
+    __builtin_memset(place.here, 0xff, bytes_of(map));
+}
+
+} // namespace emulated_cuda
+
 template <class... At> inline void copy_box(void *to, const TensorMap &map, Barrier &barrier, At... at) {
+    emulated_cuda::copy_box_to(emulated_cuda_current->rank, to, map, barrier, at...);
+}
+template <class... At> inline void copy_box_to_all(void *to, const TensorMap &map, Barrier &barrier, At... at) {
+    for (unsigned rank = 0; rank < 2; rank++) emulated_cuda::copy_box_to(rank, to, map, barrier, at...);
+}
+
+inline void send(float *place, float value, Barrier &barrier, unsigned rank) {
     using namespace emulated_cuda;
-    if (loads_waiting() == sizeof loads / sizeof *loads) emulated_cuda_fail("more than %u boxes on their way", loads_waiting());
-    loads[loads_waiting()] = {box_at(to, map, at...), &barrier};
-    __builtin_memset(to, 0xff, bytes_of(map));
-    not_waiting--;
+    const Mapped to = emulated_cuda_mapped(place, sizeof value, rank);
+    Arrivals &its = emulated_cuda_current->arrivals[rank];
+    if (its.values == sizeof its.sent / sizeof *its.sent) emulated_cuda_fail("more than %u values on their way", its.values);
+    for (unsigned i = 0; i < its.values; i++)
+        if (its.sent[i].place == to.there) emulated_cuda_fail("sends a value to where another one is on its way");
+    its.sent[its.values++] = {static_cast<float *>(to.there), value, emulated_cuda_mapped(&barrier, sizeof barrier, rank).there};
+    *static_cast<float *>(to.here) = poison<float>();
 }
 
 template <class... At> inline void store_box(const TensorMap &map, const void *from, At... at) {
@@ -133,14 +175,10 @@ template <int Pending> inline void store_wait() {
 }
 inline void fence_shared() {}
 
-// A block is a cluster of its own: kernels that ask for more are compiled, but do not come to these.
+inline unsigned cluster_rank() { return emulated_cuda_current->rank; }
 template <unsigned Blocks> inline void cluster_sync() {
-    static_assert(Blocks == 1, "clusters are not emulated");
-    __syncthreads();
-}
-inline unsigned cluster_rank() { emulated_cuda_fail("clusters are not emulated"); }
-template <class... At> inline void copy_box_to_all(void *, const TensorMap &, Barrier &, At...) {
-    emulated_cuda_fail("clusters are not emulated");
+    if (Blocks == 1) __syncthreads();
+    else emulated_cuda_cluster_barrier(Blocks);
 }
 
 // A matrix for wgmma: its address, and in the upper 16 bits the distance of 64 columns, in units of 16 bytes.

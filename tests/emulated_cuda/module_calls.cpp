@@ -16,13 +16,20 @@ int occupancy(const Function &function, int threads, std::size_t dynamic) {
 }
 
 int launch(const Function &function, Index grid, Index block, unsigned dynamic, Stream &stream, void **parameters) {
-    auto refuse = [&](const std::string &why) { return say(invalid_value, "kernel " + function.name + ": " + why); };
+    auto refuse = [&](const std::string &why, int code = invalid_value) {
+        return say(code, "kernel " + function.name + ": " + why);
+    };
     const Kernel &kernel = *function.kernel;
     unsigned long long threads = 1ull * block.x * block.y * block.z;
     if (!threads || !grid.x || !grid.y || !grid.z) return refuse("a launch of nothing");
     if (threads > kernel.max_threads || block.z > 64)
         return refuse("blocks of " + std::to_string(threads) + " threads, at most " + std::to_string(kernel.max_threads));
     if (grid.x > 0x7fffffff || grid.y > 65535 || grid.z > 65535) return refuse("a grid that is too large");
+    if (kernel.cluster && grid.x % kernel.cluster)
+        return refuse("a grid that is " + std::to_string(grid.x) + " blocks wide, in clusters of " + std::to_string(kernel.cluster),
+                      invalid_cluster_size);
+    if (kernel.cluster < 1 || kernel.cluster > cluster_blocks || (threads + 31) / 32 * 32 * kernel.cluster > cluster_threads)
+        return refuse("a cluster of a kind that is not emulated", not_supported);
     if (dynamic > function.max_dynamic_shared)
         return refuse(std::to_string(dynamic) + " bytes of dynamic shared memory beside " +
                       std::to_string(function.shared_bytes) + " static ones, of which " +
@@ -103,15 +110,24 @@ API cuLaunchKernel(void *function, unsigned gx, unsigned gy, unsigned gz, unsign
         return launch(*static_cast<Function *>(function), {gx, gy, gz}, {bx, by, bz}, dynamic, stream_of(stream), parameters);
     });
 }
+struct LaunchAttribute {
+    unsigned id;
+    alignas(8) unsigned char value[64];
+};
 struct LaunchConfig {
     Index grid, block;
     unsigned dynamic;
-    void *stream, *attributes;
+    void *stream;
+    const LaunchAttribute *attributes;
     unsigned attribute_count;
 };
 API cuLaunchKernelEx(const LaunchConfig *config, void *function, void **parameters, void **extra) {
     const Index &g = config->grid, &b = config->block;
-    // Attributes say how to schedule, or ask for clusters, which are not emulated.
+    // All but one say how to schedule.
+    constexpr unsigned cluster_dimension = 4;
+    for (unsigned i = 0; i < config->attribute_count; i++)
+        if (config->attributes[i].id == cluster_dimension)
+            return say(not_supported, "clusters that a launch asks for, not its kernel, are not emulated");
     return cuLaunchKernel(function, g.x, g.y, g.z, b.x, b.y, b.z, config->dynamic, config->stream, parameters, extra);
 }
 /// Of the kinds of maps only those of BF16 whose boxes have rows as wide as their swizzle, of 128 bytes or 64.

@@ -126,31 +126,30 @@ std::size_t closing(const std::string &text, std::size_t at) {
     return std::string::npos;
 }
 
-/// The rows of the kernels' table: every `__global__` function that is not a template, with its launch bounds.
+/// The rows of the kernels' table: every `__global__` function that is not a template, with its launch bounds and its cluster.
 std::vector<std::string> kernels(const std::string &text) {
     std::vector<std::string> names, rows;
     const std::string mark = "__global__";
     for (std::size_t at = text.find(mark); at != std::string::npos; at = text.find(mark, at)) {
         std::size_t start = text.find_last_of(";}", at);
         bool is_template = text.substr(start + 1, at - start - 1).find("template") != std::string::npos;
-        std::string word, bounds = "1024";
+        std::string word, bounds = "1024", cluster = "1";
         for (at += mark.size(); at < text.size(); at++) {
             unsigned char c = text[at];
             if (std::isalnum(c) || c == '_') {
                 if (at && !(std::isalnum((unsigned char)text[at - 1]) || text[at - 1] == '_')) word.clear();
                 word += char(c);
-            } else if (c == '(' && word == "__launch_bounds__") {
+            } else if (c == '(' && (word == "__launch_bounds__" || word == "__cluster_dims__")) {
                 std::size_t end = closing(text, at);
-                bounds = text.substr(at + 1, end - at - 1);
+                (word == "__cluster_dims__" ? cluster : bounds) = text.substr(at + 1, end - at - 1);
                 at = end;
-            } else if (c == '(' && word == "__cluster_dims__") {
-                at = closing(text, at);
             } else if (c == '(' || c == ';') break;
         }
         // A declaration and its definition are one kernel.
         if (is_template || std::find(names.begin(), names.end(), word) != names.end()) continue;
         names.push_back(word);
-        rows.push_back("emulated_cuda::entry<&" + word + ">(emulated_cuda::first(" + bounds + "))");
+        rows.push_back("emulated_cuda::entry<&" + word + ">(emulated_cuda::first(" + bounds + "), emulated_cuda::blocks_of(" +
+                       cluster + "))");
     }
     return rows;
 }
@@ -175,14 +174,14 @@ int compile(Program &program, const std::vector<std::string> &options) {
         "$1 *const $2 = [&] { return static_cast<$1 *>(emulated_cuda_current->dynamic_shared); }();");
     std::vector<std::string> rows = kernels(text);
     for (const std::string &expression : program.expressions)
-        rows.push_back("emulated_cuda::entry<" + std::string(expression.front() == '&' ? "" : "&") + expression + ">(1024)");
+        rows.push_back("emulated_cuda::entry<" + std::string(expression.front() == '&' ? "" : "&") + expression + ">(1024, 1)");
     std::ostringstream unit;
     unit << "#line 1 \"runtime.h\"\n" << emulated_cuda_runtime_text << "#line 1 \"prelude.h\"\n" << emulated_cuda_prelude_text
          << "#line 1 \"instructions.h\"\n" << emulated_cuda_instructions_text
          << "#line 1 \"hopper.h\"\n" << emulated_cuda_hopper_text << text << "\n#line 1 \"kernels of the module\"\n"
          << "extern \"C\" __attribute__((visibility(\"default\"))) const emulated_cuda::Kernel emulated_cuda_kernels[] = {";
     for (const std::string &row : rows) unit << "\n    " << row << ",";
-    unit << "\n    {nullptr, nullptr, nullptr, 0, 0}};\n";
+    unit << "\n    {nullptr, nullptr, nullptr, 0, 0, 0}};\n";
     write(whole, unit.str());
     arguments = {"-x", "c++", "-std=c++17", "-O2", "-march=native", "-fPIC", "-shared", "-nostdlib", "-fno-exceptions", "-fno-rtti",
                  "-fno-math-errno", "-fno-trapping-math", "-fno-strict-aliasing", "-fno-gnu-unique", "-fno-threadsafe-statics",

@@ -9,9 +9,10 @@
 #define __forceinline__ inline __attribute__((always_inline))
 #define __noinline__ __attribute__((noinline))
 #define __launch_bounds__(...)
-#define __cluster_dims__(x, y, z)
+#define __cluster_dims__(...)
 #define __align__(n) __attribute__((aligned(n)))
-// A block runs on one host thread, and a host thread runs one block at a time.
+// A block runs on one host thread, and a host thread runs one block at a time, or those of a cluster: what is in here is then
+// that of the block whose thread runs.
 #define __shared__ thread_local
 
 #define threadIdx (emulated_cuda_current->thread)
@@ -347,9 +348,11 @@ thread_local char shared_memory;
 
 /// Of `__launch_bounds__(threads, blocks)` the threads.
 template <class... Rest> constexpr unsigned first(unsigned threads, Rest...) { return threads; }
-template <auto F> Kernel entry(unsigned max_threads) {
+/// The blocks of `__cluster_dims__(x, y, z)`, or 0 where they are not all neighbours in x, which is not emulated.
+constexpr unsigned blocks_of(unsigned x, unsigned y = 1, unsigned z = 1) { return y == 1 && z == 1 ? x : 0; }
+template <auto F> Kernel entry(unsigned max_threads, unsigned cluster) {
     using E = Entry<F>;
-    return {reinterpret_cast<void (*)()>(F), E::invoke, E::sizes, sizeof(E::sizes) / sizeof *E::sizes - 1, max_threads};
+    return {reinterpret_cast<void (*)()>(F), E::invoke, E::sizes, sizeof(E::sizes) / sizeof *E::sizes - 1, max_threads, cluster};
 }
 } // namespace emulated_cuda
 

@@ -33,6 +33,25 @@ struct Box {
     int at[4];
 };
 
+/// One box on its way to shared memory, and the barrier there that counts its bytes.
+struct Load {
+    Box box;
+    void *barrier;
+};
+
+/// One value on its way from another block of the cluster, and the barrier that counts its bytes.
+struct Sent {
+    float *place, value;
+    void *barrier;
+};
+
+/// What is on its way to the shared memory of a block, oldest first. Addresses are those that the block itself has for it.
+struct Arrivals {
+    unsigned loads, values;
+    Load load[64];
+    Sent sent[1024];
+};
+
 /// One box on its way from shared memory.
 struct Store {
     Box box;
@@ -55,6 +74,9 @@ struct Thread {
     Index thread, block, block_size, grid_size;
     unsigned warp, lane;
     void *dynamic_shared;
+    // The number of its block in the cluster, and what comes to each block of it.
+    unsigned rank;
+    Arrivals *arrivals;
     // Groups of cp.async: those committed so far, and the copies that have not landed, oldest first.
     unsigned committed, copies;
     Copy copy[512];
@@ -76,6 +98,14 @@ struct Kernel {
     const unsigned *sizes;
     unsigned parameters;
     unsigned max_threads;
+    /// The blocks of a cluster, which are neighbours in x.
+    unsigned cluster;
+};
+
+/// Where another block of the cluster has what the calling one has at some address of its own: the address by which that block
+/// knows it, and the one at which the caller may write to it until it waits.
+struct Mapped {
+    void *there, *here;
 };
 
 } // namespace emulated_cuda
@@ -95,8 +125,21 @@ void emulated_cuda_collective(unsigned mask, emulated_cuda::Collective collectiv
 /// The lanes of this thread's warp that have not left.
 unsigned emulated_cuda_lanes();
 
-/// Lets other threads of the block run.
+/// Lets other threads of the cluster run.
 void emulated_cuda_yield();
+
+/// Waits at an mbarrier, until its phase may be over or, where it returns true, until nobody else can run: then something is on
+/// its way to it, which the caller lands.
+bool emulated_cuda_sleep(const void *mbarrier);
+
+/// Has those go on who wait at an mbarrier of block `rank`, by the address that this block has for it.
+void emulated_cuda_wake(const void *mbarrier, unsigned rank);
+
+/// Waits for all threads of a cluster of so many blocks.
+void emulated_cuda_cluster_barrier(unsigned blocks);
+
+/// Where what lies at `local` in shared memory is in block `rank` of the cluster.
+emulated_cuda::Mapped emulated_cuda_mapped(const void *local, unsigned bytes, unsigned rank);
 
 /// Ends the launch with an error and this sentence.
 [[noreturn]] void emulated_cuda_fail(const char *format, ...) __attribute__((format(printf, 1, 2)));

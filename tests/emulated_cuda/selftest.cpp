@@ -91,6 +91,52 @@ void through_shared(unsigned channels, int waits) {
     }
 }
 
+void clusters() {
+    Device out = alloc(8 * 64 * 4);
+    ok(run("cluster_of_four", {8, 64, 1, 256}, out));
+    auto found = download<unsigned>(out, 8 * 64);
+    for (unsigned i = 0; i < found.size(); i++)
+        expect(found[i] == i / 64 % 4 * 100 + 5 * (i / 64) + 2, "what thread " + std::to_string(i) + " saw");
+}
+
+/// Whether blocks see what the others of their clusters wrote.
+bool pass_through_memory(int barrier) {
+    Device between = alloc(6 * 96 * 4), out = alloc(6 * 96 * 4);
+    ok(run("pass_through_memory", {6, 96}, between, out, barrier));
+    auto found = download<float>(out, 6 * 96);
+    for (unsigned i = 0; i < found.size(); i++)
+        if (found[i] != float((i / 96 ^ 1) * 96 + i % 96)) return false;
+    return true;
+}
+
+int send_over(int in_dynamic, int naps, int fault) {
+    auto x = values(4 * 32, 1);
+    Device in = upload(x), out = alloc(4 * 32 * 4);
+    int code = run("send_over", {4, 32, 1, 128}, in, out, in_dynamic, naps, fault);
+    if (code) return code;
+    auto found = download<float>(out, 4 * 32);
+    for (unsigned i = 0; i < found.size(); i++) expect(found[i] == x[i ^ 32], "value " + std::to_string(i));
+    return 0;
+}
+void sends_over() {
+    for (int in_dynamic : {0, 1})
+        for (int naps : {0, 100}) ok(send_over(in_dynamic, naps, 0));
+}
+
+/// Whether both blocks of a cluster have all boxes, chunks of 16 bytes swapped within rows.
+bool share_boxes(int waits) {
+    constexpr unsigned rounds = 3, count = rounds * 128 * 64;
+    auto x = bf16(values(count, 1));
+    Device in = upload(x), out = alloc(4 * count * 2);
+    if (run("share_boxes", {4, 64, 1, 16 << 10}, map(in, {64, rounds * 128}, {64, 64}), out, rounds, waits)) return false;
+    auto found = download<unsigned short>(out, 4 * count);
+    for (unsigned i = 0; i < found.size(); i++) {
+        unsigned row = i % count / 64, column = i % 64;
+        if (found[i] != x[row * 64 + (column / 8 ^ row % 8) * 8 + column % 8]) return false;
+    }
+    return true;
+}
+
 const Case cases[] = {
     {"adds ragged vectors", [] {
          auto a = values(1003, 1), b = values(1003, 2);
@@ -284,6 +330,49 @@ const Case cases[] = {
          Device x = upload(std::vector<int>{1 << 20});
          expect_code(run("overflow", {1, 1}, x, x), launch_failed, "the launch");
      }, "signed overflow in a product"},
+    {"runs the blocks of a cluster together", clusters},
+    {"runs the blocks of a cluster together in any order", clusters, "", "5"},
+    {"has a barrier for a cluster", [] { expect(pass_through_memory(1), "what the other block wrote"); }},
+    {"has a barrier for a cluster in any order", [] { expect(pass_through_memory(1), "what the other block wrote"); }, "", "5"},
+    {"catches a missing barrier of a cluster", [] { expect(!pass_through_memory(0), "no luck"); }},
+    {"sends values to the other block", sends_over},
+    {"sends values to the other block in any order", sends_over, "", "5"},
+    {"lands values no earlier than their wait", [] {
+         Device out = alloc(16);
+         ok(run("read_before_it_comes", {2, 1}, out));
+         auto found = download<float>(out, 4);
+         expect(std::isnan(found[0]) && found[1] == 2 && std::isnan(found[2]) && found[3] == 2, "what was read");
+     }},
+    {"brings boxes to both blocks", [] { expect(share_boxes(1), "what came"); }},
+    {"brings boxes to both blocks in any order", [] { expect(share_boxes(1), "what came"); }, "", "5"},
+    {"catches a box for which a block has no place yet", [] { expect(!share_boxes(0), "no luck"); },
+     "brings a box to where another one is on its way"},
+    {"catches a box for which a block has no place yet in any order", [] { expect(!share_boxes(0), "no luck"); }, "", "5"},
+    {"catches a value that nobody waits for", [] { expect_code(send_over(0, 0, 1), launch_failed, "the launch"); },
+     "ends its block while 0 boxes and 32 values are on their way to it"},
+    {"catches a block that reaches into another too early", [] { expect_code(send_over(0, 0, 2), launch_failed, "the launch"); },
+     "reaches into block 1 before a barrier of the cluster"},
+    {"catches an mbarrier that is not initialised", [] { expect_code(send_over(0, 0, 3), launch_failed, "the launch"); },
+     "an mbarrier that nobody has initialised"},
+    {"catches an mbarrier that waits for too much", [] { expect_code(send_over(0, 0, 6), launch_failed, "the launch"); },
+     "deadlock: 0 threads wait at barriers, 64 at mbarriers"},
+    {"catches a place outside shared memory", [] { expect_code(send_over(0, 0, 4), launch_failed, "the launch"); },
+     "which are not in shared memory"},
+    {"catches a block that is not there", [] { expect_code(send_over(0, 0, 5), launch_failed, "the launch"); },
+     "reaches into block 2 of a cluster of 2"},
+    {"catches a block that leaves its cluster", [] {
+         expect_code(run("leave_the_cluster", {2, 32}, 1), launch_failed, "the launch");
+     }, "waits at a barrier that 32 threads of the cluster left without"},
+    {"catches a block that reaches into one that has left", [] {
+         expect_code(run("leave_the_cluster", {2, 32}, 0), launch_failed, "the launch");
+     }, "block (0, 0, 0), thread (0, 0, 0): reaches into block 1 of the cluster, which has ended"},
+    {"catches a deadlock of a cluster", [] {
+         expect_code(run("wait_apart", {2, 32}), launch_failed, "the launch");
+     }, "deadlock: 64 threads wait at barriers"},
+    {"refuses impossible clusters", [] {
+         expect_code(launch("pass_through_memory", {3, 32}, alloc(4), alloc(4), 1), invalid_cluster_size, "half a cluster");
+         expect_code(launch("pass_through_memory", {2, 544}, alloc(4), alloc(4), 1), not_supported, "too many threads");
+     }, "kernel pass_through_memory: a grid that is 3 blocks wide, in clusters of 2"},
     {"fails on an assertion", [] {
          expect_code(run("asserted", {1, 1}, upload(std::vector<int>{2})), assertion, "the launch");
      }, "x[threadIdx.x] == 1"},

@@ -236,3 +236,110 @@ extern "C" __global__ void warpgroup_product(const TensorMap a, const TensorMap 
     const unsigned lane = threadIdx.x % 32, row = threadIdx.x / 32 * 16 + lane / 4;
     for (unsigned i = 0; i < 32; i++) d[(row + i / 2 % 2 * 8) * 64 + i / 4 * 8 + lane % 4 * 2 + i % 2] = sums[i];
 }
+
+// ---- clusters --------------------------------------------------------------------------------------------------
+
+#define BLOCKS 2
+#define CLUSTER_OF(blocks) __cluster_dims__(blocks, 1, 1)
+
+// out[block] = its rank · 100 + what it keeps in static and in dynamic shared memory while the others run.
+extern "C" __global__ void __launch_bounds__(64) CLUSTER_OF(BLOCKS + 2) cluster_of_four(unsigned *out) {
+    extern __shared__ unsigned dynamic[];
+    __shared__ unsigned fixed[64];
+    for (unsigned round = 0; round < 3; round++) {
+        fixed[threadIdx.x] = 4 * blockIdx.x + round, dynamic[threadIdx.x] = blockIdx.x;
+        cluster_sync<4>();
+        const unsigned neighbour = (threadIdx.x + 1) % 64;
+        out[blockIdx.x * 64 + threadIdx.x] = cluster_rank() * 100 + fixed[neighbour] + dynamic[neighbour];
+        cluster_sync<4>();
+    }
+}
+
+// out[i] = what the thread of its number in the other block of the cluster wrote to `between`, with barriers between or without.
+extern "C" __global__ void CLUSTER_OF(BLOCKS) pass_through_memory(float *between, float *out, int barrier) {
+    const unsigned mine = blockIdx.x * blockDim.x + threadIdx.x;
+    between[mine] = mine;
+    if (barrier) cluster_sync<2>();
+    out[mine] = between[(blockIdx.x ^ 1) * blockDim.x + threadIdx.x];
+}
+
+// out[i] = what the other block of the cluster has of x there, sent to static shared memory or to dynamic. The barrier hears of
+// the bytes after `naps`. With `fault` 1 nobody waits for them; with 2 they are sent before the other block may have begun; with
+// 3 the barrier is not initialised; with 4 they are sent to what is not shared, with 5 to a block that there is not; with 6 more
+// bytes are announced than come.
+extern "C" __global__ void CLUSTER_OF(BLOCKS) send_over(const float *x, float *out, int in_dynamic, int naps, int fault) {
+    extern __shared__ float dynamic[];
+    __shared__ float fixed[32];
+    __shared__ Barrier told;
+    const unsigned mine = blockIdx.x * 32 + threadIdx.x;
+    float own = x[mine], *heard = (in_dynamic ? dynamic : fixed) + threadIdx.x;
+    if (fault != 3 && threadIdx.x == 0) told.init(1);
+    fence_barriers();
+    if (fault != 2) cluster_sync<2>();
+    send(fault == 4 ? &own : heard, own, told, fault == 5 ? 2 : 1 - cluster_rank());
+    for (int i = 0; i < naps && threadIdx.x == 0; i++) __nanosleep(1);
+    if (threadIdx.x == 0) told.expect((fault == 6 ? 33 : 32) * sizeof(float));
+    if (fault != 1) told.wait(0);
+    out[mine] = *heard;
+    cluster_sync<2>();
+}
+
+// What is in shared memory before a value has come there, and after.
+extern "C" __global__ void CLUSTER_OF(BLOCKS) read_before_it_comes(float *out) {
+    __shared__ float heard;
+    __shared__ Barrier told;
+    heard = 1;
+    told.init(1);
+    fence_barriers();
+    cluster_sync<2>();
+    send(&heard, 2, told, 1 - cluster_rank());
+    cluster_sync<2>();
+    told.expect(sizeof heard);
+    out[2 * blockIdx.x] = heard;
+    told.wait(0);
+    out[2 * blockIdx.x + 1] = heard;
+    cluster_sync<2>();
+}
+
+// out[block][round] = two boxes of in, `[rounds * 128, 64]`, as they lie in shared memory: block 0 brings the upper one to both,
+// block 1 the lower one. Without `waits` they come before both blocks have taken out those of the round before.
+extern "C" __global__ void CLUSTER_OF(BLOCKS) share_boxes(const TensorMap in, unsigned short *out, unsigned rounds, int waits) {
+    extern __shared__ __align__(1024) unsigned short boxes[];
+    __shared__ Barrier full, empty;
+    const unsigned rank = cluster_rank();
+    if (threadIdx.x == 0) {
+        full.init(1);
+        empty.init(2);
+        fence_barriers();
+    }
+    cluster_sync<2>();
+    for (unsigned round = 0; round < rounds; round++) {
+        if (threadIdx.x == 0) {
+            if (waits) empty.wait(1 - round % 2);
+            full.expect(2 * 64 * 64 * 2);
+            copy_box_to_all(boxes + rank * 64 * 64, in, full, 0u, round * 128 + rank * 64);
+        }
+        full.wait(round % 2);
+        unsigned short *to = out + (blockIdx.x * rounds + round) * 128 * 64;
+        for (unsigned i = threadIdx.x; i < 128 * 64; i += blockDim.x) to[i] = boxes[i];
+        __syncthreads();
+        if (threadIdx.x < 2) empty.arrive_at<2>(threadIdx.x);
+    }
+    cluster_sync<2>();
+}
+
+// Block 1 leaves, while block 0 waits for it or reaches into it.
+extern "C" __global__ void CLUSTER_OF(BLOCKS) leave_the_cluster(int waits) {
+    __shared__ Barrier told;
+    told.init(32);
+    cluster_sync<2>();
+    if (cluster_rank() == 1) return;
+    for (int i = 0; i < 100; i++) __nanosleep(1);
+    if (waits) cluster_sync<2>();
+    else told.arrive_at<2>(1);
+}
+// One thread waits for a barrier of its block, the others for the cluster.
+extern "C" __global__ void CLUSTER_OF(BLOCKS) wait_apart() {
+    if (threadIdx.x == 0 && cluster_rank() == 1) __syncthreads();
+    cluster_sync<2>();
+}

@@ -51,7 +51,8 @@ int nvrtcGetLoweredName(void *, const char *, const char **);
 
 namespace {
 
-constexpr int invalid_value = 1, illegal_address = 700, assertion = 710, launch_failed = 719, capture_unsupported = 900;
+constexpr int invalid_value = 1, illegal_address = 700, assertion = 710, launch_failed = 719, not_supported = 801,
+              capture_unsupported = 900, invalid_cluster_size = 912;
 
 std::string image, scaled_by_3;
 
