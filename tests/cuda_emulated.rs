@@ -63,7 +63,7 @@ fn on_hopper(test: &str, settings: &[(&str, &str)]) {
     let settings = [&[("EMULATED_CUDA_CAPABILITY", "9")], settings].concat();
     emulated(test, &settings, || {
         assert!(cuda().device().ends_with("kernels for Hopper"), "{}", cuda().device());
-        for filter in ["linear/", "swiglu/", "attention/", "conv2d/"] {
+        for filter in ["linear/", "swiglu/", "project_qkv/", "attention/", "conv2d/"] {
             let options = Options { filter: filter.into(), ..Options::default() };
             let report = block_on(compare(&Cpu::new(), &cuda(), &options)).unwrap();
             assert!(report.passed() && report.cases() > 5, "{report}");

@@ -22,6 +22,9 @@ pub(super) fn cases<B: Backend + 'static>(suite: &mut Suite<B>) {
         ("f16-activations-1e5", 33, 256, 128, DType::F16, true, 1e5),
         ("f32-activations-1e9", 17, 256, 128, DType::F32, true, 1e9),
         ("small-activations", 33, 256, 128, DType::Bf16, false, 1e-6),
+        // Tiles that stand in pairs, some without a neighbour.
+        ("400-tokens", 400, 200, 264, DType::Bf16, true, 1.0),
+        ("600-tokens", 600, 200, 520, DType::Bf16, false, 1.0),
         ("full-qkv", 4224, 3840, 11_520, DType::Bf16, false, 1.0),
         ("full-down", 4224, 10_240, 3840, DType::Bf16, false, 1e4),
     ] {

@@ -16,6 +16,9 @@ pub(super) fn cases<B: Backend + 'static>(suite: &mut Suite<B>) {
         // The product of the two is 1e8: past F16 by far, as in Z-Image's deep blocks.
         ("bf16-activations-1e4", 64, 384, 256, DType::Bf16, 1e4),
         ("f32-activations-1e5", 33, 128, 96, DType::F32, 1e5),
+        // Tiles that stand in pairs, some without a neighbour.
+        ("400-tokens", 400, 200, 264, DType::Bf16, 1.0),
+        ("600-tokens", 600, 200, 520, DType::Bf16, 1.0),
         ("full", 4224, 3840, 10_240, DType::Bf16, 1.0),
     ] {
         if !suite.wants(name) {
