@@ -25,6 +25,9 @@ struct Launch {
     std::vector<unsigned char> bytes;
 };
 
+/// The driver's codes for what a kernel can do wrong.
+constexpr int illegal_address = 700, assertion = 710, misaligned_address = 716, launch_failed = 719;
+
 /// Why a launch ended early: the driver's error code and a sentence; code 0 where it did not.
 struct Failure {
     int code = 0;

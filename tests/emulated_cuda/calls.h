@@ -23,10 +23,9 @@ enum Result {
     invalid_context = 201,
     not_found = 500,
     not_ready = 600,
-    launch_failed = 719,
+    not_supported = 801,
     unsupported_in_capture = 900,
     invalid_cluster_size = 912,
-    not_supported = 801,
 };
 
 // One device, with the limits of an A100, or of an H100, but few multiprocessors.

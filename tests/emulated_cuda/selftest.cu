@@ -338,6 +338,7 @@ extern "C" __global__ void CLUSTER_OF(BLOCKS) leave_the_cluster(int waits) {
     if (waits) cluster_sync<2>();
     else told.arrive_at<2>(1);
 }
+
 // One thread waits for a barrier of its block, the others for the cluster.
 extern "C" __global__ void CLUSTER_OF(BLOCKS) wait_apart() {
     if (threadIdx.x == 0 && cluster_rank() == 1) __syncthreads();

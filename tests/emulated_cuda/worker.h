@@ -1,0 +1,209 @@
+// A block is a set of fibers on one host thread, and so is a cluster of blocks. A thread runs until it has to wait for others;
+// whoever makes a wait end marks its threads ready. When nobody is ready and somebody waits, the kernel is wrong, and the launch
+// says so.
+#pragma once
+
+#include "blocks.h"
+#include "fibers.h"
+#include <cstring>
+#include <memory>
+#include <utility>
+
+namespace emulated_cuda {
+
+constexpr unsigned max_threads = cluster_threads, warp_lanes = 32, max_warps = max_threads / warp_lanes, barriers = 16;
+constexpr std::size_t shared_arena = 256 << 10;
+
+/// A collective that some lanes of a warp have come to.
+struct Meeting {
+    Collective collective;
+    unsigned mask, arrived;
+    void *arguments[warp_lanes];
+};
+
+struct Warp {
+    unsigned alive, ready;
+    /// Which of `meetings` are under way.
+    unsigned open;
+    Meeting meetings[warp_lanes];
+};
+
+struct Barrier {
+    unsigned expected, arrived, predicates, result;
+    unsigned waiting[max_warps];
+};
+
+/// What a block of a cluster has for itself.
+struct Block {
+    /// Dynamic shared memory, which ends with the arena, behind which a page is closed.
+    std::uint8_t *arena, *dynamic;
+    /// Static shared memory, while that of another block is where the kernel has it.
+    std::vector<std::uint8_t> statics;
+    Barrier barrier[barriers];
+    unsigned left;
+
+    Block() {
+        void *mapped = mmap(nullptr, shared_arena + page_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (mapped == MAP_FAILED) std::abort();
+        arena = static_cast<std::uint8_t *>(mapped);
+        mprotect(arena + shared_arena, page_bytes, PROT_NONE);
+    }
+};
+
+/// One host thread's share of a launch: the cluster that it runs now, of one block where the kernel knows of none. The warps of
+/// its blocks stand behind each other.
+struct Worker {
+    Stacks stacks{max_threads};
+    std::unique_ptr<Thread[]> threads{new Thread[max_threads]()};
+    Warp warps[max_warps];
+    Block block[cluster_blocks];
+    std::unique_ptr<Arrivals[]> arrivals{new Arrivals[cluster_blocks]};
+    /// The barrier of the whole cluster, and whether all have once come to it.
+    Barrier together;
+    bool met;
+    /// Threads that wait at an mbarrier, and which one; and whether the next one to run is to land what it waits for.
+    unsigned asleep[max_warps];
+    const void *waits_at[max_threads];
+    bool lands;
+    unsigned ready_warps, warp, left, yields;
+    /// The threads and the warps of a block, and the blocks; and the block whose static shared memory is in its place.
+    unsigned size, block_warps, blocks, live;
+    StaticShared statics;
+    const Launch *launch;
+    void *scheduler;
+    bool shuffled, inside = false;
+    std::uint64_t random;
+    Failure failure;
+    const void *fault = nullptr;
+
+    unsigned draw() {
+        random ^= random << 13, random ^= random >> 7, random ^= random << 17;
+        return unsigned(random >> 32);
+    }
+
+    /// A set bit of `set`: the lowest, or any where the order is shuffled.
+    unsigned pick(unsigned set) {
+        if (!shuffled) return unsigned(__builtin_ctz(set));
+        unsigned turn = draw() % 32, turned = set >> turn | set << (-turn & 31);
+        return (unsigned(__builtin_ctz(turned)) + turn) % 32;
+    }
+
+    void make_ready(unsigned warp, unsigned lanes) {
+        if (!lanes) return;
+        warps[warp].ready |= lanes;
+        ready_warps |= 1u << warp;
+    }
+
+    /// The lanes of a warp that wait at this mbarrier.
+    unsigned sleepers(unsigned warp, const void *mbarrier) const {
+        unsigned found = 0;
+        for (unsigned lanes = asleep[warp]; lanes; lanes &= lanes - 1) {
+            unsigned lane = unsigned(__builtin_ctz(lanes));
+            found |= unsigned(waits_at[warp * warp_lanes + lane] == mbarrier) << lane;
+        }
+        return found;
+    }
+
+    /// A thread of block `rank` that waits at this mbarrier.
+    Thread *sleeper(unsigned rank, const void *mbarrier) {
+        for (unsigned w = rank * block_warps; w < (rank + 1) * block_warps; w++)
+            if (unsigned lanes = sleepers(w, mbarrier)) return &threads[w * warp_lanes + pick(lanes)];
+        return nullptr;
+    }
+
+    /// A thread that waits for what is on its way, no longer asleep: it is to land the oldest of that.
+    Thread *next_to_land();
+
+    /// The next thread to run, no longer marked ready; none where all wait.
+    Thread *next() {
+        if (!ready_warps) return next_to_land();
+        // As late as it may, but in a shuffled order sometimes early.
+        if (shuffled && draw() % 64 == 0)
+            if (Thread *early = next_to_land()) return early;
+        if (shuffled || !(ready_warps >> warp & 1)) warp = pick(ready_warps);
+        unsigned lane = pick(warps[warp].ready);
+        warps[warp].ready &= ~(1u << lane);
+        if (!warps[warp].ready) ready_warps &= ~(1u << warp);
+        return &threads[warp * warp_lanes + lane];
+    }
+
+    /// Runs `to`, and saves the caller's place in `*from`.
+    void switch_to(Thread *to, void **from) {
+        if (to->rank != live) {
+            std::memcpy(block[live].statics.data(), statics.start, statics.bytes);
+            live = to->rank;
+            std::memcpy(statics.start, block[live].statics.data(), statics.bytes);
+        }
+        emulated_cuda_current = to;
+        emulated_cuda_switch(from, to->stack);
+    }
+
+    /// Runs others until somebody makes the current thread ready.
+    void wait() {
+        Thread *me = emulated_cuda_current, *to = next();
+        if (!to) deadlock();
+        if (to != me) switch_to(to, &me->stack);
+    }
+
+    /// Waits at an mbarrier until somebody wakes those who do; true where the current thread is to land what it waits for.
+    bool sleep(const void *mbarrier) {
+        const Thread &me = *emulated_cuda_current;
+        waits_at[&me - &threads[0]] = mbarrier;
+        asleep[me.warp] |= 1u << me.lane;
+        wait();
+        return std::exchange(lands, false);
+    }
+
+    void wake(unsigned rank, const void *mbarrier) {
+        for (unsigned w = rank * block_warps; w < (rank + 1) * block_warps; w++) {
+            unsigned lanes = sleepers(w, mbarrier);
+            asleep[w] &= ~lanes;
+            make_ready(w, lanes);
+        }
+    }
+
+    /// The current thread may go on; where the order is shuffled, others may come first.
+    void go_on() {
+        if (!shuffled) return;
+        make_ready(emulated_cuda_current->warp, 1u << emulated_cuda_current->lane);
+        wait();
+    }
+
+    /// Runs the next thread in order that can, so that one which asks again and again for something lets all others run.
+    void yield();
+
+    /// Waits at `b` until `expected` threads have come, all of `count` warps from `first` on; returns how many brought
+    /// `predicate`.
+    unsigned meet(Barrier &b, unsigned expected, unsigned first, unsigned count, bool predicate);
+
+    [[noreturn]] void deadlock();
+
+    [[noreturn]] void abandon() {
+        void *nowhere;
+        emulated_cuda_switch(&nowhere, scheduler);
+        __builtin_unreachable();
+    }
+
+    /// Where the current thread stands, for a sentence.
+    std::string place() const;
+
+    void finish(Warp &w, unsigned slot) {
+        Meeting &meeting = w.meetings[slot];
+        w.open &= ~(1u << slot);
+        meeting.collective(meeting.arguments, meeting.arrived);
+    }
+
+    /// The end of the current thread.
+    [[noreturn]] void leave();
+
+    /// Has all threads of block `rank`, which is at `at` in the grid, ready to begin.
+    void prepare(unsigned rank, Index at);
+    /// Runs the cluster whose first block is at `first` in the grid.
+    void run_cluster(Index first, std::uint64_t seed);
+};
+
+/// That of the calling host thread; null where it runs no blocks. A constant to begin with, so that no use of it asks whether it
+/// has been made.
+extern constinit thread_local Worker *worker;
+
+} // namespace emulated_cuda
