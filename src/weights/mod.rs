@@ -5,6 +5,7 @@
 //! is an error that names the file, the tensor, what was expected and what was found.
 
 mod embedded;
+mod finite;
 mod folder;
 mod header;
 mod index;

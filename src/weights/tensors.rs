@@ -23,23 +23,23 @@ pub type OnRead<'a> = &'a dyn Fn(u64) -> Result<()>;
 pub struct Tensors {
     /// What to name when a tensor is missing: the single file, or the index of the shards.
     path: PathBuf,
-    files: Vec<ModelFile>,
+    pub(super) files: Vec<ModelFile>,
     /// What stands before every name in this file.
     prefix: &'static str,
     /// By the name that the file uses.
-    entries: BTreeMap<String, Entry>,
+    pub(super) entries: BTreeMap<String, Entry>,
     /// What answers for every tensor where there are no files.
     random: Option<RandomTensors>,
 }
 
 #[derive(Debug)]
-struct Entry {
-    file: usize,
-    dtype: StoredType,
+pub(super) struct Entry {
+    pub(super) file: usize,
+    pub(super) dtype: StoredType,
     shape: Vec<usize>,
     /// Its place in the file.
-    range: Range<u64>,
-    read: AtomicBool,
+    pub(super) range: Range<u64>,
+    pub(super) read: AtomicBool,
 }
 
 /// Where a tensor begins that is read in pieces.
@@ -341,7 +341,7 @@ impl Tensors {
     }
 
     /// A name without the prefix of this file, where it has it.
-    fn own_name<'n>(&self, name: &'n str) -> &'n str {
+    pub(super) fn own_name<'n>(&self, name: &'n str) -> &'n str {
         name.strip_prefix(self.prefix).unwrap_or(name)
     }
 

@@ -1,0 +1,123 @@
+//! The search for a value that is not finite in a model's weights: it says whose fault a broken result is.
+
+use super::folder::ModelFile;
+use super::{StoredType, Tensors};
+use crate::error::Result;
+use std::ops::Range;
+use std::sync::atomic::Ordering;
+
+/// Bytes that are scanned at once: a multiple of every element's size.
+const PIECE: u64 = 4 << 20;
+
+impl Tensors {
+    /// The name, as its file spells it, of the first tensor that holds a NaN or an infinity. Only
+    /// tensors that something has read count, without those that are `known` to have no part in the
+    /// result; `known` sees names as in [`Tensors::unread`]. All of these tensors are read again, in
+    /// pieces: this takes seconds for a large model and is meant for a result that is not finite.
+    ///
+    /// # Errors
+    /// Those of reading.
+    pub async fn first_non_finite(&self, known: impl Fn(&str) -> bool) -> Result<Option<String>> {
+        for (name, entry) in &self.entries {
+            if entry.read.load(Ordering::Relaxed)
+                && !known(self.own_name(name))
+                && holds_non_finite(&self.files[entry.file], &entry.range, entry.dtype).await?
+            {
+                return Ok(Some(name.clone()));
+            }
+        }
+        Ok(None)
+    }
+}
+
+async fn holds_non_finite(file: &ModelFile, range: &Range<u64>, dtype: StoredType) -> Result<bool> {
+    let mut start = range.start;
+    while start < range.end {
+        let end = range.end.min(start + PIECE);
+        if !all_finite(dtype, &file.read(start..end).await?) {
+            return Ok(true);
+        }
+        start = end;
+    }
+    Ok(false)
+}
+
+/// Whether every element is finite. An exponent of ones marks infinities and NaNs in all of these types.
+fn all_finite(dtype: StoredType, bytes: &[u8]) -> bool {
+    let halves = |exponent: u16| chunks(bytes).all(|b| u16::from_le_bytes(b) & exponent != exponent);
+    match dtype {
+        StoredType::F16 => halves(0x7c00),
+        StoredType::BF16 => halves(0x7f80),
+        StoredType::F32 => chunks(bytes).all(|b| f32::from_le_bytes(b).is_finite()),
+        _ => true,
+    }
+}
+
+/// Little-endian elements of `N` bytes.
+fn chunks<const N: usize>(bytes: &[u8]) -> impl Iterator<Item = [u8; N]> {
+    bytes.as_chunks().0.iter().copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::future::at_once;
+    use crate::weights::ModelFolder;
+    use safetensors::tensor::TensorView;
+
+    /// A part whose tensors are these vectors.
+    fn part(tensors: &[(&str, StoredType, Vec<u8>)]) -> Tensors {
+        let views = tensors.iter().map(|(name, dtype, bytes)| {
+            let len = bytes.len() * 8 / dtype.bitsize();
+            (*name, TensorView::new(*dtype, vec![len], bytes).unwrap())
+        });
+        let file = safetensors::serialize(views, None).unwrap();
+        let folder = ModelFolder::in_memory("m", &[]);
+        let folder = folder.with_files("m", vec![("vae/w.safetensors".to_owned(), file.into())]);
+        at_once(Tensors::open(&folder, "vae", "w")).unwrap()
+    }
+
+    fn first(tensors: &Tensors) -> Option<String> {
+        at_once(tensors.first_non_finite(|name| name == "known")).unwrap()
+    }
+
+    #[test]
+    fn every_floating_type_shows_its_infinities() {
+        use half::{bf16, f16};
+        type Case = (StoredType, fn(f32) -> Vec<u8>);
+        let types: [Case; 3] = [
+            (StoredType::F32, |v| v.to_le_bytes().into()),
+            (StoredType::F16, |v| f16::from_f32(v).to_le_bytes().into()),
+            (StoredType::BF16, |v| bf16::from_f32(v).to_le_bytes().into()),
+        ];
+        for (dtype, bytes) in types {
+            for (value, found) in
+                [(f32::INFINITY, true), (f32::NEG_INFINITY, true), (f32::NAN, true), (65504.0, false), (0.0, false)]
+            {
+                let tensors = part(&[("a", dtype, [bytes(1.0), bytes(-2.0), bytes(value)].concat())]);
+                at_once(tensors.take("a", &[3])).unwrap();
+                assert_eq!(first(&tensors).is_some(), found, "{dtype} {value}");
+            }
+        }
+    }
+
+    #[test]
+    fn only_tensors_in_use_are_blamed() {
+        let nan = || f32::NAN.to_le_bytes().to_vec();
+        let vector = |name| (name, StoredType::F32, nan());
+        let tensors = part(&[vector("known"), vector("unread"), vector("used"), vector("z")]);
+        for name in ["known", "used", "z"] {
+            at_once(tensors.take(name, &[1])).unwrap();
+        }
+        assert_eq!(first(&tensors).as_deref(), Some("used"));
+    }
+
+    #[test]
+    fn the_last_value_of_a_long_tensor_counts() {
+        let mut bytes = vec![0; 2 * PIECE as usize + 4];
+        bytes.splice(2 * PIECE as usize.., f32::INFINITY.to_le_bytes());
+        let tensors = part(&[("a", StoredType::F32, bytes)]);
+        at_once(tensors.take("a", &[2 * PIECE as usize / 4 + 1])).unwrap();
+        assert_eq!(first(&tensors).as_deref(), Some("a"));
+    }
+}
