@@ -163,7 +163,7 @@ fn schedules() {
     for golden in goldens::<OnCpu>() {
         let config = golden.pipeline.config();
         for steps in numbers(&golden.cases["schedule"]["steps"]) {
-            let schedule = Schedule::new(steps, config.scheduler.shift);
+            let schedule = Schedule::new(&config.scheduler, steps, [32, 32]).unwrap();
             let recorded = |what: &str| golden.tensors.f32(&format!("schedule.{steps}.{what}")).to_f32();
             assert_eq!(schedule.sigmas(), recorded("sigmas"), "{} steps", steps);
             assert_eq!(schedule.times(1.0), recorded("times"), "{} steps", steps);
@@ -233,7 +233,7 @@ fn loop_case<T: Tested>(golden: &Golden<T>, case: &Value) {
         normalization: case["cfg_normalization"].as_f64().unwrap() as f32,
         truncation: case["cfg_truncation"].as_f64().unwrap(),
     };
-    let schedule = Schedule::new(steps, pipeline.config().scheduler.shift);
+    let schedule = Schedule::new(&pipeline.config().scheduler, steps, [32, 32]).unwrap();
     let guided: Vec<bool> = case["guided"].as_array().unwrap().iter().map(|on| on.as_bool().unwrap()).collect();
     assert_eq!(schedule.guided(&guidance), guided, "{}: {name}", golden.name);
 
@@ -387,7 +387,8 @@ fn guidance_and_its_cap<T: Tested>() {
             truncation: 1.0,
         };
         let steps = number(&case["steps"]);
-        let rows = Schedule::new(steps, golden.pipeline.config().scheduler.shift).step_rows(&guidance).concat();
+        let schedule = Schedule::new(&golden.pipeline.config().scheduler, steps, [32, 32]).unwrap();
+        let rows = schedule.step_rows(&guidance).concat();
         let table = b.upload(&HostTensor::from_f32(&[steps, 3], &rows)).unwrap();
         let mut step = b.upload(&HostTensor::from_u32(&[1], &[0])).unwrap();
         let mut latents = b.upload(&golden.tensors.f32("loop.cfg_normalized.noise")).unwrap();

@@ -119,7 +119,7 @@ impl<B: Backend> Bench<'_, B> {
         let lengths = vec![sizes.caption; captions];
         let refined = transformer.captions(b, &features, &lengths, &mut |_, _| Ok(()))?;
         // As many steps as there may be replays: each takes the next one.
-        let schedule = Schedule::new(REPLAYS * (self.runs + 4), sizes.config.scheduler.shift);
+        let schedule = Schedule::new(&sizes.config.scheduler, REPLAYS * (self.runs + 4), sizes.latents())?;
         let scale = if captions > 1 { 4.0 } else { 0.0 };
         let guidance = Guidance { scale, normalization: 0.0, truncation: 1.0 };
         let noise = self.latents();

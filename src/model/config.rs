@@ -7,13 +7,15 @@
 
 mod keys;
 mod parts;
+mod scheduler;
 #[cfg(test)]
 mod tests;
 
 use crate::error::{Error, Result};
 use crate::weights::ModelFolder;
 use keys::Keys;
-pub use parts::{SchedulerConfig, TextEncoderConfig, TransformerConfig, VaeConfig};
+pub use parts::{TextEncoderConfig, TransformerConfig, VaeConfig};
+pub use scheduler::{DynamicShift, SchedulerConfig, Spacing, TimeShift};
 
 const DEFAULTS: &str = "zimage.json";
 const SCHEDULER: &str = "scheduler/scheduler_config.json";

@@ -195,7 +195,8 @@ impl<B: Backend> Pipeline<B> {
         each: &mut dyn FnMut(usize, HostTensor) -> Result<()>,
     ) -> Result<Drawn> {
         let start = Instant::now();
-        let schedule = Schedule::new(job.steps, self.config.scheduler.shift);
+        let [_, rows, columns] = self.latent_size(job.width, job.height);
+        let schedule = Schedule::new(&self.config.scheduler, job.steps, [rows, columns])?;
         let guided = schedule.guided(&job.guidance).contains(&true);
         let mut warnings = Vec::new();
         let mut tokens = |prompts: &[String]| {

@@ -4,6 +4,11 @@
 //! rounded where they are rounded there: a schedule that is right to six digits makes another picture than one that
 //! is right to seven.
 
+mod beta;
+
+use crate::error::{Error, Result};
+use crate::model::config::{SchedulerConfig, Spacing, TimeShift};
+
 /// How strongly the prediction is pushed away from the negative prompt, and where not.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Guidance {
@@ -18,25 +23,51 @@ pub struct Guidance {
     pub truncation: f64,
 }
 
-/// The noise levels of a run of `N` steps, from pure noise (1) to the picture (0).
+/// The noise levels of a run of `N` steps, from pure noise (1) to the picture (0) unless the config says otherwise.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Schedule {
-    /// `N + 1` levels, the last of them 0.
+    /// `N + 1` levels, the last of them 0, or 1 where the config inverts them.
     sigmas: Vec<f32>,
+    /// A scheduler's timestep is this times sigma.
+    train_timesteps: f32,
 }
 
-/// A scheduler's timestep is this times sigma.
-const TRAIN_TIMESTEPS: f32 = 1000.0;
+/// The pipeline counts timesteps down from this, whatever the scheduler's `num_train_timesteps`.
+const TIMESTEPS: f32 = 1000.0;
+/// The exponent of Karras' spacing.
+const RHO: f64 = 7.0;
+/// Both parameters of the beta distribution.
+const BETA: f64 = 0.6;
 
 impl Schedule {
-    /// The levels `σ = k·s / (1 + (k − 1)·s)` for `steps` values `s` evenly from 1 to `1/steps`, then 0; `k` is the
-    /// `shift` of `scheduler_config.json`, a positive number.
-    pub fn new(steps: usize, shift: impl Into<f64>) -> Self {
-        let shift: f64 = shift.into();
-        // Python takes k − 1 in double precision before the arrays round it.
-        let (k, k_minus_1) = (shift as f32, (shift - 1.0) as f32);
-        let shifted = linspace(steps).map(|s| k * s / (1.0 + k_minus_1 * s));
-        Self { sigmas: shifted.chain([0.0]).collect() }
+    /// The levels of `steps` steps for a picture of `latents` (height and width in latent pixels).
+    ///
+    /// As in the reference's class, `steps` values `s` evenly from 1 to `1/steps` are shifted, then stretched to the
+    /// terminal level, then spaced anew between their ends, and the level of the picture is appended.
+    ///
+    /// # Errors
+    /// [`Error::Request`] where a config has no finite levels for so many steps: a terminal level with one step, for
+    /// example.
+    pub fn new(config: &SchedulerConfig, steps: usize, latents: [usize; 2]) -> Result<Self> {
+        // The pipeline counts tokens of 2×2 latents, whatever the patches are.
+        let tokens = latents.map(|side| side / 2).iter().product();
+        let mut sigmas = shifted(config, steps, tokens);
+        if let (Some(terminal), Some(&last)) = (config.terminal, sigmas.last()) {
+            let scale = (1.0 - last) / (1.0 - terminal) as f32;
+            sigmas.iter_mut().for_each(|sigma| *sigma = 1.0 - (1.0 - *sigma) / scale);
+        }
+        let mut sigmas = spaced(config, sigmas);
+        if config.inverted {
+            sigmas.iter_mut().for_each(|sigma| *sigma = 1.0 - *sigma);
+        }
+        sigmas.push(if config.inverted { 1.0 } else { 0.0 });
+        if sigmas.iter().all(|sigma| sigma.is_finite()) {
+            return Ok(Self { sigmas, train_timesteps: config.train_timesteps as f32 });
+        }
+        let which = if steps == 1 { "1 step".to_owned() } else { format!("{steps} steps") };
+        Err(Error::Request(format!(
+            "the model's scheduler ({config}) has no finite noise levels for {which}: use another number of steps"
+        )))
     }
 
     /// The number of steps `N`.
@@ -60,8 +91,8 @@ impl Schedule {
         self.model_times().map(|t| guidance.scale > 0.0 && f64::from(t) <= guidance.truncation).collect()
     }
 
-    /// The rows `(delta, g, c)` of [`crate::backend::Backend::guide_and_step`]. `delta` is `−(σ_{i+1} − σ_i)`, which is
-    /// positive, because the model predicts minus the velocity. Where guidance is off, `g` and `c` are 0, so that a
+    /// The rows `(delta, g, c)` of [`crate::backend::Backend::guide_and_step`]. `delta` is `−(σ_{i+1} − σ_i)`, because
+    /// the model predicts minus the velocity. Where guidance is off, `g` and `c` are 0, so that a
     /// prediction of both prompts steps by the positive one alone.
     pub fn step_rows(&self, guidance: &Guidance) -> Vec<[f32; 3]> {
         let deltas = self.sigmas.windows(2).map(|pair| pair[0] - pair[1]);
@@ -73,8 +104,51 @@ impl Schedule {
 
     /// `t = 1 − σ` by way of the scheduler's timesteps, as the pipeline takes it: the roundings differ from `1 − σ`.
     fn model_times(&self) -> impl Iterator<Item = f32> {
-        self.sigmas[..self.steps()].iter().map(|sigma| (TRAIN_TIMESTEPS - sigma * TRAIN_TIMESTEPS) / TRAIN_TIMESTEPS)
+        self.sigmas[..self.steps()].iter().map(|sigma| (TIMESTEPS - sigma * self.train_timesteps) / TIMESTEPS)
     }
+}
+
+/// The levels after the shift, in F32 as the reference's arrays.
+fn shifted(config: &SchedulerConfig, steps: usize, tokens: usize) -> Vec<f32> {
+    let even = linspace(steps);
+    let Some(shift) = &config.dynamic else {
+        // Python takes k − 1 in double precision before the arrays round it.
+        let (k, k_minus_1) = (config.shift as f32, (config.shift - 1.0) as f32);
+        return even.map(|s| k * s / (1.0 + k_minus_1 * s)).collect();
+    };
+    let mu = shift.mu(tokens);
+    let k = match shift.kind {
+        TimeShift::Exponential => mu.exp(),
+        TimeShift::Linear => mu,
+    } as f32;
+    even.map(|s| k / (k + (1.0 / s - 1.0))).collect()
+}
+
+/// The levels in the config's spacing, computed in F64 as the reference does.
+fn spaced(config: &SchedulerConfig, sigmas: Vec<f32>) -> Vec<f32> {
+    let (Some(&first), Some(&last)) = (sigmas.first(), sigmas.last()) else { return sigmas };
+    let low = config.range[0].unwrap_or(last.into());
+    let high = config.range[1].unwrap_or(first.into());
+    let between = |start: f64, end: f64| even_f64(start, end, sigmas.len());
+    let spaced: Vec<f64> = match config.spacing {
+        Spacing::Shifted => return sigmas,
+        Spacing::Karras => {
+            let [start, end] = [high, low].map(|sigma| sigma.powf(1.0 / RHO));
+            between(0.0, 1.0).map(|ramp| (start + ramp * (end - start)).powf(RHO)).collect()
+        }
+        Spacing::Exponential => between(high.ln(), low.ln()).map(f64::exp).collect(),
+        Spacing::Beta => {
+            let quantile = |ramp: f64| beta::quantile(1.0 - ramp, BETA);
+            between(0.0, 1.0).map(|ramp| low + quantile(ramp) * (high - low)).collect()
+        }
+    };
+    spaced.into_iter().map(|sigma| sigma as f32).collect()
+}
+
+/// `numpy.linspace(start, end, n)`.
+fn even_f64(start: f64, end: f64, n: usize) -> impl Iterator<Item = f64> {
+    let step = if n > 1 { (end - start) / (n - 1) as f64 } else { 0.0 };
+    (0..n).map(move |i| if i > 0 && i == n - 1 { end } else { i as f64 * step + start })
 }
 
 /// `torch.linspace(1, 1/n, n)` in float32: counted up from the start in the first half and down from the end in the
@@ -91,6 +165,20 @@ fn linspace(n: usize) -> impl Iterator<Item = f32> {
 mod tests {
     use super::*;
     use crate::pipeline::noise::tests::digest;
+
+    /// A fixed shift, as the published models have it.
+    fn fixed(steps: usize, shift: f64) -> Schedule {
+        let config = SchedulerConfig {
+            shift,
+            dynamic: None,
+            terminal: None,
+            spacing: Spacing::Shifted,
+            range: [None; 2],
+            inverted: false,
+            train_timesteps: 1000,
+        };
+        Schedule::new(&config, steps, [128, 128]).unwrap()
+    }
 
     /// Python, with `digest` as beside the tests of the noise, for each shift `k` and number of steps `n`:
     /// `s = FlowMatchEulerDiscreteScheduler(shift=k); s.set_timesteps(sigmas=torch.linspace(1, 1/n, n).tolist());
@@ -114,7 +202,7 @@ mod tests {
             (6.0, 50, 0x46381d00, 0x83490eae),
         ];
         for (shift, steps, sigmas, times) in expected {
-            let schedule = Schedule::new(steps, shift);
+            let schedule = fixed(steps, shift);
             assert_eq!(schedule.steps(), steps);
             assert_eq!(digest(schedule.sigmas()), sigmas, "sigmas of {steps} steps, shift {shift}");
             assert_eq!(digest(&schedule.times(1000.0)), times, "times of {steps} steps, shift {shift}");
@@ -123,7 +211,7 @@ mod tests {
 
     #[test]
     fn eight_steps_in_full() {
-        let schedule = Schedule::new(8, 3.0);
+        let schedule = fixed(8, 3.0);
         assert_eq!(schedule.sigmas(), [1.0, 0.954_545_44, 0.9, 0.833_333_3, 0.75, 0.642_857_13, 0.5, 0.3, 0.0]);
         let times = [0.0, 45.454_59, 100.0, 166.666_69, 250.0, 357.142_88, 500.0, 700.0];
         assert_eq!(schedule.times(1000.0), times);
@@ -135,17 +223,17 @@ mod tests {
     #[test]
     fn steps_lead_from_noise_to_the_picture() {
         for steps in [1, 2, 7, 50, 1000] {
-            let rows = Schedule::new(steps, 6.0).step_rows(&ON);
+            let rows = fixed(steps, 6.0).step_rows(&ON);
             assert_eq!(rows.len(), steps);
             assert!(rows.iter().all(|&[delta, g, c]| delta > 0.0 && g == 4.0 && c == 1.5));
             assert!((rows.iter().map(|row| row[0]).sum::<f32>() - 1.0).abs() < 1e-5);
         }
-        assert_eq!(Schedule::new(8, 3.0).step_rows(&ON)[7], [0.3, 4.0, 1.5]);
+        assert_eq!(fixed(8, 3.0).step_rows(&ON)[7], [0.3, 4.0, 1.5]);
     }
 
     #[test]
     fn guidance_ends_where_the_reference_ends_it() {
-        let schedule = Schedule::new(8, 3.0);
+        let schedule = fixed(8, 3.0);
         let guided_until = |guidance: Guidance| {
             let guided = schedule.guided(&guidance);
             let rows = schedule.step_rows(&guidance);

@@ -38,6 +38,8 @@ struct Scheduler {
     shift: f64,
 }
 
+    /// All of the schedule, in words.
+    schedule: String,
 #[derive(Serialize)]
 struct Parts {
     transformer: Part<TransformerShape>,
@@ -135,7 +137,7 @@ impl Model {
             },
             size_multiple: config.size_multiple(),
             largest_size: [columns, rows],
-            scheduler: Scheduler { shift: config.scheduler.shift },
+            scheduler: Scheduler { shift: config.scheduler.shift, schedule: config.scheduler.to_string() },
             parts,
         })
     }
@@ -155,7 +157,7 @@ impl Model {
                 ),
             ),
             ("sizes", format!("multiples of {}, at most {width}×{height}", self.size_multiple)),
-            ("scheduler", format!("shift {}", self.scheduler.shift)),
+            ("scheduler", self.scheduler.schedule.clone()),
         ];
         let shape = &parts.transformer.shape;
         rows.extend(parts.transformer.describe(

@@ -135,13 +135,17 @@ impl Keys {
             Some(_) => Err(self.wrong(key, "nothing or false, because this is not supported")),
         }
     }
+    /// A number in a range, where the file has one.
+    pub(super) fn optional_real(&self, key: &str, range: RangeInclusive<f64>) -> Result<Option<f64>> {
+        self.get(key).map(|_| self.real(key, None, range)).transpose()
+    }
 
-    /// Refuses a text that is none of those that are implemented; the first of them is what a missing key means.
-    pub(super) fn one_of(&self, key: &str, supported: &[&str]) -> Result<()> {
-        match self.get(key) {
-            None => Ok(()),
-            Some(Value::String(text)) if supported.contains(&text.as_str()) => Ok(()),
-            Some(_) => Err(self.wrong(key, &format!("{}, because nothing else is supported", supported.join(" or ")))),
+
+    /// Refuses a null where the reference's class fails on it instead of taking its default.
+    pub(super) fn not_null(&self, key: &str) -> Result<()> {
+        match self.map.get(key) {
+            Some(Value::Null) => Err(self.wrong(key, "a value or no such key")),
+            _ => Ok(()),
         }
     }
 
@@ -160,4 +164,16 @@ impl Keys {
 
 fn whole(value: &Value) -> Option<usize> {
     value.as_u64().and_then(|n| usize::try_from(n).ok())
+    /// Refuses a text that is none of those that are implemented, and returns its place among them. A missing key means
+    /// the first.
+    pub(super) fn one_of(&self, key: &str, supported: &[&str]) -> Result<usize> {
+        let text = match self.get(key) {
+            None => return Ok(0),
+            Some(value) => value.as_str(),
+        };
+        let place = text.and_then(|text| supported.iter().position(|other| *other == text));
+        let expected = || format!("{}, because nothing else is supported", supported.join(" or "));
+        place.ok_or_else(|| self.wrong(key, &expected()))
+    }
+
 }

@@ -10,8 +10,6 @@ const ADALN_WIDTH: usize = 256;
 const LARGEST_PATCH: usize = 16;
 const MOST_VAE_BLOCKS: usize = 8;
 const WIDEST_ATTENTION: usize = 1 << 20;
-/// The scheduler's timesteps are sigma times its `num_train_timesteps`, and the reference pipeline divides them by this.
-const TRAIN_TIMESTEPS: usize = 1000;
 
 /// The image transformer (`ZImageTransformer2DModel`).
 #[derive(Debug, Clone, PartialEq)]
@@ -284,35 +282,6 @@ impl VaeConfig {
         let middle = if self.mid_block_add_attention { 3 * deepest } else { 0 };
         let latents = pixels(self.block_out_channels.len() - 1).saturating_mul(middle.max(2 * self.latent_channels));
         largest.max(latents).max(pixels(0).saturating_mul(3))
-    }
-}
-
-/// The denoising schedule (`FlowMatchEulerDiscreteScheduler`).
-#[derive(Debug, Clone, PartialEq)]
-pub struct SchedulerConfig {
-    /// How far the schedule is bent towards noise: `σ = k·s / (1 + (k−1)·s)`.
-    pub shift: f64,
-}
-
-impl SchedulerConfig {
-    pub(super) fn read(keys: &Keys) -> Result<Self> {
-        keys.one_of("_class_name", &["FlowMatchEulerDiscreteScheduler"])?;
-        for key in [
-            "use_dynamic_shifting",
-            "invert_sigmas",
-            "shift_terminal",
-            "use_karras_sigmas",
-            "use_exponential_sigmas",
-            "use_beta_sigmas",
-            "stochastic_sampling",
-        ] {
-            keys.refuse(key)?;
-        }
-        if keys.size("num_train_timesteps", Some(TRAIN_TIMESTEPS))? != TRAIN_TIMESTEPS {
-            let expected = format!("{TRAIN_TIMESTEPS}, which the pipeline takes for granted");
-            return Err(keys.wrong("num_train_timesteps", &expected));
-        }
-        Ok(Self { shift: keys.real("shift", Some(1.0), 1e-3..=1e3)? })
     }
 }
 

@@ -195,16 +195,19 @@ fn what_is_not_implemented_is_refused() {
     refused(TEXT_ENCODER, "quantization_config", json!({"bits": 4}), &["not supported"]);
     refused(VAE, "act_fn", json!("relu"), &["expected silu or swish"]);
     refused(VAE, "up_block_types", json!(["AttnUpDecoderBlock2D"]), &["a list of UpDecoderBlock2D"]);
+#[test]
+fn schedules_are_told_in_words() {
+    let words = |key: &str, value: Value| read(&[(SCHEDULER, key, value)]).unwrap().scheduler.to_string();
+    assert_eq!(words("shift", json!(3)), "shift 3");
+    assert_eq!(words("use_dynamic_shifting", json!(true)), "dynamic exponential shift 0.5 to 1.15");
+    assert_eq!(words("shift_terminal", json!(0.02)), "shift 3, last level 0.02");
+    assert_eq!(words("use_beta_sigmas", json!(true)), "shift 3, beta spacing");
+    assert_eq!(words("invert_sigmas", json!(true)), "shift 3, inverted");
+}
+
     refused(VAE, "latents_mean", json!([0.0]), &["not supported"]);
     refused(SCHEDULER, "_class_name", json!("DDIMScheduler"), &["found \"DDIMScheduler\""]);
-    for key in ["use_dynamic_shifting", "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"] {
-        refused(SCHEDULER, key, json!(true), &["not supported", "found true"]);
-    }
-    for key in ["invert_sigmas", "stochastic_sampling"] {
-        refused(SCHEDULER, key, json!(true), &["not supported"]);
-    }
-    refused(SCHEDULER, "num_train_timesteps", json!(500), &["expected 1000", "found 500"]);
-    refused(SCHEDULER, "shift_terminal", json!(0.02), &["found 0.02"]);
+    refused(SCHEDULER, "stochastic_sampling", json!(true), &["expected false", "has no seed", "found true"]);
 }
 
 #[test]

@@ -1,0 +1,165 @@
+//! The scheduler's config file: every key of diffusers' `FlowMatchEulerDiscreteScheduler` that `ZImagePipeline` honours.
+
+use super::keys::Keys;
+use crate::error::Result;
+use std::fmt;
+
+/// Model times count from 0 to this, whatever `num_train_timesteps` says: the pipeline takes it for granted.
+const TRAIN_TIMESTEPS: usize = 1000;
+/// Bounds of every shift: far past any picture, and within what F32 holds.
+const LARGEST_SHIFT: f64 = 1e3;
+/// The longest sequence that a dynamic shift may name.
+const LONGEST_SEQUENCE: usize = 1 << 30;
+
+/// The denoising schedule (`FlowMatchEulerDiscreteScheduler`).
+#[derive(Debug, Clone, PartialEq)]
+pub struct SchedulerConfig {
+    /// `k` in `σ = k·s / (1 + (k − 1)·s)`: it bends the schedule towards noise. A dynamic shift replaces it.
+    pub shift: f64,
+    /// A shift that depends on the size of the picture (`use_dynamic_shifting`).
+    pub dynamic: Option<DynamicShift>,
+    /// The last level before 0, which the others are stretched to (`shift_terminal`).
+    pub terminal: Option<f64>,
+    /// How the levels between the first and the last are spaced.
+    pub spacing: Spacing,
+    /// The lowest and the highest level that a spacing begins and ends with, where the file says so. They are no
+    /// arguments of the class, but it reads them from its config (`sigma_min`, `sigma_max`).
+    pub range: [Option<f64>; 2],
+    /// Whether every level `σ` becomes `1 − σ` (`invert_sigmas`).
+    pub inverted: bool,
+    /// The timestep of the level 1 (`num_train_timesteps`). The pipeline divides timesteps by 1000 all the same.
+    pub train_timesteps: usize,
+}
+
+/// A shift that goes linearly with the tokens of the picture, on a line through two points.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DynamicShift {
+    /// The shift `μ` at each of [`DynamicShift::tokens`] (`base_shift`, `max_shift`).
+    pub shifts: [f64; 2],
+    /// Numbers of tokens (`base_image_seq_len`, `max_image_seq_len`).
+    pub tokens: [usize; 2],
+    /// What `μ` does to the levels.
+    pub kind: TimeShift,
+}
+
+/// The formula of a dynamic shift (`time_shift_type`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TimeShift {
+    /// `σ = e^μ / (e^μ + 1/s − 1)`.
+    Exponential,
+    /// `σ = μ / (μ + 1/s − 1)`.
+    Linear,
+}
+
+/// The spacing of the noise levels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Spacing {
+    /// As the shift leaves them.
+    Shifted,
+    /// Even in the seventh root (`use_karras_sigmas`).
+    Karras,
+    /// Even in the logarithm (`use_exponential_sigmas`).
+    Exponential,
+    /// Quantiles of the beta distribution with both parameters 0.6 (`use_beta_sigmas`).
+    Beta,
+}
+
+impl SchedulerConfig {
+    pub(super) fn read(keys: &Keys) -> Result<Self> {
+        keys.one_of("_class_name", &["FlowMatchEulerDiscreteScheduler"])?;
+        if keys.flag("stochastic_sampling", false)? {
+            let expected =
+                "false, because its noise has no seed: the same request would draw another picture each time";
+            return Err(keys.wrong("stochastic_sampling", expected));
+        }
+        let line = DynamicShift::read(keys)?;
+        let dynamic = keys.flag("use_dynamic_shifting", false)?.then_some(line);
+        // The reference's class computes with the shift at once, unless the dynamic one replaces it.
+        if dynamic.is_none() {
+            keys.not_null("shift")?;
+        }
+        keys.not_null("num_train_timesteps")?;
+        let terminal = keys.real("shift_terminal", Some(0.0), -LARGEST_SHIFT..=LARGEST_SHIFT)?;
+        let end = |key: &str| keys.optional_real(key, 0.0..=LARGEST_SHIFT);
+        Ok(Self {
+            shift: keys.real("shift", Some(1.0), 1.0 / LARGEST_SHIFT..=LARGEST_SHIFT)?,
+            dynamic,
+            terminal: (terminal != 0.0).then_some(terminal),
+            spacing: Spacing::read(keys)?,
+            range: [end("sigma_min")?, end("sigma_max")?],
+            inverted: keys.flag("invert_sigmas", false)?,
+            train_timesteps: keys.size("num_train_timesteps", Some(TRAIN_TIMESTEPS))?,
+        })
+    }
+}
+
+impl DynamicShift {
+    /// The keys are checked whether or not the shift is used, as the pipeline computes `μ` in any case.
+    fn read(keys: &Keys) -> Result<Self> {
+        const TOKENS: [&str; 2] = ["base_image_seq_len", "max_image_seq_len"];
+        for key in ["time_shift_type", "base_shift", "max_shift"].into_iter().chain(TOKENS) {
+            keys.not_null(key)?;
+        }
+        let shift = |key: &str, default| keys.real(key, Some(default), -LARGEST_SHIFT..=LARGEST_SHIFT);
+        let tokens = |key: &str, default| keys.count(key, Some(default), 0..=LONGEST_SEQUENCE);
+        let tokens = [tokens(TOKENS[0], 256)?, tokens(TOKENS[1], 4096)?];
+        if tokens[0] == tokens[1] {
+            return Err(keys.wrong(TOKENS[1], &format!("another length than {}, the {}", tokens[0], TOKENS[0])));
+        }
+        let kind = match keys.one_of("time_shift_type", &["exponential", "linear"])? {
+            0 => TimeShift::Exponential,
+            _ => TimeShift::Linear,
+        };
+        Ok(Self { shifts: [shift("base_shift", 0.5)?, shift("max_shift", 1.15)?], tokens, kind })
+    }
+
+    /// `μ` of a picture of so many tokens.
+    pub fn mu(&self, tokens: usize) -> f64 {
+        let [least, most] = self.tokens.map(|tokens| tokens as f64);
+        let slope = (self.shifts[1] - self.shifts[0]) / (most - least);
+        tokens as f64 * slope + (self.shifts[0] - slope * least)
+    }
+}
+
+impl Spacing {
+    const KEYS: [(&str, Spacing); 3] = [
+        ("use_karras_sigmas", Spacing::Karras),
+        ("use_exponential_sigmas", Spacing::Exponential),
+        ("use_beta_sigmas", Spacing::Beta),
+    ];
+
+    fn read(keys: &Keys) -> Result<Self> {
+        let mut chosen = None;
+        for (key, spacing) in Self::KEYS {
+            keys.not_null(key)?;
+            if keys.flag(key, false)?
+                && let Some((other, _)) = chosen.replace((key, spacing))
+            {
+                return Err(keys.wrong(key, &format!("false, because {other} is true and excludes it")));
+            }
+        }
+        Ok(chosen.map_or(Spacing::Shifted, |(_, spacing)| spacing))
+    }
+}
+
+impl fmt::Display for SchedulerConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.dynamic {
+            None => write!(f, "shift {}", self.shift)?,
+            Some(DynamicShift { shifts: [least, most], kind, .. }) => {
+                let kind = if *kind == TimeShift::Linear { "linear" } else { "exponential" };
+                write!(f, "dynamic {kind} shift {least} to {most}")?;
+            }
+        }
+        if let Some(terminal) = self.terminal {
+            write!(f, ", last level {terminal}")?;
+        }
+        match self.spacing {
+            Spacing::Shifted => {}
+            Spacing::Karras => f.write_str(", Karras spacing")?,
+            Spacing::Exponential => f.write_str(", exponential spacing")?,
+            Spacing::Beta => f.write_str(", beta spacing")?,
+        }
+        if self.inverted { f.write_str(", inverted") } else { Ok(()) }
+    }
+}

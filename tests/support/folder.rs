@@ -1,0 +1,25 @@
+//! Copies of the models of the goldens, to be changed.
+
+use std::fs;
+use std::path::Path;
+use tempfile::TempDir;
+
+/// A copy of a model of the goldens.
+pub(crate) fn copy_of(model: &str) -> TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    copy_all(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens").join(model), copy.path());
+    copy
+}
+
+fn copy_all(from: &Path, to: &Path) {
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            fs::create_dir(&to).unwrap();
+            copy_all(&entry.path(), &to);
+        } else {
+            fs::copy(entry.path(), to).unwrap();
+        }
+    }
+}
