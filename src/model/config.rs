@@ -29,6 +29,8 @@ const TURBO_SHIFT: f64 = 3.0;
 const BASE_SHIFT: f64 = 6.0;
 /// The size that both published models are made for, in pixels.
 const NATIVE_SIZE: usize = 1024;
+/// The most sizes that a model may name.
+const MOST_SIZES: usize = 64;
 
 /// Everything that the config files of one model say.
 #[derive(Debug, Clone, PartialEq)]
@@ -48,16 +50,18 @@ pub struct ModelConfig {
 
 /// What a request means that does not say otherwise. The model's own file `zimage.json`, beside `model_index.json`, may
 /// set each of them; else the schedule's shift tells the published models apart.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Defaults {
     /// Denoising steps: 8 for Turbo; 50 else, of the 28 to 50 that the base model's authors recommend.
     pub steps: usize,
     /// Guidance as diffusers counts it, 0 being none: 0 for Turbo; 4 else, of the 3 to 5 that are recommended.
     pub guidance: f32,
-    /// Width in pixels: 1024, or the most that the model has positions for.
+    /// Width in pixels: that of the first of `sizes`, else 1024 or the most that the model has positions for.
     pub width: usize,
     /// Height in pixels, chosen like the width.
     pub height: usize,
+    /// The sizes `[width, height]` that the model was trained for, the best first. Empty where the file does not say.
+    pub sizes: Vec<[usize; 2]>,
 }
 
 impl ModelConfig {
@@ -124,10 +128,18 @@ impl Defaults {
         let (steps, guidance) = if scheduler.shift == TURBO_SHIFT { (8, 0.0) } else { (50, 4.0) };
         let multiple = size_multiple(transformer, vae);
         let [highest, widest] = largest_size(transformer, vae);
-        // 1024 itself, but for a model with tokens so large that it is no multiple of them.
+        let sizes = keys.pairs("sizes", MOST_SIZES)?;
+        if sizes.iter().flatten().any(|side| !side.is_multiple_of(multiple))
+            || sizes.iter().any(|[width, height]| *width > widest || *height > highest)
+        {
+            let expected = format!("widths and heights that are multiples of {multiple} up to {widest} and {highest}");
+            return Err(keys.wrong("sizes", &expected));
+        }
+        // 1024 is no multiple of very large tokens.
         let native = NATIVE_SIZE.next_multiple_of(multiple);
-        let size = |key: &str, most: usize| {
-            let size = keys.count(key, Some(native.min(most)), multiple..=most)?;
+        let native = sizes.first().copied().unwrap_or([native.min(widest), native.min(highest)]);
+        let size = |key: &str, default: usize, most: usize| {
+            let size = keys.count(key, Some(default), multiple..=most)?;
             if size.is_multiple_of(multiple) {
                 return Ok(size);
             }
@@ -136,8 +148,9 @@ impl Defaults {
         Ok(Self {
             steps: keys.count("steps", Some(steps), 1..=1000)?,
             guidance: keys.real("guidance", Some(guidance), 0.0..=1000.0)? as f32,
-            width: size("width", widest)?,
-            height: size("height", highest)?,
+            width: size("width", native[0], widest)?,
+            height: size("height", native[1], highest)?,
+            sizes,
         })
     }
 }

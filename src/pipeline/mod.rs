@@ -198,7 +198,7 @@ impl<B: Backend> Pipeline<B> {
         let [_, rows, columns] = self.latent_size(job.width, job.height);
         let schedule = Schedule::new(&self.config.scheduler, job.steps, [rows, columns])?;
         let guided = schedule.guided(&job.guidance).contains(&true);
-        let mut warnings = Vec::new();
+        let mut warnings = job.warnings.clone();
         let mut tokens = |prompts: &[String]| {
             prompts.iter().map(|prompt| self.tokenize(prompt, &mut warnings)).collect::<Result<Vec<_>>>()
         };

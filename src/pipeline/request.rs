@@ -1,6 +1,8 @@
 //! What a user asks for, checked before anything runs.
 
-use super::schedule::Guidance;
+mod warnings;
+
+use super::schedule::{Guidance, Schedule};
 use crate::error::{Error, Result};
 use crate::model::config::{Defaults, ModelConfig};
 use crate::model::vae::tiling::VaeTile;
@@ -78,8 +80,11 @@ impl Request {
     /// # Errors
     /// [`Error::Request`] with what is wrong and what to do about it, for the first thing that is wrong.
     pub fn check(&self, config: &ModelConfig) -> Result<Job> {
-        let job = self.check_within(&config.defaults, &Limits::of(config))?;
+        let mut job = self.check_within(&config.defaults, &Limits::of(config))?;
         self.vae_tile.check(&config.vae)?;
+        let factor = config.vae.scale_factor();
+        Schedule::new(&config.scheduler, job.steps, [job.height / factor, job.width / factor])?;
+        job.warnings.extend(warnings::of_size(&config.defaults, [job.width, job.height]));
         Ok(job)
     }
 
@@ -130,6 +135,7 @@ impl Request {
             }
         };
         Ok(Job {
+            warnings: warnings::of_prompts(&self.prompts),
             prompts: self.prompts.clone(),
             negatives: if guidance.scale > 0.0 { negatives } else { Vec::new() },
             width,
@@ -213,6 +219,8 @@ pub struct Job {
     pub batch: usize,
     /// Whether pictures are decoded whole or in tiles.
     pub vae_tile: VaeTile,
+    /// What the user should know before the work begins, a sentence each: it can be done, but will hardly please.
+    pub warnings: Vec<String>,
 }
 
 impl Job {
@@ -280,7 +288,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const DEFAULTS: Defaults = Defaults { steps: 8, guidance: 0.0, width: 1024, height: 768 };
+    const DEFAULTS: Defaults = Defaults { steps: 8, guidance: 0.0, width: 1024, height: 768, sizes: Vec::new() };
 
     fn limits() -> Limits {
         Limits::new([1536, 512, 512], 16)

@@ -81,6 +81,7 @@ impl ZImageEngine {
                 "height": defaults.height,
                 "steps": defaults.steps,
                 "guidance": defaults.guidance,
+                "sizes": defaults.sizes,
             },
             "limits": { "multiple": multiple, "maxWidth": columns * multiple, "maxHeight": rows * multiple },
             "warnings": engine.warnings(),

@@ -34,6 +34,8 @@ TEMPLATE = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
 LONGEST = 2 * CAPTION_MULTIPLE
 SHIFT = 3.0
 STEPS = 8
+#: `zimage.json`: what a request means that does not say otherwise, and the sizes of the training pictures.
+DEFAULTS = {"steps": STEPS, "guidance": 0.0, "width": 256, "height": 256, "sizes": [[256, 256]]}
 REFRESH = 16  # a bank entry is used about this often before it is drawn anew
 MUON_RATE, ADAM_RATE, WEIGHT_DECAY = 3e-3, 1.5e-3, 0.01
 SAVE_EVERY = 300.0
@@ -224,7 +226,7 @@ def export(model: TextToImage, work: Path, out: Path) -> None:
     (out / "vae" / "config.json").write_text(json.dumps(vae_config, indent=2) + "\n")
     shutil.rmtree(out / "tokenizer")
     shutil.copytree(work / "tokenizer", out / "tokenizer")
-    (out / "zimage.json").write_text(json.dumps({"steps": STEPS, "guidance": 0.0, "width": 256, "height": 256}) + "\n")
+    (out / "zimage.json").write_text(json.dumps(DEFAULTS) + "\n")
 
 
 def main() -> None:

@@ -31,6 +31,8 @@ struct Defaults {
     guidance: f32,
     width: usize,
     height: usize,
+    /// Widths and heights that the model was trained for; empty where its files do not say.
+    sizes: Vec<[usize; 2]>,
 }
 
 #[derive(Serialize)]
@@ -134,6 +136,7 @@ impl Model {
                 guidance: defaults.guidance,
                 width: defaults.width,
                 height: defaults.height,
+                sizes: defaults.sizes.clone(),
             },
             size_multiple: config.size_multiple(),
             largest_size: [columns, rows],

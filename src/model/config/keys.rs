@@ -109,6 +109,21 @@ impl Keys {
         sizes.ok_or_else(|| self.wrong(key, &format!("a list of {count} whole numbers from 1 to {LARGEST_SIZE}")))
     }
 
+    /// A list of up to `most` pairs of sizes; empty when the key is missing.
+    pub(super) fn pairs(&self, key: &str, most: usize) -> Result<Vec<[usize; 2]>> {
+        let size = |value: &Value| whole(value).filter(|n| (1..=LARGEST_SIZE).contains(n));
+        let pair = |value: &Value| match value.as_array().map(Vec::as_slice) {
+            Some([first, second]) => Some([size(first)?, size(second)?]),
+            _ => None,
+        };
+        let pairs = match self.get(key) {
+            None => Some(Vec::new()),
+            Some(Value::Array(values)) if values.len() <= most => values.iter().map(pair).collect(),
+            Some(_) => None,
+        };
+        pairs.ok_or_else(|| self.wrong(key, &format!("a list of at most {most} pairs like [1024, 768]")))
+    }
+
     /// A number in a range.
     pub(super) fn real(&self, key: &str, default: Option<f64>, range: RangeInclusive<f64>) -> Result<f64> {
         let value = match self.get(key) {

@@ -84,7 +84,8 @@ fn refused(file: &str, key: &str, value: Value, parts: &[&str]) {
 fn turbo_is_read() {
     let config = read(&[]).unwrap();
     assert_eq!(config.variant(), "Turbo");
-    assert_eq!(config.defaults, Defaults { steps: 8, guidance: 0.0, width: 1024, height: 1024 });
+    let sizes = Vec::new();
+    assert_eq!(config.defaults, Defaults { steps: 8, guidance: 0.0, width: 1024, height: 1024, sizes });
     assert_eq!((config.size_multiple(), config.largest_size()), (16, [8192, 8192]));
     let t = &config.transformer;
     assert_eq!((t.dim, t.head_dim(), t.ffn_dim(), t.adaln_dim()), (3840, 128, 10240, 256));
@@ -144,6 +145,20 @@ fn defaults_come_from_the_model_or_its_shift() {
     refused(DEFAULTS, "height", json!(100_000), &["from 16 to 8192", "found 100000"]);
     refused(DEFAULTS, "guidance", json!(-1), &["from 0 to 1000", "found -1"]);
     refused(DEFAULTS, "steps", json!(0), &["from 1 to 1000", "found 0"]);
+    for sizes in [json!(256), json!([256, 256]), json!([[256]]), json!([[256, 0]]), json!([[16, 16]].repeat(65))] {
+        refused(DEFAULTS, "sizes", sizes, &["a list of at most 64 pairs like [1024, 768]"]);
+    }
+    for sizes in [json!([[256, 250]]), json!([[256, 8208]]), json!([[16, 16], [8208, 16]])] {
+        refused(DEFAULTS, "sizes", sizes, &["multiples of 16 up to 8192 and 8192"]);
+    }
+}
+
+#[test]
+fn the_first_trained_size_is_the_default() {
+    let sized = read(&[(DEFAULTS, "sizes", json!([[320, 256], [256, 320]]))]).unwrap().defaults;
+    assert_eq!((sized.width, sized.height, sized.sizes.as_slice()), (320, 256, &[[320, 256], [256, 320]][..]));
+    let own = read(&[(DEFAULTS, "sizes", json!([[320, 256]])), (DEFAULTS, "width", json!(512))]).unwrap().defaults;
+    assert_eq!((own.width, own.height), (512, 256));
 }
 
 #[test]
