@@ -1,6 +1,6 @@
 // to_rgb8: out[i] = round(255·clamp(in[i]/2 + 1/2, 0, 1)), halves to even; one thread for each word of four bytes, the
-// first the lowest. A NaN sets a word that the host reads with the picture. It is told by its bits, as shaders may be
-// compiled as if there were none.
+// first the lowest. An infinite value or NaN sets a word that the host reads with the picture. The test is on
+// bits, because a compiler may take it for granted that all values are finite.
 
 struct Params {
     count: u32,
@@ -25,7 +25,7 @@ fn main(
     for (var i = 0u; i < 4u; i++) {
         let at = 4u * word + i;
         if (at < p.count) {
-            if ((bitcast<u32>(values[at]) & 0x7fffffffu) > 0x7f800000u) {
+            if ((bitcast<u32>(values[at]) & 0x7f800000u) == 0x7f800000u) {
                 atomicStore(&not_numbers, 1u);
             }
             let level = round(255.0 * clamp(values[at] * 0.5 + 0.5, 0.0, 1.0));

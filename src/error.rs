@@ -40,6 +40,19 @@ pub enum Error {
         /// What the file holds.
         found: String,
     },
+    /// A network of a model returned infinite values or NaN, so there is no picture.
+    #[error("{}", non_finite(network, path, tensor.as_deref()))]
+    NonFinite {
+        /// The network, in words.
+        network: &'static str,
+        /// The file of the tensor to blame, or the folder of the network's weights.
+        path: PathBuf,
+        /// The first tensor of the weights that holds such a value; `None` when all of them are finite.
+        tensor: Option<String>,
+    },
+    /// A picture has infinite values or NaN; a model's pipeline says [`Error::NonFinite`] instead.
+    #[error("the picture has infinite values or NaN; please report the model and the device")]
+    NonFinitePicture,
     /// A verb was given tensors that do not fit together; a fault of the calling code, not of the user.
     #[error("{verb}: {problem}")]
     Shape {
@@ -84,8 +97,14 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Error::Request(_) => ErrorKind::Request,
-            Error::Io { .. } | Error::File { .. } | Error::Tensor { .. } => ErrorKind::Files,
-            Error::Device(_) | Error::OutOfMemory(_) | Error::Lost(_) => ErrorKind::Device,
+            Error::Io { .. } | Error::File { .. } | Error::Tensor { .. } | Error::NonFinite { tensor: Some(_), .. } => {
+                ErrorKind::Files
+            }
+            Error::NonFinite { tensor: None, .. }
+            | Error::NonFinitePicture
+            | Error::Device(_)
+            | Error::OutOfMemory(_)
+            | Error::Lost(_) => ErrorKind::Device,
             Error::Cancelled => ErrorKind::Cancelled,
             Error::Shape { .. } => ErrorKind::Internal,
         }
@@ -101,5 +120,20 @@ impl Error {
 
     pub(crate) fn shape(verb: &'static str, problem: impl Into<String>) -> Self {
         Error::Shape { verb, problem: problem.into() }
+    }
+}
+
+/// The sentence of [`Error::NonFinite`].
+fn non_finite(network: &str, path: &Path, tensor: Option<&str>) -> String {
+    let path = path.display();
+    match tensor {
+        Some(tensor) => format!(
+            "{path}: tensor {tensor}: expected finite values, found infinity or NaN, with which the {network} computes no \
+             picture: download the file again, or repeat the merge or the conversion that made it"
+        ),
+        None => format!(
+            "{path}: the {network} returned infinite values or NaN although its weights are finite, so it overflowed: \
+             please report the model and the device"
+        ),
     }
 }

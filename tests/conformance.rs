@@ -131,7 +131,7 @@ fn wrong_arguments_are_caught_by_the_verbs_that_take_them() {
     let products =
         ["linear", "project_qkv", "timestep_embedding", "modulation", "embed_patches", "final_layer", "conv2d"];
     let normed = ["rms_norm", "residual", "residual_norm", "qk_norm_rope", "project_qkv", "final_layer", "group_norm"];
-    let cases: [(Fault, &[&str]); 30] = [
+    let cases: [(Fault, &[&str]); 31] = [
         (Fault::BiasForgotten, &products),
         (Fault::GateAndUpSwapped, &["swiglu"]),
         (Fault::LastPieceForgotten, &["gather_rows", "linear", "swiglu"]),
@@ -160,6 +160,7 @@ fn wrong_arguments_are_caught_by_the_verbs_that_take_them() {
         (Fault::GroupsHalved, &["group_norm"]),
         (Fault::ShiftForgotten, &["unscale_latents", "scale_latents"]),
         (Fault::NanIsBlack, &["to_rgb8"]),
+        (Fault::InfinityIsClamped, &["to_rgb8"]),
         (Fault::NoMemoryPast(1 << 10), &["conv2d"]),
         // What is free is for the pipeline; verbs that fit compute.
         (Fault::FreeMemory(0), &[]),

@@ -101,11 +101,13 @@ fn what_is_no_picture_is_refused() {
     for wish in [VaeTile::Off, VaeTile::Pixels(64)] {
         let refused = block_on(vae.decode_picture(b, &latents(2), &mut tiles(wish))).unwrap_err();
         assert!(matches!(refused, Error::Shape { .. }), "{refused}");
-        let mut broken = latents(1).to_f32();
-        broken[16 * 24 * 24 - 1] = f32::NAN;
-        let broken = HostTensor::from_f32(&[1, 16, 24, 24], &broken);
-        let refused = block_on(vae.decode_picture(b, &broken, &mut tiles(wish))).unwrap_err();
-        assert!(refused.to_string().contains("not numbers"), "{refused}");
+        for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut broken = latents(1).to_f32();
+            broken[16 * 24 * 24 - 1] = value;
+            let broken = HostTensor::from_f32(&[1, 16, 24, 24], &broken);
+            let refused = block_on(vae.decode_picture(b, &broken, &mut tiles(wish))).unwrap_err();
+            assert!(matches!(refused, Error::NonFinitePicture), "{refused}");
+        }
         let gray = HostTensor::from_u8(&[64, 64], &[0; 64 * 64]);
         let refused = block_on(vae.encode_picture(b, &gray, &mut tiles(wish))).unwrap_err();
         assert!(matches!(refused, Error::Shape { .. }), "{refused}");

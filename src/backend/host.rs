@@ -1,6 +1,5 @@
 //! A tensor in the host's memory: what goes into a backend and what comes out of it.
 
-use crate::error::Error;
 use bytes::Bytes;
 use std::fmt;
 
@@ -141,6 +140,20 @@ impl HostTensor {
         values
     }
 
+    /// Whether no element is infinite or NaN.
+    pub fn is_finite(&self) -> bool {
+        // An exponent of ones marks both.
+        let halves = |exponent: u16| {
+            self.bytes.chunks_exact(2).all(|pair| u16::from_le_bytes([pair[0], pair[1]]) & exponent != exponent)
+        };
+        match self.dtype {
+            DType::F32 => words(&self.bytes).all(|word| f32::from_bits(word).is_finite()),
+            DType::F16 => halves(0x7c00),
+            DType::Bf16 => halves(0x7f80),
+            DType::U32 | DType::U8 => true,
+        }
+    }
+
     /// The elements of a U32 tensor; `None` for other types.
     pub fn to_u32(&self) -> Option<Vec<u32>> {
         (self.dtype == DType::U32).then(|| words(&self.bytes).collect())
@@ -158,16 +171,10 @@ pub(crate) fn words(bytes: &[u8]) -> impl Iterator<Item = u32> {
     bytes.chunks_exact(4).map(|word| u32::from_le_bytes([word[0], word[1], word[2], word[3]]))
 }
 
-/// What [`super::Backend::to_rgb8`] makes of a value that is a number: `round(255·clamp(x/2 + 1/2, 0, 1))`, halves to
+/// What [`super::Backend::to_rgb8`] makes of a finite value: `round(255·clamp(x/2 + 1/2, 0, 1))`, halves to
 /// even.
 pub(crate) fn level(x: f32) -> u8 {
     ((x * 0.5 + 0.5).clamp(0.0, 1.0) * 255.0).round_ties_even() as u8
-}
-
-/// What is said of a picture that has NaN in it.
-pub(crate) fn not_numbers() -> Error {
-    let sentence = "to_rgb8: the picture has values that are not numbers; please report the model and the device";
-    Error::Device(sentence.into())
 }
 
 /// Writes the elements stored in `bytes` to `out` as f32; both must hold the same number of them.

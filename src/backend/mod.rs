@@ -30,7 +30,7 @@ mod weight;
 
 use crate::error::Result;
 pub use host::{DType, HostTensor};
-pub(crate) use host::{level, not_numbers, widen, words};
+pub(crate) use host::{level, widen, words};
 use std::fmt::Debug;
 use std::future::Future;
 pub(crate) use weight::ReadAt;
@@ -409,9 +409,9 @@ pub trait Backend: Sized + Debug {
     /// `pixel/127.5 − 1`. `pixels` U8 `[B, H, W, C]`; returns an activation of that shape.
     fn normalize_rgb8(&self, pixels: &Self::Tensor) -> Result<Self::Tensor>;
 
-    /// `round(255·clamp(x/2 + 1/2, 0, 1))`, halves to even. `x` `[B, H, W, C]`; returns U8 of that shape. A NaN is
-    /// [`crate::Error::Device`]: here where the host can see it, else from the [`Backend::download`] of the next U8
-    /// tensor. So it never passes as black.
+    /// `round(255·clamp(x/2 + 1/2, 0, 1))`, halves to even. `x` `[B, H, W, C]`; returns U8 of that shape. An
+    /// infinite value or NaN is [`crate::Error::NonFinitePicture`]: here where the host can see it, else from the
+    /// [`Backend::download`] of the next U8 tensor. So it never passes as white or black.
     fn to_rgb8(&self, x: &Self::Tensor) -> Result<Self::Tensor>;
 }
 

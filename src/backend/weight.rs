@@ -25,6 +25,8 @@ pub struct Weight<'a> {
     /// Rows of a piece.
     at_once: usize,
     elements: Elements<'a>,
+    /// The error for an infinite value or NaN, where one is refused.
+    non_finite: Option<Box<dyn Fn() -> Error + 'a>>,
 }
 
 enum Elements<'a> {
@@ -42,7 +44,7 @@ impl From<HostTensor> for Weight<'_> {
     /// One piece, which shares the tensor's memory.
     fn from(tensor: HostTensor) -> Self {
         let (dtype, shape) = (tensor.dtype(), tensor.shape().to_vec());
-        Self { dtype, shape, at_once: usize::MAX, elements: Elements::Here(tensor) }
+        Self { dtype, shape, at_once: usize::MAX, elements: Elements::Here(tensor), non_finite: None }
     }
 }
 
@@ -55,13 +57,20 @@ impl From<&HostTensor> for Weight<'_> {
 impl<'a> Weight<'a> {
     /// A tensor whose bytes come from `bytes`.
     pub(crate) fn there(dtype: DType, shape: &[usize], bytes: impl ReadAt + 'a) -> Self {
-        Self { dtype, shape: shape.to_vec(), at_once: usize::MAX, elements: Elements::There(Box::new(bytes)) }
+        let elements = Elements::There(Box::new(bytes));
+        Self { dtype, shape: shape.to_vec(), at_once: usize::MAX, elements, non_finite: None }
     }
 
     /// The same tensor in pieces of about `bytes` bytes, at least four rows each.
     pub fn in_pieces(mut self, bytes: u64) -> Self {
         let rows = usize::try_from(bytes / self.start(1).max(1)).unwrap_or(usize::MAX);
         self.at_once = (rows / ROWS * ROWS).max(ROWS);
+        self
+    }
+
+    /// The same tensor, which is refused with `error` when an infinite value or NaN is read.
+    pub(crate) fn finite(mut self, error: impl Fn() -> Error + 'a) -> Self {
+        self.non_finite = Some(Box::new(error));
         self
     }
 
@@ -102,7 +111,11 @@ impl<'a> Weight<'a> {
         if let Some(rows) = shape.first_mut() {
             *rows = count;
         }
-        Ok(HostTensor::new(self.dtype, &shape, bytes).expect("as many bytes as the rows have"))
+        let piece = HostTensor::new(self.dtype, &shape, bytes).expect("as many bytes as the rows have");
+        match &self.non_finite {
+            Some(error) if !piece.is_finite() => Err(error()),
+            _ => Ok(piece),
+        }
     }
 
     /// Hands `take` all rows of `parts`, one part below the other, piece by piece in this order: the number of a piece's
@@ -222,6 +235,20 @@ mod tests {
             assert_eq!(found, (0..33 * dtype.size()).map(|byte| byte as u8).collect::<Vec<_>>());
             assert_eq!(asked.get(), heights.len());
             assert_eq!(at_once(parts[0].whole()).unwrap().bytes(), &found);
+        }
+    }
+
+    #[test]
+    fn an_infinite_value_is_refused_in_any_piece() {
+        for at in [0, 5, 10] {
+            let mut values = [1.0; 11];
+            values[at] = f32::NEG_INFINITY;
+            let tensor = HostTensor::from_f32(&[11, 1], &values);
+            let refusing = || Weight::from(&tensor).finite(|| Error::NonFinitePicture);
+            assert!(matches!(at_once(refusing().whole()), Err(Error::NonFinitePicture)));
+            let pieces = [refusing().in_pieces(1)];
+            assert!(matches!(at_once(Weight::each_piece(&pieces, |_, _| Ok(()))), Err(Error::NonFinitePicture)));
+            assert!(at_once(Weight::from(&tensor).whole()).is_ok());
         }
     }
 

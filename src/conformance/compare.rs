@@ -5,7 +5,7 @@ use super::report::{Outcome, Report, Row};
 use super::tolerance::{EQUAL, Precision, Tolerance};
 use super::{relative_error, replay_error, verbs};
 use crate::backend::{Backend, DType, HostTensor, activation_type};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use std::collections::BTreeMap;
 
 /// What to compare, and on which inputs.
@@ -61,9 +61,9 @@ where
     let mut report = empty(reference, candidate, precision, options);
     let cases = verbs::suite::<A>(options.full).cases.into_iter().zip(verbs::suite::<B>(options.full).cases);
     let cases: Vec<_> = cases.filter(|(case, _)| case.name.contains(&options.filter)).collect();
-    let [twice, nan] = ["replay/twice", "to_rgb8/nan-is-refused"];
+    let [twice, non_finite] = ["replay/twice", "to_rgb8/non-finite-is-refused"];
     let replays = options.replay && twice.contains(&options.filter);
-    let refuses = nan.contains(&options.filter);
+    let refuses = non_finite.contains(&options.filter);
     // How many cases each row still waits for.
     let mut left = BTreeMap::<&str, usize>::from([("replay", 1), ("to_rgb8", usize::from(refuses))]);
     cases.iter().for_each(|(case, _)| *left.entry(case.verb).or_default() += 1);
@@ -85,8 +85,8 @@ where
         add("replay", outcome(twice.into(), EQUAL, precision, result));
     }
     if refuses {
-        let result = refuses_nan(candidate).await;
-        add("to_rgb8", outcome(nan.into(), EQUAL, precision, result));
+        let result = refuses_non_finite(candidate).await;
+        add("to_rgb8", outcome(non_finite.into(), EQUAL, precision, result));
     }
     Ok(report)
 }
@@ -116,7 +116,7 @@ pub(super) fn empty<A: Backend, B: Backend>(
 
 /// A case's finding, or what the candidate refused it with, against its tolerance.
 pub(super) fn outcome(case: String, tolerance: Tolerance, at: Precision, result: Result<Finding>) -> Outcome {
-    let refused = |error: crate::Error| Finding { error: f64::INFINITY, problem: Some(error.to_string()) };
+    let refused = |error: Error| Finding { error: f64::INFINITY, problem: Some(error.to_string()) };
     let Finding { error, problem } = result.unwrap_or_else(refused);
     Outcome { case, error, tolerance: tolerance.at(at), reason: tolerance.reason.to_owned(), problem }
 }
@@ -146,16 +146,18 @@ async fn examine<B: Backend>(
     Ok(finding)
 }
 
-/// The law of pictures: one with NaN in it never reaches the host, and the next one does.
-async fn refuses_nan<B: Backend>(b: &B) -> Result<Finding> {
+/// The law of pictures: one with an infinite value or NaN never reaches the host, and the next one does.
+async fn refuses_non_finite<B: Backend>(b: &B) -> Result<Finding> {
     let activations = activation_type(b)?;
     let picture = async |value: f32| {
         let x = b.upload(&HostTensor::rounded(activations, &[1, 1, 2, 3], &[1.0, 1.0, 1.0, 1.0, value, 1.0]))?;
         b.download(&b.to_rgb8(&x)?).await
     };
-    if picture(f32::NAN).await.is_ok() {
-        let problem = "a picture with a value that is not a number is handed out".to_owned();
-        return Ok(Finding { error: f64::INFINITY, problem: Some(problem) });
+    for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        if !matches!(picture(value).await, Err(Error::NonFinitePicture)) {
+            let problem = format!("a picture with the value {value} is not refused as one that is not finite");
+            return Ok(Finding { error: f64::INFINITY, problem: Some(problem) });
+        }
     }
     Ok(difference(&[picture(1.0).await?], &[HostTensor::from_u8(&[1, 1, 2, 3], &[255; 6])]))
 }

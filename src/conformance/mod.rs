@@ -25,8 +25,8 @@
 //! 10⁴ and far more, values where eps decides. Weights come in F32, F16 and BF16. Inputs are random, of one seed and the
 //! case's name, and are rounded beforehand to what both backends hold, so that only the verb's own arithmetic is
 //! compared. Every result is computed in memory that was poisoned as far as the trait allows, once by calling the verb
-//! and once by recording and replaying it, which must not make a difference. A picture with NaN in it must not come back
-//! as pixels.
+//! and once by recording and replaying it, which must not make a difference. A picture with an infinite value or NaN in
+//! it must not come back as pixels.
 //!
 //! # Tolerances
 //! Values are compared as whole tensors by [`relative_error`], never element by element: rounding spreads over a tensor,

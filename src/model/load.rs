@@ -1,9 +1,10 @@
 //! From a model's files to a device: what the three networks share when they load.
 
 use crate::backend::{Backend, HostTensor, Weight};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::weights::{OnRead, Tensors};
 use futures_util::future::try_join_all;
+use std::path::Path;
 
 /// Uploads the tensors of one part. Small ones are read whole and together, because a network answers several questions as
 /// fast as one; tables and matrices in pieces as they are uploaded, so that a model may be larger than the host's memory.
@@ -31,6 +32,17 @@ impl<'a, B: Backend> Loader<'a, B> {
     /// A tensor that is read as it is uploaded.
     pub(super) async fn weight(&self, name: &str, shape: &[usize]) -> Result<Weight<'a>> {
         self.tensors.weight(name, shape, self.on_read).await
+    }
+
+    /// As [`Loader::weight`], for a weight of `network` that the network would hide an infinite value of.
+    pub(super) async fn finite_weight(&self, network: &'static str, name: &str, shape: &[usize]) -> Result<Weight<'a>> {
+        let (tensors, tensor) = (self.tensors, name.to_owned());
+        let error = move || {
+            let listed = tensors.iter().find(|listing| listing.name == tensor).map(|listing| listing.file);
+            let path = listed.or(tensors.files().next()).unwrap_or(Path::new("")).to_owned();
+            Error::NonFinite { network, path, tensor: Some(tensor.clone()) }
+        };
+        Ok(self.weight(name, shape).await?.finite(error))
     }
 
     /// A vector of `len` elements.

@@ -16,6 +16,8 @@ use futures_util::future::{try_join, try_join_all};
 
 /// Image and caption tokens are padded to a multiple of this.
 pub const MULTIPLE: usize = 32;
+/// The network in words, for messages.
+const NAME: &str = "transformer";
 const NAMES: Names = Names {
     q: "attention.to_q",
     k: "attention.to_k",
@@ -133,8 +135,9 @@ impl<B: Backend> Transformer<B> {
         let modulated = (0..config.n_refiner_layers).map(|i| format!("noise_refiner.{i}"));
         let modulated: Vec<String> = modulated.chain((0..config.n_layers).map(|i| format!("layers.{i}"))).collect();
         let of = |block: &String, what: &str| format!("{block}.adaLN_modulation.0.{what}");
-        let weight = async |block| load.weight(&of(block, "weight"), &[4 * d, adaln]).await;
-        let bias = async |block| load.take(&of(block, "bias"), &[4 * d]).await;
+        // The blocks take the tanh of what these return, which makes a finite value of an infinite one.
+        let weight = async |block| load.finite_weight(NAME, &of(block, "weight"), &[4 * d, adaln]).await;
+        let bias = async |block| load.finite_weight(NAME, &of(block, "bias"), &[4 * d]).await?.whole().await;
         let weights = try_join_all(modulated.iter().map(weight));
         let (weights, biases) = try_join(weights, try_join_all(modulated.iter().map(bias))).await?;
         let modulation = b.upload_linear(&weights, &biases).await?;

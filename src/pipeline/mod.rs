@@ -4,6 +4,7 @@
 //! are tables on the device, the step counter advances there, and one step is one recording. With guidance a step is one
 //! call of twice the batch.
 
+mod finite;
 mod networks;
 pub mod noise;
 pub mod preview;
@@ -22,6 +23,7 @@ use crate::model::text_encoder::TextEncoder;
 use crate::model::transformer::{Captions, Transformer, padded};
 use crate::model::vae::Vae;
 use crate::model::vae::tiling::Tiles;
+use finite::Network;
 use networks::Networks;
 pub use networks::Offload;
 use preview::Colours;
@@ -294,9 +296,9 @@ impl<B: Backend> Pipeline<B> {
     /// distinct prompt once.
     ///
     /// # Errors
-    /// Those of the backend.
+    /// [`Error::NonFinite`], and those of the backend.
     pub async fn encode(&self, positives: &[Vec<u32>], negatives: &[Vec<u32>]) -> Result<Encoded<B>> {
-        let features = self.features(&*self.text_encoder().await?, positives, negatives)?;
+        let (features, _) = self.features(&*self.text_encoder().await?, positives, negatives).await?;
         self.captions(features).await
     }
 
@@ -316,8 +318,8 @@ impl<B: Backend> Pipeline<B> {
         let mut ahead = VecDeque::new();
         for (positives, negatives) in texts {
             run.report(Stage::TextEncoder)?;
-            let Features { features, lengths, positive, negative } = self.features(&encoder, &positives, &negatives)?;
-            let features = b.download(&features).await?;
+            let (on_device, features) = self.features(&encoder, &positives, &negatives).await?;
+            let Features { lengths, positive, negative, .. } = on_device;
             ahead.push_back(Features { features, lengths, positive, negative });
         }
         drop(encoder);
@@ -329,12 +331,13 @@ impl<B: Backend> Pipeline<B> {
         Ok(ahead)
     }
 
-    fn features(
+    /// The features on the device, and the same on the host, where they were found to be finite.
+    async fn features(
         &self,
         encoder: &TextEncoder<B>,
         positives: &[Vec<u32>],
         negatives: &[Vec<u32>],
-    ) -> Result<Features<B::Tensor>> {
+    ) -> Result<(Features<B::Tensor>, HostTensor)> {
         let mut distinct: Vec<Vec<u32>> = Vec::new();
         let mut index = |prompt: &Vec<u32>| {
             distinct.iter().position(|other| other == prompt).unwrap_or_else(|| {
@@ -348,7 +351,10 @@ impl<B: Backend> Pipeline<B> {
         let lengths: Vec<usize> = distinct.iter().map(Vec::len).collect();
         let tokens = padded(lengths.iter().copied().max().unwrap_or(0));
         let features = encoder.forward(b, &distinct, tokens, &mut |_, _| Ok(()))?;
-        Ok(Features { features, lengths, positive, negative })
+        let on_host = b.download(&features).await?;
+        let network = Network::TextEncoder;
+        network.check_rows(&on_host, &lengths, self.networks.tensors(network)).await?;
+        Ok((Features { features, lengths, positive, negative }, on_host))
     }
 
     async fn captions(&self, features: Features<B::Tensor>) -> Result<Encoded<B>> {
@@ -420,7 +426,8 @@ impl<B: Backend> Pipeline<B> {
         if let Some(colours) = self.colours.get() {
             return Ok(colours);
         }
-        let fitted = Colours::fit(&self.backend, self.vae(), self.config.vae.latent_channels).await?;
+        let fitted = Colours::fit(&self.backend, self.vae(), self.config.vae.latent_channels).await;
+        let fitted = self.decoded(fitted).await?;
         Ok(self.colours.get_or_init(|| fitted))
     }
 
@@ -442,23 +449,28 @@ impl<B: Backend> Pipeline<B> {
     /// Latents F32 `[B, C, h, w]` to pictures U8 `[H, W, 3]`, one at a time, as [`Vae::decode_picture`] does it.
     ///
     /// # Errors
-    /// [`Error::Device`] when the latents or the pixels are not all numbers: a black picture would hide it. Those of
-    /// the backend.
+    /// [`Error::NonFinite`] when the latents or the pixels are not all finite: a picture would hide it. Those of the
+    /// backend.
     pub async fn decode(&self, latents: &HostTensor, tiles: &mut Tiles) -> Result<Vec<HostTensor>> {
+        Network::Transformer.check(latents, self.networks.tensors(Network::Transformer)).await?;
         let values = latents.to_f32();
-        if !values.iter().all(|value| value.is_finite()) {
-            let sentence = "the transformer returned values that are not numbers, so there is no picture to show; \
-                            please report the model and the device";
-            return Err(Error::Device(sentence.into()));
-        }
         let shape = latents.shape();
         let item = [1, shape[1], shape[2], shape[3]];
         let mut pictures = Vec::with_capacity(shape[0]);
         for values in values.chunks_exact(item.iter().product()) {
             let latents = HostTensor::from_f32(&item, values);
-            pictures.push(self.vae().decode_picture(&self.backend, &latents, tiles).await?);
+            let picture = self.vae().decode_picture(&self.backend, &latents, tiles).await;
+            pictures.push(self.decoded(picture).await?);
         }
         Ok(pictures)
+    }
+
+    /// A result of decoding. The error for a picture that is not finite says which tensor is to blame.
+    async fn decoded<T>(&self, result: Result<T>) -> Result<T> {
+        match result {
+            Err(Error::NonFinitePicture) => Err(Network::Vae.fault(self.networks.tensors(Network::Vae)).await),
+            result => result,
+        }
     }
 
     async fn finish(&self) -> Result<()> {

@@ -1,5 +1,6 @@
 //! The three networks on the device: all of them, or the two large ones in turn where they do not fit together.
 
+use super::finite::Network;
 use super::progress::{Loading, Progress};
 use crate::backend::Backend;
 use crate::error::{Error, Result};
@@ -62,13 +63,15 @@ const ACTIVATIONS: u64 = 3;
 pub(super) struct Networks<B: Backend> {
     large: Large<B>,
     pub vae: Vae<B>,
+    /// Also where all networks are on the device: a result that is not finite is traced to a tensor.
+    files: Files,
 }
 
 /// The two networks that hold nearly all of the weights.
 #[derive(Debug)]
 enum Large<B: Backend> {
     Resident(Arc<TextEncoder<B>>, Arc<Transformer<B>>),
-    InTurn(Box<Files>, Mutex<Turn<B>>),
+    InTurn(Mutex<Turn<B>>),
 }
 
 /// Whose turn it is.
@@ -79,12 +82,13 @@ enum Turn<B: Backend> {
     Transformer(Arc<Transformer<B>>),
 }
 
-/// The files of the large networks.
+/// The files of the networks.
 #[derive(Debug)]
 struct Files {
     folder: ModelFolder,
     text_encoder: Tensors,
     transformer: Tensors,
+    vae: Tensors,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -116,8 +120,8 @@ impl<B: Backend> Networks<B> {
     ) -> Result<(Self, Vec<String>)> {
         let text_encoder = TextEncoder::<B>::open(folder).await?;
         let transformer = Transformer::<B>::open(folder).await?;
-        let files = Files { folder: folder.clone(), text_encoder, transformer };
-        let pixels = Vae::<B>::open(folder).await?;
+        let vae = Vae::<B>::open(folder).await?;
+        let files = Files { folder: folder.clone(), text_encoder, transformer, vae };
         let left = leaves::<B>(config);
         let in_turn = match offload {
             Offload::Sequential => true,
@@ -127,38 +131,47 @@ impl<B: Backend> Networks<B> {
                 let largest = config.vae.largest_decoded(size) as u64 * size_of::<f32>() as u64;
                 let all = weights(b, &files.text_encoder, left)
                     + weights(b, &files.transformer, |_| false)
-                    + weights(b, &pixels, |_| false);
+                    + weights(b, &files.vae, |_| false);
                 all + ACTIVATIONS * largest > free
             }),
         };
         let later = if in_turn { files.transformer.bytes() } else { 0 };
-        let all = files.text_encoder.bytes_but(left) + files.transformer.bytes() + pixels.bytes();
+        let all = files.text_encoder.bytes_but(left) + files.transformer.bytes() + files.vae.bytes();
         let loading = Loading::new(progress, all - later);
         loading.read(0)?;
         let text_encoder = files.text_encoder(b, config, &loading).await?;
         let resident = if in_turn { None } else { Some(files.transformer(b, config, &loading).await?) };
-        let vae = Vae::load(b, &pixels, &config.vae, &|bytes| loading.read(bytes)).await?;
+        let vae = Vae::load(b, &files.vae, &config.vae, &|bytes| loading.read(bytes)).await?;
         finish(b).await?;
 
         let mut warnings = vec![
             unread_warning(folder, "text_encoder", &files.text_encoder.unread(left)),
-            unread_warning(folder, "vae", &pixels.unread(|_| false)),
+            unread_warning(folder, "vae", &files.vae.unread(|_| false)),
         ];
         let large = match resident {
             Some(transformer) => {
                 warnings.insert(1, files.unread_of_transformer());
                 Large::Resident(text_encoder, transformer)
             }
-            None => Large::InTurn(Box::new(files), Mutex::new(Turn::TextEncoder(text_encoder))),
+            None => Large::InTurn(Mutex::new(Turn::TextEncoder(text_encoder))),
         };
-        Ok((Self { large, vae }, warnings.into_iter().flatten().collect()))
+        Ok((Self { large, vae, files }, warnings.into_iter().flatten().collect()))
     }
 
     /// A sentence about tensors of a transformer that came later than [`Networks::load`], and that nothing read.
     pub(super) fn unread(&self) -> Option<String> {
         match &self.large {
             Large::Resident(..) => None,
-            Large::InTurn(files, _) => files.unread_of_transformer(),
+            Large::InTurn(_) => self.files.unread_of_transformer(),
+        }
+    }
+
+    /// The weights of a network.
+    pub(super) fn tensors(&self, network: Network) -> &Tensors {
+        match network {
+            Network::TextEncoder => &self.files.text_encoder,
+            Network::Transformer => &self.files.transformer,
+            Network::Vae => &self.files.vae,
         }
     }
 
@@ -166,7 +179,7 @@ impl<B: Backend> Networks<B> {
     pub(super) fn offload(&self) -> Offload {
         match self.large {
             Large::Resident(..) => Offload::None,
-            Large::InTurn(..) => Offload::Sequential,
+            Large::InTurn(_) => Offload::Sequential,
         }
     }
 
@@ -179,7 +192,7 @@ impl<B: Backend> Networks<B> {
     ) -> Result<Arc<TextEncoder<B>>> {
         let (files, turn) = match &self.large {
             Large::Resident(network, _) => return Ok(network.clone()),
-            Large::InTurn(files, turn) => (files, turn),
+            Large::InTurn(turn) => (&self.files, turn),
         };
         if let Turn::TextEncoder(network) = &*lock(turn) {
             return Ok(network.clone());
@@ -202,7 +215,7 @@ impl<B: Backend> Networks<B> {
     ) -> Result<Arc<Transformer<B>>> {
         let (files, turn) = match &self.large {
             Large::Resident(_, network) => return Ok(network.clone()),
-            Large::InTurn(files, turn) => (files, turn),
+            Large::InTurn(turn) => (&self.files, turn),
         };
         if let Turn::Transformer(network) = &*lock(turn) {
             return Ok(network.clone());

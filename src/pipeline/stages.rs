@@ -18,6 +18,7 @@
 //! All prompts are encoded in one ragged batch, and all items of a `NAME` go through the transformer in one. Inputs are F32,
 //! F16 or BF16 where no other type is named; captions are rounded to the type that the backend keeps activations in.
 
+use super::finite::Network;
 use super::progress::{Loading, Progress};
 use super::prompt::MAX_TOKENS;
 use crate::backend::{Backend, HostTensor, activation_type};
@@ -64,8 +65,8 @@ impl Inputs {
     /// Reads a safetensors file and checks it against the model.
     ///
     /// # Errors
-    /// Those of [`Tensors::open_file`]; [`Error::Tensor`] for a tensor that is missing or does not fit the model, and
-    /// for one that no stage reads; [`Error::File`] for a file without any.
+    /// Those of [`Tensors::open_file`]; [`Error::Tensor`] for a tensor that is missing, does not fit the model or is
+    /// not finite, and for one that no stage reads; [`Error::File`] for a file without any.
     pub async fn read(path: &Path, config: &ModelConfig) -> Result<Self> {
         let reader = Reader { tensors: Tensors::open_file(path).await?, config, path };
         let mut inputs = Self { prompts: Vec::new(), forwards: Vec::new(), latents: Vec::new() };
@@ -104,6 +105,15 @@ impl Reader<'_> {
         Error::Tensor { path: self.path.to_owned(), tensor: excerpt(name), expected, found }
     }
 
+    /// The tensor of this name and shape, every element of which is finite.
+    async fn take(&self, name: &str, shape: &[usize]) -> Result<HostTensor> {
+        let tensor = self.tensors.take(name, shape).await?;
+        match tensor.is_finite() {
+            true => Ok(tensor),
+            false => Err(self.fault(name, "finite values".into(), "infinity or NaN".into())),
+        }
+    }
+
     async fn prompt(&self, name: &str) -> Result<Vec<u32>> {
         let ids = self.tensors.take_numbers(name).await?;
         let embedded = self.config.text_encoder.vocab_size;
@@ -124,7 +134,7 @@ impl Reader<'_> {
         let fits = |side: &usize| *side > 0 && side.is_multiple_of(multiple);
         match shape {
             [batch, c, sides @ ..] if *batch > 0 && *c == channels && sides.len() == 2 && sides.iter().all(fits) => {
-                self.tensors.take(name, shape).await
+                self.take(name, shape).await
             }
             _ => {
                 let multiples = if multiple > 1 { format!(", h and w multiples of {multiple}") } else { String::new() };
@@ -146,7 +156,7 @@ impl Reader<'_> {
             };
             // Without a length that fits, the model's own width says what is expected.
             let rows = shape.first().copied().filter(|&rows| rows > 0).unwrap_or(1);
-            captions.push(self.tensors.take(&caption, &[rows, cap_feat_dim]).await?);
+            captions.push(self.take(&caption, &[rows, cap_feat_dim]).await?);
         }
         let (pictures, items) = (latents.shape()[0], captions.len());
         if !items.is_multiple_of(pictures) {
@@ -155,7 +165,7 @@ impl Reader<'_> {
         }
         let times = format!("{name}.times");
         let own = self.tensors.shape(&times) == Some(&[items]) && items == pictures;
-        let times = self.tensors.take(&times, &[if own { items } else { 1 }]).await?.to_f32();
+        let times = self.take(&times, &[if own { items } else { 1 }]).await?.to_f32();
         Ok(Forward { latents, times, captions })
     }
 }
@@ -165,7 +175,7 @@ impl Reader<'_> {
 ///
 /// # Errors
 /// Those of the model's files and of the backend, [`Error::Request`] for latents or captions that are past the model's
-/// positions, and [`Error::Cancelled`].
+/// positions, [`Error::NonFinite`] for a result with infinite values or NaN, and [`Error::Cancelled`].
 pub async fn run<B: Backend>(
     b: &B,
     model: &Model,
@@ -179,7 +189,7 @@ pub async fn run<B: Backend>(
         let left = |name: &str| TextEncoder::<B>::leaves(&config.text_encoder, name);
         let loading = Loading::new(progress, tensors.bytes_but(left));
         let encoder = TextEncoder::load(b, &tensors, &config.text_encoder, &|bytes| loading.read(bytes)).await?;
-        encode(b, &encoder, &inputs.prompts, &mut results).await?;
+        encode(b, &encoder, &tensors, &inputs.prompts, &mut results).await?;
         drop(encoder);
         b.trim();
     }
@@ -189,6 +199,7 @@ pub async fn run<B: Backend>(
         let transformer = Transformer::load(b, &tensors, &config.transformer, &|bytes| loading.read(bytes)).await?;
         for Named { name, value } in &inputs.forwards {
             let velocity = forward(b, &transformer, &config.transformer, value).await?;
+            Network::Transformer.check(&velocity, &tensors).await?;
             results.push((format!("transformer.{name}.velocity"), velocity));
         }
         drop(transformer);
@@ -199,7 +210,9 @@ pub async fn run<B: Backend>(
         let loading = Loading::new(progress, tensors.bytes());
         let vae = Vae::load(b, &tensors, &config.vae, &|bytes| loading.read(bytes)).await?;
         for Named { name, value } in &inputs.latents {
-            results.push((format!("vae.{name}.image"), decode(b, &vae, value).await?));
+            let image = decode(b, &vae, value).await?;
+            Network::Vae.check(&image, &tensors).await?;
+            results.push((format!("vae.{name}.image"), image));
         }
         drop(vae);
         b.trim();
@@ -211,12 +224,15 @@ pub async fn run<B: Backend>(
 async fn encode<B: Backend>(
     b: &B,
     encoder: &TextEncoder<B>,
+    tensors: &Tensors,
     prompts: &[Named<Vec<u32>>],
     results: &mut Vec<(String, HostTensor)>,
 ) -> Result<()> {
     let ids: Vec<Vec<u32>> = prompts.iter().map(|prompt| prompt.value.clone()).collect();
     let tokens = padded(ids.iter().map(Vec::len).max().unwrap_or(0));
     let features = b.download(&encoder.forward(b, &ids, tokens, &mut |_, _| Ok(()))?).await?;
+    let lengths: Vec<usize> = ids.iter().map(Vec::len).collect();
+    Network::TextEncoder.check_rows(&features, &lengths, tensors).await?;
     let width = features.shape()[2];
     for (Named { name, value }, rows) in prompts.iter().zip(features.to_f32().chunks_exact(tokens * width)) {
         let own = HostTensor::from_f32(&[value.len(), width], &rows[..value.len() * width]);

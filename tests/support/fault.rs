@@ -36,6 +36,7 @@ pub(crate) enum Fault {
     GroupsHalved,
     ShiftForgotten,
     NanIsBlack,
+    InfinityIsClamped,
     FirstReplaySkipped,
     RunsWhileRecording,
     /// There is no memory for a `conv2d` with more elements, which nobody knows before.

@@ -482,6 +482,10 @@ impl<B: Backend> Backend for Faulty<B> {
                 self.changed(x, |values| values.iter_mut().for_each(|v| *v = if v.is_nan() { -1.0 } else { *v }))?;
             return self.inner.to_rgb8(&x);
         }
+        if self.is(Fault::InfinityIsClamped) {
+            let x = self.changed(x, |values| values.iter_mut().for_each(|v| *v = v.clamp(-1.0, 1.0)))?;
+            return self.inner.to_rgb8(&x);
+        }
         self.result("to_rgb8", self.inner.to_rgb8(x)?)
     }
 }

@@ -1,8 +1,8 @@
 //! `unscale_latents`, `scale_latents`, `normalize_rgb8`, `to_rgb8`: the two ends of the autoencoder.
 
-use super::super::{level, not_numbers};
+use super::super::level;
 use super::parallel::*;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// `out[y, x, c] = latents[c, y, x] / scale + shift` for every item of `channels` planes of `pixels`.
 pub(super) fn unscale_latents(
@@ -46,8 +46,8 @@ pub(super) fn normalize_rgb8(pixels: &[u8], out: &mut [f32]) {
 
 /// `round(255·clamp(x/2 + 1/2, 0, 1))`, halves to even.
 pub(super) fn to_rgb8(x: &[f32], out: &mut [u8]) -> Result<()> {
-    if x.par_iter().any(|x| x.is_nan()) {
-        return Err(not_numbers());
+    if !x.par_iter().all(|x| x.is_finite()) {
+        return Err(Error::NonFinitePicture);
     }
     out.par_iter_mut().zip(x).for_each(|(o, x)| *o = level(*x));
     Ok(())

@@ -1,6 +1,6 @@
 //! What all verbs of the backend share: memory to write to, launches in order, and the way to the host and back.
 
-use super::super::{DType, DeviceTensor, HostTensor, Weight, not_numbers};
+use super::super::{DType, DeviceTensor, HostTensor, Weight};
 use super::device::{Device, fault};
 use super::fastest::Ways;
 use super::memory::{Arena, Held, Memory, Placement, lock};
@@ -37,7 +37,7 @@ pub(super) struct Gpu {
     tables: Mutex<HashMap<usize, CudaTensor>>,
     /// How large products are done.
     pub ways: Ways,
-    /// A word that `to_rgb8` sets where it meets NaN; the download of a picture reads it and sets it back.
+    /// A word that `to_rgb8` sets where a value is not finite; the download of a picture reads it and sets it back.
     pub not_numbers: CudaTensor,
 }
 
@@ -299,7 +299,7 @@ impl Gpu {
             .ok_or_else(|| Error::shape(verb, "a tensor's memory does not hold its shape"))
     }
 
-    /// An error if a picture had NaN since the last call.
+    /// An error if a picture was not finite since the last call.
     fn refuse_what_is_no_number(&self) -> Result<()> {
         let (verb, stream) = ("to_rgb8", &self.device.stream);
         let (word, mut found) = (self.not_numbers.memory().address()?, [0u8; size_of::<u32>()]);
@@ -312,7 +312,7 @@ impl Gpu {
         // SAFETY: as above; nothing that is under way touches it.
         unsafe { result::memset_d8_async(word, 0, found.len(), stream.cu_stream()) }
             .map_err(|error| fault(verb, error))?;
-        Err(not_numbers())
+        Err(Error::NonFinitePicture)
     }
 }
 

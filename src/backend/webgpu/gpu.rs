@@ -1,6 +1,6 @@
 //! What all verbs of the backend share: memory to write to, dispatches in order, and the way to the host and back.
 
-use super::super::{DType, DeviceTensor, HostTensor, RELIEF, Weight, not_numbers};
+use super::super::{DType, DeviceTensor, HostTensor, RELIEF, Weight};
 use super::device::{Adapters, Device, Signal};
 use super::memory::{Memory, Pool, lock};
 use super::pipelines::Pipelines;
@@ -38,7 +38,7 @@ pub(super) struct Gpu {
     empty: [Arc<Memory>; 2],
     /// Tensors made once from nothing but a number: see [`Gpu::table`].
     tables: Mutex<HashMap<usize, WebGpuTensor>>,
-    /// A word that `to_rgb8` sets where it meets NaN; the download of a picture reads it and sets it back.
+    /// A word that `to_rgb8` sets where a value is not finite; the download of a picture reads it and sets it back.
     not_numbers: Arc<Memory>,
 }
 
@@ -240,7 +240,7 @@ impl Gpu {
         Arg { memory: self.empty[1].clone(), offset: 0, bytes: 16 }
     }
 
-    /// What to bind for the word that says that a picture has NaN in it.
+    /// What to bind for the word that says that a picture is not finite.
     pub(super) fn not_numbers(&self) -> Arg {
         Arg { memory: self.not_numbers.clone(), offset: 0, bytes: 16 }
     }
@@ -406,7 +406,7 @@ impl Gpu {
         result.map_err(|error| refused(&error))?;
         let view = staging.get_mapped_range(..).map_err(|error| refused(&error))?;
         if picture && view[bytes as usize..].iter().any(|&byte| byte != 0) {
-            return Err(not_numbers());
+            return Err(Error::NonFinitePicture);
         }
         let len = tensor.len() * tensor.dtype().size();
         let stored = bytes::Bytes::copy_from_slice(&view[..len]);

@@ -38,10 +38,10 @@ struct Defaults {
 #[derive(Serialize)]
 struct Scheduler {
     shift: f64,
-}
-
     /// All of the schedule, in words.
     schedule: String,
+}
+
 #[derive(Serialize)]
 struct Parts {
     transformer: Part<TransformerShape>,

@@ -135,6 +135,11 @@ impl Keys {
             .ok_or_else(|| self.wrong(key, &format!("a number from {} to {}", range.start(), range.end())))
     }
 
+    /// A number in a range, where the file has one.
+    pub(super) fn optional_real(&self, key: &str, range: RangeInclusive<f64>) -> Result<Option<f64>> {
+        self.get(key).map(|_| self.real(key, None, range)).transpose()
+    }
+
     /// True or false.
     pub(super) fn flag(&self, key: &str, default: bool) -> Result<bool> {
         match self.get(key) {
@@ -150,11 +155,6 @@ impl Keys {
             Some(_) => Err(self.wrong(key, "nothing or false, because this is not supported")),
         }
     }
-    /// A number in a range, where the file has one.
-    pub(super) fn optional_real(&self, key: &str, range: RangeInclusive<f64>) -> Result<Option<f64>> {
-        self.get(key).map(|_| self.real(key, None, range)).transpose()
-    }
-
 
     /// Refuses a null where the reference's class fails on it instead of taking its default.
     pub(super) fn not_null(&self, key: &str) -> Result<()> {
@@ -162,6 +162,18 @@ impl Keys {
             Some(Value::Null) => Err(self.wrong(key, "a value or no such key")),
             _ => Ok(()),
         }
+    }
+
+    /// Refuses a text that is none of those that are implemented, and returns its place among them. A missing key means
+    /// the first.
+    pub(super) fn one_of(&self, key: &str, supported: &[&str]) -> Result<usize> {
+        let text = match self.get(key) {
+            None => return Ok(0),
+            Some(value) => value.as_str(),
+        };
+        let place = text.and_then(|text| supported.iter().position(|other| *other == text));
+        let expected = || format!("{}, because nothing else is supported", supported.join(" or "));
+        place.ok_or_else(|| self.wrong(key, &expected()))
     }
 
     /// Refuses a list of texts that holds anything but `supported`, and says how many there are; `None` when the key is
@@ -179,16 +191,4 @@ impl Keys {
 
 fn whole(value: &Value) -> Option<usize> {
     value.as_u64().and_then(|n| usize::try_from(n).ok())
-    /// Refuses a text that is none of those that are implemented, and returns its place among them. A missing key means
-    /// the first.
-    pub(super) fn one_of(&self, key: &str, supported: &[&str]) -> Result<usize> {
-        let text = match self.get(key) {
-            None => return Ok(0),
-            Some(value) => value.as_str(),
-        };
-        let place = text.and_then(|text| supported.iter().position(|other| *other == text));
-        let expected = || format!("{}, because nothing else is supported", supported.join(" or "));
-        place.ok_or_else(|| self.wrong(key, &expected()))
-    }
-
 }

@@ -196,6 +196,16 @@ fn sizes_are_checked() {
 }
 
 #[test]
+fn schedules_are_told_in_words() {
+    let words = |key: &str, value: Value| read(&[(SCHEDULER, key, value)]).unwrap().scheduler.to_string();
+    assert_eq!(words("shift", json!(3)), "shift 3");
+    assert_eq!(words("use_dynamic_shifting", json!(true)), "dynamic exponential shift 0.5 to 1.15");
+    assert_eq!(words("shift_terminal", json!(0.02)), "shift 3, last level 0.02");
+    assert_eq!(words("use_beta_sigmas", json!(true)), "shift 3, beta spacing");
+    assert_eq!(words("invert_sigmas", json!(true)), "shift 3, inverted");
+}
+
+#[test]
 fn what_is_not_implemented_is_refused() {
     refused(TRANSFORMER, "qk_norm", json!(false), &["expected true"]);
     refused(TRANSFORMER, "siglip_feat_dim", json!(1152), &["not supported", "found 1152"]);
@@ -210,16 +220,6 @@ fn what_is_not_implemented_is_refused() {
     refused(TEXT_ENCODER, "quantization_config", json!({"bits": 4}), &["not supported"]);
     refused(VAE, "act_fn", json!("relu"), &["expected silu or swish"]);
     refused(VAE, "up_block_types", json!(["AttnUpDecoderBlock2D"]), &["a list of UpDecoderBlock2D"]);
-#[test]
-fn schedules_are_told_in_words() {
-    let words = |key: &str, value: Value| read(&[(SCHEDULER, key, value)]).unwrap().scheduler.to_string();
-    assert_eq!(words("shift", json!(3)), "shift 3");
-    assert_eq!(words("use_dynamic_shifting", json!(true)), "dynamic exponential shift 0.5 to 1.15");
-    assert_eq!(words("shift_terminal", json!(0.02)), "shift 3, last level 0.02");
-    assert_eq!(words("use_beta_sigmas", json!(true)), "shift 3, beta spacing");
-    assert_eq!(words("invert_sigmas", json!(true)), "shift 3, inverted");
-}
-
     refused(VAE, "latents_mean", json!([0.0]), &["not supported"]);
     refused(SCHEDULER, "_class_name", json!("DDIMScheduler"), &["found \"DDIMScheduler\""]);
     refused(SCHEDULER, "stochastic_sampling", json!(true), &["expected false", "has no seed", "found true"]);

@@ -8,7 +8,7 @@
 //! there is bounded by the tile alone. Pixels become bytes only once they are blended.
 
 use super::Vae;
-use crate::backend::{Backend, DeviceTensor, HostTensor, level, not_numbers};
+use crate::backend::{Backend, DeviceTensor, HostTensor, level};
 use crate::error::{Error, Result};
 use crate::model::config::VaeConfig;
 use std::collections::VecDeque;
@@ -180,7 +180,7 @@ impl<B: Backend> Vae<B> {
     /// the next smaller ones.
     ///
     /// # Errors
-    /// [`Error::Device`] for a picture with values that are not numbers, [`Error::OutOfMemory`] when there are no smaller
+    /// [`Error::NonFinitePicture`] for infinite values or NaN, [`Error::OutOfMemory`] when there are no smaller
     /// tiles, and the others of the backend.
     pub async fn decode_picture(&self, b: &B, latents: &HostTensor, tiles: &mut Tiles) -> Result<HostTensor> {
         let decode = async |tile| match tile {
@@ -334,8 +334,8 @@ impl<T: Copy + Default> Mosaic<T> {
 
     /// Blends the next tile `[outer, height, width, inner]` with its neighbours, and puts in what no later tile changes.
     fn add(&mut self, mut tile: Vec<f32>, [height, width]: [usize; 2], finish: &impl Fn(f32) -> T) -> Result<()> {
-        if tile.iter().any(|value| value.is_nan()) {
-            return Err(not_numbers());
+        if !tile.iter().all(|value| value.is_finite()) {
+            return Err(Error::NonFinitePicture);
         }
         let (row, inner, overlap) = (width * self.inner, self.inner, self.overlap);
         let [y, x] = self.at;

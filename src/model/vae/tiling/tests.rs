@@ -169,9 +169,11 @@ fn the_weight_goes_from_one_tile_to_the_next() {
 }
 
 #[test]
-fn a_tile_that_is_not_a_number_is_refused() {
+fn a_tile_that_is_not_finite_is_refused() {
     let cut = Cut::new(32, &config()).unwrap();
-    let mut mosaic = Mosaic::new(1, [1, 2], 1, cut, 1);
-    let error = mosaic.add(vec![1.0, f32::NAN], [1, 2], &level).unwrap_err();
-    assert!(matches!(error, Error::Device(_)), "{error}");
+    for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        let mut mosaic = Mosaic::new(1, [1, 2], 1, cut, 1);
+        let error = mosaic.add(vec![1.0, value], [1, 2], &level).unwrap_err();
+        assert!(matches!(error, Error::NonFinitePicture), "{error}");
+    }
 }
