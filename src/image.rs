@@ -5,10 +5,11 @@
 //! files from anywhere: sizes and chunks are bounded before anything is allocated for them.
 
 use crate::error::{Error, Result};
+use crate::output_file::OutputFile;
 use serde::{Deserialize, Serialize};
-use std::fs::{self, File, OpenOptions};
-use std::io::{BufRead, BufReader, Read, Seek, Write};
-use std::path::{Path, PathBuf};
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read, Seek};
+use std::path::Path;
 
 /// The text chunk with an [`Info`] in JSON.
 const KEY: &str = "zimage";
@@ -188,28 +189,14 @@ impl Image {
         Ok(bytes)
     }
 
-    /// Writes the picture as a PNG, over a file that is already there. It is written beside its place and moved there
-    /// when it is whole, so that nobody ever finds half a picture.
+    /// Writes the picture as a PNG, over a file that is already there, as a whole or not at all
+    /// (see [`OutputFile`]).
     ///
     /// # Errors
-    /// [`Error::Io`] when `path` cannot be written, [`Error::File`] when it is a folder, a device or a pipe, and as
-    /// [`Image::to_png`].
+    /// As [`Image::to_png`], [`OutputFile::open`] and [`OutputFile::write`].
     pub fn save(&self, path: &Path) -> Result<()> {
         let bytes = self.to_png()?;
-        // A link stays a link: the file it names is replaced.
-        let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-        // The move would put a file in the place of a device or a pipe.
-        if fs::metadata(&target).is_ok_and(|found| !found.is_file()) {
-            return Err(Error::file(path, "a folder, a device or a pipe is there; choose another name"));
-        }
-        let (temporary, mut file) = create_beside(&target)?;
-        let written = file.write_all(&bytes).and_then(|()| file.sync_all());
-        drop(file);
-        written.and_then(|()| fs::rename(&temporary, &target)).map_err(|error| {
-            // The error that is reported is the first one.
-            let _ = fs::remove_file(&temporary);
-            Error::io(path, error)
-        })
+        OutputFile::open(path)?.write(&bytes).map(drop)
     }
 
     /// Reads a PNG of any colour type; an alpha channel is dropped, sixteen bits become eight. A picture that another
@@ -247,20 +234,6 @@ impl Image {
     }
 }
 
-/// A new empty file in the folder of `path`, under a name of its own: one made from the name of `path` could be too long
-/// where that name is not.
-fn create_beside(path: &Path) -> Result<(PathBuf, File)> {
-    for attempt in 0..100 {
-        let temporary = path.with_file_name(format!(".zimage-{}-{attempt}.tmp", std::process::id()));
-        match OpenOptions::new().write(true).create_new(true).open(&temporary) {
-            Ok(file) => return Ok((temporary, file)),
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(Error::io(path, error)),
-        }
-    }
-    Err(Error::file(path, "too many temporary files of earlier runs lie beside it; remove them"))
-}
-
 /// Opens a PNG and checks its header's size, before anything is allocated by it.
 fn decoder(path: &Path) -> Result<png::Decoder<impl BufRead + Seek + use<>>> {
     let failed = |error| Error::io(path, error);
@@ -292,6 +265,7 @@ fn broken(path: &Path, error: &png::DecodingError) -> Error {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::io::Write;
 
     fn image(prompt: &str, negative: &str) -> Image {
         let info = Info {
@@ -377,7 +351,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("missing/fox.png");
         let error = image("a", "").save(&path).unwrap_err();
-        assert!(matches!(&error, Error::Io { path: named, .. } if *named == path), "{error}");
+        assert!(matches!(&error, Error::File { path: named, .. } if path.parent() == Some(named)), "{error}");
+        assert!(error.to_string().contains("no such folder"), "{error}");
     }
 
     #[test]

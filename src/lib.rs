@@ -54,6 +54,7 @@ mod future;
 mod image;
 pub mod model;
 mod options;
+mod output_file;
 pub mod pipeline;
 #[cfg(all(target_family = "wasm", feature = "webgpu"))]
 pub mod web;
@@ -65,6 +66,7 @@ pub use image::{Image, Info, PngText};
 pub use model::Model;
 pub use model::vae::tiling::VaeTile;
 pub use options::{LoadOptions, Precision};
+pub use output_file::OutputFile;
 pub use pipeline::preview::Preview;
 pub use pipeline::progress::{Progress, Stage, Timings};
 pub use pipeline::request::Request;

@@ -4,7 +4,6 @@ use super::output::Place;
 use super::progress::Bar;
 use serde::Serialize;
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Instant;
@@ -152,13 +151,11 @@ impl Args {
 
 pub(super) fn run(args: &Args, start: Instant) -> Result<()> {
     let place = Place::check(args.output.as_deref(), args.prompts.len().saturating_mul(args.count))?;
-    if place == Place::Stdout {
-        if args.json {
+    if args.json {
+        if place.is_stdout() {
             return Err(Error::Request("-o - and --json both need standard output: name a file with -o".into()));
         }
-        if std::io::stdout().is_terminal() {
-            return Err(Error::Request("-o - would fill the terminal with a PNG: send it on with > or |".into()));
-        }
+        super::streams::check_stdout()?;
     }
     let request = args.request();
     let mut bar = Bar::new();
@@ -195,11 +192,10 @@ fn make(
     let engine = pollster::block_on(Engine::load(&model, options, bar))?;
     let interrupt = bar.interrupt();
     interrupt.check()?;
-    let count = request.prompts.len() * request.count;
     let each = &mut |image: Image| {
         // Ctrl-C in the last moment still means that no further file is wanted.
         interrupt.check()?;
-        let file = place.write(&image, files.len(), count)?;
+        let file = place.write(&image, files.len())?;
         files.push((file, image.info));
         Ok(())
     };

@@ -10,6 +10,7 @@ mod output;
 mod parity;
 mod progress;
 mod stages;
+mod streams;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Parser, Subcommand};
@@ -48,6 +49,7 @@ enum Command {
 
 /// Runs the program; `start` is when its process started, as far as it can know.
 pub(crate) fn run(start: Instant) -> ExitCode {
+    streams::prepare();
     if std::env::var_os("RUST_BACKTRACE").is_none() {
         std::panic::set_hook(Box::new(panicked));
     }
@@ -129,6 +131,7 @@ fn note(line: &str) {
 
 /// Prints data to standard output. A reader that has seen enough (`| head`) is no error.
 fn print(text: &str) -> Result<()> {
+    streams::check_stdout()?;
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(stdout_error(error)),

@@ -8,7 +8,7 @@ use safetensors::{Dtype, SafeTensorError};
 use std::path::{Path, PathBuf};
 use zimage::backend::HostTensor;
 use zimage::pipeline::stages::Inputs;
-use zimage::{BackendChoice, Error, Model, Result};
+use zimage::{BackendChoice, Error, Model, OutputFile, Result};
 
 const TENSORS: &str = "\
 Inputs, in floating types of 16 or 32 bits where no other is named; NAME is whatever you choose:
@@ -43,7 +43,7 @@ pub(super) struct Args {
     #[arg(short, long, value_name = "FILE")]
     inputs: PathBuf,
 
-    /// The safetensors file to write, over one that is there
+    /// The safetensors file to write, over one that is there; - writes to standard output
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
 }
@@ -55,24 +55,22 @@ fn backends() -> impl TypedValueParser<Value = BackendChoice> {
 }
 
 pub(super) fn run(args: &Args) -> Result<()> {
-    output::probe(&args.output)?;
+    let output = output::open(&args.output)?;
     let model = args.model.as_deref().map_or_else(Model::embedded, Model::open)?;
     let inputs = pollster::block_on(Inputs::read(&args.inputs, model.config()))?;
     let mut bar = Bar::new();
     let results = pollster::block_on(zimage::stages(args.backend, &model, &inputs, &mut bar));
     bar.clear();
-    write(&args.output, &results?)
+    write(&output, &args.output, &results?)
 }
 
-fn write(path: &Path, results: &[(String, HostTensor)]) -> Result<()> {
-    let unwritten = |error: SafeTensorError| match error {
-        SafeTensorError::IoError(source) => Error::Io { path: path.to_owned(), source },
-        error => Error::File { path: path.to_owned(), problem: error.to_string() },
-    };
+fn write(output: &OutputFile, path: &Path, results: &[(String, HostTensor)]) -> Result<()> {
+    let unwritten = |error: SafeTensorError| Error::File { path: path.to_owned(), problem: error.to_string() };
     let mut views = Vec::with_capacity(results.len());
     for (name, tensor) in results {
         let view = TensorView::new(Dtype::F32, tensor.shape().to_vec(), tensor.bytes());
         views.push((name, view.map_err(unwritten)?));
     }
-    safetensors::serialize_to_file(views, None, path).map_err(unwritten)
+    let bytes = safetensors::serialize(views, None).map_err(unwritten)?;
+    output.write(&bytes).map(drop)
 }
