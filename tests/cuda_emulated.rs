@@ -244,3 +244,53 @@ fn no_gpu_is_no_fault() {
         assert!(sentence.contains("sees no GPU"), "{sentence}");
     });
 }
+
+/// Magic, checksum and length of the key before the key and the machine code.
+const ENTRY_HEAD: usize = 20;
+
+#[test]
+fn damaged_machine_code_is_compiled_again() {
+    let caches = tempfile::tempdir().unwrap();
+    let test = "damaged_machine_code_is_compiled_again";
+    emulated(test, &[("XDG_CACHE_HOME", caches.path().to_str().unwrap())], || {
+        let run = || {
+            let b = cuda();
+            let pixels = b.upload(&HostTensor::from_u8(&[1, 1, 1, 3], &[1, 2, 3])).unwrap();
+            block_on(b.download(&b.normalize_rgb8(&pixels).unwrap())).unwrap().to_f32()
+        };
+        let right = run();
+        let folder = std::path::PathBuf::from(std::env::var_os("XDG_CACHE_HOME").unwrap()).join("zimage");
+        let folders = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        let files: Vec<_> = folders
+            .flat_map(|folder| std::fs::read_dir(folder).unwrap())
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| path.extension().is_some_and(|extension| extension == "cubin"))
+            .collect();
+        assert!(!files.is_empty());
+        let damage: [fn(&[u8]) -> Vec<u8>; 3] = [
+            |whole| {
+                let mut flipped = whole.to_vec();
+                *flipped.last_mut().unwrap() ^= 1;
+                flipped
+            },
+            |whole| whole[..whole.len() / 2].to_vec(),
+            // The checksum fits, and the driver refuses what it covers.
+            |whole| {
+                let key = u64::from_le_bytes(whole[12..ENTRY_HEAD].try_into().unwrap()) as usize;
+                let rest = [&whole[12..ENTRY_HEAD + key], b"no machine code"].concat();
+                [&whole[..8], &crc32fast::hash(&rest).to_le_bytes(), rest.as_slice()].concat()
+            },
+        ];
+        for damaged in damage {
+            let whole: Vec<_> = files.iter().map(|file| std::fs::read(file).unwrap()).collect();
+            for (file, whole) in files.iter().zip(&whole) {
+                std::fs::write(file, damaged(whole)).unwrap();
+            }
+            assert_eq!(run(), right);
+            for (file, whole) in files.iter().zip(&whole) {
+                let again = std::fs::read(file).unwrap();
+                assert!(again.len() >= whole.len() / 2 && again != damaged(whole), "{}", file.display());
+            }
+        }
+    });
+}

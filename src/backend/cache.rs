@@ -1,11 +1,18 @@
 //! The user's cache folder, where backends keep what they compiled.
 //!
-//! Whatever goes wrong here costs time and nothing else, so it is not an error.
+//! A failure costs time and nothing else, so it is not an error.
 
-use std::fs;
+use crate::output_file::{Temporary, remove_leftovers};
+use std::fs::{self, File, OpenOptions};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
-/// Where this program may keep what it can make again.
+/// The most bytes of a file that are read: a pipeline cache has a few million.
+const MAX_BYTES: u64 = 256 << 20;
+/// Entries are for this user alone.
+const MODE: u32 = 0o600;
+
+/// The folder for files that this program can make again.
 pub(super) fn folder() -> Option<PathBuf> {
     let path = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let caches = if cfg!(windows) {
@@ -16,13 +23,91 @@ pub(super) fn folder() -> Option<PathBuf> {
     Some(caches?.join("zimage"))
 }
 
+/// Reads a file that only this user can have written. A pipe, a device or a file without end is
+/// none, and nothing waits for it.
+pub(super) fn read(file: &Path) -> Option<Vec<u8>> {
+    let mut options = OpenOptions::new();
+    options.read(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, libc::O_NONBLOCK);
+    let open = options.open(file).ok()?;
+    let found = open.metadata().ok()?;
+    if !found.is_file() || found.len() > MAX_BYTES || !is_own(&open) {
+        return None;
+    }
+    let mut bytes = Vec::new();
+    open.take(MAX_BYTES).read_to_end(&mut bytes).ok()?;
+    Some(bytes)
+}
+
+/// Whether the file is this user's and nobody else may write it: a driver runs what is in it.
+#[cfg(unix)]
+fn is_own(file: &File) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    // SAFETY: the call has no arguments and cannot fail.
+    let user = unsafe { libc::geteuid() };
+    file.metadata().is_ok_and(|found| found.uid() == user && found.mode() & 0o022 == 0)
+}
+
+#[cfg(not(unix))]
+fn is_own(_: &File) -> bool {
+    true
+}
+
 /// Writes a file that another process may be reading or writing: it sees the old file or the new one.
 pub(super) fn write(file: &Path, data: &[u8]) -> Option<()> {
-    fs::create_dir_all(file.parent()?).ok()?;
-    let part = file.with_extension(std::process::id().to_string());
-    let written = fs::write(&part, data).and_then(|()| fs::rename(&part, file));
-    if written.is_err() {
-        fs::remove_file(&part).ok()?;
+    let folder = file.parent()?;
+    fs::create_dir_all(folder).ok()?;
+    remove_leftovers(folder);
+    let mut temporary = Temporary::create(folder, MODE).ok()?;
+    temporary.write(data).ok()?;
+    temporary.replace(file).ok()
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    #[test]
+    fn files_of_others_and_no_files_are_not_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let f = folder.path();
+        write(&f.join("own"), b"data").unwrap();
+        assert_eq!(read(&f.join("own")).unwrap(), b"data");
+        for mode in [0o620, 0o602, 0o666] {
+            fs::set_permissions(f.join("own"), fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(read(&f.join("own")), None, "{mode:o}");
+        }
+        write(&f.join("own"), b"data").unwrap();
+        assert_eq!(read(&f.join("own")).unwrap(), b"data", "a new file takes its place");
+        if std::os::unix::fs::chown(f.join("own"), Some(12345), None).is_ok() {
+            assert_eq!(read(&f.join("own")), None);
+        }
+        assert!(std::process::Command::new("mkfifo").arg(f.join("pipe")).status().unwrap().success());
+        symlink("loop", f.join("loop")).unwrap();
+        symlink("/dev/zero", f.join("zero")).unwrap();
+        fs::create_dir(f.join("folder")).unwrap();
+        File::create(f.join("huge")).unwrap().set_len(1 << 40).unwrap();
+        for name in ["pipe", "loop", "zero", "folder", "huge", "missing"] {
+            assert_eq!(read(&f.join(name)), None, "{name}");
+        }
     }
-    Some(())
+
+    #[test]
+    fn entries_replace_links_and_pipes_and_leave_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let f = folder.path();
+        fs::write(f.join("mine"), "mine").unwrap();
+        symlink("mine", f.join("link")).unwrap();
+        assert!(std::process::Command::new("mkfifo").arg(f.join("pipe")).status().unwrap().success());
+        for name in ["link", "pipe", "new/deep"] {
+            write(&f.join(name), b"data").unwrap();
+            assert_eq!(read(&f.join(name)).unwrap(), b"data", "{name}");
+        }
+        assert_eq!(fs::read(f.join("mine")).unwrap(), b"mine");
+        fs::create_dir(f.join("folder")).unwrap();
+        assert_eq!((write(&f.join("folder"), b"data"), write(&f.join("mine/deep"), b"data")), (None, None));
+        assert_eq!(fs::read_dir(f).unwrap().count(), 5);
+    }
 }

@@ -21,7 +21,7 @@ pub mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 mod host;
-#[cfg(feature = "cuda")]
+#[cfg(any(feature = "cuda", feature = "webgpu"))]
 mod kept;
 pub mod shapes;
 #[cfg(feature = "webgpu")]

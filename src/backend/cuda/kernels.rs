@@ -1,7 +1,8 @@
 //! Programs to kernels on the device: compiled once a machine, loaded once a run.
 //!
-//! What NVRTC made stands in the user's cache folder, a file a program, by everything that it was made from: text,
-//! options, versions.
+//! NVRTC's machine code is kept in the user's cache folder, one entry a program, by everything that
+//! it was made from: text, options, versions. An entry that is damaged or that the driver refuses
+//! is compiled again.
 
 use super::device::fault;
 use super::memory::lock;

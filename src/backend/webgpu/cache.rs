@@ -1,25 +1,25 @@
 //! Compiled pipelines on disk, so that a driver compiles each shader once and not once a run.
 //!
-//! Only Vulkan hands them out. The file stands in the user's cache folder, one for each kind of GPU; a driver that was
-//! updated ignores what an older one wrote. Whatever goes wrong here costs time and nothing else, so it is not an error.
+//! Only Vulkan hands them out. There is one entry for each kind of GPU in the user's cache folder;
+//! one that is damaged, that another driver wrote or that wgpu refuses is made again. A failure
+//! costs time and nothing else, so it is not an error.
 
-use crate::backend::cache;
-use std::fs;
-use std::path::PathBuf;
+use crate::backend::kept::Kept;
+use futures_util::FutureExt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// What a driver keeps of the pipelines that it compiled, and the file it came from.
+/// A driver's memory of the pipelines that it compiled, and the file it came from.
 #[derive(Debug)]
 pub(super) struct Cache {
     cache: wgpu::PipelineCache,
-    file: PathBuf,
-    /// Bytes in the file.
+    file: Kept,
+    /// Bytes of it in the file.
     stored: usize,
     compiled: AtomicUsize,
 }
 
 impl Cache {
-    /// What a device has to be opened with.
+    /// The feature that a device has to be opened with.
     pub(super) const FEATURE: wgpu::Features = wgpu::Features::PIPELINE_CACHE;
 
     /// The cache of `device`; `None` where there is nothing to keep it in.
@@ -27,14 +27,13 @@ impl Cache {
         if !device.features().contains(Self::FEATURE) {
             return None;
         }
-        let file = cache::folder()?.join(wgpu::util::pipeline_cache_key(info)?);
-        let data = fs::read(&file).ok();
-        let stored = data.as_ref().map_or(0, Vec::len);
-        let descriptor =
-            wgpu::PipelineCacheDescriptor { label: Some("pipelines"), data: data.as_deref(), fallback: true };
-        // SAFETY: the file holds what this program got from `get_data`; wgpu and the driver check its header, and it
-        // stands where the user's drivers keep their own caches, out of reach of others.
-        let cache = unsafe { device.create_pipeline_cache(&descriptor) };
+        let key = format!("{} driver {} {}", info.name, info.driver, info.driver_info);
+        let file = Kept::named(&wgpu::util::pipeline_cache_key(info)?, key)?;
+        let found = file.read().and_then(|data| Some((create(device, Some(&data))?, data.len())));
+        let (cache, stored) = match found {
+            Some(found) => found,
+            None => (create(device, None)?, 0),
+        };
         Some(Self { cache, file, stored, compiled: AtomicUsize::new(0) })
     }
 
@@ -44,22 +43,32 @@ impl Cache {
         &self.cache
     }
 
-    /// Writes the file when it holds something else: what was read is part of what is written, unless the driver would
-    /// not have it.
-    fn save(&self) -> Option<()> {
+    /// Writes the file when it holds something else: the data that was read is part of the data
+    /// that is written, unless the driver would not have it.
+    fn save(&self) {
         if self.compiled.load(Ordering::Relaxed) == 0 {
-            return None;
+            return;
         }
-        let data = self.cache.get_data()?;
-        if data.len() == self.stored {
-            return None;
+        if let Some(data) = self.cache.get_data().filter(|data| data.len() != self.stored) {
+            self.file.write(&data);
         }
-        cache::write(&self.file, &data)
     }
 }
 
 impl Drop for Cache {
     fn drop(&mut self) {
-        let _ = self.save();
+        self.save();
     }
+}
+
+/// The driver's cache with this data, unless wgpu refuses it: without the error scope its error
+/// would be taken for one of the program's own work.
+fn create(device: &wgpu::Device, data: Option<&[u8]>) -> Option<wgpu::PipelineCache> {
+    let refused = device.push_error_scope(wgpu::ErrorFilter::Validation);
+    let descriptor = wgpu::PipelineCacheDescriptor { label: Some("pipelines"), data, fallback: true };
+    // SAFETY: only this user can have written the entry, its checksum says that it is whole, and
+    // its key that this driver made it; wgpu and the driver check its header besides.
+    let cache = unsafe { device.create_pipeline_cache(&descriptor) };
+    // The scope's answer is there at once wherever there are pipeline caches.
+    matches!(refused.pop().now_or_never(), Some(None)).then_some(cache)
 }
