@@ -11,7 +11,7 @@ fn draw(folder: &Path) -> Output {
     let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/single");
     Command::new(env!("CARGO_BIN_EXE_zimage"))
         .current_dir(folder)
-        .args(["generate", "x", "--backend", "webgpu:half", "-W", "32", "-H", "32", "-s", "1", "--seed", "1"])
+        .args(["generate", "x", "--backend", "webgpu:half", "-W", "16", "-H", "16", "-s", "1", "--seed", "1"])
         .args(["-o", "o.png", "-m", model.to_str().unwrap()])
         .env("XDG_CACHE_HOME", folder)
         .output()
@@ -62,9 +62,6 @@ fn a_damaged_pipeline_cache_is_made_again() {
     let damaged = [
         ("a byte of the head", flipped(20)),
         ("a byte of the data", flipped(whole.len() / 2)),
-        ("cut", whole[..whole.len() / 2].to_vec()),
-        ("empty", Vec::new()),
-        ("as 0.1 wrote it", data.to_vec()),
         ("for another adapter", forged(&whole, &other_adapter)),
         ("no data of wgpu", forged(&whole, b"something else")),
     ];
@@ -76,10 +73,4 @@ fn a_damaged_pipeline_cache_is_made_again() {
     fs::remove_file(&file).unwrap();
     assert!(Command::new("mkfifo").arg(&file).status().unwrap().success());
     drew(f, "a pipe");
-    fs::remove_file(&file).unwrap();
-    fs::create_dir(&file).unwrap();
-    drew(f, "a folder");
-    fs::remove_dir_all(f.join("zimage")).unwrap();
-    fs::write(f.join("zimage"), "").unwrap();
-    drew(f, "a file in the place of the cache folder");
 }

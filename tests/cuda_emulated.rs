@@ -267,7 +267,8 @@ fn damaged_machine_code_is_compiled_again() {
             .filter(|path| path.extension().is_some_and(|extension| extension == "cubin"))
             .collect();
         assert!(!files.is_empty());
-        let damage: [fn(&[u8]) -> Vec<u8>; 3] = [
+        type Damage = fn(&[u8]) -> Vec<u8>;
+        let damage: [Damage; 3] = [
             |whole| {
                 let mut flipped = whole.to_vec();
                 *flipped.last_mut().unwrap() ^= 1;
