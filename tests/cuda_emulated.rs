@@ -283,14 +283,14 @@ fn damaged_machine_code_is_compiled_again() {
             },
         ];
         for damaged in damage {
-            let whole: Vec<_> = files.iter().map(|file| std::fs::read(file).unwrap()).collect();
-            for (file, whole) in files.iter().zip(&whole) {
-                std::fs::write(file, damaged(whole)).unwrap();
+            for file in &files {
+                std::fs::write(file, damaged(&std::fs::read(file).unwrap())).unwrap();
             }
             assert_eq!(run(), right);
-            for (file, whole) in files.iter().zip(&whole) {
+            for file in &files {
                 let again = std::fs::read(file).unwrap();
-                assert!(again.len() >= whole.len() / 2 && again != damaged(whole), "{}", file.display());
+                let sum = crc32fast::hash(&again[12..]).to_le_bytes();
+                assert!(again[8..12] == sum && !again.ends_with(b"no machine code"), "{}", file.display());
             }
         }
     });

@@ -31,7 +31,7 @@ impl Temporary {
             // Another process may take it for a leftover until it is locked: then there is another
             // name. Where a file system has no locks, nobody can do so.
             let taken = matches!(file.as_file().try_lock(), Err(TryLockError::WouldBlock));
-            if !taken && is_at(file.as_file(), file.path()) {
+            if !taken && fs::symlink_metadata(file.path()).is_ok() {
                 return Ok(Self(file));
             }
         }
@@ -112,25 +112,8 @@ fn remove_if_left(path: &Path) -> io::Result<()> {
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, libc::O_NOFOLLOW | libc::O_NONBLOCK);
     let file = options.open(path)?;
-    if file.try_lock().is_ok() && is_at(&file, path) {
-        fs::remove_file(path)?;
-    }
-    Ok(())
-}
-
-/// Whether `path` still names `file`.
-#[cfg(unix)]
-fn is_at(file: &File, path: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    let id = |found: fs::Metadata| (found.dev(), found.ino());
-    let open = file.metadata().map(id);
-    open.is_ok_and(|open| fs::symlink_metadata(path).is_ok_and(|named| id(named) == open))
-}
-
-/// Whether `path` still names `file`: nothing can be moved there while it is open.
-#[cfg(not(unix))]
-fn is_at(_: &File, path: &Path) -> bool {
-    fs::symlink_metadata(path).is_ok()
+    // A file that has taken its name since is not there any more, and no other gets this one.
+    if file.try_lock().is_ok() { fs::remove_file(path) } else { Ok(()) }
 }
 
 #[cfg(test)]
