@@ -1,58 +1,73 @@
-//! What a user waits for: the binary, from process start to the picture of the embedded default on disk, 256×256 at 8
-//! steps. `cargo bench --bench process` prints the median, fastest and slowest of several runs and the largest resident
-//! size, and fails when a bar is missed.
+//! The binary from process start to the picture of the embedded default on disk, 256×256 at 8 steps.
+//! `cargo bench --bench process` prints the median, fastest and slowest of several runs and the largest resident size,
+//! and fails when a bar is missed.
+//!
+//! The bar is one of processor time, which other programs on the machine hardly change. Seconds on the clock are printed
+//! beside it: on a busy machine they say how busy it is.
 #![allow(missing_docs)]
 
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
 const RUNS: usize = 7;
-/// The bars, on two cores.
-const SECONDS: f64 = 5.0;
+/// Seconds of processor time, over all cores: two cores for 5 s.
+const PROCESSOR_SECONDS: f64 = 10.0;
 const MEGABYTES: f64 = 600.0;
 
 fn main() -> ExitCode {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let file = folder.path().join("fox.png");
-    let mut seconds = Vec::new();
+    let (mut clock, mut processor) = (Vec::new(), Vec::new());
     for _ in 0..RUNS {
         let mut command = Command::new(env!("CARGO_BIN_EXE_zimage"));
         command.args(["generate", "a red fox", "--seed", "7", "--backend", "cpu", "-o"]).arg(&file);
-        let start = Instant::now();
+        let (start, before) = (Instant::now(), children());
         let output = command.output().expect("the binary runs");
-        seconds.push(start.elapsed().as_secs_f64());
+        clock.push(start.elapsed().as_secs_f64());
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        processor.extend(before.zip(children()).map(|(before, after)| after.seconds - before.seconds));
     }
-    seconds.sort_by(f64::total_cmp);
-    let median = seconds[RUNS / 2];
-    println!(
-        "process start to picture: median {median:.2} s, {:.2} to {:.2} s over {RUNS} runs (bar: {SECONDS} s)",
-        seconds[0],
-        seconds[RUNS - 1]
-    );
-    let mut met = median <= SECONDS;
-    match largest_child() {
-        Some(megabytes) => {
-            println!("largest resident size: {megabytes:.0} MB (bar: {MEGABYTES} MB)");
-            met &= megabytes <= MEGABYTES;
-        }
-        None => println!("largest resident size: not measured on this system"),
-    }
+    println!("process start to picture, on the clock: {}", spread(&mut clock));
+    let Some(Usage { megabytes, .. }) = children() else {
+        println!("processor time and largest resident size: not measured on this system");
+        return ExitCode::SUCCESS;
+    };
+    println!("processor time: {} (bar: {PROCESSOR_SECONDS} s)", spread(&mut processor));
+    println!("largest resident size: {megabytes:.0} MB (bar: {MEGABYTES} MB)");
+    let met = processor[RUNS / 2] <= PROCESSOR_SECONDS && megabytes <= MEGABYTES;
     if met { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// The largest resident size of the processes started so far, in MB.
+/// The middle one and both ends, in seconds; sorts the times.
+fn spread(seconds: &mut [f64]) -> String {
+    seconds.sort_by(f64::total_cmp);
+    let (median, last) = (seconds[RUNS / 2], seconds[RUNS - 1]);
+    format!("median {median:.2} s, {:.2} to {last:.2} s over {RUNS} runs", seconds[0])
+}
+
+/// The processes that were started so far and have ended.
+struct Usage {
+    /// Processor time in seconds, over all of them.
+    seconds: f64,
+    /// The largest resident size of one.
+    megabytes: f64,
+}
+
 #[cfg(target_os = "linux")]
-fn largest_child() -> Option<f64> {
+fn children() -> Option<Usage> {
     // SAFETY: `rusage` is plain numbers, for which zeros are valid, and getrusage fills it through a valid pointer.
-    let kilobytes = unsafe {
+    let usage = unsafe {
         let mut usage: libc::rusage = std::mem::zeroed();
-        (libc::getrusage(libc::RUSAGE_CHILDREN, &raw mut usage) == 0).then_some(usage.ru_maxrss)
-    };
-    kilobytes.map(|kilobytes| kilobytes as f64 * 1024.0 / 1e6)
+        (libc::getrusage(libc::RUSAGE_CHILDREN, &raw mut usage) == 0).then_some(usage)
+    }?;
+    let seconds = |time: libc::timeval| time.tv_sec as f64 + time.tv_usec as f64 / 1e6;
+    Some(Usage {
+        seconds: seconds(usage.ru_utime) + seconds(usage.ru_stime),
+        megabytes: usage.ru_maxrss as f64 * 1024.0 / 1e6,
+    })
 }
 
 #[cfg(not(target_os = "linux"))]
-fn largest_child() -> Option<f64> {
+fn children() -> Option<Usage> {
     None
 }
