@@ -1,9 +1,9 @@
-//! The binary from process start to the picture of the embedded default on disk, 256×256 at 8 steps.
-//! `cargo bench --bench process` prints the median, fastest and slowest of several runs and the largest resident size,
-//! and fails when a bar is missed.
+//! The binary from process start to the picture of the embedded default on disk, 256×256 at 8
+//! steps. `cargo bench --bench process` prints the median, fastest and slowest of several runs and
+//! the largest resident size, and fails when a bar is missed.
 //!
-//! The bar is one of processor time, which other programs on the machine hardly change. Seconds on the clock are printed
-//! beside it: on a busy machine they say how busy it is.
+//! The bar is one of processor time, which other programs on the machine hardly change. Seconds on
+//! the clock are printed beside it: on a busy machine they say how busy it is.
 #![allow(missing_docs)]
 
 use std::process::{Command, ExitCode};

@@ -79,6 +79,21 @@ fn a_filter_chooses_rows() {
 }
 
 #[test]
+fn what_goes_on_is_said_while_it_is_measured() {
+    let output = bench(&["--filter", "picture", "--json"]);
+    let lines = String::from_utf8(output.stderr).unwrap();
+    let phases: Vec<&str> = lines.lines().collect();
+    assert_eq!(phases, ["loading the model", "measuring picture", "measuring steps back to back"], "{lines}");
+    let output = bench(&["--filter", "stage/vae"]);
+    let lines = String::from_utf8(output.stderr).unwrap();
+    for phase in ["loading the VAE\n", "measuring stage/vae\n", "measuring stage/vae/replayed\n"] {
+        assert!(lines.contains(phase), "{phase}: {lines}");
+    }
+    let output = bench(&["--filter", "stage/vae", "--quiet"]);
+    assert!(output.stderr.is_empty() && !output.stdout.is_empty());
+}
+
+#[test]
 fn published_models_need_no_files() {
     let verbs = document(&["--random", "turbo", "--filter", "verb/qk_norm_rope"]);
     assert_eq!(verbs["model"], "turbo with random weights");

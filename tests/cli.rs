@@ -16,7 +16,8 @@ fn zimage(folder: &Path, arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_zimage")).current_dir(folder).args(arguments).output().unwrap()
 }
 
-/// Runs the program and expects this exit code, one line of error that holds `says`, and nothing on standard output.
+/// Runs the program and expects this exit code and one line of error that holds `says`; on standard
+/// output nothing, or with `--json` the same error.
 #[track_caller]
 fn fails(folder: &Path, arguments: &[&str], code: i32, says: &str) {
     let output = zimage(folder, arguments);
@@ -24,7 +25,14 @@ fn fails(folder: &Path, arguments: &[&str], code: i32, says: &str) {
     assert_eq!(output.status.code(), Some(code), "{arguments:?}: {error}");
     assert!(error.starts_with("error: ") && error.contains(says), "{arguments:?}: {error}");
     assert_eq!(error.matches('\n').count(), 1, "{arguments:?}: {error}");
-    assert!(!error.contains("panicked") && output.stdout.is_empty(), "{arguments:?}");
+    assert!(!error.contains("panicked"), "{arguments:?}");
+    if arguments.contains(&"--json") {
+        let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(document["error"]["exit_code"], code, "{arguments:?}");
+        assert_eq!(format!("error: {}\n", document["error"]["message"].as_str().unwrap()), error);
+    } else {
+        assert!(output.stdout.is_empty(), "{arguments:?}");
+    }
 }
 
 #[track_caller]
@@ -35,6 +43,9 @@ fn succeeds(folder: &Path, arguments: &[&str]) -> (String, String) {
     assert_eq!(output.status.code(), Some(0), "{arguments:?}: {stderr}");
     (stdout, stderr)
 }
+
+/// Comes first where the picture is of a size of its own.
+const SIZE: &str = "warning: this model was trained for 256×256: a picture of 64×64 may be broken\n";
 
 fn files(folder: &Path) -> Vec<String> {
     let mut names: Vec<String> =
@@ -106,7 +117,7 @@ fn parity_says_whether_backends_agree() {
     assert_eq!((&row["verb"], &row["cases"], &row["worst"]["error"]), (&"linear".into(), &2.into(), &0.0.into()));
     fails(f, &["parity", "--backends", "cpu,abacus"], 2, "cpu");
     fails(f, &["parity", "--backends", "auto"], 2, "auto");
-    fails(f, &["parity", "--filter", "no such case"], 2, "no such case");
+    fails(f, &["parity", "-q", "--filter", "no such case"], 2, "no such case");
     fails(f, &["parity", "--model", "nowhere"], 3, "nowhere");
 }
 
@@ -122,7 +133,7 @@ fn a_request_that_cannot_be_served_is_exit_code_2() {
     fails(f, &["generate", "a fox", "--vae-tile", "100"], 2, "use 96");
     fails(f, &["generate", "a fox", "--vae-tile", "some"], 2, "auto, off, or a number");
     fails(f, &["generate", "a fox", "--guidance", "-2"], 2, "guidance");
-    fails(f, &["generate", "a", "b", "c", "--negative", "x", "--negative", "y"], 2, "negative");
+    fails(f, &["generate", "a cat", "a dog", "an owl", "--negative", "x", "--negative", "y"], 2, "negative");
     assert!(files(f).is_empty());
 }
 
@@ -139,7 +150,7 @@ fn a_place_that_cannot_be_written_is_known_before_the_work() {
     place("fox.jpg", 2, "only PNG");
     place("fox", 2, "-o fox.png");
     place(".", 2, "folder");
-    fails(f, &["generate", "a", "b", "-o", "-"], 2, "one picture");
+    fails(f, &["generate", "a cat", "a dog", "-o", "-"], 2, "one picture");
     fails(f, &["generate", "a", "--json", "-o", "-"], 2, "--json");
     assert_eq!(files(f), ["file"]);
 }
@@ -175,7 +186,7 @@ fn inspect_shows_foreign_texts_without_steering_the_terminal() {
     encoder.add_text_chunk("parameters".into(), "a cat\nSteps: 20\x1b[2J".into()).unwrap();
     encoder.write_header().unwrap().write_image_data(&[0]).unwrap();
     let (text, _) = succeeds(folder.path(), &["inspect", "other.png"]);
-    assert_eq!(text, "a cat\nSteps: 20\u{fffd}[2J\n");
+    assert_eq!(text, "a cat\nSteps: 20\\u{1b}[2J\n");
     let (text, _) = succeeds(folder.path(), &["inspect", "other.png", "--json"]);
     let document: Value = serde_json::from_str(&text).unwrap();
     assert_eq!((&document["zimage"], &document["parameters"]), (&Value::Null, &"a cat\nSteps: 20\x1b[2J".into()));
@@ -268,7 +279,8 @@ fn a_prompt_becomes_a_picture() {
     let (stdout, stderr) =
         succeeds(folder.path(), &quick(&["ein roter Fuchs, 狐", "--seed", "7", "--guidance", "1.5", "-o", "fox.png"]));
     assert!(stdout.is_empty(), "{stdout}");
-    assert!(stderr.starts_with("wrote fox.png (64×64, seed 7, ") && stderr.ends_with(" s)\n"), "{stderr}");
+    let report = stderr.strip_prefix(SIZE).unwrap();
+    assert!(report.starts_with("wrote fox.png (64×64, seed 7, ") && report.ends_with(" s)\n"), "{stderr}");
     assert!(!stderr.contains(|c: char| c.is_control() && c != '\n'), "{stderr:?}");
     assert_eq!(files(folder.path()), ["fox.png"]);
     let image = Image::open(&folder.path().join("fox.png")).unwrap();
@@ -354,7 +366,7 @@ fn tiles_are_for_pictures_that_are_larger() {
     for (side, used) in [("32", 32.into()), ("64", Value::Null)] {
         let (stdout, _) = succeeds(folder.path(), &quick(&["a fox", "--json", "--vae-tile", side, "-o", "fox.png"]));
         let document: Value = serde_json::from_str(&stdout).unwrap();
-        assert_eq!((&document["vae_tile"], document["warnings"].as_array().map(Vec::len)), (&used, Some(0)));
+        assert_eq!((&document["vae_tile"], document["warnings"].as_array().map(Vec::len)), (&used, Some(1)));
     }
 }
 
@@ -363,12 +375,12 @@ fn a_negative_prompt_without_guidance_is_a_warning() {
     let folder = tempdir().unwrap();
     let arguments = quick(&["a fox", "--negative", "an owl", "--guidance", "0", "-o", "fox.png"]);
     let (_, stderr) = succeeds(folder.path(), &arguments);
-    assert!(stderr.starts_with("warning: the negative prompt was not read"), "{stderr}");
+    assert!(stderr.starts_with("warning: the negative prompt is not read"), "{stderr}");
     let (stdout, stderr) = succeeds(folder.path(), &[&arguments[..], &["--json"]].concat());
     let document: Value = serde_json::from_str(&stdout).unwrap();
-    assert_eq!((document["warnings"].as_array().map(Vec::len), stderr.as_str()), (Some(1), ""));
+    assert_eq!((document["warnings"].as_array().map(Vec::len), stderr.as_str()), (Some(2), ""));
     let (_, stderr) = succeeds(folder.path(), &quick(&["a fox", "-n", "an owl", "-g", "1", "-o", "fox.png"]));
-    assert!(stderr.starts_with("wrote"), "{stderr}");
+    assert!(stderr.strip_prefix(SIZE).unwrap().starts_with("wrote"), "{stderr}");
     assert_eq!(Image::open(&folder.path().join("fox.png")).unwrap().info.negative, "an owl");
 }
 
@@ -377,53 +389,11 @@ fn a_picture_goes_down_a_pipe() {
     let folder = tempdir().unwrap();
     let output = zimage(folder.path(), &quick(&["a fox", "-o", "-", "--seed", "7"]));
     assert!(output.status.success());
-    assert!(String::from_utf8_lossy(&output.stderr).starts_with("wrote to standard output (64×64, seed 7, "));
+    let report = String::from_utf8(output.stderr).unwrap();
+    assert!(report.strip_prefix(SIZE).unwrap().starts_with("wrote to standard output (64×64, seed 7, "), "{report}");
     assert!(files(folder.path()).is_empty());
     fs::write(folder.path().join("fox.png"), output.stdout).unwrap();
     assert_eq!(Image::open(&folder.path().join("fox.png")).unwrap().info.seed, 7);
-}
-
-#[cfg(unix)]
-#[test]
-fn ctrl_c_cancels_and_leaves_nothing() {
-    use std::process::{Command, Stdio};
-    use std::time::Duration;
-    let folder = tempdir().unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_zimage"));
-    command.current_dir(folder.path()).args(["generate", "a fox", "--steps", "1000", "-o", "fox.png"]);
-    let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-    // Ctrl-C is taken over in the first milliseconds; the thousand steps take far longer than this.
-    std::thread::sleep(Duration::from_millis(1500));
-    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
-    let output = child.wait_with_output().unwrap();
-    let errors = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(130), "{errors}");
-    assert_eq!(errors, "stopping after this step; Ctrl-C again stops at once\nerror: cancelled\n");
-    assert!(files(folder.path()).is_empty());
-}
-
-#[cfg(unix)]
-#[test]
-fn ctrl_c_keeps_the_pictures_that_are_done() {
-    use std::process::{Command, Stdio};
-    use std::time::{Duration, Instant};
-    let folder = tempdir().unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_zimage"));
-    command.current_dir(folder.path()).args(quick(&["a fox", "--count", "1000", "-o", "fox.png"]));
-    let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-    let (first, start) = (folder.path().join("fox-1.png"), Instant::now());
-    while !first.exists() && start.elapsed() < Duration::from_secs(60) {
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
-    let output = child.wait_with_output().unwrap();
-    let errors = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(130), "{errors}");
-    assert!(errors.contains("kept fox-1.png\n") && errors.ends_with("error: cancelled\n"), "{errors}");
-    for file in files(folder.path()) {
-        assert!(errors.contains(&format!("kept {file}\n")), "{file}: {errors}");
-        assert_eq!(Image::open(&folder.path().join(&file)).unwrap().info.prompt, "a fox");
-    }
 }
 
 #[test]

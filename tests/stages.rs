@@ -63,7 +63,9 @@ fn results(model: &str, inputs: &Inputs) -> impl Fn(&str) -> HostTensor + use<> 
     inputs.write(&folder.path().join("in.safetensors"));
     let output = stages(folder.path(), &["--backend", "cpu", "--model", path(model).to_str().unwrap()]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    assert!(output.stdout.is_empty() && output.stderr.is_empty());
+    let report = String::from_utf8(output.stderr).unwrap();
+    assert!(report.starts_with("wrote out.safetensors (") && report.ends_with(" bytes)\n"), "{report}");
+    assert!(output.stdout.is_empty() && report.matches('\n').count() == 1, "{report}");
     let file = fs::read(folder.path().join("out.safetensors")).unwrap();
     move |name| {
         let file = SafeTensors::deserialize(&file).unwrap();

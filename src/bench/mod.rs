@@ -34,7 +34,7 @@ use crate::model::text_encoder::TextEncoder;
 use crate::model::transformer::Transformer;
 use crate::model::vae::Vae;
 use crate::pipeline::Pipeline;
-use crate::pipeline::progress::since;
+use crate::pipeline::progress::{Progress, Stage, since};
 use crate::pipeline::prompt::MAX_TOKENS;
 use crate::pipeline::request::{Limits, Request};
 use crate::weights::RandomTensors;
@@ -70,16 +70,54 @@ impl Default for Options {
     }
 }
 
-/// What there is to see while things are measured.
+/// Something to see while things are measured.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum Seen<'a> {
-    /// What it is about, before anything is measured.
+    /// The subject of the measurements, before any begins.
     Header(&'a Header),
+    /// The work that begins now, in words: loading, or measuring a row.
+    Phase(&'a str),
+    /// How far that work has come, where it has stages.
+    Stage(Stage),
     /// A row, as soon as it is there.
     Row(&'a Row),
 }
 
-/// Measures a backend with a model; `see` is told of every row when it is there.
+/// Rows as they are measured, and the one who watches them.
+struct Watched<'a> {
+    see: &'a mut dyn FnMut(Seen<'_>) -> Result<()>,
+    rows: Vec<Row>,
+}
+
+impl Watched<'_> {
+    fn phase(&mut self, words: &str) -> Result<()> {
+        (self.see)(Seen::Phase(words))
+    }
+
+    /// The row of this name is measured from now on.
+    fn measure(&mut self, name: &str) -> Result<()> {
+        self.phase(&format!("measuring {name}"))
+    }
+
+    fn row(&mut self, row: Row) -> Result<()> {
+        (self.see)(Seen::Row(&row))?;
+        self.rows.push(row);
+        Ok(())
+    }
+}
+
+impl Progress for Watched<'_> {
+    fn update(&mut self, stage: Stage) -> ControlFlow<()> {
+        match (self.see)(Seen::Stage(stage)) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(_) => ControlFlow::Break(()),
+        }
+    }
+}
+
+/// Measures a backend with a model; `see` is told of every phase and of every row. An error from it
+/// about a stage ends the run as [`Error::Cancelled`].
 ///
 /// # Errors
 /// [`Error::Request`] for sizes that the model has not, or when nothing has the filter in its name; those of the files, of
@@ -114,50 +152,50 @@ pub async fn run<B: Backend + 'static>(
         sequence_tokens: sizes.layer().tokens,
     };
     see(Seen::Header(&header))?;
-    let mut rows = Vec::new();
-    let mut row = |row: Row| {
-        see(Seen::Row(&row))?;
-        rows.push(row);
-        Ok(())
-    };
+    let mut watched = Watched { see, rows: Vec::new() };
 
     let (random, runs) = (RandomTensors::default(), options.runs);
     let mut pictures = None;
     let backend = if let Some(job) = job {
+        watched.phase("loading the model")?;
         let start = Instant::now();
-        let pipeline = Pipeline::load(backend, model, &mut |_| ControlFlow::Continue(())).await?;
+        let pipeline = Pipeline::load(backend, model, &mut watched).await?;
         let load_ms = since(start);
         let bench = Bench { b: pipeline.backend(), sizes, random: &random, activations, runs };
-        pictures = Some(pictures::draw(&bench, &pipeline, &job, load_ms, wanted, &mut row).await?);
-        bench.text_encoder(&*pipeline.text_encoder().await?, wanted, &mut row).await?;
-        bench.transformer(&*pipeline.transformer().await?, wanted, &mut row).await?;
-        bench.vae(pipeline.vae(), wanted, &mut row).await?;
+        pictures = Some(pictures::draw(&bench, &pipeline, &job, load_ms, wanted, &mut watched).await?);
+        bench.text_encoder(&*pipeline.text_encoder().await?, wanted, &mut watched).await?;
+        bench.transformer(&*pipeline.transformer().await?, wanted, &mut watched).await?;
+        bench.vae(pipeline.vae(), wanted, &mut watched).await?;
         pipeline.into_backend()
     } else {
         let (b, folder, on_read) = (&backend, model.folder(), &|_| Ok(()));
         let bench = Bench { b, sizes, random: &random, activations, runs };
         if any(&TEXT_ENCODER) {
+            watched.phase("loading the text encoder")?;
             let tensors = TextEncoder::<B>::open(folder).await?;
             let network = TextEncoder::load(b, &tensors, &config.text_encoder, on_read).await?;
-            bench.text_encoder(&network, wanted, &mut row).await?;
+            bench.text_encoder(&network, wanted, &mut watched).await?;
         }
         if any(&TRANSFORMER) {
+            watched.phase("loading the transformer")?;
             let tensors = Transformer::<B>::open(folder).await?;
             let network = Transformer::load(b, &tensors, &config.transformer, on_read).await?;
-            bench.transformer(&network, wanted, &mut row).await?;
+            bench.transformer(&network, wanted, &mut watched).await?;
         }
         if any(&VAE) {
+            watched.phase("loading the VAE")?;
             let tensors = Vae::<B>::open(folder).await?;
             let network = Vae::load(b, &tensors, &config.vae, on_read).await?;
-            bench.vae(&network, wanted, &mut row).await?;
+            bench.vae(&network, wanted, &mut watched).await?;
         }
         backend
     };
     backend.trim();
     for case in &cases {
-        row(case.measure(&backend, &random, activations, runs).await?)?;
+        watched.measure(&case.name)?;
+        watched.row(case.measure(&backend, &random, activations, runs).await?)?;
     }
-    Ok(Report { header, units: Units::ALL, rows, pictures, peak_memory: backend.peak_memory() })
+    Ok(Report { header, units: Units::ALL, rows: watched.rows, pictures, peak_memory: backend.peak_memory() })
 }
 
 /// The sizes that are wanted, if they are some that the model has.

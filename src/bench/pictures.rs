@@ -1,5 +1,6 @@
 //! Whole pictures, with the model loaded as a run loads it.
 
+use super::Watched;
 use super::report::{Pictures, Row};
 use super::sizes::Sizes;
 use super::stages::Bench;
@@ -11,7 +12,6 @@ use crate::pipeline::progress::Timings;
 use crate::pipeline::prompt::{MAX_TOKENS, Tokenizer};
 use crate::pipeline::request::{Job, Request};
 use crate::pipeline::{Offload, Pipeline};
-use std::ops::ControlFlow;
 
 /// What [`draw`] measures: a picture from its request to its pixels, and its parts.
 pub(super) const PICTURE: [&str; 4] = ["picture", "picture/text_encoder", "picture/denoise", "picture/vae"];
@@ -40,11 +40,12 @@ pub(super) async fn draw<B: Backend>(
     job: &Job,
     load_ms: f64,
     wanted: impl Fn(&str) -> bool,
-    row: &mut dyn FnMut(Row) -> Result<()>,
+    watched: &mut Watched<'_>,
 ) -> Result<Pictures> {
     let (mut tile, mut in_turn) = (None, false);
+    watched.measure(PICTURE[0])?;
     let run = async || {
-        let (_, drawn) = pipeline.generate(job, &mut |_| ControlFlow::Continue(())).await?;
+        let (_, drawn) = pipeline.generate(job, watched).await?;
         (tile, in_turn) = (drawn.vae_tile, drawn.offload == Offload::Sequential);
         Ok(drawn.timings)
     };
@@ -67,9 +68,10 @@ pub(super) async fn draw<B: Backend>(
     ];
     for ((name, part), what) in PICTURE.into_iter().zip(parts).zip(whats) {
         if wanted(name) {
-            row(Row::new(name, &what, spread(part), 1))?;
+            watched.row(Row::new(name, &what, spread(part), 1))?;
         }
     }
+    watched.measure("steps back to back")?;
     let captions = if guidance > 0.0 { 2 } else { 1 };
     let (step, _) = bench.step(&*pipeline.transformer().await?, captions).await?;
     let loop_ms = spread(&|t| t.step_ms.iter().sum()).median;

@@ -1,5 +1,6 @@
 //! The networks one by one, as the pipeline runs them.
 
+use super::Watched;
 use super::report::Row;
 use super::sizes::Sizes;
 use super::timing::{Spread, since_start, timed};
@@ -61,7 +62,7 @@ impl<B: Backend> Bench<'_, B> {
         &self,
         encoder: &TextEncoder<B>,
         wanted: impl Fn(&str) -> bool,
-        row: &mut dyn FnMut(Row) -> Result<()>,
+        watched: &mut Watched<'_>,
     ) -> Result<()> {
         let (b, tokens) = (self.b, self.sizes.caption_tokens());
         let known = self.sizes.config.text_encoder.vocab_size as u32;
@@ -70,12 +71,14 @@ impl<B: Backend> Bench<'_, B> {
         let flop = Some(self.sizes.text_flop());
         let [called, replayed] = TEXT_ENCODER;
         if wanted(called) {
+            watched.measure(called)?;
             let ms = self.called(|| forward(b).map(drop)).await?;
-            row(Row::new(called, &self.tokens(), ms, 1).with_flop(flop))?;
+            watched.row(Row::new(called, &self.tokens(), ms, 1).with_flop(flop))?;
         }
         if wanted(replayed) {
+            watched.measure(replayed)?;
             let ms = self.replayed(&b.record(|b| forward(b).map(drop))?).await?;
-            row(Row::new(replayed, &self.tokens(), ms, 1).with_flop(flop))?;
+            watched.row(Row::new(replayed, &self.tokens(), ms, 1).with_flop(flop))?;
         }
         Ok(())
     }
@@ -85,21 +88,23 @@ impl<B: Backend> Bench<'_, B> {
         &self,
         transformer: &Transformer<B>,
         wanted: impl Fn(&str) -> bool,
-        row: &mut dyn FnMut(Row) -> Result<()>,
+        watched: &mut Watched<'_>,
     ) -> Result<()> {
         let sizes = &self.sizes;
         let [captions, alone, guided] = TRANSFORMER;
         if wanted(captions) {
+            watched.measure(captions)?;
             let features = self.features(1)?;
             let run = || transformer.captions(self.b, &features, &[sizes.caption], &mut |_, _| Ok(())).map(drop);
             let ms = self.called(run).await?;
-            row(Row::new(captions, &self.tokens(), ms, 1).with_flop(Some(sizes.caption_flop())))?;
+            watched.row(Row::new(captions, &self.tokens(), ms, 1).with_flop(Some(sizes.caption_flop())))?;
         }
         for (name, items) in [(alone, 1), (guided, 2)] {
             if wanted(name) {
+                watched.measure(name)?;
                 let (ms, calls) = self.step(transformer, items).await?;
                 let what = format!("{items} × {} tokens and the Euler step", sizes.layer().tokens);
-                row(Row::new(name, &what, ms, calls).with_flop(Some(sizes.step_flop(items))))?;
+                watched.row(Row::new(name, &what, ms, calls).with_flop(Some(sizes.step_flop(items))))?;
             }
         }
         Ok(())
@@ -146,7 +151,7 @@ impl<B: Backend> Bench<'_, B> {
         &self,
         vae: &Vae<B>,
         wanted: impl Fn(&str) -> bool,
-        row: &mut dyn FnMut(Row) -> Result<()>,
+        watched: &mut Watched<'_>,
     ) -> Result<()> {
         let (b, latents) = (self.b, self.latents());
         let mut tiles = vae.decoder_tiles(b, VaeTile::Auto, self.sizes.picture);
@@ -154,6 +159,7 @@ impl<B: Backend> Bench<'_, B> {
         let flop = Some(self.sizes.decoder_flop());
         let [called, replayed] = VAE;
         if wanted(called) {
+            watched.measure(called)?;
             let run = async || vae.decode_picture(b, &latents, &mut tiles).await.map(drop);
             let ms = timed(self.runs, run).await?;
             let what = format!("{height}×{width} from host to host");
@@ -162,12 +168,13 @@ impl<B: Backend> Bench<'_, B> {
                 Some(tile) => (format!("{what}, in tiles of {tile}×{tile}"), None),
                 None => (what, flop),
             };
-            row(Row::new(called, &what, ms, 1).with_flop(flop))?;
+            watched.row(Row::new(called, &what, ms, 1).with_flop(flop))?;
         }
         if wanted(replayed) && tiles.pixels().is_none() {
+            watched.measure(replayed)?;
             let latents = b.upload(&latents)?;
             let ms = self.replayed(&b.record(|b| vae.decode(b, &latents).map(drop))?).await?;
-            row(Row::new(replayed, &format!("{height}×{width}"), ms, 1).with_flop(flop))?;
+            watched.row(Row::new(replayed, &format!("{height}×{width}"), ms, 1).with_flop(flop))?;
         }
         b.trim();
         Ok(())

@@ -1,5 +1,6 @@
 //! `zimage bench`: how fast a backend is, verb by verb, stage by stage and in whole pictures.
 
+use super::phases::Phases;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use std::path::PathBuf;
 use zimage::bench::{Options, Published, Seen};
@@ -15,11 +16,11 @@ use zimage::{BackendChoice, Model, Result};
 #[command(after_help = super::EXIT_CODES)]
 pub(super) struct Args {
     /// What computes; auto is the best that this machine has
-    #[arg(long, default_value = "auto", value_parser = super::backends())]
+    #[arg(long, default_value = "auto", value_parser = super::backends(), allow_hyphen_values = true)]
     backend: BackendChoice,
 
     /// A published model at its real sizes, with random weights made on the spot
-    #[arg(long, value_name = "turbo|base", value_parser = published())]
+    #[arg(long, value_name = "turbo|base", value_parser = published(), allow_hyphen_values = true)]
     random: Option<Published>,
 
     /// A model's folder in the diffusers layout [default: the small model inside this program]
@@ -27,23 +28,23 @@ pub(super) struct Args {
     model: Option<PathBuf>,
 
     /// Width of the picture in pixels, a multiple of 16 [default: the model's, 1024 for the published ones]
-    #[arg(short = 'W', long, value_name = "N")]
+    #[arg(short = 'W', long, value_name = "N", value_parser = super::whole, allow_hyphen_values = true)]
     width: Option<usize>,
 
     /// Height of the picture in pixels, a multiple of 16 [default: the model's, 1024 for the published ones]
-    #[arg(short = 'H', long, value_name = "N")]
+    #[arg(short = 'H', long, value_name = "N", value_parser = super::whole, allow_hyphen_values = true)]
     height: Option<usize>,
 
     /// Tokens of the caption, those of the chat template included
-    #[arg(long, value_name = "N", default_value_t = 128)]
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = super::whole, allow_hyphen_values = true)]
     tokens: usize,
 
     /// How often each row is measured at most; rows that take long are measured less often
-    #[arg(long, value_name = "N", default_value_t = 10)]
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = super::whole, allow_hyphen_values = true)]
     runs: usize,
 
     /// Only rows whose name holds this text, such as verb/attention, stage/vae or picture; loads only what they need
-    #[arg(long, value_name = "PATTERN", default_value = "")]
+    #[arg(long, value_name = "PATTERN", default_value = "", allow_hyphen_values = true)]
     filter: String,
 
     /// Print one JSON document
@@ -69,11 +70,19 @@ pub(super) fn run(args: &Args) -> Result<()> {
         runs: args.runs,
         filter: args.filter.clone(),
     };
-    let mut see = |seen: Seen<'_>| match seen {
-        _ if args.json => Ok(()),
-        Seen::Header(header) => super::print(&super::harmless(&format!("{header}\n"))),
-        Seen::Row(row) => super::print(&super::harmless(&format!("{row}\n"))),
+    let mut phases = Phases::new();
+    let mut see = |seen: Seen<'_>| {
+        match seen {
+            Seen::Phase(name) => phases.begin(name),
+            Seen::Stage(stage) => phases.stage(stage),
+            Seen::Header(header) if !args.json => phases.suspend(|| super::print(&format!("{header}\n")))?,
+            Seen::Row(row) if !args.json => phases.suspend(|| super::print(&format!("{row}\n")))?,
+            _ => {}
+        }
+        Ok(())
     };
-    let report = pollster::block_on(zimage::bench(args.backend, &model, &options, &mut see))?;
+    let report = pollster::block_on(zimage::bench(args.backend, &model, &options, &mut see));
+    phases.clear();
+    let report = report?;
     if args.json { super::print_json(&report) } else { super::print(&report.summary()) }
 }

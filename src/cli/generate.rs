@@ -2,11 +2,14 @@
 
 use super::output::Place;
 use super::progress::Bar;
+use super::prompts;
+use super::terminal::Failure;
 use serde::Serialize;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Instant;
+use zimage::pipeline::request::MAX_STEPS;
 use zimage::{
     BackendChoice, Drawn, Engine, Error, Image, Info, LoadOptions, Model, Offload, Precision, Request, Result, VaeTile,
 };
@@ -18,9 +21,14 @@ use zimage::{
 #[derive(Debug, clap::Args)]
 #[command(after_help = super::EXIT_CODES)]
 pub(super) struct Args {
-    /// What to draw, in quotes; several prompts make as many pictures
-    #[arg(value_name = "PROMPT", required = true)]
+    /// What to draw, in quotes; several prompts make as many pictures, and - reads one from
+    /// standard input
+    #[arg(value_name = "PROMPT", required_unless_present = "literal")]
     prompts: Vec<String>,
+
+    /// A prompt that is taken as it is, also a single word or one that begins with -; once for each
+    #[arg(short = 'p', long = "prompt", value_name = "TEXT", allow_hyphen_values = true)]
+    literal: Vec<String>,
 
     /// The model's folder in the diffusers layout [default: the small model inside this program]
     #[arg(short, long, value_name = "DIR")]
@@ -31,60 +39,60 @@ pub(super) struct Args {
     negative: Vec<String>,
 
     /// Width in pixels, a multiple of 16 [default: the model's]
-    #[arg(short = 'W', long, value_name = "N", value_parser = whole, allow_negative_numbers = true)]
+    #[arg(short = 'W', long, value_name = "N", value_parser = super::whole, allow_hyphen_values = true)]
     width: Option<usize>,
 
     /// Height in pixels, a multiple of 16 [default: the model's]
-    #[arg(short = 'H', long, value_name = "N", value_parser = whole, allow_negative_numbers = true)]
+    #[arg(short = 'H', long, value_name = "N", value_parser = super::whole, allow_hyphen_values = true)]
     height: Option<usize>,
 
     /// Denoising steps; more is slower and finer [default: the model's]
-    #[arg(short, long, value_name = "N", value_parser = whole, allow_negative_numbers = true)]
+    #[arg(short, long, value_name = "N", value_parser = steps, allow_hyphen_values = true)]
     steps: Option<usize>,
 
     /// How strongly the prompt is followed: guidance_scale of diffusers, which is the CFG scale of other tools minus 1;
     /// 0 is off and twice as fast [default: the model's]
-    #[arg(short, long, value_name = "G", allow_negative_numbers = true)]
+    #[arg(short, long, value_name = "G", value_parser = super::number::<f32>, allow_hyphen_values = true)]
     guidance: Option<f32>,
 
     /// Caps the guided prediction's norm at this multiple of the unguided one; 0 is off
-    #[arg(long, value_name = "C", default_value_t = 0.0, allow_negative_numbers = true)]
+    #[arg(long, value_name = "C", default_value_t = 0.0, value_parser = super::number::<f32>, allow_hyphen_values = true)]
     cfg_normalization: f32,
 
     /// Guidance ends when this share of the way from noise to picture is done, 0 to 1; 1 is never
-    #[arg(long, value_name = "T", default_value_t = 1.0, allow_negative_numbers = true)]
+    #[arg(long, value_name = "T", default_value_t = 1.0, value_parser = super::number::<f64>, allow_hyphen_values = true)]
     cfg_truncation: f64,
 
     /// Seed of the noise, a whole number from 0; the same seed makes the same picture, and starts from the noise of
     /// torch.Generator("cpu") [default: a random one, which is shown; also for -1]
-    #[arg(long, value_name = "S", value_parser = Seed::from_str, allow_negative_numbers = true)]
+    #[arg(long, value_name = "S", value_parser = Seed::from_str, allow_hyphen_values = true)]
     seed: Option<Seed>,
 
     /// Pictures a prompt
-    #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = whole, allow_negative_numbers = true)]
+    #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = super::whole, allow_hyphen_values = true)]
     count: usize,
 
     /// Pictures computed at once: more is faster where there is memory for it
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = whole, allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = super::whole, allow_hyphen_values = true)]
     batch: usize,
 
     /// How pictures are decoded: off is whole, N in blended tiles of N×N pixels, a multiple of 32, which take less
     /// memory; auto is whole where the device has room for it
-    #[arg(long, value_name = "auto|off|N", default_value_t, value_parser = VaeTile::from_str)]
+    #[arg(long, value_name = "auto|off|N", default_value_t, value_parser = VaeTile::from_str, allow_hyphen_values = true)]
     vae_tile: VaeTile,
 
     /// What computes; auto is the best that this machine has
-    #[arg(long, default_value = "auto", value_parser = super::backends())]
+    #[arg(long, default_value = "auto", value_parser = super::backends(), allow_hyphen_values = true)]
     backend: BackendChoice,
 
     /// Which parts of the model are on the device: none puts nothing off and keeps all of them there, sequential has the
     /// text encoder there for the prompts and then the transformer, which takes less memory and loads more; auto keeps
     /// all where they fit
-    #[arg(long, value_name = "auto|none|sequential", default_value_t, value_parser = Offload::from_str)]
+    #[arg(long, value_name = "auto|none|sequential", default_value_t, value_parser = Offload::from_str, allow_hyphen_values = true)]
     offload: Offload,
 
     /// What products are computed in: bf16 is for the cuda backend, auto is what the backend has
-    #[arg(long, value_name = "auto|bf16", default_value_t, value_parser = Precision::from_str)]
+    #[arg(long, value_name = "auto|bf16", default_value_t, value_parser = Precision::from_str, allow_hyphen_values = true)]
     precision: Precision,
 
     /// The PNG to write, over one that is there; several pictures become FILE-1.png, FILE-2.png, …; - writes one
@@ -97,9 +105,12 @@ pub(super) struct Args {
     json: bool,
 }
 
-/// A count or a size. What is too large or too small says [`Request::check`], which knows the model.
-fn whole(text: &str) -> Result<usize, String> {
-    text.parse().map_err(|_| "expected a whole number from 1 up".to_owned())
+/// Steps. Other programs call the seed -s.
+fn steps(text: &str) -> Result<usize, String> {
+    match super::whole(text) {
+        Ok(steps) if steps <= MAX_STEPS => Ok(steps),
+        _ => Err(format!("expected a number of steps from 1 to {MAX_STEPS}; a seed is --seed")),
+    }
 }
 
 /// A seed as it stands on the command line.
@@ -115,7 +126,10 @@ impl FromStr for Seed {
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
             "-1" => Ok(Seed::Random),
-            _ => text.parse().map(Seed::Fixed).map_err(|_| format!("a seed is a whole number from 0 to {}", u64::MAX)),
+            _ => text
+                .parse()
+                .map(Seed::Fixed)
+                .map_err(|_| format!("expected a whole number from 0 to {}, or -1 for a random one", u64::MAX)),
         }
     }
 }
@@ -131,9 +145,24 @@ impl Seed {
 }
 
 impl Args {
-    fn request(&self) -> Request {
+    /// The prompts, and what is odd about them.
+    fn read_prompts(&self) -> Result<(Vec<String>, Vec<String>)> {
+        prompts::check(&self.prompts, &self.literal, &self.negative)?;
+        let mut read = self.prompts.clone();
+        let from_stdin: Vec<_> = read.iter_mut().filter(|prompt| *prompt == "-").collect();
+        if from_stdin.len() > 1 {
+            return Err(Error::Request("standard input is one prompt: use - once".into()));
+        }
+        for prompt in from_stdin {
+            *prompt = prompts::read_stdin()?;
+        }
+        let warnings = prompts::warnings(&read);
+        Ok(([read, self.literal.clone()].concat(), warnings))
+    }
+
+    fn request(&self, prompts: Vec<String>) -> Request {
         Request {
-            prompts: self.prompts.clone(),
+            prompts,
             negative: self.negative.clone(),
             width: self.width,
             height: self.height,
@@ -149,51 +178,87 @@ impl Args {
     }
 }
 
-pub(super) fn run(args: &Args, start: Instant) -> Result<()> {
-    let place = Place::check(args.output.as_deref(), args.prompts.len().saturating_mul(args.count))?;
+pub(super) fn run(args: &Args, start: Instant) -> Result<(), Failure> {
+    let pictures = (args.prompts.len() + args.literal.len()).saturating_mul(args.count);
+    let place = Place::check(args.output.as_deref(), pictures)?;
     if args.json {
         if place.is_stdout() {
-            return Err(Error::Request("-o - and --json both need standard output: name a file with -o".into()));
+            return Err(Error::Request("-o - and --json both need standard output: name a file with -o".into()).into());
         }
         super::streams::check_stdout()?;
     }
-    let request = args.request();
-    let mut bar = Bar::new();
-    let mut files = Vec::new();
-    let made = make(args, &request, &place, &mut bar, &mut files);
+    let (prompts, odd) = args.read_prompts()?;
+    let request = args.request(prompts);
+    let mut bar = Bar::of(pictures, args.batch);
+    let mut made = Made { files: Vec::new(), warnings: Warnings { told: Vec::new(), aloud: !args.json } };
+    made.warnings.tell(odd, &bar);
+    let drawn = make(args, &request, &place, &mut bar, &mut made);
     bar.clear();
-    let (engine, drawn) = made.inspect_err(|_| {
-        for (file, _) in files.iter().filter(|(file, _)| file != "-") {
-            super::note(&super::one_line(&format!("kept {file}")));
-        }
+    let (engine, drawn) = drawn.map_err(|error| {
+        let kept = made.files.iter().map(|(file, _)| file.clone()).filter(|file| file != "-").collect();
+        Failure { kept, ..error.into() }
     })?;
+    made.warnings.tell(drawn.warnings.clone(), &bar);
     let total_ms = start.elapsed().as_secs_f64() * 1e3;
-    let report = Report::new(&engine, &drawn, &files, &request, total_ms);
+    let report = Report::new(&engine, &drawn, &made, total_ms);
     if args.json {
-        return super::print_json(&report);
+        return Ok(super::print_json(&report)?);
     }
     report.tell();
     Ok(())
 }
 
-/// Loads the model, makes the pictures and writes each as soon as it is there, so that what is done is not lost when the
-/// run ends early. `files` gets what was written where.
+/// The files that were written, with what made them, and what the person was told about the run.
+struct Made {
+    files: Vec<(String, Info)>,
+    warnings: Warnings,
+}
+
+/// Warnings, each once, in the order in which they came up.
+struct Warnings {
+    told: Vec<String>,
+    /// Whether they are printed at once; else they are part of the document of `--json`.
+    aloud: bool,
+}
+
+impl Warnings {
+    fn tell(&mut self, warnings: Vec<String>, bar: &Bar) {
+        for warning in warnings {
+            if self.told.contains(&warning) {
+                continue;
+            }
+            if self.aloud {
+                bar.note(&format!("warning: {warning}"));
+            }
+            self.told.push(warning);
+        }
+    }
+}
+
+/// Loads the model, makes the pictures and writes each as soon as it is there, so that what is done
+/// is not lost when the run ends early. Warnings come before the work that they are about.
 fn make(
     args: &Args,
     request: &Request,
     place: &Place,
     bar: &mut Bar,
-    files: &mut Vec<(String, Info)>,
+    Made { files, warnings }: &mut Made,
 ) -> Result<(Engine, Drawn)> {
     let model = args.model.as_deref().map_or_else(Model::embedded, Model::open)?;
     // Before minutes of reading weights.
-    request.check(model.config())?;
+    let job = request.check(model.config())?;
+    if job.guidance.scale == 0.0 && request.negative.iter().any(|text| !text.is_empty()) {
+        let unread = "the negative prompt is not read: it needs a guidance above 0 (--guidance)";
+        warnings.tell(vec![unread.to_owned()], bar);
+    }
+    warnings.tell(job.warnings.clone(), bar);
     let options = LoadOptions { backend: args.backend, offload: args.offload, precision: args.precision };
     let engine = pollster::block_on(Engine::load(&model, options, bar))?;
     let interrupt = bar.interrupt();
     interrupt.check()?;
+    warnings.tell(engine.warnings().to_vec(), bar);
     let each = &mut |image: Image| {
-        // Ctrl-C in the last moment still means that no further file is wanted.
+        // A signal in the last moment still means that no further file is wanted.
         interrupt.check()?;
         let file = place.write(&image, files.len())?;
         files.push((file, image.info));
@@ -219,7 +284,7 @@ struct Report<'a> {
     backend: &'static str,
     device: String,
     milliseconds: Milliseconds,
-    warnings: Vec<String>,
+    warnings: &'a [String],
 }
 
 #[derive(Serialize)]
@@ -249,18 +314,9 @@ struct Transformer {
 }
 
 impl<'a> Report<'a> {
-    fn new(
-        engine: &'a Engine,
-        drawn: &'a Drawn,
-        files: &'a [(String, Info)],
-        request: &Request,
-        total_ms: f64,
-    ) -> Self {
-        let made = files.first().map(|(_, info)| info);
-        let mut warnings = [engine.warnings(), &drawn.warnings].concat();
-        if made.is_some_and(|info| info.guidance == 0.0) && request.negative.iter().any(|text| !text.is_empty()) {
-            warnings.push("the negative prompt was not read: it needs a guidance above 0 (--guidance)".into());
-        }
+    fn new(engine: &'a Engine, drawn: &'a Drawn, made: &'a Made, total_ms: f64) -> Self {
+        let Made { files, warnings } = made;
+        let first = files.first().map(|(_, info)| info);
         let pictures = files.iter().map(|(file, info)| Picture {
             file,
             seed: info.seed,
@@ -271,8 +327,8 @@ impl<'a> Report<'a> {
         let timings = &drawn.timings;
         Self {
             images: pictures.collect(),
-            steps: made.map(|info| info.steps),
-            guidance: made.map(|info| info.guidance),
+            steps: first.map(|info| info.steps),
+            guidance: first.map(|info| info.guidance),
             vae_tile: drawn.vae_tile,
             offload: drawn.offload.name(),
             operands: engine.operands().to_string(),
@@ -289,21 +345,18 @@ impl<'a> Report<'a> {
                 vae: milliseconds(timings.vae_ms),
                 total: milliseconds(total_ms),
             },
-            warnings,
+            warnings: &warnings.told,
         }
     }
 
-    /// Says it in words: the warnings, and a line a picture.
+    /// Says it in words, a line a picture.
     fn tell(&self) {
-        for warning in &self.warnings {
-            super::note(&format!("warning: {}", super::one_line(warning)));
-        }
         let seconds = self.milliseconds.total / 1e3;
         let alone = self.images.len() == 1;
         for Picture { file, seed, width, height, .. } in &self.images {
             let file = if *file == "-" { "to standard output" } else { file };
             let time = if alone { format!(", {seconds:.1} s") } else { String::new() };
-            super::note(&super::one_line(&format!("wrote {file} ({width}×{height}, seed {seed}{time})")));
+            super::note(&format!("wrote {file} ({width}×{height}, seed {seed}{time})"));
         }
         if !alone {
             super::note(&format!("{} pictures in {seconds:.1} s", self.images.len()));

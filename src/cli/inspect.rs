@@ -65,7 +65,7 @@ fn inspect_png(path: &Path, json: bool) -> Result<()> {
         (Some(info), _) => describe(info),
         (None, parameters) => parameters.unwrap_or_default() + "\n",
     };
-    super::print(&super::harmless(&lines))
+    super::print(&lines)
 }
 
 /// Our own data, one line a value, long prompts as they are.

@@ -6,19 +6,28 @@
 mod bench;
 mod generate;
 mod inspect;
+mod manual;
 mod output;
 mod parity;
+mod peers;
+mod phases;
 mod progress;
+mod prompts;
+mod signals;
 mod stages;
 mod streams;
+mod terminal;
+mod text;
+mod usage;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use clap::{Parser, Subcommand};
-use std::io::{self, Write};
+use clap::{CommandFactory, Parser, Subcommand};
+use std::backtrace::Backtrace;
 use std::panic::PanicHookInfo;
-use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
+use terminal::{Failure, note, print, print_json, stdout_error, table};
+use text::harmless;
 use zimage::{BackendChoice, Error, ErrorKind, Result};
 
 const EXIT_CODES: &str = "\
@@ -28,7 +37,10 @@ Exit codes:
   2    the command line or the request must change
   3    a file or folder: a broken or missing model, a place that cannot be written
   4    the device cannot do it
-  130  cancelled with Ctrl-C; pictures that were done are kept";
+  129, 130, 143
+       cancelled by a hang-up, by Ctrl-C, by SIGTERM; pictures that were done are kept
+
+With --json an error is a document as well: {\"error\": {\"kind\", \"message\", \"exit_code\"}}";
 
 /// Makes pictures from text with Z-Image
 #[derive(Debug, Parser)]
@@ -36,6 +48,10 @@ Exit codes:
 struct Cli {
     #[command(subcommand)]
     command: Command,
+
+    /// Print nothing but errors to standard error: no progress, no warnings, no report
+    #[arg(short, long, global = true, display_order = 1000)]
+    quiet: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -45,13 +61,22 @@ enum Command {
     Bench(bench::Args),
     Parity(parity::Args),
     Stages(stages::Args),
+    Completions(manual::Completions),
+    Man(manual::Man),
 }
 
 /// Runs the program; `start` is when its process started, as far as it can know.
 pub(crate) fn run(start: Instant) -> ExitCode {
+    signals::take_over();
     streams::prepare();
-    if std::env::var_os("RUST_BACKTRACE").is_none() {
-        std::panic::set_hook(Box::new(panicked));
+    let arguments: Vec<String> =
+        std::env::args_os().skip(1).map(|argument| argument.to_string_lossy().into_owned()).collect();
+    // Known before the command line is understood, so that what is wrong with it can be a document
+    // too.
+    let json = arguments.iter().take_while(|argument| *argument != "--").any(|argument| argument == "--json");
+    std::panic::set_hook(Box::new(move |fault| panicked(fault, json)));
+    if let Some(answer) = single_dash(&arguments) {
+        return usage_failure(answer).print(json);
     }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
@@ -60,26 +85,34 @@ pub(crate) fn run(start: Instant) -> ExitCode {
             let _ = error.print();
             return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
         }
-        Err(error) => return fail(&usage(&error), 2),
+        Err(error) => return usage_failure(usage::sentence(&error, &arguments)).print(json),
     };
-    let done = match cli.command {
-        Command::Generate(args) => generate::run(&args, start).map(|()| ExitCode::SUCCESS),
-        Command::Inspect(args) => inspect::run(&args).map(|()| ExitCode::SUCCESS),
-        Command::Bench(args) => bench::run(&args).map(|()| ExitCode::SUCCESS),
-        Command::Parity(args) => parity::run(&args),
-        Command::Stages(args) => stages::run(&args).map(|()| ExitCode::SUCCESS),
-    };
-    match done {
-        Ok(code) => code,
-        Err(error) => fail(&error.to_string(), exit_code(error.kind())),
+    if cli.quiet {
+        terminal::be_quiet();
     }
+    let done = match cli.command {
+        Command::Generate(args) => generate::run(&args, start),
+        Command::Inspect(args) => inspect::run(&args).map_err(Failure::from),
+        Command::Bench(args) => bench::run(&args).map_err(Failure::from),
+        Command::Parity(args) => return parity::run(&args).unwrap_or_else(|error| Failure::from(error).print(json)),
+        Command::Stages(args) => stages::run(&args).map_err(Failure::from),
+        Command::Completions(args) => manual::completions(&args).map_err(Failure::from),
+        Command::Man(args) => manual::man(&args).map_err(Failure::from),
+    };
+    done.map_or_else(|failure| failure.print(json), |()| ExitCode::SUCCESS)
 }
 
-/// A fault of this program as an error like the others. Who sets RUST_BACKTRACE gets Rust's own report instead.
-fn panicked(fault: &PanicHookInfo<'_>) {
+/// A fault of this program as an error like the others; RUST_BACKTRACE adds where it came from.
+fn panicked(fault: &PanicHookInfo<'_>, json: bool) {
     let message = fault.payload_as_str().unwrap_or("it gave no reason");
     let place = fault.location().map(|place| format!(" at {place}")).unwrap_or_default();
-    note(&format!("error: {} (a fault of this program{place}; please report it)", one_line(message)));
+    if std::env::var_os("RUST_BACKTRACE").is_some_and(|value| value != "0") {
+        for line in Backtrace::force_capture().to_string().lines() {
+            note(line);
+        }
+    }
+    let message = format!("{message} (a fault of this program{place}; please report it)");
+    Failure { kind: "internal", message, exit_code: 1, kept: Vec::new() }.print(json);
     std::process::exit(1);
 }
 
@@ -89,18 +122,28 @@ fn is_help(error: &clap::Error) -> bool {
     matches!(error.kind(), DisplayHelp | DisplayVersion | DisplayHelpOnMissingArgumentOrSubcommand)
 }
 
-fn fail(message: &str, code: u8) -> ExitCode {
-    note(&format!("error: {}", one_line(message)));
-    ExitCode::from(code)
+/// The answer of `generate` to `-steps`.
+fn single_dash(arguments: &[String]) -> Option<String> {
+    let (_, rest) = arguments.split_first().filter(|(name, _)| *name == "generate")?;
+    let command = Cli::command();
+    let ours = command.find_subcommand("generate")?.get_arguments().filter_map(clap::Arg::get_long);
+    peers::single_dash(rest, &ours.collect::<Vec<_>>())
 }
 
-fn exit_code(kind: ErrorKind) -> u8 {
-    match kind {
-        ErrorKind::Request => 2,
-        ErrorKind::Files => 3,
-        ErrorKind::Device => 4,
-        ErrorKind::Cancelled => 130,
-        _ => 1,
+fn usage_failure(message: String) -> Failure {
+    Failure { kind: "request", message, exit_code: 2, kept: Vec::new() }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let (kind, exit_code) = match error.kind() {
+            ErrorKind::Request => ("request", 2),
+            ErrorKind::Files => ("files", 3),
+            ErrorKind::Device => ("device", 4),
+            ErrorKind::Cancelled => ("cancelled", signals::exit_code()),
+            _ => ("internal", 1),
+        };
+        Self { kind, message: error.to_string(), exit_code, kept: Vec::new() }
     }
 }
 
@@ -110,62 +153,15 @@ fn backends() -> impl TypedValueParser<Value = BackendChoice> {
         .try_map(|name| name.parse::<BackendChoice>())
 }
 
-/// clap's report of several paragraphs as one line: what is wrong, its tips, and where to read on.
-fn usage(error: &clap::Error) -> String {
-    let report = error.to_string();
-    let mut paragraphs =
-        report.split("\n\n").map(|paragraph| paragraph.split_whitespace().collect::<Vec<_>>().join(" "));
-    let first = paragraphs.next().unwrap_or_default();
-    let mut line = first.strip_prefix("error: ").unwrap_or(&first).to_owned();
-    for tip in paragraphs.filter(|paragraph| paragraph.starts_with("tip: ")) {
-        line += &format!(" ({tip})");
-    }
-    line + "; --help lists what there is"
+/// A count or a size. The request's own check, which knows the model, says what is too small or too
+/// large.
+fn whole(text: &str) -> Result<usize, String> {
+    text.parse().map_err(|_| "expected a whole number from 1 up".to_owned())
 }
 
-/// A line for the person at the terminal.
-fn note(line: &str) {
-    // Where standard error is closed there is nobody to tell.
-    let _ = writeln!(io::stderr().lock(), "{line}");
-}
-
-/// Prints data to standard output. A reader that has seen enough (`| head`) is no error.
-fn print(text: &str) -> Result<()> {
-    streams::check_stdout()?;
-    let mut stdout = io::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(stdout_error(error)),
-        _ => Ok(()),
-    }
-}
-
-/// Prints one JSON document.
-fn print_json(document: &impl serde::Serialize) -> Result<()> {
-    let text = serde_json::to_string_pretty(document).map_err(|error| stdout_error(error.into()))?;
-    print(&(text + "\n"))
-}
-
-fn stdout_error(source: io::Error) -> Error {
-    Error::Io { path: Path::new("standard output").to_owned(), source }
-}
-
-/// Names and values in two columns.
-fn table(rows: &[(&str, String)]) -> String {
-    let width = rows.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
-    rows.iter().map(|(name, value)| format!("{name:width$}  {value}\n")).collect()
-}
-
-/// `text` without line breaks, for a message of one line.
-fn one_line(text: &str) -> String {
-    harmless(&text.replace(['\r', '\n'], " "))
-}
-
-/// `text` without the control characters that would steer a terminal: it may come from a file that somebody sent.
-fn harmless(text: &str) -> String {
-    let text = text.replace("\r\n", "\n");
-    text.chars()
-        .map(|c| if c.is_control() && c != '\n' && c != '\t' { char::REPLACEMENT_CHARACTER } else { c })
-        .collect()
+/// A number with a fraction. The request's own check says which are possible.
+fn number<T: std::str::FromStr>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|_| "expected a number such as 1.5".to_owned())
 }
 
 #[cfg(test)]
@@ -189,18 +185,41 @@ mod tests {
     }
 
     #[test]
-    fn usage_errors_are_one_line() {
-        for line in
-            [vec!["zimage", "generate"], vec!["zimage", "generate", "a", "--stepz", "3"], vec!["zimage", "paint"]]
-        {
-            let text = usage(&Cli::try_parse_from(line).unwrap_err());
-            assert!(!text.contains('\n') && !text.starts_with("error"), "{text}");
+    fn every_value_may_begin_with_a_dash() {
+        // Paths are left out: a flag in the place of a file's name is a file's name that was
+        // forgotten.
+        let paths = ["model", "output", "inputs"];
+        for command in Cli::command().get_subcommands() {
+            let options = command.get_arguments().filter(|argument| argument.get_action().takes_values());
+            for argument in options.filter(|argument| argument.get_long().is_some_and(|name| !paths.contains(&name))) {
+                assert!(argument.is_allow_hyphen_values_set(), "{} {}", command.get_name(), argument.get_id());
+            }
         }
     }
 
+    /// The program's reaction to a panic ends its process, so that this test starts itself again.
     #[test]
-    fn control_characters_do_not_reach_the_terminal() {
-        assert_eq!(harmless("a\u{1b}[31m\r\nb\tc\u{9b}"), "a\u{fffd}[31m\nb\tc\u{fffd}");
-        assert_eq!(one_line("a\nb"), "a b");
+    fn a_panic_is_one_line_and_exit_code_1() {
+        const ASKED: &str = "PANIC_IN_THIS_TEST";
+        if std::env::var_os(ASKED).is_some() {
+            std::panic::set_hook(Box::new(|fault| panicked(fault, false)));
+            panic!("a reason\u{202e}");
+        }
+        let name = "cli::tests::a_panic_is_one_line_and_exit_code_1";
+        for (backtrace, lines) in
+            [(None, 1..2), (Some("0"), 1..2), (Some("1"), 2..usize::MAX), (Some("full"), 2..usize::MAX)]
+        {
+            let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+            command.args([name, "--exact", "--nocapture"]).env(ASKED, "1").env_remove("RUST_BACKTRACE");
+            if let Some(value) = backtrace {
+                command.env("RUST_BACKTRACE", value);
+            }
+            let output = command.output().unwrap();
+            let errors = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(output.status.code(), Some(1), "{backtrace:?}: {errors}");
+            assert!(lines.contains(&errors.lines().count()), "{backtrace:?}: {errors}");
+            let last = errors.lines().last().unwrap();
+            assert!(last.starts_with("error: a reason\\u{202e} (a fault of this program at "), "{errors}");
+        }
     }
 }

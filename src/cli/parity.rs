@@ -1,5 +1,6 @@
 //! `zimage parity`: holds a backend against another and says in its exit code whether they agree.
 
+use super::phases::Phases;
 use serde::Serialize;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -13,7 +14,8 @@ Exit codes:
   2    the command line must change
   3    a model is broken or missing
   4    a device is missing or cannot do it
-  130  cancelled with Ctrl-C";
+  129, 130, 143
+       cancelled by a hang-up, by Ctrl-C, by SIGTERM";
 
 /// Compare backends with each other, verb by verb, stage by stage, and in whole pictures
 ///
@@ -24,7 +26,7 @@ Exit codes:
 #[command(after_help = EXIT_CODES)]
 pub(super) struct Args {
     /// Backends, the reference first [default: every one that this machine has]
-    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', allow_hyphen_values = true)]
     backends: Vec<String>,
 
     /// A model's folder in the diffusers layout [default: the small model inside this program]
@@ -32,11 +34,11 @@ pub(super) struct Args {
     model: Option<PathBuf>,
 
     /// Only cases whose name holds this text, such as attention or linear/odd
-    #[arg(long, value_name = "PATTERN", default_value = "")]
+    #[arg(long, value_name = "PATTERN", default_value = "", allow_hyphen_values = true)]
     filter: String,
 
     /// What the inputs are made from
-    #[arg(long, value_name = "NUMBER", default_value_t = 0)]
+    #[arg(long, value_name = "NUMBER", default_value_t = 0, value_parser = seed, allow_hyphen_values = true)]
     seed: u64,
 
     /// Add the cases of real size, those of a 1024×1024 picture: for GPUs
@@ -46,6 +48,11 @@ pub(super) struct Args {
     /// Print one JSON document
     #[arg(long)]
     json: bool,
+}
+
+/// A seed, which is never drawn at random here.
+fn seed(text: &str) -> Result<u64, String> {
+    text.parse().map_err(|_| format!("expected a whole number from 0 to {}", u64::MAX))
 }
 
 /// The document of `--json`.
@@ -97,12 +104,16 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
 /// Compares two backends, and prints the table.
 fn compared(reference: BackendChoice, candidate: BackendChoice, models: &[Model], args: &Args) -> Result<Report> {
     let options = Options { seed: args.seed, filter: args.filter.clone(), full: args.full, ..Options::default() };
-    let report = pollster::block_on(zimage::parity(reference, candidate, models, &options))?;
+    let mut phases = Phases::new();
+    phases.begin(&format!("comparing {} with {}", candidate.name(), reference.name()));
+    let report = pollster::block_on(zimage::parity(reference, candidate, models, &options));
+    phases.clear();
+    let report = report?;
     if report.cases() == 0 {
         return Err(Error::Request(format!("--filter {:?}: no case has this in its name", args.filter)));
     }
     if !args.json {
-        super::print(&super::harmless(&format!("{report}\n\n")))?;
+        super::print(&format!("{report}\n\n"))?;
     }
     Ok(report)
 }

@@ -36,7 +36,7 @@ pub(super) struct Args {
     model: Option<PathBuf>,
 
     /// What computes
-    #[arg(long, default_value = "cpu", value_parser = backends())]
+    #[arg(long, default_value = "cpu", value_parser = backends(), allow_hyphen_values = true)]
     backend: BackendChoice,
 
     /// The safetensors file with the inputs
@@ -61,7 +61,13 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let mut bar = Bar::new();
     let results = pollster::block_on(zimage::stages(args.backend, &model, &inputs, &mut bar));
     bar.clear();
-    write(&output, &args.output, &results?)
+    let results = results?;
+    write(&output, &args.output, &results)?;
+    let bytes: usize = results.iter().map(|(_, tensor)| tensor.bytes().len()).sum();
+    let tensors = if results.len() == 1 { "tensor" } else { "tensors" };
+    let file = if args.output == Path::new("-") { "to standard output".into() } else { args.output.to_string_lossy() };
+    super::note(&format!("wrote {file} ({} {tensors}, {bytes} bytes)", results.len()));
+    Ok(())
 }
 
 fn write(output: &OutputFile, path: &Path, results: &[(String, HostTensor)]) -> Result<()> {

@@ -110,7 +110,7 @@ struct VaeShape {
 pub(super) fn run(folder: Option<&Path>, json: bool) -> Result<()> {
     let folder = folder.map_or_else(ModelFolder::embedded, ModelFolder::open)?;
     let model = pollster::block_on(Model::read(&folder))?;
-    if json { cli::print_json(&model) } else { cli::print(&cli::harmless(&model.describe())) }
+    if json { cli::print_json(&model) } else { cli::print(&model.describe()) }
 }
 
 impl Model {
