@@ -54,8 +54,6 @@ async function load(order: Extract<Order, { type: "load" }>, signal: AbortSignal
   } catch (error) {
     if (signal.aborted) throw new ZImageError("cancelled", "cancelled");
     if (!(files instanceof RemoteFiles)) throw error;
-    // What came whole and is no model is not kept: the next attempt asks the server again.
-    if (kindOf(error) === "files" && !files.failure) await files.forget();
     throw files.failure ?? error;
   } finally {
     if (files instanceof RemoteFiles) files.close();

@@ -1,45 +1,44 @@
-/** What was fetched of one file where the browser keeps nothing: its latest pieces, in memory. */
+/** What was fetched of one file and has no place on disk: its latest blocks, in memory. */
 
-import { Extents, type Range } from "./extents.js";
-import type { Identity } from "./http.js";
-import type { Kept } from "./store.js";
-
-/** What is held of a file between two reads, in bytes. A file no larger is held whole. */
+/** The most that is held of a file, in bytes. A file no larger is held whole. */
 export const HELD = 64 << 20;
 
-export class HeldFile implements Kept {
-  version: Identity | "missing" | undefined;
-  private pieces: { at: number; bytes: Uint8Array<ArrayBuffer> }[] = [];
+export class HeldFile {
+  private readonly blocks = new Map<number, Uint8Array<ArrayBuffer>>();
+  private total = 0;
 
-  begin(version: Identity | "missing"): void {
-    this.version = version;
-    this.pieces = [];
+  has(index: number): boolean {
+    return this.blocks.has(index);
   }
 
-  missing(start: number, end: number): Range[] {
-    const extents = new Extents();
-    for (const { at, bytes } of this.pieces) extents.add(at, at + bytes.length);
-    return extents.missing(start, end);
+  /** Whether a block of so many bytes fits beside what is held. */
+  fits(length: number): boolean {
+    return this.total + length <= HELD;
   }
 
-  write(at: number, bytes: Uint8Array<ArrayBuffer>): void {
-    this.pieces.push({ at, bytes });
-  }
-
-  read(start: number, end: number): Uint8Array<ArrayBuffer> {
-    const out = new Uint8Array(end - start);
-    for (const { at, bytes } of this.pieces) {
-      const [from, to] = [Math.max(start, at), Math.min(end, at + bytes.length)];
-      if (from < to) out.set(bytes.subarray(from - at, to - at), from - start);
+  /** Holds a block, in place of the oldest ones where there are too many. */
+  write(index: number, block: Uint8Array<ArrayBuffer>): void {
+    for (const oldest of this.blocks.keys()) {
+      if (this.fits(block.length)) break;
+      this.drop(oldest);
     }
-    let total = this.pieces.reduce((sum, { bytes }) => sum + bytes.length, 0);
-    while (total > HELD) total -= this.pieces.shift()?.bytes.length ?? total;
-    return out;
+    this.drop(index);
+    this.blocks.set(index, block);
+    this.total += block.length;
   }
 
-  settle(): void {}
+  /** The bytes of a block from `start` up to `end`, counted from its first. */
+  read(index: number, start: number, end: number): Uint8Array<ArrayBuffer> | undefined {
+    return this.blocks.get(index)?.subarray(start, end);
+  }
 
-  close(): void {
-    this.pieces = [];
+  clear(): void {
+    this.blocks.clear();
+    this.total = 0;
+  }
+
+  private drop(index: number): void {
+    this.total -= this.blocks.get(index)?.length ?? 0;
+    this.blocks.delete(index);
   }
 }

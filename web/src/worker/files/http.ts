@@ -4,6 +4,7 @@
  */
 
 import { ZImageError } from "../../types.js";
+import { mostBytes, UNTOLD } from "./bounds.js";
 
 /** What tells one version of a file from another. */
 export interface Identity {
@@ -22,22 +23,24 @@ export function same(a: Identity, b: Identity): boolean {
 export interface Sink {
   /** The answer has begun: which version of the file it is, and whether the server sends ranges of it. */
   begin(identity: Identity, ranges: boolean): void;
-  write(at: number, bytes: Uint8Array<ArrayBuffer>): void;
+  write(at: number, bytes: Uint8Array<ArrayBuffer>): void | Promise<void>;
 }
 
 /** What the caller of a download knows and wants to know. */
 export interface Link {
-  /** The file's name in messages. */
+  /** The file's name in messages; its kind says how long it may be. */
   name: string;
   signal: AbortSignal;
   /** Hears of every piece that arrives, and of what is being waited for. */
   heard(bytes: number, note?: string): void;
 }
 
-/** Waits before further attempts in milliseconds; as many in a row without a byte are given up after. */
+/** Waits before further attempts in milliseconds; as many in a row without progress are given up after. */
 const BACK_OFF = [250, 500, 1000, 2000, 4000, 8000];
-/** Silence that counts as a lost connection, in milliseconds. */
+/** A connection that brings less than `PROGRESS` bytes in so many milliseconds counts as lost. */
 const SILENCE = 30_000;
+/** Bytes that count as progress: an attempt that brings fewer is a failed one. */
+const PROGRESS = 64 << 10;
 
 /** Something that another attempt may mend. */
 class Broken extends Error {}
@@ -49,46 +52,54 @@ class Broken extends Error {}
 export async function download(
   url: string, [start, end]: [number, number], expected: Identity | undefined, sink: Sink, link: Link,
 ): Promise<boolean> {
-  let [at, identity, failures] = [start, expected, 0];
+  let identity = expected;
+  // The tag of the first answer: the bytes of two answers belong together only where both name it.
+  let tag: string | undefined;
+  // Where the next byte belongs, and how far the file had come when failures were last forgiven.
+  let [at, mark, failures] = [start, start, 0];
   for (;;) {
-    const attempt = new AbortController();
-    const cancel = () => attempt.abort();
-    link.signal.addEventListener("abort", cancel);
-    let watch = setTimeout(cancel, SILENCE);
+    const attempt = new Attempt(link.signal);
     try {
-      const response = await answer(url, at, end, attempt.signal);
+      const response = await answer(url, at, end, attempt.signal, link.name);
       if (missing(response)) return false;
-      const sent = described(response, at, link.name);
-      if (identity && sent.size !== undefined && !same(identity, { size: sent.size, tag: sent.tag })) {
-        throw new ZImageError(`${link.name}: the file on the server has changed meanwhile; load the model again`, "files");
+      const sent = described(response, [at, end], link.name);
+      const whole = sent.size === undefined ? await untold(response, attempt, link) : undefined;
+      const size = sent.size ?? whole!.length;
+      const most = mostBytes(link.name);
+      if (size > most) throw refusal(link.name, `the server says that it has ${megabytes(size)}, and a file of its kind has at most ${megabytes(most)}`);
+      const other = tag ? sent.tag !== tag : identity && !same(identity, { size, tag: sent.tag });
+      if (other || (identity && identity.size !== size)) {
+        throw refusal(link.name, "the file on the server has changed meanwhile; load the model again");
       }
-      identity ??= { size: sent.size ?? Number.NaN, tag: sent.tag };
+      identity ??= { size, tag: sent.tag };
+      tag ??= sent.tag;
       sink.begin(identity, sent.ranged);
-      if (identity.size === 0) return true;
+      if (whole) {
+        await sink.write(0, whole);
+        return true;
+      }
       at = sent.from;
-      const last = Math.min(sent.ranged ? end : Infinity, sent.size ?? Infinity);
-      for await (const bytes of pieces(response)) {
-        clearTimeout(watch);
-        watch = setTimeout(cancel, SILENCE);
-        if (at + bytes.length > last) throw new ZImageError(`${link.name}: the server sent more bytes than asked for`, "files");
-        sink.write(at, bytes as Uint8Array<ArrayBuffer>);
+      const goal = sent.ranged ? Math.min(end, size) : size;
+      for await (const bytes of pieces(response, attempt)) {
+        if (at + bytes.length > sent.to) throw refusal(link.name, "the server sent more bytes than it announced");
+        await sink.write(at, bytes);
         at += bytes.length;
-        failures = 0;
         link.heard(bytes.length);
       }
-      if (Number.isNaN(identity.size)) identity.size = at;
-      if (at >= Math.min(last, identity.size)) return true;
-      throw new Broken();
+      if (at >= goal) return true;
+      // A server may send less than was asked for at a time, but not next to nothing.
+      if (at < sent.to || at - mark < PROGRESS) throw new Broken();
+      [mark, failures] = [at, 0];
     } catch (error) {
       if (link.signal.aborted) throw new ZImageError("cancelled", "cancelled");
       if (!(error instanceof Broken) && !attempt.signal.aborted) throw error;
+      if (at - mark >= PROGRESS) [mark, failures] = [at, 0];
       const wait = BACK_OFF[failures++];
-      if (wait === undefined) throw new ZImageError(lost(url, at, identity, link.name), "files");
+      if (wait === undefined) throw refusal(link.name, lost(url, at, identity));
       link.heard(0, `No answer from ${new URL(url).host}; trying again (${failures} of ${BACK_OFF.length})`);
       await pause(wait, link.signal);
     } finally {
-      clearTimeout(watch);
-      link.signal.removeEventListener("abort", cancel);
+      attempt.end();
     }
   }
 }
@@ -98,39 +109,92 @@ export async function download(
  * server cannot be asked, which says nothing about the file.
  */
 export async function versionNow(url: string, signal: AbortSignal): Promise<Identity | "missing" | undefined> {
+  const attempt = new Attempt(signal);
   try {
     // A range, which HEAD has no use for, keeps servers from describing a compressed copy of the file instead.
     const headers = { Range: "bytes=0-" };
-    const response = await fetch(url, { method: "HEAD", headers, cache: "no-store", signal });
+    const response = await fetch(url, { method: "HEAD", headers, cache: "no-store", signal: attempt.signal });
     if (missing(response)) return "missing";
-    const length = response.headers.get("content-length");
-    return response.ok && length !== null ? { size: Number(length), tag: tag(response) } : undefined;
+    const size = contentLength(response);
+    return response.ok && size !== undefined ? { size, tag: tagOf(response) } : undefined;
   } catch {
     return undefined;
+  } finally {
+    attempt.end();
   }
 }
 
-async function answer(url: string, at: number, end: number, signal: AbortSignal): Promise<Response> {
-  try {
-    const headers = { Range: `bytes=${at}-${end - 1}` };
-    return await fetch(url, { headers, cache: "no-store", signal });
-  } catch {
-    throw new Broken();
+/** One connection: aborted when its caller is, and when it brings too little for too long. */
+class Attempt {
+  private readonly controller = new AbortController();
+  private readonly abort = () => this.controller.abort();
+  private timer = setTimeout(this.abort, SILENCE);
+  private brought = 0;
+
+  constructor(private readonly caller: AbortSignal) {
+    if (caller.aborted) this.abort();
+    caller.addEventListener("abort", this.abort);
+  }
+
+  get signal(): AbortSignal {
+    return this.controller.signal;
+  }
+
+  brings(bytes: number): void {
+    this.brought += bytes;
+    if (this.brought < PROGRESS) return;
+    this.brought = 0;
+    clearTimeout(this.timer);
+    this.timer = setTimeout(this.abort, SILENCE);
+  }
+
+  /** Closes the connection, if the server still sends. */
+  end(): void {
+    clearTimeout(this.timer);
+    this.caller.removeEventListener("abort", this.abort);
+    this.abort();
   }
 }
 
-async function* pieces(response: Response): AsyncGenerator<Uint8Array> {
+async function answer(url: string, at: number, end: number, signal: AbortSignal, name: string): Promise<Response> {
+  const headers = { Range: `bytes=${at}-${end - 1}` };
+  const response = await fetch(url, { headers, cache: "no-store", signal }).catch(() => Promise.reject(new Broken()));
+  const [asked, reached] = [new URL(url).protocol, new URL(response.url || url).protocol];
+  if (reached === asked || reached === "https:") return response;
+  throw refusal(name, `the server leads from ${asked}// on to ${reached}//, where no model is read from`);
+}
+
+async function* pieces(response: Response, attempt: Attempt): AsyncGenerator<Uint8Array<ArrayBuffer>> {
   const reader = response.body?.getReader();
   try {
     for (;;) {
       // A connection that breaks rejects here, and only here.
       const piece = await reader?.read().catch(() => Promise.reject(new Broken()));
       if (!piece || piece.done) return;
-      yield piece.value;
+      attempt.brings(piece.value.length);
+      yield piece.value as Uint8Array<ArrayBuffer>;
     }
   } finally {
     reader?.cancel().catch(() => {});
   }
+}
+
+/** All of a file whose server does not tell its length, if it is of a kind that is short. */
+async function untold(response: Response, attempt: Attempt, link: Link): Promise<Uint8Array<ArrayBuffer>> {
+  const most = mostBytes(link.name);
+  if (most > UNTOLD) {
+    const help = "use one that sends the header Content-Length and does not compress the file";
+    throw refusal(link.name, `the server does not tell how long the file is; ${help}`);
+  }
+  const parts: Uint8Array<ArrayBuffer>[] = [];
+  let total = 0;
+  for await (const bytes of pieces(response, attempt)) {
+    total += bytes.length;
+    if (total > most) throw refusal(link.name, `the server sends more than the ${megabytes(most)} that a file of its kind has at most`);
+    parts.push(bytes);
+    link.heard(bytes.length);
+  }
+  return new Uint8Array(await new Blob(parts).arrayBuffer());
 }
 
 /** A page instead of a file is how some servers say that there is none. */
@@ -139,39 +203,65 @@ function missing(response: Response): boolean {
   return response.status === 404 || response.status === 410 || page;
 }
 
-function tag(response: Response): string {
+function tagOf(response: Response): string {
   return response.headers.get("etag") ?? response.headers.get("last-modified") ?? "";
 }
 
-/** What an answer says that it sends: from where, of how many bytes in all. */
-function described(
-  response: Response, at: number, name: string,
-): { from: number; size: number | undefined; tag: string; ranged: boolean } {
+/** The bytes of an answer's body, where the answer tells them: the length of a compressed one is another. */
+function contentLength({ headers }: Response): number | undefined {
+  const length = headers.get("content-length") ?? "";
+  return compressed(headers) || !/^\d+$/.test(length) ? undefined : Number(length);
+}
+
+function compressed(headers: Headers): boolean {
+  return (headers.get("content-encoding") ?? "identity") !== "identity";
+}
+
+/** What an answer says that it sends: the bytes `[from, to)` of `size` in all, which only a whole file may leave open. */
+interface Sent {
+  from: number;
+  to: number;
+  size: number | undefined;
+  tag: string;
+  ranged: boolean;
+}
+
+function described(response: Response, [at, end]: [number, number], name: string): Sent {
   const { status, headers } = response;
-  const refuse = (problem: string) => new ZImageError(`${name}: ${problem}`, "files");
+  const refuse = (problem: string) => refusal(name, problem);
+  const tag = tagOf(response);
+  const contentRange = headers.get("content-range") ?? "";
   if (status === 206) {
-    const range = /^bytes (\d+)-(\d+)\/(\d+)$/.exec(headers.get("content-range") ?? "");
+    const range = /^bytes (\d+)-(\d+)\/(\d+)$/.exec(contentRange);
     if (!range) throw refuse("the server sends ranges without telling which (for another site it has to expose the header Content-Range)");
-    if (Number(range[1]) !== at) throw refuse("the server sent other bytes than asked for");
-    return { from: at, size: Number(range[3]), tag: tag(response), ranged: true };
+    const [from, last, size] = range.slice(1).map(Number) as [number, number, number];
+    if (from !== at || last < from || last >= Math.min(end, size)) throw refuse("the server sent other bytes than asked for");
+    if (compressed(headers)) throw refuse("the server compresses parts of the file, which cannot be put together; use one that does not");
+    return { from, to: last + 1, size, tag, ranged: true };
   }
   // A file of no bytes has no range that could be sent.
-  const empty = /^bytes \*\/0$/.test(headers.get("content-range") ?? "");
-  if (status === 416 && empty) return { from: 0, size: 0, tag: tag(response), ranged: true };
+  if (status === 416 && /^bytes \*\/0$/.test(contentRange)) return { from: 0, to: 0, size: 0, tag, ranged: true };
   if (status === 416) throw refuse("the file on the server has become shorter meanwhile; load the model again");
   if (status === 200) {
-    const length = headers.get("content-encoding") ? null : headers.get("content-length");
-    return { from: 0, size: length === null ? undefined : Number(length), tag: tag(response), ranged: false };
+    const size = contentLength(response);
+    return { from: 0, to: size ?? Infinity, size, tag, ranged: false };
   }
   if (status === 401 || status === 403) throw refuse(`the server does not allow reading it (${status}); it may want a login`);
   if (status === 429 || status >= 500) throw new Broken();
   throw refuse(`the server answered ${status}`);
 }
 
-function lost(url: string, at: number, identity: Identity | undefined, name: string): string {
-  const megabytes = (bytes: number) => (bytes / 1e6).toFixed(1);
-  const where = identity?.size ? ` after ${megabytes(at)} of ${megabytes(identity.size)} MB` : "";
-  return `${name}: the connection to ${new URL(url).host} was lost${where}; try again, which goes on from there`;
+function refusal(name: string, problem: string): ZImageError {
+  return new ZImageError(`${name}: ${problem}`, "files");
+}
+
+function megabytes(bytes: number): string {
+  return `${(bytes / 1e6).toFixed(1)} MB`;
+}
+
+function lost(url: string, at: number, identity: Identity | undefined): string {
+  const where = identity?.size ? ` after ${(at / 1e6).toFixed(1)} of ${megabytes(identity.size)}` : "";
+  return `the connection to ${new URL(url).host} was lost${where}; try again, which goes on from there`;
 }
 
 function pause(ms: number, signal: AbortSignal): Promise<void> {

@@ -5,16 +5,17 @@
 
 import { ZImageError } from "../../types.js";
 import type { ModelFiles } from "../../wasm/zimage.js";
+import { Assembler, BLOCK } from "./blocks.js";
 import { HELD, HeldFile } from "./held.js";
-import { download, type Link, type Sink, same, versionNow } from "./http.js";
-import { type Kept, Store } from "./store.js";
+import { download, type Identity, type Link, type Sink, same, versionNow } from "./http.js";
+import { Store, type StoredFile, type Version } from "./store.js";
 
 /** Ranges are widened to multiples of this many bytes: small tensors share a request. */
 const CHUNK = 16 << 20;
-/** The same where nothing is kept: what comes unasked may be gone before it is asked for, and then comes again. */
-const HELD_CHUNK = 1 << 20;
 /** How much of a file is fetched to learn its size: all of a small one, the header of a file of weights. */
-const FIRST = 1 << 20;
+const FIRST = BLOCK;
+/** How often a block is fetched that is not here afterwards. */
+const TRIES = 3;
 
 type Heard = Link["heard"];
 
@@ -42,11 +43,11 @@ export class RemoteFiles implements ModelFiles {
   }
 
   async size(path: string): Promise<number | undefined> {
-    return this.noted(async () => (await this.file(path))?.size);
+    return this.noted(path, async () => (await this.file(path))?.size);
   }
 
   async read(path: string, start: number, end: number): Promise<Uint8Array<ArrayBuffer>> {
-    return this.noted(async () => {
+    return this.noted(path, async () => {
       const file = await this.file(path);
       if (!file) throw new ZImageError(`${this.name}/${path}: there is no such file`, "files");
       return file.read(start, end);
@@ -56,13 +57,6 @@ export class RemoteFiles implements ModelFiles {
   /** Lets other tabs have the files. */
   close(): void {
     for (const file of this.files.values()) file.then((file) => file?.close()).catch(() => {});
-  }
-
-  /** Closes the files and removes what is kept of them. */
-  async forget(): Promise<void> {
-    for (const file of this.files.values()) (await file.catch(() => undefined))?.close();
-    this.files.clear();
-    await this.store?.remove();
   }
 
   private file(path: string): Promise<RemoteFile | undefined> {
@@ -76,8 +70,11 @@ export class RemoteFiles implements ModelFiles {
 
   private async open(path: string): Promise<RemoteFile | undefined> {
     const link = { name: `${this.name}/${path}`, signal: this.signal, heard: this.heard };
-    const kept = (await this.store?.file(path)) ?? new HeldFile();
-    const file = new RemoteFile(fileAddress(this.folder, path), kept, link, (sentence) => this.warn(sentence));
+    const stored = await this.store?.file(path);
+    if (stored === "busy") this.warn("another tab has this model open, so that this one fetches files of its own and does not keep them");
+    else if (this.store && !stored) this.warn(NO_ROOM);
+    const place = stored === "busy" ? undefined : stored;
+    const file = new RemoteFile(fileAddress(this.folder, path), place, link, (sentence) => this.warn(sentence));
     try {
       if (await file.open()) return file;
     } catch (error) {
@@ -92,44 +89,54 @@ export class RemoteFiles implements ModelFiles {
     if (!this.warnings.includes(sentence)) this.warnings.push(sentence);
   }
 
-  private async noted<T>(work: () => Promise<T>): Promise<T> {
+  /** Keeps the first error, as a sentence: what is no sentence yet is the browser's, which may be short of memory. */
+  private async noted<T>(path: string, work: () => Promise<T>): Promise<T> {
     try {
       return await work();
     } catch (error) {
-      if (error instanceof ZImageError) this.failure ??= error;
-      throw error;
+      const problem = `the browser cannot read it (${error instanceof Error ? error.message : error})`;
+      const help = "close other tabs and load the model again; what was fetched is kept";
+      const sentence = error instanceof ZImageError ? error : new ZImageError(`${this.name}/${path}: ${problem}; ${help}`, "files");
+      this.failure ??= sentence;
+      throw sentence;
     }
   }
 }
 
-class RemoteFile {
-  size = 0;
+const NO_ROOM = "the browser has no room to keep this model, so that the next visit fetches it again";
+
+export class RemoteFile {
+  private version: Version | undefined;
   private turn: Promise<unknown> = Promise.resolve();
+  private readonly held = new HeldFile();
+  private full = false;
 
   constructor(
     private readonly url: string,
-    private kept: Kept,
+    private stored: StoredFile | undefined,
     private readonly link: Link,
     private readonly warn: (sentence: string) => void,
-  ) {}
+  ) {
+    this.version = stored?.version;
+  }
+
+  /** Bytes. */
+  get size(): number {
+    return typeof this.version === "object" ? this.version.size : 0;
+  }
 
   /** Learns whether there is such a file, and its size. */
   async open(): Promise<boolean> {
-    if (this.kept.version) {
+    if (this.version) {
       // What cannot be asked counts as unchanged: a model that is all here works without the network.
-      const now = (await versionNow(this.url, this.link.signal)) ?? this.kept.version;
-      if (now === "missing" || this.kept.version === "missing" || !same(now, this.kept.version)) {
-        if (now === "missing" && this.kept.version === "missing") return false;
-        this.kept.begin("missing");
-      }
+      const now = (await versionNow(this.url, this.link.signal)) ?? this.version;
+      if (now === "missing" && this.version === "missing") return false;
+      if (now === "missing" || this.version === "missing" || !same(now, this.version)) this.begin("missing");
     }
-    if (!this.kept.version || this.kept.version === "missing") {
-      if (!(await this.fetch([0, FIRST]))) this.kept.begin("missing");
+    if (!this.version || this.version === "missing") {
+      if (!(await this.fetch([0, FIRST]))) this.begin("missing");
     }
-    const { version } = this.kept;
-    if (!version || version === "missing") return false;
-    this.size = version.size;
-    return true;
+    return this.version !== "missing";
   }
 
   /** The bytes from `start` up to `end`, one caller after the other. */
@@ -140,52 +147,98 @@ class RemoteFile {
   }
 
   close(): void {
-    this.kept.close();
+    this.stored?.close();
+    this.stored = undefined;
+    this.held.clear();
   }
 
   private async readNow(start: number, end: number): Promise<Uint8Array<ArrayBuffer>> {
-    for (;;) {
-      const gap = this.kept.missing(start, end)[0];
-      if (!gap) return this.kept.read(start, end);
-      const [from, to] = gap;
-      const chunk = this.kept instanceof HeldFile ? HELD_CHUNK : CHUNK;
-      const wide = this.kept.missing(from, Math.min(Math.ceil(to / chunk) * chunk, this.size))[0] ?? gap;
-      if (!(await this.fetch(wide))) {
+    const bytes = new Uint8Array(end - start);
+    await this.stored?.check(Math.floor(start / BLOCK), Math.ceil(end / BLOCK));
+    for (let at = start; at < end; ) {
+      const index = Math.floor(at / BLOCK);
+      const until = Math.min(end, (index + 1) * BLOCK);
+      const part = await this.part(index, [at, until], end);
+      bytes.set(part, at - start);
+      at = until;
+    }
+    return bytes;
+  }
+
+  /** Bytes of one block; when it has to be fetched, so are those that follow, up to `end` at least. */
+  private async part(index: number, [from, until]: [number, number], end: number): Promise<Uint8Array<ArrayBuffer>> {
+    const place = [index, from - index * BLOCK, until - index * BLOCK] as const;
+    for (let tries = 0; tries < TRIES; tries++) {
+      const part = this.stored?.read(...place) ?? this.held.read(...place);
+      if (part) return part;
+      if (!(await this.fetch(this.gap(index, end)))) {
         throw new ZImageError(`${this.link.name}: the file has gone from the server; load the model again`, "files");
       }
     }
+    throw new ZImageError(`${this.link.name}: the browser loses what it stores of the file; free some of the disk`, "files");
   }
 
-  /** Fetches a range into what is kept; when there is no room for it, into memory from now on. */
+  /** The range to fetch for a block that is not here: up to the next one that is. */
+  private gap(index: number, end: number): [number, number] {
+    // Where nothing is kept, blocks that come unasked may be gone before they are asked for, and then come again.
+    const chunk = this.stored && !this.full ? CHUNK : BLOCK;
+    const until = Math.min(Math.ceil(end / chunk) * chunk, this.size);
+    let past = index + 1;
+    while (past * BLOCK < until && !this.has(past)) past++;
+    return [index * BLOCK, Math.min(past * BLOCK, this.size)];
+  }
+
+  private has(index: number): boolean {
+    return (this.stored?.has(index) ?? false) || this.held.has(index);
+  }
+
+  /** Forgets all blocks; those that follow are of this version. */
+  private begin(version: Version): void {
+    this.version = version;
+    this.held.clear();
+    try {
+      this.stored?.begin(version);
+    } catch {
+      this.stored?.close();
+      this.stored = undefined;
+      this.warn(NO_ROOM);
+    }
+  }
+
+  /** Fetches a range of the file, or all of it where the server sends no ranges. */
   private async fetch(range: [number, number]): Promise<boolean> {
-    const known = this.kept.version === "missing" ? undefined : this.kept.version;
-    let full = false;
+    const known = this.version === "missing" ? undefined : this.version;
+    let [assembler, whole] = [undefined as Assembler | undefined, false];
     const sink: Sink = {
-      begin: (version, ranges) => {
-        if (this.kept.version !== version) this.kept.begin(version);
-        if (!ranges && this.kept instanceof HeldFile && !(version.size <= HELD)) throw this.unreadable();
+      begin: (version: Identity, ranges) => {
+        if (this.version !== version) this.begin(version);
+        assembler ??= new Assembler(version.size);
+        whole = !ranges;
+        if (whole && (this.full || !this.stored) && version.size > HELD) throw this.unreadable();
       },
-      write: (at, bytes) => {
-        try {
-          this.kept.write(at, bytes);
-        } catch {
-          full = true;
-          throw new ZImageError("no room", "files");
-        }
+      write: async (at, bytes) => {
+        for (const [index, block] of assembler!.add(at, bytes)) if (!this.has(index)) await this.put(index, block, whole);
       },
     };
     try {
       return await download(this.url, range, known, sink, this.link);
-    } catch (error) {
-      if (!full) throw error;
-      this.warn("the browser has no room to keep this model, so that the next visit fetches it again");
-      this.kept.begin("missing");
-      this.kept.close();
-      this.kept = new HeldFile();
-      return this.fetch(range);
     } finally {
-      this.kept.settle();
+      this.stored?.settle();
     }
+  }
+
+  /** Keeps a block on disk or, once there is no room, in memory; what was kept before stays. */
+  private async put(index: number, block: Uint8Array<ArrayBuffer>, whole: boolean): Promise<void> {
+    if (this.stored && !this.full) {
+      try {
+        return await this.stored.write(index, block);
+      } catch {
+        this.full = true;
+        this.warn(NO_ROOM);
+      }
+    }
+    if (whole && !this.held.fits(block.length)) throw this.unreadable();
+    this.held.write(index, block);
   }
 
   private unreadable(): ZImageError {
@@ -197,6 +250,12 @@ class RemoteFile {
 /** The folder at an address, which may be the page of a Hugging Face repository. */
 export function modelFolder(address: string): URL {
   const url = new URL(address);
+  if (url.protocol !== "https:" && url.protocol !== "http:") {
+    throw new ZImageError(`${url.protocol} begins no address of a model; expected https://… or http://…`, "request");
+  }
+  if (url.username || url.password) {
+    throw new ZImageError("a model's address has no user name and no password in it; browsers do not send them", "request");
+  }
   const hub = /^\/([^/]+\/[^/]+)(?:\/(?:tree|resolve|blob)\/([^/]+))?(\/.*)?$/.exec(url.pathname);
   if (url.hostname === "huggingface.co" && hub) {
     url.pathname = `/${hub[1]}/resolve/${hub[2] ?? "main"}${hub[3] ?? "/"}`;
@@ -208,10 +267,19 @@ export function modelFolder(address: string): URL {
 
 /** What to call the model at an address: its folder, or its repository's name. */
 export function modelName(folder: URL): string {
-  const parts = folder.pathname.split("/").filter(Boolean).map(decodeURIComponent);
+  const parts = folder.pathname.split("/").filter(Boolean).map(readable);
   const resolve = parts.indexOf("resolve");
   const name = folder.hostname === "huggingface.co" && resolve > 0 ? parts[resolve - 1] : parts.at(-1);
   return name ?? folder.hostname;
+}
+
+/** A part of an address as it is read: decoded where that is possible, without what controls how text is shown. */
+function readable(part: string): string {
+  try {
+    return decodeURIComponent(part).replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, "\ufffd");
+  } catch {
+    return part;
+  }
 }
 
 function fileAddress(folder: URL, path: string): string {
