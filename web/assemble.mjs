@@ -1,11 +1,25 @@
 // Makes the static folder `dist/` complete around what `tsc` compiles: the wasm, the pages, and the embedded default's
-// files. `--clean` removes what an earlier build left, so that none of it is served or run.
+// files. Every page gets the policy of what it may load and run. `--clean` removes what an earlier build left, so that none of it is served or run.
 
-import { cp, mkdir, rm } from "node:fs/promises";
+import { cp, mkdir, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
 
 const web = new URL(".", import.meta.url);
 const dist = new URL("dist/", web);
+
+// Scripts, styles and workers are files of this folder. Pictures are made here. Models may be anywhere.
+const policy = [
+  "default-src 'none'", "script-src 'self' 'wasm-unsafe-eval'", "worker-src 'self'", "style-src 'self'", "img-src 'self' blob: data:",
+  "connect-src 'self' https: http://localhost:* http://127.0.0.1:*", "base-uri 'none'", "form-action 'none'",
+].join("; ");
+// It holds for what comes after it in a page.
+const first = '<meta charset="utf-8">';
+
+async function guard(page) {
+  const html = await readFile(page, "utf8");
+  if (!html.includes(first)) throw new Error(`${page.pathname}: expected ${first} before everything that is loaded`);
+  await writeFile(page, html.replace(first, `${first}\n    <meta http-equiv="Content-Security-Policy" content="${policy}">`));
+}
 
 if (process.argv.includes("--clean")) {
   for (const built of [dist, new URL(".tests/", web)]) await rm(built, { recursive: true, force: true });
@@ -20,4 +34,5 @@ if (process.argv.includes("--clean")) {
   for (const [from, to] of copies) {
     await cp(new URL(from, web), fileURLToPath(new URL(to, dist)), { recursive: true });
   }
+  for (const page of (await readdir(new URL("pages/", web))).filter((name) => name.endsWith(".html"))) await guard(new URL(page, dist));
 }

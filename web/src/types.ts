@@ -91,7 +91,14 @@ export interface Info {
   device: string;
   /** Which variant of the shaders runs, such as `plain shaders`; empty without shaders. */
   variant: string;
-  defaults: { width: number; height: number; steps: number; guidance: number };
+  defaults: {
+    width: number;
+    height: number;
+    steps: number;
+    guidance: number;
+    /** The sizes that the model was trained for, in pixels, the best first; empty where its files do not say. */
+    sizes: [width: number, height: number][];
+  };
   /** Sides are multiples of `multiple` pixels, up to `maxWidth` and `maxHeight`. */
   limits: { multiple: number; maxWidth: number; maxHeight: number };
   /** What is odd about the model's files without being an error, and whether they could be kept; a sentence each. */

@@ -38,7 +38,7 @@ export interface DrawOptions {
   onProgress?: (progress: DrawProgress) => void;
   /** Whether progress carries previews; they cost a wait for the device after every step. */
   preview?: boolean;
-  /** Stops the run after the step that is under way. */
+  /** Stops the run after the step that is under way, or drops the picture that is being decoded. */
   signal?: AbortSignal;
 }
 
@@ -153,8 +153,10 @@ class Engine {
         settle: (report) => {
           if (report.type === "failed") return fail(new ZImageError(report.message, report.kind, report.reason));
           if (report.type !== "done") return each(report);
-          over();
           this.heapBytes = report.heapBytes;
+          // A worker that computes hears of the wish to cancel when it is done; what it made is not wanted any more.
+          if (signal?.aborted) return fail(new ZImageError("cancelled", "cancelled"));
+          over();
           resolve(report.value);
         },
         reject: fail,
@@ -184,8 +186,9 @@ function fatal(message: string | undefined): string {
 }
 
 async function located(model: ModelSource): Promise<Files> {
-  if (typeof model === "string" || model instanceof URL) return { url: new URL(model, document.baseURI).href };
-  return pickedFolder(model);
+  if (typeof model !== "string" && !(model instanceof URL)) return pickedFolder(model);
+  if (URL.canParse(model, document.baseURI)) return { url: new URL(model, document.baseURI).href };
+  throw new ZImageError(`${JSON.stringify(model)} is no address; expected that of a model's folder, such as https://…`, "request");
 }
 
 function progressOf({ stage, done, of, preview }: DrawEvent): DrawProgress {

@@ -64,6 +64,50 @@ test("a connection that stays away ends in a sentence, and what came is kept", (
   assert.ok(before > 5e6 && server.sent < total + (2 << 20), `${before}, then ${server.sent} of ${total} bytes`);
 })));
 
+test("a kept block that has changed is fetched again, alone", () => withServer((server) => inBrowser(async (_, page) => {
+  await page.goto(`${server.origin}/#backend=cpu`);
+  await until(page, "ready");
+  const harmed = await page.evaluate(async (file) => {
+    const root = await (await navigator.storage.getDirectory()).getDirectoryHandle("zimage");
+    for await (const folder of root.values()) {
+      const handle = await (folder as FileSystemDirectoryHandle).getFileHandle(encodeURIComponent(file));
+      const bytes = new Uint8Array(await (await handle.getFile()).arrayBuffer());
+      bytes[3 * 2 ** 20 + 77]! ^= 64;
+      const writable = await handle.createWritable();
+      await writable.write(bytes);
+      await writable.close();
+    }
+    return root.name;
+  }, TRANSFORMER.slice("/models/emoji/".length));
+  assert.equal(harmed, "zimage");
+  server.reset();
+  await page.reload();
+  await until(page, "ready");
+  const fetched = server.weights.filter(({ method }) => method !== "HEAD").map(({ path, range }) => `${path} ${range}`);
+  assert.deepEqual(fetched, [`${TRANSFORMER} bytes=${3 * 2 ** 20}-${4 * 2 ** 20 - 1}`]);
+})));
+
+test("a file that is larger than its kind allows is refused before it is fetched", () => withServer((server) => inBrowser(async (_, page) => {
+  server.replaced.set("/models/emoji/model_index.json", Buffer.alloc(60_000_000, 32));
+  await page.goto(server.origin);
+  assert.match(await notice(page), /^emoji\/model_index\.json: the server says that it has 60\.0 MB, and a file of its kind has at most 1\.0 MB\./);
+  const sent = server.asked.filter(({ path }) => path.endsWith("model_index.json")).reduce((sum, { sent }) => sum + sent, 0);
+  assert.ok(sent <= 2 ** 20, `${sent} bytes`);
+})));
+
+test("two tabs that load one model at once both have it", () => withServer((server) => inBrowser(async (context, page) => {
+  server.weather.rate = 8e6;
+  const other = await context.newPage();
+  await Promise.all([page, other].map((tab) => tab.goto(`${server.origin}/#backend=cpu`)));
+  await Promise.all([page, other].map((tab) => until(tab, "ready")));
+  const notices = await Promise.all([page, other].map((tab) => tab.innerText("#notice")));
+  assert.equal(notices.filter((words) => /^another tab has this model open/i.test(words)).length, 1, `${notices}`);
+  server.reset();
+  await page.reload();
+  await until(page, "ready");
+  assert.equal(server.sent, 0, "what one tab kept is whole");
+})));
+
 test("a server without ranges is read file by file, once", () => withServer((server) => inBrowser(async (_, page) => {
   server.weather.ranges = false;
   await page.goto(server.origin);
@@ -131,7 +175,7 @@ test("a model is drawn with even where there is no room to keep it", () => withS
   await session.send("Storage.overrideQuotaForOrigin", { origin: server.origin, quotaSize: 12_000_000 });
   await page.goto(server.origin);
   await until(page, "ready");
-  assert.match(await notice(page), /the browser has no room to keep this model/);
+  assert.match(await notice(page), /^The browser has no room to keep this model/);
 })));
 
 test("loading can be cancelled and taken up again", () => withServer((server) => inBrowser(async (_, page) => {

@@ -105,8 +105,9 @@ export class TestServer {
   }
 
   private async answer(request: IncomingMessage, response: ServerResponse): Promise<void> {
-    const path = decodeURIComponent(new URL(request.url ?? "/", this.origin).pathname).replace(/\/$/, "/index.html");
     const { method = "GET" } = request;
+    const path = pathOf(request.url ?? "/");
+    if (path === undefined) return void response.writeHead(400).end();
     const asked: Asked = { method, path, range: request.headers.range, status: 200, sent: 0 };
     this.asked.push(asked);
     const weather = isWeights(path) ? this.weather : FAIR;
@@ -171,6 +172,15 @@ export class TestServer {
       asked.sent += piece.length;
       yield piece;
     }
+  }
+}
+
+/** The file that an address asks for; `undefined` for one that encodes no text. */
+function pathOf(address: string): string | undefined {
+  try {
+    return decodeURIComponent(new URL(address, "http://localhost").pathname).replace(/\/$/, "/index.html");
+  } catch {
+    return undefined;
   }
 }
 

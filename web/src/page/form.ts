@@ -1,7 +1,7 @@
 /** The request as it stands in the form, and as a link carries it: all of it in the URL's fragment. */
 
 import type { Info, Request } from "../zimage.js";
-import { byId } from "./elements.js";
+import { button, byId, text } from "./elements.js";
 
 /** A link: what to draw, and with which model and backend when not the page's own choice. */
 export interface Link extends Partial<Request> {
@@ -9,7 +9,9 @@ export interface Link extends Partial<Request> {
   backend?: "cpu" | "webgpu";
 }
 
-const NUMBERS = ["width", "height", "steps", "guidance", "seed"] as const;
+/** Fields that a model has defaults for. */
+const DEFAULTED = ["width", "height", "steps", "guidance"] as const;
+const NUMBERS = [...DEFAULTED, "seed"] as const;
 const TEXTS = ["prompt", "negative"] as const;
 
 const numbers = Object.fromEntries(NUMBERS.map((name) => [name, byId(name, HTMLInputElement)])) as
@@ -18,6 +20,22 @@ const texts = Object.fromEntries(TEXTS.map((name) => [name, byId(name, HTMLTextA
   Record<(typeof TEXTS)[number], HTMLTextAreaElement>;
 const vary = byId("vary", HTMLInputElement);
 const more = byId("more", HTMLDetailsElement);
+const sizes = byId("sizes", HTMLDivElement);
+const sizeHint = byId("size-hint", HTMLParagraphElement);
+
+/** Fields whose value came from the user or a link: another model's defaults leave them alone. */
+const given = new Set<string>();
+/** The widths and heights that the model was trained for. */
+let trained: Info["defaults"]["sizes"] = [];
+
+for (const name of DEFAULTED) {
+  numbers[name].addEventListener("input", () => {
+    if (numbers[name].value === "") given.delete(name);
+    else given.add(name);
+    advise();
+  });
+}
+texts.prompt.addEventListener("input", () => texts.prompt.setCustomValidity(""));
 
 // A refused value has to be seen.
 more.addEventListener("invalid", () => (more.open = true), true);
@@ -31,22 +49,60 @@ export function requested(): Request {
   return request;
 }
 
-/** Puts a request into the form; one with a seed is there to be drawn again, so the seed stays. */
+/** Whether there is a prompt; where there is none, the form asks for one. */
+export function prompted(): boolean {
+  const there = texts.prompt.value.trim() !== "";
+  texts.prompt.setCustomValidity(there ? "" : NO_PROMPT);
+  return there || texts.prompt.reportValidity();
+}
+
+/** The words with which the page asks for a prompt. */
+export const NO_PROMPT = "Type what you would like to see.";
+
+/** Puts a request into the form. */
 export function fill(request: Partial<Request>): void {
   for (const name of TEXTS) texts[name].value = request[name] ?? "";
-  for (const name of NUMBERS) if (request[name] !== undefined) numbers[name].value = String(request[name]);
-  if (request.seed !== undefined) vary.checked = false;
+  texts.prompt.setCustomValidity("");
+  setNumbers(request);
   if (request.negative || request.guidance) more.open = true;
 }
 
-/** Fills what was left empty with a model's defaults, and takes its limits. */
-export function adopt({ defaults, limits }: Info, replace: boolean): void {
-  for (const name of ["width", "height", "steps", "guidance"] as const) {
-    if (replace || numbers[name].value === "") numbers[name].value = String(defaults[name]);
-  }
+/** Has the next picture drawn with the seed that the form shows. */
+export function keepSeed(): void {
+  vary.checked = false;
+}
+
+/** Takes a model's defaults where no other value was given, and its sizes and limits. */
+export function adopt({ defaults, limits }: Info): void {
+  for (const name of DEFAULTED) if (!given.has(name)) numbers[name].value = String(defaults[name]);
   for (const [side, most] of [[numbers.width, limits.maxWidth], [numbers.height, limits.maxHeight]] as const) {
     Object.assign(side, { min: String(limits.multiple), step: String(limits.multiple), max: String(most) });
   }
+  trained = defaults.sizes;
+  const offers = trained.map(([width, height]) => button(`${width} × ${height}`, () => setNumbers({ width, height })));
+  sizes.replaceChildren(text("span", "Trained for"), ...offers);
+  sizes.hidden = offers.length === 0;
+  advise();
+}
+
+function setNumbers(request: Partial<Request>): void {
+  for (const name of NUMBERS) {
+    if (request[name] === undefined) continue;
+    numbers[name].value = String(request[name]);
+    given.add(name);
+  }
+  advise();
+}
+
+/** Marks the size that is asked for among those that the model was trained for, or says that it is none of them. */
+function advise(): void {
+  const [width, height] = [numbers.width.valueAsNumber, numbers.height.valueAsNumber];
+  const at = trained.findIndex((size) => size[0] === width && size[1] === height);
+  [...sizes.querySelectorAll("button")].forEach((button, i) => (button.ariaPressed = String(i === at)));
+  sizeHint.hidden = trained.length === 0 || at >= 0;
+  const words = trained.map((size) => size.join(" × ")).join(", ");
+  const advice = sizeHint.hidden ? "" : `This model was trained for ${words} only. Pictures of other sizes may come out broken.`;
+  if (sizeHint.textContent !== advice) sizeHint.textContent = advice;
 }
 
 /** torch reads the low 32 bits of a seed: more would be digits that change nothing. */

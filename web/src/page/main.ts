@@ -3,9 +3,9 @@
 import { EMBEDDED_MODEL, type ModelSource, type Picture, ZImage, ZImageError } from "../zimage.js";
 import { area, Clock } from "./clock.js";
 import { byId, notify } from "./elements.js";
-import { adopt, fill, fromFragment, type Link, requested, toFragment } from "./form.js";
+import { adopt, fill, fromFragment, keepSeed, type Link, NO_PROMPT, prompted, requested, toFragment } from "./form.js";
 import { type Kept, remember } from "./visit.js";
-import { bytes, deviceOf, duration, explained, fileName, withoutGpu } from "./words.js";
+import { bytes, deviceOf, duration, explained, fileName, sentence, withoutGpu } from "./words.js";
 
 const form = byId("request", HTMLFormElement);
 const prompt = byId("prompt", HTMLTextAreaElement);
@@ -35,6 +35,8 @@ let chosen = embedded;
 let backend: Link["backend"];
 /** What is under way can be stopped through this. */
 let current: AbortController | undefined;
+/** The picture that is shown, and shown again when a run ends without one. */
+let shown: Kept | undefined;
 /** The user asked for a picture while the model was still loading. */
 let wanted = false;
 const clock = new Clock();
@@ -50,7 +52,14 @@ function enter(state: State, words = ""): void {
   frame.setAttribute("aria-busy", String(state === "drawing"));
 }
 
+/** Says which model is loaded and what runs it. */
+function label(model: string, device: string): void {
+  byId("model-name", HTMLElement).textContent = model;
+  byId("device", HTMLParagraphElement).textContent = device;
+}
+
 function show(part: number | undefined, words: string): void {
+  if (current?.signal.aborted) return;
   if (part === undefined) bar.removeAttribute("value");
   else bar.value = part;
   if (status.textContent !== words) status.textContent = words;
@@ -63,6 +72,7 @@ async function open(choice: Choice): Promise<void> {
   chosen = choice;
   const here = (current = new AbortController());
   notify([]);
+  label("loading…", "");
   enter("loading", "Loading the model…");
   show(undefined, "Loading the model…");
   try {
@@ -87,15 +97,20 @@ function ready(loaded: ZImage): void {
   zimage = loaded;
   const { info } = loaded;
   performance.mark("ready");
-  adopt(info, false);
-  byId("model-name", HTMLElement).textContent = info.model;
-  deviceOf(info).then((words) => (byId("device", HTMLParagraphElement).textContent = words));
+  adopt(info);
+  label(info.model, "");
+  deviceOf(info).then((words) => zimage === loaded && label(info.model, words));
   enter("ready", "Ready.");
-  notify(info.warnings);
+  notify(info.warnings.map(sentence));
   if (wanted) draw();
 }
 
 async function draw(): Promise<void> {
+  if (!prompted()) {
+    wanted = false;
+    status.textContent = NO_PROMPT;
+    return;
+  }
   if (!zimage) {
     wanted = true;
     status.textContent = "Drawing as soon as the model is here.";
@@ -136,9 +151,9 @@ async function draw(): Promise<void> {
     clock.finish(drawn);
     finished(drawn);
   } catch (error) {
-    preview.hidden = true;
-    empty.hidden = false;
-    failed(error, () => open(chosen));
+    restore();
+    // Another model is being loaded when the run was not the last thing that was asked for.
+    if (here === current) failed(error, () => open(chosen));
   } finally {
     clearInterval(ticking);
   }
@@ -150,6 +165,13 @@ function prepareFrame({ width = 1, height = 1 }: { width?: number; height?: numb
   byId("result", HTMLDivElement).hidden = true;
   picture.hidden = true;
   preview.hidden = true;
+}
+
+/** Shows what was there before a run that gave no picture. */
+function restore(): void {
+  preview.hidden = true;
+  empty.hidden = false;
+  if (shown) present(shown);
 }
 
 function paint(image: ImageData): void {
@@ -170,10 +192,12 @@ function finished(drawn: Picture): void {
     present(kept);
   });
   enter("ready", `Drawn in ${duration(drawn.timings.total)}.`);
-  notify(drawn.warnings);
+  notify(drawn.warnings.map(sentence));
 }
 
-function present({ picture: drawn, url, fragment }: Kept): void {
+function present(kept: Kept): void {
+  shown = kept;
+  const { picture: drawn, url, fragment } = kept;
   const { prompt, seed } = drawn.info;
   prepareFrame(drawn);
   picture.src = url;
@@ -188,6 +212,7 @@ function present({ picture: drawn, url, fragment }: Kept): void {
 function failed(thrown: unknown, restart: () => void): void {
   const error = thrown instanceof ZImageError ? thrown : new ZImageError(String(thrown), "internal");
   wanted = false;
+  if (!zimage) label("none is loaded", "");
   const usable = zimage !== undefined && (error.kind === "cancelled" || error.kind === "request" || error.reason === "memory");
   if (error.kind === "cancelled") {
     enter(usable ? "ready" : "stopped", "Cancelled.");
@@ -196,8 +221,8 @@ function failed(thrown: unknown, restart: () => void): void {
     return;
   }
   enter(usable ? "ready" : "stopped");
-  const label = zimage ? "Restart" : "Try again";
-  const actions: [string, () => void][] = usable ? [] : [[label, restart]];
+  const again = zimage ? "Restart" : "Try again";
+  const actions: [string, () => void][] = usable ? [] : [[again, restart]];
   if (!zimage && chosen !== embedded) actions.push(["Use the small emoji model", () => open(embedded)]);
   if (error.kind === "device" && backend !== "cpu") actions.push(["Draw on the processor instead", () => onProcessor(chosen)]);
   notify(explained(error), actions);
@@ -211,14 +236,15 @@ function onProcessor(choice: Choice): void {
 /** Follows a link: fills the form, loads what it names, and draws. */
 async function follow(fields: Link): Promise<void> {
   fill(fields);
+  if (fields.seed !== undefined) keepSeed();
   if (fields.backend) backend = fields.backend;
-  wanted = fields.prompt !== undefined;
+  wanted = Boolean(fields.prompt?.trim());
   const address = fields.model;
   const choice = address ? { source: address, address } : embedded;
   const lacking = backend === "cpu" ? [] : await withoutGpu();
   if (lacking.length > 0) {
     enter("stopped");
-    byId("device", HTMLParagraphElement).textContent = "No GPU";
+    label("none is loaded", "No GPU");
     const offer = "Without it the processor can draw: the small model takes a minute or so.";
     return notify([...lacking, offer], [["Draw on the processor", () => onProcessor(choice)]]);
   }
@@ -229,7 +255,7 @@ async function follow(fields: Link): Promise<void> {
     const ask = `This link draws with the model at ${address}.`;
     return notify([ask], [["Load that model", () => open(choice)], ["Use the small emoji model", () => open(embedded)]]);
   }
-  if (zimage && chosen.address === choice.address) return draw();
+  if (zimage && chosen.address === choice.address) return wanted ? draw() : undefined;
   return open(choice);
 }
 
@@ -261,7 +287,6 @@ link.addEventListener("click", async () => {
 });
 
 function choose(choice: Choice): void {
-  form.reset();
   wanted = false;
   open(choice);
 }

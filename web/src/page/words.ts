@@ -34,22 +34,27 @@ export async function deviceOf({ backend, device, variant }: Info): Promise<stri
   return `Drawing through WebGPU on ${name ? `${name}, ${variant}` : device}`;
 }
 
+/** A message as the page shows it: from a capital to a full stop. */
+export function sentence(message: string): string {
+  // One that begins with a file's name keeps it as it is.
+  const first = /^[^\s/:.]+\s/.test(message) ? message.charAt(0).toUpperCase() : message.charAt(0);
+  return `${first}${message.slice(1).replace(/([^.!?])$/, "$1.")}`;
+}
+
 /** An error, and what would help. */
 export function explained(error: ZImageError): string[] {
-  // A sentence that begins with a file's name keeps it as it is.
-  const first = /^[^\s/:.]+\s/.test(error.message) ? error.message.charAt(0).toUpperCase() : error.message.charAt(0);
-  const sentence = `${first}${error.message.slice(1).replace(/([^.!?])$/, "$1.")}`;
+  const words = sentence(error.message);
   switch (error.reason) {
     case "lost":
-      return [sentence, "The GPU was reset, or the browser took it away: restart, and the model comes from this browser's storage."];
+      return [words, "The GPU was reset, or the browser took it away: restart, and the model comes from this browser's storage."];
     case "memory":
       return [
         "The GPU has no room for this.",
         "What takes less: a smaller width and height, no guidance, a smaller model, or closing other tabs and programs that use the GPU.",
-        sentence,
+        words,
       ];
     default:
-      return [sentence];
+      return [words];
   }
 }
 
