@@ -37,6 +37,18 @@ fn correlation(a: &[f64], b: &[f64]) -> f64 {
     sum(&|a, b| a * b) / (sum(&|a, _| a * a) * sum(&|_, b| b * b)).sqrt()
 }
 
+/// How far the mean colour of a ring of pixels is off the picture's; ring 0 is the outermost.
+fn tint(preview: &Preview, small: &[f64], ring: usize) -> [f64; 3] {
+    let Preview { width, height, pixels } = preview;
+    let on_ring = |i: usize| {
+        let (y, x) = (i / width, i % width);
+        y.min(x).min(height - 1 - y).min(width - 1 - x) == ring
+    };
+    let places: Vec<usize> = (0..width * height).filter(|&i| on_ring(i)).collect();
+    let off = |c: usize| places.iter().map(|i| f64::from(pixels[3 * i + c]) - small[3 * i + c]).sum::<f64>();
+    [0, 1, 2].map(|c| off(c) / places.len() as f64)
+}
+
 #[test]
 fn previews_look_like_the_picture() {
     let model = Model::embedded().expect("the embedded default");
@@ -65,5 +77,8 @@ fn previews_look_like_the_picture() {
         assert!(last > 0.97 && off < 25.0, "{prompt}: {last} {off}");
         let (first, off) = alike(previews[0]);
         assert!(first > 0.9 && off < 40.0, "{prompt}: {first} {off}");
+        let [rim, inside] = [0, 1].map(|ring| tint(previews[previews.len() - 1], &small, ring));
+        let apart = rim.iter().zip(inside).map(|(rim, inside)| (rim - inside).abs()).fold(0.0, f64::max);
+        assert!(apart < 3.0, "{prompt}: the rim is {rim:?} off the picture, its neighbours {inside:?}");
     }
 }

@@ -65,13 +65,14 @@ impl Colours {
         Ok(Self { rows: equations.solve() })
     }
 
-    /// The pictures of latents F32 `[B, C, h, w]`.
+    /// The pictures of latents F32 `[B, C, h, w]`. The outermost pixels have the colours of their inner neighbours.
     pub(super) fn pictures(&self, latents: &[f32], [_, channels, height, width]: [usize; 4]) -> Vec<Preview> {
         let area = height * width;
         let pixel = |item: &[f32], i: usize| {
+            let place = inner(i / width, height) * width + inner(i % width, width);
             let mut colour = self.rows[channels];
             for (c, row) in self.rows[..channels].iter().enumerate() {
-                let value = f64::from(item[c * area + i]);
+                let value = f64::from(item[c * area + place]);
                 colour.iter_mut().zip(row).for_each(|(sum, factor)| *sum += value * factor);
             }
             colour.map(|value| (value.clamp(0.0, 1.0) * 255.0).round() as u8)
@@ -79,6 +80,12 @@ impl Colours {
         let picture = |item: &[f32]| (0..area).flat_map(|i| pixel(item, i)).collect();
         latents.chunks_exact(channels * area).map(|item| Preview { width, height, pixels: picture(item) }).collect()
     }
+}
+
+/// The place nearest to `i` of `0..n` that is not at the edge. An encoder sees zeros past the edge of a picture, so the
+/// outermost latents of a colour are others than those inside, and the linear map gives them a tint.
+fn inner(i: usize, n: usize) -> usize {
+    if n < 3 { i } else { i.clamp(1, n - 2) }
 }
 
 /// The clean latents that the step from `before` at `sigmas[0]` to `now` at `sigmas[1]` predicts.
@@ -136,6 +143,19 @@ mod tests {
         for (row, expected) in solved.iter().zip([[0.5, 0.0, -1.0], [-1.0, 2.0, 0.0], [0.1, 0.0, 0.25]]) {
             assert!(row.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-4), "{solved:?}");
         }
+    }
+
+    #[test]
+    fn the_rim_takes_its_neighbours_colours() {
+        let colours = Colours { rows: vec![[1.0; 3], [0.0; 3]] };
+        let grey = |size: [usize; 2], latents: &[f32]| -> Vec<u8> {
+            let pictures = colours.pictures(latents, [1, 1, size[0], size[1]]);
+            pictures[0].pixels.iter().step_by(3).copied().collect()
+        };
+        let (odd, a, b) = (1.0, 0.2, 0.4);
+        let latents = [odd, odd, odd, odd, odd, a, b, odd, odd, odd, odd, odd];
+        assert_eq!(grey([3, 4], &latents), [51, 51, 102, 102, 51, 51, 102, 102, 51, 51, 102, 102]);
+        assert_eq!(grey([2, 2], &[a, b, b, a]), [51, 102, 102, 51], "nothing is inside");
     }
 
     #[test]
