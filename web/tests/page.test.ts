@@ -62,6 +62,7 @@ test("a load that failed leaves no model's name behind", () => withServer((serve
   assert.match(await notice(page), /model_index\.json/);
   assert.equal(await page.textContent("#model summary"), "Model: none is loaded");
   assert.equal(await page.textContent("#device"), "");
+  assert.equal(await page.isVisible("#sizes"), false);
   await page.fill("#model-url", `${server.origin}/%E0%A4%A/`);
   await page.click("#model-load");
   await until(page, "stopped");

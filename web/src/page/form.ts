@@ -78,7 +78,12 @@ export function adopt({ defaults, limits }: Info): void {
   for (const [side, most] of [[numbers.width, limits.maxWidth], [numbers.height, limits.maxHeight]] as const) {
     Object.assign(side, { min: String(limits.multiple), step: String(limits.multiple), max: String(most) });
   }
-  trained = defaults.sizes;
+  offer(defaults.sizes);
+}
+
+/** Offers the sizes that the model was trained for; none while no model is loaded. */
+export function offer(good: Info["defaults"]["sizes"]): void {
+  trained = good;
   const offers = trained.map(([width, height]) => button(`${width} × ${height}`, () => setNumbers({ width, height })));
   sizes.replaceChildren(text("span", "Trained for"), ...offers);
   sizes.hidden = offers.length === 0;

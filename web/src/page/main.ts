@@ -3,7 +3,7 @@
 import { EMBEDDED_MODEL, type ModelSource, type Picture, ZImage, ZImageError } from "../zimage.js";
 import { area, Clock } from "./clock.js";
 import { byId, notify } from "./elements.js";
-import { adopt, fill, fromFragment, keepSeed, type Link, NO_PROMPT, prompted, requested, toFragment } from "./form.js";
+import { adopt, fill, fromFragment, keepSeed, type Link, NO_PROMPT, offer, prompted, requested, toFragment } from "./form.js";
 import { type Kept, remember } from "./visit.js";
 import { bytes, deviceOf, duration, explained, fileName, sentence, withoutGpu } from "./words.js";
 
@@ -58,6 +58,12 @@ function label(model: string, device: string): void {
   byId("device", HTMLParagraphElement).textContent = device;
 }
 
+/** Says that no model is there, and why where that is known. */
+function unlabel(model: string, device = ""): void {
+  label(model, device);
+  offer([]);
+}
+
 function show(part: number | undefined, words: string): void {
   if (current?.signal.aborted) return;
   if (part === undefined) bar.removeAttribute("value");
@@ -72,7 +78,7 @@ async function open(choice: Choice): Promise<void> {
   chosen = choice;
   const here = (current = new AbortController());
   notify([]);
-  label("loading…", "");
+  unlabel("loading…");
   enter("loading", "Loading the model…");
   show(undefined, "Loading the model…");
   try {
@@ -212,7 +218,7 @@ function present(kept: Kept): void {
 function failed(thrown: unknown, restart: () => void): void {
   const error = thrown instanceof ZImageError ? thrown : new ZImageError(String(thrown), "internal");
   wanted = false;
-  if (!zimage) label("none is loaded", "");
+  if (!zimage) unlabel("none is loaded");
   const usable = zimage !== undefined && (error.kind === "cancelled" || error.kind === "request" || error.reason === "memory");
   if (error.kind === "cancelled") {
     enter(usable ? "ready" : "stopped", "Cancelled.");
@@ -244,7 +250,7 @@ async function follow(fields: Link): Promise<void> {
   const lacking = backend === "cpu" ? [] : await withoutGpu();
   if (lacking.length > 0) {
     enter("stopped");
-    label("none is loaded", "No GPU");
+    unlabel("none is loaded", "No GPU");
     const offer = "Without it the processor can draw: the small model takes a minute or so.";
     return notify([...lacking, offer], [["Draw on the processor", () => onProcessor(choice)]]);
   }
