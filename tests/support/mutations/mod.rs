@@ -1,0 +1,129 @@
+//! Damaged inputs. A seed makes the same one again, and with it what may come of it, by rules that are
+//! not those of the program: the `safetensors` crate reads a weights file, `serde_json` a config, and
+//! tables here say which keys fix a tensor's shape.
+
+mod bytes;
+mod json;
+mod png;
+mod safetensors;
+
+pub(crate) use bytes::Rng;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The kinds of input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// The weights of one network.
+    Safetensors,
+    /// The config of a network or of the scheduler.
+    Config,
+    /// `tokenizer.json` and `tokenizer_config.json`.
+    Tokenizer,
+    /// `model_index.json` and the lists of shards.
+    Index,
+    /// A picture with texts.
+    Png,
+}
+
+/// What may come of an input. An error is right for every one of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Allowed {
+    /// Only an error.
+    Refused,
+    /// The picture of the good input as well.
+    Same,
+    /// Any picture as well: only numbers changed, and another valid input came of it.
+    Any,
+}
+
+/// A damaged input.
+#[derive(Debug)]
+pub(crate) struct Case {
+    /// The file in the model's folder; of a PNG its name.
+    pub file: &'static str,
+    /// The whole file.
+    pub bytes: Vec<u8>,
+    /// What may come of it.
+    pub allowed: Allowed,
+}
+
+impl Kind {
+    /// The name in messages and in names of files.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Kind::Safetensors => "safetensors",
+            Kind::Config => "config",
+            Kind::Tokenizer => "tokenizer",
+            Kind::Index => "index",
+            Kind::Png => "png",
+        }
+    }
+
+    /// The good model whose file is damaged.
+    pub(crate) fn model(self) -> PathBuf {
+        let name = if self == Kind::Index { "sharded" } else { "single" };
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens").join(name)
+    }
+
+    /// The files that are damaged.
+    fn files(self) -> &'static [&'static str] {
+        match self {
+            Kind::Safetensors => &[
+                "text_encoder/model.safetensors",
+                "transformer/diffusion_pytorch_model.safetensors",
+                "vae/diffusion_pytorch_model.safetensors",
+            ],
+            Kind::Config => &[
+                "text_encoder/config.json",
+                "transformer/config.json",
+                "vae/config.json",
+                "scheduler/scheduler_config.json",
+            ],
+            Kind::Tokenizer => {
+                &["tokenizer/tokenizer.json", "tokenizer/tokenizer.json", "tokenizer/tokenizer_config.json"]
+            }
+            Kind::Index => &[
+                "text_encoder/model.safetensors.index.json",
+                "transformer/diffusion_pytorch_model.safetensors.index.json",
+                "model_index.json",
+            ],
+            Kind::Png => &["picture.png"],
+        }
+    }
+
+    /// The damaged input of this seed.
+    pub(crate) fn case(self, seed: u64) -> Case {
+        let mut rng = Rng::new(seed ^ ((self as u64 + 1) << 56));
+        let file = *rng.pick(self.files());
+        let good = match self {
+            Kind::Png => png::good(),
+            _ => fs::read(self.model().join(file)).unwrap(),
+        };
+        let (bytes, allowed) = match self {
+            Kind::Safetensors => {
+                let bytes = safetensors::damage(&mut rng, &good, &self.model().join(rng_file(seed, self)));
+                let allowed = safetensors::allowed(file, &good, &bytes);
+                (bytes, allowed)
+            }
+            Kind::Png => png::damage(&mut rng, &good),
+            _ => {
+                let bytes = json::damage(&mut rng, &good);
+                let allowed = match self {
+                    Kind::Config => json::allowed_config(file, &good, &bytes),
+                    Kind::Tokenizer => json::allowed_tokenizer(file, &bytes),
+                    _ => json::allowed_index(file, &good, &bytes),
+                };
+                (bytes, allowed)
+            }
+        };
+        let allowed = if bytes == good { Allowed::Same } else { allowed };
+        Case { file, bytes, allowed }
+    }
+}
+
+/// Another file of the kind, to take the place of the damaged one.
+fn rng_file(seed: u64, kind: Kind) -> &'static str {
+    let files = kind.files();
+    files[Rng::new(seed.wrapping_add(1)).below(files.len())]
+}
