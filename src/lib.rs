@@ -56,13 +56,14 @@ pub mod model;
 mod options;
 mod output_file;
 pub mod pipeline;
+mod png_text;
 #[cfg(all(target_family = "wasm", feature = "webgpu"))]
 pub mod web;
 pub mod weights;
 
 pub use engine::{BackendChoice, DeviceInfo, Engine, Output, bench, devices, parity, stages};
 pub use error::{Error, ErrorKind, Result};
-pub use image::{Image, Info, PngText};
+pub use image::{Image, Info};
 pub use model::Model;
 pub use model::vae::tiling::VaeTile;
 pub use options::{LoadOptions, Precision};
@@ -71,3 +72,4 @@ pub use pipeline::preview::Preview;
 pub use pipeline::progress::{Progress, Stage, Timings};
 pub use pipeline::request::Request;
 pub use pipeline::{Drawn, Offload};
+pub use png_text::{Foreign, PngText};

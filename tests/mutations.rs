@@ -93,7 +93,7 @@ fn watch(kind: Kind, test: &str, mut next: u64, step: u64, end: u64, deadline: I
                 }
                 _ => {}
             }
-            if next >= end || Instant::now() > deadline {
+            if next >= end || Instant::now() > deadline || found.lock().unwrap().faults.len() >= MOST_FAULTS {
                 break None;
             }
         };

@@ -5,7 +5,7 @@ mod model;
 
 use serde::Serialize;
 use std::path::{Path, PathBuf};
-use zimage::{Error, Info, PngText, Result};
+use zimage::{Error, Foreign, Info, PngText, Result};
 
 /// Show what made a picture, what a model consists of, or what this machine computes on
 ///
@@ -51,7 +51,7 @@ struct Document<'a> {
 
 fn inspect_png(path: &Path, json: bool) -> Result<()> {
     let text = PngText::open(path)?;
-    if text.info.is_none() && text.parameters.is_none() {
+    if !text.tells() {
         let mut problem = "no text in it tells how it was made".to_owned();
         if !text.keys.is_empty() {
             problem += &format!(" (it has: {})", text.keys.join(", "));
@@ -61,11 +61,29 @@ fn inspect_png(path: &Path, json: bool) -> Result<()> {
     if json {
         return super::print_json(&Document { file: path.display().to_string(), text: &text });
     }
-    let lines = match (&text.info, text.parameters) {
-        (Some(info), _) => describe(info),
-        (None, parameters) => parameters.unwrap_or_default() + "\n",
+    // Some programs put JSON where others put text for people.
+    let parameters =
+        text.parameters.as_ref().filter(|parameters| text.foreign.is_none() || !parameters.starts_with('{'));
+    let lines = match (&text.info, parameters, &text.foreign) {
+        (Some(info), ..) => describe(info),
+        (None, Some(parameters), _) => parameters.clone() + "\n",
+        (None, None, Some(foreign)) => describe_foreign(foreign, &text),
+        (None, None, None) => String::new(),
     };
     super::print(&lines)
+}
+
+/// Another program's data, with its own names of settings.
+fn describe_foreign(foreign: &Foreign, text: &PngText) -> String {
+    let mut rows = Vec::new();
+    if !foreign.program.is_empty() {
+        rows.push(("made by", foreign.program.clone()));
+    }
+    let texts = [("prompt", &foreign.prompt), ("negative", &foreign.negative)];
+    rows.extend(texts.into_iter().filter_map(|(name, text)| Some((name, text.clone()?))));
+    rows.push(("size", format!("{}×{}", text.width, text.height)));
+    rows.extend(foreign.settings.iter().map(|(name, value)| (name.as_str(), value.clone())));
+    super::table(&rows)
 }
 
 /// Our own data, one line a value, long prompts as they are.

@@ -195,21 +195,17 @@ impl Subject {
 fn sentence(error: &Error) -> Result<(), String> {
     let text = error.to_string();
     let known = matches!(error.kind(), ErrorKind::Files | ErrorKind::Request | ErrorKind::Device);
-    let plain = !text.is_empty() && text.chars().count() <= LONGEST_MESSAGE && !text.chars().any(steers);
+    let plain = !text.is_empty() && text.chars().count() <= LONGEST_MESSAGE && !text.chars().any(char::is_control);
     (known && plain).then_some(()).ok_or_else(|| format!("no sentence for a user ({:?}): {text:?}", error.kind()))
-}
-
-/// Whether a character steers a terminal or hides.
-fn steers(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }
 
 /// Runs a program that must end well, or with an error of one line.
 fn ends_well(command: &mut Command, well: bool) -> Result<(), String> {
     let output = command.output().unwrap();
     let errors = String::from_utf8_lossy(&output.stderr).into_owned();
-    let one_line = errors.starts_with("error: ") && errors.trim_end().lines().count() == 1;
+    let hidden =
+        |c: char| c != '\n' && (c.is_control() || ('\u{200b}'..'\u{2070}').contains(&c) && !c.is_alphanumeric());
+    let one_line = errors.starts_with("error: ") && errors.trim_end().lines().count() == 1 && !errors.contains(hidden);
     let right = match output.status.code() {
         Some(0) => well,
         Some(2..=4) => !well && one_line,

@@ -184,12 +184,13 @@ pub(super) fn allowed_config(file: &str, good: &[u8], bad: &[u8]) -> Allowed {
     for (key, default) in shape_keys(file) {
         let before = old[key].as_f64().unwrap();
         let after = match new.get(key) {
-            None => *default,
+            None | Some(Value::Null) => *default,
             Some(Value::Bool(truth)) => f64::from(*truth),
             Some(other) => other.as_f64().unwrap_or(f64::NAN),
         };
-        // Fewer layers than the file has are a smaller model.
-        let fewer = key.contains("layers") && after < before && after >= 0.0;
+        // Fewer layers than the file has are a smaller model, and the text encoder's last one is not needed.
+        let most = if *key == "num_hidden_layers" { before + 1.0 } else { before };
+        let fewer = key.contains("layers") && (0.0..=most).contains(&after);
         if after != before && !fewer {
             return Allowed::Refused;
         }

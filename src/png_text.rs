@@ -1,0 +1,185 @@
+//! The texts of a PNG: what this crate wrote, and what other programs say about a picture's making.
+//!
+//! A file may come from anywhere: its size and its chunks are bounded before anything is allocated for them, texts have a
+//! bounded number and length, and JSON in them a bounded depth.
+
+mod comfy;
+mod exif;
+mod foreign;
+#[cfg(test)]
+mod tests;
+mod xmp;
+
+use crate::error::{Error, Result};
+use crate::image::Info;
+pub use foreign::Foreign;
+use serde::Serialize;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read, Seek};
+use std::path::Path;
+
+/// The text chunk with an [`Info`] in JSON.
+pub(crate) const KEY: &str = "zimage";
+/// The text chunk that other tools read and write.
+pub(crate) const PARAMETERS: &str = "parameters";
+
+/// The longest side of a PNG that is read, in pixels.
+const MAX_SIDE: u32 = 1 << 16;
+/// The bytes that a PNG's chunks may take in memory.
+const MAX_CHUNKS: usize = 32 << 20;
+/// The bytes that one compressed text may grow to, and that all texts may have.
+const MAX_TEXT: usize = 4 << 20;
+const MAX_TEXTS: usize = 16 << 20;
+/// How many names of text chunks are kept, and how many texts are read.
+const MAX_KEYS: usize = 8;
+const MAX_READ: usize = 256;
+
+/// What a PNG says about itself, whoever wrote it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PngText {
+    /// Pixels in a row.
+    pub width: usize,
+    /// Rows.
+    pub height: usize,
+    /// What made the picture, when this crate wrote it.
+    #[serde(rename = "zimage")]
+    pub info: Option<Info>,
+    /// The text that AUTOMATIC1111's web UI introduced, from the chunk of its name or from a comment in that form.
+    pub parameters: Option<String>,
+    /// What another program says in its own form.
+    pub foreign: Option<Foreign>,
+    /// The names of the text chunks, each once: the first eight, for a file may hold any number.
+    #[serde(skip)]
+    pub keys: Vec<String>,
+}
+
+/// The texts of a file by their names, in its order.
+#[derive(Default)]
+struct Texts {
+    list: Vec<(String, String)>,
+    bytes: usize,
+}
+
+impl Texts {
+    /// Keeps a text, unless there are too many or they are too long.
+    fn add(&mut self, name: &str, text: String) {
+        if self.list.len() < MAX_READ && self.bytes + text.len() <= MAX_TEXTS && !text.trim().is_empty() {
+            self.bytes += text.len();
+            self.list.push((name.to_owned(), text));
+        }
+    }
+
+    /// The first text of a name, whatever its case.
+    fn get(&self, name: &str) -> Option<&str> {
+        self.list.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, text)| text.as_str())
+    }
+}
+
+impl PngText {
+    /// Reads the texts of a PNG, without its pixels.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when `path` cannot be read, [`Error::File`] when it is no PNG or a broken one.
+    pub fn open(path: &Path) -> Result<Self> {
+        let mut reader = decoder(path)?.read_info().map_err(|error| broken(path, &error))?;
+        let mut text = Self::read(reader.info());
+        // Texts usually precede the pixels, so that a file cut off behind them still tells how it was made.
+        if !text.tells() {
+            reader.finish().map_err(|error| broken(path, &error))?;
+            text = Self::read(reader.info());
+        }
+        Ok(text)
+    }
+
+    /// Whether any text tells how the picture was made.
+    pub fn tells(&self) -> bool {
+        self.info.is_some() || self.parameters.is_some() || self.foreign.is_some()
+    }
+
+    /// The texts that a decoder has seen so far.
+    pub(crate) fn read(png: &png::Info<'_>) -> Self {
+        let mut keys: Vec<String> = Vec::new();
+        let mut key = |name: &str| {
+            if keys.len() < MAX_KEYS && !keys.iter().any(|key| key == name) {
+                keys.push(name.to_owned());
+            }
+        };
+        let mut texts = Texts::default();
+        for chunk in &png.utf8_text {
+            key(&chunk.keyword);
+            let mut chunk = chunk.clone();
+            if let (Ok(()), Ok(text)) = (chunk.decompress_text_with_limit(MAX_TEXT), chunk.get_text()) {
+                texts.add(&chunk.keyword, text);
+            }
+        }
+        for chunk in &png.uncompressed_latin1_text {
+            key(&chunk.keyword);
+            texts.add(&chunk.keyword, utf8_in_latin1(&chunk.text));
+        }
+        for chunk in &png.compressed_latin1_text {
+            key(&chunk.keyword);
+            let mut chunk = chunk.clone();
+            if let (Ok(()), Ok(text)) = (chunk.decompress_text_with_limit(MAX_TEXT), chunk.get_text()) {
+                texts.add(&chunk.keyword, utf8_in_latin1(&text));
+            }
+        }
+        let exif = png.exif_metadata.as_deref().map(<[u8]>::to_vec);
+        if exif.is_some() {
+            key("eXIf");
+        }
+        // ImageMagick keeps EXIF as digits in a text.
+        let exif = exif.or_else(|| {
+            let text = texts.get("Raw profile type exif").or_else(|| texts.get("Raw profile type APP1"))?;
+            exif::from_digits(text)
+        });
+        for (name, text) in exif.iter().flat_map(|bytes| exif::texts(bytes)) {
+            texts.add(name, text);
+        }
+        for (name, text) in texts.get("XML:com.adobe.xmp").map(xmp::texts).unwrap_or_default() {
+            texts.add(name, text);
+        }
+        Self {
+            width: png.width as usize,
+            height: png.height as usize,
+            info: texts.get(KEY).and_then(|json| serde_json::from_str(json).ok()),
+            parameters: foreign::parameters(&texts),
+            foreign: foreign::read(&texts),
+            keys,
+        }
+    }
+}
+
+/// Opens a PNG and checks its header's size, before anything is allocated by it.
+pub(crate) fn decoder(path: &Path) -> Result<png::Decoder<impl BufRead + Seek + use<>>> {
+    let failed = |error| Error::io(path, error);
+    // Asked before opening: opening a named pipe would wait for its writer.
+    if !fs::metadata(path).map_err(failed)?.is_file() {
+        return Err(Error::file(path, "expected a PNG, found a folder, a device or a pipe"));
+    }
+    let mut file = BufReader::new(File::open(path).map_err(failed)?);
+    let mut signature = [0; 8];
+    let start = file.read_exact(&mut signature).and_then(|()| file.rewind());
+    if start.is_err() || signature != *b"\x89PNG\r\n\x1a\n" {
+        return Err(Error::file(path, "not a PNG"));
+    }
+    let mut decoder = png::Decoder::new_with_limits(file, png::Limits { bytes: MAX_CHUNKS });
+    decoder.set_ignore_iccp_chunk(true);
+    let header = decoder.read_header_info().map_err(|error| broken(path, &error))?;
+    let (width, height) = (header.width, header.height);
+    if width > MAX_SIDE || height > MAX_SIDE {
+        return Err(Error::file(path, format!("{width}×{height} is too large: a side has at most {MAX_SIDE} pixels")));
+    }
+    Ok(decoder)
+}
+
+/// The error of a PNG that cannot be decoded.
+pub(crate) fn broken(path: &Path, error: &png::DecodingError) -> Error {
+    Error::file(path, format!("a broken PNG: {error}"))
+}
+
+/// A text of a tEXt or zTXt chunk. PNG says that it is Latin-1, but many programs write UTF-8, which text in Latin-1
+/// hardly ever is by chance.
+fn utf8_in_latin1(text: &str) -> String {
+    let bytes: Option<Vec<u8>> = text.chars().map(|c| u8::try_from(c).ok()).collect();
+    bytes.and_then(|bytes| String::from_utf8(bytes).ok()).unwrap_or_else(|| text.to_owned())
+}

@@ -1,0 +1,234 @@
+//! What other programs write beside AUTOMATIC1111's text: each has names and a form of its own.
+
+use super::{PARAMETERS, Texts, comfy};
+use serde::{Serialize, Serializer};
+use serde_json::{Map, Value};
+
+/// How many settings are kept of a picture, and the characters of one.
+const MOST_SETTINGS: usize = 48;
+const LONGEST_SETTING: usize = 400;
+
+/// What another program says about a picture's making.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Foreign {
+    /// The program's name; empty when the file does not tell it.
+    pub program: String,
+    /// The prompt, where it could be found.
+    pub prompt: Option<String>,
+    /// The negative prompt, where there is one.
+    pub negative: Option<String>,
+    /// What else is said, by the program's own names.
+    #[serde(serialize_with = "map")]
+    pub settings: Vec<(String, String)>,
+}
+
+fn map<S: Serializer>(settings: &[(String, String)], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(settings.iter().map(|(name, value)| (name, value)))
+}
+
+impl Foreign {
+    pub(super) fn of(program: &str, prompt: Option<String>, negative: Option<String>) -> Self {
+        let given = |text: &String| !text.trim().is_empty();
+        let (prompt, negative) = (prompt.filter(given), negative.filter(given));
+        Self { program: program.to_owned(), prompt, negative, settings: Vec::new() }
+    }
+
+    /// Keeps a setting, each name once.
+    pub(super) fn set(&mut self, name: &str, value: String) {
+        let known = self.settings.iter().any(|(old, _)| old == name);
+        if known || value.is_empty() || self.settings.len() == MOST_SETTINGS {
+            return;
+        }
+        let short = |text: &str| match text.char_indices().nth(LONGEST_SETTING) {
+            Some((end, _)) => format!("{}…", &text[..end]),
+            None => text.to_owned(),
+        };
+        self.settings.push((short(name), short(&value)));
+    }
+}
+
+/// The text in AUTOMATIC1111's form: the chunk of that name, or a comment that is written like it.
+pub(super) fn parameters(texts: &Texts) -> Option<String> {
+    let like_it = |text: &&str| text.contains("Steps: ") && text.contains("Seed: ");
+    let comments = ["UserComment", "Comment", "Description", "ImageDescription"];
+    let comment = || comments.iter().filter_map(|key| texts.get(key)).find(like_it);
+    texts.get(PARAMETERS).or_else(comment).map(str::to_owned)
+}
+
+/// What other programs say, the one with the clearest form first.
+pub(super) fn read(texts: &Texts) -> Option<Foreign> {
+    let json = |key: &str| texts.get(key).and_then(parsed);
+    let object = |key: &str| json(key).and_then(|value| if let Value::Object(map) = value { Some(map) } else { None });
+    let software = || texts.get("Software").unwrap_or_default();
+    if let Some(found) = object(PARAMETERS).as_ref().and_then(|map| flat(map, "")) {
+        return Some(found);
+    }
+    if let Some(found) = object("invokeai_metadata").as_ref().and_then(|map| flat(map, "InvokeAI")) {
+        return Some(found);
+    }
+    if let Some(found) = object("sd-metadata").and_then(|map| invoke_two(&map)) {
+        return Some(found);
+    }
+    if let Some(text) = texts.get("Dream") {
+        return Some(dream(text));
+    }
+    // NovelAI says in a comment what its description leaves out.
+    let description = texts.get("Description").filter(|_| software().starts_with("NovelAI")).map(Value::from);
+    for comment in ["Comment", "UserComment", "ImageDescription", "Description"] {
+        let map = object(comment).map(|mut map| {
+            if let (Some(description), false) = (&description, map.contains_key("prompt")) {
+                map.insert("prompt".into(), description.clone());
+            }
+            map
+        });
+        if let Some(mut found) = map.as_ref().and_then(|map| flat(map, software())) {
+            if let Some(source) = texts.get("Source") {
+                found.set("source", source.to_owned());
+            }
+            return Some(found);
+        }
+    }
+    // Two programs call a graph and a plain text by the same name.
+    match (texts.get("prompt"), json("prompt")) {
+        (_, Some(graph)) if comfy::graph(&graph).is_some() => return comfy::graph(&graph),
+        (Some(_), _) => return Some(separate(texts)),
+        _ => {}
+    }
+    if let Some(found) = json("workflow").and_then(|workflow| comfy::workflow(&workflow)) {
+        return Some(found);
+    }
+    // Of a text in AUTOMATIC1111's form a description says nothing new.
+    let described = parameters(texts).is_none()
+        && ["Description", "Comment", "UserComment", "ImageDescription"].iter().any(|key| texts.get(key).is_some());
+    described.then(|| separate(texts))
+}
+
+/// Every text as a setting of its own.
+fn separate(texts: &Texts) -> Foreign {
+    let get = |keys: &[&str]| keys.iter().find_map(|key| texts.get(key)).map(str::to_owned);
+    let software = texts.get("Software").unwrap_or_default();
+    let mut found = Foreign::of(software, get(&["prompt"]), get(&["negative_prompt", "negative prompt"]));
+    let known = ["prompt", "negative_prompt", "negative prompt", "software", "xml:com.adobe.xmp", "zimage"];
+    for (name, text) in &texts.list {
+        let lower = name.to_lowercase();
+        if !known.contains(&lower.as_str()) && !lower.starts_with("raw profile") {
+            found.set(name, text.clone());
+        }
+    }
+    found
+}
+
+/// A JSON document, also with the numbers that Python writes and JSON has not: they become null.
+fn parsed(text: &str) -> Option<Value> {
+    let text = text.trim();
+    // Texts that are no documents are the common case.
+    if !text.starts_with(['{', '[']) {
+        return None;
+    }
+    serde_json::from_str(text).or_else(|_| serde_json::from_str(&without_nan(text))).ok()
+}
+
+fn without_nan(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    let (mut quoted, mut escaped) = (false, false);
+    let mut rest = text;
+    while let Some(c) = rest.chars().next() {
+        let number = ["NaN", "-Infinity", "Infinity"].into_iter().find(|number| !quoted && rest.starts_with(number));
+        if let Some(number) = number {
+            plain += "null";
+            rest = &rest[number.len()..];
+            continue;
+        }
+        quoted ^= c == '"' && !escaped;
+        escaped = quoted && c == '\\' && !escaped;
+        plain.push(c);
+        rest = &rest[c.len_utf8()..];
+    }
+    plain
+}
+
+/// A number, a word or a truth as text.
+pub(super) fn scalar(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        Value::Bool(truth) => Some(truth.to_string()),
+        _ => None,
+    }
+}
+
+/// A prompt: a text, or a list of texts with their weights.
+fn words(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Array(list) => {
+            let words: Vec<&str> = list.iter().filter_map(|part| part.as_str().or(part["prompt"].as_str())).collect();
+            (!words.is_empty()).then(|| words.join(", "))
+        }
+        _ => None,
+    }
+}
+
+/// One object of names and values, in the spellings of SwarmUI, Fooocus, InvokeAI, NovelAI, Draw Things, mflux and others;
+/// `None` when there is no prompt in it.
+fn flat(map: &Map<String, Value>, program: &str) -> Option<Foreign> {
+    const PROMPTS: [&str; 5] = ["prompt", "positive_prompt", "Prompt", "c", "full_prompt"];
+    const NEGATIVES: [&str; 8] = [
+        "negative_prompt",
+        "negativeprompt",
+        "negativePrompt",
+        "Negative Prompt",
+        "uc",
+        "full_negative_prompt",
+        "undesired_content",
+        "neg_prompt",
+    ];
+    if let Some(inner) = map.get("sui_image_params").and_then(Value::as_object) {
+        return flat(inner, "SwarmUI");
+    }
+    let first =
+        |keys: &[&str]| keys.iter().filter_map(|key| map.get(*key)).find_map(words).filter(|text| !text.is_empty());
+    let prompt = first(&PROMPTS)?;
+    let program = match map {
+        _ if map.contains_key("fooocus_scheme") || map.contains_key("metadata_scheme") => "Fooocus",
+        _ if map.contains_key("mflux_version") => "mflux",
+        _ if map.get("version").and_then(Value::as_str).is_some_and(|version| version.starts_with("Fooocus")) => {
+            "Fooocus"
+        }
+        _ => program,
+    };
+    let mut found = Foreign::of(program, Some(prompt), first(&NEGATIVES));
+    for (name, value) in map {
+        if PROMPTS.contains(&name.as_str()) || NEGATIVES.contains(&name.as_str()) {
+            continue;
+        }
+        // A model is an object with its name beside sums of its file.
+        let named = || ["name", "model_name"].iter().find_map(|key| value[key].as_str().map(str::to_owned));
+        if let Some(value) = scalar(value).or_else(named) {
+            found.set(name, value);
+        }
+    }
+    Some(found)
+}
+
+/// InvokeAI's form up to its second version.
+fn invoke_two(map: &Map<String, Value>) -> Option<Foreign> {
+    let mut found = flat(map.get("image")?.as_object()?, "InvokeAI")?;
+    for name in ["model_weights", "app_version"] {
+        if let Some(value) = map.get(name).and_then(scalar) {
+            found.set(name, value);
+        }
+    }
+    Some(found)
+}
+
+/// InvokeAI's oldest form: a prompt in quotes and the flags of its command line.
+fn dream(text: &str) -> Foreign {
+    let (prompt, flags) = match text.trim().strip_prefix('"').and_then(|text| text.split_once('"')) {
+        Some((prompt, flags)) => (prompt, flags),
+        None => (text, ""),
+    };
+    let mut found = Foreign::of("InvokeAI", Some(prompt.to_owned()), None);
+    found.set("options", flags.trim().to_owned());
+    found
+}
