@@ -20,7 +20,7 @@ GAP = 8
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--binary", type=Path, default=Path("target/release/zimage"))
+    parser.add_argument("--binary", type=Path, required=True, help="zimage, as `cargo build --release` made it")
     parser.add_argument("--model", type=Path, help="a model folder; without it the one inside the binary")
     parser.add_argument("--prompts", type=Path, default=Path(__file__).with_name("contact_sheet_prompts.txt"))
     parser.add_argument("--out", type=Path, required=True)

@@ -124,7 +124,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("target/emoji"), help="the folder that data.py wrote")
     parser.add_argument("--model", type=Path, default=Path("models/emoji"))
     parser.add_argument("--engine", choices=["diffusers", "zimage"], default="diffusers")
-    parser.add_argument("--binary", type=Path, default=Path("target/release/zimage"))
+    parser.add_argument("--binary", type=Path, help="zimage, as `cargo build --release` made it")
     parser.add_argument("--captions", type=int, default=300)
     parser.add_argument("--pairs", type=int, default=100)
     parser.add_argument("--steps", type=int, default=8)
@@ -132,6 +132,8 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=20)
     parser.add_argument("--sheet", type=Path, help="also write the first 40 singles above the right pictures to this PNG")
     args = parser.parse_args()
+    if args.engine == "zimage" and args.binary is None:
+        parser.error("--engine zimage needs --binary")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     album = Album(args.work / "pack.npz", device)
