@@ -5,6 +5,32 @@ use super::bytes::{self, Rng};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
 
+/// Keys that some configs have and the good ones here have not.
+const KEYS: [&str; 22] = [
+    "new \u{200b}key",
+    "shift_terminal",
+    "use_karras_sigmas",
+    "use_exponential_sigmas",
+    "use_beta_sigmas",
+    "invert_sigmas",
+    "stochastic_sampling",
+    "base_shift",
+    "max_shift",
+    "base_image_seq_len",
+    "max_image_seq_len",
+    "time_shift_type",
+    "rope_parameters",
+    "sliding_window",
+    "layer_types",
+    "quantization_config",
+    "siglip_feat_dim",
+    "mid_block_add_attention",
+    "tie_word_embeddings",
+    "add_bos_token",
+    "chat_template",
+    "defaults",
+];
+
 /// A damaged copy of a JSON document.
 pub(super) fn damage(rng: &mut Rng, good: &[u8]) -> Vec<u8> {
     match rng.below(12) {
@@ -37,6 +63,63 @@ pub(super) fn damage(rng: &mut Rng, good: &[u8]) -> Vec<u8> {
             text.into_bytes()
         }
     }
+}
+
+/// A damaged copy of a tokenizer or of its config: half of them in the parts that compute.
+pub(super) fn damage_tokenizer(rng: &mut Rng, file: &str, good: &[u8]) -> Vec<u8> {
+    if rng.below(2) == 0 {
+        return damage(rng, good);
+    }
+    let mut tree: Value = serde_json::from_slice(good).unwrap();
+    if file.ends_with("tokenizer_config.json") {
+        let templates = [
+            "{% for i in range(100000000) %}x{% endfor %}",
+            "{% for m in messages %}{{ m.content * 100000000 }}{% endfor %}",
+            "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+            "{{ raise_exception('no') }}",
+            "{{ messages[0]['content'] }}",
+            "{% if",
+            "",
+        ];
+        tree["chat_template"] = json!(rng.pick(&templates));
+        return tree.to_string().into_bytes();
+    }
+    let pattern =
+        *rng.pick(&["(?=(.*a){15})z", "(a*)*b", "((((", "", "\\p{L}+", "(?:(?:.?){50}){50}x", ".", "\u{e9}{1000000}"]);
+    let byte_level = json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": false, "use_regex": false});
+    let split = json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false});
+    let replace = json!({"type": "Replace", "pattern": {"String": "a"}, "content": "a".repeat(1 << rng.below(12))});
+    let part = *rng.pick(&["pre_tokenizer", "normalizer", "post_processor", "decoder", "added_tokens", "model"]);
+    match (part, rng.below(3)) {
+        ("pre_tokenizer", 0) => {
+            tree[part] = json!({"type": "Sequence", "pretokenizers": vec![byte_level; 1 + rng.below(30)]})
+        }
+        ("pre_tokenizer", 1) => tree[part] = json!({"type": "Sequence", "pretokenizers": [split, byte_level]}),
+        ("normalizer", 0) => tree[part] = json!({"type": "Sequence", "normalizers": vec![replace; 1 + rng.below(8)]}),
+        ("normalizer", 1) => tree[part] = json!({"type": "Prepend", "prepend": "x".repeat(1 << rng.below(20))}),
+        ("model", 0 | 1) => {
+            let fields = [
+                "dropout",
+                "unk_token",
+                "continuing_subword_prefix",
+                "end_of_word_suffix",
+                "fuse_unk",
+                "byte_fallback",
+                "ignore_merges",
+            ];
+            let values = [json!(0.5), json!("ab"), json!("x"), json!(true), json!("\u{e9}"), json!(-1), json!(1e300)];
+            tree[part][*rng.pick(&fields)] = rng.pick(&values).clone();
+        }
+        ("model", _) => {
+            let merges = tree[part]["merges"].as_array_mut().unwrap();
+            let at = rng.below(merges.len());
+            merges[at] = rng
+                .pick(&[json!(["a", "\u{120}"]), json!("a b c"), json!(["", ""]), json!(["zz", "qq"]), json!(["a"])])
+                .clone();
+        }
+        _ => edit(rng, &mut tree[part]),
+    }
+    tree.to_string().into_bytes()
 }
 
 /// A document of nothing but depth or length.
@@ -106,7 +189,7 @@ pub(super) fn edit(rng: &mut Rng, tree: &mut Value) {
                 0 => drop(map.remove(&key)),
                 1 => drop(map.remove(&key).and_then(|old| map.insert(renamed, old))),
                 2 => drop(map.insert(key, value(rng))),
-                _ => drop(map.insert("new \u{200b}key".into(), value(rng))),
+                _ => drop(map.insert((*rng.pick(&KEYS)).into(), value(rng))),
             }
         }
         Value::Array(list) if !list.is_empty() => {

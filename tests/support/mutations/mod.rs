@@ -102,13 +102,17 @@ impl Kind {
         };
         let (bytes, allowed) = match self {
             Kind::Safetensors => {
-                let bytes = safetensors::damage(&mut rng, &good, &self.model().join(rng_file(seed, self)));
+                let other = self.model().join(rng.pick(self.files()));
+                let bytes = safetensors::damage(&mut rng, &good, &other);
                 let allowed = safetensors::allowed(file, &good, &bytes);
                 (bytes, allowed)
             }
             Kind::Png => png::damage(&mut rng, &good),
             _ => {
-                let bytes = json::damage(&mut rng, &good);
+                let bytes = match self {
+                    Kind::Tokenizer => json::damage_tokenizer(&mut rng, file, &good),
+                    _ => json::damage(&mut rng, &good),
+                };
                 let allowed = match self {
                     Kind::Config => json::allowed_config(file, &good, &bytes),
                     Kind::Tokenizer => json::allowed_tokenizer(file, &bytes),
@@ -120,10 +124,4 @@ impl Kind {
         let allowed = if bytes == good { Allowed::Same } else { allowed };
         Case { file, bytes, allowed }
     }
-}
-
-/// Another file of the kind, to take the place of the damaged one.
-fn rng_file(seed: u64, kind: Kind) -> &'static str {
-    let files = kind.files();
-    files[Rng::new(seed.wrapping_add(1)).below(files.len())]
 }
