@@ -106,9 +106,9 @@ fn watch(kind: Kind, test: &str, mut next: u64, step: u64, end: u64, deadline: I
         let mut said = String::new();
         errors.rewind().unwrap();
         let _ = errors.read_to_string(&mut said);
-        let last = said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
+        let first = said.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
         let Some(seed) = current else { panic!("the worker of {} died between inputs: {death}\n{said}", kind.name()) };
-        note(found, kind, seed, &format!("fault: {death}; {last}"));
+        note(found, kind, seed, &format!("fault: {death}; {first}"));
         next = seed + step;
     }
 }

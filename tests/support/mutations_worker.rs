@@ -40,6 +40,8 @@ pub(crate) fn work(kind: Kind, first: u64, step: u64) {
         *PANIC.lock().unwrap() = format!("{} at {place}", panic.payload_as_str().unwrap_or_default());
     }));
     let subject = Subject::new(kind);
+    // The test harness has begun a line.
+    println!();
     for seed in (first..).step_by(usize::try_from(step).unwrap()) {
         println!("begin {seed}");
         let case = kind.case(seed);
@@ -203,8 +205,11 @@ fn sentence(error: &Error) -> Result<(), String> {
 fn ends_well(command: &mut Command, well: bool) -> Result<(), String> {
     let output = command.output().unwrap();
     let errors = String::from_utf8_lossy(&output.stderr).into_owned();
-    let hidden =
-        |c: char| c != '\n' && (c.is_control() || ('\u{200b}'..'\u{2070}').contains(&c) && !c.is_alphanumeric());
+    let hidden = |c: char| match c {
+        '\n' => false,
+        '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' => true,
+        _ => c.is_control(),
+    };
     let one_line = errors.starts_with("error: ") && errors.trim_end().lines().count() == 1 && !errors.contains(hidden);
     let right = match output.status.code() {
         Some(0) => well,
