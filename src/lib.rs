@@ -13,24 +13,24 @@
 //! # Ok::<(), zimage::Error>(())
 //! ```
 //!
-//! # The house
+//! # Modules
 //!
-//! The pipeline is written once, against a trait of fused verbs. Each verb has one name and stands in every backend
-//! under it.
+//! The pipeline is written once, against a trait of fused ops. Each op has one name, and every backend implements it under
+//! that name.
 //!
-//! | room | holds |
+//! | module | holds |
 //! | --- | --- |
 //! | [`Engine`], [`Model`], [`Request`], [`Image`], [`Error`] | the public face |
 //! | [`pipeline`] | prompt → picture, in the order it happens |
-//! | [`model`] | the three networks, and what their config files say |
+//! | [`model`] | the three networks, and the configs that give their sizes |
 //! | [`weights`] | files → named tensors |
-//! | [`backend`] | the verbs, each defined by a formula with shapes and types; [`backend::cpu`] is their meaning in plain Rust, `backend::webgpu` runs them on any GPU, `backend::cuda` on NVIDIA's |
-//! | [`mod@bench`] | how fast a backend is: every verb at the sizes of a model, every stage and whole pictures |
-//! | [`conformance`] | what a backend must do to be called right: cases for every verb, every stage and whole pictures |
+//! | [`backend`] | the ops, each defined by a formula with shapes and types; [`backend::cpu`] is their meaning in plain Rust, `backend::webgpu` runs them on any GPU, `backend::cuda` on NVIDIA's |
+//! | [`mod@bench`] | how fast a backend is: every op at the sizes of a model, every stage and whole pictures |
+//! | [`conformance`] | whether a backend is right: cases for every op, every stage and whole pictures |
 //!
-//! Each room knows only those to the right of it: engine → pipeline → model → backend (the trait), with weights beside
-//! model. `pipeline` and `model` never name a backend, backends never see Z-Image or each other. `conformance` and `bench`
-//! stand beside the engine: they compare and measure any backends and any pipelines, without naming one.
+//! Dependencies point one way: engine → pipeline → model → backend (the trait), with weights beside model. `pipeline` and
+//! `model` never name a backend, and backends never see Z-Image or each other. `conformance` and `bench` are beside the
+//! engine: they compare and measure any backends and any pipelines, without naming one.
 //!
 //! # The way of a prompt
 //!

@@ -23,7 +23,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 /// How many inputs of a kind a plain run tries, and the seconds that it may take for them.
-const CASES: u64 = 1500;
+const CASES: u64 = 3000;
 const SECONDS: u64 = 30;
 /// A plain run that tries fewer has not looked.
 const FEWEST: u64 = 20;

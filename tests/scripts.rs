@@ -2,6 +2,7 @@
 #![cfg(unix)]
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -19,6 +20,58 @@ fn scripts_find_the_folder_cargo_builds_into() {
     for variable in ["CARGO_TARGET_DIR", "CARGO_BUILD_TARGET_DIR"] {
         assert_eq!(target_dir(variable, "/elsewhere/a \"b\" \\c"), "/elsewhere/a \"b\" \\c\n", "{variable}");
     }
+}
+
+/// Stands in for cargo: says where it builds to, and builds a file there.
+const CARGO: &str = r#"#!/bin/sh
+case $1 in
+  metadata) echo "{\"packages\":[],\"target_directory\":\"$CARGO_TARGET_DIR\",\"version\":1}" ;;
+  rustc) mkdir -p "$CARGO_TARGET_DIR/wasm32-unknown-unknown/web" && echo wasm >"$CARGO_TARGET_DIR/wasm32-unknown-unknown/web/zimage.wasm" ;;
+  *) exit 1 ;;
+esac
+"#;
+/// Stands in for rustc, which has the wasm target.
+const RUSTC: &str = "#!/bin/sh\necho .\n";
+const NOTHING: &str = "#!/bin/sh\n";
+/// Stands in for wasm-bindgen: takes the wasm that was built to the folder of the glue.
+const BINDGEN: &str = r#"#!/bin/sh
+if [ "$1" = --version ]; then echo "wasm-bindgen 0.0.1"; exit; fi
+mkdir -p "$4" && cp "$7" "$4/zimage_bg.wasm"
+"#;
+/// Stands in for wasm-opt: a copy.
+const OPT: &str =
+    "#!/bin/sh\nfor last; do true; done\nfor file; do case $file in */glue/*) cp \"$file\" \"$last\" ;; esac; done\n";
+
+#[test]
+fn the_page_builds_in_another_target_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let (tree, elsewhere) = (folder.path().join("tree"), folder.path().join("else where"));
+    let write = |path: &Path, text: &str| {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    };
+    for name in ["web/build", "tools/target-dir"] {
+        write(&tree.join(name), &fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap());
+    }
+    write(&tree.join("Cargo.lock"), "name = \"wasm-bindgen\"\nversion = \"0.0.1\"\n");
+    write(&tree.join("web/package-lock.json"), "{}");
+    write(&tree.join("web/node_modules/newer"), "");
+    for (name, text) in [("cargo", CARGO), ("rustc", RUSTC), ("node", NOTHING), ("npm", NOTHING)] {
+        write(&folder.path().join("bin").join(name), text);
+    }
+    write(&elsewhere.join("web-tools/bin/wasm-bindgen"), BINDGEN);
+    write(&elsewhere.join("web-tools/npm/node_modules/.bin/wasm-opt"), OPT);
+    let path = format!("{}:{}", folder.path().join("bin").display(), std::env::var("PATH").unwrap());
+    let output = Command::new("bash")
+        .arg(tree.join("web/build"))
+        .env("PATH", path)
+        .env("CARGO_TARGET_DIR", &elsewhere)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(fs::read_to_string(tree.join("web/src/wasm/zimage_bg.wasm")).unwrap(), "wasm\n");
+    assert!(!tree.join("target").exists());
 }
 
 #[test]
