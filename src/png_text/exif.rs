@@ -53,7 +53,7 @@ pub(super) fn texts(bytes: &[u8]) -> Vec<(&'static str, String)> {
     let Some(main) = tiff.u32(4) else { return Vec::new() };
     let inner = tiff.entry(main, EXIF_DIRECTORY).and_then(|entry| tiff.u32(entry + 8));
     let comment = inner.and_then(|inner| tiff.value(inner, USER_COMMENT)).map(|value| comment(value, big));
-    let text = |tag| tiff.value(main, tag).map(|value| plain(value));
+    let text = |tag| tiff.value(main, tag).map(plain);
     [("UserComment", comment), ("ImageDescription", text(IMAGE_DESCRIPTION)), ("Software", text(SOFTWARE))]
         .into_iter()
         .filter_map(|(name, text)| Some((name, text?)))

@@ -140,7 +140,7 @@ impl Subject {
         if let Err(error) = &drawn {
             sentence(error)?;
         }
-        if seed % PROGRAM == 0 {
+        if seed.is_multiple_of(PROGRAM) {
             self.program(drawn.is_ok())?;
         }
         let Ok(drawn) = drawn else { return Ok("refused") };
@@ -169,7 +169,7 @@ impl Subject {
         if let Err(error) = &text {
             sentence(error)?;
         }
-        if seed % PROGRAM == 0 {
+        if seed.is_multiple_of(PROGRAM) {
             // A picture without texts is an error of the program only.
             let told = text.as_ref().is_ok_and(|text| text.info.is_some());
             let mut command = Command::new(env!("CARGO_BIN_EXE_zimage"));

@@ -92,7 +92,7 @@ pub(super) fn damage_tokenizer(rng: &mut Rng, file: &str, good: &[u8]) -> Vec<u8
     let part = *rng.pick(&["pre_tokenizer", "normalizer", "post_processor", "decoder", "added_tokens", "model"]);
     match (part, rng.below(3)) {
         ("pre_tokenizer", 0) => {
-            tree[part] = json!({"type": "Sequence", "pretokenizers": vec![byte_level; 1 + rng.below(30)]})
+            tree[part] = json!({"type": "Sequence", "pretokenizers": vec![byte_level; 1 + rng.below(30)]});
         }
         ("pre_tokenizer", 1) => tree[part] = json!({"type": "Sequence", "pretokenizers": [split, byte_level]}),
         ("normalizer", 0) => tree[part] = json!({"type": "Sequence", "normalizers": vec![replace; 1 + rng.below(8)]}),
