@@ -146,7 +146,7 @@ pub struct TextEncoderConfig {
 impl TextEncoderConfig {
     pub(super) fn read(keys: &Keys) -> Result<Self> {
         keys.one_of("model_type", &["qwen3"])?;
-        keys.one_of("hidden_act", &["silu"])?;
+        keys.one_of("hidden_act", &["silu", "swish"])?;
         for key in ["attention_bias", "use_sliding_window", "quantization_config"] {
             keys.refuse(key)?;
         }
@@ -221,9 +221,7 @@ impl VaeConfig {
     pub(super) fn read(keys: &Keys) -> Result<Self> {
         keys.one_of("_class_name", &["AutoencoderKL"])?;
         keys.one_of("act_fn", &["silu", "swish"])?;
-        for key in ["latents_mean", "latents_std", "quantization_config"] {
-            keys.refuse(key)?;
-        }
+        keys.refuse("quantization_config")?;
         for key in ["in_channels", "out_channels"] {
             if keys.size(key, Some(3))? != 3 {
                 return Err(keys.wrong(key, "3: red, green and blue"));

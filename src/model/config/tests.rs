@@ -220,9 +220,19 @@ fn what_is_not_implemented_is_refused() {
     refused(TEXT_ENCODER, "quantization_config", json!({"bits": 4}), &["not supported"]);
     refused(VAE, "act_fn", json!("relu"), &["expected silu or swish"]);
     refused(VAE, "up_block_types", json!(["AttnUpDecoderBlock2D"]), &["a list of UpDecoderBlock2D"]);
-    refused(VAE, "latents_mean", json!([0.0]), &["not supported"]);
     refused(SCHEDULER, "_class_name", json!("DDIMScheduler"), &["found \"DDIMScheduler\""]);
     refused(SCHEDULER, "stochastic_sampling", json!(true), &["expected false", "has no seed", "found true"]);
+}
+
+/// diffusers' pipeline does not read the two, and transformers knows both names of the function.
+#[test]
+fn keys_that_the_reference_ignores_are_ignored() {
+    let changes = [
+        (VAE, "latents_mean", json!(vec![0.5; 16])),
+        (VAE, "latents_std", json!(vec![2.0; 16])),
+        (TEXT_ENCODER, "hidden_act", json!("swish")),
+    ];
+    assert_eq!(read(&changes).unwrap(), read(&[]).unwrap());
 }
 
 #[test]
