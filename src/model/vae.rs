@@ -5,7 +5,7 @@ pub mod tiling;
 use super::config::VaeConfig;
 use super::load::Loader;
 use crate::backend::{Backend, Branch, Conv2d, DeviceTensor, Heads, Mask};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::weights::{ModelFolder, OnRead, Tensors};
 use futures_util::future::try_join;
 
@@ -24,10 +24,17 @@ const UP: Conv2d = Conv2d { stride: 1, pad: [1; 4], upsample: true };
 #[derive(Debug)]
 pub struct Vae<B: Backend> {
     decoder: Coder<B>,
-    encoder: Coder<B>,
     post_quant: Option<B::Conv2d>,
-    quant: Option<B::Conv2d>,
+    /// Nothing where the files lack tensors of it: text-to-image does without.
+    encoder: Option<Encoder<B>>,
     config: VaeConfig,
+}
+
+/// The encoder with its 1×1 convolution.
+#[derive(Debug)]
+struct Encoder<B: Backend> {
+    coder: Coder<B>,
+    quant: Option<B::Conv2d>,
 }
 
 /// The encoder or the decoder: a convolution, levels of resnets, a middle (before the levels in the decoder, behind
@@ -197,7 +204,7 @@ impl<B: Backend> Vae<B> {
         Tensors::open(folder, "vae", "diffusion_pytorch_model").await
     }
 
-    /// Reads and uploads every tensor.
+    /// Reads and uploads every tensor. Those of the encoder may be missing.
     ///
     /// # Errors
     /// Those of the files, naming file and tensor, those of the backend, and that of `on_read`.
@@ -220,11 +227,19 @@ impl<B: Backend> Vae<B> {
             input: RGB,
             output: 2 * latent,
         };
+        let encoder = async || {
+            let coder = parts.coder(config, &encoder).await?;
+            let quant = parts.pointwise(config.use_quant_conv, "quant_conv", 2 * latent).await?;
+            Ok(Encoder { coder, quant })
+        };
         Ok(Self {
             decoder: parts.coder(config, &decoder).await?,
-            encoder: parts.coder(config, &encoder).await?,
             post_quant: parts.pointwise(config.use_post_quant_conv, "post_quant_conv", latent).await?,
-            quant: parts.pointwise(config.use_quant_conv, "quant_conv", 2 * latent).await?,
+            encoder: match encoder().await {
+                Ok(encoder) => Some(encoder),
+                Err(Error::Tensor { tensor, .. }) if !tensors.contains(&tensor) => None,
+                Err(error) => return Err(error),
+            },
             config: config.clone(),
         })
     }
@@ -256,14 +271,17 @@ impl<B: Backend> Vae<B> {
     /// transformer reads them.
     ///
     /// # Errors
-    /// Those of the backend.
+    /// [`Error::Request`] when the model's files lack the encoder; those of the backend.
     pub fn encode(&self, b: &B, pixels: &B::Tensor) -> Result<B::Tensor> {
+        let Some(Encoder { coder, quant }) = &self.encoder else {
+            return Err(Error::Request("the autoencoder's files have no encoder; use a model with one".into()));
+        };
         let VaeConfig { latent_channels, scaling_factor, shift_factor, .. } = self.config;
-        let mut x = b.conv2d(&b.normalize_rgb8(pixels)?, &self.encoder.conv_in, SAME, None)?;
-        x = self.encoder.levels.iter().try_fold(x, |x, level| level.forward(b, x, DOWN))?;
-        x = self.encoder.middle.forward(b, x)?;
-        x = self.encoder.finish(b, &x)?;
-        if let Some(conv) = &self.quant {
+        let mut x = b.conv2d(&b.normalize_rgb8(pixels)?, &coder.conv_in, SAME, None)?;
+        x = coder.levels.iter().try_fold(x, |x, level| level.forward(b, x, DOWN))?;
+        x = coder.middle.forward(b, x)?;
+        x = coder.finish(b, &x)?;
+        if let Some(conv) = quant {
             x = b.conv2d(&x, conv, POINTWISE, None)?;
         }
         b.scale_latents(&x, latent_channels, scaling_factor, shift_factor)
