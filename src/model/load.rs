@@ -19,7 +19,7 @@ impl<'a, B: Backend> Loader<'a, B> {
     /// A tensor that is read now.
     pub(super) async fn take(&self, name: &str, shape: &[usize]) -> Result<HostTensor> {
         let tensor = self.tensors.take(name, shape).await?;
-        (self.on_read)(tensor.bytes().len() as u64)?;
+        (self.on_read)(self.tensors.stored_bytes(name).unwrap_or(tensor.bytes().len() as u64))?;
         Ok(tensor)
     }
 

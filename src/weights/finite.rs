@@ -1,6 +1,6 @@
 //! The search for a value that is not finite in a model's weights: it says whose fault a broken result is.
 
-use super::folder::ModelFile;
+use super::file::ModelFile;
 use super::{StoredType, Tensors};
 use crate::error::Result;
 use std::ops::Range;
@@ -20,10 +20,10 @@ impl Tensors {
     pub async fn first_non_finite(&self, known: impl Fn(&str) -> bool) -> Result<Option<String>> {
         for (name, entry) in &self.entries {
             if entry.read.load(Ordering::Relaxed)
-                && !known(self.own_name(name))
+                && !known(name)
                 && holds_non_finite(&self.files[entry.file], &entry.range, entry.dtype).await?
             {
-                return Ok(Some(name.clone()));
+                return Ok(Some(entry.stored(name).to_owned()));
             }
         }
         Ok(None)
@@ -42,13 +42,17 @@ async fn holds_non_finite(file: &ModelFile, range: &Range<u64>, dtype: StoredTyp
     Ok(false)
 }
 
-/// Whether every element is finite. An exponent of ones marks infinities and NaNs in all of these types.
+/// Whether every element is finite as it is used. An exponent of ones marks infinities and NaNs in
+/// all types but F8_E4M3, which has only NaNs; an F64 is used as an F32.
 fn all_finite(dtype: StoredType, bytes: &[u8]) -> bool {
     let halves = |exponent: u16| chunks(bytes).all(|b| u16::from_le_bytes(b) & exponent != exponent);
     match dtype {
         StoredType::F16 => halves(0x7c00),
         StoredType::BF16 => halves(0x7f80),
         StoredType::F32 => chunks(bytes).all(|b| f32::from_le_bytes(b).is_finite()),
+        StoredType::F64 => chunks(bytes).all(|b| (f64::from_le_bytes(b) as f32).is_finite()),
+        StoredType::F8_E4M3 => bytes.iter().all(|b| b & 0x7f != 0x7f),
+        StoredType::F8_E5M2 => bytes.iter().all(|b| b & 0x7c != 0x7c),
         _ => true,
     }
 }
@@ -85,7 +89,8 @@ mod tests {
     fn every_floating_type_shows_its_infinities() {
         use half::{bf16, f16};
         type Case = (StoredType, fn(f32) -> Vec<u8>);
-        let types: [Case; 3] = [
+        let types: [Case; 4] = [
+            (StoredType::F64, |v| f64::from(v).to_le_bytes().into()),
             (StoredType::F32, |v| v.to_le_bytes().into()),
             (StoredType::F16, |v| f16::from_f32(v).to_le_bytes().into()),
             (StoredType::BF16, |v| bf16::from_f32(v).to_le_bytes().into()),
@@ -98,6 +103,18 @@ mod tests {
                 at_once(tensors.take("a", &[3])).unwrap();
                 assert_eq!(first(&tensors).is_some(), found, "{dtype} {value}");
             }
+        }
+    }
+
+    #[test]
+    fn eight_bit_floats_and_large_doubles_count() {
+        let too_large = 1e39f64.to_le_bytes().to_vec();
+        let cases =
+            [(StoredType::F64, too_large), (StoredType::F8_E4M3, vec![0xff]), (StoredType::F8_E5M2, vec![0x7c])];
+        for (dtype, value) in cases {
+            let tensors = part(&[("a", dtype, value)]);
+            at_once(tensors.take("a", &[1])).unwrap();
+            assert_eq!(first(&tensors).as_deref(), Some("a"), "{dtype}");
         }
     }
 

@@ -4,12 +4,12 @@
 //! The crate `safetensors` defines the types of elements. The rest stands here, because its own checks do not name the
 //! tensor, let a name occur twice, and count in `usize`, which is too short in a browser for a file of more than 4 GB.
 
-use super::folder::ModelFile;
+use super::file::ModelFile;
 use super::{StoredType, excerpt};
 use crate::error::{Error, Result};
 use bytes::Bytes;
 use serde::Deserialize;
-use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
+use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
@@ -19,13 +19,17 @@ use std::path::Path;
 /// file in full.
 const LONGEST_HEADER: u64 = 100_000_000;
 
-/// More dimensions than any tensor has; a longer shape would only be there to make messages long.
+/// More dimensions than any tensor has; a longer shape would only be there to take memory.
 const MOST_DIMENSIONS: usize = 16;
+
+/// More tensors than any file has: a shard of the published models has less than 1000.
+const MOST_TENSORS: usize = 1 << 17;
 
 /// One tensor of a file, as the header writes it.
 #[derive(Debug, Deserialize)]
 pub(super) struct TensorInfo {
     pub(super) dtype: StoredType,
+    #[serde(deserialize_with = "shape")]
     pub(super) shape: Vec<usize>,
     data_offsets: (u64, u64),
 }
@@ -62,6 +66,12 @@ async fn header(file: &ModelFile) -> Result<Bytes> {
         return fault(format!("a file of {} bytes", file.len));
     };
     let length = u64::from_le_bytes(*length);
+    let start = file.read(0..file.len.min(LONGEST_MARK)).await?;
+    if (length > LONGEST_HEADER || 8 + length > file.len || start.get(8) != Some(&b'{'))
+        && let Some(other) = other_format(&start)
+    {
+        return Err(Error::file(&file.path, format!("expected a safetensors file, found {other}")));
+    }
     if length > LONGEST_HEADER {
         return fault(format!("a header of {length} bytes where at most {LONGEST_HEADER} are allowed"));
     }
@@ -69,6 +79,56 @@ async fn header(file: &ModelFile) -> Result<Bytes> {
         return fault(format!("a header of {length} bytes in a file of {}", file.len));
     }
     file.read(8..8 + length).await
+}
+
+/// Bytes that tell one format from another.
+const LONGEST_MARK: u64 = 64;
+
+/// The format that a file begins like, with what to do about it.
+fn other_format(start: &[u8]) -> Option<&'static str> {
+    let text = start.trim_ascii_start().to_ascii_lowercase();
+    let begins = |marks: &[&[u8]]| marks.iter().any(|mark| text.starts_with(mark));
+    if start.starts_with(b"GGUF") {
+        Some("a GGUF file, which is not supported; use the model's safetensors files")
+    } else if start.starts_with(b"PK\x03\x04") || matches!(start, [0x80, 2..=5, ..]) {
+        Some("a PyTorch checkpoint (pickle), which is not supported; save it as safetensors")
+    } else if start.starts_with(b"\x89HDF") {
+        Some("an HDF5 file, which is not supported; use the model's safetensors files")
+    } else if begins(&[b"<!doctype", b"<html", b"<?xml", b"<head"]) {
+        Some("a web page, as a failed download leaves it; download the file again")
+    } else if begins(&[b"{\"", b"{ \"", b"{\n"]) {
+        Some("JSON, as a failed download leaves it; download the file again")
+    } else if begins(&[b"version https://git-lfs"]) {
+        Some("a git-lfs pointer, not the file itself; run git lfs pull")
+    } else {
+        None
+    }
+}
+
+/// A shape of bounded length.
+fn shape<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Vec<usize>, D::Error> {
+    deserializer.deserialize_seq(ShapeVisitor)
+}
+
+struct ShapeVisitor;
+
+impl<'de> Visitor<'de> for ShapeVisitor {
+    type Value = Vec<usize>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of sizes")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut sizes: A) -> std::result::Result<Vec<usize>, A::Error> {
+        let mut shape = Vec::new();
+        while let Some(size) = sizes.next_element()? {
+            if shape.len() == MOST_DIMENSIONS {
+                return Err(A::Error::custom(format!("expected at most {MOST_DIMENSIONS} dimensions, found more")));
+            }
+            shape.push(size);
+        }
+        Ok(shape)
+    }
 }
 
 /// The header as it is written, each name once.
@@ -101,6 +161,9 @@ impl<'de> Visitor<'de> for EntriesVisitor {
             if entries.contains_key(&name) {
                 return Err(named(&"the name occurs twice"));
             }
+            if entries.len() == MOST_TENSORS {
+                return Err(A::Error::custom(format!("expected at most {MOST_TENSORS} tensors, found more")));
+            }
             entries.insert(name, info);
         }
         Ok(Entries(entries))
@@ -116,9 +179,6 @@ fn check(path: &Path, entries: &BTreeMap<String, TensorInfo>, data: u64) -> Resu
         let fault = |expected: String, found: String| {
             Err(Error::Tensor { path: path.to_owned(), tensor: excerpt(name), expected, found })
         };
-        if info.shape.len() > MOST_DIMENSIONS {
-            return fault(format!("at most {MOST_DIMENSIONS} dimensions"), format!("{}", info.shape.len()));
-        }
         let (from, to) = info.data_offsets;
         let Some(bytes) = bytes_of(info) else {
             return fault(

@@ -4,21 +4,29 @@
 //! knows their names, shapes and types. Nothing here knows a device. Every file counts as hostile until it is checked: a wrong one
 //! is an error that names the file, the tensor, what was expected and what was found.
 
+mod convert;
 mod embedded;
+mod file;
 mod finite;
 mod folder;
 mod header;
 mod index;
+mod json;
+mod names;
+mod open;
 mod random;
 mod remote;
+mod sigbus;
 mod tensors;
 
 pub use crate::future::Answer;
+pub(crate) use folder::LONGEST_CONFIG;
 pub use folder::ModelFolder;
 pub use random::RandomTensors;
 pub use remote::RemoteFiles;
-/// The element types that a safetensors file can name. [`Tensors::take`] reads only the floating ones of 16 and 32 bits.
+/// The element types that a safetensors file can name. [`Tensors::take`] reads only floating ones of 8 to 64 bits.
 pub use safetensors::Dtype as StoredType;
+pub use sigbus::explain_sigbus;
 pub use tensors::{Listing, OnRead, Tensors};
 
 /// Text from a file made fit for a one-line message: control characters escaped, long text cut. A hostile name would

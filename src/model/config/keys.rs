@@ -2,14 +2,12 @@
 //! name the key.
 
 use crate::error::{Error, Result};
-use crate::weights::{ModelFolder, excerpt};
+use crate::weights::{LONGEST_CONFIG, ModelFolder, excerpt};
 use serde_json::{Map, Value};
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
-/// Far more than any config file has.
-const LONGEST_FILE: usize = 1 << 20;
 /// No size of any network is larger.
 const LARGEST_SIZE: usize = 1 << 20;
 /// No network has more layers of one kind.
@@ -27,17 +25,9 @@ pub(super) struct Keys {
 impl Keys {
     pub(super) async fn read(folder: &ModelFolder, relative: &str) -> Result<Self> {
         let path = folder.path(relative);
-        let bytes = folder.read(relative).await?;
-        if bytes.len() > LONGEST_FILE {
-            let problem = format!("expected at most {LONGEST_FILE} bytes of JSON, found {}", bytes.len());
-            return Err(Error::file(&path, problem));
-        }
-        match serde_json::from_slice(&bytes) {
-            Ok(Value::Object(map)) => Ok(Self { path, prefix: String::new(), map }),
-            Ok(other) => {
-                Err(Error::file(&path, format!("expected a JSON object, found {}", excerpt(&other.to_string()))))
-            }
-            Err(e) => Err(Error::file(&path, format!("broken JSON: {}", excerpt(&e.to_string())))),
+        match folder.json(relative, LONGEST_CONFIG).await? {
+            Value::Object(map) => Ok(Self { path, prefix: String::new(), map }),
+            other => Err(Error::file(&path, format!("expected a JSON object, found {}", excerpt(&other.to_string())))),
         }
     }
 

@@ -4,21 +4,26 @@
 //! Reading is asynchronous, because a browser cannot wait. What is on this machine is there at once: a future that reads
 //! only that is ready when it is polled for the first time.
 
-use super::excerpt;
+mod hints;
+
+use super::file::{ModelFile, OpenFiles, missing};
+use super::json;
 use super::random::RandomTensors;
 use super::remote::RemoteFiles;
 use crate::error::{Error, Result};
 use crate::future::at_once;
 use bytes::Bytes;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::fmt;
 use std::fs;
 use std::io::ErrorKind;
-use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 const INDEX: &str = "model_index.json";
+/// More bytes than any `model_index.json` and any config file has.
+pub(crate) const LONGEST_CONFIG: u64 = 1 << 20;
 
 /// The pipelines whose five parts are the ones that this crate runs.
 const PIPELINES: [&str; 3] = ["ZImagePipeline", "ZImageImg2ImgPipeline", "ZImageInpaintPipeline"];
@@ -41,73 +46,9 @@ pub struct ModelFolder {
 
 #[derive(Clone)]
 enum Source {
-    Disk(PathBuf),
+    Disk(PathBuf, OpenFiles),
     Memory(&'static [(&'static str, &'static [u8])]),
     Remote(Arc<dyn RemoteFiles>),
-}
-
-/// One file of a model, of which any part can be read.
-#[derive(Debug, Clone)]
-pub(super) struct ModelFile {
-    /// For messages.
-    pub path: PathBuf,
-    /// Bytes.
-    pub len: u64,
-    contents: Contents,
-}
-
-#[derive(Debug, Clone)]
-enum Contents {
-    Here(Bytes),
-    There { files: Arc<dyn RemoteFiles>, relative: String },
-}
-
-impl ModelFile {
-    fn here(path: PathBuf, bytes: Bytes) -> Self {
-        Self { path, len: bytes.len() as u64, contents: Contents::Here(bytes) }
-    }
-
-    /// A file on disk, mapped; its pages are loaded when they are read.
-    ///
-    /// # Errors
-    /// [`Error::Io`] for what the system reports, [`Error::File`] when there is no such file or it is not a file.
-    pub(super) fn open(path: &Path) -> Result<Self> {
-        Ok(Self::here(path.to_owned(), map(path)?))
-    }
-
-    /// How many bytes to read at once of what is read in pieces; `None` for a file on this machine, whose bytes take no memory
-    /// until they are used.
-    pub(super) fn piece(&self) -> Option<u64> {
-        match &self.contents {
-            Contents::Here(_) => None,
-            Contents::There { files, .. } => Some(files.piece()),
-        }
-    }
-
-    /// The bytes in `range`: those of a file on this machine are shared, not copied.
-    ///
-    /// # Errors
-    /// [`Error::File`] for a range that the file does not have; those of remote files.
-    pub(super) async fn read(&self, range: Range<u64>) -> Result<Bytes> {
-        let part = match &self.contents {
-            Contents::Here(bytes) => slice(bytes, &range),
-            Contents::There { .. } if range.is_empty() => Some(Bytes::new()),
-            Contents::There { files, relative } => {
-                let bytes = files.read(relative, range.clone()).await?;
-                (bytes.len() as u64 == range.end - range.start).then_some(bytes)
-            }
-        };
-        part.ok_or_else(|| {
-            let Range { start, end } = range;
-            Error::file(&self.path, format!("bytes {start} to {end} of {} cannot be read", self.len))
-        })
-    }
-}
-
-fn slice(bytes: &Bytes, range: &Range<u64>) -> Option<Bytes> {
-    let [start, end] = [range.start, range.end].map(usize::try_from);
-    let (start, end) = (start.ok()?, end.ok()?);
-    (start <= end && end <= bytes.len()).then(|| bytes.slice(start..end))
 }
 
 impl ModelFolder {
@@ -122,18 +63,13 @@ impl ModelFolder {
             _ => Error::io(path, e),
         })?;
         if !kind.is_dir() {
-            let problem = format!("expected a diffusers folder (the one with {INDEX}), found a single file");
-            return Err(Error::file(path, problem));
+            return Err(Error::file(path, hints::no_folder(path)));
         }
-        let folder = Self {
-            name: display_name(path),
-            source: Source::Disk(path.to_owned()),
-            replaced: Vec::new(),
-            random: None,
-        };
+        let source = Source::Disk(path.to_owned(), OpenFiles::default());
+        let folder = Self { name: hints::display_name(path), source, replaced: Vec::new(), random: None };
         at_once(async {
             if !folder.exists(INDEX).await? {
-                return Err(Error::file(path, no_index(path)));
+                return Err(Error::file(path, hints::no_index(path)));
             }
             folder.check_pipeline().await
         })?;
@@ -187,7 +123,7 @@ impl ModelFolder {
     /// Where a file would be, for messages.
     pub fn path(&self, relative: &str) -> PathBuf {
         match &self.source {
-            Source::Disk(root) => root.join(relative),
+            Source::Disk(root, _) => root.join(relative),
             Source::Memory(_) | Source::Remote(_) => Path::new(&self.name).join(relative),
         }
     }
@@ -195,20 +131,20 @@ impl ModelFolder {
     /// Whether there is a file of this path, relative to the folder and with `/` between its parts.
     ///
     /// # Errors
-    /// Those of remote files.
+    /// [`Error::Io`] when the system does not tell, as in a folder that may not be read; those of remote files.
     pub async fn exists(&self, relative: &str) -> Result<bool> {
         if self.replacement(relative).is_some() {
             return Ok(true);
         }
         Ok(match &self.source {
-            Source::Disk(root) => stays_inside(relative) && root.join(relative).is_file(),
+            Source::Disk(root, _) => stays_inside(relative) && is_file(&root.join(relative))?,
             Source::Memory(files) => files.iter().any(|(path, _)| *path == relative),
             Source::Remote(files) => stays_inside(relative) && files.size(relative).await?.is_some(),
         })
     }
 
-    /// The bytes of a file. One on disk is mapped, not copied: its pages are loaded when they are read, and everything
-    /// sliced from the result shares the map.
+    /// The bytes of a file. A large one on disk is mapped, not copied: its pages are loaded when they are read, and
+    /// everything sliced from the result shares the map.
     ///
     /// # Errors
     /// [`Error::Io`] for what the system reports, [`Error::File`] when there is no such file, when it is not a file, or
@@ -218,26 +154,57 @@ impl ModelFolder {
         file.read(0..file.len).await
     }
 
+    /// The bytes of a file that has at most `most` of them.
+    ///
+    /// # Errors
+    /// [`Error::File`] for a longer file, before anything of it is read or fetched; those of [`ModelFolder::read`].
+    pub async fn read_at_most(&self, relative: &str, most: u64) -> Result<Bytes> {
+        let file = self.file(relative).await?;
+        if file.len > most {
+            let problem = format!("expected at most {most} bytes, found {}", file.len);
+            return Err(Error::file(&file.path, problem));
+        }
+        file.read(0..file.len).await
+    }
+
+    /// A JSON file of at most `most` bytes, read as Python reads it.
+    ///
+    /// # Errors
+    /// Those of [`ModelFolder::read_at_most`]; [`Error::File`] for broken JSON.
+    pub(crate) async fn json<T: DeserializeOwned>(&self, relative: &str, most: u64) -> Result<T> {
+        json::parse(&self.path(relative), &self.read_at_most(relative, most).await?)
+    }
+
+    /// Checks that no file that weights are still read from has changed since it was opened: a result of both the old
+    /// and the new contents would be wrong without a sign. Files that are in memory, on a device or elsewhere do not
+    /// count.
+    ///
+    /// # Errors
+    /// [`Error::File`] that names the changed file.
+    pub fn check_unchanged(&self) -> Result<()> {
+        match &self.source {
+            Source::Disk(_, open) => open.check(),
+            Source::Memory(_) | Source::Remote(_) => Ok(()),
+        }
+    }
+
     /// A file to be read in parts, with the errors of [`ModelFolder::read`].
     pub(super) async fn file(&self, relative: &str) -> Result<ModelFile> {
         let path = self.path(relative);
         if let Some(bytes) = self.replacement(relative) {
-            return Ok(ModelFile::here(path, bytes.clone()));
+            return Ok(ModelFile::in_memory(path, bytes.clone()));
         }
         if !stays_inside(relative) {
             return Err(Error::file(&path, "expected a path inside the model's folder"));
         }
         let file = match &self.source {
-            Source::Disk(_) => ModelFile::open(&path)?,
+            Source::Disk(_, open) => ModelFile::open(&path, open)?,
             Source::Memory(files) => match files.iter().find(|(path, _)| *path == relative) {
-                Some((_, bytes)) => ModelFile::here(path, Bytes::from_static(bytes)),
+                Some((_, bytes)) => ModelFile::in_memory(path, Bytes::from_static(bytes)),
                 None => return Err(missing(&path)),
             },
             Source::Remote(files) => match files.size(relative).await? {
-                Some(len) => {
-                    let contents = Contents::There { files: files.clone(), relative: relative.to_owned() };
-                    ModelFile { path, len, contents }
-                }
+                Some(len) => ModelFile::remote(path, len, files.clone(), relative),
                 None => return Err(missing(&path)),
             },
         };
@@ -251,16 +218,23 @@ impl ModelFolder {
         self.replaced.iter().find(|(path, _)| path == relative).map(|(_, bytes)| bytes)
     }
 
-    /// The names of the files in one folder of the model, for messages that say what was found; empty when it cannot be
-    /// listed.
-    pub(super) async fn list(&self, part: &str) -> Vec<String> {
+    /// The names of the files in one folder of the model, for messages that say what was found; empty when there is no
+    /// such folder or it is somewhere that cannot be listed.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the folder is there and may not be read.
+    pub(super) async fn list(&self, part: &str) -> Result<Vec<String>> {
         let mut names: Vec<String> = match &self.source {
-            Source::Disk(root) => fs::read_dir(root.join(part))
-                .into_iter()
-                .flatten()
-                .flatten()
-                .map(|entry| entry.file_name().to_string_lossy().into_owned())
-                .collect(),
+            Source::Disk(root, _) => {
+                let folder = root.join(part);
+                match fs::read_dir(&folder) {
+                    Ok(entries) => {
+                        entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+                    }
+                    Err(e) if is_absent(&e) => Vec::new(),
+                    Err(e) => return Err(Error::io(&folder, e)),
+                }
+            }
             Source::Memory(files) => files
                 .iter()
                 .filter_map(|(path, _)| path.strip_prefix(part)?.strip_prefix('/'))
@@ -269,20 +243,15 @@ impl ModelFolder {
             Source::Remote(files) => files.list(part).await.unwrap_or_default(),
         };
         names.sort();
-        names
+        Ok(names)
     }
 
     async fn check_pipeline(&self) -> Result<()> {
-        let path = self.path(INDEX);
-        let index: Value = serde_json::from_slice(&self.read(INDEX).await?)
-            .map_err(|e| Error::file(&path, format!("broken JSON: {}", excerpt(&e.to_string()))))?;
-        let found = match index.get("_class_name") {
-            Some(Value::String(class)) if PIPELINES.contains(&class.as_str()) => return Ok(()),
-            Some(other) => excerpt(&other.to_string()),
-            None => "nothing".to_owned(),
-        };
-        let expected = PIPELINES.join(", ");
-        Err(Error::file(&path, format!("_class_name: expected one of {expected}, found {found}; not a Z-Image model")))
+        let index: Value = self.json(INDEX, LONGEST_CONFIG).await?;
+        match index.get("_class_name") {
+            Some(Value::String(class)) if PIPELINES.contains(&class.as_str()) => Ok(()),
+            class => Err(Error::file(&self.path(INDEX), hints::other_pipeline(class))),
+        }
     }
 }
 
@@ -290,7 +259,7 @@ impl fmt::Debug for ModelFolder {
     /// Without the bytes of a model in memory.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.source {
-            Source::Disk(root) => write!(f, "ModelFolder({})", root.display()),
+            Source::Disk(root, _) => write!(f, "ModelFolder({})", root.display()),
             Source::Memory(files) => write!(f, "ModelFolder({}, {} files in memory)", self.name, files.len()),
             Source::Remote(files) => write!(f, "ModelFolder({}, {files:?})", self.name),
         }
@@ -301,68 +270,17 @@ fn stays_inside(relative: &str) -> bool {
     !relative.is_empty() && Path::new(relative).components().all(|part| matches!(part, Component::Normal(_)))
 }
 
-fn missing(path: &Path) -> Error {
-    Error::file(path, "there is no such file: the model is incomplete; download it again")
-}
-
-fn map(path: &Path) -> Result<Bytes> {
-    // Asked before opening: opening a named pipe would wait for its writer.
-    let kind = fs::metadata(path).map_err(|e| match e.kind() {
-        ErrorKind::NotFound => missing(path),
-        _ => Error::io(path, e),
-    })?;
-    if !kind.is_file() {
-        return Err(Error::file(path, "expected a file, found a folder or a device"));
-    }
-    if kind.len() == 0 {
-        return Ok(Bytes::new());
-    }
-    map_file(path).map_err(|e| Error::io(path, e))
-}
-
-#[cfg(not(target_family = "wasm"))]
-fn map_file(path: &Path) -> std::io::Result<Bytes> {
-    let file = fs::File::open(path)?;
-    // SAFETY: the map is read-only, lives as long as the `Bytes` that owns it, and is only ever read as bytes, for which
-    // every value is valid. What cannot be ruled out is another program changing the file meanwhile: overwritten, it
-    // shows other numbers; truncated, reading past its new end ends this process with SIGBUS. Every program that maps
-    // weights accepts that; slices are checked against the length that the file had here.
-    let map = unsafe { memmap2::Mmap::map(&file) }?;
-    Ok(Bytes::from_owner(map))
-}
-
-/// Where there are no maps, a file is read as a whole.
-#[cfg(target_family = "wasm")]
-fn map_file(path: &Path) -> std::io::Result<Bytes> {
-    fs::read(path).map(Bytes::from)
-}
-
-/// Why a folder without an index is refused, with a hint where the right one may be.
-fn no_index(path: &Path) -> String {
-    let absolute = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    match absolute.parent() {
-        Some(parent) if parent.join(INDEX).is_file() => {
-            format!("this is one part of a model; name the folder above it, {}", parent.display())
-        }
-        _ => format!(
-            "this does not look like a diffusers folder: it has no {INDEX}; name the folder with {INDEX}, transformer, \
-             text_encoder, tokenizer, vae and scheduler"
-        ),
+/// Whether there is a file at `path`, when the system tells.
+fn is_file(path: &Path) -> Result<bool> {
+    match fs::metadata(path) {
+        Ok(kind) => Ok(kind.is_file()),
+        Err(e) if is_absent(&e) => Ok(false),
+        Err(e) => Err(Error::io(path, e)),
     }
 }
 
-/// The folder's own name, or the repository's when the folder is a snapshot in the Hugging Face cache, where folders
-/// are named for commits: `models--owner--name/snapshots/commit`.
-fn display_name(path: &Path) -> String {
-    let absolute = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    let mut names = absolute.ancestors().map(|folder| folder.file_name().unwrap_or_default().to_string_lossy());
-    let (own, parent, grandparent) = (names.next(), names.next(), names.next());
-    if parent.as_deref() == Some("snapshots")
-        && let Some(repository) = grandparent.as_deref().and_then(|name| name.strip_prefix("models--"))
-    {
-        return repository.rsplit("--").next().unwrap_or(repository).to_owned();
-    }
-    own.unwrap_or_default().into_owned()
+fn is_absent(error: &std::io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
 }
 
 #[cfg(test)]
@@ -390,7 +308,7 @@ mod tests {
         assert_eq!(folder.name(), "emoji");
         assert_eq!(at_once(folder.read("vae/config.json")).unwrap(), "{\"a\": 1}");
         assert!(at_once(folder.exists("vae/config.json")).unwrap() && !at_once(folder.exists("vae")).unwrap());
-        assert_eq!(at_once(folder.list("vae")), ["config.json", "weights.safetensors"]);
+        assert_eq!(at_once(folder.list("vae")).unwrap(), ["config.json", "weights.safetensors"]);
         let error = at_once(folder.read("vae/nothing")).unwrap_err().to_string();
         assert!(error.starts_with("emoji/vae/nothing: there is no such file"), "{error}");
         assert!(at_once(folder.read("vae/weights.safetensors")).unwrap_err().to_string().contains("run git lfs pull"));
@@ -472,5 +390,55 @@ mod tests {
         let folder = ModelFolder::open(dir.path()).unwrap();
         assert!(at_once(folder.read("vae")).unwrap_err().to_string().contains("expected a file"));
         assert!(at_once(folder.read("vae/empty")).unwrap().is_empty());
+    }
+    /// Runs `check` as a user who may not read everything: as root every folder can be read.
+    #[cfg(target_os = "linux")]
+    fn as_nobody(check: impl FnOnce() + Send) {
+        let drop_rights_and_check = || {
+            // SAFETY: the raw call changes the user of this thread alone, and fails without rights to lose.
+            unsafe { libc::syscall(libc::SYS_setresuid, 65534, 65534, 65534) };
+            check();
+        };
+        std::thread::scope(|scope| scope.spawn(drop_rights_and_check).join().unwrap());
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_folder_that_may_not_be_read_is_called_so() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let allow = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        let root = dir.path().join("m");
+        write(&root.join(INDEX), "{\"_class_name\": \"ZImagePipeline\"}");
+        write(&root.join("vae/model.fp16.safetensors"), "");
+        for path in [dir.path(), &root] {
+            allow(path, 0o755);
+        }
+        let denied = |error: Error| {
+            let error = error.to_string();
+            assert!(error.contains("Permission denied"), "{error}");
+        };
+        allow(&root.join("vae"), 0o311);
+        as_nobody(|| {
+            let folder = ModelFolder::open(&root).unwrap();
+            denied(at_once(folder.list("vae")).unwrap_err());
+        });
+        allow(&root.join("vae"), 0o600);
+        as_nobody(|| {
+            let folder = ModelFolder::open(&root).unwrap();
+            denied(at_once(folder.exists("vae/config.json")).unwrap_err());
+        });
+        allow(&root, 0o600);
+        as_nobody(|| denied(ModelFolder::open(&root).unwrap_err()));
+        allow(&root, 0o755);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_that_leads_nowhere_but_to_itself_is_called_so() {
+        let dir = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink(INDEX, dir.path().join(INDEX)).unwrap();
+        let error = opened(dir.path());
+        assert!(error.contains("model_index.json: ") && !error.contains("it has no model_index.json"), "{error}");
     }
 }

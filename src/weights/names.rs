@@ -1,0 +1,55 @@
+//! The names of tensors: the libraries that write model folders load some tensors under other names
+//! than theirs, and each has its own order of files.
+
+use std::borrow::Cow;
+
+/// Names of tensors in the attention of an autoencoder as diffusers wrote them before version 0.18,
+/// and as it writes them now.
+const OLD_ATTENTION: [(&str, &str); 4] =
+    [("query", "to_q"), ("key", "to_k"), ("value", "to_v"), ("proj_attn", "to_out.0")];
+
+/// The body of a language model inside the model with a head.
+const BODY: &str = "model.";
+/// The table of a text encoder, and the head that has the same values where the two are tied.
+pub(super) const TABLE: &str = "embed_tokens.weight";
+pub(super) const HEAD: &str = "lm_head.weight";
+
+/// The library whose rules hold for a part's files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Library {
+    /// It reads an index of shards first, a single file otherwise.
+    Diffusers,
+    /// It reads a single file first, an index of shards otherwise.
+    Transformers,
+}
+
+impl Library {
+    /// The library that names its files `stem`.
+    pub(super) fn of(stem: &str) -> Self {
+        if stem == "model" { Self::Transformers } else { Self::Diffusers }
+    }
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Diffusers => "diffusers",
+            Self::Transformers => "transformers",
+        }
+    }
+
+    /// The name under which the library loads the tensor that a file calls `stored`.
+    pub(super) fn own_name(self, stored: &str) -> Cow<'_, str> {
+        match self {
+            Self::Diffusers => new_attention(stored).map_or(Cow::Borrowed(stored), Cow::Owned),
+            Self::Transformers => Cow::Borrowed(stored.strip_prefix(BODY).unwrap_or(stored)),
+        }
+    }
+}
+
+fn new_attention(stored: &str) -> Option<String> {
+    let (layer, end) = stored.rsplit_once('.')?;
+    let (attention, layer) = layer.rsplit_once('.')?;
+    let (block, _) = attention.rsplit_once('.')?;
+    let (_, new) = OLD_ATTENTION.iter().find(|(old, _)| *old == layer)?;
+    (block.ends_with("mid_block.attentions") && ["weight", "bias"].contains(&end))
+        .then(|| format!("{attention}.{new}.{end}"))
+}
