@@ -28,6 +28,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 use terminal::{Failure, note, print, print_json, stdout_error, table};
 use text::harmless;
+use zimage::weights::explain_sigbus;
 use zimage::{BackendChoice, Error, ErrorKind, Result};
 
 const EXIT_CODES: &str = "\
@@ -78,6 +79,7 @@ pub(crate) fn run(start: Instant) -> ExitCode {
     if let Some(answer) = single_dash(&arguments) {
         return usage_failure(answer).print(json);
     }
+    explain_sigbus(class(ErrorKind::Files).1);
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) if is_help(&error) => {
@@ -134,15 +136,20 @@ fn usage_failure(message: String) -> Failure {
     Failure { kind: "request", message, exit_code: 2, kept: Vec::new() }
 }
 
+/// The name of a class of errors in JSON, and its exit code.
+fn class(kind: ErrorKind) -> (&'static str, u8) {
+    match kind {
+        ErrorKind::Request => ("request", 2),
+        ErrorKind::Files => ("files", 3),
+        ErrorKind::Device => ("device", 4),
+        ErrorKind::Cancelled => ("cancelled", signals::exit_code()),
+        _ => ("internal", 1),
+    }
+}
+
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        let (kind, exit_code) = match error.kind() {
-            ErrorKind::Request => ("request", 2),
-            ErrorKind::Files => ("files", 3),
-            ErrorKind::Device => ("device", 4),
-            ErrorKind::Cancelled => ("cancelled", signals::exit_code()),
-            _ => ("internal", 1),
-        };
+        let (kind, exit_code) = class(error.kind());
         Self { kind, message: error.to_string(), exit_code, kept: Vec::new() }
     }
 }

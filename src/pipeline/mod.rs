@@ -449,8 +449,8 @@ impl<B: Backend> Pipeline<B> {
     /// Latents F32 `[B, C, h, w]` to pictures U8 `[H, W, 3]`, one at a time, as [`Vae::decode_picture`] does it.
     ///
     /// # Errors
-    /// [`Error::NonFinite`] when the latents or the pixels are not all finite: a picture would hide it. Those of the
-    /// backend.
+    /// [`Error::NonFinite`] when the latents or the pixels are not all finite: a picture would hide it.
+    /// [`Error::File`] when a file changed that weights are still read from. Those of the backend.
     pub async fn decode(&self, latents: &HostTensor, tiles: &mut Tiles) -> Result<Vec<HostTensor>> {
         Network::Transformer.check(latents, self.networks.tensors(Network::Transformer)).await?;
         let values = latents.to_f32();
@@ -462,6 +462,7 @@ impl<B: Backend> Pipeline<B> {
             let picture = self.vae().decode_picture(&self.backend, &latents, tiles).await;
             pictures.push(self.decoded(picture).await?);
         }
+        self.networks.check_unchanged()?;
         Ok(pictures)
     }
 

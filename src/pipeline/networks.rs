@@ -143,7 +143,9 @@ impl<B: Backend> Networks<B> {
         let resident = if in_turn { None } else { Some(files.transformer(b, config, &loading).await?) };
         let vae = Vae::load(b, &files.vae, &config.vae, &|bytes| loading.read(bytes)).await?;
         finish(b).await?;
+        folder.check_unchanged()?;
 
+        let of_files = [&files.text_encoder, &files.transformer, &files.vae].map(Tensors::warnings).concat();
         let mut warnings = vec![
             unread_warning(folder, "text_encoder", &files.text_encoder.unread(left)),
             unread_warning(folder, "vae", &files.vae.unread(|_| false)),
@@ -155,7 +157,13 @@ impl<B: Backend> Networks<B> {
             }
             None => Large::InTurn(Mutex::new(Turn::TextEncoder(text_encoder))),
         };
-        Ok((Self { large, vae, files }, warnings.into_iter().flatten().collect()))
+        let warnings = of_files.into_iter().chain(warnings.into_iter().flatten()).collect();
+        Ok((Self { large, vae, files }, warnings))
+    }
+
+    /// As [`ModelFolder::check_unchanged`], of the files that the networks came from.
+    pub(super) fn check_unchanged(&self) -> Result<()> {
+        self.files.folder.check_unchanged()
     }
 
     /// A sentence about tensors of a transformer that came later than [`Networks::load`], and that nothing read.
@@ -202,6 +210,7 @@ impl<B: Backend> Networks<B> {
         loading.read(0)?;
         let network = files.text_encoder(b, config, &loading).await?;
         finish(b).await?;
+        self.check_unchanged()?;
         *lock(turn) = Turn::TextEncoder(network.clone());
         Ok(network)
     }
@@ -225,6 +234,7 @@ impl<B: Backend> Networks<B> {
         loading.read(0)?;
         let network = files.transformer(b, config, &loading).await?;
         finish(b).await?;
+        self.check_unchanged()?;
         *lock(turn) = Turn::Transformer(network.clone());
         Ok(network)
     }

@@ -190,6 +190,7 @@ pub async fn run<B: Backend>(
         let loading = Loading::new(progress, tensors.bytes_but(left));
         let encoder = TextEncoder::load(b, &tensors, &config.text_encoder, &|bytes| loading.read(bytes)).await?;
         encode(b, &encoder, &tensors, &inputs.prompts, &mut results).await?;
+        folder.check_unchanged()?;
         drop(encoder);
         b.trim();
     }
@@ -202,6 +203,7 @@ pub async fn run<B: Backend>(
             Network::Transformer.check(&velocity, &tensors).await?;
             results.push((format!("transformer.{name}.velocity"), velocity));
         }
+        folder.check_unchanged()?;
         drop(transformer);
         b.trim();
     }
@@ -214,6 +216,7 @@ pub async fn run<B: Backend>(
             Network::Vae.check(&image, &tensors).await?;
             results.push((format!("vae.{name}.image"), image));
         }
+        folder.check_unchanged()?;
         drop(vae);
         b.trim();
     }
