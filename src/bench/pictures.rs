@@ -20,8 +20,7 @@ const SEED: u64 = 42;
 /// A picture with the model's own steps and guidance, whose prompt has as many tokens as `sizes` says; so has its negative
 /// prompt, which is another one, so that both captions cost the same.
 pub(super) async fn job(model: &Model, sizes: &Sizes<'_>) -> Result<Job> {
-    let file = "tokenizer/tokenizer.json";
-    let tokenizer = Tokenizer::read(&model.folder().read(file).await?, &model.folder().path(file))?;
+    let tokenizer = Tokenizer::load(model.folder()).await?;
     let [height, width] = sizes.picture;
     let request = Request {
         negative: vec![prompt(&tokenizer, "b", sizes.caption)?],

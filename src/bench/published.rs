@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use crate::future::at_once;
 use crate::model::Model;
+use crate::pipeline::prompt::PATTERN;
 use crate::weights::ModelFolder;
 use serde_json::{Map, Value, json};
 use std::str::FromStr;
@@ -101,11 +102,12 @@ fn tokenizer() -> Value {
                "lstrip": false, "rstrip": false})
     };
     let bytes = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false});
+    let split = json!({"type": "Split", "pattern": {"Regex": PATTERN}, "behavior": "Isolated", "invert": false});
     json!({
         "version": "1.0",
         "added_tokens": [added("<|im_start|>"), added("<|im_end|>")],
         "normalizer": {"type": "NFC"},
-        "pre_tokenizer": bytes,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, bytes]},
         "post_processor": null,
         "decoder": bytes,
         "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": "",

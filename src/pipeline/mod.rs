@@ -105,15 +105,14 @@ impl<B: Backend> Pipeline<B> {
     /// Those of the files, naming file and tensor, those of the device, and [`Error::Cancelled`].
     pub async fn load_with(backend: B, model: &Model, offload: Offload, progress: &mut dyn Progress) -> Result<Self> {
         let (folder, config) = (model.folder(), model.config().clone());
-        let file = "tokenizer/tokenizer.json";
-        let tokenizer = Tokenizer::read(&folder.read(file).await?, &folder.path(file))?;
+        let tokenizer = Tokenizer::load(folder).await?;
         if tokenizer.vocabulary() > config.text_encoder.vocab_size {
             let problem = format!(
                 "the tokenizer has {} tokens, the text encoder embeds {}: they are of different models",
                 tokenizer.vocabulary(),
                 config.text_encoder.vocab_size
             );
-            return Err(Error::file(&folder.path(file), problem));
+            return Err(Error::file(tokenizer.path(), problem));
         }
         let (networks, warnings) = Networks::load(&backend, folder, &config, offload, progress).await?;
         Ok(Self { backend, config, tokenizer, networks, warnings, colours: OnceLock::new() })

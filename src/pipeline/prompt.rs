@@ -1,25 +1,55 @@
 //! From a prompt to the token ids that the text encoder reads.
+//!
+//! The files are those of Qwen's tokenizer, in either of the layouts that transformers saves, and the
+//! tokens are those that diffusers' pipeline makes with them: the folder's chat template, its added
+//! tokens, its post-processor, and its side of truncation.
+
+mod added;
+mod file;
+mod settings;
+mod template;
+mod vocabulary;
 
 use crate::error::{Error, Result};
-use crate::weights::excerpt;
-use serde::Deserialize;
-use serde_json::Value;
+use crate::weights::{ModelFolder, excerpt};
+use added::Added;
+use settings::Settings;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use template::ChatTemplate;
+use tokenizers::SplitDelimiterBehavior;
+use tokenizers::models::bpe::BpeBuilder;
+use tokenizers::normalizers::NFC;
+use tokenizers::pre_tokenizers::PreTokenizerWrapper;
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::pre_tokenizers::sequence::Sequence;
+use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
+use vocabulary::{Merges, Vocabulary};
 
 /// The most tokens of a prompt that the text encoder reads, the chat template's included; the rest is cut off.
 pub const MAX_TOKENS: usize = 512;
 
-/// The tokens that open and close a message of the chat. Text that spells them inside a prompt becomes these tokens
+/// The longest prompt in bytes: as many as [`MAX_TOKENS`] of Qwen3's longest tokens have.
+pub const MAX_PROMPT_BYTES: usize = MAX_TOKENS * 128;
+
+/// The tokens that open and close a message of Qwen's chat. Text that spells them inside a prompt becomes these tokens
 /// too, as it does in diffusers.
 const MARKERS: [&str; 2] = ["<|im_start|>", "<|im_end|>"];
 
-/// A prompt as the one message of a chat that the model is about to answer: what Qwen3's chat template makes of it with
-/// `add_generation_prompt` and `enable_thinking`, which is how diffusers calls it.
-fn chat(prompt: &str) -> String {
-    let [start, end] = MARKERS;
-    format!("{start}user\n{prompt}{end}\n{start}assistant\n")
-}
+/// Splits text into the pieces that are put into tokens one by one. Every Qwen2 and Qwen3 has this pattern.
+pub(crate) const PATTERN: &str =
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
+/// The files of a vocabulary: one that holds everything, or the two that transformers 4 saves.
+const FILE: &str = "tokenizer/tokenizer.json";
+const VOCABULARY: &str = "tokenizer/vocab.json";
+const MERGES: &str = "tokenizer/merges.txt";
+
+/// The largest file of a vocabulary in bytes; Qwen3's has 11.4 MB.
+const LARGEST_FILE: u64 = 64 << 20;
+
+/// The largest other file of a tokenizer in bytes; Qwen3's have 10 kB.
+const LARGEST_SETTINGS: u64 = 4 << 20;
 
 /// A prompt in its chat template.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,50 +63,150 @@ pub struct Tokens {
 /// The model's tokenizer.
 pub struct Tokenizer {
     tokenizer: tokenizers::Tokenizer,
+    template: ChatTemplate,
+    /// Ids that a post-processor puts before and after every text.
+    around: [Vec<u32>; 2],
+    /// Whether a text that is too long loses its beginning.
+    cut_left: bool,
     /// For messages.
     path: PathBuf,
 }
 
+/// What the files of a vocabulary say; everything else is the same in every Qwen.
+#[derive(Default)]
+struct Parts {
+    vocabulary: Vocabulary,
+    merges: Merges,
+    added: Vec<Added>,
+    /// Ids before and after every text, where there is a post-processor.
+    around: Option<[Vec<u32>; 2]>,
+    /// Whether a text that is too long loses its beginning, where the file says so.
+    cut_left: Option<bool>,
+}
+
 impl Tokenizer {
-    /// Reads the contents of a `tokenizer.json`; `path` names the file in messages.
+    /// Reads the tokenizer of a model: tokenizer.json, or vocab.json and merges.txt where there is none, and the files
+    /// beside them.
     ///
-    /// Padding and truncation that were saved with the tokenizer are dropped: a batch is ragged, and the length is cut
-    /// by [`Tokenizer::encode`].
+    /// # Errors
+    /// [`Error::File`] for a file that is missing, broken or too large, for a tokenizer of another kind than Qwen's, and
+    /// for one without the tokens that its chat template writes; those of the folder.
+    pub async fn load(folder: &ModelFolder) -> Result<Self> {
+        let settings = Settings::read(folder).await?;
+        if Self::files(folder).await?.contains(&FILE) {
+            return Self::new(&folder.read_at_most(FILE, LARGEST_FILE).await?, settings, &folder.path(FILE));
+        }
+        let path = folder.path(VOCABULARY);
+        let vocabulary = serde_json::from_slice(&folder.read_at_most(VOCABULARY, LARGEST_FILE).await?)
+            .map_err(|error| Error::file(&path, format!("expected a vocab.json: {}", excerpt(&error.to_string()))))?;
+        let merges = folder.read_at_most(MERGES, LARGEST_FILE).await?;
+        let merges = std::str::from_utf8(&merges)
+            .map_err(|_| "expected text in UTF-8".to_owned())
+            .and_then(Merges::lines)
+            .map_err(|problem| Error::file(&folder.path(MERGES), problem))?;
+        vocabulary::check(&vocabulary, &merges).map_err(|problem| Error::file(&path, problem))?;
+        let ids: Vec<(String, u32)> =
+            settings.added.iter().filter_map(|(id, token)| Some((token.content.clone(), (*id)?))).collect();
+        let tokenizer = Self::build(Parts { vocabulary, merges, ..Parts::default() }, settings, &path)?;
+        // Here nothing but these ids says which token is which row of the embeddings.
+        match ids.into_iter().find(|(content, id)| tokenizer.tokenizer.token_to_id(content) != Some(*id)) {
+            Some((content, id)) => {
+                let found = tokenizer.tokenizer.token_to_id(&content).unwrap_or_default();
+                let problem = format!(
+                    "the added token {} has id {id}, but comes {found}th after this vocabulary: they are of different \
+                     models",
+                    excerpt(&content)
+                );
+                Err(Error::file(&path, problem))
+            }
+            None => Ok(tokenizer),
+        }
+    }
+
+    /// The files that hold the vocabulary of a model: tokenizer.json, or vocab.json and merges.txt where there is none.
+    ///
+    /// # Errors
+    /// [`Error::File`] when there is neither; those of the folder.
+    pub async fn files(folder: &ModelFolder) -> Result<&'static [&'static str]> {
+        if folder.exists(FILE).await? {
+            return Ok(&[FILE]);
+        }
+        let problem = "there is no such file: a tokenizer is a tokenizer.json, or a vocab.json and a merges.txt";
+        if !folder.exists(VOCABULARY).await? {
+            return Err(Error::file(&folder.path(FILE), problem));
+        }
+        if !folder.exists(MERGES).await? {
+            return Err(Error::file(&folder.path(MERGES), problem));
+        }
+        Ok(&[VOCABULARY, MERGES])
+    }
+
+    /// Reads the contents of a `tokenizer.json` without the files beside it; `path` names the file in messages.
+    ///
+    /// Padding that was saved with the tokenizer is dropped, because a batch is ragged. The length is cut by
+    /// [`Tokenizer::encode`].
     ///
     /// # Errors
     /// [`Error::File`] for a file that is not a tokenizer, for one of another kind than Qwen's, and for one without the
     /// tokens of the chat template.
     pub fn read(json: &[u8], path: &Path) -> Result<Self> {
-        let broken = |error| Error::file(path, format!("expected a tokenizer.json, but it cannot be read: {error}"));
-        let layout: Layout = serde_json::from_slice(json).map_err(|error| broken(error.into()))?;
-        layout.check(path)?;
-        let mut tokenizer = tokenizers::Tokenizer::from_bytes(json).map_err(broken)?;
-        tokenizer.with_truncation(None).map_err(broken)?.with_padding(None);
-        for marker in MARKERS {
+        Self::new(json, Settings::default(), path)
+    }
+
+    fn new(json: &[u8], settings: Settings, path: &Path) -> Result<Self> {
+        let parts = file::read(json).map_err(|problem| Error::file(path, problem))?;
+        Self::build(parts, settings, path)
+    }
+
+    fn build(parts: Parts, settings: Settings, path: &Path) -> Result<Self> {
+        let broken = |error| Error::file(path, format!("the tokenizer cannot be built: {error}"));
+        let Parts { vocabulary, merges, added, around, cut_left } = parts;
+        let model = BpeBuilder::new().vocab_and_merges(vocabulary.0, merges.0).build().map_err(broken)?;
+        let split = Split::new(SplitPattern::Regex(PATTERN.to_owned()), SplitDelimiterBehavior::Isolated, false)
+            .map_err(broken)?;
+        let steps: Vec<PreTokenizerWrapper> = vec![split.into(), ByteLevel::new(false, false, false).into()];
+        let mut tokenizer = tokenizers::Tokenizer::new(model);
+        tokenizer.with_normalizer(Some(NFC)).map_err(broken)?.with_pre_tokenizer(Some(Sequence::new(steps)));
+        let added = added.into_iter().chain(settings.added.into_iter().map(|(_, token)| token));
+        tokenizer.add_tokens(added.map(Added::token)).map_err(broken)?;
+        for marker in MARKERS.into_iter().filter(|marker| settings.template.writes(marker)) {
             // In the vocabulary is not enough: a word that is no added token is split before it is looked up.
             let ids = tokenizer.encode_fast(marker, false).map_err(broken)?;
             if tokenizer.token_to_id(marker).is_none_or(|id| ids.get_ids() != [id]) {
                 let problem = format!(
-                    "the tokenizer has no special token {marker}, which the chat template of Z-Image needs; \
-                     take the tokenizer.json that belongs to the model"
+                    "the tokenizer has no special token {marker}, which the chat template writes; \
+                     take the tokenizer that belongs to the model"
                 );
                 return Err(Error::file(path, problem));
             }
         }
-        Ok(Self { tokenizer, path: path.to_owned() })
+        let id = |token: Option<String>| token.and_then(|token| tokenizer.token_to_id(&token)).into_iter().collect();
+        let around = around.unwrap_or_else(|| [id(settings.before), id(settings.after)]);
+        let cut_left = settings.cut_left.or(cut_left).unwrap_or(false);
+        Ok(Self { tokenizer, template: settings.template, around, cut_left, path: path.to_owned() })
     }
 
-    /// The ids of a prompt in its chat template, at least one and at most [`MAX_TOKENS`], cut at the right.
+    /// The ids of a prompt in its chat template, at least one and at most [`MAX_TOKENS`], cut at the right unless the
+    /// files say left.
     ///
     /// # Errors
-    /// [`Error::File`] when the tokenizer has no tokens for this text.
+    /// [`Error::Request`] for a prompt of more than [`MAX_PROMPT_BYTES`]; [`Error::File`] when the chat template fails
+    /// or the tokenizer has no tokens for this text.
     pub fn encode(&self, prompt: &str) -> Result<Tokens> {
-        let encoded = self.tokenizer.encode_fast(chat(prompt), false);
+        check_length(prompt)?;
+        let encoded = self.tokenizer.encode_fast(self.template.render(prompt)?, false);
         let encoding = encoded
             .map_err(|error| Error::file(&self.path, format!("the prompt cannot be put into tokens: {error}")))?;
         let ids = encoding.get_ids();
-        let kept = ids.len().min(MAX_TOKENS);
-        Ok(Tokens { ids: ids[..kept].to_vec(), cut: ids.len() - kept })
+        let [before, after] = &self.around;
+        let kept = ids.len().min(MAX_TOKENS - before.len() - after.len());
+        let cut = ids.len() - kept;
+        let ids = if self.cut_left { &ids[cut..] } else { &ids[..kept] };
+        let ids = [before, ids, after].concat();
+        if ids.is_empty() {
+            return Err(Error::file(&self.path, "the chat template makes no tokens of the prompt"));
+        }
+        Ok(Tokens { ids, cut })
     }
 
     /// The file it was read from.
@@ -84,58 +214,24 @@ impl Tokenizer {
         &self.path
     }
 
-    /// The number of tokens it knows, added ones included. Ids are below it, but for a file that numbers them with gaps.
+    /// The number of tokens it knows, added ones included. Ids are below it unless the file numbers them with gaps.
     pub fn vocabulary(&self) -> usize {
         self.tokenizer.get_vocab_size(true)
     }
 }
 
-/// What kind of tokenizer a file describes. Those of other models put the same text into other tokens, and the crate that
-/// reads the file panics at some of them when they are broken.
-#[derive(Deserialize)]
-struct Layout {
-    #[serde(default)]
-    normalizer: Value,
-    #[serde(default)]
-    pre_tokenizer: Value,
-    model: Kind,
-}
-
-#[derive(Deserialize)]
-struct Kind {
-    #[serde(rename = "type", default)]
-    kind: Value,
-}
-
-impl Layout {
-    /// Accepts byte-level BPE with the steps that Qwen's tokenizer has.
-    fn check(&self, path: &Path) -> Result<()> {
-        let refuse = |what: &str, expected: &str, found: &Value| {
-            let found = excerpt(&found.to_string());
-            Err(Error::file(path, format!("{what}: expected {expected} as in Qwen's tokenizer, found {found}")))
-        };
-        if self.model.kind != "BPE" {
-            return refuse("model.type", "BPE", &self.model.kind);
-        }
-        if !made_of(&self.normalizer, "normalizers", &["NFC"]) {
-            return refuse("normalizer", "NFC", &self.normalizer);
-        }
-        if !made_of(&self.pre_tokenizer, "pretokenizers", &["Split", "ByteLevel"]) {
-            return refuse("pre_tokenizer", "Split and ByteLevel", &self.pre_tokenizer);
-        }
-        Ok(())
+/// Refuses a prompt that would take long to put into tokens and be cut all the same.
+///
+/// # Errors
+/// [`Error::Request`] for a prompt of more than [`MAX_PROMPT_BYTES`].
+pub(super) fn check_length(prompt: &str) -> Result<()> {
+    if prompt.len() > MAX_PROMPT_BYTES {
+        return Err(Error::Request(format!(
+            "a prompt of {} bytes is longer than the {MAX_PROMPT_BYTES} that are read: use a shorter prompt",
+            prompt.len()
+        )));
     }
-}
-
-/// Whether `step` is nothing, one of `kinds`, or a sequence of them under the key `list`.
-fn made_of(step: &Value, list: &str, kinds: &[&str]) -> bool {
-    match &step["type"] {
-        Value::String(kind) if kind == "Sequence" => {
-            step[list].as_array().is_some_and(|steps| steps.iter().all(|step| made_of(step, list, kinds)))
-        }
-        Value::String(kind) => kinds.contains(&kind.as_str()),
-        _ => step.is_null(),
-    }
+    Ok(())
 }
 
 impl fmt::Debug for Tokenizer {
@@ -147,7 +243,7 @@ impl fmt::Debug for Tokenizer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
     use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 
     // The crate numbers added tokens on from the vocabulary, whatever id the file gives them.
@@ -165,14 +261,15 @@ mod tests {
                    "single_word": false, "lstrip": false, "rstrip": false})
         };
         let bytes = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false});
+        let split = json!({"type": "Split", "pattern": {"Regex": PATTERN}, "behavior": "Isolated", "invert": false});
         json!({
             "version": "1.0",
-            "truncation": {"direction": "Left", "max_length": 4, "strategy": "LongestFirst", "stride": 0},
+            "truncation": {"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0},
             "padding": {"strategy": {"Fixed": 700}, "direction": "Right", "pad_to_multiple_of": null,
                         "pad_id": 0, "pad_type_id": 0, "pad_token": "!"},
             "added_tokens": [added(START, "<|im_start|>"), added(END, "<|im_end|>")],
             "normalizer": {"type": "NFC"},
-            "pre_tokenizer": bytes,
+            "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, bytes]},
             "post_processor": bytes,
             "decoder": bytes,
             "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": "",
@@ -243,26 +340,158 @@ mod tests {
         }
     }
 
+    #[track_caller]
+    fn refused(change: &dyn Fn(&mut Value), says: &str) {
+        let mut json = tiny();
+        change(&mut json);
+        let message = read(&json).unwrap_err().to_string();
+        assert!(message.contains("model/tokenizer/tokenizer.json") && message.contains(says), "{message}");
+        assert!(message.len() < 600 && !message.contains('\n'), "{message}");
+    }
+
     #[test]
     fn tokenizers_of_other_models_are_refused() {
-        let refused = |change: &dyn Fn(&mut Value), says: &str| {
-            let mut json = tiny();
-            change(&mut json);
-            let message = read(&json).unwrap_err().to_string();
-            assert!(message.contains("model/tokenizer/tokenizer.json") && message.contains(says), "{message}");
-        };
         refused(&|json| json["model"]["type"] = "WordPiece".into(), "model.type: expected BPE");
-        refused(&|json| json["normalizer"] = json!({"type": "Lowercase"}), "normalizer: expected NFC");
-        // These make the tokenizers crate panic, or fill the memory with what a prompt becomes.
-        let broken = json!({"type": "Precompiled", "precompiled_charsmap": "AAAA"});
-        refused(&|json| json["normalizer"] = broken.clone(), "normalizer: expected NFC");
-        refused(&|json| json["normalizer"] = json!({"precompiled_charsmap": "AAAA"}), "normalizer: expected NFC");
-        refused(&|json| json["normalizer"] = json!({"type": "Sequence", "normalizers": [broken]}), "expected NFC");
-        refused(&|json| json["pre_tokenizer"] = json!({"type": "FixedLength", "length": 0}), "expected Split");
-        let mut bare = tiny();
-        bare["normalizer"] = Value::Null;
-        bare["pre_tokenizer"] = json!({"type": "Sequence", "pretokenizers": [bare["pre_tokenizer"].clone()]});
-        assert!(read(&bare).is_ok());
+        for step in [
+            Value::Null,
+            json!({"type": "Lowercase"}),
+            json!({"type": "NFKC"}),
+            json!({"type": "Precompiled", "precompiled_charsmap": "AAAA"}),
+            json!({"type": "Sequence", "normalizers": []}),
+            json!({"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "NFC"}]}),
+            json!({"type": "Replace", "pattern": {"String": ""}, "content": "xxxxxxxx"}),
+        ] {
+            refused(&|json| json["normalizer"] = step.clone(), "normalizer: expected NFC");
+        }
+        let bytes = tiny()["pre_tokenizer"]["pretokenizers"][1].clone();
+        for step in [
+            Value::Null,
+            bytes.clone(),
+            json!({"type": "FixedLength", "length": 0}),
+            json!({"type": "Sequence", "pretokenizers": vec![bytes; 24]}),
+        ] {
+            refused(&|json| json["pre_tokenizer"] = step.clone(), "pre_tokenizer: expected Split and ByteLevel");
+        }
+        let mut wrapped = tiny();
+        wrapped["normalizer"] = json!({"type": "Sequence", "normalizers": [wrapped["normalizer"].clone()]});
+        assert!(read(&wrapped).is_ok());
+    }
+
+    #[test]
+    fn patterns_other_than_qwen_s_are_refused() {
+        // The first takes minutes, the second is that of GPT-4.
+        for pattern in [json!({"Regex": "(?=(.*a){15})z"}), json!({"Regex": r"\p{N}{1,3}|\s+"}), json!({"String": " "})]
+        {
+            let set = |json: &mut Value| json["pre_tokenizer"]["pretokenizers"][0]["pattern"] = pattern.clone();
+            refused(&set, "pre_tokenizer: pattern: expected the Regex (?i:'s");
+        }
+        for (key, value, says) in
+            [("behavior", json!("Removed"), "behavior Isolated"), ("invert", json!(true), "invert false")]
+        {
+            refused(&|json| json["pre_tokenizer"]["pretokenizers"][0][key] = value.clone(), says);
+        }
+        for key in ["add_prefix_space", "use_regex"] {
+            refused(
+                &|json| json["pre_tokenizer"]["pretokenizers"][1][key] = true.into(),
+                "add_prefix_space and use_regex",
+            );
+        }
+    }
+
+    #[test]
+    fn fields_that_qwen_leaves_empty_stay_empty() {
+        for (key, value) in [
+            ("dropout", json!(0.1)),
+            ("unk_token", json!("!")),
+            // Two bytes made the crate panic, one made it build text that is not UTF-8.
+            ("continuing_subword_prefix", json!("ab")),
+            ("continuing_subword_prefix", json!("x")),
+            ("end_of_word_suffix", json!("</w>")),
+            ("fuse_unk", json!(true)),
+            ("byte_fallback", json!(true)),
+            ("ignore_merges", json!(true)),
+            ("something_new", json!({"a": 1})),
+        ] {
+            let says = format!("model.{key}: expected nothing");
+            refused(&|json| json["model"][key] = value.clone(), &says);
+        }
+        refused(&|json| json["something_new"] = json!([1]), "something_new: expected nothing");
+        let mut empty = tiny();
+        empty["model"]["dropout"] = json!(0.0);
+        empty["model"]["something_new"] = Value::Null;
+        assert!(read(&empty).is_ok());
+    }
+
+    #[test]
+    fn broken_vocabularies_are_refused() {
+        refused(&|json| json["model"]["merges"] = json!([["a", "Ġ"]]), "makes no token of the vocabulary");
+        refused(&|json| json["model"]["merges"] = json!([["a", "bb"]]), "makes no token");
+        refused(&|json| json["model"]["merges"] = json!(["a b c"]), "expected two tokens");
+        refused(&|json| json["model"]["merges"] = json!([["a"]]), "invalid length 1");
+        refused(&|json| json["model"]["merges"] = json!([["a", "b", "c"]]), "invalid length 3");
+        refused(&|json| json["model"]["vocab"]["new"] = 0.into(), "id 0 has two");
+        refused(&|json| json["model"]["vocab"]["new"] = u32::MAX.into(), "an id past them");
+        refused(&|json| json["model"]["vocab"]["new"] = json!(-1), "invalid value");
+        refused(&|json| json["model"]["vocab"]["n".repeat(2000)] = 300.into(), "a token has 2000 bytes");
+        refused(&|json| json["model"]["vocab"] = json!({}), "a token for each of the 256 bytes");
+        refused(&|json| json["added_tokens"][0]["content"] = "".into(), "found one of 0");
+        refused(&|json| json["added_tokens"][0]["content"] = "x".repeat(2000).into(), "found one of 2000");
+        refused(&|json| json["added_tokens"] = vec![json["added_tokens"][0].clone(); 5000].into(), "more than 4096");
+    }
+
+    #[test]
+    fn large_steps_are_refused_unread() {
+        let large = format!("[{}0]", "0,".repeat(1 << 20));
+        for key in ["normalizer", "pre_tokenizer", "post_processor", "truncation"] {
+            let mut json = tiny();
+            json[key] = "HERE".into();
+            let json = json.to_string().replace("\"HERE\"", &large);
+            let message = Tokenizer::read(json.as_bytes(), Path::new("t.json")).unwrap_err().to_string();
+            assert!(message.contains(&format!("{key}: expected at most 65536 bytes, found 2097153")), "{message}");
+        }
+    }
+
+    #[test]
+    fn post_processors_add_their_tokens() {
+        let token = |id: &str| json!({"SpecialToken": {"id": id, "type_id": 0}});
+        let text = json!({"Sequence": {"id": "A", "type_id": 0}});
+        let template = |single: Value| {
+            let special = json!({"a": {"id": "a", "ids": [1, 2], "tokens": ["x", "y"]}, "b": {"id": "b", "ids": [3]}});
+            json!({"type": "TemplateProcessing", "single": single, "pair": [], "special_tokens": special})
+        };
+        let mut json = tiny();
+        let plain = read(&json).unwrap().encode("fox").unwrap().ids;
+        json["post_processor"] = json!({"type": "Sequence", "processors": [
+            json["post_processor"], template(json!([token("b"), text, token("a")])), template(json!([text, token("b")]))
+        ]});
+        let tokenizer = read(&json).unwrap();
+        assert_eq!(tokenizer.encode("fox").unwrap().ids, [&[3][..], &plain, &[1, 2, 3]].concat());
+        let Tokens { ids, cut } = tokenizer.encode(&"z".repeat(600)).unwrap();
+        assert_eq!(
+            (ids.len(), cut, &ids[508..]),
+            (MAX_TOKENS, plain.len() - 3 + 600 + 4 - MAX_TOKENS, &[ids[507], 1, 2, 3][..])
+        );
+
+        let refuses = |step: Value, says: &str| refused(&|json| json["post_processor"] = step.clone(), says);
+        refuses(
+            json!({"type": "BertProcessing", "sep": ["a", 1], "cls": ["b", 2]}),
+            "expected ByteLevel or TemplateProcessing",
+        );
+        refuses(template(json!([text, text])), "found it 2 times");
+        refuses(template(json!([token("a")])), "found it 0 times");
+        refuses(template(json!([text, token("c")])), "c is not one of its special tokens");
+        refuses(template(json!([text, {"Sequence": {"id": "B", "type_id": 0}}])), "B is not one");
+        refuses(template(vec![token("a"); 40].into()), "found it 0 times");
+        let many = vec![template(json!([text, token("a")])); 40];
+        refuses(json!({"type": "Sequence", "processors": many}), "at most 16 processors");
+    }
+
+    #[test]
+    fn prompts_that_are_too_long_are_refused() {
+        let tokenizer = read(&tiny()).unwrap();
+        assert_eq!(tokenizer.encode(&"z".repeat(MAX_PROMPT_BYTES)).unwrap().ids.len(), MAX_TOKENS);
+        let error = tokenizer.encode(&"z".repeat(MAX_PROMPT_BYTES + 1)).unwrap_err();
+        assert!(matches!(error, Error::Request(_)) && error.to_string().contains("65537 bytes is longer"), "{error}");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod warnings;
 
+use super::prompt::check_length;
 use super::schedule::{Guidance, Schedule};
 use crate::error::{Error, Result};
 use crate::model::config::{Defaults, ModelConfig};
@@ -109,6 +110,7 @@ impl Request {
         if prompts == 0 {
             return refuse("there is no prompt: give at least one, which may be empty");
         }
+        self.prompts.iter().chain(&self.negative).try_for_each(|prompt| check_length(prompt))?;
         if self.batch == 0 {
             return refuse("0 pictures at once never come to an end: use a batch of 1 or more");
         }

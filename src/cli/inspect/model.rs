@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use zimage::Result;
 use zimage::model::config::{ModelConfig, TextEncoderConfig, TransformerConfig, VaeConfig};
+use zimage::pipeline::prompt;
 use zimage::weights::{ModelFolder, Tensors};
 
 /// The document of `--json`. Sizes are in bytes, and sides of pictures in pixels.
@@ -113,6 +114,16 @@ pub(super) fn run(folder: Option<&Path>, json: bool) -> Result<()> {
     if json { cli::print_json(&model) } else { cli::print(&model.describe()) }
 }
 
+impl Tokenizer {
+    async fn read(folder: &ModelFolder) -> Result<Self> {
+        let mut bytes = 0;
+        for file in prompt::Tokenizer::files(folder).await? {
+            bytes += folder.read(file).await?.len() as u64;
+        }
+        Ok(Self { bytes })
+    }
+}
+
 impl Model {
     async fn read(folder: &ModelFolder) -> Result<Self> {
         let config = ModelConfig::read(folder).await?;
@@ -121,7 +132,7 @@ impl Model {
                 .await?,
             text_encoder: Part::read(folder, "text_encoder", "model", (&config.text_encoder).into()).await?,
             vae: Part::read(folder, "vae", "diffusion_pytorch_model", (&config.vae).into()).await?,
-            tokenizer: Tokenizer { bytes: folder.read("tokenizer/tokenizer.json").await?.len() as u64 },
+            tokenizer: Tokenizer::read(folder).await?,
         };
         let [rows, columns] = config.largest_size();
         let defaults = &config.defaults;

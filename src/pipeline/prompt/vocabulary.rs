@@ -1,0 +1,170 @@
+//! The vocabulary and the merges of byte-level BPE, bounded while they are read.
+
+use crate::weights::excerpt;
+use serde::Deserialize;
+use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use std::collections::HashSet;
+use std::fmt;
+use tokenizers::models::bpe;
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+
+/// The most tokens, merges and ids; Qwen3 has 151,643 tokens.
+const MOST: usize = 1 << 20;
+
+/// The longest token in bytes; Qwen3's longest has 256.
+pub(super) const LONGEST_TOKEN: usize = 1024;
+
+/// Tokens in the alphabet of byte-level BPE, with their ids.
+#[derive(Default)]
+pub(super) struct Vocabulary(pub bpe::Vocab);
+
+/// Pairs of tokens that become one, the most frequent first.
+#[derive(Default)]
+pub(super) struct Merges(pub bpe::Merges);
+
+/// Checks what the `tokenizers` crate takes for granted or silently does without.
+///
+/// The crate copies both tokens of a merge into a buffer as long as the longest token: a merge that
+/// makes a longer one would panic there.
+///
+/// # Errors
+/// One sentence without the file's name.
+pub(super) fn check(vocabulary: &Vocabulary, merges: &Merges) -> Result<(), String> {
+    let tokens = &vocabulary.0;
+    let mut ids = HashSet::with_capacity(tokens.len());
+    if let Some((token, id)) = tokens.iter().find(|(_, id)| !ids.insert(**id)) {
+        return Err(format!("expected one token for each id, but id {id} has two, among them {}", quoted(token)));
+    }
+    if let Some(symbol) = ByteLevel::alphabet().into_iter().filter(|&c| !tokens.contains_key(&*c.to_string())).min() {
+        return Err(format!("expected a token for each of the 256 bytes, but there is none for {symbol:?}"));
+    }
+    let longest = tokens.keys().map(String::len).max().unwrap_or(0);
+    match merges.0.iter().find(|(first, second)| first.len() + second.len() > longest) {
+        Some((first, second)) => {
+            Err(format!("the merge of {} and {} makes no token of the vocabulary", quoted(first), quoted(second)))
+        }
+        None => Ok(()),
+    }
+}
+
+fn quoted(token: &str) -> String {
+    format!("\"{}\"", excerpt(token))
+}
+
+fn bounded<E: Error>(token: String) -> Result<String, E> {
+    if token.len() > LONGEST_TOKEN {
+        return Err(E::custom(format_args!("a token has {} bytes, more than {LONGEST_TOKEN}", token.len())));
+    }
+    Ok(token)
+}
+
+impl<'de> Deserialize<'de> for Vocabulary {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Entries;
+        impl<'de> Visitor<'de> for Entries {
+            type Value = Vocabulary;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a vocabulary: tokens with their ids")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Vocabulary, A::Error> {
+                let mut vocabulary = bpe::Vocab::default();
+                while let Some((token, id)) = map.next_entry::<String, u32>()? {
+                    if vocabulary.len() == MOST || id as usize >= MOST {
+                        return Err(Error::custom(format_args!("more than {MOST} tokens, or an id past them: {id}")));
+                    }
+                    vocabulary.insert(bounded(token)?, id);
+                }
+                Ok(Vocabulary(vocabulary))
+            }
+        }
+        deserializer.deserialize_map(Entries)
+    }
+}
+
+/// A merge as `tokenizers` writes it today, `["a", "b"]`, or as it did before, `"a b"`.
+struct Merge(String, String);
+
+impl<'de> Deserialize<'de> for Merge {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Pair;
+        impl<'de> Visitor<'de> for Pair {
+            type Value = Merge;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a merge: two tokens")
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<Merge, E> {
+                match text.split_once(' ') {
+                    Some((first, second)) if !second.contains(' ') => {
+                        Ok(Merge(bounded(first.to_owned())?, bounded(second.to_owned())?))
+                    }
+                    _ => {
+                        Err(E::custom(format_args!("{}: expected two tokens with a space between them", quoted(text))))
+                    }
+                }
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Merge, A::Error> {
+                let mut token =
+                    |i| seq.next_element::<String>()?.map_or_else(|| Err(Error::invalid_length(i, &self)), bounded);
+                let merge = Merge(token(0)?, token(1)?);
+                match seq.next_element::<String>()? {
+                    None => Ok(merge),
+                    Some(_) => Err(Error::invalid_length(3, &self)),
+                }
+            }
+        }
+        deserializer.deserialize_any(Pair)
+    }
+}
+
+impl<'de> Deserialize<'de> for Merges {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct List;
+        impl<'de> Visitor<'de> for List {
+            type Value = Merges;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list of merges")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Merges, A::Error> {
+                let mut merges = Vec::new();
+                while let Some(Merge(first, second)) = seq.next_element()? {
+                    merges.push((first, second));
+                    if merges.len() > MOST {
+                        return Err(Error::custom(format_args!("more than {MOST} merges")));
+                    }
+                }
+                Ok(Merges(merges))
+            }
+        }
+        deserializer.deserialize_seq(List)
+    }
+}
+
+impl Merges {
+    /// Reads `merges.txt` as transformers does: two tokens a line, perhaps below a `#version:` line.
+    ///
+    /// # Errors
+    /// One sentence without the file's name.
+    pub(super) fn lines(text: &str) -> Result<Self, String> {
+        let mut merges = Vec::new();
+        for (i, line) in text.lines().enumerate().map(|(i, line)| (i, line.trim())) {
+            if line.is_empty() || i == 0 && line.starts_with("#version:") {
+                continue;
+            }
+            let mut tokens = line.split_whitespace();
+            match (tokens.next(), tokens.next(), tokens.next()) {
+                (Some(first), Some(second), None) if line.len() <= LONGEST_TOKEN && merges.len() < MOST => {
+                    merges.push((first.to_owned(), second.to_owned()));
+                }
+                _ => return Err(format!("line {}: expected two tokens, found {}", i + 1, quoted(line))),
+            }
+        }
+        Ok(Self(merges))
+    }
+}
