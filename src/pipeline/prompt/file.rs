@@ -47,6 +47,10 @@ pub(super) fn read(json: &[u8]) -> Result<Parts, String> {
     if kind != "\"BPE\"" {
         return Err(refused("model.type", "BPE", kind));
     }
+    let (vocabulary, merges) = match (model.vocabulary, model.merges) {
+        (Some(vocabulary), Some(merges)) => (vocabulary, merges),
+        _ => return Err(broken(&"its model has no vocab or no merges")),
+    };
     empty(&model.rest, &["type"], "model.")?;
     empty(
         &rest,
@@ -64,10 +68,6 @@ pub(super) fn read(json: &[u8]) -> Result<Parts, String> {
     )?;
     check_normalizer(&step("normalizer")?)?;
     check_pre_tokenizer(&step("pre_tokenizer")?)?;
-    let (vocabulary, merges) = match (model.vocabulary, model.merges) {
-        (Some(vocabulary), Some(merges)) => (vocabulary, merges),
-        _ => return Err(broken(&"its model has no vocab or no merges")),
-    };
     vocabulary::check(&vocabulary, &merges).map_err(|problem| format!("model: {problem}"))?;
 
     let added: Vec<Added> = match rest.iter().find(|(key, _)| key == "added_tokens") {
