@@ -130,10 +130,11 @@ impl Keys {
         self.get(key).map(|_| self.real(key, None, range)).transpose()
     }
 
-    /// True or false.
+    /// True or false; null is false, as in Python.
     pub(super) fn flag(&self, key: &str, default: bool) -> Result<bool> {
-        match self.get(key) {
+        match self.map.get(key) {
             None => Ok(default),
+            Some(Value::Null) => Ok(false),
             Some(value) => value.as_bool().ok_or_else(|| self.wrong(key, "true or false")),
         }
     }
@@ -147,10 +148,10 @@ impl Keys {
     }
 
     /// Refuses a null where the reference's class fails on it instead of taking its default.
-    pub(super) fn not_null(&self, key: &str) -> Result<()> {
-        match self.map.get(key) {
-            Some(Value::Null) => Err(self.wrong(key, "a value or no such key")),
-            _ => Ok(()),
+    pub(super) fn not_null(&self, keys: &[&str]) -> Result<()> {
+        match keys.iter().find(|key| self.map.get(**key).is_some_and(Value::is_null)) {
+            Some(key) => Err(self.wrong(key, "a value or no such key")),
+            None => Ok(()),
         }
     }
 

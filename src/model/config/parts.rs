@@ -55,6 +55,21 @@ impl TransformerConfig {
         keys.one_of("_class_name", &["ZImageTransformer2DModel"])?;
         keys.refuse("quantization_config")?;
         keys.refuse("siglip_feat_dim")?;
+        keys.not_null(&[
+            "all_patch_size",
+            "all_f_patch_size",
+            "in_channels",
+            "dim",
+            "n_layers",
+            "n_refiner_layers",
+            "n_heads",
+            "norm_eps",
+            "cap_feat_dim",
+            "rope_theta",
+            "t_scale",
+            "axes_dims",
+            "axes_lens",
+        ])?;
         if !keys.flag("qk_norm", true)? {
             return Err(keys.wrong("qk_norm", "true, because attention without it is not supported"));
         }
@@ -222,6 +237,18 @@ impl VaeConfig {
         keys.one_of("_class_name", &["AutoencoderKL"])?;
         keys.one_of("act_fn", &["silu", "swish"])?;
         keys.refuse("quantization_config")?;
+        keys.not_null(&[
+            "act_fn",
+            "block_out_channels",
+            "down_block_types",
+            "up_block_types",
+            "in_channels",
+            "out_channels",
+            "latent_channels",
+            "layers_per_block",
+            "norm_num_groups",
+            "scaling_factor",
+        ])?;
         for key in ["in_channels", "out_channels"] {
             if keys.size(key, Some(3))? != 3 {
                 return Err(keys.wrong(key, "3: red, green and blue"));
@@ -245,7 +272,8 @@ impl VaeConfig {
             layers_per_block: keys.layers("layers_per_block", Some(1), 1)?,
             norm_num_groups,
             scaling_factor: keys.real("scaling_factor", Some(0.18215), 1e-6..=1e6)? as f32,
-            shift_factor: keys.real("shift_factor", Some(0.0), -1e6..=1e6)? as f32,
+            // The class has no shift by default, and the pipeline fails to add none.
+            shift_factor: keys.real("shift_factor", None, -1e6..=1e6)? as f32,
             use_quant_conv: keys.flag("use_quant_conv", true)?,
             use_post_quant_conv: keys.flag("use_post_quant_conv", true)?,
             mid_block_add_attention: keys.flag("mid_block_add_attention", true)?,

@@ -76,9 +76,9 @@ impl SchedulerConfig {
         let dynamic = keys.flag("use_dynamic_shifting", false)?.then_some(line);
         // The reference's class computes with the shift at once, unless the dynamic one replaces it.
         if dynamic.is_none() {
-            keys.not_null("shift")?;
+            keys.not_null(&["shift"])?;
         }
-        keys.not_null("num_train_timesteps")?;
+        keys.not_null(&["num_train_timesteps"])?;
         let terminal = keys.real("shift_terminal", Some(0.0), -LARGEST_SHIFT..=LARGEST_SHIFT)?;
         let end = |key: &str| keys.optional_real(key, 0.0..=LARGEST_SHIFT);
         Ok(Self {
@@ -98,7 +98,7 @@ impl DynamicShift {
     fn read(keys: &Keys) -> Result<Self> {
         const TOKENS: [&str; 2] = ["base_image_seq_len", "max_image_seq_len"];
         for key in ["time_shift_type", "base_shift", "max_shift"].into_iter().chain(TOKENS) {
-            keys.not_null(key)?;
+            keys.not_null(&[key])?;
         }
         let shift = |key: &str, default| keys.real(key, Some(default), -LARGEST_SHIFT..=LARGEST_SHIFT);
         let tokens = |key: &str, default| keys.count(key, Some(default), 0..=LONGEST_SEQUENCE);
@@ -131,7 +131,7 @@ impl Spacing {
     fn read(keys: &Keys) -> Result<Self> {
         let mut chosen = None;
         for (key, spacing) in Self::KEYS {
-            keys.not_null(key)?;
+            keys.not_null(&[key])?;
             if keys.flag(key, false)?
                 && let Some((other, _)) = chosen.replace((key, spacing))
             {

@@ -52,7 +52,6 @@ fn write(root: &Path, relative: &str, text: &str) {
 
 /// Reads Turbo's files with some keys changed; null takes a key away.
 fn read(changes: &[(&str, &str, Value)]) -> Result<ModelConfig> {
-    let dir = tempfile::tempdir().unwrap();
     let mut files = turbo();
     for (file, key, value) in changes {
         if files.iter().all(|(name, _)| name != file) {
@@ -65,6 +64,11 @@ fn read(changes: &[(&str, &str, Value)]) -> Result<ModelConfig> {
             object[*key] = value.clone();
         }
     }
+    read_files(files)
+}
+
+fn read_files(files: Vec<(&'static str, Value)>) -> Result<ModelConfig> {
+    let dir = tempfile::tempdir().unwrap();
     for (name, value) in files {
         write(dir.path(), name, &value.to_string());
     }
@@ -78,6 +82,59 @@ fn refused(file: &str, key: &str, value: Value, parts: &[&str]) {
         assert!(message.contains(part), "{key} = {value}: {part:?} is not in {message:?}");
     }
     assert!(!message.contains('\n') && message.len() < 600, "{message}");
+}
+
+/// diffusers 0.42 passes a null on to the class, where a number or a list is then missing; a flag is
+/// false. The pipeline itself fails to add a shift that is not there.
+#[test]
+fn nulls_mean_what_they_do_in_python() {
+    let with_null = |file: &str, key: &str| {
+        let mut files = turbo();
+        files.iter_mut().find(|(name, _)| *name == file).unwrap().1[key] = Value::Null;
+        read_files(files)
+    };
+    for (file, keys) in [
+        (
+            TRANSFORMER,
+            &[
+                "all_patch_size",
+                "in_channels",
+                "dim",
+                "n_layers",
+                "n_heads",
+                "norm_eps",
+                "rope_theta",
+                "t_scale",
+                "axes_dims",
+                "axes_lens",
+                "cap_feat_dim",
+                "qk_norm",
+            ][..],
+        ),
+        (
+            VAE,
+            &[
+                "act_fn",
+                "block_out_channels",
+                "up_block_types",
+                "latent_channels",
+                "layers_per_block",
+                "norm_num_groups",
+                "scaling_factor",
+                "shift_factor",
+            ],
+        ),
+        (SCHEDULER, &["shift", "num_train_timesteps"]),
+    ] {
+        for key in keys {
+            let error = with_null(file, key).unwrap_err().to_string();
+            assert!(error.contains(file) && error.contains(key) && error.contains("found null"), "{error}");
+        }
+    }
+    let vae = |key| with_null(VAE, key).unwrap().vae;
+    assert!(!vae("mid_block_add_attention").mid_block_add_attention && !vae("use_quant_conv").use_quant_conv);
+    refused(VAE, "shift_factor", Value::Null, &["a number", "found nothing"]);
+    assert!(with_null(TEXT_ENCODER, "num_key_value_heads").is_ok());
 }
 
 #[test]
@@ -105,8 +162,8 @@ fn missing_keys_have_the_reference_s_defaults() {
     let none: Vec<_> = keys.iter().map(|key| (TRANSFORMER, key.as_str(), Value::Null)).collect();
     let bare = read(&none).unwrap().transformer;
     assert_eq!(bare, TransformerConfig { axes_lens: [1024, 512, 512], ..whole });
-    let vae = read(&[(VAE, "shift_factor", Value::Null), (VAE, "use_quant_conv", Value::Null)]).unwrap().vae;
-    assert!(vae.shift_factor == 0.0 && vae.use_quant_conv);
+    let vae = read(&[(VAE, "scaling_factor", Value::Null), (VAE, "use_quant_conv", Value::Null)]).unwrap().vae;
+    assert!(vae.scaling_factor == 0.18215 && vae.use_quant_conv);
     let encoder = [(TEXT_ENCODER, "num_key_value_heads", Value::Null), (TEXT_ENCODER, "head_dim", Value::Null)];
     let encoder = read(&encoder).unwrap().text_encoder;
     assert_eq!((encoder.num_key_value_heads, encoder.head_dim), (32, 128));
