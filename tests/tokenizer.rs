@@ -104,7 +104,7 @@ fn broken_vocabularies_of_two_files_are_named() {
         let token = config["added_tokens_decoder"].as_object_mut().unwrap().remove("600").unwrap();
         config["added_tokens_decoder"]["626"] = token;
     });
-    refused(dir.path(), "vocab.json", "has id 601, but comes 600th");
+    refused(dir.path(), "vocab.json", "has id 601, but 600 follows");
 }
 
 #[test]

@@ -6,12 +6,13 @@
 
 mod added;
 mod file;
+mod folder;
 mod settings;
 mod template;
 mod vocabulary;
 
 use crate::error::{Error, Result};
-use crate::weights::{ModelFolder, excerpt};
+use crate::weights::excerpt;
 use added::Added;
 use settings::Settings;
 use std::fmt;
@@ -40,14 +41,6 @@ const MARKERS: [&str; 2] = ["<|im_start|>", "<|im_end|>"];
 pub(crate) const PATTERN: &str =
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
-/// The files of a vocabulary: one that holds everything, or the two that transformers 4 saves.
-const FILE: &str = "tokenizer/tokenizer.json";
-const VOCABULARY: &str = "tokenizer/vocab.json";
-const MERGES: &str = "tokenizer/merges.txt";
-
-/// The largest file of a vocabulary in bytes; Qwen3's has 11.4 MB.
-const LARGEST_FILE: u64 = 64 << 20;
-
 /// The largest other file of a tokenizer in bytes; Qwen3's have 10 kB.
 const LARGEST_SETTINGS: u64 = 4 << 20;
 
@@ -72,7 +65,7 @@ pub struct Tokenizer {
     path: PathBuf,
 }
 
-/// What the files of a vocabulary say; everything else is the same in every Qwen.
+/// The contents of a vocabulary's files; everything else is the same in every Qwen.
 #[derive(Default)]
 struct Parts {
     vocabulary: Vocabulary,
@@ -85,62 +78,6 @@ struct Parts {
 }
 
 impl Tokenizer {
-    /// Reads the tokenizer of a model: tokenizer.json, or vocab.json and merges.txt where there is none, and the files
-    /// beside them.
-    ///
-    /// # Errors
-    /// [`Error::File`] for a file that is missing, broken or too large, for a tokenizer of another kind than Qwen's, and
-    /// for one without the tokens that its chat template writes; those of the folder.
-    pub async fn load(folder: &ModelFolder) -> Result<Self> {
-        let settings = Settings::read(folder).await?;
-        if Self::files(folder).await?.contains(&FILE) {
-            return Self::new(&folder.read_at_most(FILE, LARGEST_FILE).await?, settings, &folder.path(FILE));
-        }
-        let path = folder.path(VOCABULARY);
-        let vocabulary = serde_json::from_slice(&folder.read_at_most(VOCABULARY, LARGEST_FILE).await?)
-            .map_err(|error| Error::file(&path, format!("expected a vocab.json: {}", excerpt(&error.to_string()))))?;
-        let merges = folder.read_at_most(MERGES, LARGEST_FILE).await?;
-        let merges = std::str::from_utf8(&merges)
-            .map_err(|_| "expected text in UTF-8".to_owned())
-            .and_then(Merges::lines)
-            .map_err(|problem| Error::file(&folder.path(MERGES), problem))?;
-        vocabulary::check(&vocabulary, &merges).map_err(|problem| Error::file(&path, problem))?;
-        let ids: Vec<(String, u32)> =
-            settings.added.iter().filter_map(|(id, token)| Some((token.content.clone(), (*id)?))).collect();
-        let tokenizer = Self::build(Parts { vocabulary, merges, ..Parts::default() }, settings, &path)?;
-        // Here nothing but these ids says which token is which row of the embeddings.
-        match ids.into_iter().find(|(content, id)| tokenizer.tokenizer.token_to_id(content) != Some(*id)) {
-            Some((content, id)) => {
-                let found = tokenizer.tokenizer.token_to_id(&content).unwrap_or_default();
-                let problem = format!(
-                    "the added token {} has id {id}, but comes {found}th after this vocabulary: they are of different \
-                     models",
-                    excerpt(&content)
-                );
-                Err(Error::file(&path, problem))
-            }
-            None => Ok(tokenizer),
-        }
-    }
-
-    /// The files that hold the vocabulary of a model: tokenizer.json, or vocab.json and merges.txt where there is none.
-    ///
-    /// # Errors
-    /// [`Error::File`] when there is neither; those of the folder.
-    pub async fn files(folder: &ModelFolder) -> Result<&'static [&'static str]> {
-        if folder.exists(FILE).await? {
-            return Ok(&[FILE]);
-        }
-        let problem = "there is no such file: a tokenizer is a tokenizer.json, or a vocab.json and a merges.txt";
-        if !folder.exists(VOCABULARY).await? {
-            return Err(Error::file(&folder.path(FILE), problem));
-        }
-        if !folder.exists(MERGES).await? {
-            return Err(Error::file(&folder.path(MERGES), problem));
-        }
-        Ok(&[VOCABULARY, MERGES])
-    }
-
     /// Reads the contents of a `tokenizer.json` without the files beside it; `path` names the file in messages.
     ///
     /// Padding that was saved with the tokenizer is dropped, because a batch is ragged. The length is cut by
@@ -159,7 +96,9 @@ impl Tokenizer {
     }
 
     fn build(parts: Parts, settings: Settings, path: &Path) -> Result<Self> {
-        let broken = |error| Error::file(path, format!("the tokenizer cannot be built: {error}"));
+        let broken = |error: tokenizers::Error| {
+            Error::file(path, format!("the tokenizer cannot be built: {}", excerpt(&error.to_string())))
+        };
         let Parts { vocabulary, merges, added, around, cut_left } = parts;
         let model = BpeBuilder::new().vocab_and_merges(vocabulary.0, merges.0).build().map_err(broken)?;
         let split = Split::new(SplitPattern::Regex(PATTERN.to_owned()), SplitDelimiterBehavior::Isolated, false)
@@ -196,6 +135,7 @@ impl Tokenizer {
         check_length(prompt)?;
         let encoded = self.tokenizer.encode_fast(self.template.render(prompt)?, false);
         let encoding = encoded
+            .map_err(|error| excerpt(&error.to_string()))
             .map_err(|error| Error::file(&self.path, format!("the prompt cannot be put into tokens: {error}")))?;
         let ids = encoding.get_ids();
         let [before, after] = &self.around;

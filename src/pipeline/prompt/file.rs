@@ -74,7 +74,8 @@ pub(super) fn read(json: &[u8]) -> Result<Parts, String> {
         Some((_, text)) if text.get().len() > LONGEST_ADDED => {
             return Err(format!("added_tokens: expected at most {LONGEST_ADDED} bytes, found {}", text.get().len()));
         }
-        Some((_, text)) => serde_json::from_str(text.get()).map_err(|error| format!("added_tokens: {error}"))?,
+        Some((_, text)) => serde_json::from_str(text.get())
+            .map_err(|error| format!("added_tokens: {}", excerpt(&error.to_string())))?,
         None => Vec::new(),
     };
     added::check(&added).map_err(|problem| format!("added_tokens: {problem}"))?;
@@ -181,7 +182,7 @@ fn template(processor: &Value) -> Result<[Vec<u32>; 2], String> {
 
     let problem = |problem: &str| format!("post_processor: TemplateProcessing: {problem}");
     let Template { single, special_tokens } =
-        Template::deserialize(processor).map_err(|error| problem(&error.to_string()))?;
+        Template::deserialize(processor).map_err(|error| problem(&excerpt(&error.to_string())))?;
     let mut around = [Vec::new(), Vec::new()];
     let mut texts = 0;
     for piece in single {

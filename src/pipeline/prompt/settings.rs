@@ -1,4 +1,4 @@
-//! What stands in the tokenizer's folder beside the vocabulary: tokenizer_config.json, its older
+//! The files of a tokenizer's folder beside the vocabulary: tokenizer_config.json, its older
 //! companions special_tokens_map.json and added_tokens.json, and the chat template.
 
 use super::LARGEST_SETTINGS;

@@ -9,7 +9,7 @@ use minijinja::machinery::{Instruction, Instructions, TemplateConfig, Token, tok
 /// The compiler recurses as deep as an expression is long.
 const MOST_TOKENS: usize = 256;
 
-/// Functions that stand for operators. A template cannot name them.
+/// Functions in the place of operators. A template cannot name them.
 pub(super) const CONCAT: &str = "~";
 pub(super) const ADD: &str = "+";
 pub(super) const LIST: &str = "[]";

@@ -17,13 +17,13 @@ const MOST: usize = 1 << 26;
 /// The most bytes of the text that a template writes.
 const LONGEST_TEXT: usize = 1 << 18;
 
-/// How deep lists may be inside lists.
+/// The most lists inside each other.
 const DEEPEST: usize = 32;
 
 /// The bytes of a value beside those of its text.
 const ITEM: usize = 32;
 
-/// What one rendering has made so far.
+/// The bytes that one rendering has made so far.
 #[derive(Debug, Default)]
 pub(super) struct Limits {
     made: AtomicUsize,
