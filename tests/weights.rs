@@ -184,7 +184,10 @@ fn files_that_are_no_safetensors_are_refused() {
     refused_header("[]", 0, &["expected a map of tensors"]);
     refused_header("{} {}", 0, &["trailing characters"]);
     refused_header(&"[".repeat(100_000), 0, &["broken safetensors header"]);
-    refused_header(&format!("{{\"__metadata__\":{}", "[".repeat(100_000)), 0, &["EOF while parsing a list"]);
+    refused_header(&format!("{{\"__metadata__\":{}", "[".repeat(100_000)), 0, &["__metadata__", "a map of texts"]);
+    for metadata in ["7", "[]", r#"{"a": 1}"#, r#"{"a": {"b": "c"}}"#, r#"{}, "__metadata__": {}"#] {
+        refused_header(&format!("{{\"__metadata__\": {metadata}}}"), 0, &["__metadata__"]);
+    }
     refused(&[&4u64.to_le_bytes()[..], b"{\"\xff\""].concat(), &["broken safetensors header"]);
 }
 

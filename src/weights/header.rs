@@ -9,7 +9,7 @@ use super::{StoredType, excerpt};
 use crate::error::{Error, Result};
 use bytes::Bytes;
 use serde::Deserialize;
-use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
@@ -140,6 +140,9 @@ impl<'de> Deserialize<'de> for Entries {
     }
 }
 
+/// The entry of a header that is no tensor.
+const METADATA: &str = "__metadata__";
+
 struct EntriesVisitor;
 
 impl<'de> Visitor<'de> for EntriesVisitor {
@@ -151,9 +154,14 @@ impl<'de> Visitor<'de> for EntriesVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Entries, A::Error> {
         let mut entries = BTreeMap::new();
+        let mut has_metadata = false;
         while let Some(name) = map.next_key::<String>()? {
-            if name == "__metadata__" {
-                map.next_value::<IgnoredAny>()?;
+            if name == METADATA {
+                let metadata = map.next_value::<Option<Texts>>();
+                metadata.map_err(|error| A::Error::custom(format!("{METADATA}: {error}")))?;
+                if std::mem::replace(&mut has_metadata, true) {
+                    return Err(A::Error::custom(format!("{METADATA}: the name occurs twice")));
+                }
                 continue;
             }
             let named = |text: &dyn fmt::Display| A::Error::custom(format!("tensor {}: {text}", excerpt(&name)));
@@ -167,6 +175,30 @@ impl<'de> Visitor<'de> for EntriesVisitor {
             entries.insert(name, info);
         }
         Ok(Entries(entries))
+    }
+}
+
+/// A map of texts, as the format has metadata; nothing here reads it.
+struct Texts;
+
+impl<'de> Deserialize<'de> for Texts {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        deserializer.deserialize_map(TextsVisitor)
+    }
+}
+
+struct TextsVisitor;
+
+impl<'de> Visitor<'de> for TextsVisitor {
+    type Value = Texts;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a map of texts")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Texts, A::Error> {
+        while map.next_entry::<String, String>()?.is_some() {}
+        Ok(Texts)
     }
 }
 
