@@ -1,14 +1,16 @@
 //! The public face: a model on the best backend there is, and pictures from requests.
 
+mod choice;
+
 use crate::backend::cpu::Cpu;
 #[cfg(feature = "cuda")]
 use crate::backend::cuda::{Cuda, Placement};
 #[cfg(feature = "webgpu")]
-use crate::backend::webgpu::{Adapters, Shaders, WebGpu};
+use crate::backend::webgpu::{Adapters, WebGpu};
 use crate::backend::{Backend, DType, HostTensor};
 use crate::bench::{self, Seen};
 use crate::conformance::{self, Report, compare_all};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::image::{Image, Info};
 use crate::model::Model;
 use crate::model::config::ModelConfig;
@@ -17,75 +19,9 @@ use crate::pipeline::progress::{Progress, Timings, since};
 use crate::pipeline::request::Request;
 use crate::pipeline::stages::{self, Inputs};
 use crate::pipeline::{Drawn, Offload, Pipeline};
-use std::str::FromStr;
+use crate::reserve;
+pub use choice::BackendChoice;
 use web_time::Instant;
-
-/// Which backend computes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub enum BackendChoice {
-    /// The best one that this machine has: an NVIDIA GPU, else any other, else the processor.
-    #[default]
-    Auto,
-    /// The processor.
-    Cpu,
-    /// Any GPU, or what stands in for one, through Vulkan, Metal or Direct3D 12, with these shaders.
-    #[cfg(feature = "webgpu")]
-    WebGpu(Shaders),
-    /// An NVIDIA GPU.
-    #[cfg(feature = "cuda")]
-    Cuda,
-}
-
-impl BackendChoice {
-    /// Every choice with its name.
-    pub const NAMES: &[(&'static str, BackendChoice)] = &[
-        ("auto", BackendChoice::Auto),
-        ("cpu", BackendChoice::Cpu),
-        #[cfg(feature = "webgpu")]
-        ("webgpu", BackendChoice::WebGpu(Shaders::Best)),
-        #[cfg(feature = "webgpu")]
-        ("webgpu:plain", BackendChoice::WebGpu(Shaders::Plain)),
-        #[cfg(feature = "webgpu")]
-        ("webgpu:direct", BackendChoice::WebGpu(Shaders::Direct)),
-        #[cfg(feature = "webgpu")]
-        ("webgpu:half", BackendChoice::WebGpu(Shaders::Half)),
-        #[cfg(feature = "webgpu")]
-        ("webgpu:cooperative", BackendChoice::WebGpu(Shaders::Cooperative)),
-        #[cfg(feature = "cuda")]
-        ("cuda", BackendChoice::Cuda),
-    ];
-
-    /// The backends themselves in all their variants, whether or not this machine has their device: every choice that
-    /// leaves nothing to choose.
-    pub fn built_in() -> impl Iterator<Item = BackendChoice> {
-        let open = |choice: &BackendChoice| match choice {
-            BackendChoice::Auto => true,
-            BackendChoice::Cpu => false,
-            #[cfg(feature = "webgpu")]
-            BackendChoice::WebGpu(shaders) => *shaders == Shaders::Best,
-            #[cfg(feature = "cuda")]
-            BackendChoice::Cuda => false,
-        };
-        Self::NAMES.iter().map(|(_, choice)| *choice).filter(move |choice| !open(choice))
-    }
-
-    /// The name in [`BackendChoice::NAMES`].
-    pub fn name(self) -> &'static str {
-        Self::NAMES.iter().find(|(_, choice)| *choice == self).map_or("", |(name, _)| *name)
-    }
-}
-
-impl FromStr for BackendChoice {
-    type Err = Error;
-
-    fn from_str(name: &str) -> Result<Self> {
-        Self::NAMES.iter().find(|(known, _)| *known == name).map(|(_, choice)| *choice).ok_or_else(|| {
-            let known = Self::NAMES.iter().map(|(known, _)| *known).collect::<Vec<_>>().join(", ");
-            Error::Request(format!("there is no backend {name:?}; choose one of {known}"))
-        })
-    }
-}
 
 /// Runs `$body` with `$start` bound to what starts the chosen backend: one line a backend.
 macro_rules! with_backend {
@@ -96,8 +32,8 @@ macro_rules! with_backend {
                 $body
             }
             #[cfg(feature = "webgpu")]
-            BackendChoice::WebGpu(shaders) => {
-                let $start = async || WebGpu::open_with(Adapters::Any, shaders, u64::MAX).await;
+            BackendChoice::WebGpu(shaders, adapters) => {
+                let $start = async || WebGpu::open_with(adapters.clone(), shaders, u64::MAX).await;
                 $body
             }
             #[cfg(feature = "cuda")]
@@ -113,7 +49,7 @@ macro_rules! with_backend {
 /// [`conformance::compare_all`] says.
 ///
 /// # Errors
-/// [`Error::Device`] when this machine lacks a device or it cannot hold a model, those of the models' files, and those of
+/// [`Error::Device`](crate::Error::Device) when this machine lacks a device or it cannot hold a model, those of the models' files, and those of
 /// the reference.
 pub async fn parity(
     reference: BackendChoice,
@@ -129,7 +65,7 @@ pub async fn parity(
 /// Measures how fast a backend is with `model`: see [`mod@bench`]. `see` is told of every row as soon as it is there.
 ///
 /// # Errors
-/// Those of [`bench::run`], and [`Error::Device`] when this machine lacks the device.
+/// Those of [`bench::run`], and [`Error::Device`](crate::Error::Device) when this machine lacks the device.
 pub async fn bench(
     choice: BackendChoice,
     model: &Model,
@@ -149,7 +85,7 @@ pub async fn bench(
 /// [`BackendChoice::Auto`] is the processor.
 ///
 /// # Errors
-/// [`Error::Device`] when this machine lacks the device, and those of [`stages::run`].
+/// [`Error::Device`](crate::Error::Device) when this machine lacks the device, and those of [`stages::run`].
 pub async fn stages(
     backend: BackendChoice,
     model: &Model,
@@ -174,7 +110,7 @@ pub struct DeviceInfo {
 pub async fn devices() -> Vec<(BackendChoice, Result<DeviceInfo>)> {
     let mut found = Vec::new();
     for choice in BackendChoice::built_in() {
-        let info = with_backend!(choice, start => start().await.map(|backend| describe(&backend)));
+        let info = with_backend!(choice.clone(), start => start().await.map(|backend| describe(&backend)));
         found.push((choice, info));
     }
     found
@@ -223,8 +159,8 @@ impl Opened {
             BackendChoice::Auto => Self::best(notes).await,
             BackendChoice::Cpu => Self::Cpu(Cpu::new()),
             #[cfg(feature = "webgpu")]
-            BackendChoice::WebGpu(shaders) => {
-                Self::WebGpu(Box::new(WebGpu::open_with(Adapters::Any, shaders, u64::MAX).await?))
+            BackendChoice::WebGpu(shaders, adapters) => {
+                Self::WebGpu(Box::new(WebGpu::open_with(adapters, shaders, u64::MAX).await?))
             }
             #[cfg(feature = "cuda")]
             BackendChoice::Cuda => Self::Cuda(Box::new(Cuda::open(Placement::default())?)),
@@ -232,7 +168,6 @@ impl Opened {
     }
 
     /// The best backend that this machine has; `notes` gets what should be better.
-    #[cfg_attr(not(feature = "cuda"), expect(unused_variables, clippy::ptr_arg))]
     async fn best(notes: &mut Vec<String>) -> Self {
         #[cfg(feature = "cuda")]
         match Cuda::open(Placement::default()) {
@@ -245,7 +180,28 @@ impl Opened {
         if let Ok(device) = WebGpu::open(Adapters::Gpu).await {
             return Self::WebGpu(Box::new(device));
         }
+        notes.push(no_gpu(!notes.is_empty()));
         Self::Cpu(Cpu::new())
+    }
+}
+
+/// The note that no GPU computes; `refused` is whether another one says why an NVIDIA GPU does not.
+fn no_gpu(refused: bool) -> String {
+    if cfg!(target_family = "wasm") {
+        return "this browser offers no GPU through WebGPU, so the processor computes".into();
+    }
+    let interface = match std::env::consts::OS {
+        "windows" => "Vulkan or Direct3D 12",
+        "macos" => "Metal",
+        _ => "Vulkan",
+    };
+    match (cfg!(feature = "cuda") && !refused, cfg!(feature = "webgpu")) {
+        (true, true) => {
+            format!("no NVIDIA driver with a GPU and no GPU through {interface} was found, so the processor computes")
+        }
+        (true, false) => "no NVIDIA driver with a GPU was found, so the processor computes".into(),
+        (false, true) => format!("no GPU through {interface} was found, so the processor computes"),
+        (false, false) => "this program uses no other GPU, so the processor computes".into(),
     }
 }
 
@@ -304,14 +260,14 @@ impl Engine {
     /// [`Stage::Load`](crate::Stage::Load).
     ///
     /// # Errors
-    /// Those of the files and of the device, [`Error::Request`] for a precision that the backend has not, and
-    /// [`Error::Cancelled`] when `progress` says so.
+    /// Those of the files and of the device, [`Error::Request`](crate::Error::Request) for a precision that the backend has not, and
+    /// [`Error::Cancelled`](crate::Error::Cancelled) when `progress` says so.
     pub async fn load(model: &Model, options: impl Into<LoadOptions>, progress: &mut dyn Progress) -> Result<Self> {
         let start = Instant::now();
         let options = options.into();
         let mut warnings = Vec::new();
         let pipeline =
-            Loaded::new(Opened::new(options.backend, &mut warnings).await?, model, options, progress).await?;
+            Loaded::new(Opened::new(options.backend.clone(), &mut warnings).await?, model, options, progress).await?;
         let mut engine = Self { model: model.name().to_owned(), pipeline, warnings, load_ms: since(start) };
         let of_files = with_pipeline!(engine, pipeline => pipeline.warnings().to_vec());
         engine.warnings.extend(of_files);
@@ -367,7 +323,7 @@ impl Engine {
     /// Draws what `request` asks for; it is checked before anything runs.
     ///
     /// # Errors
-    /// [`Error::Request`] for what cannot be drawn, [`Error::Cancelled`] when `progress` says so, and those of the
+    /// [`Error::Request`](crate::Error::Request) for what cannot be drawn, [`Error::Cancelled`](crate::Error::Cancelled) when `progress` says so, and those of the
     /// device.
     pub async fn generate(&self, request: &Request, progress: &mut dyn Progress) -> Result<Output> {
         let mut images = Vec::new();
@@ -405,7 +361,8 @@ impl Engine {
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
         let each = &mut |i: usize, rgb: HostTensor| {
-            each(Image { width: job.width, height: job.height, pixels: rgb.bytes().to_vec(), info: info(i) })
+            let pixels = reserve::copied(rgb.bytes(), "a picture")?;
+            each(Image { width: job.width, height: job.height, pixels, info: info(i) })
         };
         with_pipeline!(self, pipeline => pipeline.generate_each(&job, progress, each).await)
     }

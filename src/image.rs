@@ -6,6 +6,7 @@
 use crate::error::{Error, Result};
 use crate::output_file::OutputFile;
 use crate::png_text::{KEY, PARAMETERS, PngText, broken, decoder};
+use crate::reserve::zeros;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -135,7 +136,7 @@ impl Image {
                 format!("{width}×{height} is too large: at most {MAX_PIXELS} pixels are read"),
             ));
         };
-        let mut pixels = vec![0; bytes];
+        let mut pixels = zeros(bytes, "the pixels of a picture")?;
         let frame = reader.next_frame(&mut pixels).map_err(|error| broken(path, &error))?;
         // Texts may follow the pixels; that they are broken does not harm the picture.
         let _ = reader.finish();

@@ -57,6 +57,7 @@ mod options;
 mod output_file;
 pub mod pipeline;
 mod png_text;
+pub mod reserve;
 #[cfg(all(target_family = "wasm", feature = "webgpu"))]
 pub mod web;
 pub mod weights;

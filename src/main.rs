@@ -2,8 +2,12 @@
 
 mod cli;
 
+use cli::memory::Allocator;
 use std::process::ExitCode;
 use std::time::Instant;
+
+#[global_allocator]
+static ALLOCATOR: Allocator = Allocator;
 
 fn main() -> ExitCode {
     #[cfg(all(feature = "webgpu", target_os = "linux"))]

@@ -8,7 +8,7 @@ use std::fmt;
 use std::str::FromStr;
 
 /// What [`Engine::load`](crate::Engine::load) is told besides the model. A [`BackendChoice`] alone leaves the rest to it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct LoadOptions {
     /// Which backend computes.
     pub backend: BackendChoice,

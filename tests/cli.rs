@@ -3,46 +3,15 @@
 //! Pictures are made with the embedded default, small and with few steps.
 #![cfg(feature = "cli")]
 
-use assert_cmd::Command;
+#[path = "support/program.rs"]
+mod program;
+
+use program::{fails, succeeds, zimage};
 use serde_json::Value;
 use std::fs;
 use std::path::Path;
-use std::process::Output;
 use tempfile::{TempDir, tempdir};
 use zimage::{Image, Info, PngText};
-
-/// Runs the program in `folder`.
-fn zimage(folder: &Path, arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_zimage")).current_dir(folder).args(arguments).output().unwrap()
-}
-
-/// Runs the program and expects this exit code and one line of error that holds `says`; on standard
-/// output nothing, or with `--json` the same error.
-#[track_caller]
-fn fails(folder: &Path, arguments: &[&str], code: i32, says: &str) {
-    let output = zimage(folder, arguments);
-    let error = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {error}");
-    assert!(error.starts_with("error: ") && error.contains(says), "{arguments:?}: {error}");
-    assert_eq!(error.matches('\n').count(), 1, "{arguments:?}: {error}");
-    assert!(!error.contains("panicked"), "{arguments:?}");
-    if arguments.contains(&"--json") {
-        let document: Value = serde_json::from_slice(&output.stdout).unwrap();
-        assert_eq!(document["error"]["exit_code"], code, "{arguments:?}");
-        assert_eq!(format!("error: {}\n", document["error"]["message"].as_str().unwrap()), error);
-    } else {
-        assert!(output.stdout.is_empty(), "{arguments:?}");
-    }
-}
-
-#[track_caller]
-fn succeeds(folder: &Path, arguments: &[&str]) -> (String, String) {
-    let output = zimage(folder, arguments);
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    let (stdout, stderr) = (text(output.stdout), text(output.stderr));
-    assert_eq!(output.status.code(), Some(0), "{arguments:?}: {stderr}");
-    (stdout, stderr)
-}
 
 /// Comes first where the picture is of a size of its own.
 const SIZE: &str = "warning: this model was trained for 256×256: a picture of 64×64 may be broken\n";
@@ -64,9 +33,9 @@ fn with_picture() -> TempDir {
     folder
 }
 
-/// Arguments that make a picture in a moment.
+/// Arguments that make a picture in a moment, on whatever machine.
 fn quick<'a>(arguments: &[&'a str]) -> Vec<&'a str> {
-    let small = ["generate", "--width", "64", "--height", "64", "--steps", "1"];
+    let small = ["generate", "--width", "64", "--height", "64", "--steps", "1", "--backend", "cpu"];
     small.into_iter().chain(arguments.iter().copied()).collect()
 }
 
@@ -190,22 +159,6 @@ fn inspect_shows_foreign_texts_without_steering_the_terminal() {
     let (text, _) = succeeds(folder.path(), &["inspect", "other.png", "--json"]);
     let document: Value = serde_json::from_str(&text).unwrap();
     assert_eq!((&document["zimage"], &document["parameters"]), (&Value::Null, &"a cat\nSteps: 20\x1b[2J".into()));
-}
-
-#[test]
-fn inspect_shows_what_this_machine_computes_on() {
-    let folder = tempdir().unwrap();
-    let (text, _) = succeeds(folder.path(), &["inspect", "--device"]);
-    assert!(text.lines().any(|line| line.starts_with("cpu ") && line.contains("products of F32")), "{text}");
-    let (text, _) = succeeds(folder.path(), &["inspect", "--device", "--json"]);
-    let document: Value = serde_json::from_str(&text).unwrap();
-    let devices = document["devices"].as_array().unwrap();
-    assert_eq!(devices[0]["backend"], "cpu");
-    assert_eq!(devices.len(), zimage::BackendChoice::built_in().count());
-    for device in devices {
-        assert!(device["device"].is_string() != device["problem"].is_string(), "{device}");
-    }
-    fails(folder.path(), &["inspect", "--device", "fox.png"], 2, "--device");
 }
 
 #[test]
@@ -351,8 +304,7 @@ fn json_is_one_document() {
 fn a_picture_is_the_same_when_networks_take_turns() {
     let folder = tempdir().unwrap();
     let draw = |offload, file| {
-        let arguments =
-            quick(&["a fox", "--seed", "7", "--json", "--backend", "cpu", "--offload", offload, "-o", file]);
+        let arguments = quick(&["a fox", "--seed", "7", "--json", "--offload", offload, "-o", file]);
         let document: Value = serde_json::from_str(&succeeds(folder.path(), &arguments).0).unwrap();
         assert_eq!((&document["offload"], &document["operands"]), (&offload.into(), &"F32".into()));
         fs::read(folder.path().join(file)).unwrap()

@@ -279,11 +279,12 @@ fn a_model_beyond_f16_draws_nothing_in_f16() {
 fn every_built_in_backend_passes() {
     let models: Vec<Model> = Model::embedded().into_iter().collect();
     for candidate in BackendChoice::built_in() {
+        let name = candidate.to_string();
         match block_on(zimage::parity(BackendChoice::Cpu, candidate, &models, &Options::default())) {
             Ok(report) => assert!(report.passed(), "{report}"),
             Err(error) if error.kind() == ErrorKind::Device => {
                 // Past the test harness, which shows nothing of tests that pass.
-                writeln!(std::io::stderr(), "skipped: {}: {error}", candidate.name()).unwrap();
+                writeln!(std::io::stderr(), "skipped: {name}: {error}").unwrap();
             }
             Err(error) => panic!("{error}"),
         }

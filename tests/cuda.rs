@@ -142,7 +142,7 @@ fn a_missing_driver_gets_one_sentence() {
     #[cfg(feature = "cli")]
     {
         let output = assert_cmd::Command::new(env!("CARGO_BIN_EXE_zimage"))
-            .args(["parity", "--backends", "cpu,cuda", "--filter", "rms_norm"])
+            .args(["parity", "-q", "--backends", "cpu,cuda", "--filter", "rms_norm"])
             .output()
             .unwrap();
         assert_eq!(output.status.code(), Some(4));

@@ -184,6 +184,19 @@ fn auto() -> zimage::Engine {
     block_on(zimage::Engine::load(&zimage::Model::embedded().unwrap(), zimage::BackendChoice::Auto, progress)).unwrap()
 }
 
+/// Holds that `auto` uses something else and says why: the sentence of the device, and that the processor computes where
+/// nothing else does.
+#[cfg(feature = "embedded-model")]
+fn goes_on_with(sentence: &str) {
+    let engine = auto();
+    let (first, rest) = engine.warnings().split_first().unwrap();
+    assert_eq!(*first, format!("the NVIDIA GPU is not used through CUDA: {sentence}"));
+    match engine.backend() {
+        "cpu" => assert!(rest.len() == 1 && rest[0].ends_with("so the processor computes"), "{rest:?}"),
+        other => assert!(other == "webgpu" && rest.is_empty(), "{other}: {rest:?}"),
+    }
+}
+
 #[cfg(feature = "embedded-model")]
 #[test]
 fn auto_prefers_it() {
@@ -200,9 +213,7 @@ fn auto_goes_on_where_the_device_is_too_old_and_says_so() {
     emulated(test, &[("EMULATED_CUDA_CAPABILITY", "7")], || {
         let sentence = Cuda::open(Placement::Apart).unwrap_err().to_string();
         assert!(sentence.contains("has compute capability 7.0"), "{sentence}");
-        let engine = auto();
-        assert_ne!(engine.backend(), "cuda");
-        assert_eq!(engine.warnings(), [format!("the NVIDIA GPU is not used through CUDA: {sentence}")]);
+        goes_on_with(&sentence);
     });
 }
 
@@ -223,8 +234,7 @@ fn auto_goes_on_where_the_compiler_is_missing_and_says_so() {
         };
         let sentence = error.to_string();
         assert!(sentence.contains("libnvrtc.so") && sentence.contains("pip install"), "{sentence}");
-        let engine = auto();
-        assert_eq!(engine.warnings(), [format!("the NVIDIA GPU is not used through CUDA: {sentence}")]);
+        goes_on_with(&sentence);
     });
 }
 
@@ -294,4 +304,107 @@ fn damaged_machine_code_is_compiled_again() {
             }
         }
     });
+}
+
+/// Every function that the emulated driver has, from the text of its chapters.
+fn emulated_functions() -> Vec<String> {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/emulated_cuda");
+    let chapters = ["device_calls.cpp", "memory_calls.cpp", "module_calls.cpp", "stream_calls.cpp"];
+    let text = chapters.map(|file| std::fs::read_to_string(folder.join(file)).unwrap()).concat();
+    text.lines().filter_map(|line| Some(line.strip_prefix("API ")?.split('(').next()?.to_owned())).collect()
+}
+
+/// Runs `body` on a driver of CUDA 12.0 that has the functions which the backend looks up, and no other: whatever it calls is
+/// among them. `cache` is where it keeps what it made.
+fn on_the_oldest(test: &str, cache: &std::path::Path, body: impl FnOnce()) {
+    let listed = zimage::backend::cuda::driver_functions();
+    let mut others = emulated_functions();
+    assert!(listed.iter().all(|name| others.iter().any(|other| other == name)), "{others:?}");
+    others.retain(|name| !listed.contains(&name.as_str()));
+    assert!(others.len() > 20 && others.iter().any(|name| name == "cuEventElapsedTime_v2"), "{others:?}");
+    let Some(folder) = emulated_cuda::built() else { return };
+    let settings = [
+        ("EMULATED_CUDA_DRIVER", "12000"),
+        ("EMULATED_CUDA_HIDE", &others.join(",")),
+        ("LD_LIBRARY_PATH", &format!("{}:{}", folder.display(), folder.join("cublaslt").display())),
+        ("XDG_CACHE_HOME", cache.to_str().unwrap()),
+    ];
+    emulated(test, &settings, body);
+}
+
+#[test]
+fn the_oldest_driver_has_all_that_verbs_call() {
+    let Some(folder) = emulated_cuda::built() else { return };
+    on_the_oldest("the_oldest_driver_has_all_that_verbs_call", &folder.join("cache"), || {
+        let options = Options { filter: "/odd".into(), ..Options::default() };
+        let report = block_on(compare(&Cpu::new(), &cuda(), &options)).unwrap();
+        assert!(report.passed() && report.cases() > 5, "{report}");
+    });
+}
+
+#[test]
+fn the_oldest_driver_times_large_products() {
+    // A cache of its own: what an earlier run has chosen would not be timed.
+    let cache = tempfile::tempdir().unwrap();
+    on_the_oldest("the_oldest_driver_times_large_products", cache.path(), || {
+        let b = cuda();
+        assert!(b.device().contains("cuBLASLt 12.2.5"), "{}", b.device());
+        let (m, n, k) = (64, 4096, 2048);
+        let w = HostTensor::from_f32(&[n, k], &vec![1.0 / 64.0; n * k]);
+        let w = block_on(b.upload_linear(&[(&w).into()], &[])).unwrap();
+        let x = b.upload(&HostTensor::from_f32(&[1, m, k], &vec![0.5; m * k])).unwrap();
+        let product = block_on(b.download(&b.linear(&x, &w).unwrap())).unwrap().to_f32();
+        assert_eq!(product, vec![16.0; m * n]);
+    });
+}
+
+#[test]
+fn a_missing_function_is_named_before_anything_is_called() {
+    let test = "a_missing_function_is_named_before_anything_is_called";
+    let of_nvrtc = ["nvrtcVersion", "nvrtcGetCUBIN", "nvrtcGetProgramLogSize"];
+    let names = zimage::backend::cuda::driver_functions().iter().chain(&of_nvrtc);
+    // The process inside gets the name.
+    let named = std::env::var("EMULATED_CUDA_HIDE").ok();
+    for name in names.filter(|name| named.as_ref().is_none_or(|named| named == *name)) {
+        emulated(test, &[("EMULATED_CUDA_HIDE", name)], || {
+            assert!(Cuda::present());
+            let error = Cuda::open(Placement::Apart).unwrap_err();
+            assert!(matches!(error, zimage::Error::Device(_)), "{error:?}");
+            assert!(error.to_string().contains(&format!("has no function {name}, ")), "{error}");
+        });
+    }
+}
+
+#[cfg(feature = "embedded-model")]
+#[test]
+fn auto_goes_on_where_the_driver_lacks_a_function_and_says_so() {
+    let test = "auto_goes_on_where_the_driver_lacks_a_function_and_says_so";
+    emulated(test, &[("EMULATED_CUDA_HIDE", "cuGraphUpload,cuInit")], || {
+        goes_on_with(&Cuda::open(Placement::Apart).unwrap_err().to_string());
+    });
+}
+
+/// The emulation ends the process when page-locked memory is freed while a copy of it is under way; `recorded` events are
+/// recorded before one is not.
+fn an_upload_fails(test: &str, recorded: usize) {
+    emulated(test, &[("EMULATED_CUDA_FAIL_RECORD", &(recorded + 1).to_string())], || {
+        let b = cuda();
+        // Two buffers' worth.
+        let values: Vec<u32> = (0..12 << 20).collect();
+        let error = b.upload(&HostTensor::from_u32(&[values.len()], &values)).unwrap_err().to_string();
+        assert!(error.contains("the GPU refused"), "{error}");
+        // The device goes on.
+        let small = HostTensor::from_u32(&[3], &[1, 2, 3]);
+        assert_eq!(block_on(b.download(&b.upload(&small).unwrap())).unwrap().to_u32().unwrap(), [1, 2, 3]);
+    });
+}
+
+#[test]
+fn memory_of_a_copy_without_an_event_is_not_freed() {
+    an_upload_fails("memory_of_a_copy_without_an_event_is_not_freed", 0);
+}
+
+#[test]
+fn memory_of_the_copy_before_is_not_freed_either() {
+    an_upload_fails("memory_of_the_copy_before_is_not_freed_either", 1);
 }

@@ -115,10 +115,10 @@ fn remote(files: &Arc<Slow>) -> Model {
 }
 
 /// Whether this machine has what `backend` runs on; says so where it has not.
-fn present(backend: BackendChoice) -> bool {
+fn present(backend: &BackendChoice) -> bool {
     #[cfg(feature = "webgpu")]
-    if let BackendChoice::WebGpu(shaders) = backend
-        && let Err(error) = block_on(WebGpu::open_with(Adapters::Any, shaders, u64::MAX))
+    if let BackendChoice::WebGpu(shaders, adapters) = backend
+        && let Err(error) = block_on(WebGpu::open_with(adapters.clone(), *shaders, u64::MAX))
     {
         let _ = writeln!(std::io::stderr(), "skipped: webgpu: {error}");
         return false;
@@ -128,7 +128,7 @@ fn present(backend: BackendChoice) -> bool {
 
 /// Its matrices and tables come in pieces, which makes no difference; where they go to a device, few of them are here at a time.
 fn draws_the_same_picture(backend: BackendChoice, on_device: bool) {
-    if !present(backend) {
+    if !present(&backend) {
         return;
     }
     let files = Arc::new(Slow::default());
@@ -139,7 +139,7 @@ fn draws_the_same_picture(backend: BackendChoice, on_device: bool) {
         }
         ControlFlow::Continue(())
     };
-    let far = block_on(Engine::load(&remote(&files), backend, &mut watch)).unwrap();
+    let far = block_on(Engine::load(&remote(&files), backend.clone(), &mut watch)).unwrap();
     let (last, of) = seen[seen.len() - 1];
     assert!(seen[0] == (0, of) && last == of && seen.is_sorted(), "{seen:?}");
 
@@ -169,12 +169,12 @@ fn a_remote_model_draws_the_same_picture() {
 #[cfg(feature = "webgpu")]
 #[test]
 fn a_remote_model_draws_the_same_picture_on_webgpu() {
-    draws_the_same_picture(BackendChoice::WebGpu(Shaders::Plain), true);
-    draws_the_same_picture(BackendChoice::WebGpu(Shaders::Best), true);
+    draws_the_same_picture(BackendChoice::WebGpu(Shaders::Plain, Adapters::Any), true);
+    draws_the_same_picture(BackendChoice::WebGpu(Shaders::Half, Adapters::Any), true);
 }
 
 fn can_be_cancelled_and_can_fail(backend: BackendChoice) {
-    if !present(backend) {
+    if !present(&backend) {
         return;
     }
     let files = Arc::new(Slow::default());
@@ -187,7 +187,7 @@ fn can_be_cancelled_and_can_fail(backend: BackendChoice) {
             calls += 1;
             if calls < most { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         };
-        let cancelled = block_on(Engine::load(&model, backend, &mut some)).unwrap_err();
+        let cancelled = block_on(Engine::load(&model, backend.clone(), &mut some)).unwrap_err();
         assert_eq!(cancelled.kind(), ErrorKind::Cancelled);
         assert!(files.reads.load(SeqCst) - before < most + 100, "it goes on reading");
     }
@@ -205,5 +205,5 @@ fn loading_can_be_cancelled_and_can_fail() {
 #[cfg(feature = "webgpu")]
 #[test]
 fn loading_can_be_cancelled_and_can_fail_on_webgpu() {
-    can_be_cancelled_and_can_fail(BackendChoice::WebGpu(Shaders::Best));
+    can_be_cancelled_and_can_fail(BackendChoice::WebGpu(Shaders::Half, Adapters::Any));
 }

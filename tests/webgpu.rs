@@ -6,7 +6,7 @@ use naga::back::{hlsl, msl, spv};
 use naga::valid::{Capabilities, ValidationFlags, Validator};
 use pollster::block_on;
 use std::io::Write;
-use zimage::backend::webgpu::{Adapters, Shaders, WebGpu, WebGpuLinear, WebGpuTensor};
+use zimage::backend::webgpu::{Adapters, Shaders, WebGpu, WebGpuLinear, WebGpuTensor, adapters};
 use zimage::backend::{Backend, Branch, DType, DeviceTensor, HostTensor, Weight};
 use zimage::conformance::noise;
 
@@ -82,15 +82,44 @@ fn fits_the_smallest_adapter(name: &str, module: &naga::Module) {
     }
 }
 
-/// The backend, or `None` with a line that says why where this machine has no adapter at all.
+/// The backend with shaders that multiply halves, the kind with the most steps, or `None` with a line that says why where
+/// this machine has no adapter for them.
 fn webgpu() -> Option<WebGpu> {
     limited(u64::MAX)
 }
 
 /// The same on an adapter that gives shaders no larger buffers than `bytes`.
 fn limited(bytes: u64) -> Option<WebGpu> {
+    with(Shaders::Half, bytes)
+}
+
+fn with(shaders: Shaders, bytes: u64) -> Option<WebGpu> {
     let skip = |error| writeln!(std::io::stderr(), "skipped: webgpu: {error}");
-    block_on(WebGpu::open_with(Adapters::Any, Shaders::Best, bytes)).map_err(skip).ok()
+    block_on(WebGpu::open_with(Adapters::Any, shaders, bytes)).map_err(skip).ok()
+}
+
+#[test]
+fn an_adapter_is_opened_by_number_and_by_name() {
+    let Some(any) = with(Shaders::Best, u64::MAX) else { return };
+    let known = block_on(adapters());
+    for (number, adapter) in known.iter().enumerate() {
+        let open = |wanted: String| block_on(WebGpu::open_with(Adapters::Named(wanted), Shaders::Plain, u64::MAX));
+        assert!(open(number.to_string()).unwrap().device().starts_with(&adapter.name));
+        match open(adapter.name.to_uppercase()) {
+            Ok(device) => assert!(device.device().starts_with(&adapter.name)),
+            // Another one of this name, or by another interface.
+            Err(error) => assert!(error.to_string().contains("several WebGPU adapters"), "{error}"),
+        }
+    }
+    assert!(known.iter().any(|adapter| any.device().starts_with(&adapter.name)), "{known:?}");
+}
+
+#[test]
+fn a_processor_in_place_of_a_gpu_runs_direct_shaders() {
+    let Some(any) = with(Shaders::Best, u64::MAX) else { return };
+    let known = block_on(adapters());
+    let found = known.iter().find(|adapter| any.device().starts_with(&adapter.name)).unwrap();
+    assert_eq!(found.kind == "computes on the processor", any.variant() == "shaders for the processor", "{found:?}");
 }
 
 /// What some verbs return, by name.

@@ -1,5 +1,7 @@
 //! A tensor in the host's memory: what goes into a backend and what comes out of it.
 
+use crate::error::Result;
+use crate::reserve;
 use bytes::Bytes;
 use std::fmt;
 
@@ -81,6 +83,21 @@ impl HostTensor {
         Self::from_pod(DType::U8, shape, values)
     }
 
+    /// As [`HostTensor::from_f32`], with an error where there is no memory for the copy.
+    pub(crate) fn try_from_f32(shape: &[usize], values: &[f32]) -> Result<Self> {
+        Self::try_from_pod(DType::F32, shape, values)
+    }
+
+    /// As [`HostTensor::from_u32`], with an error where there is no memory for the copy.
+    pub(crate) fn try_from_u32(shape: &[usize], values: &[u32]) -> Result<Self> {
+        Self::try_from_pod(DType::U32, shape, values)
+    }
+
+    /// As [`HostTensor::from_u8`], with an error where there is no memory for the copy.
+    pub(crate) fn try_from_u8(shape: &[usize], values: &[u8]) -> Result<Self> {
+        Self::try_from_pod(DType::U8, shape, values)
+    }
+
     /// Values rounded to `dtype`, one of the floating types.
     ///
     /// # Panics
@@ -98,9 +115,18 @@ impl HostTensor {
     }
 
     fn from_pod<T: bytemuck::NoUninit>(dtype: DType, shape: &[usize], values: &[T]) -> Self {
-        let bytes = Bytes::copy_from_slice(bytemuck::cast_slice(values));
-        Self::new(dtype, shape, bytes)
-            .unwrap_or_else(|| panic!("{} values do not fill the shape {shape:?}", values.len()))
+        Self::filled(dtype, shape, Bytes::copy_from_slice(bytemuck::cast_slice(values)))
+    }
+
+    fn try_from_pod<T: bytemuck::NoUninit>(dtype: DType, shape: &[usize], values: &[T]) -> Result<Self> {
+        let bytes = reserve::copied(bytemuck::cast_slice::<T, u8>(values), &format!("a tensor of {shape:?}"))?;
+        Ok(Self::filled(dtype, shape, bytes.into()))
+    }
+
+    /// A tensor of `bytes` that fill its shape.
+    fn filled(dtype: DType, shape: &[usize], bytes: Bytes) -> Self {
+        let values = bytes.len() / dtype.size();
+        Self::new(dtype, shape, bytes).unwrap_or_else(|| panic!("{values} values do not fill the shape {shape:?}"))
     }
 
     /// The type of the elements.
@@ -154,6 +180,13 @@ impl HostTensor {
         }
     }
 
+    /// As [`HostTensor::to_f32`], with an error where there is no memory for the copy.
+    pub(crate) fn try_to_f32(&self) -> Result<Vec<f32>> {
+        let mut values = reserve::zeros(self.len(), &format!("a tensor of {:?}", self.shape))?;
+        widen(self.dtype, &self.bytes, &mut values);
+        Ok(values)
+    }
+
     /// The elements of a U32 tensor; `None` for other types.
     pub fn to_u32(&self) -> Option<Vec<u32>> {
         (self.dtype == DType::U32).then(|| words(&self.bytes).collect())
@@ -171,7 +204,7 @@ pub(crate) fn words(bytes: &[u8]) -> impl Iterator<Item = u32> {
     bytes.chunks_exact(4).map(|word| u32::from_le_bytes([word[0], word[1], word[2], word[3]]))
 }
 
-/// What [`super::Backend::to_rgb8`] makes of a finite value: `round(255·clamp(x/2 + 1/2, 0, 1))`, halves to
+/// A finite value as [`super::Backend::to_rgb8`] rounds it: `round(255·clamp(x/2 + 1/2, 0, 1))`, halves to
 /// even.
 pub(crate) fn level(x: f32) -> u8 {
     ((x * 0.5 + 0.5).clamp(0.0, 1.0) * 255.0).round_ties_even() as u8

@@ -6,6 +6,7 @@
 use super::host::{DType, HostTensor};
 use crate::error::{Error, Result};
 use crate::future::Answer;
+use crate::reserve;
 use bytes::Bytes;
 use futures_util::future::try_join;
 use futures_util::stream::{StreamExt, iter};
@@ -176,11 +177,9 @@ impl<'a> Weight<'a> {
             return self.piece(0, self.rows()).await;
         }
         let len = self.start(self.rows());
-        let mut bytes = Vec::new();
-        if usize::try_from(len).map_or(true, |len| bytes.try_reserve_exact(len).is_err()) {
-            let problem = format!("there is no memory for a tensor of {:?} ({:.0} MB)", self.shape, len as f64 / 1e6);
-            return Err(Error::OutOfMemory(problem));
-        }
+        let what = format!("a tensor of {:?}", self.shape);
+        let len = usize::try_from(len).map_err(|_| reserve::refused(len as f64, &what))?;
+        let mut bytes = reserve::with_room(len, &what)?;
         let parts = std::slice::from_ref(self);
         let take = |_, piece: HostTensor| {
             bytes.extend_from_slice(piece.bytes());

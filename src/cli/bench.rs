@@ -15,8 +15,9 @@ use zimage::{BackendChoice, Model, Result};
 #[derive(Debug, clap::Args)]
 #[command(after_help = super::EXIT_CODES)]
 pub(super) struct Args {
-    /// What computes; auto is the best that this machine has
-    #[arg(long, default_value = "auto", value_parser = super::backends(), allow_hyphen_values = true)]
+    /// The backend: auto is the best that this machine has, webgpu:N or webgpu:NAME is the adapter that inspect --device
+    /// lists so
+    #[arg(long, default_value = "auto", value_parser = super::backend::ANY, allow_hyphen_values = true)]
     backend: BackendChoice,
 
     /// A published model at its real sizes, with random weights made on the spot
@@ -81,7 +82,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
         }
         Ok(())
     };
-    let report = pollster::block_on(zimage::bench(args.backend, &model, &options, &mut see));
+    let report = pollster::block_on(zimage::bench(args.backend.clone(), &model, &options, &mut see));
     phases.clear();
     let report = report?;
     if args.json { super::print_json(&report) } else { super::print(&report.summary()) }

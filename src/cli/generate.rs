@@ -21,7 +21,7 @@ use zimage::{
 #[derive(Debug, clap::Args)]
 #[command(after_help = super::EXIT_CODES)]
 pub(super) struct Args {
-    /// What to draw, in quotes; several prompts make as many pictures, and - reads one from
+    /// The prompt, in quotes; several prompts make as many pictures, and - reads one from
     /// standard input
     #[arg(value_name = "PROMPT", required_unless_present = "literal")]
     prompts: Vec<String>,
@@ -81,8 +81,9 @@ pub(super) struct Args {
     #[arg(long, value_name = "auto|off|N", default_value_t, value_parser = VaeTile::from_str, allow_hyphen_values = true)]
     vae_tile: VaeTile,
 
-    /// What computes; auto is the best that this machine has
-    #[arg(long, default_value = "auto", value_parser = super::backends(), allow_hyphen_values = true)]
+    /// The backend: auto is the best that this machine has, webgpu:N or webgpu:NAME is the adapter that inspect --device
+    /// lists so
+    #[arg(long, default_value = "auto", value_parser = super::backend::ANY, allow_hyphen_values = true)]
     backend: BackendChoice,
 
     /// Which parts of the model are on the device: none puts nothing off and keeps all of them there, sequential has the
@@ -252,7 +253,7 @@ fn make(
         warnings.tell(vec![unread.to_owned()], bar);
     }
     warnings.tell(job.warnings.clone(), bar);
-    let options = LoadOptions { backend: args.backend, offload: args.offload, precision: args.precision };
+    let options = LoadOptions { backend: args.backend.clone(), offload: args.offload, precision: args.precision };
     let engine = pollster::block_on(Engine::load(&model, options, bar))?;
     let interrupt = bar.interrupt();
     interrupt.check()?;

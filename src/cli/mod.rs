@@ -3,10 +3,12 @@
 //! Data goes to standard output (`--json`, a PNG with `-o -`, what `inspect` finds), everything for the person at the
 //! terminal to standard error. An error is one line and an exit code that a script can act on.
 
+mod backend;
 mod bench;
 mod generate;
 mod inspect;
 mod manual;
+pub(crate) mod memory;
 mod output;
 mod parity;
 mod peers;
@@ -18,9 +20,9 @@ mod stages;
 mod streams;
 mod terminal;
 mod text;
+mod threads;
 mod usage;
 
-use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{CommandFactory, Parser, Subcommand};
 use std::backtrace::Backtrace;
 use std::panic::PanicHookInfo;
@@ -29,7 +31,7 @@ use std::time::Instant;
 use terminal::{Failure, note, print, print_json, stdout_error, table};
 use text::harmless;
 use zimage::weights::explain_sigbus;
-use zimage::{BackendChoice, Error, ErrorKind, Result};
+use zimage::{Error, ErrorKind, Result};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -92,6 +94,7 @@ pub(crate) fn run(start: Instant) -> ExitCode {
     if cli.quiet {
         terminal::be_quiet();
     }
+    threads::start();
     let done = match cli.command {
         Command::Generate(args) => generate::run(&args, start),
         Command::Inspect(args) => inspect::run(&args).map_err(Failure::from),
@@ -104,9 +107,22 @@ pub(crate) fn run(start: Instant) -> ExitCode {
     done.map_or_else(|failure| failure.print(json), |()| ExitCode::SUCCESS)
 }
 
+/// Texts of panics in the standard library and in dependencies where the system refuses memory or a thread.
+const LITTLE_LEFT: [&str; 3] = [
+    "failed to spawn thread",
+    "failed to allocate an alternative stack",
+    "failed to set up alternative stack guard page",
+];
+
 /// A fault of this program as an error like the others; RUST_BACKTRACE adds where it came from.
 fn panicked(fault: &PanicHookInfo<'_>, json: bool) {
     let message = fault.payload_as_str().unwrap_or("it gave no reason");
+    if let Some(said) = LITTLE_LEFT.iter().find(|said| message.contains(*said)) {
+        let (kind, exit_code) = class(ErrorKind::Device);
+        let message = format!("the system has no memory or no thread left ({said})");
+        Failure { kind, message, exit_code, kept: Vec::new() }.print(json);
+        std::process::exit(exit_code.into());
+    }
     let place = fault.location().map(|place| format!(" at {place}")).unwrap_or_default();
     if std::env::var_os("RUST_BACKTRACE").is_some_and(|value| value != "0") {
         for line in Backtrace::force_capture().to_string().lines() {
@@ -152,12 +168,6 @@ impl From<Error> for Failure {
         let (kind, exit_code) = class(error.kind());
         Self { kind, message: error.to_string(), exit_code, kept: Vec::new() }
     }
-}
-
-/// Reads the value of `--backend`.
-fn backends() -> impl TypedValueParser<Value = BackendChoice> {
-    PossibleValuesParser::new(BackendChoice::NAMES.iter().map(|(name, _)| *name))
-        .try_map(|name| name.parse::<BackendChoice>())
 }
 
 /// A count or a size. The request's own check, which knows the model, says what is too small or too

@@ -1,5 +1,6 @@
 //! `zimage parity`: holds a backend against another and says in its exit code whether they agree.
 
+use super::backend::EXPLICIT;
 use super::phases::Phases;
 use serde::Serialize;
 use std::path::PathBuf;
@@ -75,10 +76,13 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         },
     };
     let named = !args.backends.is_empty();
-    let backends = if named { parsed(&args.backends)? } else { BackendChoice::built_in().collect() };
+    let backends: Vec<BackendChoice> = match named {
+        true => args.backends.iter().map(|name| EXPLICIT.parse(name)).collect::<Result<_>>()?,
+        false => BackendChoice::built_in().collect(),
+    };
     let (reference, others) = match backends.split_first() {
-        Some((first, [])) => (*first, vec![*first]),
-        Some((first, others)) => (*first, others.to_vec()),
+        Some((first, [])) => (first, std::slice::from_ref(first)),
+        Some((first, others)) => (first, others),
         None => return Err(Error::Request("--backends names no backend".into())),
     };
 
@@ -102,11 +106,11 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
 }
 
 /// Compares two backends, and prints the table.
-fn compared(reference: BackendChoice, candidate: BackendChoice, models: &[Model], args: &Args) -> Result<Report> {
+fn compared(reference: &BackendChoice, candidate: &BackendChoice, models: &[Model], args: &Args) -> Result<Report> {
     let options = Options { seed: args.seed, filter: args.filter.clone(), full: args.full, ..Options::default() };
     let mut phases = Phases::new();
-    phases.begin(&format!("comparing {} with {}", candidate.name(), reference.name()));
-    let report = pollster::block_on(zimage::parity(reference, candidate, models, &options));
+    phases.begin(&format!("comparing {candidate} with {reference}"));
+    let report = pollster::block_on(zimage::parity(reference.clone(), candidate.clone(), models, &options));
     phases.clear();
     let report = report?;
     if report.cases() == 0 {
@@ -116,16 +120,4 @@ fn compared(reference: BackendChoice, candidate: BackendChoice, models: &[Model]
         super::print(&format!("{report}\n\n"))?;
     }
     Ok(report)
-}
-
-/// The backends of these names; `auto` is none that could be compared.
-fn parsed(names: &[String]) -> Result<Vec<BackendChoice>> {
-    let choices = || BackendChoice::NAMES.iter().filter(|(_, choice)| *choice != BackendChoice::Auto);
-    let find = |name: &String| {
-        choices().find(|(known, _)| known == name).map(|(_, choice)| *choice).ok_or_else(|| {
-            let known = choices().map(|(known, _)| *known).collect::<Vec<_>>().join(", ");
-            Error::Request(format!("--backends: there is no backend {name:?} to compare; there are: {known}"))
-        })
-    };
-    names.iter().map(find).collect()
 }

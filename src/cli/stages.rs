@@ -2,7 +2,6 @@
 
 use super::output;
 use super::progress::Bar;
-use clap::builder::{PossibleValuesParser, TypedValueParser};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensorError};
 use std::path::{Path, PathBuf};
@@ -35,8 +34,8 @@ pub(super) struct Args {
     #[arg(short, long, value_name = "DIR")]
     model: Option<PathBuf>,
 
-    /// What computes
-    #[arg(long, default_value = "cpu", value_parser = backends(), allow_hyphen_values = true)]
+    /// The backend; webgpu:N or webgpu:NAME is the adapter that inspect --device lists so
+    #[arg(long, default_value = "cpu", value_parser = super::backend::EXPLICIT, allow_hyphen_values = true)]
     backend: BackendChoice,
 
     /// The safetensors file with the inputs
@@ -48,18 +47,12 @@ pub(super) struct Args {
     output: PathBuf,
 }
 
-/// Every choice that says what computes.
-fn backends() -> impl TypedValueParser<Value = BackendChoice> {
-    let named = BackendChoice::NAMES.iter().filter(|(_, choice)| *choice != BackendChoice::Auto);
-    PossibleValuesParser::new(named.map(|(name, _)| *name)).try_map(|name| name.parse::<BackendChoice>())
-}
-
 pub(super) fn run(args: &Args) -> Result<()> {
     let output = output::open(&args.output)?;
     let model = args.model.as_deref().map_or_else(Model::embedded, Model::open)?;
     let inputs = pollster::block_on(Inputs::read(&args.inputs, model.config()))?;
     let mut bar = Bar::new();
-    let results = pollster::block_on(zimage::stages(args.backend, &model, &inputs, &mut bar));
+    let results = pollster::block_on(zimage::stages(args.backend.clone(), &model, &inputs, &mut bar));
     bar.clear();
     let results = results?;
     write(&output, &args.output, &results)?;

@@ -23,6 +23,7 @@ use crate::model::text_encoder::TextEncoder;
 use crate::model::transformer::{Captions, Transformer, padded};
 use crate::model::vae::Vae;
 use crate::model::vae::tiling::Tiles;
+use crate::reserve;
 use finite::Network;
 use networks::Networks;
 pub use networks::Offload;
@@ -229,7 +230,7 @@ impl<B: Backend> Pipeline<B> {
                 _ => {
                     let encoder_start = Instant::now();
                     let captions = match ahead.pop_front() {
-                        Some(features) => self.captions(features.on(&self.backend)?).await?,
+                        Some(features) => self.captions(&features.on(&self.backend)?).await?,
                         None => {
                             run.report(Stage::TextEncoder)?;
                             self.encode(&pick(&positives, &prompts), &pick(&negatives, &prompts)).await?
@@ -245,9 +246,10 @@ impl<B: Backend> Pipeline<B> {
             let loop_start = Instant::now();
             let size = self.latent_size(job.width, job.height);
             let item: usize = size.iter().product();
-            let noise: Vec<f32> = batch.iter().flat_map(|&image| noise::normal(job.seed(image), item)).collect();
             let shape = [batch.len(), size[0], size[1], size[2]];
-            let latents = HostTensor::from_f32(&shape, &noise);
+            let mut noise = reserve::with_room(batch.len() * item, "the noise")?;
+            batch.iter().for_each(|&image| noise.extend(noise::normal(job.seed(image), item)));
+            let latents = HostTensor::try_from_f32(&shape, &noise)?;
             run.report_step()?;
             let latents = self.denoise(&latents, &captions, &schedule, &job.guidance, &mut run).await?;
             self.backend.trim();
@@ -297,8 +299,11 @@ impl<B: Backend> Pipeline<B> {
     /// # Errors
     /// [`Error::NonFinite`], and those of the backend.
     pub async fn encode(&self, positives: &[Vec<u32>], negatives: &[Vec<u32>]) -> Result<Encoded<B>> {
-        let (features, _) = self.features(&*self.text_encoder().await?, positives, negatives).await?;
-        self.captions(features).await
+        let features = self.features(&*self.text_encoder().await?, positives, negatives)?;
+        let captions = self.captions(&features).await?;
+        // Last, so that the device does not wait for the host.
+        self.finite_features(&features).await?;
+        Ok(captions)
     }
 
     /// The features of several pictures' texts, before anything else is done with them: for networks that take turns.
@@ -317,7 +322,8 @@ impl<B: Backend> Pipeline<B> {
         let mut ahead = VecDeque::new();
         for (positives, negatives) in texts {
             run.report(Stage::TextEncoder)?;
-            let (on_device, features) = self.features(&encoder, &positives, &negatives).await?;
+            let on_device = self.features(&encoder, &positives, &negatives)?;
+            let features = self.finite_features(&on_device).await?;
             let Features { lengths, positive, negative, .. } = on_device;
             ahead.push_back(Features { features, lengths, positive, negative });
         }
@@ -330,13 +336,12 @@ impl<B: Backend> Pipeline<B> {
         Ok(ahead)
     }
 
-    /// The features on the device, and the same on the host, where they were found to be finite.
-    async fn features(
+    fn features(
         &self,
         encoder: &TextEncoder<B>,
         positives: &[Vec<u32>],
         negatives: &[Vec<u32>],
-    ) -> Result<(Features<B::Tensor>, HostTensor)> {
+    ) -> Result<Features<B::Tensor>> {
         let mut distinct: Vec<Vec<u32>> = Vec::new();
         let mut index = |prompt: &Vec<u32>| {
             distinct.iter().position(|other| other == prompt).unwrap_or_else(|| {
@@ -350,17 +355,21 @@ impl<B: Backend> Pipeline<B> {
         let lengths: Vec<usize> = distinct.iter().map(Vec::len).collect();
         let tokens = padded(lengths.iter().copied().max().unwrap_or(0));
         let features = encoder.forward(b, &distinct, tokens, &mut |_, _| Ok(()))?;
-        let on_host = b.download(&features).await?;
-        let network = Network::TextEncoder;
-        network.check_rows(&on_host, &lengths, self.networks.tensors(network)).await?;
-        Ok((Features { features, lengths, positive, negative }, on_host))
+        Ok(Features { features, lengths, positive, negative })
     }
 
-    async fn captions(&self, features: Features<B::Tensor>) -> Result<Encoded<B>> {
-        let Features { features, lengths, positive, negative } = features;
+    /// The features on the host, where they are found to be finite.
+    async fn finite_features(&self, of: &Features<B::Tensor>) -> Result<HostTensor> {
+        let features = self.backend.download(&of.features).await?;
+        let network = Network::TextEncoder;
+        network.check_rows(&features, &of.lengths, self.networks.tensors(network)).await?;
+        Ok(features)
+    }
+
+    async fn captions(&self, of: &Features<B::Tensor>) -> Result<Encoded<B>> {
         let transformer = self.transformer().await?;
-        let captions = transformer.captions(&self.backend, &features, &lengths, &mut |_, _| Ok(()))?;
-        Ok(Encoded { captions, positive, negative })
+        let captions = transformer.captions(&self.backend, &of.features, &of.lengths, &mut |_, _| Ok(()))?;
+        Ok(Encoded { captions, positive: of.positive.clone(), negative: of.negative.clone() })
     }
 
     /// The denoising loop: noise F32 `[B, C, h, w]` to latents of that shape, on the host again.

@@ -28,6 +28,7 @@ use crate::model::config::{ModelConfig, TransformerConfig};
 use crate::model::text_encoder::TextEncoder;
 use crate::model::transformer::{Clock, Transformer, padded};
 use crate::model::vae::Vae;
+use crate::reserve::zeros;
 use crate::weights::{Tensors, excerpt};
 use std::path::Path;
 
@@ -105,7 +106,7 @@ impl Reader<'_> {
         Error::Tensor { path: self.path.to_owned(), tensor: excerpt(name), expected, found }
     }
 
-    /// The tensor of this name and shape, every element of which is finite.
+    /// The tensor of this name and shape, after a check that all of its elements are finite.
     async fn take(&self, name: &str, shape: &[usize]) -> Result<HostTensor> {
         let tensor = self.tensors.take(name, shape).await?;
         match tensor.is_finite() {
@@ -253,7 +254,7 @@ async fn forward<B: Backend>(
     let lengths: Vec<usize> = captions.iter().map(|caption| caption.shape()[0]).collect();
     let tokens = padded(lengths.iter().copied().max().unwrap_or(0));
     let item = tokens * config.cap_feat_dim;
-    let mut features = vec![0.0; captions.len() * item];
+    let mut features = zeros(captions.len() * item, "the features of captions")?;
     for (rows, caption) in features.chunks_exact_mut(item).zip(captions) {
         rows[..caption.len()].copy_from_slice(&caption.to_f32());
     }
@@ -266,7 +267,7 @@ async fn forward<B: Backend>(
     };
     let items: Vec<usize> = (0..captions.len()).collect();
     let sequence = transformer.sequence(b, &refined, *pictures, &items, [*height, *width])?;
-    let latents = b.upload(&HostTensor::from_f32(latents.shape(), &latents.to_f32()))?;
+    let latents = b.upload(&HostTensor::try_from_f32(latents.shape(), &latents.try_to_f32()?)?)?;
     let scaled: Vec<f32> = times.iter().map(|time| time * config.t_scale as f32).collect();
     let times = b.upload(&HostTensor::from_f32(&[1, times.len()], &scaled))?;
     let step = b.upload(&HostTensor::from_u32(&[1], &[0]))?;

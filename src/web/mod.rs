@@ -12,7 +12,7 @@ mod files;
 mod request;
 
 use crate::backend::cpu::Cpu;
-use crate::backend::webgpu::{Adapters, WebGpu};
+use crate::backend::webgpu::WebGpu;
 use crate::conformance::{Options, Row, compare_each};
 use crate::error::{Error, ErrorKind};
 use crate::pipeline::preview::Preview;
@@ -131,10 +131,10 @@ pub async fn parity(filter: Option<String>, seed: JsValue, backend: &str, each: 
     let compare = async {
         let seed = request::seed(&seed)?.unwrap_or(0);
         let options = Options { seed, filter: filter.unwrap_or_default(), ..Options::default() };
-        let BackendChoice::WebGpu(shaders) = backend.parse()? else {
+        let BackendChoice::WebGpu(shaders, adapters) = backend.parse()? else {
             return Err(Error::Request(format!("{backend} is not webgpu or one of its variants")));
         };
-        let (reference, candidate) = (Cpu::new(), WebGpu::open_with(Adapters::Any, shaders, u64::MAX).await?);
+        let (reference, candidate) = (Cpu::new(), WebGpu::open_with(adapters, shaders, u64::MAX).await?);
         let mut row = |row: &Row| {
             if let Ok(row) = to_js(row) {
                 // What a listener throws does not change what is true.

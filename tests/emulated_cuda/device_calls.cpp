@@ -1,6 +1,7 @@
 // The driver's interface: the device, its contexts, and what errors are called.
 
 #include "calls.h"
+#include "exports.h"
 #include "memory.h"
 #include "modules.h"
 #include <cstdio>
@@ -35,6 +36,24 @@ int capability() {
 /// One context is all contexts: the device has nothing that a second would keep apart.
 int context;
 
+/// The CUDA that the driver shows, a thousand for each major version.
+int driver() {
+    return number("EMULATED_CUDA_DRIVER", 13000);
+}
+
+/// A driver exports the functions of its own CUDA and of those before it.
+__attribute__((constructor)) void hide_later_functions() {
+    static const std::map<const char *, int> since{
+        {"cuEventRecordWithFlags", 11010},      {"cuGraphUpload", 11010},      {"cuMemAllocAsync", 11020},
+        {"cuMemFreeAsync", 11020},              {"cuDeviceGetUuid_v2", 11040}, {"cuGraphInstantiateWithFlags", 11040},
+        {"cuLaunchKernelEx", 11080},            {"cuTensorMapEncodeTiled", 12000}, {"cuEventElapsedTime_v2", 12080},
+    };
+    void *self = library_of(&context);
+    for (auto [name, version] : since)
+        if (version > driver()) hide(self, name);
+    hide_named(self);
+}
+
 } // namespace
 
 unsigned multiprocessor_shared() { return (capability() >= 9 ? 228 : 164) << 10; }
@@ -56,7 +75,7 @@ API cuInit(unsigned flags) {
     }
     return success;
 }
-API cuDriverGetVersion(int *version) { return *version = number("EMULATED_CUDA_DRIVER", 13000), success; }
+API cuDriverGetVersion(int *version) { return *version = driver(), success; }
 API cuDeviceGetCount(int *count) { return initialized ? (*count = 1, success) : not_initialized; }
 API cuDeviceGet(int *device, int ordinal) {
     if (!initialized) return not_initialized;

@@ -5,17 +5,24 @@
 #include <cstdlib>
 #include <cstring>
 #include <map>
+#include <memory>
 
 using namespace emulated_cuda;
 
 namespace {
 
 /// Page-locked host memory: copies from and to it are asynchronous.
-std::map<const char *, std::size_t> pinned;
+struct Pinned {
+    std::size_t bytes;
+    /// Copies that were called and have not run.
+    std::shared_ptr<int> under_way = std::make_shared<int>(0);
+};
+std::map<const char *, Pinned> pinned;
 
-bool is_pinned(const void *host) {
+Pinned *pinned_at(const void *host) {
     auto found = pinned.upper_bound(static_cast<const char *>(host));
-    return found != pinned.begin() && (--found, static_cast<const char *>(host) < found->first + found->second);
+    bool inside = found != pinned.begin() && (--found, static_cast<const char *>(host) < found->first + found->second.bytes);
+    return inside ? &found->second : nullptr;
 }
 
 void *pointer(unsigned long long device) { return reinterpret_cast<void *>(device); }
@@ -23,6 +30,17 @@ void *pointer(unsigned long long device) { return reinterpret_cast<void *>(devic
 int copy(void *to, const void *from, std::size_t bytes, Stream &stream) {
     return stream.enqueue([=] {
         std::memcpy(to, from, bytes);
+        return 0;
+    });
+}
+
+/// As copy, with page-locked memory on one of its ends.
+int copy_pinned(void *to, const void *from, std::size_t bytes, Stream &stream, const Pinned &host) {
+    if (stream.capture) return copy(to, from, bytes, stream);
+    ++*host.under_way;
+    return stream.enqueue([=, under_way = host.under_way] {
+        std::memcpy(to, from, bytes);
+        --*under_way;
         return 0;
     });
 }
@@ -77,16 +95,22 @@ API cuMemHostAlloc(void **host, std::size_t bytes, unsigned) {
     return blocking_call([&] {
         *host = std::malloc(bytes);
         if (!*host) return out_of_memory;
-        pinned[static_cast<char *>(*host)] = bytes;
+        pinned[static_cast<char *>(*host)] = {bytes};
         return success;
     });
 }
 API cuMemAllocHost_v2(void **host, std::size_t bytes) { return cuMemHostAlloc(host, bytes, 0); }
 API cuMemFreeHost(void *host) {
     return blocking_call([&] {
-        if (!pinned.contains(static_cast<char *>(host))) return int(invalid_value);
+        auto found = pinned.find(static_cast<char *>(host));
+        if (found == pinned.end()) return int(invalid_value);
+        // The interface does not promise that it waits for them.
+        if (*found->second.under_way) {
+            say(invalid_value, "page-locked memory is freed while a copy of it is under way");
+            std::abort();
+        }
         int code = run_all();
-        pinned.erase(static_cast<char *>(host));
+        pinned.erase(found);
         std::free(host);
         return code;
     });
@@ -95,7 +119,8 @@ API cuMemFreeHost(void *host) {
 API cuMemcpyHtoDAsync_v2(unsigned long long to, const void *from, std::size_t bytes, void *stream) {
     return call([&] {
         if (!holds(pointer(to), bytes)) return int(invalid_value);
-        if (is_pinned(from) || stream_of(stream).capture) return copy(pointer(to), from, bytes, stream_of(stream));
+        if (Pinned *host = pinned_at(from)) return copy_pinned(pointer(to), from, bytes, stream_of(stream), *host);
+        if (stream_of(stream).capture) return copy(pointer(to), from, bytes, stream_of(stream));
         // Pageable memory is copied aside before the call returns.
         std::string kept(static_cast<const char *>(from), bytes);
         return stream_of(stream).enqueue([to, kept = std::move(kept)] {
@@ -108,9 +133,10 @@ API cuMemcpyDtoHAsync_v2(void *to, unsigned long long from, std::size_t bytes, v
     return call([&] {
         if (!holds(pointer(from), bytes)) return int(invalid_value);
         Stream &s = stream_of(stream);
+        if (Pinned *host = pinned_at(to)) return copy_pinned(to, pointer(from), bytes, s, *host);
         int code = copy(to, pointer(from), bytes, s);
         // Pageable memory has its bytes when the call returns.
-        return is_pinned(to) || s.capture ? code : finish(s, code);
+        return s.capture ? code : finish(s, code);
     });
 }
 API cuMemcpyDtoDAsync_v2(unsigned long long to, unsigned long long from, std::size_t bytes, void *stream) {

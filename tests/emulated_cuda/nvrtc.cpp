@@ -1,6 +1,7 @@
 // The NVRTC API over the host's C++ compiler: a program is preprocessed, its kernels are found, and prelude, program
 // and a table of the kernels become a shared library, whose bytes are the "cubin".
 
+#include "exports.h"
 #include "runtime.h"
 #include <algorithm>
 #include <cstdlib>
@@ -204,6 +205,11 @@ int compile(Program &program, const std::vector<std::string> &options) {
         dlclose(loaded);
     }
     return success;
+}
+
+__attribute__((constructor)) void hide_functions() {
+    static int inside;
+    emulated_cuda::hide_named(emulated_cuda::library_of(&inside));
 }
 
 } // namespace

@@ -36,6 +36,9 @@ API cuEventCreate(void **event, unsigned) {
 }
 API cuEventDestroy_v2(void *) { return success; }
 API cuEventRecord(void *event, void *stream) {
+    // Counts down to the one that fails.
+    static int until_failure = number("EMULATED_CUDA_FAIL_RECORD", 0);
+    if (until_failure && !--until_failure) return say(not_supported, "this event is not recorded, as a test wished");
     return call([&] { return record(*static_cast<Event *>(event), stream_of(stream)); });
 }
 API cuEventRecordWithFlags(void *event, void *stream, unsigned) { return cuEventRecord(event, stream); }

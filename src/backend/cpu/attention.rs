@@ -3,6 +3,8 @@
 use super::super::Heads;
 use super::matrix::{View, ViewMut, product};
 use super::parallel::*;
+use crate::error::Result;
+use crate::reserve::zeros;
 
 /// Queries that are worked on at once: their scores against all keys stay in the cache.
 const QUERIES: usize = 32;
@@ -15,17 +17,17 @@ pub(super) fn attention(
     causal: bool,
     lengths: Option<&[u32]>,
     out: &mut [f32],
-) {
+) -> Result<()> {
     let Heads { query, key_value, dim } = heads;
     let (width, out_width) = (heads.fused_width(), query * dim);
-    let item = |out: &mut [f32], b: usize| {
+    let item = |out: &mut [f32], b: usize| -> Result<()> {
         let qkv = &qkv[b * tokens * width..(b + 1) * tokens * width];
         let length = lengths.map_or(tokens, |lengths| (lengths[b] as usize).clamp(1, tokens));
-        out.par_chunks_mut(QUERIES * out_width).enumerate().for_each(|(block, out)| {
+        out.par_chunks_mut(QUERIES * out_width).enumerate().try_for_each(|(block, out)| {
             let first = block * QUERIES;
             let rows = out.len() / out_width;
             let keys = if causal { length.min(first + rows) } else { length };
-            let mut scores = vec![0.0; rows * keys];
+            let mut scores = zeros(rows * keys, "the scores of attention")?;
             for h in 0..query {
                 let group = h / (query / key_value);
                 let q = View::new(&qkv[first * width + h * dim..], rows, dim, width);
@@ -39,9 +41,10 @@ pub(super) fn attention(
                 let heads = ViewMut { data: &mut out[h * dim..], rows, cols: dim, row_stride: out_width };
                 product(heads, View::new(&scores, rows, keys, keys), v, false);
             }
-        });
+            Ok(())
+        })
     };
-    out.chunks_exact_mut(tokens * out_width).enumerate().for_each(|(b, out)| item(out, b));
+    out.chunks_exact_mut(tokens * out_width).enumerate().try_for_each(|(b, out)| item(out, b))
 }
 
 /// `eˢˣ / Σ eˢˣ` over the first `visible` values, 0 behind them.

@@ -3,6 +3,9 @@
 use super::super::{Conv2d, HostTensor};
 use super::matrix::{View, ViewMut, product};
 use super::parallel::*;
+use super::tensor::floats;
+use crate::error::Result;
+use crate::reserve::{self, zeros};
 use std::sync::Arc;
 
 /// Values of the unrolled picture that one task multiplies at once: they stay in the cache.
@@ -11,22 +14,22 @@ const UNROLLED: usize = 1 << 17;
 /// A kernel `[O, kh, kw, I]` and its bias.
 #[derive(Debug, Clone)]
 pub struct CpuConv2d {
-    pub(super) kernel: Arc<[f32]>,
+    pub(super) kernel: Arc<Vec<f32>>,
     pub(super) dims: [usize; 4],
     pub(super) bias: Option<Arc<[f32]>>,
 }
 
 impl CpuConv2d {
     /// From `[O, I, kh, kw]` as it is stored.
-    pub(super) fn new(kernel: &HostTensor, [o, i, kh, kw]: [usize; 4], bias: Option<&HostTensor>) -> Self {
-        let stored = kernel.to_f32();
-        let mut kernel = Vec::with_capacity(stored.len());
+    pub(super) fn new(kernel: &HostTensor, [o, i, kh, kw]: [usize; 4], bias: Option<&HostTensor>) -> Result<Self> {
+        let stored = floats(kernel.dtype(), kernel.bytes())?;
+        let mut kernel = reserve::with_room(stored.len(), "the kernel of a convolution")?;
         for out in 0..o {
             for tap in 0..kh * kw {
                 kernel.extend((0..i).map(|channel| stored[(out * i + channel) * kh * kw + tap]));
             }
         }
-        Self { kernel: kernel.into(), dims: [o, kh, kw, i], bias: bias.map(|bias| bias.to_f32().into()) }
+        Ok(Self { kernel: Arc::new(kernel), dims: [o, kh, kw, i], bias: bias.map(|bias| bias.to_f32().into()) })
     }
 }
 
@@ -40,7 +43,7 @@ pub(super) fn conv2d(
     residual: Option<&[f32]>,
     [out_height, out_width]: [usize; 2],
     out: &mut [f32],
-) {
+) -> Result<()> {
     let [o, kh, kw, i] = w.dims;
     let taps = kh * kw * i;
     let zoom = usize::from(geometry.upsample);
@@ -48,16 +51,19 @@ pub(super) fn conv2d(
     let pixels = (UNROLLED / taps).clamp(1, out_height * out_width);
     let item = out_height * out_width * o;
 
-    out.par_chunks_mut(item).enumerate().for_each(|(b, out)| {
+    out.par_chunks_mut(item).enumerate().try_for_each(|(b, out)| {
         let x = &x[b * height * width * i..][..height * width * i];
-        out.par_chunks_mut(pixels * o).enumerate().for_each_init(Vec::new, |unrolled, (task, out)| {
+        out.par_chunks_mut(pixels * o).enumerate().try_for_each_init(Vec::new, |unrolled, (task, out)| {
             let first = task * pixels;
             let rows = out.len() / o;
             let input = if pointwise {
                 &x[first * i..(first + rows) * i]
             } else {
-                unrolled.clear();
-                unrolled.resize(rows * taps, 0.0);
+                if unrolled.len() < rows * taps {
+                    *unrolled = zeros(rows * taps, "the pixels under a convolution's kernel")?;
+                }
+                let unrolled = &mut unrolled[..rows * taps];
+                unrolled.fill(0.0);
                 for (row, pixel) in unrolled.chunks_exact_mut(taps).zip(first..) {
                     let (top, left) = (pixel / out_width * geometry.stride, pixel % out_width * geometry.stride);
                     for (tap, values) in row.chunks_exact_mut(i).enumerate() {
@@ -69,7 +75,7 @@ pub(super) fn conv2d(
                         }
                     }
                 }
-                unrolled.as_slice()
+                unrolled
             };
             let product_out = ViewMut { data: out, rows, cols: o, row_stride: o };
             product(product_out, View::new(input, rows, taps, taps), View::new(&w.kernel, o, taps, taps).t(), false);
@@ -80,6 +86,7 @@ pub(super) fn conv2d(
                 let residual = &residual[b * item + first * o..][..rows * o];
                 out.iter_mut().zip(residual).for_each(|(out, r)| *out += r);
             }
-        });
-    });
+            Ok(())
+        })
+    })
 }

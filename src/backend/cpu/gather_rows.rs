@@ -16,7 +16,7 @@ pub(super) fn gather_rows(table: &Elements, rows: usize, width: usize, ids: &[u3
                 let stride = width * dtype.size();
                 widen(*dtype, &bytes[row * stride..(row + 1) * stride], out);
             }
-            _ => out.copy_from_slice(&table.f32()[row * width..(row + 1) * width]),
+            _ => out.copy_from_slice(&table.f32()?[row * width..(row + 1) * width]),
         }
     }
     Ok(())

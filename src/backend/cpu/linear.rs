@@ -2,6 +2,8 @@
 
 use super::activation::silu;
 use super::matrix::StoredMatrix;
+use crate::error::Result;
+use crate::reserve;
 use std::sync::Arc;
 
 /// The matrix of a linear layer and its bias.
@@ -18,17 +20,17 @@ impl CpuLinear {
     }
 
     /// `out = x·Wᵀ + b`; `x` `[M, K]`, `out` `[M, N]`.
-    pub(super) fn apply(&self, x: &[f32], out: &mut [f32]) {
-        self.matrix.apply(x, self.bias.as_deref(), out);
+    pub(super) fn apply(&self, x: &[f32], out: &mut [f32]) -> Result<()> {
+        self.matrix.apply(x, self.bias.as_deref(), out)
     }
 }
 
 /// `W·a + b` with `a = t`, or `SiLU(t)` when `activate`.
-pub(super) fn modulation(t: &[f32], w: &CpuLinear, activate: bool, out: &mut [f32]) {
-    if activate {
-        let t: Vec<f32> = t.iter().map(|&t| silu(t)).collect();
-        w.apply(&t, out);
-    } else {
-        w.apply(t, out);
+pub(super) fn modulation(t: &[f32], w: &CpuLinear, activate: bool, out: &mut [f32]) -> Result<()> {
+    if !activate {
+        return w.apply(t, out);
     }
+    let mut activated = reserve::copied(t, "a modulation")?;
+    activated.iter_mut().for_each(|t| *t = silu(*t));
+    w.apply(&activated, out)
 }

@@ -4,6 +4,7 @@ use super::super::{HostTensor, Weight, widen};
 use super::parallel::*;
 use super::tensor::floats;
 use crate::error::Result;
+use crate::reserve::zeros;
 use futures_util::future::try_join_all;
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -90,6 +91,14 @@ pub(super) fn product(out: ViewMut<'_>, a: View<'_>, b: View<'_>, parallel: bool
     }
 }
 
+/// Rows of a stored matrix as F32.
+pub(super) struct Panel<'a> {
+    /// The first of them.
+    pub first: usize,
+    pub rows: usize,
+    pub values: Cow<'a, [f32]>,
+}
+
 /// Matrices `[Nᵢ, K]` stacked as one `[N, K]`, each in the type and the memory it came in.
 #[derive(Debug, Clone)]
 pub(super) struct StoredMatrix {
@@ -110,9 +119,9 @@ impl StoredMatrix {
         [self.rows, self.width]
     }
 
-    /// The matrix as panels `(first row, rows, f32 elements)`, none crossing a part's border. Panels of equal matrices
-    /// are equal, so two of them can be walked side by side.
-    pub(super) fn panels(&self) -> impl Iterator<Item = (usize, usize, Cow<'_, [f32]>)> {
+    /// The matrix as panels, none crossing a part's border. Panels of equal matrices are equal, so two of them can be
+    /// walked side by side. A panel is an error where there is no memory for it.
+    pub(super) fn panels(&self) -> impl Iterator<Item = Result<Panel<'_>>> {
         let height = (PANEL / self.width.max(1)).max(1);
         let mut first = 0;
         self.parts.iter().flat_map(move |part| {
@@ -123,36 +132,38 @@ impl StoredMatrix {
             (0..rows).step_by(height).map(move |row| {
                 let count = height.min(rows - row);
                 let bytes = &part.bytes()[row * stride..(row + count) * stride];
-                (base + row, count, widened(part, bytes, self.width))
+                widened(part, bytes, self.width).map(|values| Panel { first: base + row, rows: count, values })
             })
         })
     }
 
     /// `out = x·Wᵀ + b` for `x` of whole rows; `out` `[M, N]`.
-    pub(super) fn apply(&self, x: &[f32], bias: Option<&[f32]>, out: &mut [f32]) {
+    pub(super) fn apply(&self, x: &[f32], bias: Option<&[f32]>, out: &mut [f32]) -> Result<()> {
         let m = x.len() / self.width;
-        for (first, rows, panel) in self.panels() {
+        for panel in self.panels() {
+            let Panel { first, rows, values } = panel?;
             let columns = ViewMut { data: &mut out[first..], rows: m, cols: rows, row_stride: self.rows };
-            let weights = View::new(&panel, rows, self.width, self.width);
+            let weights = View::new(&values, rows, self.width, self.width);
             product(columns, View::new(x, m, self.width, self.width), weights.t(), true);
         }
         if let Some(bias) = bias {
             out.par_chunks_mut(self.rows).for_each(|row| row.iter_mut().zip(bias).for_each(|(o, b)| *o += b));
         }
+        Ok(())
     }
 }
 
 /// Stored elements as f32: borrowed where they are, widened on all threads where they are not.
-fn widened<'a>(part: &HostTensor, bytes: &'a [u8], width: usize) -> Cow<'a, [f32]> {
+fn widened<'a>(part: &HostTensor, bytes: &'a [u8], width: usize) -> Result<Cow<'a, [f32]>> {
     let size = part.dtype().size();
     if size == 4 {
         return floats(part.dtype(), bytes);
     }
-    let mut values = vec![0.0; bytes.len() / size];
+    let mut values = zeros(bytes.len() / size, "a part of a matrix as F32")?;
     let rows = (4096 / width.max(1)).max(1) * width;
     values
         .par_chunks_mut(rows)
         .zip(bytes.par_chunks(rows * size))
         .for_each(|(out, bytes)| widen(part.dtype(), bytes, out));
-    Cow::Owned(values)
+    Ok(Cow::Owned(values))
 }

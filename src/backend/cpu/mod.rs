@@ -125,7 +125,7 @@ impl Backend for Cpu {
 
     async fn download(&self, tensor: &CpuTensor) -> Result<HostTensor> {
         self.not_recording("download")?;
-        Ok(tensor.to_host())
+        tensor.to_host()
     }
 
     async fn upload_linear(&self, parts: &[Weight<'_>], biases: &[HostTensor]) -> Result<CpuLinear> {
@@ -145,7 +145,7 @@ impl Backend for Cpu {
         if let Some(bias) = bias {
             shapes::same("upload_conv2d", "the bias", bias.shape(), &[o])?;
         }
-        Ok(CpuConv2d::new(kernel, dims, bias))
+        CpuConv2d::new(kernel, dims, bias)
     }
 
     fn record(&self, steps: impl FnOnce(&Self) -> Result<()>) -> Result<CpuRecording> {
@@ -178,19 +178,13 @@ impl Backend for Cpu {
     fn linear(&self, x: &CpuTensor, w: &CpuLinear) -> Result<CpuTensor> {
         let shape = shapes::linear("linear", x.shape(), w.dims())?;
         let w = w.clone();
-        self.fill(&shape, [x], move |[x], out| {
-            w.apply(&x.f32(), out);
-            Ok(())
-        })
+        self.fill(&shape, [x], move |[x], out| w.apply(&x.f32()?, out))
     }
 
     fn swiglu(&self, x: &CpuTensor, w: &CpuSwiGlu) -> Result<CpuTensor> {
         let shape = shapes::linear("swiglu", x.shape(), w.gate.dims())?;
         let (gate, up) = (w.gate.clone(), w.up.clone());
-        self.fill(&shape, [x], move |[x], out| {
-            swiglu::swiglu(&x.f32(), &gate, &up, out);
-            Ok(())
-        })
+        self.fill(&shape, [x], move |[x], out| swiglu::swiglu(&x.f32()?, &gate, &up, out))
     }
 
     fn rms_norm(&self, x: &CpuTensor, norm: RmsNorm<'_, CpuTensor>) -> Result<CpuTensor> {
@@ -199,9 +193,9 @@ impl Backend for Cpu {
         let table = or(norm.scale.map(|scale| scale.table), norm.weight);
         let eps = norm.eps;
         self.fill(&dims, [x, norm.weight, table], move |[x, weight, table], out| {
-            let (weight, table) = (weight.f32(), table.f32());
+            let (weight, table) = (weight.f32()?, table.f32()?);
             let norm = Norm { weight: &weight, scale: scale.map(|scale| scale.in_table(&table)), eps };
-            rms_norm::rms_norm(&x.f32(), tokens, norm, out);
+            rms_norm::rms_norm(&x.f32()?, tokens, norm, out);
             Ok(())
         })
     }
@@ -212,7 +206,7 @@ impl Backend for Cpu {
         let (has_norm, eps) = (branch.norm.is_some(), branch.eps);
         let inputs = [branch.y, or(branch.norm, branch.y), or(branch.gate.map(|gate| gate.table), branch.y)];
         self.update("residual", x, inputs, move |[y, norm, table], x| {
-            let (y, norm, table) = (y.f32(), norm.f32(), table.f32());
+            let (y, norm, table) = (y.f32()?, norm.f32()?, table.f32()?);
             let gate = gate.map(|gate| gate.in_table(&table));
             let branch = residual_norm::Branch { y: &y, norm: has_norm.then_some(&norm), gate, eps };
             residual_norm::residual(x, width, tokens, branch);
@@ -241,11 +235,11 @@ impl Backend for Cpu {
         in_place(verb, x, &inputs)?;
         let residual = x.memory();
         self.fill(&dims, inputs, move |[y, norm, gates, weight, scales], out| {
-            let (y, norm, gates, weight, scales) = (y.f32(), norm.f32(), gates.f32(), weight.f32(), scales.f32());
+            let (y, norm, gates, weight, scales) = (y.f32()?, norm.f32()?, gates.f32()?, weight.f32()?, scales.f32()?);
             let gate = gate.map(|gate| gate.in_table(&gates));
             let branch = residual_norm::Branch { y: &y, norm: has_norm.then_some(&norm), gate, eps };
             let norm = Norm { weight: &weight, scale: scale.map(|scale| scale.in_table(&scales)), eps: next_eps };
-            residual_norm::residual_norm(residual.write().f32_mut(), tokens, branch, norm, out);
+            residual_norm::residual_norm(residual.write().f32_mut()?, tokens, branch, norm, out);
             Ok(())
         })
     }
@@ -254,7 +248,7 @@ impl Backend for Cpu {
         let QkNormRope { q_norm, k_norm, eps, rotation, pairs } = how;
         shapes::qk_norm_rope(qkv.shape(), heads, q_norm.shape(), k_norm.shape(), rotation.shape())?;
         self.update("qk_norm_rope", qkv, [q_norm, k_norm, rotation], move |[q_norm, k_norm, rotation], qkv| {
-            let (q_norm, k_norm, table) = (q_norm.f32(), k_norm.f32(), rotation.f32());
+            let (q_norm, k_norm, table) = (q_norm.f32()?, k_norm.f32()?, rotation.f32()?);
             let rotation = qk_norm_rope::Rotation { q_norm: &q_norm, k_norm: &k_norm, eps, table: &table, pairs };
             qk_norm_rope::qk_norm_rope(qkv, heads, rotation);
             Ok(())
@@ -269,8 +263,7 @@ impl Backend for Cpu {
         let (causal, ragged) = (mask.causal, mask.lengths.is_some());
         self.fill(&shape, [qkv, or(mask.lengths, qkv)], move |[qkv, lengths], out| {
             let lengths = ragged.then(|| lengths.u32());
-            attention::attention(&qkv.f32(), heads, tokens, causal, lengths.as_deref(), out);
-            Ok(())
+            attention::attention(&qkv.f32()?, heads, tokens, causal, lengths.as_deref(), out)
         })
     }
 
@@ -285,24 +278,20 @@ impl Backend for Cpu {
         shapes::typed("timestep_embedding", "the step", step.dtype(), DType::U32)?;
         let (w1, w2) = (w1.clone(), w2.clone());
         self.fill(&shape, [times, step], move |[times, step], out| {
-            let times = times.f32();
+            let times = times.f32()?;
             timestep_embedding::timestep_embedding(
                 table_row("timestep_embedding", &times, shape[0], step)?,
                 &w1,
                 &w2,
                 out,
-            );
-            Ok(())
+            )
         })
     }
 
     fn modulation(&self, t: &CpuTensor, w: &CpuLinear, silu: bool, width: usize) -> Result<CpuTensor> {
         let shape = shapes::modulation(t.shape(), w.dims(), width)?;
         let w = w.clone();
-        self.fill(&shape, [t], move |[t], out| {
-            linear::modulation(&t.f32(), &w, silu, out);
-            Ok(())
-        })
+        self.fill(&shape, [t], move |[t], out| linear::modulation(&t.f32()?, &w, silu, out))
     }
 
     fn embed_patches(
@@ -319,8 +308,7 @@ impl Backend for Cpu {
         let w = w.clone();
         self.fill(&shape, [latents, pad], move |[latents, pad], out| {
             let grid = Patches { channels, height, width, patch };
-            patches::embed_patches(&latents.f32(), grid, &w, &pad.f32(), tokens, out);
-            Ok(())
+            patches::embed_patches(&latents.f32()?, grid, &w, &pad.f32()?, tokens, out)
         })
     }
 
@@ -329,7 +317,7 @@ impl Backend for Cpu {
         shapes::typed("pad_rows", "the lengths", lengths.dtype(), DType::U32)?;
         let tokens = x.shape()[1];
         self.update("pad_rows", x, [token, lengths], move |[token, lengths], x| {
-            sequence::pad_rows(x, tokens, &token.f32(), &lengths.u32());
+            sequence::pad_rows(x, tokens, &token.f32()?, &lengths.u32());
             Ok(())
         })
     }
@@ -340,7 +328,7 @@ impl Backend for Cpu {
         let size = |t: &CpuTensor| t.shape()[1] * t.shape()[2];
         let (image_item, caption_item) = (size(image), size(caption));
         self.fill(&shape, [image, caption, captions], move |[image, caption, captions], out| {
-            sequence::join_sequence((&image.f32(), image_item), (&caption.f32(), caption_item), &captions.u32(), out)
+            sequence::join_sequence((&image.f32()?, image_item), (&caption.f32()?, caption_item), &captions.u32(), out)
         })
     }
 
@@ -360,8 +348,7 @@ impl Backend for Cpu {
         let w = w.clone();
         self.fill(&shape, [x, scale.table], move |[x, table], out| {
             let grid = Patches { channels, height, width, patch };
-            patches::final_layer(&x.f32(), tokens, row.in_table(&table.f32()), eps, &w, grid, out);
-            Ok(())
+            patches::final_layer(&x.f32()?, tokens, row.in_table(&table.f32()?), eps, &w, grid, out)
         })
     }
 
@@ -378,9 +365,9 @@ impl Backend for Cpu {
         apart("guide_and_step", step, &[latents, prediction, table])?;
         let counter = step.memory();
         self.update("guide_and_step", latents, [prediction, table], move |[prediction, table], latents| {
-            let table = table.f32();
+            let table = table.f32()?;
             let row = table_row("guide_and_step", &table, 3, &counter.read())?.try_into().unwrap_or([0.0; 3]);
-            guide_and_step::guide_and_step(latents, &prediction.f32(), row, item);
+            guide_and_step::guide_and_step(latents, &prediction.f32()?, row, item);
             counter.write().u32_mut().iter_mut().for_each(|step| *step += 1);
             Ok(())
         })
@@ -397,9 +384,8 @@ impl Backend for Cpu {
         let (size, out_size) = ([x.shape()[1], x.shape()[2]], [shape[1], shape[2]]);
         let (w, has_residual) = (w.clone(), residual.is_some());
         self.fill(&shape, [x, or(residual, x)], move |[x, residual], out| {
-            let residual = has_residual.then(|| residual.f32());
-            conv2d::conv2d(&x.f32(), size, &w, geometry, residual.as_deref(), out_size, out);
-            Ok(())
+            let residual = if has_residual { Some(residual.f32()?) } else { None };
+            conv2d::conv2d(&x.f32()?, size, &w, geometry, residual.as_deref(), out_size, out)
         })
     }
 
@@ -415,7 +401,7 @@ impl Backend for Cpu {
         let shape = shapes::group_norm(x.shape(), weight.shape(), bias.shape(), groups)?;
         let item: usize = shape[1..].iter().product();
         self.fill(&shape, [x, weight, bias], move |[x, weight, bias], out| {
-            let (x, weight, bias) = (x.f32(), weight.f32(), bias.f32());
+            let (x, weight, bias) = (x.f32()?, weight.f32()?, bias.f32()?);
             for (x, out) in x.chunks_exact(item).zip(out.chunks_exact_mut(item)) {
                 group_norm::group_norm(x, &weight, &bias, groups, eps, silu, out);
             }
@@ -426,7 +412,7 @@ impl Backend for Cpu {
     fn unscale_latents(&self, latents: &CpuTensor, scale: f32, shift: f32) -> Result<CpuTensor> {
         let shape @ [_, h, w, c] = shapes::unscale_latents(latents.shape())?;
         self.fill(&shape, [latents], move |[latents], out| {
-            pictures::unscale_latents(&latents.f32(), c, h * w, scale, shift, out);
+            pictures::unscale_latents(&latents.f32()?, c, h * w, scale, shift, out);
             Ok(())
         })
     }
@@ -435,7 +421,7 @@ impl Backend for Cpu {
         let shape @ [_, _, h, w] = shapes::scale_latents(x.shape(), channels)?;
         let stored = x.shape()[3];
         self.fill(&shape, [x], move |[x], out| {
-            pictures::scale_latents(&x.f32(), stored, channels, h * w, scale, shift, out);
+            pictures::scale_latents(&x.f32()?, stored, channels, h * w, scale, shift, out);
             Ok(())
         })
     }
@@ -453,7 +439,7 @@ impl Backend for Cpu {
         shapes::dims::<4>("to_rgb8", "the picture", x.shape())?;
         let out = CpuTensor::uninit_u8(x.shape())?;
         let (input, pixels) = (x.memory(), out.memory());
-        self.run(move || pictures::to_rgb8(&input.read().f32(), pixels.write().u8_mut()))?;
+        self.run(move || pictures::to_rgb8(&input.read().f32()?, pixels.write().u8_mut()?))?;
         Ok(out)
     }
 }

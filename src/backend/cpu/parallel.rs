@@ -66,10 +66,14 @@ mod single {
     }
 
     pub(in super::super) trait Items: Iterator + Sized {
-        /// Calls `f` with a value that is made once for all items.
-        fn for_each_init<S>(self, init: impl Fn() -> S, mut f: impl FnMut(&mut S, Self::Item)) {
+        /// Calls `f` with a value that is made once for all items, up to the first error.
+        fn try_for_each_init<S, E>(
+            mut self,
+            init: impl Fn() -> S,
+            mut f: impl FnMut(&mut S, Self::Item) -> Result<(), E>,
+        ) -> Result<(), E> {
             let mut state = init();
-            self.for_each(|item| f(&mut state, item));
+            self.try_for_each(|item| f(&mut state, item))
         }
     }
 

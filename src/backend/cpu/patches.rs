@@ -3,6 +3,8 @@
 use super::linear::CpuLinear;
 use super::parallel::*;
 use super::rms_norm::Rows;
+use crate::error::Result;
+use crate::reserve::zeros;
 
 /// A picture of `channels` planes, `height`×`width`, cut into squares of `patch`.
 #[derive(Clone, Copy)]
@@ -42,19 +44,20 @@ pub(super) fn embed_patches(
     pad: &[f32],
     tokens: usize,
     out: &mut [f32],
-) {
+) -> Result<()> {
     let item = grid.channels * grid.height * grid.width;
-    let mut values = vec![0.0; grid.count() * grid.values()];
+    let mut values = zeros(grid.count() * grid.values(), "the patches of a picture")?;
     let (first, copies) = out.split_at_mut(latents.len() / item * tokens * pad.len());
     for (latents, out) in latents.chunks_exact(item).zip(first.chunks_exact_mut(tokens * pad.len())) {
         for (t, patch) in values.chunks_exact_mut(grid.values()).enumerate() {
             patch.iter_mut().enumerate().for_each(|(i, value)| *value = latents[grid.at(t, i)]);
         }
         let (image, padding) = out.split_at_mut(grid.count() * pad.len());
-        w.apply(&values, image);
+        w.apply(&values, image)?;
         padding.chunks_exact_mut(pad.len()).for_each(|row| row.copy_from_slice(pad));
     }
     copies.chunks_exact_mut(first.len()).for_each(|copy| copy.copy_from_slice(first));
+    Ok(())
 }
 
 /// `W·(LN(x)·(1 + scale)) + bias` for the first tokens of every item of `tokens`, put back as patches.
@@ -66,19 +69,20 @@ pub(super) fn final_layer(
     w: &CpuLinear,
     grid: Patches,
     out: &mut [f32],
-) {
+) -> Result<()> {
     let [_, width] = w.dims();
     let item = grid.channels * grid.height * grid.width;
-    let mut normed = vec![0.0; grid.count() * width];
-    let mut values = vec![0.0; grid.count() * grid.values()];
+    let mut normed = zeros(grid.count() * width, "the tokens of a picture")?;
+    let mut values = zeros(grid.count() * grid.values(), "the patches of a picture")?;
     for (b, (x, out)) in x.chunks_exact(tokens * width).zip(out.chunks_exact_mut(item)).enumerate() {
         let scale = scale.of(b, width);
         normed.par_chunks_mut(width).zip(x.par_chunks(width)).for_each(|(out, x)| layer_norm(x, scale, eps, out));
-        w.apply(&normed, &mut values);
+        w.apply(&normed, &mut values)?;
         for (t, patch) in values.chunks_exact(grid.values()).enumerate() {
             patch.iter().enumerate().for_each(|(i, &value)| out[grid.at(t, i)] = value);
         }
     }
+    Ok(())
 }
 
 /// `out = (x − mean)/√(var + eps)·(1 + scale)`.

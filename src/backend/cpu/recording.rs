@@ -98,7 +98,7 @@ impl Cpu {
         let target = target.memory();
         self.run(move || {
             let guards = memories.each_ref().map(|memory| memory.read());
-            verb(guards.each_ref().map(|guard| &**guard), target.write().f32_mut())
+            verb(guards.each_ref().map(|guard| &**guard), target.write().f32_mut()?)
         })
     }
 }

@@ -4,7 +4,9 @@
 //! Inside a recording the memory of a dropped tensor serves the next one of its size, as an arena on a GPU would.
 
 use super::super::{DType, DeviceTensor, HostTensor, shapes, widen, words};
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::reserve::{self, zeros};
+use bytemuck::Zeroable;
 use bytes::Bytes;
 use std::borrow::Cow;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
@@ -74,12 +76,12 @@ impl Memory {
 
 impl Elements {
     /// The elements as f32, widened where they are stored in another type.
-    pub(super) fn f32(&self) -> Cow<'_, [f32]> {
+    pub(super) fn f32(&self) -> Result<Cow<'_, [f32]>> {
         match self {
-            Elements::F32(values) => Cow::Borrowed(values),
+            Elements::F32(values) => Ok(Cow::Borrowed(values)),
             Elements::Stored(dtype, bytes) => floats(*dtype, bytes),
-            Elements::U32(values) => Cow::Owned(values.iter().map(|&v| v as f32).collect()),
-            Elements::U8(values) => Cow::Owned(values.iter().map(|&v| f32::from(v)).collect()),
+            Elements::U32(values) => converted(values, |v| v as f32).map(Cow::Owned),
+            Elements::U8(values) => converted(values, f32::from).map(Cow::Owned),
         }
     }
 
@@ -102,14 +104,18 @@ impl Elements {
     }
 
     /// The elements for writing as f32: uploaded ones become a copy of their own first.
-    pub(super) fn f32_mut(&mut self) -> &mut [f32] {
+    pub(super) fn f32_mut(&mut self) -> Result<&mut [f32]> {
         if !matches!(self, Elements::F32(_)) {
-            *self = Elements::F32(self.f32().into_owned());
+            let own = match self.f32()? {
+                Cow::Owned(values) => values,
+                Cow::Borrowed(values) => reserve::copied(values, "a copy of a tensor")?,
+            };
+            *self = Elements::F32(own);
         }
-        match self {
+        Ok(match self {
             Elements::F32(values) => values,
             _ => &mut [],
-        }
+        })
     }
 
     /// The elements for writing as u32: uploaded ones become a copy of their own first.
@@ -124,43 +130,42 @@ impl Elements {
     }
 
     /// The elements for writing as bytes: uploaded ones become a copy of their own first.
-    pub(super) fn u8_mut(&mut self) -> &mut [u8] {
+    pub(super) fn u8_mut(&mut self) -> Result<&mut [u8]> {
         if !matches!(self, Elements::U8(_)) {
-            *self = Elements::U8(self.u8().to_vec());
+            *self = Elements::U8(reserve::copied(self.u8(), "a copy of a tensor")?);
         }
-        match self {
+        Ok(match self {
             Elements::U8(values) => values,
             _ => &mut [],
-        }
+        })
     }
 }
 
 /// Stored floating elements as f32, without a copy where they already are f32 and aligned.
-pub(super) fn floats(dtype: DType, bytes: &[u8]) -> Cow<'_, [f32]> {
+pub(super) fn floats(dtype: DType, bytes: &[u8]) -> Result<Cow<'_, [f32]>> {
     if dtype == DType::F32
         && cfg!(target_endian = "little")
         && let Ok(values) = bytemuck::try_cast_slice(bytes)
     {
-        return Cow::Borrowed(values);
+        return Ok(Cow::Borrowed(values));
     }
-    let mut values = vec![0.0; bytes.len() / dtype.size()];
+    let mut values = zeros(bytes.len() / dtype.size(), "a tensor as F32")?;
     widen(dtype, bytes, &mut values);
-    Cow::Owned(values)
+    Ok(Cow::Owned(values))
 }
 
-/// The elements of `shape`, all `value`; an error where the system refuses the memory, which would end the program.
-fn allocate<T: Copy>(shape: &[usize], value: T) -> Result<Vec<T>> {
-    let len = shape.iter().product();
-    // Asked for first, because `vec!` cannot fail; it gets zeros for nothing, which filling a reserved vector does not.
-    let mut probe = Vec::<T>::new();
-    if probe.try_reserve_exact(len).is_err() {
-        let megabytes = len as f64 * size_of::<T>() as f64 / 1e6;
-        return Err(Error::OutOfMemory(format!(
-            "there is no memory for a tensor of {shape:?} ({megabytes:.0} MB): ask for a smaller picture or a smaller batch"
-        )));
-    }
-    drop(std::hint::black_box(probe));
-    Ok(vec![value; len])
+/// `convert` of all values.
+fn converted<T: Copy>(values: &[T], convert: impl Fn(T) -> f32) -> Result<Vec<f32>> {
+    let mut all = reserve::with_room(values.len(), "a tensor as F32")?;
+    all.extend(values.iter().map(|&value| convert(value)));
+    Ok(all)
+}
+
+/// The elements of `shape`, all zeros.
+fn allocate<T: Zeroable>(shape: &[usize]) -> Result<Vec<T>> {
+    // Of a product that is too large for a count the memory is refused as well.
+    let len = shape.iter().try_fold(1usize, |product, &n| product.checked_mul(n)).unwrap_or(usize::MAX);
+    zeros(len, &format!("a tensor of {shape:?}"))
 }
 
 impl CpuTensor {
@@ -172,16 +177,21 @@ impl CpuTensor {
     /// Memory for `shape`, in a recording from its free list. Debug builds poison it, so that a verb that leaves an
     /// element unwritten shows.
     pub(super) fn uninit(shape: &[usize], recording: Option<&Arc<FreeList>>) -> Result<Self> {
-        let poison = if cfg!(debug_assertions) { f32::NAN } else { 0.0 };
         let memory = match recording.and_then(|free| free.take(shape.iter().product())) {
             Some(memory) => memory,
-            None => Memory::new(Elements::F32(allocate(shape, poison)?)),
+            None => {
+                let mut values = allocate::<f32>(shape)?;
+                if cfg!(debug_assertions) {
+                    values.fill(f32::NAN);
+                }
+                Memory::new(Elements::F32(values))
+            }
         };
         Ok(Self::with(shape, DType::F32, memory, recording.map_or_else(Weak::new, Arc::downgrade)))
     }
 
     pub(super) fn uninit_u8(shape: &[usize]) -> Result<Self> {
-        let memory = Memory::new(Elements::U8(allocate(shape, 0)?));
+        let memory = Memory::new(Elements::U8(allocate(shape)?));
         Ok(Self::with(shape, DType::U8, memory, Weak::new()))
     }
 
@@ -199,14 +209,16 @@ impl CpuTensor {
     }
 
     /// A copy of the elements as they are now.
-    pub(super) fn to_host(&self) -> HostTensor {
+    pub(super) fn to_host(&self) -> Result<HostTensor> {
         match &*self.handle.memory.read() {
-            Elements::Stored(dtype, bytes) => HostTensor::new(*dtype, &self.shape, bytes.clone()),
-            Elements::F32(values) => Some(HostTensor::from_f32(&self.shape, values)),
-            Elements::U32(values) => Some(HostTensor::from_u32(&self.shape, values)),
-            Elements::U8(values) => Some(HostTensor::from_u8(&self.shape, values)),
+            Elements::Stored(dtype, bytes) => {
+                let shared = HostTensor::new(*dtype, &self.shape, bytes.clone());
+                Ok(shared.expect("a tensor's memory holds as many elements as its shape says"))
+            }
+            Elements::F32(values) => HostTensor::try_from_f32(&self.shape, values),
+            Elements::U32(values) => HostTensor::try_from_u32(&self.shape, values),
+            Elements::U8(values) => HostTensor::try_from_u8(&self.shape, values),
         }
-        .expect("a tensor's memory holds as many elements as its shape says")
     }
 }
 
@@ -235,6 +247,6 @@ mod tests {
             let message = CpuTensor::uninit(&shape, None).unwrap_err().to_string();
             assert!(message.starts_with("there is no memory for a tensor of [") && message.contains("MB"), "{message}");
         }
-        assert_eq!(CpuTensor::uninit_u8(&[2, 3]).unwrap().to_host().to_f32(), [0.0; 6]);
+        assert_eq!(CpuTensor::uninit_u8(&[2, 3]).unwrap().to_host().unwrap().to_f32(), [0.0; 6]);
     }
 }

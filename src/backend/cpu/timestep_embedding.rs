@@ -2,15 +2,17 @@
 
 use super::activation::silu;
 use super::linear::CpuLinear;
+use crate::error::Result;
+use crate::reserve::zeros;
 
 /// The sinusoids' longest period over 2π.
 const MAX_PERIOD: f32 = 10_000.0;
 
 /// `W₂·SiLU(W₁·e + b₁) + b₂` for each of `times`; `out` `[R, A]`.
-pub(super) fn timestep_embedding(times: &[f32], w1: &CpuLinear, w2: &CpuLinear, out: &mut [f32]) {
+pub(super) fn timestep_embedding(times: &[f32], w1: &CpuLinear, w2: &CpuLinear, out: &mut [f32]) -> Result<()> {
     let [hidden, width] = w1.dims();
     let half = width / 2;
-    let mut sinusoids = vec![0.0; times.len() * width];
+    let mut sinusoids = zeros(times.len() * width, "the embedding of times")?;
     for (row, &time) in sinusoids.chunks_exact_mut(width).zip(times) {
         for i in 0..half {
             // In f32 step by step, as the reference computes it: at u = 1000 the angle's rounding shows.
@@ -19,8 +21,8 @@ pub(super) fn timestep_embedding(times: &[f32], w1: &CpuLinear, w2: &CpuLinear, 
             row[half + i] = angle.sin();
         }
     }
-    let mut inner = vec![0.0; times.len() * hidden];
-    w1.apply(&sinusoids, &mut inner);
+    let mut inner = zeros(times.len() * hidden, "the embedding of times")?;
+    w1.apply(&sinusoids, &mut inner)?;
     inner.iter_mut().for_each(|x| *x = silu(*x));
-    w2.apply(&inner, out);
+    w2.apply(&inner, out)
 }

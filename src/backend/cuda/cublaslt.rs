@@ -5,6 +5,7 @@
 //! everywhere: also those of parts that k was split into.
 
 use super::device::fault;
+use super::functions;
 use super::layout::Place;
 use super::library::Library;
 use super::matrix::Matrix;
@@ -80,6 +81,9 @@ impl Cublaslt {
     /// Finds the library and opens it on the context's device. An error is the reason why it is not used, in few words.
     pub(super) fn open(context: &Arc<CudaContext>) -> Result<Self, String> {
         LIBRARY.load(&nvrtc::named()).map_err(|_| "not found".to_owned())?;
+        if let Some(function) = functions::missing_of_cublaslt().first() {
+            return Err(format!("it has no function {function}"));
+        }
         // SAFETY: the library is here.
         let version = unsafe { sys::cublasLtGetVersion() };
         if version < OLDEST {

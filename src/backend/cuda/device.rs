@@ -1,6 +1,7 @@
 //! The device: whether there is one that will do, and what it says when it fails.
 
 use super::super::RELIEF;
+use super::functions;
 use super::kernels::Kernels;
 use crate::error::{Error, Result};
 use cudarc::driver::sys::{self, CUdevice_attribute, CUresult};
@@ -37,22 +38,7 @@ pub(super) struct Device {
 impl Device {
     /// Opens the first device.
     pub(super) fn open() -> Result<Self> {
-        // SAFETY: the driver's initialisers do nothing but set it up.
-        if !unsafe { sys::is_culib_present() } {
-            let library = if cfg!(windows) { "nvcuda.dll" } else { "libcuda.so.1" };
-            return Err(Error::Device(format!(
-                "there is no NVIDIA driver: {library} is nowhere where the system looks for libraries; it comes with the \
-                 driver of an NVIDIA GPU (https://www.nvidia.com/drivers)"
-            )));
-        }
-        let version = driver_version();
-        let driver = version / 1000;
-        if driver < OLDEST_DRIVER {
-            return Err(Error::Device(format!(
-                "the NVIDIA driver is of CUDA {driver}, and the CUDA backend needs one of CUDA {OLDEST_DRIVER} (525 or \
-                 later): update it (https://www.nvidia.com/drivers)"
-            )));
-        }
+        let version = find_driver()?;
         let context = CudaContext::new(0).map_err(not_opened)?;
         let name = context.name().map_err(|error| fault("the device's name", error))?;
         let attribute = |which| context.attribute(which).map_err(|error| fault(&name, error));
@@ -90,10 +76,42 @@ impl Device {
     }
 }
 
+/// Finds the driver and every function of it that is called; returns its version as [`driver_version`] does.
+fn find_driver() -> Result<i32> {
+    if !is_driver_found() {
+        let library = if cfg!(windows) { "nvcuda.dll" } else { "libcuda.so.1" };
+        return Err(Error::Device(format!(
+            "there is no NVIDIA driver: {library} is nowhere where the system looks for libraries; it comes with the \
+             driver of an NVIDIA GPU (https://www.nvidia.com/drivers)"
+        )));
+    }
+    let missing = functions::missing_of_driver();
+    let version = if missing.contains(&functions::VERSION) { 0 } else { driver_version() };
+    let driver = version / 1000;
+    if version > 0 && driver < OLDEST_DRIVER {
+        return Err(Error::Device(format!(
+            "the NVIDIA driver is of CUDA {driver}, and the CUDA backend needs one of CUDA {OLDEST_DRIVER} (525 or \
+             later): update it (https://www.nvidia.com/drivers)"
+        )));
+    }
+    if let Some(function) = missing.first() {
+        return Err(Error::Device(format!(
+            "the NVIDIA driver has no function {function}, which one of CUDA {OLDEST_DRIVER} (525 or later) has: install \
+             it again (https://www.nvidia.com/drivers)"
+        )));
+    }
+    Ok(version)
+}
+
+fn is_driver_found() -> bool {
+    // SAFETY: the driver's initialisers do nothing but set it up.
+    unsafe { sys::is_culib_present() }
+}
+
 /// Whether there is a driver that sees a GPU, or that is too broken to say.
 pub(super) fn present() -> bool {
-    // SAFETY: the driver's initialisers do nothing but set it up.
-    (unsafe { sys::is_culib_present() }) && !matches!(result::init(), Err(DriverError(CUresult::CUDA_ERROR_NO_DEVICE)))
+    let sees_none = || matches!(result::init(), Err(DriverError(CUresult::CUDA_ERROR_NO_DEVICE)));
+    is_driver_found() && !(functions::missing_of_driver().is_empty() && sees_none())
 }
 
 /// The version of CUDA that the driver is of, a thousand for each major one; 0 where it does not say.

@@ -6,6 +6,7 @@
 use super::super::DType;
 use super::cublaslt::{ALIGNMENT, Algorithm, Cublaslt, Multiplication, Plan, Problem, Shape, WORKSPACE};
 use super::device::{driver_version, fault};
+use super::functions::elapsed_ms;
 use super::gpu::Gpu;
 use super::linear;
 use super::matrix::Matrix;
@@ -254,7 +255,7 @@ fn timed(gpu: &Gpu, ways: &[(Way, CudaRecording)]) -> Result<Vec<f32>> {
             running.push((start, gpu.event()?, times));
         }
         for (start, end, times) in running {
-            times.push(start.elapsed_ms(&end).map_err(failed)?);
+            times.push(elapsed_ms(&start, &end).map_err(failed)?);
         }
     }
     Ok(times.iter().map(|times| median(times)).collect())

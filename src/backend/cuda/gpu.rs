@@ -9,6 +9,7 @@ use super::recording::{Arg, Collected, CudaRecording, Grid, Launch, Work};
 use super::staging::Staging;
 use super::tensor::CudaTensor;
 use crate::error::{Error, Result};
+use crate::reserve::zeros;
 use cudarc::driver::sys::{CUevent_flags, CUresult};
 use cudarc::driver::{CudaEvent, DriverError, result};
 use std::collections::HashMap;
@@ -188,8 +189,7 @@ impl Gpu {
     ) -> Result<()> {
         let memory = room.memory();
         debug_assert!(at + bytes <= memory.bytes());
-        let sent = self.staging.send(&self.device.stream, memory.address()? + at as u64, bytes, unit, fill);
-        sent.map_err(|error| fault(verb, error))
+        self.staging.send(verb, &self.device.stream, memory.address()? + at as u64, bytes, unit, fill)
     }
 
     /// The table that `make` makes of `size`, uploaded when it is asked for the first time.
@@ -287,11 +287,7 @@ impl Gpu {
         let verb = "download";
         self.not_recording(verb)?;
         self.bind(verb)?;
-        let (mut elements, from) = (vec![0u8; tensor.bytes()], tensor.memory().address()?);
-        let stream = &self.device.stream;
-        // SAFETY: the tensor's memory holds as many bytes, and the host waits for them below.
-        let copied = unsafe { result::memcpy_dtoh_async(&mut elements, from, stream.cu_stream()) };
-        copied.and_then(|()| stream.synchronize()).map_err(|error| fault(verb, error))?;
+        let elements = self.read(verb, tensor.memory().address()?, tensor.bytes())?;
         if tensor.dtype() == DType::U8 {
             self.refuse_what_is_no_number()?;
         }
@@ -299,18 +295,30 @@ impl Gpu {
             .ok_or_else(|| Error::shape(verb, "a tensor's memory does not hold its shape"))
     }
 
+    /// `bytes` bytes of the device from `address` on, once everything called before has run.
+    fn read(&self, verb: &'static str, address: u64, bytes: usize) -> Result<Vec<u8>> {
+        let mut elements = zeros(bytes, "what comes back from the GPU")?;
+        let stream = &self.device.stream;
+        // SAFETY: the device's memory is the caller's and holds as many bytes.
+        let copied = unsafe { result::memcpy_dtoh_async(&mut elements, address, stream.cu_stream()) };
+        // Also where the call failed: the driver may have reported what went wrong before.
+        if let Err(error) = stream.synchronize().and(copied) {
+            // Memory that may still be written is not freed.
+            std::mem::forget(elements);
+            return Err(fault(verb, error));
+        }
+        Ok(elements)
+    }
+
     /// An error if a picture was not finite since the last call.
     fn refuse_what_is_no_number(&self) -> Result<()> {
-        let (verb, stream) = ("to_rgb8", &self.device.stream);
-        let (word, mut found) = (self.not_numbers.memory().address()?, [0u8; size_of::<u32>()]);
-        // SAFETY: the word's memory holds as many bytes, and the host waits for them below.
-        let copied = unsafe { result::memcpy_dtoh_async(&mut found, word, stream.cu_stream()) };
-        copied.and_then(|()| stream.synchronize()).map_err(|error| fault(verb, error))?;
-        if found == [0; size_of::<u32>()] {
+        let (verb, word) = ("to_rgb8", self.not_numbers.memory().address()?);
+        let found = self.read(verb, word, size_of::<u32>())?;
+        if found.iter().all(|&byte| byte == 0) {
             return Ok(());
         }
-        // SAFETY: as above; nothing that is under way touches it.
-        unsafe { result::memset_d8_async(word, 0, found.len(), stream.cu_stream()) }
+        // SAFETY: the word's memory is as large, and nothing that is under way touches it.
+        unsafe { result::memset_d8_async(word, 0, found.len(), self.device.stream.cu_stream()) }
             .map_err(|error| fault(verb, error))?;
         Err(Error::NonFinitePicture)
     }

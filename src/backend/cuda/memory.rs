@@ -98,11 +98,13 @@ impl Source for Device {
     }
 
     fn free(&self, address: u64, bytes: u64) {
-        // What fails here is seen by the next call to the driver.
-        self.context.record_err(self.context.synchronize());
         // SAFETY: the address came from `malloc_sync`, is freed once, and the device has nothing left to do with it.
-        self.context.record_err(unsafe { result::free_sync(address) });
-        self.held.sub(bytes);
+        let freed = self.context.synchronize().and_then(|()| unsafe { result::free_sync(address) });
+        if freed.is_ok() {
+            self.held.sub(bytes);
+        }
+        // The next call to the driver returns what failed here. Memory that may still be used is not freed.
+        self.context.record_err(freed);
     }
 }
 

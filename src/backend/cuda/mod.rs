@@ -12,6 +12,7 @@ mod cublaslt;
 mod device;
 mod elementwise;
 mod fastest;
+mod functions;
 mod gpu;
 mod guide_and_step;
 mod hopper;
@@ -96,6 +97,11 @@ pub fn kernels(architecture: &str) -> Vec<(String, String)> {
         ]);
     }
     programs.concat().into_iter().map(|program| (program.label(), program.source())).collect()
+}
+
+/// The functions that the backend calls of the driver: for tests on a driver that has no others.
+pub fn driver_functions() -> &'static [&'static str] {
+    functions::DRIVER
 }
 
 /// Compiles a kernel for an architecture such as `sm_90a`, as the backend does for the device at hand; needs no GPU.

@@ -1,5 +1,6 @@
 //! NVRTC, NVIDIA's compiler as a library: where it is found, and text to machine code.
 
+use super::functions;
 use super::library::Library;
 use crate::error::{Error, Result};
 use cudarc::nvrtc::result::{self, NvrtcError};
@@ -45,7 +46,14 @@ fn look() -> std::result::Result<(), String> {
              and {VARIABLE} may name its folder",
             looked.join(", ")
         )
-    })
+    })?;
+    match functions::missing_of_nvrtc().first() {
+        Some(function) => Err(format!(
+            "NVIDIA's compiler library has no function {function}, which that of CUDA 12 has: install another one \
+             (`pip install --upgrade nvidia-cuda-nvrtc`), and {VARIABLE} may name its folder"
+        )),
+        None => Ok(()),
+    }
 }
 
 /// The folder that the user named, if any.

@@ -1,6 +1,7 @@
 //! The device: which adapter, what it allows, and what it complains about.
 
 use super::super::RELIEF;
+use super::adapters::{self, Adapters};
 use super::cache::Cache;
 use super::memory::lock;
 use super::variant::{Shaders, Variant};
@@ -9,17 +10,6 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
-
-/// Which adapters will do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub enum Adapters {
-    /// The best one there is, be it one that computes on the processor.
-    #[default]
-    Any,
-    /// A GPU.
-    Gpu,
-}
 
 /// The first thing that the device complained about, kept until a verb can return it.
 #[derive(Debug, Default)]
@@ -90,20 +80,12 @@ pub(super) struct Device {
 }
 
 impl Device {
-    /// Opens the best adapter that will do.
-    pub(super) async fn open(adapters: Adapters, shaders: Shaders) -> Result<Self> {
-        let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
-        let options = wgpu::RequestAdapterOptions {
-            power_preference: wgpu::PowerPreference::HighPerformance,
-            ..wgpu::RequestAdapterOptions::default()
+    /// Opens the best adapter that will do, or the one that is meant.
+    pub(super) async fn open(adapters: &Adapters, shaders: Shaders) -> Result<Self> {
+        let adapter = match adapters {
+            Adapters::Named(wanted) => adapters::named(&adapters::instance(), wanted).await?,
+            Adapters::Any | Adapters::Gpu => best().await?,
         };
-        let adapter = instance.request_adapter(&options).await.map_err(|_| {
-            let problem = match cfg!(target_family = "wasm") {
-                true => "this browser offers no WebGPU adapter: it is too old, or WebGPU is switched off in it",
-                false => "there is no GPU that this program can use: no Vulkan, Metal or Direct3D 12 driver was found",
-            };
-            Error::Device(problem.into())
-        })?;
         let mut info = adapter.get_info();
         if info.name.is_empty() {
             // A browser that keeps it to itself.
@@ -115,7 +97,7 @@ impl Device {
         );
         // A browser says of an adapter only whether it computes on the processor.
         let real = real || cfg!(target_family = "wasm") && info.device_type == wgpu::DeviceType::Other;
-        if adapters == Adapters::Gpu && !real {
+        if *adapters == Adapters::Gpu && !real {
             return Err(Error::Device(format!("{} is not a GPU", info.name)));
         }
         // Everything the adapter has: weights and pictures want the largest buffers there are.
@@ -160,6 +142,21 @@ impl Device {
             }
         }
     }
+}
+
+/// The adapter that the system takes for the fastest.
+async fn best() -> Result<wgpu::Adapter> {
+    let options = wgpu::RequestAdapterOptions {
+        power_preference: wgpu::PowerPreference::HighPerformance,
+        ..wgpu::RequestAdapterOptions::default()
+    };
+    adapters::instance().request_adapter(&options).await.map_err(|_| {
+        let problem = match cfg!(target_family = "wasm") {
+            true => "this browser offers no WebGPU adapter: it is too old, or WebGPU is switched off in it",
+            false => "there is no GPU that this program can use: no Vulkan, Metal or Direct3D 12 driver was found",
+        };
+        Error::Device(problem.into())
+    })
 }
 
 /// Something that the device will say later, on whatever thread.

@@ -1,7 +1,8 @@
 //! What all verbs of the backend share: memory to write to, dispatches in order, and the way to the host and back.
 
 use super::super::{DType, DeviceTensor, HostTensor, RELIEF, Weight};
-use super::device::{Adapters, Device, Signal};
+use super::adapters::Adapters;
+use super::device::{Device, Signal};
 use super::memory::{Memory, Pool, lock};
 use super::pipelines::Pipelines;
 use super::program::Program;
@@ -9,6 +10,7 @@ use super::recording::{Arg, Collected, Dispatch, Prepared, WebGpuRecording};
 use super::tensor::{WebGpuTensor, padded};
 use super::variant::Shaders;
 use crate::error::{Error, Result};
+use crate::reserve;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex};
@@ -56,7 +58,7 @@ struct Order {
 impl Gpu {
     /// Opens an adapter; no buffer larger than `largest` is given to a shader, where the adapter allows more.
     pub(super) async fn open(adapters: Adapters, shaders: Shaders, largest: u64) -> Result<Self> {
-        let mut device = Device::open(adapters, shaders).await?;
+        let mut device = Device::open(&adapters, shaders).await?;
         device.max_binding = device.max_binding.min(largest);
         let pool = Arc::new(Pool::default());
         let word = |label| Memory::new(device.device.create_buffer(&buffer(label, 16, false)), &pool);
@@ -240,7 +242,7 @@ impl Gpu {
         Arg { memory: self.empty[1].clone(), offset: 0, bytes: 16 }
     }
 
-    /// What to bind for the word that says that a picture is not finite.
+    /// The binding of the word that says that a picture is not finite.
     pub(super) fn not_numbers(&self) -> Arg {
         Arg { memory: self.not_numbers.clone(), offset: 0, bytes: 16 }
     }
@@ -409,8 +411,8 @@ impl Gpu {
             return Err(Error::NonFinitePicture);
         }
         let len = tensor.len() * tensor.dtype().size();
-        let stored = bytes::Bytes::copy_from_slice(&view[..len]);
-        HostTensor::new(tensor.dtype(), tensor.shape(), stored)
+        let stored = reserve::copied(&view[..len], "what comes back from the GPU")?;
+        HostTensor::new(tensor.dtype(), tensor.shape(), stored.into())
             .ok_or_else(|| Error::shape("download", "a tensor's memory does not hold its shape"))
     }
 }

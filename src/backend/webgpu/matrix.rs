@@ -12,6 +12,7 @@ use super::program::{File, wgsl};
 use super::recording::Arg;
 use super::tensor::WebGpuTensor;
 use crate::error::{Error, Result};
+use crate::reserve::zeros;
 use bytes::Bytes;
 use std::sync::Arc;
 
@@ -58,12 +59,13 @@ impl Stored {
     }
 
     /// A tensor's elements in this type: as they are, or widened to F32.
-    fn bytes(self, tensor: &HostTensor) -> Bytes {
+    fn bytes(self, tensor: &HostTensor) -> Result<Bytes> {
         let whole_numbers = matches!(tensor.dtype(), DType::U32 | DType::U8);
         if !whole_numbers && Self::from(tensor.dtype()) == self {
-            return tensor.bytes().clone();
+            return Ok(tensor.bytes().clone());
         }
-        HostTensor::from_f32(tensor.shape(), &tensor.to_f32()).bytes().clone()
+        let values = tensor.try_to_f32()?;
+        Ok(HostTensor::try_from_f32(tensor.shape(), &values)?.bytes().clone())
     }
 
     /// Elements from one row's start to the next one's, for rows of `width`.
@@ -159,7 +161,7 @@ impl<'g> Filling<'g> {
 
     /// Writes rows of the first matrix (0) or the second (1), from row `first` on.
     pub(super) fn write(&mut self, first: usize, matrix: usize, rows: &HostTensor) -> Result<()> {
-        self.write_bytes(first, matrix, self.stored.bytes(rows).as_ref());
+        self.write_bytes(first, matrix, self.stored.bytes(rows)?.as_ref());
         self.gpu.device.faults.check()
     }
 
@@ -220,8 +222,8 @@ impl Matrix {
         let stored = Stored::from(kernel.dtype());
         let (size, taps, padded) = (stored.size(), kh * kw, Self::channels(gpu, i));
         let width = taps * padded;
-        let mut rows = vec![0; o * width * size];
-        for (from, value) in stored.bytes(kernel).chunks_exact(size).enumerate() {
+        let mut rows = zeros(o * width * size, "the kernel of a convolution")?;
+        for (from, value) in stored.bytes(kernel)?.chunks_exact(size).enumerate() {
             let (out, channel, tap) = (from / taps / i, from / taps % i, from % taps);
             let to = (out * width + tap * padded + channel) * size;
             rows[to..to + size].copy_from_slice(value);

@@ -4,6 +4,7 @@
 //! weights stay as they are stored and are widened where they are read, all arithmetic is F32. The faster variants
 //! multiply halves, make matrices F16 once they are on the device, and sum by subgroup operations: see [`Shaders`].
 
+mod adapters;
 mod attention;
 mod cache;
 mod conv2d;
@@ -27,7 +28,7 @@ mod variant;
 
 use super::{Backend, Branch, Conv2d, DType, Heads, HostTensor, Mask, Modulation, QkNormRope, RmsNorm, Weight, shapes};
 use crate::error::{Error, Result};
-pub use device::Adapters;
+pub use adapters::{AdapterInfo, Adapters, adapters};
 use gpu::{Event, Gpu};
 use matrix::{Filling, Matrix, Stored};
 pub use matrix::{WebGpuConv2d, WebGpuLinear, WebGpuSwiGlu};

@@ -28,7 +28,7 @@ impl Reduction {
 
 #[cfg(test)]
 mod tests {
-    use super::super::device::Adapters;
+    use super::super::adapters::Adapters;
     use super::super::gpu::Gpu;
     use super::super::tensor::WebGpuTensor;
     use super::super::variant::{Shaders, Variant};
@@ -41,7 +41,7 @@ mod tests {
 
     fn open() -> Option<Gpu> {
         let skip = |error| writeln!(std::io::stderr(), "skipped: webgpu: {error}");
-        block_on(Gpu::open(Adapters::Any, Shaders::Best, u64::MAX)).map_err(skip).ok()
+        block_on(Gpu::open(Adapters::Any, Shaders::Half, u64::MAX)).map_err(skip).ok()
     }
 
     /// What every verb that reduces returns with the present variant.

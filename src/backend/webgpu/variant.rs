@@ -94,16 +94,22 @@ impl Variant {
         let cooperative = Cooperative::of(adapter).map(Variant::Cooperative);
         let lacks = |what: &str| format!("{} has no {what}", adapter.get_info().name);
         match shaders {
-            Shaders::Best => Ok(cooperative.or(half).unwrap_or(match adapter.get_info().device_type {
-                wgpu::DeviceType::Cpu => Variant::Direct,
-                _ => Variant::Plain,
-            })),
+            Shaders::Best => Ok(Self::best(adapter.get_info().device_type, cooperative.or(half))),
             Shaders::Plain => Ok(Variant::Plain),
             Shaders::Direct => Ok(Variant::Direct),
             Shaders::Half => half.ok_or_else(|| lacks("F16 in shaders")),
             Shaders::Cooperative => {
                 cooperative.ok_or_else(|| lacks("cooperative matrices of F16 with F32 sums that the shaders know"))
             }
+        }
+    }
+
+    /// The fastest on an adapter of this type, where `halves` is the fastest that multiplies halves, if there is one. A
+    /// processor that takes the place of a GPU converts halves one by one, so F32 is faster on it, and closer.
+    fn best(device: wgpu::DeviceType, halves: Option<Self>) -> Self {
+        match device {
+            wgpu::DeviceType::Cpu => Variant::Direct,
+            _ => halves.unwrap_or(Variant::Plain),
         }
     }
 
@@ -141,6 +147,20 @@ impl Variant {
             Variant::Cooperative(Cooperative { side, .. }) => {
                 format!("cooperative matrices of {side}×{side} with subgroup operations")
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_processor_gets_direct_shaders_whatever_else_it_has() {
+        let half = Variant::Half(Reduction::Tree);
+        for halves in [None, Some(half), Some(Variant::Cooperative(Cooperative::KNOWN[1]))] {
+            assert_eq!(Variant::best(wgpu::DeviceType::Cpu, halves), Variant::Direct);
+            assert_eq!(Variant::best(wgpu::DeviceType::IntegratedGpu, halves), halves.unwrap_or(Variant::Plain));
         }
     }
 }

@@ -1,0 +1,88 @@
+//! The `cpu` backend when the system refuses memory: an error for every verb that works in memory of its own.
+//!
+//! The limit counts for a whole process, so the test runs itself again in a process of its own.
+#![cfg(target_os = "linux")]
+
+use pollster::block_on;
+use std::process::Command;
+use zimage::Error;
+use zimage::backend::cpu::Cpu;
+use zimage::backend::{Backend, Conv2d, DType, Heads, HostTensor, Mask, RmsNorm};
+
+/// Says to the test that it runs under the limit.
+const INSIDE: &str = "ZIMAGE_TEST_OUT_OF_MEMORY";
+
+/// Lets this process have `more` bytes of addresses besides those that it has.
+fn limit(more: u64) {
+    let pages: u64 = std::fs::read_to_string("/proc/self/statm").unwrap().split(' ').next().unwrap().parse().unwrap();
+    // SAFETY: the limit is read by the call and lives as long.
+    unsafe {
+        let bytes = pages * libc::sysconf(libc::_SC_PAGESIZE) as u64 + more;
+        let limit = libc::rlimit { rlim_cur: bytes, rlim_max: libc::RLIM_INFINITY };
+        assert_eq!(libc::setrlimit(libc::RLIMIT_AS, &limit), 0);
+    }
+}
+
+fn halves(shape: &[usize]) -> HostTensor {
+    HostTensor::new(DType::F16, shape, vec![0; 2 * shape.iter().product::<usize>()].into()).unwrap()
+}
+
+/// An error of memory, and nothing else.
+#[track_caller]
+fn refused<T>(result: Result<T, Error>) {
+    match result.map(drop) {
+        Err(Error::OutOfMemory(sentence)) => assert!(sentence.starts_with("there is no memory for "), "{sentence}"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn every_large_allocation_of_the_processor_is_an_error() {
+    if std::env::var_os(INSIDE).is_none() {
+        let test = "every_large_allocation_of_the_processor_is_an_error";
+        let mut again = Command::new(std::env::current_exe().unwrap());
+        // Freed memory goes back to the system, and threads take nothing of their own from what the limit leaves, nor does
+        // the report of a failure.
+        again.envs([("MALLOC_MMAP_THRESHOLD_", "131072"), ("MALLOC_ARENA_MAX", "1"), ("RAYON_NUM_THREADS", "2")]);
+        again.env("RUST_BACKTRACE", "0");
+        let out = again.args(["--exact", test, "--nocapture"]).env(INSIDE, "1").output().unwrap();
+        let said = [out.stdout, out.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
+        assert!(out.status.success() && said.contains("1 passed"), "{said}");
+        return;
+    }
+    let b = Cpu::new();
+    let kernel = halves(&[1024, 1024, 3, 3]);
+    let stored = b.upload(&halves(&[1, 1024, 1024, 8])).unwrap();
+    let norm = HostTensor::from_f32(&[8], &[1.0; 8]);
+    let norm = b.upload(&norm).unwrap();
+    let wide = block_on(b.upload_linear(&[halves(&[8, 4 << 20]).into()], &[])).unwrap();
+    let x = b.upload(&HostTensor::from_f32(&[1, 1, 4 << 20], &vec![0.0; 4 << 20])).unwrap();
+    let pad = b.upload(&HostTensor::from_f32(&[1], &[0.0])).unwrap();
+    let narrow = block_on(b.upload_linear(&[halves(&[1, 64]).into()], &[])).unwrap();
+    let latents = b.upload(&HostTensor::from_f32(&[1, 16, 1024, 512], &vec![0.0; 8 << 20])).unwrap();
+    let many = Heads { query: 1, key_value: 1, dim: 1 };
+    let qkv = b.upload(&HostTensor::from_f32(&[1, 1 << 19, 3], &vec![0.0; 3 << 19])).unwrap();
+    let picture = b.upload(&HostTensor::from_f32(&[1, 1, 1, 4096], &[0.0; 4096])).unwrap();
+    let large = b.upload_conv2d(&HostTensor::from_f32(&[1, 4096, 32, 32], &vec![0.0; 4 << 20]), None).unwrap();
+    rayon_is_up(&b, &norm);
+
+    limit(12 << 20);
+    refused(b.upload_conv2d(&kernel, None));
+    refused(b.group_norm(&stored, &norm, &norm, 8, 1e-5, false));
+    refused(b.linear(&x, &wide));
+    refused(b.embed_patches(&latents, 2, &narrow, &pad, 512 * 256, 1));
+    refused(b.attention(&qkv, many, Mask { causal: false, lengths: None }));
+    refused(b.conv2d(&picture, &large, Conv2d { stride: 1, pad: [16, 16, 15, 15], ..Conv2d::default() }, None));
+    refused(b.unscale_latents(&latents, 1.0, 0.0));
+    let made = b.record(|b| b.unscale_latents(&latents, 1.0, 0.0).map(drop));
+    refused(made);
+    assert_eq!(block_on(b.download(&norm)).unwrap().to_f32(), [1.0; 8], "the backend goes on");
+}
+
+/// Starts the threads while there is memory for them.
+fn rayon_is_up(b: &Cpu, norm: &<Cpu as Backend>::Tensor) {
+    let x = b.upload(&HostTensor::from_f32(&[1, 64, 8], &[1.0; 512])).unwrap();
+    let w = block_on(b.upload_linear(&[HostTensor::from_f32(&[8, 8], &[1.0; 64]).into()], &[])).unwrap();
+    b.linear(&x, &w).unwrap();
+    b.rms_norm(&x, RmsNorm { weight: norm, scale: None, eps: 1e-5 }).unwrap();
+}
