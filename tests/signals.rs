@@ -2,6 +2,7 @@
 #![cfg(all(unix, feature = "cli", feature = "embedded-model"))]
 
 use std::fs;
+use std::io::Write;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -152,7 +153,7 @@ fn process_1_of_a_container_ends() {
     let unshare = ["--user", "--map-root-user", "--pid", "--fork"];
     let works = Command::new("unshare").args(unshare).arg("true").output().is_ok_and(|output| output.status.success());
     if !works {
-        println!("skipped: signals: this system makes no new process namespaces (unshare)");
+        let _ = writeln!(std::io::stderr(), "skipped: signals: this system makes no new process namespaces (unshare)");
         return;
     }
     let commands: [&[&str]; 2] = [&LONG, &["parity", "--backends", "cpu", "--full"]];

@@ -46,8 +46,17 @@ pub async fn beyond_f16(model: &Model) -> Result<Model> {
             let tensor = if scaled(&name) { multiplied(&tensor) } else { tensor };
             all.insert(name, tensor);
         }
-        // One file, also where there were shards: it goes before their index.
-        let file = format!("{part}/{stem}.safetensors");
+        // One file, also where there were shards: then it is the only one that their index names.
+        let index = format!("{part}/{stem}.safetensors.index.json");
+        let name = if model.folder().exists(&index).await? {
+            let name = format!("{stem}-00001-of-00001.safetensors");
+            let map: BTreeMap<&String, &String> = all.keys().map(|tensor| (tensor, &name)).collect();
+            files.push((index, serde_json::json!({"weight_map": map}).to_string().into()));
+            name
+        } else {
+            format!("{stem}.safetensors")
+        };
+        let file = format!("{part}/{name}");
         let bytes = serialized(&all).map_err(|problem| Error::file(&model.folder().path(&file), problem))?;
         files.push((file, bytes.into()));
     }
