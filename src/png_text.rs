@@ -30,23 +30,23 @@ const MAX_CHUNKS: usize = 32 << 20;
 /// The bytes that one compressed text may grow to, and that all texts may have.
 const MAX_TEXT: usize = 4 << 20;
 const MAX_TEXTS: usize = 16 << 20;
-/// How many names of text chunks are kept, and how many texts are read.
+/// The most names of text chunks that are kept, and the most texts that are read.
 const MAX_KEYS: usize = 8;
 const MAX_READ: usize = 256;
 
-/// What a PNG says about itself, whoever wrote it.
+/// The texts of a PNG, written by this program or by another.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct PngText {
     /// Pixels in a row.
     pub width: usize,
     /// Rows.
     pub height: usize,
-    /// What made the picture, when this crate wrote it.
+    /// The generation data, when this crate wrote the picture.
     #[serde(rename = "zimage")]
     pub info: Option<Info>,
     /// The text that AUTOMATIC1111's web UI introduced, from the chunk of its name or from a comment in that form.
     pub parameters: Option<String>,
-    /// What another program says in its own form.
+    /// The data of another program in its own form.
     pub foreign: Option<Foreign>,
     /// The names of the text chunks, each once: the first eight, for a file may hold any number.
     #[serde(skip)]

@@ -83,7 +83,7 @@ fn a_picture_of_overwritten_weights_is_an_error() {
     let longer = || File::options().append(true).open(&path).unwrap().write_all(b"x").unwrap();
     assert!(draw(dir.path(), longer).unwrap_err().to_string().contains("changed while it was in use"));
     File::options().write(true).open(&path).unwrap().set_len(fs::metadata(&path).unwrap().len() - 1).unwrap();
-    assert_eq!(draw(dir.path(), || ()).unwrap(), good, "the file is as it was, but for its time");
+    assert_eq!(draw(dir.path(), || ()).unwrap(), good, "only the time of the file differs");
 }
 
 #[test]
@@ -131,7 +131,7 @@ fn a_file_that_is_cut_ends_the_program_with_a_sentence() {
     assert!(line.contains("the file became shorter while it was in use, or its disk failed"), "{said}");
 }
 
-/// Reads a map that is none of the library's, of a file that was cut.
+/// Reads a map of its own, of a file that was cut.
 fn raise_another_bus_error() {
     use std::os::fd::AsRawFd;
     explain_sigbus(3);

@@ -22,7 +22,7 @@ use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-/// How many inputs of a kind a plain run tries, and the seconds that it may take for them.
+/// The inputs of a kind that a plain run tries, and the seconds that it may take for them.
 const CASES: u64 = 3000;
 const SECONDS: u64 = 30;
 /// A plain run that tries fewer has not looked.
@@ -39,7 +39,7 @@ fn variable(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|value| value.parse().unwrap_or_else(|_| panic!("{name}: {value:?} is not a number")))
 }
 
-/// What a run found.
+/// The faults of a run.
 #[derive(Default)]
 struct Found {
     outcomes: BTreeMap<String, u64>,

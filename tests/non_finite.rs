@@ -139,7 +139,7 @@ fn networks_in_turn_name_their_tensors() {
     }
 }
 
-/// Token ids, latents and a caption, of which `change` changes one.
+/// Token ids, latents and a caption, after `change` has changed one of them.
 fn inputs(file: &Path, change: Option<(&str, f32)>) {
     let mut floats: Vec<(&str, Vec<usize>)> = vec![
         ("transformer.a.latents", vec![1, 16, 4, 4]),

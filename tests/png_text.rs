@@ -1,4 +1,4 @@
-//! What `zimage inspect` reads in pictures of other programs. The files are written by Pillow, as `tools/goldens/texts.py`
+//! Pictures of other programs as `zimage inspect` reads them. The files are written by Pillow, as `tools/goldens/texts.py`
 //! has it.
 #![cfg(feature = "cli")]
 

@@ -37,7 +37,7 @@ fn correlation(a: &[f64], b: &[f64]) -> f64 {
     sum(&|a, b| a * b) / (sum(&|a, _| a * a) * sum(&|_, b| b * b)).sqrt()
 }
 
-/// How far the mean colour of a ring of pixels is off the picture's; ring 0 is the outermost.
+/// The distance of the mean colour of a ring of pixels from the picture's; ring 0 is the outermost.
 fn tint(preview: &Preview, small: &[f64], ring: usize) -> [f64; 3] {
     let Preview { width, height, pixels } = preview;
     let on_ring = |i: usize| {

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
-/// What `tools/target-dir` prints with a variable set.
+/// The output of `tools/target-dir` with a variable set.
 fn target_dir(variable: &str, value: &str) -> String {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tools/target-dir");
     let mut command = Command::new(script);

@@ -63,7 +63,7 @@ fn memory_and_time_stay_in_proportion_to_the_file() {
         // Generous: this takes well under a second, and would take hours if it were quadratic.
         assert!(took < Duration::from_secs(20), "{case}: {took:?}");
     }
-    // What would take a thousand times a good file's memory is refused before it is read.
+    // A file that would take a thousand times a good one's memory is refused before it is read.
     let index = dir.path().join("model_index.json");
     fs::write(&index, format!(r#"{{"_class_name": "ZImagePipeline", "x": [{}0]}}"#, "0,".repeat(30 << 20))).unwrap();
     let tensors = dir.path().join("vae/model.safetensors");

@@ -67,7 +67,7 @@ mod tests {
         assert_eq!(file("text").read(), None);
         file("text").write(b"code");
         assert_eq!(file("text").read().unwrap(), b"code");
-        // The same name for another text, one of which is the start of the other.
+        // The same name for a longer text that begins alike.
         assert_eq!(file("other").read(), None);
         assert_eq!(file("tex").read(), None);
         file("text").write(b"");

@@ -78,7 +78,7 @@ pub enum Seen<'a> {
     Header(&'a Header),
     /// The work that begins now, in words: loading, or measuring a row.
     Phase(&'a str),
-    /// How far that work has come, where it has stages.
+    /// The progress of that work, where it has stages.
     Stage(Stage),
     /// A row, as soon as it is there.
     Row(&'a Row),

@@ -1,4 +1,4 @@
-//! Where results go: the value of `-o`, names, and the promise that no work is done for a place that cannot be written.
+//! The places of results: the value of `-o`, names, and the promise that no work is done for a place that cannot be written.
 
 use super::streams;
 use std::io::IsTerminal;

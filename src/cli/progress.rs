@@ -119,7 +119,7 @@ enum View {
     },
 }
 
-/// How far a run has come, from the stages that it reports.
+/// The progress of a run, from the stages that it reports.
 struct Course {
     pictures: usize,
     batch: usize,
@@ -133,7 +133,7 @@ struct Course {
     under_way: Option<(Stage, Instant)>,
 }
 
-/// How often something was done, and how long that took.
+/// A count of something that was done, and the time that it took.
 #[derive(Default)]
 struct Pace {
     times: u32,

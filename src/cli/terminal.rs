@@ -30,7 +30,7 @@ pub(super) fn note(line: &str) {
 }
 
 fn write_line(line: &str) {
-    // Where standard error is closed there is nobody to tell.
+    // Nobody reads a standard error that is closed.
     let _ = writeln!(io::stderr().lock(), "{}", one_line(line));
 }
 

@@ -53,7 +53,7 @@ impl Network {
         Ok(())
     }
 
-    /// What to say of a result that is not finite: the weights are searched for the tensor to blame. An error of that
+    /// The error for a result that is not finite: the weights are searched for the tensor to blame. An error of that
     /// search takes its place.
     pub(super) async fn fault(self, tensors: &Tensors) -> Error {
         let tensor = match tensors.first_non_finite(|name| self.leaves(name)).await {

@@ -221,7 +221,7 @@ pub struct Job {
     pub batch: usize,
     /// Whether pictures are decoded whole or in tiles.
     pub vae_tile: VaeTile,
-    /// What the user should know before the work begins, a sentence each: it can be done, but will hardly please.
+    /// Warnings for the user before the work begins, a sentence each: it can be done, but will hardly please.
     pub warnings: Vec<String>,
 }
 

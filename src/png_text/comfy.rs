@@ -5,7 +5,7 @@ use super::foreign::{Foreign, scalar};
 use serde_json::{Map, Value};
 use std::collections::{HashSet, VecDeque};
 
-/// How many nodes are visited for one value.
+/// The most nodes that are visited for one value.
 const MOST_VISITS: usize = 512;
 /// Inputs with a prompt's words, of the nodes that encode or hold them.
 const WORDS: [&str; 8] = ["text", "prompt", "positive_prompt", "value", "string", "t5xxl", "text_g", "clip_l"];
@@ -24,7 +24,7 @@ const SETTINGS: [(&str, &[&str]); 9] = [
 
 type Nodes = Map<String, Value>;
 
-/// What a graph says, if `graph` is one: an object of nodes with their classes and inputs.
+/// The data in a graph, if `graph` is one: an object of nodes with their classes and inputs.
 pub(super) fn graph(graph: &Value) -> Option<Foreign> {
     let nodes = graph.as_object().filter(|nodes| nodes.values().any(|node| node["class_type"].is_string()))?;
     let sampler = sampler(nodes);
@@ -40,7 +40,7 @@ pub(super) fn graph(graph: &Value) -> Option<Foreign> {
     Some(found)
 }
 
-/// What the editor's view of a graph says, where the graph itself is not in the file: the prompt is the text of the first
+/// The data in the editor's view of a graph, for a file without the graph itself: the prompt is the text of the first
 /// node that encodes one.
 pub(super) fn workflow(workflow: &Value) -> Option<Foreign> {
     let nodes = workflow["nodes"].as_array()?;

@@ -1,14 +1,14 @@
-//! What other programs write beside AUTOMATIC1111's text: each has names and a form of its own.
+//! Texts of other programs than AUTOMATIC1111: each has names and a form of its own.
 
 use super::{PARAMETERS, Texts, comfy};
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
 
-/// How many settings are kept of a picture, and the characters of one.
+/// The most settings that are kept of a picture, and the most characters of one.
 const MOST_SETTINGS: usize = 48;
 const LONGEST_SETTING: usize = 400;
 
-/// What another program says about a picture's making.
+/// Generation data as another program wrote it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Foreign {
     /// The program's name; empty when the file does not tell it.
@@ -17,7 +17,7 @@ pub struct Foreign {
     pub prompt: Option<String>,
     /// The negative prompt, where there is one.
     pub negative: Option<String>,
-    /// What else is said, by the program's own names.
+    /// The other settings, by the program's own names.
     #[serde(serialize_with = "map")]
     pub settings: Vec<(String, String)>,
 }
@@ -55,7 +55,7 @@ pub(super) fn parameters(texts: &Texts) -> Option<String> {
     texts.get(PARAMETERS).or_else(comment).map(str::to_owned)
 }
 
-/// What other programs say, the one with the clearest form first.
+/// Data of other programs, the one with the clearest form first.
 pub(super) fn read(texts: &Texts) -> Option<Foreign> {
     let json = |key: &str| texts.get(key).and_then(parsed);
     let object = |key: &str| json(key).and_then(|value| if let Value::Object(map) = value { Some(map) } else { None });

@@ -1,4 +1,4 @@
-//! Stored types that no backend reads, and the types that stand for them in memory. The reference
+//! Stored types that no backend reads, and the types that they become in memory. The reference
 //! casts every floating type; a conversion here is exact, except that F64 is rounded to F32.
 
 use super::StoredType;

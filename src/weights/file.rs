@@ -18,7 +18,7 @@ const SMALL: u64 = 8 << 20;
 /// Bytes that are read at once of a file that cannot be mapped.
 const PIECE: u64 = 8 << 20;
 
-/// One file of a model, of which any part can be read.
+/// One file of a model; any part of it can be read.
 #[derive(Debug, Clone)]
 pub(super) struct ModelFile {
     /// For messages.
@@ -112,7 +112,7 @@ impl ModelFile {
         Ok(Self { path: path.to_owned(), len: opened.len, contents })
     }
 
-    /// How many bytes to read at once of what is read in pieces; `None` for a file whose bytes are in memory or mapped.
+    /// The size of a piece in bytes when a file is read in pieces; `None` for a file whose bytes are in memory or mapped.
     pub(super) fn piece(&self) -> Option<u64> {
         match &self.contents {
             Contents::Here(_) => None,

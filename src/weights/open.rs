@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
-/// How the names of scales end that files with quantised weights hold.
+/// The ends of the names of scales in files with quantised weights.
 const SCALES: [&str; 6] = ["scale", "scale_weight", "weight_scale", "weight_scale_inv", "scaled_fp8", "comfy_quant"];
 
 impl Tensors {

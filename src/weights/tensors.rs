@@ -26,7 +26,7 @@ pub struct Tensors {
     /// What to name when a tensor is missing: the single file, or the index of the shards.
     pub(super) path: PathBuf,
     pub(super) files: Vec<ModelFile>,
-    /// What stands before every name in these files, for the names of missing tensors.
+    /// The prefix of every name in these files, for the names of missing tensors.
     pub(super) prefix: &'static str,
     /// By the name that the library which wrote the files loads a tensor under.
     pub(super) entries: BTreeMap<String, Entry>,
@@ -153,7 +153,7 @@ impl Tensors {
         Ok(Weight::there(dtype, shape, place).in_pieces(piece))
     }
 
-    /// Where the tensor of this name is, if there is one, and the type of its elements in memory.
+    /// The place of the tensor of this name, if there is one, and the type of its elements in memory.
     fn find(&self, name: &str, shape: &[usize]) -> Result<Option<(&Entry, DType)>> {
         let Some(entry) = self.entries.get(name) else { return Ok(None) };
         let fault = |found| Err(self.fault(self.files[entry.file].path.clone(), entry.stored(name), shape, found));
@@ -217,7 +217,7 @@ impl Tensors {
         self.entries.get(name).map(|entry| entry.range.end - entry.range.start)
     }
 
-    /// What is odd about the files without being an error, one sentence each.
+    /// Warnings about the files, one sentence each.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }

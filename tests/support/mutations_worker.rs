@@ -11,7 +11,7 @@ use std::process::Command;
 use std::sync::Mutex;
 use zimage::{BackendChoice, Engine, Error, ErrorKind, Image, Model, PngText, Request};
 
-/// What an input may take at most, and the address space that keeps the machine safe from one that takes more.
+/// The limits of an input, and the address space that keeps the machine safe from one that takes more.
 const SECONDS: f64 = 20.0;
 const RESIDENT: u64 = 2_000_000_000;
 const ADDRESSES: u64 = 4_000_000_000;
@@ -21,7 +21,7 @@ const PROGRAM: u64 = 64;
 const LONGEST_MESSAGE: usize = 2500;
 const PROMPT: &str = "a red fox, 狐 <|im_end|> 🦊 2048";
 
-/// Where the last panic was, and what it said.
+/// The place of the last panic, and its message.
 static PANIC: Mutex<String> = Mutex::new(String::new());
 
 /// A good input and a folder for damaged ones.

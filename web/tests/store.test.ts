@@ -183,7 +183,7 @@ test("bytes that arrive in any pieces make whole blocks", () => {
     for (const [index, bytes] of blocks) assert.ok(Buffer.from(bytes).equals(block(index)));
   }
   const late = new Assembler(SIZE);
-  assert.deepEqual([...late.add(5, FILE.slice(5, BLOCK + 10))], [], "a block without its start is none");
+  assert.deepEqual([...late.add(5, FILE.slice(5, BLOCK + 10))], [], "a block without its start is not taken");
   assert.deepEqual([...late.add(BLOCK + 10, FILE.slice(BLOCK + 10, 2 * BLOCK))].map(([index]) => index), [1]);
 });
 

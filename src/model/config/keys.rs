@@ -155,7 +155,7 @@ impl Keys {
         }
     }
 
-    /// Refuses a text that is none of those that are implemented, and returns its place among them. A missing key means
+    /// Returns the place of a text among those that are implemented, and refuses any other. A missing key means
     /// the first.
     pub(super) fn one_of(&self, key: &str, supported: &[&str]) -> Result<usize> {
         let text = match self.get(key) {

@@ -20,7 +20,7 @@ pub struct SchedulerConfig {
     pub dynamic: Option<DynamicShift>,
     /// The last level before 0, which the others are stretched to (`shift_terminal`).
     pub terminal: Option<f64>,
-    /// How the levels between the first and the last are spaced.
+    /// The spacing of the levels between the first and the last.
     pub spacing: Spacing,
     /// The lowest and the highest level that a spacing begins and ends with, where the file says so. They are no
     /// arguments of the class, but it reads them from its config (`sigma_min`, `sigma_max`).
@@ -38,7 +38,7 @@ pub struct DynamicShift {
     pub shifts: [f64; 2],
     /// Numbers of tokens (`base_image_seq_len`, `max_image_seq_len`).
     pub tokens: [usize; 2],
-    /// What `μ` does to the levels.
+    /// The effect of `μ` on the levels.
     pub kind: TimeShift,
 }
 

@@ -1,4 +1,4 @@
-//! What can be drawn but will hardly please: said before the work begins.
+//! Warnings about requests that can be drawn but will hardly please.
 
 use crate::model::config::Defaults;
 

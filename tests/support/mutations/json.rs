@@ -219,7 +219,7 @@ pub(super) fn edit(rng: &mut Rng, tree: &mut Value) {
     }
 }
 
-/// The document, or what may come of text that is none.
+/// The document, or the results allowed for text that is no document.
 fn parsed(bad: &[u8]) -> Result<Value, Allowed> {
     serde_json::from_slice(bad).map_err(|_| {
         // Python reads more than JSON: these texts may be documents to it.
@@ -254,7 +254,7 @@ fn shape_keys(file: &str) -> &'static [(&'static str, f64)] {
     }
 }
 
-/// What may come of a config.
+/// The results allowed for a config.
 pub(super) fn allowed_config(file: &str, good: &[u8], bad: &[u8]) -> Allowed {
     let new = match parsed(bad) {
         Ok(new) => new,
@@ -284,7 +284,7 @@ pub(super) fn allowed_config(file: &str, good: &[u8], bad: &[u8]) -> Allowed {
     if file.starts_with("vae") && widths(&new) != widths(&old) { Allowed::Refused } else { Allowed::Any }
 }
 
-/// What may come of a tokenizer: no oracle knows the tokens, so that any picture may, from a file without the fields
+/// The results allowed for a tokenizer: no oracle knows the tokens, so that any picture may, from a file without the fields
 /// that Qwen's leaves empty.
 pub(super) fn allowed_tokenizer(file: &str, bad: &[u8]) -> Allowed {
     let new = match parsed(bad) {
@@ -304,7 +304,7 @@ pub(super) fn allowed_tokenizer(file: &str, bad: &[u8]) -> Allowed {
     if filled || random { Allowed::Refused } else { Allowed::Any }
 }
 
-/// What may come of a list of shards or of the pipeline's parts: it has no part in the picture.
+/// The results allowed for a list of shards or of the pipeline's parts: it has no part in the picture.
 pub(super) fn allowed_index(file: &str, good: &[u8], bad: &[u8]) -> Allowed {
     let new = match parsed(bad) {
         Ok(new) => new,

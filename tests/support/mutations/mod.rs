@@ -26,7 +26,7 @@ pub(crate) enum Kind {
     Png,
 }
 
-/// What may come of an input. An error is right for every one of them.
+/// The results that an input may have. An error is right for every one of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Allowed {
     /// Only an error.
@@ -44,7 +44,7 @@ pub(crate) struct Case {
     pub file: &'static str,
     /// The whole file.
     pub bytes: Vec<u8>,
-    /// What may come of it.
+    /// The results that it may have.
     pub allowed: Allowed,
 }
 

@@ -49,7 +49,7 @@ export function requested(): Request {
   return request;
 }
 
-/** Whether there is a prompt; where there is none, the form asks for one. */
+/** Tells whether there is a prompt; the form asks for a missing one. */
 export function prompted(): boolean {
   const there = texts.prompt.value.trim() !== "";
   texts.prompt.setCustomValidity(there ? "" : NO_PROMPT);
@@ -99,7 +99,7 @@ function setNumbers(request: Partial<Request>): void {
   advise();
 }
 
-/** Marks the size that is asked for among those that the model was trained for, or says that it is none of them. */
+/** Marks the size that is asked for among those that the model was trained for, or says that it is another. */
 function advise(): void {
   const [width, height] = [numbers.width.valueAsNumber, numbers.height.valueAsNumber];
   const at = trained.findIndex((size) => size[0] === width && size[1] === height);

@@ -55,7 +55,7 @@ export async function download(
   let identity = expected;
   // The tag of the first answer: the bytes of two answers belong together only where both name it.
   let tag: string | undefined;
-  // Where the next byte belongs, and how far the file had come when failures were last forgiven.
+  // The place of the next byte, and the end of the file when failures were last forgiven.
   let [at, mark, failures] = [start, start, 0];
   for (;;) {
     const attempt = new Attempt(link.signal);

@@ -180,7 +180,7 @@ export class RemoteFile {
 
   /** The range to fetch for a block that is not here: up to the next one that is. */
   private gap(index: number, end: number): [number, number] {
-    // Where nothing is kept, blocks that come unasked may be gone before they are asked for, and then come again.
+    // With no store, blocks that come unasked may be gone before they are asked for, and then come again.
     const chunk = this.stored && !this.full ? CHUNK : BLOCK;
     const until = Math.min(Math.ceil(end / chunk) * chunk, this.size);
     let past = index + 1;
