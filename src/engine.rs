@@ -180,16 +180,16 @@ impl Opened {
         if let Ok(device) = WebGpu::open(Adapters::Gpu).await {
             return Self::WebGpu(Box::new(device));
         }
-        notes.push(no_gpu(!notes.is_empty()));
+        // A page has words of its own for a browser without a GPU.
+        if !cfg!(target_family = "wasm") {
+            notes.push(no_gpu(!notes.is_empty()));
+        }
         Self::Cpu(Cpu::new())
     }
 }
 
 /// The note that no GPU computes; `refused` is whether another one says why an NVIDIA GPU does not.
 fn no_gpu(refused: bool) -> String {
-    if cfg!(target_family = "wasm") {
-        return "this browser offers no GPU through WebGPU, so the processor computes".into();
-    }
     let interface = match std::env::consts::OS {
         "windows" => "Vulkan or Direct3D 12",
         "macos" => "Metal",
