@@ -212,4 +212,6 @@ test("a link to a model elsewhere asks before it loads", () => withServer((serve
   await press(page, "Load that model");
   await until(page, "ready");
   assert.ok(elsewhere.sent > total / 2 && server.sent === 0);
+  // Files that are not there were asked for, and the server hides its 404 from the page.
+  assert.ok(elsewhere.asked.some(({ status }) => status === 404));
 }))));

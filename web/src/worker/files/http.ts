@@ -45,6 +45,19 @@ const PROGRESS = 64 << 10;
 /** Something that another attempt may mend. */
 class Broken extends Error {}
 
+/** The sites whose answers this page may read. */
+const readable = new Set<string>();
+
+/**
+ * Tells whether a server on another site answers, but keeps its answer from the page. Of a site that lets the page read
+ * other files this is an error such as 404: many servers leave Access-Control-Allow-Origin out of those.
+ */
+async function hidden(url: string, signal: AbortSignal): Promise<boolean> {
+  if (typeof location === "undefined" || new URL(url).origin === location.origin) return false;
+  const answered = fetch(url, { method: "HEAD", mode: "no-cors", cache: "no-store", signal });
+  return answered.then(() => true, () => false);
+}
+
 /**
  * Fetches `[start, end)`, or up to the file's end, into `sink`; the whole file when the server sends no ranges. `expected`
  * is the version that earlier bytes were of. Returns whether there is such a file.
@@ -61,6 +74,7 @@ export async function download(
     const attempt = new Attempt(link.signal);
     try {
       const response = await answer(url, at, end, attempt.signal, link.name);
+      readable.add(new URL(url).origin);
       if (missing(response)) return false;
       const sent = described(response, [at, end], link.name);
       const whole = sent.size === undefined ? await untold(response, attempt, link) : undefined;
@@ -93,6 +107,10 @@ export async function download(
     } catch (error) {
       if (link.signal.aborted) throw new ZImageError("cancelled", "cancelled");
       if (!(error instanceof Broken) && !attempt.signal.aborted) throw error;
+      if (!identity && (await hidden(url, link.signal))) {
+        if (readable.has(new URL(url).origin)) return false;
+        throw refusal(link.name, "the server lets no page of another site read it; it has to send Access-Control-Allow-Origin");
+      }
       if (at - mark >= PROGRESS) [mark, failures] = [at, 0];
       const wait = BACK_OFF[failures++];
       if (wait === undefined) throw refusal(link.name, lost(url, at, identity));
