@@ -108,15 +108,24 @@ fn broken_vocabularies_of_two_files_are_named() {
 }
 
 #[test]
+fn settings_are_read_as_python_writes_them() {
+    let dir = folder(&PUBLISHED);
+    let file = dir.path().join("tokenizer/tokenizer_config.json");
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, text.replacen('{', "{\"model_max_length\": Infinity, \"x\": NaN,", 1)).unwrap();
+    assert!(load(dir.path()).is_ok());
+}
+
+#[test]
 fn settings_that_change_tokens_are_refused() {
     for (key, value, says) in [
         ("add_prefix_space", true.into(), "add_prefix_space: expected false"),
         ("split_special_tokens", true.into(), "split_special_tokens: expected false"),
         ("truncation_side", "up".into(), "truncation_side: expected right or left"),
-        ("chat_template", 5.into(), "cannot be read"),
+        ("chat_template", 5.into(), "broken JSON"),
         ("chat_template", "{% for %}".into(), "chat template cannot be rendered: syntax error"),
         ("chat_template", serde_json::json!([{"name": "x", "template": "y"}]), "one with the name default"),
-        ("added_tokens_decoder", serde_json::json!({"x": 1}), "cannot be read"),
+        ("added_tokens_decoder", serde_json::json!({"x": 1}), "broken JSON"),
     ] {
         let dir = folder(&PUBLISHED);
         change(dir.path(), "tokenizer_config.json", |config| config[key] = Value::clone(&value));

@@ -1,6 +1,7 @@
 //! Texts of other programs than AUTOMATIC1111: each has names and a form of its own.
 
 use super::{PARAMETERS, Texts, comfy};
+use crate::weights::json::strict;
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
 
@@ -118,33 +119,14 @@ fn separate(texts: &Texts) -> Foreign {
     found
 }
 
-/// A JSON document, also with the numbers that Python writes and JSON has not: they become null.
+/// A JSON document, as Python writes it.
 fn parsed(text: &str) -> Option<Value> {
     let text = text.trim();
     // Texts that are no documents are the common case.
     if !text.starts_with(['{', '[']) {
         return None;
     }
-    serde_json::from_str(text).or_else(|_| serde_json::from_str(&without_nan(text))).ok()
-}
-
-fn without_nan(text: &str) -> String {
-    let mut plain = String::with_capacity(text.len());
-    let (mut quoted, mut escaped) = (false, false);
-    let mut rest = text;
-    while let Some(c) = rest.chars().next() {
-        let number = ["NaN", "-Infinity", "Infinity"].into_iter().find(|number| !quoted && rest.starts_with(number));
-        if let Some(number) = number {
-            plain += "null";
-            rest = &rest[number.len()..];
-            continue;
-        }
-        quoted ^= c == '"' && !escaped;
-        escaped = quoted && c == '\\' && !escaped;
-        plain.push(c);
-        rest = &rest[c.len_utf8()..];
-    }
-    plain
+    serde_json::from_slice(&strict(text.as_bytes())).ok()
 }
 
 /// A number, a word or a truth as text.

@@ -23,7 +23,7 @@ pub(crate) fn parse<T: DeserializeOwned>(path: &Path, json: &[u8]) -> Result<T> 
 }
 
 /// `json` with the words that only Python knows put into strict JSON.
-fn strict(json: &[u8]) -> Cow<'_, [u8]> {
+pub(crate) fn strict(json: &[u8]) -> Cow<'_, [u8]> {
     let mut out = Vec::new();
     let mut copied = 0;
     let mut at = 0;

@@ -11,7 +11,7 @@ mod finite;
 mod folder;
 mod header;
 mod index;
-mod json;
+pub(crate) mod json;
 mod names;
 mod open;
 mod random;

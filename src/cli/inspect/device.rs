@@ -1,4 +1,4 @@
-//! The devices of this machine: each backend with its device, or the reason why there is none, and the adapters that
+//! The devices of this machine: each backend with its device, or the reason for its absence, and the adapters that
 //! `--backend webgpu:…` chooses from.
 
 use crate::cli;

@@ -5,12 +5,10 @@ use super::LARGEST_SETTINGS;
 use super::added::{self, Added};
 use super::template::ChatTemplate;
 use crate::error::{Error, Result};
-use crate::weights::{ModelFolder, excerpt};
+use crate::weights::{ModelFolder, excerpt, json};
 use bytes::Bytes;
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use std::collections::{BTreeMap, HashSet};
-use std::path::Path;
 
 const CONFIG: &str = "tokenizer/tokenizer_config.json";
 const TEMPLATE: &str = "tokenizer/chat_template.jinja";
@@ -140,15 +138,10 @@ async fn small(folder: &ModelFolder, file: &str) -> Result<Option<Bytes>> {
     }
 }
 
-fn parse<T: DeserializeOwned>(json: &[u8], path: &Path) -> Result<T> {
-    serde_json::from_slice(json)
-        .map_err(|error| Error::file(path, format!("the file cannot be read: {}", excerpt(&error.to_string()))))
-}
-
 /// The added tokens of added_tokens.json by their ids; those among `special` are special.
 async fn older_decoder(folder: &ModelFolder, special: [&Tokens; 2]) -> Result<BTreeMap<u32, Added>> {
     let Some(json) = small(folder, ADDED).await? else { return Ok(BTreeMap::new()) };
-    let ids: BTreeMap<String, u32> = parse(&json, &folder.path(ADDED))?;
+    let ids: BTreeMap<String, u32> = json::parse(&folder.path(ADDED), &json)?;
     let special: HashSet<&str> = special.iter().flat_map(|tokens| tokens.all()).map(Token::content).collect();
     let added = |(content, id): (String, u32)| (id, Added::plain(content.clone(), special.contains(&*content)));
     Ok(ids.into_iter().map(added).collect())
@@ -162,7 +155,7 @@ impl Settings {
     pub(super) async fn read(folder: &ModelFolder) -> Result<Self> {
         let path = folder.path(CONFIG);
         let config = match small(folder, CONFIG).await? {
-            Some(json) => parse(&json, &path)?,
+            Some(json) => json::parse(&path, &json)?,
             None => Config::default(),
         };
         let Config { add_bos_token, add_eos_token, chat_template, added_tokens_decoder, tokens, .. } = config;
@@ -188,7 +181,7 @@ impl Settings {
             Some(decoder) => (decoder, Tokens::default()),
             None => {
                 let older = match small(folder, SPECIAL).await? {
-                    Some(json) => parse(&json, &folder.path(SPECIAL))?,
+                    Some(json) => json::parse(&folder.path(SPECIAL), &json)?,
                     None => Tokens::default(),
                 };
                 (older_decoder(folder, [&tokens, &older]).await?, older)
