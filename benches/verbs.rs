@@ -6,8 +6,9 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use pollster::block_on;
 use std::hint::black_box;
 use zimage::backend::cpu::Cpu;
-use zimage::backend::{Backend, Branch, Conv2d, Heads, HostTensor, Mask, RmsNorm};
+use zimage::backend::{Backend, Branch, Conv2d, Heads, Mask, RmsNorm};
 use zimage::conformance::noise;
+use zimage::tensor::HostTensor;
 
 fn tensor(shape: &[usize]) -> HostTensor {
     HostTensor::from_f32(shape, &noise(1, shape.iter().product()))
@@ -17,7 +18,7 @@ fn tensor(shape: &[usize]) -> HostTensor {
 fn weight(shape: &[usize]) -> HostTensor {
     let values = noise(2, shape.iter().product());
     let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()[2..].to_vec()).collect();
-    HostTensor::new(zimage::backend::DType::Bf16, shape, bytes.into()).expect("two bytes an element")
+    HostTensor::new(zimage::tensor::DType::Bf16, shape, bytes.into()).expect("two bytes an element")
 }
 
 fn products(c: &mut Criterion) {

@@ -2,12 +2,12 @@
 
 mod choice;
 
+use crate::backend::Backend;
 use crate::backend::cpu::Cpu;
 #[cfg(feature = "cuda")]
 use crate::backend::cuda::{Cuda, Placement};
 #[cfg(feature = "webgpu")]
 use crate::backend::webgpu::{Adapters, WebGpu};
-use crate::backend::{Backend, DType, HostTensor};
 use crate::bench::{self, Seen};
 use crate::conformance::{self, Report, compare_all};
 use crate::error::Result;
@@ -20,6 +20,7 @@ use crate::pipeline::request::Request;
 use crate::pipeline::stages::{self, Inputs};
 use crate::pipeline::{Drawn, Offload, Pipeline};
 use crate::reserve;
+use crate::tensor::{DType, HostTensor};
 pub use choice::BackendChoice;
 use web_time::Instant;
 

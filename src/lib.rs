@@ -58,6 +58,7 @@ mod output_file;
 pub mod pipeline;
 mod png_text;
 pub mod reserve;
+pub mod tensor;
 #[cfg(all(target_family = "wasm", feature = "webgpu"))]
 pub mod web;
 pub mod weights;

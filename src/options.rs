@@ -1,9 +1,10 @@
 //! How a model is loaded: onto what, how much of it at once, and in which precision it computes.
 
-use crate::backend::{Backend, DType};
+use crate::backend::Backend;
 use crate::engine::BackendChoice;
 use crate::error::{Error, Result};
 use crate::pipeline::Offload;
+use crate::tensor::DType;
 use std::fmt;
 use std::str::FromStr;
 

@@ -8,10 +8,11 @@ use faulty::{Damage, Fault, Faulty};
 use pollster::block_on;
 use std::io::Write;
 use std::ops::ControlFlow;
+use zimage::backend::Backend;
 use zimage::backend::cpu::Cpu;
-use zimage::backend::{Backend, DType};
 use zimage::conformance::{Options, Report, beyond_f16, compare, compare_pipelines};
 use zimage::pipeline::Pipeline;
+use zimage::tensor::DType;
 use zimage::{BackendChoice, ErrorKind, Model};
 
 /// Every row that a report of all verbs has.

@@ -10,10 +10,11 @@ mod emulated_cuda;
 
 use pollster::block_on;
 use std::process::Command;
+use zimage::backend::Backend;
 use zimage::backend::cpu::Cpu;
 use zimage::backend::cuda::{Cuda, Placement};
-use zimage::backend::{Backend, HostTensor};
 use zimage::conformance::{Options, compare};
+use zimage::tensor::HostTensor;
 
 /// Says to a test that it runs on the emulation.
 const INSIDE: &str = "ZIMAGE_TEST_ON_EMULATED_CUDA";

@@ -9,12 +9,13 @@ use pollster::block_on;
 use serde_json::Value;
 use sha2::Digest;
 use std::ops::ControlFlow;
-use zimage::backend::{Backend, HostTensor};
+use zimage::backend::Backend;
 use zimage::model::transformer::{Clock, ProbePoint, padded};
 use zimage::pipeline::noise;
 use zimage::pipeline::progress::{self, Progress, Run};
 use zimage::pipeline::request::Request;
 use zimage::pipeline::schedule::{Guidance, Schedule};
+use zimage::tensor::HostTensor;
 use zimage::{Model, VaeTile};
 
 /// Makes a test of each stage, in a module for each backend.

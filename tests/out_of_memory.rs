@@ -7,7 +7,8 @@ use pollster::block_on;
 use std::process::Command;
 use zimage::Error;
 use zimage::backend::cpu::Cpu;
-use zimage::backend::{Backend, Conv2d, DType, Heads, HostTensor, Mask, RmsNorm};
+use zimage::backend::{Backend, Conv2d, Heads, Mask, RmsNorm};
+use zimage::tensor::{DType, HostTensor};
 
 /// Says to the test that it runs under the limit.
 const INSIDE: &str = "ZIMAGE_TEST_OUT_OF_MEMORY";

@@ -14,9 +14,9 @@ use std::fs;
 use std::path::Path;
 use std::process::Output;
 use tempfile::tempdir;
-use zimage::backend::{DType, HostTensor};
 use zimage::conformance::relative_error;
 use zimage::pipeline::prompt::Tokenizer;
+use zimage::tensor::{DType, HostTensor};
 
 /// As the goldens' own test has it for a stage on `cpu`.
 const TOLERANCE: f64 = 1e-4;

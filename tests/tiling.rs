@@ -8,10 +8,11 @@ mod faulty;
 use faulty::{Fault, Faulty};
 use pollster::block_on;
 use std::ops::ControlFlow;
+use zimage::backend::Backend;
 use zimage::backend::cpu::Cpu;
-use zimage::backend::{Backend, DType, HostTensor};
 use zimage::pipeline::Pipeline;
 use zimage::pipeline::request::Request;
+use zimage::tensor::{DType, HostTensor};
 use zimage::{Drawn, Error, Model, Result, VaeTile};
 
 /// The embedded default; only the autoencoder is looked at.

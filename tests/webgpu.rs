@@ -7,8 +7,9 @@ use naga::valid::{Capabilities, ValidationFlags, Validator};
 use pollster::block_on;
 use std::io::Write;
 use zimage::backend::webgpu::{Adapters, Shaders, WebGpu, WebGpuLinear, WebGpuTensor, adapters};
-use zimage::backend::{Backend, Branch, DType, DeviceTensor, HostTensor, Weight};
+use zimage::backend::{Backend, Branch, DeviceTensor};
 use zimage::conformance::noise;
+use zimage::tensor::{DType, HostTensor, Weight};
 
 /// Every shader is valid, and can be written for Vulkan, Metal and Direct3D 12.
 #[test]

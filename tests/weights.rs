@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 use tempfile::TempDir;
-use zimage::backend::DType;
+use zimage::tensor::DType;
 use zimage::weights::{ModelFolder, StoredType, Tensors};
 use zimage::{Error, ErrorKind};
 

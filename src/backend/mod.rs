@@ -20,21 +20,16 @@ mod cache;
 pub mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
-mod host;
 #[cfg(any(feature = "cuda", feature = "webgpu"))]
 mod kept;
 pub mod shapes;
 #[cfg(feature = "webgpu")]
 pub mod webgpu;
-mod weight;
 
 use crate::error::Result;
-pub use host::{DType, HostTensor};
-pub(crate) use host::{level, widen, words};
+use crate::tensor::{DType, HostTensor, Weight};
 use std::fmt::Debug;
 use std::future::Future;
-pub(crate) use weight::ReadAt;
-pub use weight::Weight;
 
 /// A tensor in a device's memory. Cloning it shares the memory.
 pub trait DeviceTensor: Clone + Debug {
@@ -426,4 +421,10 @@ const RELIEF: &str = if cfg!(target_family = "wasm") {
 /// The type in which a backend keeps activations, which is also the type to upload them in.
 pub(crate) fn activation_type<B: Backend>(b: &B) -> Result<DType> {
     Ok(b.normalize_rgb8(&b.upload(&HostTensor::from_u8(&[1, 1, 1, 3], &[0; 3]))?)?.dtype())
+}
+
+/// A finite value as [`Backend::to_rgb8`] rounds it: `round(255·clamp(x/2 + 1/2, 0, 1))`, halves to
+/// even.
+pub(crate) fn level(x: f32) -> u8 {
+    ((x * 0.5 + 0.5).clamp(0.0, 1.0) * 255.0).round_ties_even() as u8
 }

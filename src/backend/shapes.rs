@@ -3,8 +3,9 @@
 //!
 //! No size is 0: nothing that a model does is empty, and a launch over nothing is an error on some devices.
 
-use super::{Conv2d, DType, Heads, HostTensor, Weight};
+use super::{Conv2d, Heads};
 use crate::error::{Error, Result};
+use crate::tensor::{DType, HostTensor, Weight};
 
 #[cfg(test)]
 mod tests;

@@ -4,7 +4,7 @@ use super::Watched;
 use super::report::Row;
 use super::sizes::Sizes;
 use super::timing::{Spread, since_start, timed};
-use crate::backend::{Backend, DType, HostTensor};
+use crate::backend::Backend;
 use crate::error::Result;
 use crate::model::text_encoder::TextEncoder;
 use crate::model::transformer::Transformer;
@@ -12,6 +12,7 @@ use crate::model::vae::Vae;
 use crate::model::vae::tiling::VaeTile;
 use crate::pipeline::schedule::{Guidance, Schedule};
 use crate::pipeline::step::Latents;
+use crate::tensor::{DType, HostTensor};
 use crate::weights::RandomTensors;
 
 /// What [`text_encoder`] measures: called as the pipeline calls it, and as a recording, without the host's work.

@@ -6,9 +6,10 @@
 
 use super::report::Row;
 use super::timing::{since_start, timed};
-use crate::backend::{Backend, DType, DeviceTensor, HostTensor};
+use crate::backend::{Backend, DeviceTensor};
 use crate::error::{Error, Result};
 use crate::future::at_once;
+use crate::tensor::{DType, HostTensor};
 use crate::weights::RandomTensors;
 
 /// The most calls in a recording.

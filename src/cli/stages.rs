@@ -5,8 +5,8 @@ use super::progress::Bar;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensorError};
 use std::path::{Path, PathBuf};
-use zimage::backend::HostTensor;
 use zimage::pipeline::stages::Inputs;
+use zimage::tensor::HostTensor;
 use zimage::{BackendChoice, Error, Model, OutputFile, Result};
 
 const TENSORS: &str = "\

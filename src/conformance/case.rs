@@ -10,9 +10,10 @@
 
 use super::noise;
 use super::tolerance::{Precision, Tolerance};
-use crate::backend::{Backend, DType, HostTensor, Weight};
+use crate::backend::Backend;
 use crate::error::Result;
 use crate::future::at_once;
+use crate::tensor::{DType, HostTensor, Weight};
 
 /// Calls verbs, and returns the tensors to look at: new ones, and those that were changed in place.
 pub(super) type Steps<B> = Box<dyn Fn(&B) -> Result<Vec<<B as Backend>::Tensor>>>;

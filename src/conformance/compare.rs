@@ -4,8 +4,9 @@ use super::case::{Case, Inputs};
 use super::report::{Outcome, Report, Row};
 use super::tolerance::{EQUAL, Precision, Tolerance};
 use super::{relative_error, replay_error, verbs};
-use crate::backend::{Backend, DType, HostTensor, activation_type};
+use crate::backend::{Backend, activation_type};
 use crate::error::{Error, Result};
+use crate::tensor::{DType, HostTensor};
 use std::collections::BTreeMap;
 
 /// What to compare, and on which inputs.

@@ -47,8 +47,9 @@ pub use overflow::beyond_f16;
 pub use pipelines::{compare_all, compare_pipelines};
 pub use report::{Outcome, Report, Row};
 
-use crate::backend::{Backend, Branch, HostTensor, RmsNorm, activation_type};
+use crate::backend::{Backend, Branch, RmsNorm, activation_type};
 use crate::error::Result;
+use crate::tensor::HostTensor;
 
 /// `‖out − reference‖ / ‖reference‖` in f64. Values that are not numbers, and lengths that differ, are infinitely wrong;
 /// for a reference of zeros it is the length of `out`.

@@ -1,8 +1,8 @@
 //! Models whose activations are past the range of F16, and whose pictures are the same.
 
-use crate::backend::{DType, HostTensor};
 use crate::error::{Error, Result};
 use crate::model::Model;
+use crate::tensor::{DType, HostTensor};
 use crate::weights::Tensors;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;

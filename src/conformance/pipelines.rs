@@ -7,12 +7,13 @@ use super::compare::{Finding, Options, compare, empty, outcome};
 use super::report::Report;
 use super::tolerance::{PICTURE, Precision, STAGE, Tolerance};
 use super::{beyond_f16, noise, relative_error};
-use crate::backend::{Backend, Branch, DeviceTensor, HostTensor, activation_type};
+use crate::backend::{Backend, Branch, DeviceTensor, activation_type};
 use crate::error::Result;
 use crate::model::Model;
 use crate::model::transformer::{Clock, ProbePoint, padded};
 use crate::pipeline::Pipeline;
 use crate::pipeline::request::Request;
+use crate::tensor::HostTensor;
 use std::ops::ControlFlow;
 
 /// One prompt within the 32 tokens that captions are padded to, one past them: a ragged batch.

@@ -5,8 +5,9 @@
 //! sums, too little for any of the faults that `tests/conformance.rs` plants. The figures for coarser types are held
 //! there too, by a backend that rounds as they allow.
 
-use crate::backend::{Backend, DType, activation_type};
+use crate::backend::{Backend, activation_type};
 use crate::error::{Error, Result};
+use crate::tensor::DType;
 
 /// What the numbers of a comparison are rounded to: the coarser of the two backends decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,7 +1,8 @@
 //! From a model's files to a device: what the three networks share when they load.
 
-use crate::backend::{Backend, HostTensor, Weight};
+use crate::backend::Backend;
 use crate::error::{Error, Result};
+use crate::tensor::{HostTensor, Weight};
 use crate::weights::{OnRead, Tensors};
 use futures_util::future::try_join_all;
 use std::path::Path;

@@ -4,8 +4,9 @@ use super::block::{self, Block, BlockProbe, Names, Sizes, Stack};
 use super::config::TextEncoderConfig;
 use super::load::Loader;
 use super::rope;
-use crate::backend::{Backend, Heads, HostTensor, RopePairs};
+use crate::backend::{Backend, Heads, RopePairs};
 use crate::error::Result;
+use crate::tensor::HostTensor;
 use crate::weights::{ModelFolder, OnRead, Tensors};
 
 const NAMES: Names = Names {

@@ -9,8 +9,9 @@ use super::block::{self, Block, Names, Sizes, Stack};
 use super::config::TransformerConfig;
 use super::load::Loader;
 use super::rope::AxesTable;
-use crate::backend::{Backend, DeviceTensor, Heads, HostTensor, Modulation, RmsNorm, RopePairs};
+use crate::backend::{Backend, DeviceTensor, Heads, Modulation, RmsNorm, RopePairs};
 use crate::error::{Error, Result};
+use crate::tensor::HostTensor;
 use crate::weights::{ModelFolder, OnRead, Tensors};
 use futures_util::future::{try_join, try_join_all};
 

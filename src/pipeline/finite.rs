@@ -1,7 +1,7 @@
 //! The check at the end of every network: its result is finite, or an error names the network and the tensor to blame.
 
-use crate::backend::HostTensor;
 use crate::error::{Error, Result};
+use crate::tensor::HostTensor;
 use crate::weights::{Tensors, excerpt};
 use std::path::Path;
 

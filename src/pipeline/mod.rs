@@ -15,7 +15,7 @@ pub mod schedule;
 pub mod stages;
 pub mod step;
 
-use crate::backend::{Backend, HostTensor};
+use crate::backend::Backend;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::model::config::ModelConfig;
@@ -24,6 +24,7 @@ use crate::model::transformer::{Captions, Transformer, padded};
 use crate::model::vae::Vae;
 use crate::model::vae::tiling::Tiles;
 use crate::reserve;
+use crate::tensor::HostTensor;
 use finite::Network;
 use networks::Networks;
 pub use networks::Offload;

@@ -7,9 +7,10 @@
 //! end.
 
 use super::noise;
-use crate::backend::{Backend, DeviceTensor, HostTensor};
+use crate::backend::{Backend, DeviceTensor};
 use crate::error::Result;
 use crate::model::vae::Vae;
+use crate::tensor::HostTensor;
 
 /// Latents along a side of what is decoded for the fit.
 const SIDE: usize = 16;

@@ -1,8 +1,8 @@
 //! What a caller sees of a run while it goes on, and how long its parts took.
 
 use super::preview::Preview;
-use crate::backend::HostTensor;
 use crate::error::{Error, Result};
+use crate::tensor::HostTensor;
 use std::cell::{Cell, RefCell};
 use std::ops::ControlFlow;
 use web_time::Instant;

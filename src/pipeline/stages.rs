@@ -21,7 +21,7 @@
 use super::finite::Network;
 use super::progress::{Loading, Progress};
 use super::prompt::MAX_TOKENS;
-use crate::backend::{Backend, HostTensor, activation_type};
+use crate::backend::{Backend, activation_type};
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::model::config::{ModelConfig, TransformerConfig};
@@ -29,6 +29,7 @@ use crate::model::text_encoder::TextEncoder;
 use crate::model::transformer::{Clock, Transformer, padded};
 use crate::model::vae::Vae;
 use crate::reserve::zeros;
+use crate::tensor::HostTensor;
 use crate::weights::{Tensors, excerpt};
 use std::path::Path;
 

@@ -2,10 +2,11 @@
 //! step in tables on the device.
 
 use super::schedule::{Guidance, Schedule};
-use crate::backend::{Backend, HostTensor};
+use crate::backend::Backend;
 use crate::error::Result;
 use crate::model::config::TransformerConfig;
 use crate::model::transformer::{Captions, Clock, Sequence, Transformer};
+use crate::tensor::HostTensor;
 
 /// Latents on their way from noise to pictures, with what their steps read.
 #[derive(Debug)]

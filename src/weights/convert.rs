@@ -2,7 +2,7 @@
 //! casts every floating type; a conversion here is exact, except that F64 is rounded to F32.
 
 use super::StoredType;
-use crate::backend::DType;
+use crate::tensor::DType;
 use bytes::Bytes;
 use half::{bf16, f16};
 

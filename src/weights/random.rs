@@ -4,7 +4,7 @@
 //! there as fast as it can be uploaded. The scales keep activations finite through any depth: matrices and kernels are
 //! `1/√K` for the `K` products of a sum, weights of norms lie around 1, biases around 0.
 
-use crate::backend::{DType, HostTensor};
+use crate::tensor::{DType, HostTensor};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::fmt;

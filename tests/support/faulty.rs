@@ -11,10 +11,8 @@ use pollster::block_on;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use zimage::Result;
-use zimage::backend::{
-    Backend, Branch, Conv2d, DType, DeviceTensor, Heads, HostTensor, Mask, Modulation, QkNormRope, RmsNorm, RopePairs,
-    Weight,
-};
+use zimage::backend::{Backend, Branch, Conv2d, DeviceTensor, Heads, Mask, Modulation, QkNormRope, RmsNorm, RopePairs};
+use zimage::tensor::{DType, HostTensor, Weight};
 
 /// A backend with a fault.
 #[derive(Debug)]

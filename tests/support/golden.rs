@@ -5,12 +5,13 @@ use serde_json::Value;
 use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
+use zimage::backend::Backend;
 use zimage::backend::cpu::Cpu;
 #[cfg(feature = "webgpu")]
 use zimage::backend::webgpu::{Adapters, Shaders, WebGpu};
-use zimage::backend::{Backend, HostTensor};
 use zimage::conformance::relative_error;
 use zimage::pipeline::Pipeline;
+use zimage::tensor::HostTensor;
 use zimage::{Model, Result};
 
 /// The models that goldens were recorded from.
@@ -41,13 +42,12 @@ impl Tensors {
 
     pub(crate) fn f32(&self, name: &str) -> HostTensor {
         let (shape, bytes) = self.raw(name);
-        HostTensor::new(zimage::backend::DType::F32, &shape, bytes.into())
-            .unwrap_or_else(|| panic!("{name} is not F32"))
+        HostTensor::new(zimage::tensor::DType::F32, &shape, bytes.into()).unwrap_or_else(|| panic!("{name} is not F32"))
     }
 
     pub(crate) fn u8(&self, name: &str) -> HostTensor {
         let (shape, bytes) = self.raw(name);
-        HostTensor::new(zimage::backend::DType::U8, &shape, bytes.into()).unwrap_or_else(|| panic!("{name} is not U8"))
+        HostTensor::new(zimage::tensor::DType::U8, &shape, bytes.into()).unwrap_or_else(|| panic!("{name} is not U8"))
     }
 }
 

@@ -1,11 +1,12 @@
 //! `conv2d`: a convolution over pictures that are channels last.
 
-use super::super::{Conv2d, HostTensor};
+use super::super::Conv2d;
 use super::matrix::{View, ViewMut, product};
 use super::parallel::*;
 use super::tensor::floats;
 use crate::error::Result;
 use crate::reserve::{self, zeros};
+use crate::tensor::HostTensor;
 use std::sync::Arc;
 
 /// Values of the unrolled picture that one task multiplies at once: they stay in the cache.

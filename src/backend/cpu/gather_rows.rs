@@ -1,8 +1,8 @@
 //! `gather_rows`: an embedding lookup.
 
-use super::super::{DType, widen};
 use super::tensor::Elements;
 use crate::error::{Error, Result};
+use crate::tensor::{DType, widen};
 
 /// `out[i] = table[ids[i]]` for rows of `width`; only the rows that are asked for are widened.
 pub(super) fn gather_rows(table: &Elements, rows: usize, width: usize, ids: &[u32], out: &mut [f32]) -> Result<()> {

@@ -1,10 +1,10 @@
 //! Matrix products: strided views over slices, multiplied by the `gemm` crate, and matrices kept as they are stored.
 
-use super::super::{HostTensor, Weight, widen};
 use super::parallel::*;
 use super::tensor::floats;
 use crate::error::Result;
 use crate::reserve::zeros;
+use crate::tensor::{HostTensor, Weight, widen};
 use futures_util::future::try_join_all;
 use std::borrow::Cow;
 use std::sync::Arc;

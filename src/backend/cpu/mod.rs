@@ -26,11 +26,9 @@ mod tensor;
 mod tests;
 mod timestep_embedding;
 
-use super::{
-    Backend, Branch, Conv2d, DType, DeviceTensor, Heads, HostTensor, Mask, Modulation, QkNormRope, RmsNorm, Weight,
-    shapes,
-};
+use super::{Backend, Branch, Conv2d, DeviceTensor, Heads, Mask, Modulation, QkNormRope, RmsNorm, shapes};
 use crate::error::{Error, Result};
+use crate::tensor::{DType, HostTensor, Weight};
 pub use conv2d::CpuConv2d;
 pub use linear::CpuLinear;
 use matrix::StoredMatrix;

@@ -1,7 +1,7 @@
 //! `unscale_latents`, `scale_latents`, `normalize_rgb8`, `to_rgb8`: the two ends of the autoencoder.
 
-use super::super::level;
 use super::parallel::*;
+use crate::backend::level;
 use crate::error::{Error, Result};
 
 /// `out[y, x, c] = latents[c, y, x] / scale + shift` for every item of `channels` planes of `pixels`.

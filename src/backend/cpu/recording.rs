@@ -1,10 +1,11 @@
 //! The order of the verbs: each runs at once, or is kept while a recording is made; either way it is a closure over the
 //! memory of its tensors.
 
-use super::super::{DType, DeviceTensor, shapes};
+use super::super::{DeviceTensor, shapes};
 use super::Cpu;
 use super::tensor::{CpuTensor, Elements, FreeList};
 use crate::error::{Error, Result};
+use crate::tensor::DType;
 use std::fmt;
 use std::sync::{Arc, MutexGuard, PoisonError};
 

@@ -3,9 +3,10 @@
 //! Uploaded tensors stay the shared bytes they were (a mapped file is not copied) until somebody writes to them.
 //! Inside a recording the memory of a dropped tensor serves the next one of its size, as an arena on a GPU would.
 
-use super::super::{DType, DeviceTensor, HostTensor, shapes, widen, words};
+use super::super::{DeviceTensor, shapes};
 use crate::error::Result;
 use crate::reserve::{self, zeros};
+use crate::tensor::{DType, HostTensor, widen, words};
 use bytemuck::Zeroable;
 use bytes::Bytes;
 use std::borrow::Cow;

@@ -1,12 +1,13 @@
 //! `attention` and what prepares its input, `qk_norm_rope`.
 
-use super::super::{DType, DeviceTensor, Heads, Mask, QkNormRope, RopePairs, shapes};
+use super::super::{DeviceTensor, Heads, Mask, QkNormRope, RopePairs, shapes};
 use super::gpu::Gpu;
 use super::program::{Program, kernel};
 use super::recording::{Arg, Grid};
 use super::tensor::{CudaTensor, VECTOR, aligned};
 use super::tensor_map::TensorMap;
 use crate::error::{Error, Result};
+use crate::tensor::DType;
 
 /// The widest head of which a warp holds 16 rows of the output in registers.
 const NARROW: usize = 128;

@@ -1,6 +1,6 @@
 //! `conv2d`: a convolution over pictures that are channels last, as a product.
 
-use super::super::{Conv2d, DType, DeviceTensor, shapes};
+use super::super::{Conv2d, DeviceTensor, shapes};
 use super::gpu::Gpu;
 use super::hopper::{self, Sharing};
 use super::matrix::{CudaConv2d, Matrix};
@@ -10,6 +10,7 @@ use super::recording::{Arg, Grid};
 use super::tensor::{CudaTensor, aligned};
 use super::tensor_map::TensorMap;
 use crate::error::Result;
+use crate::tensor::DType;
 use std::ops::Range;
 
 /// What Hopper's kernel does.

@@ -1,11 +1,12 @@
 //! The verbs that only move or scale values: lookups, sequences, conversions, and the two ends of the autoencoder.
 
-use super::super::{DType, DeviceTensor, shapes};
+use super::super::{DeviceTensor, shapes};
 use super::gpu::Gpu;
 use super::program::{Program, kernel};
 use super::recording::{Arg, Grid};
 use super::tensor::{CudaTensor, vector};
 use crate::error::{Error, Result};
+use crate::tensor::DType;
 
 /// Threads of a block that gives every value a thread.
 const BLOCK: usize = 256;

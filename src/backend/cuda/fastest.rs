@@ -3,7 +3,6 @@
 //!
 //! It is timed once a machine, when a product of these sizes is asked for first, and kept in the user's cache folder.
 
-use super::super::DType;
 use super::cublaslt::{ALIGNMENT, Algorithm, Cublaslt, Multiplication, Plan, Problem, Shape, WORKSPACE};
 use super::device::{driver_version, fault};
 use super::functions::elapsed_ms;
@@ -16,6 +15,7 @@ use super::recording::{Arg, CudaRecording, Work};
 use super::tensor::{CudaTensor, VECTOR};
 use crate::backend::kept::{self, Kept};
 use crate::error::{Error, Result};
+use crate::tensor::DType;
 use cudarc::driver::result;
 use cudarc::driver::sys::CUdevice_attribute;
 use std::collections::HashMap;

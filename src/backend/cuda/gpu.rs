@@ -1,6 +1,6 @@
 //! What all verbs of the backend share: memory to write to, launches in order, and the way to the host and back.
 
-use super::super::{DType, DeviceTensor, HostTensor, Weight};
+use super::super::DeviceTensor;
 use super::device::{Device, fault};
 use super::fastest::Ways;
 use super::memory::{Arena, Held, Memory, Placement, lock};
@@ -10,6 +10,7 @@ use super::staging::Staging;
 use super::tensor::CudaTensor;
 use crate::error::{Error, Result};
 use crate::reserve::zeros;
+use crate::tensor::{DType, HostTensor, Weight};
 use cudarc::driver::sys::{CUevent_flags, CUresult};
 use cudarc::driver::{CudaEvent, DriverError, result};
 use std::collections::HashMap;

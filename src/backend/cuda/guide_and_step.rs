@@ -1,12 +1,13 @@
 //! `guide_and_step`: guidance, its norm cap, and the Euler step.
 
-use super::super::{DType, DeviceTensor, shapes};
+use super::super::{DeviceTensor, shapes};
 use super::elementwise::needs_rows;
 use super::gpu::Gpu;
 use super::program::{Program, kernel};
 use super::recording::{Arg, Grid};
 use super::tensor::{CudaTensor, VECTOR, vector};
 use crate::error::Result;
+use crate::tensor::DType;
 
 /// Threads of a block.
 const BLOCK: usize = 256;

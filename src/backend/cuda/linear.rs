@@ -1,6 +1,6 @@
 //! `linear`, `swiglu`, `modulation` and `timestep_embedding`: products with a stored matrix.
 
-use super::super::{DType, DeviceTensor, shapes};
+use super::super::{DeviceTensor, shapes};
 use super::elementwise::needs_rows;
 use super::fastest;
 use super::gpu::Gpu;
@@ -11,6 +11,7 @@ use super::program::{Program, kernel};
 use super::recording::Arg;
 use super::tensor::{CudaTensor, aligned};
 use crate::error::Result;
+use crate::tensor::DType;
 
 /// The sinusoids' longest period over 2π.
 const MAX_PERIOD: f32 = 10_000.0;

@@ -2,11 +2,12 @@
 //!
 //! Rows start on 16 bytes, with zeros behind them, so that a thread reads eight values at once whatever the width.
 
-use super::super::{DType, DeviceTensor, HostTensor, Weight, widen};
+use super::super::DeviceTensor;
 use super::gpu::Gpu;
 use super::memory::Memory;
 use super::tensor::{CudaTensor, VECTOR};
 use crate::error::Result;
+use crate::tensor::{DType, HostTensor, Weight, widen};
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 

@@ -33,8 +33,9 @@ mod staging;
 mod tensor;
 mod tensor_map;
 
-use super::{Backend, Branch, Conv2d, DType, Heads, HostTensor, Mask, Modulation, QkNormRope, RmsNorm, Weight, shapes};
+use super::{Backend, Branch, Conv2d, Heads, Mask, Modulation, QkNormRope, RmsNorm, shapes};
 use crate::error::{Error, Result};
+use crate::tensor::{DType, HostTensor, Weight};
 use cudarc::driver::CudaEvent;
 use gpu::Gpu;
 use matrix::Matrix;

@@ -1,11 +1,12 @@
 //! `rms_norm`, `residual`, `residual_norm` and `group_norm`.
 
-use super::super::{Branch, DType, DeviceTensor, Modulation, RmsNorm, shapes};
+use super::super::{Branch, DeviceTensor, Modulation, RmsNorm, shapes};
 use super::gpu::Gpu;
 use super::program::{Program, kernel};
 use super::recording::{Arg, Grid};
 use super::tensor::{CudaTensor, VECTOR, vector};
 use crate::error::Result;
+use crate::tensor::DType;
 
 /// Threads for a token of `width`, of which each keeps some vectors in registers.
 fn threads(width: usize) -> usize {

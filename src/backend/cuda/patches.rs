@@ -1,12 +1,13 @@
 //! `embed_patches` and `final_layer`: latents to tokens, and tokens back to a velocity.
 
-use super::super::{DType, DeviceTensor, Modulation, shapes};
+use super::super::{DeviceTensor, Modulation, shapes};
 use super::gpu::Gpu;
 use super::matrix::CudaLinear;
 use super::program::{Program, kernel};
 use super::recording::{Arg, Grid};
 use super::tensor::{CudaTensor, aligned};
 use crate::error::Result;
+use crate::tensor::DType;
 
 /// Threads of every block here.
 const BLOCK: usize = 256;

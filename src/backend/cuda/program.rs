@@ -4,7 +4,7 @@
 //! is unrolled by, and choices that a thread should not make, are constants; everything else is an argument. The
 //! arguments of a launch are held against the parameters that the text declares, because nothing else would.
 
-use super::super::DType;
+use crate::tensor::DType;
 use std::fmt::Write;
 
 /// A file in `kernels/`.

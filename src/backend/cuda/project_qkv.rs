@@ -1,6 +1,6 @@
 //! `project_qkv`: on Hopper one kernel for wide heads' projections, elsewhere `linear` and `qk_norm_rope`.
 
-use super::super::{DType, DeviceTensor, Heads, QkNormRope, RopePairs, shapes};
+use super::super::{DeviceTensor, Heads, QkNormRope, RopePairs, shapes};
 use super::attention;
 use super::gpu::Gpu;
 use super::hopper::{self, Sharing};
@@ -10,6 +10,7 @@ use super::program::{Program, kernel};
 use super::recording::Arg;
 use super::tensor::CudaTensor;
 use crate::error::Result;
+use crate::tensor::DType;
 
 /// The width of the heads that the kernel takes.
 const HEAD: usize = 128;

@@ -1,8 +1,9 @@
 //! Tensors in device memory.
 
-use super::super::{DType, DeviceTensor, shapes};
+use super::super::{DeviceTensor, shapes};
 use super::memory::Memory;
 use crate::error::Result;
+use crate::tensor::DType;
 use std::sync::Arc;
 
 /// Elements of BF16 that a thread reads or writes at once.

@@ -1,6 +1,6 @@
 //! `attention` and what prepares its input, `qk_norm_rope`.
 
-use super::super::{DType, DeviceTensor, Heads, Mask, QkNormRope, RopePairs, shapes};
+use super::super::{DeviceTensor, Heads, Mask, QkNormRope, RopePairs, shapes};
 use super::gpu::Gpu;
 use super::program::{Program, wgsl};
 use super::recording::Arg;
@@ -8,6 +8,7 @@ use super::reduction::Reduction;
 use super::tensor::WebGpuTensor;
 use super::variant::{Cooperative, Variant};
 use crate::error::{Error, Result};
+use crate::tensor::DType;
 
 /// The widest head that the accumulators of a thread hold.
 const WIDEST: usize = 512;

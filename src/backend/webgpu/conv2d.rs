@@ -1,12 +1,13 @@
 //! `conv2d`: a convolution over pictures that are channels last, as a product.
 
-use super::super::{Conv2d, DType, DeviceTensor, shapes};
+use super::super::{Conv2d, DeviceTensor, shapes};
 use super::gpu::Gpu;
 use super::matrix::{Matrix, WebGpuConv2d};
 use super::product::{self, Product, Rows, Verb};
 use super::program::{Program, wgsl};
 use super::tensor::WebGpuTensor;
 use crate::error::Result;
+use crate::tensor::DType;
 
 const VERB: Verb = Verb {
     name: "conv2d",

@@ -1,6 +1,6 @@
 //! The verbs that give every value a thread: lookups, sequences, and the two ends of the autoencoder.
 
-use super::super::{DType, DeviceTensor, shapes};
+use super::super::{DeviceTensor, shapes};
 use super::gpu::Gpu;
 use super::matrix::Stored;
 use super::program::{Program, wgsl};
@@ -8,6 +8,7 @@ use super::recording::Arg;
 use super::reduction::Reduction;
 use super::tensor::WebGpuTensor;
 use crate::error::{Error, Result};
+use crate::tensor::DType;
 
 /// Values of a workgroup.
 const GROUP: usize = 256;

@@ -1,6 +1,6 @@
 //! What all verbs of the backend share: memory to write to, dispatches in order, and the way to the host and back.
 
-use super::super::{DType, DeviceTensor, HostTensor, RELIEF, Weight};
+use super::super::{DeviceTensor, RELIEF};
 use super::adapters::Adapters;
 use super::device::{Device, Signal};
 use super::memory::{Memory, Pool, lock};
@@ -11,6 +11,7 @@ use super::tensor::{WebGpuTensor, padded};
 use super::variant::Shaders;
 use crate::error::{Error, Result};
 use crate::reserve;
+use crate::tensor::{DType, HostTensor, Weight};
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex};

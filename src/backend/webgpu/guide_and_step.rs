@@ -1,6 +1,6 @@
 //! `guide_and_step`: guidance, its norm cap, and the Euler step.
 
-use super::super::{DType, DeviceTensor, shapes};
+use super::super::{DeviceTensor, shapes};
 use super::elementwise;
 use super::gpu::Gpu;
 use super::program::{Program, wgsl};
@@ -8,6 +8,7 @@ use super::recording::Arg;
 use super::reduction::Reduction;
 use super::tensor::WebGpuTensor;
 use crate::error::Result;
+use crate::tensor::DType;
 
 /// Values of an item that a workgroup takes.
 const CHUNK: usize = 2048;

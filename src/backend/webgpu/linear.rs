@@ -1,6 +1,6 @@
 //! `linear`, `swiglu`, `modulation` and `timestep_embedding`: products with a stored matrix.
 
-use super::super::{DType, DeviceTensor, shapes};
+use super::super::{DeviceTensor, shapes};
 use super::elementwise;
 use super::gpu::Gpu;
 use super::matrix::{WebGpuLinear, WebGpuSwiGlu};
@@ -9,6 +9,7 @@ use super::program::{Program, wgsl};
 use super::recording::Arg;
 use super::tensor::WebGpuTensor;
 use crate::error::Result;
+use crate::tensor::DType;
 
 /// The sinusoids' longest period over 2π.
 const MAX_PERIOD: f32 = 10_000.0;

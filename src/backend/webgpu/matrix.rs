@@ -4,7 +4,6 @@
 //! whole steps. A matrix that is larger than a binding is cut between rows; each piece is multiplied by a dispatch of its
 //! own. Variants that multiply halves have every matrix in halves: see `halves.rs`.
 
-use super::super::{DType, HostTensor, Weight};
 use super::gpu::{Gpu, Room};
 use super::halves;
 use super::memory::Memory;
@@ -13,6 +12,7 @@ use super::recording::Arg;
 use super::tensor::WebGpuTensor;
 use crate::error::{Error, Result};
 use crate::reserve::zeros;
+use crate::tensor::{DType, HostTensor, Weight};
 use bytes::Bytes;
 use std::sync::Arc;
 

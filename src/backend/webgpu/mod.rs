@@ -26,8 +26,9 @@ mod reduction;
 mod tensor;
 mod variant;
 
-use super::{Backend, Branch, Conv2d, DType, Heads, HostTensor, Mask, Modulation, QkNormRope, RmsNorm, Weight, shapes};
+use super::{Backend, Branch, Conv2d, Heads, Mask, Modulation, QkNormRope, RmsNorm, shapes};
 use crate::error::{Error, Result};
+use crate::tensor::{DType, HostTensor, Weight};
 pub use adapters::{AdapterInfo, Adapters, adapters};
 use gpu::{Event, Gpu};
 use matrix::{Filling, Matrix, Stored};

@@ -1,12 +1,13 @@
 //! `rms_norm`, `residual`, `residual_norm` and `group_norm`.
 
-use super::super::{Branch, DType, DeviceTensor, Modulation, RmsNorm, shapes};
+use super::super::{Branch, DeviceTensor, Modulation, RmsNorm, shapes};
 use super::gpu::Gpu;
 use super::program::{Program, wgsl};
 use super::recording::Arg;
 use super::reduction::Reduction;
 use super::tensor::WebGpuTensor;
 use crate::error::Result;
+use crate::tensor::DType;
 
 /// Threads for a token of `width`.
 fn threads(width: usize) -> usize {

@@ -1,6 +1,6 @@
 //! `embed_patches` and `final_layer`: latents to tokens, and tokens back to a velocity.
 
-use super::super::{DType, DeviceTensor, Modulation, shapes};
+use super::super::{DeviceTensor, Modulation, shapes};
 use super::gpu::Gpu;
 use super::matrix::WebGpuLinear;
 use super::product::{self, Product, Rows, Verb};
@@ -8,6 +8,7 @@ use super::program::{Program, wgsl};
 use super::recording::Arg;
 use super::tensor::WebGpuTensor;
 use crate::error::Result;
+use crate::tensor::DType;
 
 /// Both are small next to a block, and the latents and the velocity are what the picture is made of: F32.
 const EMBED: Verb = Verb {

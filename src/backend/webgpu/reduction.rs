@@ -32,10 +32,11 @@ mod tests {
     use super::super::gpu::Gpu;
     use super::super::tensor::WebGpuTensor;
     use super::super::variant::{Shaders, Variant};
-    use super::super::{Branch, Heads, HostTensor, QkNormRope, RmsNorm, attention, guide_and_step, norms};
+    use super::super::{Branch, Heads, QkNormRope, RmsNorm, attention, guide_and_step, norms};
     use super::*;
     use crate::backend::RopePairs;
     use crate::conformance::noise;
+    use crate::tensor::HostTensor;
     use pollster::block_on;
     use std::io::Write;
 

@@ -1,8 +1,9 @@
 //! Tensors in device memory.
 
-use super::super::{DType, DeviceTensor, shapes};
+use super::super::{DeviceTensor, shapes};
 use super::memory::Memory;
 use crate::error::Result;
+use crate::tensor::DType;
 use std::sync::Arc;
 
 /// A tensor of the `webgpu` backend. Elements lie side by side; U8, F16 and BF16 are packed into 32-bit words.

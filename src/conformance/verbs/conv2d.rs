@@ -2,7 +2,8 @@
 
 use super::super::case::{Suite, steps};
 use super::super::tolerance::PRODUCT;
-use crate::backend::{Backend, Conv2d, DType};
+use crate::backend::{Backend, Conv2d};
+use crate::tensor::DType;
 
 /// What a case is. The residual has the output's shape, which the case works out.
 #[derive(Clone, Copy)]

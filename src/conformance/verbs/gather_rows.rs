@@ -2,8 +2,9 @@
 
 use super::super::case::{Suite, in_pieces, steps};
 use super::super::tolerance::COPY;
-use crate::backend::{Backend, DType};
+use crate::backend::Backend;
 use crate::future::at_once;
+use crate::tensor::DType;
 
 pub(super) fn cases<B: Backend + 'static>(suite: &mut Suite<B>) {
     // Where the table comes in pieces, their bytes.

@@ -2,7 +2,8 @@
 
 use super::super::case::{Suite, steps};
 use super::super::tolerance::{NORM, NORM_FAR};
-use crate::backend::{Backend, DType};
+use crate::backend::Backend;
+use crate::tensor::DType;
 
 pub(super) fn cases<B: Backend + 'static>(suite: &mut Suite<B>) {
     // Batch, height, width, channels, groups, whether SiLU follows, mean and scale of x.

@@ -2,8 +2,9 @@
 
 use super::super::case::{Suite, in_pieces, steps};
 use super::super::tolerance::PRODUCT;
-use crate::backend::{Backend, DType};
+use crate::backend::Backend;
 use crate::future::at_once;
+use crate::tensor::DType;
 
 pub(super) fn cases<B: Backend + 'static>(suite: &mut Suite<B>) {
     // Tokens, K, N, stored type, bias, scale of x.

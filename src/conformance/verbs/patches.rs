@@ -2,7 +2,8 @@
 
 use super::super::case::{Suite, steps};
 use super::super::tolerance::{PRODUCT, PRODUCT_FAR, Tolerance};
-use crate::backend::{Backend, DType, Modulation};
+use crate::backend::{Backend, Modulation};
+use crate::tensor::DType;
 
 pub(super) fn cases<B: Backend + 'static>(suite: &mut Suite<B>) {
     // Batch, channels, height and width of the latents, patch, tokens, copies, width of a token, scale.

@@ -2,7 +2,8 @@
 
 use super::super::case::{Suite, steps};
 use super::super::tolerance::NORMED_PRODUCT;
-use crate::backend::{Backend, DType, Heads, QkNormRope, RopePairs};
+use crate::backend::{Backend, Heads, QkNormRope, RopePairs};
+use crate::tensor::DType;
 
 /// What a case is: batch, tokens, width, heads, pairs, rotations, scale of `x`, and whether there is a bias.
 #[derive(Clone, Copy)]

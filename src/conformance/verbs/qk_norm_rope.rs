@@ -2,7 +2,8 @@
 
 use super::super::case::{Suite, steps};
 use super::super::tolerance::NORM;
-use crate::backend::{Backend, DType, Heads, QkNormRope, RopePairs};
+use crate::backend::{Backend, Heads, QkNormRope, RopePairs};
+use crate::tensor::DType;
 
 pub(super) fn cases<B: Backend + 'static>(suite: &mut Suite<B>) {
     use RopePairs::{Halves, Interleaved};

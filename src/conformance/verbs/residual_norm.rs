@@ -2,7 +2,8 @@
 
 use super::super::case::{Suite, steps};
 use super::super::tolerance::{NORM, Tolerance};
-use crate::backend::{Backend, Branch, DType, Modulation, RmsNorm};
+use crate::backend::{Backend, Branch, Modulation, RmsNorm};
+use crate::tensor::DType;
 
 /// What a case has besides the branch's output.
 #[derive(Clone, Copy)]

@@ -2,7 +2,8 @@
 
 use super::super::case::{Suite, steps};
 use super::super::tolerance::NORM;
-use crate::backend::{Backend, DType, Modulation, RmsNorm};
+use crate::backend::{Backend, Modulation, RmsNorm};
+use crate::tensor::DType;
 
 pub(super) fn cases<B: Backend + 'static>(suite: &mut Suite<B>) {
     // Batch, tokens, width, rows of the modulation table (0: no scale), stored type, eps, scale of x.

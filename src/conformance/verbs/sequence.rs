@@ -2,7 +2,8 @@
 
 use super::super::case::{Suite, steps};
 use super::super::tolerance::COPY;
-use crate::backend::{Backend, DType};
+use crate::backend::Backend;
+use crate::tensor::DType;
 
 pub(super) fn cases<B: Backend + 'static>(suite: &mut Suite<B>) {
     let lengths: [(_, usize, usize, DType, &[u32]); 5] = [

@@ -2,7 +2,8 @@
 
 use super::super::case::{Suite, steps};
 use super::super::tolerance::{PRODUCT, TIMESTEP};
-use crate::backend::{Backend, DType};
+use crate::backend::Backend;
+use crate::tensor::DType;
 
 pub(super) fn cases<B: Backend + 'static>(suite: &mut Suite<B>) {
     // Sinusoids, hidden, out; times, of which `step` is read; tolerance: the sinusoids' own where the angle is large.

@@ -2,7 +2,8 @@
 
 use super::super::case::{Suite, steps};
 use super::super::tolerance::EQUAL;
-use crate::backend::{Backend, DeviceTensor, HostTensor};
+use crate::backend::{Backend, DeviceTensor};
+use crate::tensor::HostTensor;
 
 pub(super) fn cases<B: Backend + 'static>(suite: &mut Suite<B>) {
     // Lengths that are no multiple of a word, a vector or a page.

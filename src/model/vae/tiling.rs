@@ -8,9 +8,10 @@
 //! there is bounded by the tile alone. Pixels become bytes only once they are blended.
 
 use super::Vae;
-use crate::backend::{Backend, DeviceTensor, HostTensor, level};
+use crate::backend::{Backend, DeviceTensor, level};
 use crate::error::{Error, Result};
 use crate::model::config::VaeConfig;
+use crate::tensor::HostTensor;
 use std::collections::VecDeque;
 use std::fmt;
 use std::ops::Range;

@@ -8,11 +8,12 @@ mod diffusion;
 mod order;
 mod tokens;
 
-use super::super::{Backend, DType, DeviceTensor, HostTensor, Weight};
+use super::super::{Backend, DeviceTensor};
 use super::{Cpu, CpuLinear, CpuTensor};
 use crate::conformance::{noise, relative_error};
 use crate::error::Result;
 use crate::future::at_once;
+use crate::tensor::{DType, HostTensor, Weight};
 use pollster::block_on;
 
 const TOLERANCE: f64 = 1e-5;

@@ -1,47 +1,10 @@
 //! A tensor in the host's memory: what goes into a backend and what comes out of it.
 
+use super::dtype::{DType, widen, words};
 use crate::error::Result;
 use crate::reserve;
 use bytes::Bytes;
 use std::fmt;
-
-/// The type of a tensor's elements.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum DType {
-    /// IEEE single precision.
-    F32,
-    /// IEEE half precision.
-    F16,
-    /// The upper half of an F32.
-    Bf16,
-    /// Unsigned 32-bit integers: token ids, lengths, step counters.
-    U32,
-    /// Bytes: pictures.
-    U8,
-}
-
-impl DType {
-    /// Bytes of one element.
-    pub fn size(self) -> usize {
-        match self {
-            DType::F32 | DType::U32 => 4,
-            DType::F16 | DType::Bf16 => 2,
-            DType::U8 => 1,
-        }
-    }
-}
-
-impl fmt::Display for DType {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            DType::F32 => "F32",
-            DType::F16 => "F16",
-            DType::Bf16 => "BF16",
-            DType::U32 => "U32",
-            DType::U8 => "U8",
-        })
-    }
-}
 
 /// Row-major little-endian elements with a shape, in memory that is shared and never changed: a slice of a mapped
 /// file, of the binary itself, or bytes of its own. Cloning it copies nothing.
@@ -196,35 +159,6 @@ impl HostTensor {
 impl fmt::Debug for HostTensor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "HostTensor({} {:?})", self.dtype, self.shape)
-    }
-}
-
-/// Stored U32 elements.
-pub(crate) fn words(bytes: &[u8]) -> impl Iterator<Item = u32> {
-    bytes.chunks_exact(4).map(|word| u32::from_le_bytes([word[0], word[1], word[2], word[3]]))
-}
-
-/// A finite value as [`super::Backend::to_rgb8`] rounds it: `round(255·clamp(x/2 + 1/2, 0, 1))`, halves to
-/// even.
-pub(crate) fn level(x: f32) -> u8 {
-    ((x * 0.5 + 0.5).clamp(0.0, 1.0) * 255.0).round_ties_even() as u8
-}
-
-/// Writes the elements stored in `bytes` to `out` as f32; both must hold the same number of them.
-pub(crate) fn widen(dtype: DType, bytes: &[u8], out: &mut [f32]) {
-    debug_assert_eq!(bytes.len(), out.len() * dtype.size());
-    let half = |pair: &[u8]| u16::from_le_bytes([pair[0], pair[1]]);
-    let word = |quad: &[u8]| u32::from_le_bytes([quad[0], quad[1], quad[2], quad[3]]);
-    match dtype {
-        DType::F32 => out.iter_mut().zip(bytes.chunks_exact(4)).for_each(|(o, b)| *o = f32::from_bits(word(b))),
-        DType::Bf16 => {
-            out.iter_mut().zip(bytes.chunks_exact(2)).for_each(|(o, b)| *o = f32::from_bits(u32::from(half(b)) << 16));
-        }
-        DType::F16 => {
-            out.iter_mut().zip(bytes.chunks_exact(2)).for_each(|(o, b)| *o = half::f16::from_bits(half(b)).to_f32());
-        }
-        DType::U32 => out.iter_mut().zip(bytes.chunks_exact(4)).for_each(|(o, b)| *o = word(b) as f32),
-        DType::U8 => out.iter_mut().zip(bytes).for_each(|(o, &b)| *o = f32::from(b)),
     }
 }
 

@@ -3,7 +3,7 @@
 //! A text encoder's embeddings alone take more than a browser's program should hold: a weight that is not in memory is read in
 //! pieces of whole rows, and only the pieces that are on their way are held.
 
-use super::host::{DType, HostTensor};
+use super::{DType, HostTensor};
 use crate::error::{Error, Result};
 use crate::future::Answer;
 use crate::reserve;
