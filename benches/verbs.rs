@@ -6,7 +6,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use pollster::block_on;
 use std::hint::black_box;
 use zimage::backend::cpu::Cpu;
-use zimage::backend::{Backend, Branch, Conv2d, Heads, Mask, RmsNorm};
+use zimage::backend::*;
 use zimage::conformance::noise;
 use zimage::tensor::HostTensor;
 

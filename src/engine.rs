@@ -2,12 +2,12 @@
 
 mod choice;
 
-use crate::backend::Backend;
 use crate::backend::cpu::Cpu;
 #[cfg(feature = "cuda")]
 use crate::backend::cuda::{Cuda, Placement};
 #[cfg(feature = "webgpu")]
 use crate::backend::webgpu::{Adapters, WebGpu};
+use crate::backend::{Backend, Runtime};
 use crate::bench::{self, Seen};
 use crate::conformance::{self, Report, compare_all};
 use crate::error::Result;

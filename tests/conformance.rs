@@ -1,15 +1,15 @@
 //! The conformance suite against backends that are wrong on purpose: each fault is caught by the cases of the verb that
 //! has it, and by no other; backends that only round as they may pass.
 
-#[path = "support/faulty.rs"]
+#[path = "support/faulty/mod.rs"]
 mod faulty;
 
 use faulty::{Damage, Fault, Faulty};
 use pollster::block_on;
 use std::io::Write;
 use std::ops::ControlFlow;
-use zimage::backend::Backend;
 use zimage::backend::cpu::Cpu;
+use zimage::backend::*;
 use zimage::conformance::{Options, Report, beyond_f16, compare, compare_pipelines};
 use zimage::pipeline::Pipeline;
 use zimage::tensor::DType;

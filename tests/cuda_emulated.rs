@@ -10,9 +10,9 @@ mod emulated_cuda;
 
 use pollster::block_on;
 use std::process::Command;
-use zimage::backend::Backend;
 use zimage::backend::cpu::Cpu;
 use zimage::backend::cuda::{Cuda, Placement};
+use zimage::backend::*;
 use zimage::conformance::{Options, compare};
 use zimage::tensor::HostTensor;
 
@@ -318,7 +318,7 @@ fn emulated_functions() -> Vec<String> {
 /// Runs `body` on a driver of CUDA 12.0 that has the functions which the backend looks up, and no other: whatever it calls is
 /// among them. `cache` is where it keeps what it made.
 fn on_the_oldest(test: &str, cache: &std::path::Path, body: impl FnOnce()) {
-    let listed = zimage::backend::cuda::driver_functions();
+    let listed = cuda::driver_functions();
     let mut others = emulated_functions();
     assert!(listed.iter().all(|name| others.iter().any(|other| other == name)), "{others:?}");
     others.retain(|name| !listed.contains(&name.as_str()));
@@ -363,7 +363,7 @@ fn the_oldest_driver_times_large_products() {
 fn a_missing_function_is_named_before_anything_is_called() {
     let test = "a_missing_function_is_named_before_anything_is_called";
     let of_nvrtc = ["nvrtcVersion", "nvrtcGetCUBIN", "nvrtcGetProgramLogSize"];
-    let names = zimage::backend::cuda::driver_functions().iter().chain(&of_nvrtc);
+    let names = cuda::driver_functions().iter().chain(&of_nvrtc);
     // The process inside gets the name.
     let named = std::env::var("EMULATED_CUDA_HIDE").ok();
     for name in names.filter(|name| named.as_ref().is_none_or(|named| named == *name)) {

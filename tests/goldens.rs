@@ -9,7 +9,7 @@ use pollster::block_on;
 use serde_json::Value;
 use sha2::Digest;
 use std::ops::ControlFlow;
-use zimage::backend::Backend;
+use zimage::backend::*;
 use zimage::model::transformer::{Clock, ProbePoint, padded};
 use zimage::pipeline::noise;
 use zimage::pipeline::progress::{self, Progress, Run};
@@ -119,7 +119,7 @@ fn transformer_case<T: Tested>(golden: &Golden<T>, case: &Value) {
 
     let blocks = case["blocks"].as_bool().unwrap();
     let mut seen = 0;
-    let mut compare = |stage: ProbePoint, x: &<T::Backend as Backend>::Tensor| {
+    let mut compare = |stage: ProbePoint, x: &<T::Backend as Runtime>::Tensor| {
         let values = download(b, x)?;
         let (name, rows) = match stage {
             ProbePoint::Timestep => {

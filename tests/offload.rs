@@ -1,7 +1,7 @@
 //! Networks that take turns on the device: the same pictures, each network loaded when it is wanted and gone when it is not.
 #![cfg(feature = "embedded-model")]
 
-#[path = "support/faulty.rs"]
+#[path = "support/faulty/mod.rs"]
 #[allow(dead_code)]
 mod faulty;
 
@@ -9,8 +9,8 @@ use faulty::{Fault, Faulty};
 use pollster::block_on;
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use zimage::backend::Backend;
 use zimage::backend::cpu::Cpu;
+use zimage::backend::*;
 use zimage::pipeline::request::Request;
 use zimage::pipeline::{Offload, Pipeline};
 use zimage::{BackendChoice, Engine, LoadOptions, Model, Stage};

@@ -7,7 +7,7 @@ use pollster::block_on;
 use std::process::Command;
 use zimage::Error;
 use zimage::backend::cpu::Cpu;
-use zimage::backend::{Backend, Conv2d, Heads, Mask, RmsNorm};
+use zimage::backend::*;
 use zimage::tensor::{DType, HostTensor};
 
 /// Says to the test that it runs under the limit.
@@ -81,7 +81,7 @@ fn every_large_allocation_of_the_processor_is_an_error() {
 }
 
 /// Starts the threads while there is memory for them.
-fn rayon_is_up(b: &Cpu, norm: &<Cpu as Backend>::Tensor) {
+fn rayon_is_up(b: &Cpu, norm: &<Cpu as Runtime>::Tensor) {
     let x = b.upload(&HostTensor::from_f32(&[1, 64, 8], &[1.0; 512])).unwrap();
     let w = block_on(b.upload_linear(&[HostTensor::from_f32(&[8, 8], &[1.0; 64]).into()], &[])).unwrap();
     b.linear(&x, &w).unwrap();

@@ -2,14 +2,14 @@
 //! runs out of memory. That tiles are diffusers' is for the goldens.
 
 #[allow(dead_code)]
-#[path = "support/faulty.rs"]
+#[path = "support/faulty/mod.rs"]
 mod faulty;
 
 use faulty::{Fault, Faulty};
 use pollster::block_on;
 use std::ops::ControlFlow;
-use zimage::backend::Backend;
 use zimage::backend::cpu::Cpu;
+use zimage::backend::*;
 use zimage::pipeline::Pipeline;
 use zimage::pipeline::request::Request;
 use zimage::tensor::{DType, HostTensor};

@@ -7,14 +7,14 @@ use naga::valid::{Capabilities, ValidationFlags, Validator};
 use pollster::block_on;
 use std::io::Write;
 use zimage::backend::webgpu::{Adapters, Shaders, WebGpu, WebGpuLinear, WebGpuTensor, adapters};
-use zimage::backend::{Backend, Branch, DeviceTensor};
+use zimage::backend::*;
 use zimage::conformance::noise;
 use zimage::tensor::{DType, HostTensor, Weight};
 
 /// Every shader is valid, and can be written for Vulkan, Metal and Direct3D 12.
 #[test]
 fn shaders_are_portable() {
-    let shaders = zimage::backend::webgpu::shaders();
+    let shaders = webgpu::shaders();
     assert!(shaders.len() > 100, "only {} shaders", shaders.len());
     for (name, entry, source) in shaders {
         let module = naga::front::wgsl::parse_str(&source)

@@ -5,10 +5,7 @@
 
 use super::{Conv2d, Heads};
 use crate::error::{Error, Result};
-use crate::tensor::{DType, HostTensor, Weight};
-
-#[cfg(test)]
-mod tests;
+use crate::tensor::DType;
 
 /// Returns the error `verb: problem` unless `holds`.
 fn ensure(holds: bool, verb: &'static str, problem: impl FnOnce() -> String) -> Result<()> {
@@ -16,7 +13,7 @@ fn ensure(holds: bool, verb: &'static str, problem: impl FnOnce() -> String) -> 
 }
 
 /// `shape` as exactly `N` sizes.
-pub fn dims<const N: usize>(verb: &'static str, what: &str, shape: &[usize]) -> Result<[usize; N]> {
+pub(crate) fn dims<const N: usize>(verb: &'static str, what: &str, shape: &[usize]) -> Result<[usize; N]> {
     filled(verb, what, shape)?;
     shape.try_into().map_err(|_| Error::shape(verb, format!("{what} must have {N} dimensions, has shape {shape:?}")))
 }
@@ -27,51 +24,17 @@ fn filled(verb: &'static str, what: &str, shape: &[usize]) -> Result<()> {
 }
 
 /// Checks the type of a tensor's elements.
-pub fn typed(verb: &'static str, what: &str, dtype: DType, expected: DType) -> Result<()> {
+pub(crate) fn typed(verb: &'static str, what: &str, dtype: DType, expected: DType) -> Result<()> {
     ensure(dtype == expected, verb, || format!("{what} must be {expected}, not {dtype}"))
 }
 
 /// Checks that `shape` is `expected`.
-pub fn same(verb: &'static str, what: &str, shape: &[usize], expected: &[usize]) -> Result<()> {
+pub(crate) fn same(verb: &'static str, what: &str, shape: &[usize], expected: &[usize]) -> Result<()> {
     ensure(shape == expected, verb, || format!("{what} must have shape {expected:?}, has {shape:?}"))
 }
 
-/// `shape` under other sizes of the same product.
-pub fn reshaped(shape: &[usize], to: &[usize]) -> Result<()> {
-    let count = |sizes: &[usize]| sizes.iter().try_fold(1usize, |product, &n| product.checked_mul(n));
-    ensure(count(to).is_some() && count(shape) == count(to), "reshape", || {
-        format!("{shape:?} does not hold as many elements as {to:?}")
-    })
-}
-
-/// Stacked matrices `[Nᵢ, K]` with no bias or one `[Nᵢ]` each; returns `[ΣNᵢ, K]`.
-pub fn stacked(verb: &'static str, parts: &[Weight<'_>], biases: &[HostTensor]) -> Result<[usize; 2]> {
-    let first = parts.first().ok_or_else(|| Error::shape(verb, "no matrix was given"))?;
-    let [_, width] = dims::<2>(verb, "a matrix", first.shape())?;
-    ensure(biases.is_empty() || biases.len() == parts.len(), verb, || {
-        format!("{} matrices need as many biases or none, not {}", parts.len(), biases.len())
-    })?;
-    let mut rows = 0;
-    for (i, part) in parts.iter().enumerate() {
-        let [n, k] = dims::<2>(verb, "a matrix", part.shape())?;
-        ensure(k == width, verb, || format!("matrix {i} is {k} wide, the first is {width}"))?;
-        if let Some(bias) = biases.get(i) {
-            same(verb, "a bias", bias.shape(), &[n])?;
-        }
-        rows += n;
-    }
-    Ok([rows, width])
-}
-
-/// The two matrices `[F, K]` of a swiglu; returns `[F, K]`.
-pub fn pair(verb: &'static str, gate: &Weight<'_>, up: &Weight<'_>) -> Result<[usize; 2]> {
-    let dims = dims::<2>(verb, "a matrix", gate.shape())?;
-    same(verb, "the second matrix", up.shape(), &dims)?;
-    Ok(dims)
-}
-
 /// `x` `[…, K]` times `[N, K]`; returns `[…, N]`.
-pub fn linear(verb: &'static str, x: &[usize], [n, k]: [usize; 2]) -> Result<Vec<usize>> {
+pub(crate) fn linear(verb: &'static str, x: &[usize], [n, k]: [usize; 2]) -> Result<Vec<usize>> {
     filled(verb, "x", x)?;
     ensure(x.last() == Some(&k), verb, || format!("a matrix [{n}, {k}] cannot multiply {x:?}"))?;
     let mut out = x.to_vec();
@@ -80,21 +43,21 @@ pub fn linear(verb: &'static str, x: &[usize], [n, k]: [usize; 2]) -> Result<Vec
 }
 
 /// `table` `[V, D]`, `ids` `[…]`; returns `[…, D]`.
-pub fn gather_rows(table: &[usize], ids: &[usize]) -> Result<Vec<usize>> {
+pub(crate) fn gather_rows(table: &[usize], ids: &[usize]) -> Result<Vec<usize>> {
     let [_, width] = dims::<2>("gather_rows", "the table", table)?;
     filled("gather_rows", "the ids", ids)?;
     Ok([ids, &[width]].concat())
 }
 
 /// A norm over `[B, T, D]` with weight `[D]`; returns `[B, T, D]`.
-pub fn norm(verb: &'static str, x: &[usize], weight: &[usize]) -> Result<[usize; 3]> {
+pub(crate) fn norm(verb: &'static str, x: &[usize], weight: &[usize]) -> Result<[usize; 3]> {
     let [b, t, d] = dims::<3>(verb, "x", x)?;
     same(verb, "the norm's weight", weight, &[d])?;
     Ok([b, t, d])
 }
 
 /// A modulation table `[R, n, D]` whose `row` modulates `[B, T, D]`; `R` is 1 or `B`.
-pub fn modulated(verb: &'static str, table: &[usize], row: usize, [b, _, d]: [usize; 3]) -> Result<()> {
+pub(crate) fn modulated(verb: &'static str, table: &[usize], row: usize, [b, _, d]: [usize; 3]) -> Result<()> {
     let [r, n, width] = dims::<3>(verb, "the modulation table", table)?;
     ensure((r == 1 || r == b) && row < n && width == d, verb, || {
         format!("row {row} of a modulation table {table:?} does not fit {b} items of width {d}")
@@ -102,7 +65,7 @@ pub fn modulated(verb: &'static str, table: &[usize], row: usize, [b, _, d]: [us
 }
 
 /// A fused projection; returns `[B, T]`.
-pub fn fused(verb: &'static str, qkv: &[usize], heads: Heads) -> Result<[usize; 2]> {
+pub(crate) fn fused(verb: &'static str, qkv: &[usize], heads: Heads) -> Result<[usize; 2]> {
     let [b, t, width] = dims::<3>(verb, "the fused projection", qkv)?;
     ensure(heads.key_value > 0 && heads.query > 0 && heads.query.is_multiple_of(heads.key_value), verb, || {
         format!("{} query heads cannot share {} key heads", heads.query, heads.key_value)
@@ -114,7 +77,13 @@ pub fn fused(verb: &'static str, qkv: &[usize], heads: Heads) -> Result<[usize; 
 }
 
 /// The arguments of `qk_norm_rope`.
-pub fn qk_norm_rope(qkv: &[usize], heads: Heads, q_norm: &[usize], k_norm: &[usize], rotation: &[usize]) -> Result<()> {
+pub(crate) fn qk_norm_rope(
+    qkv: &[usize],
+    heads: Heads,
+    q_norm: &[usize],
+    k_norm: &[usize],
+    rotation: &[usize],
+) -> Result<()> {
     let verb = "qk_norm_rope";
     let [b, t] = fused(verb, qkv, heads)?;
     same(verb, "the query norm", q_norm, &[heads.dim])?;
@@ -125,7 +94,7 @@ pub fn qk_norm_rope(qkv: &[usize], heads: Heads, q_norm: &[usize], k_norm: &[usi
 }
 
 /// The arguments of `attention`; returns `[B, T, query·dim]`.
-pub fn attention(qkv: &[usize], heads: Heads, lengths: Option<&[usize]>) -> Result<[usize; 3]> {
+pub(crate) fn attention(qkv: &[usize], heads: Heads, lengths: Option<&[usize]>) -> Result<[usize; 3]> {
     let [b, t] = fused("attention", qkv, heads)?;
     if let Some(lengths) = lengths {
         same("attention", "the key lengths", lengths, &[b])?;
@@ -134,7 +103,12 @@ pub fn attention(qkv: &[usize], heads: Heads, lengths: Option<&[usize]>) -> Resu
 }
 
 /// The arguments of `timestep_embedding`; returns `[R, A]`.
-pub fn timestep_embedding(times: &[usize], step: &[usize], w1: [usize; 2], w2: [usize; 2]) -> Result<[usize; 2]> {
+pub(crate) fn timestep_embedding(
+    times: &[usize],
+    step: &[usize],
+    w1: [usize; 2],
+    w2: [usize; 2],
+) -> Result<[usize; 2]> {
     let verb = "timestep_embedding";
     let [_, r] = dims::<2>(verb, "the table of times", times)?;
     same(verb, "the step", step, &[1])?;
@@ -145,7 +119,7 @@ pub fn timestep_embedding(times: &[usize], step: &[usize], w1: [usize; 2], w2: [
 }
 
 /// The arguments of `modulation`; returns `[R, n, width]`.
-pub fn modulation(t: &[usize], w: [usize; 2], width: usize) -> Result<[usize; 3]> {
+pub(crate) fn modulation(t: &[usize], w: [usize; 2], width: usize) -> Result<[usize; 3]> {
     let [r, a] = dims::<2>("modulation", "the timestep embedding", t)?;
     ensure(a == w[1] && width > 0 && w[0].is_multiple_of(width), "modulation", || {
         format!("a matrix {w:?} does not make rows of {width} from {t:?}")
@@ -154,7 +128,7 @@ pub fn modulation(t: &[usize], w: [usize; 2], width: usize) -> Result<[usize; 3]
 }
 
 /// The arguments of `embed_patches`; returns `[copies·B, tokens, D]`.
-pub fn embed_patches(
+pub(crate) fn embed_patches(
     latents: &[usize],
     patch: usize,
     w: [usize; 2],
@@ -176,14 +150,14 @@ pub fn embed_patches(
 }
 
 /// The arguments of `pad_rows`.
-pub fn pad_rows(x: &[usize], token: &[usize], lengths: &[usize]) -> Result<()> {
+pub(crate) fn pad_rows(x: &[usize], token: &[usize], lengths: &[usize]) -> Result<()> {
     let [b, _, d] = dims::<3>("pad_rows", "x", x)?;
     same("pad_rows", "the token", token, &[d])?;
     same("pad_rows", "the lengths", lengths, &[b])
 }
 
 /// The arguments of `join_sequence`; returns `[N, S + T, D]`.
-pub fn join_sequence(image: &[usize], caption: &[usize], captions: &[usize]) -> Result<[usize; 3]> {
+pub(crate) fn join_sequence(image: &[usize], caption: &[usize], captions: &[usize]) -> Result<[usize; 3]> {
     let verb = "join_sequence";
     let [b, s, d] = dims::<3>(verb, "the image", image)?;
     let [_, t, width] = dims::<3>(verb, "the caption", caption)?;
@@ -195,7 +169,7 @@ pub fn join_sequence(image: &[usize], caption: &[usize], captions: &[usize]) -> 
 }
 
 /// The arguments of `final_layer`; returns `[B, C, H, W]`.
-pub fn final_layer(
+pub(crate) fn final_layer(
     x: &[usize],
     table: &[usize],
     row: usize,
@@ -220,7 +194,7 @@ pub fn final_layer(
 }
 
 /// The arguments of `guide_and_step`.
-pub fn guide_and_step(latents: &[usize], prediction: &[usize], table: &[usize], step: &[usize]) -> Result<()> {
+pub(crate) fn guide_and_step(latents: &[usize], prediction: &[usize], table: &[usize], step: &[usize]) -> Result<()> {
     let verb = "guide_and_step";
     let [b, c, h, w] = dims::<4>(verb, "the latents", latents)?;
     ensure(prediction == latents || prediction == [2 * b, c, h, w], verb, || {
@@ -232,7 +206,12 @@ pub fn guide_and_step(latents: &[usize], prediction: &[usize], table: &[usize], 
 }
 
 /// The arguments of `conv2d` with a kernel `[O, kh, kw, I]`; returns `[B, H', W', O]`.
-pub fn conv2d(x: &[usize], kernel: [usize; 4], geometry: Conv2d, residual: Option<&[usize]>) -> Result<[usize; 4]> {
+pub(crate) fn conv2d(
+    x: &[usize],
+    kernel: [usize; 4],
+    geometry: Conv2d,
+    residual: Option<&[usize]>,
+) -> Result<[usize; 4]> {
     let verb = "conv2d";
     let [b, h, w, i] = dims::<4>(verb, "x", x)?;
     let [o, kh, kw, channels] = kernel;
@@ -250,7 +229,7 @@ pub fn conv2d(x: &[usize], kernel: [usize; 4], geometry: Conv2d, residual: Optio
 }
 
 /// The arguments of `group_norm`; returns `[B, H, W, C]`.
-pub fn group_norm(x: &[usize], weight: &[usize], bias: &[usize], groups: usize) -> Result<[usize; 4]> {
+pub(crate) fn group_norm(x: &[usize], weight: &[usize], bias: &[usize], groups: usize) -> Result<[usize; 4]> {
     let verb = "group_norm";
     let out @ [_, _, _, c] = dims::<4>(verb, "x", x)?;
     same(verb, "the weight", weight, &[c])?;
@@ -260,13 +239,13 @@ pub fn group_norm(x: &[usize], weight: &[usize], bias: &[usize], groups: usize) 
 }
 
 /// `[B, C, H, W]` of latents as `[B, H, W, C]`.
-pub fn unscale_latents(latents: &[usize]) -> Result<[usize; 4]> {
+pub(crate) fn unscale_latents(latents: &[usize]) -> Result<[usize; 4]> {
     let [b, c, h, w] = dims::<4>("unscale_latents", "the latents", latents)?;
     Ok([b, h, w, c])
 }
 
 /// The first `channels` of `[B, H, W, C]` as latents `[B, channels, H, W]`.
-pub fn scale_latents(x: &[usize], channels: usize) -> Result<[usize; 4]> {
+pub(crate) fn scale_latents(x: &[usize], channels: usize) -> Result<[usize; 4]> {
     let [b, h, w, c] = dims::<4>("scale_latents", "x", x)?;
     ensure(channels > 0 && channels <= c, "scale_latents", || format!("{x:?} does not hold {channels} channels"))?;
     Ok([b, channels, h, w])

@@ -26,7 +26,7 @@ pub use published::Published;
 pub use report::{Header, Pictures, Report, Row, Units};
 pub use timing::Spread;
 
-use crate::backend::{Backend, activation_type};
+use crate::backend::Backend;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::model::config::ModelConfig;
@@ -139,7 +139,7 @@ pub async fn run<B: Backend + 'static>(
 
     // Before anything is loaded, so that what cannot be drawn costs no time.
     let job = if any(&PICTURE) { Some(pictures::job(model, &sizes).await?) } else { None };
-    let activations = activation_type(&backend)?;
+    let activations = backend.activations();
     let header = Header {
         backend: backend.name().into(),
         device: backend.device(),

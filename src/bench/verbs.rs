@@ -6,7 +6,7 @@
 
 use super::report::Row;
 use super::timing::{since_start, timed};
-use crate::backend::{Backend, DeviceTensor};
+use crate::backend::{Backend, DeviceTensor, Runtime};
 use crate::error::{Error, Result};
 use crate::future::at_once;
 use crate::tensor::{DType, HostTensor};
@@ -24,7 +24,7 @@ const TURNS: u64 = 256 << 20;
 const MOST_TURNS: u64 = 64;
 
 /// Calls a verb once, and returns what it made.
-pub(super) type Call<B> = Box<dyn FnMut(&B) -> Result<Option<<B as Backend>::Tensor>>>;
+pub(super) type Call<B> = Box<dyn FnMut(&B) -> Result<Option<<B as Runtime>::Tensor>>>;
 
 /// Uploads inputs, others each time.
 type Prepare<B> = Box<dyn Fn(&mut Inputs<'_, B>) -> Result<Call<B>>>;

@@ -10,13 +10,13 @@
 
 use super::noise;
 use super::tolerance::{Precision, Tolerance};
-use crate::backend::Backend;
+use crate::backend::{Backend, Runtime};
 use crate::error::Result;
 use crate::future::at_once;
 use crate::tensor::{DType, HostTensor, Weight};
 
 /// Calls verbs, and returns the tensors to look at: new ones, and those that were changed in place.
-pub(super) type Steps<B> = Box<dyn Fn(&B) -> Result<Vec<<B as Backend>::Tensor>>>;
+pub(super) type Steps<B> = Box<dyn Fn(&B) -> Result<Vec<<B as Runtime>::Tensor>>>;
 
 /// Uploads inputs, and returns what to do with them.
 type Prepare<B> = Box<dyn Fn(&mut Setup<'_, B>) -> Result<Steps<B>>>;

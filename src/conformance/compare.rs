@@ -4,7 +4,7 @@ use super::case::{Case, Inputs};
 use super::report::{Outcome, Report, Row};
 use super::tolerance::{EQUAL, Precision, Tolerance};
 use super::{relative_error, replay_error, verbs};
-use crate::backend::{Backend, activation_type};
+use crate::backend::Backend;
 use crate::error::{Error, Result};
 use crate::tensor::{DType, HostTensor};
 use std::collections::BTreeMap;
@@ -149,7 +149,7 @@ async fn examine<B: Backend>(
 
 /// The law of pictures: one with an infinite value or NaN never reaches the host, and the next one does.
 async fn refuses_non_finite<B: Backend>(b: &B) -> Result<Finding> {
-    let activations = activation_type(b)?;
+    let activations = b.activations();
     let picture = async |value: f32| {
         let x = b.upload(&HostTensor::rounded(activations, &[1, 1, 2, 3], &[1.0, 1.0, 1.0, 1.0, value, 1.0]))?;
         b.download(&b.to_rgb8(&x)?).await

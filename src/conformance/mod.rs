@@ -47,7 +47,7 @@ pub use overflow::beyond_f16;
 pub use pipelines::{compare_all, compare_pipelines};
 pub use report::{Outcome, Report, Row};
 
-use crate::backend::{Backend, Branch, RmsNorm, activation_type};
+use crate::backend::{Backend, Branch, RmsNorm};
 use crate::error::Result;
 use crate::tensor::HostTensor;
 
@@ -83,7 +83,7 @@ pub fn noise(seed: u64, count: usize) -> Vec<f32> {
 /// Those of the backend.
 pub async fn replay_error<B: Backend>(b: &B, seed: u64) -> Result<f64> {
     let (tokens, width) = (5, 48);
-    let activations = activation_type(b)?;
+    let activations = b.activations();
     let upload = |salt: u64, shape: &[usize]| {
         let values = noise(seed ^ salt, shape.iter().product());
         b.upload(&HostTensor::rounded(activations, shape, &values))

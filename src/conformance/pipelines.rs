@@ -7,7 +7,7 @@ use super::compare::{Finding, Options, compare, empty, outcome};
 use super::report::Report;
 use super::tolerance::{PICTURE, Precision, STAGE, Tolerance};
 use super::{beyond_f16, noise, relative_error};
-use crate::backend::{Backend, Branch, DeviceTensor, activation_type};
+use crate::backend::{Backend, Branch, DeviceTensor};
 use crate::error::Result;
 use crate::model::Model;
 use crate::model::transformer::{Clock, ProbePoint, padded};
@@ -137,7 +137,7 @@ fn picture_error(picture: &[f32], reference: &[f32]) -> f64 {
 fn copy<B: Backend>(b: &B, x: &B::Tensor) -> Result<B::Tensor> {
     let width = x.shape().last().copied().unwrap_or(1);
     let rows = x.shape().iter().product::<usize>() / width.max(1);
-    let mut zeros = b.upload(&HostTensor::rounded(activation_type(b)?, &[1, rows, width], &vec![0.0; rows * width]))?;
+    let mut zeros = b.upload(&HostTensor::rounded(b.activations(), &[1, rows, width], &vec![0.0; rows * width]))?;
     let x = x.reshaped(&[1, rows, width])?;
     b.residual(&mut zeros, Branch { y: &x, norm: None, gate: None, eps: 0.0 })?;
     Ok(zeros)
@@ -221,7 +221,7 @@ async fn transformer_step<B: Backend>(
         ProbePoint::ContextRefiner(i) => places.push(b, format!("context_refiner-{i}"), &caption_rows, x),
         ProbePoint::Layer(i) => places.push(b, format!("layer-{i}"), &rows, x),
     };
-    let features = b.upload(&HostTensor::rounded(activation_type(b)?, &captions.shape, &captions.values))?;
+    let features = b.upload(&HostTensor::rounded(b.activations(), &captions.shape, &captions.values))?;
     let refined = transformer.captions(b, &features, &captions.lengths, &mut probe)?;
     let sequence = transformer.sequence(b, &refined, 1, &(0..items).collect::<Vec<_>>(), size)?;
     let shape = [1, config.in_channels, size[0], size[1]];

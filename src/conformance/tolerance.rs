@@ -5,7 +5,7 @@
 //! sums, too little for any of the faults that `tests/conformance.rs` plants. The figures for coarser types are held
 //! there too, by a backend that rounds as they allow.
 
-use crate::backend::{Backend, activation_type};
+use crate::backend::Backend;
 use crate::error::{Error, Result};
 use crate::tensor::DType;
 
@@ -21,7 +21,7 @@ pub(super) struct Precision {
 impl Precision {
     /// The precision of one backend. Its activation type is that of a verb's output.
     pub(super) fn of<B: Backend>(b: &B) -> Result<Self> {
-        let activations = activation_type(b)?;
+        let activations = b.activations();
         let operands = b.operands();
         if !matches!(activations, DType::F32 | DType::Bf16)
             || !matches!(operands, DType::F32 | DType::F16 | DType::Bf16)

@@ -11,7 +11,7 @@
 //! and written once a half.
 
 use super::load::Loader;
-use crate::backend::{Backend, Branch, Heads, Mask, Modulation, QkNormRope, RmsNorm, RopePairs};
+use crate::backend::{Backend, Branch, Heads, Mask, Modulation, QkNormRope, RmsNorm, RopePairs, Runtime};
 use crate::error::Result;
 use futures_util::future::{try_join, try_join3};
 
@@ -77,7 +77,7 @@ pub(super) struct Stack<'a, B: Backend> {
 }
 
 /// Sees the residual stream after every block, as `(index, x)`: for tests that compare block by block.
-pub(super) type BlockProbe<'a, B> = &'a mut dyn FnMut(usize, &<B as Backend>::Tensor) -> Result<()>;
+pub(super) type BlockProbe<'a, B> = &'a mut dyn FnMut(usize, &<B as Runtime>::Tensor) -> Result<()>;
 
 impl<B: Backend> Block<B> {
     /// Reads and uploads the block whose tensors start with `prefix`.

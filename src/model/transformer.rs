@@ -9,7 +9,7 @@ use super::block::{self, Block, Names, Sizes, Stack};
 use super::config::TransformerConfig;
 use super::load::Loader;
 use super::rope::AxesTable;
-use crate::backend::{Backend, DeviceTensor, Heads, Modulation, RmsNorm, RopePairs};
+use crate::backend::{Backend, DeviceTensor, Heads, Modulation, RmsNorm, RopePairs, Runtime};
 use crate::error::{Error, Result};
 use crate::tensor::HostTensor;
 use crate::weights::{ModelFolder, OnRead, Tensors};
@@ -57,7 +57,7 @@ pub enum ProbePoint {
 }
 
 /// Sees the value of every [`ProbePoint`] as it is computed.
-pub type Probe<'a, B> = &'a mut dyn FnMut(ProbePoint, &<B as Backend>::Tensor) -> Result<()>;
+pub type Probe<'a, B> = &'a mut dyn FnMut(ProbePoint, &<B as Runtime>::Tensor) -> Result<()>;
 
 /// The transformer on a device.
 #[derive(Debug)]

@@ -21,7 +21,7 @@
 use super::finite::Network;
 use super::progress::{Loading, Progress};
 use super::prompt::MAX_TOKENS;
-use crate::backend::{Backend, activation_type};
+use crate::backend::Backend;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::model::config::{ModelConfig, TransformerConfig};
@@ -260,7 +260,7 @@ async fn forward<B: Backend>(
         rows[..caption.len()].copy_from_slice(&caption.to_f32());
     }
     let shape = [captions.len(), tokens, config.cap_feat_dim];
-    let features = b.upload(&HostTensor::rounded(activation_type(b)?, &shape, &features))?;
+    let features = b.upload(&HostTensor::rounded(b.activations(), &shape, &features))?;
     let refined = transformer.captions(b, &features, &lengths, &mut |_, _| Ok(()))?;
 
     let [pictures, _, height, width] = latents.shape() else {

@@ -18,6 +18,11 @@ pub enum DType {
 }
 
 impl DType {
+    /// Whether the elements are floating-point numbers.
+    pub fn is_floating(self) -> bool {
+        matches!(self, DType::F32 | DType::F16 | DType::Bf16)
+    }
+
     /// Bytes of one element.
     pub fn size(self) -> usize {
         match self {

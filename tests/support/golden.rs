@@ -5,10 +5,10 @@ use serde_json::Value;
 use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
-use zimage::backend::Backend;
 use zimage::backend::cpu::Cpu;
 #[cfg(feature = "webgpu")]
 use zimage::backend::webgpu::{Adapters, Shaders, WebGpu};
+use zimage::backend::*;
 use zimage::conformance::relative_error;
 use zimage::pipeline::Pipeline;
 use zimage::tensor::HostTensor;

@@ -1,4 +1,4 @@
-//! The activation functions that verbs share.
+//! Activation functions of several ops.
 
 /// `a / (1 + e⁻ᵃ)`.
 pub(super) fn silu(a: f32) -> f32 {

@@ -1,16 +1,31 @@
 //! `attention`: grouped, causal or not, per-item key lengths.
 
-use super::super::Heads;
 use super::matrix::{View, ViewMut, product};
 use super::parallel::*;
+use super::rows::or;
+use super::{Cpu, CpuTensor};
+use crate::backend::{AttentionArgs, AttentionOp, Heads};
 use crate::error::Result;
 use crate::reserve::zeros;
 
-/// Queries that are worked on at once: their scores against all keys stay in the cache.
+/// Queries of one task; their scores against all keys stay in the cache.
 const QUERIES: usize = 32;
 
+impl AttentionOp for Cpu {
+    fn run_attention(&self, args: AttentionArgs<'_, CpuTensor>, shape: [usize; 3]) -> Result<CpuTensor> {
+        let AttentionArgs { qkv, heads, mask } = args;
+        let tokens = shape[1];
+        let causal = mask.causal;
+        let ragged = mask.lengths.is_some();
+        self.fill(&shape, [qkv, or(mask.lengths, qkv)], move |[qkv, lengths], out| {
+            let lengths = ragged.then(|| lengths.u32());
+            attention(&qkv.f32()?, heads, tokens, causal, lengths.as_deref(), out)
+        })
+    }
+}
+
 /// `softmax(q·kᵀ/√dim + mask)·v` for a fused projection `[B, T, (Hq + 2·Hkv)·dim]`; `out` `[B, T, Hq·dim]`.
-pub(super) fn attention(
+fn attention(
     qkv: &[f32],
     heads: Heads,
     tokens: usize,
@@ -47,7 +62,7 @@ pub(super) fn attention(
     out.chunks_exact_mut(tokens * out_width).enumerate().try_for_each(|(b, out)| item(out, b))
 }
 
-/// `eˢˣ / Σ eˢˣ` over the first `visible` values, 0 behind them.
+/// `eˢˣ / Σ eˢˣ` over the first `visible` values, 0 after them.
 fn softmax(row: &mut [f32], visible: usize, scale: f32) {
     let (seen, hidden) = row.split_at_mut(visible);
     hidden.fill(0.0);

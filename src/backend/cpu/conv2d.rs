@@ -1,9 +1,11 @@
 //! `conv2d`: a convolution over pictures that are channels last.
 
-use super::super::Conv2d;
 use super::matrix::{View, ViewMut, product};
 use super::parallel::*;
+use super::rows::or;
 use super::tensor::floats;
+use super::{Cpu, CpuTensor};
+use crate::backend::{Conv2d, Conv2dArgs, Conv2dOp, DeviceTensor, DeviceWeight};
 use crate::error::Result;
 use crate::reserve::{self, zeros};
 use crate::tensor::HostTensor;
@@ -15,14 +17,14 @@ const UNROLLED: usize = 1 << 17;
 /// A kernel `[O, kh, kw, I]` and its bias.
 #[derive(Debug, Clone)]
 pub struct CpuConv2d {
-    pub(super) kernel: Arc<Vec<f32>>,
-    pub(super) dims: [usize; 4],
-    pub(super) bias: Option<Arc<[f32]>>,
+    kernel: Arc<Vec<f32>>,
+    dims: [usize; 4],
+    bias: Option<Arc<[f32]>>,
 }
 
 impl CpuConv2d {
     /// From `[O, I, kh, kw]` as it is stored.
-    pub(super) fn new(kernel: &HostTensor, [o, i, kh, kw]: [usize; 4], bias: Option<&HostTensor>) -> Result<Self> {
+    fn new(kernel: &HostTensor, [o, i, kh, kw]: [usize; 4], bias: Option<&HostTensor>) -> Result<Self> {
         let stored = floats(kernel.dtype(), kernel.bytes())?;
         let mut kernel = reserve::with_room(stored.len(), "the kernel of a convolution")?;
         for out in 0..o {
@@ -34,9 +36,40 @@ impl CpuConv2d {
     }
 }
 
-/// `x` of `[H, W]` pixels an item to `out` of `[H', W']`; see the verb's definition. Each task unrolls the pixels under
+impl DeviceWeight<4> for CpuConv2d {
+    fn dims(&self) -> [usize; 4] {
+        self.dims
+    }
+}
+
+impl Conv2dOp for Cpu {
+    type Conv2d = CpuConv2d;
+
+    fn run_upload_conv2d(
+        &self,
+        kernel: &HostTensor,
+        bias: Option<&HostTensor>,
+        stored: [usize; 4],
+    ) -> Result<CpuConv2d> {
+        CpuConv2d::new(kernel, stored, bias)
+    }
+
+    fn run_conv2d(&self, args: Conv2dArgs<'_, CpuTensor, CpuConv2d>, shape: [usize; 4]) -> Result<CpuTensor> {
+        let Conv2dArgs { x, w, geometry, residual } = args;
+        let size = [x.shape()[1], x.shape()[2]];
+        let out_size = [shape[1], shape[2]];
+        let w = w.clone();
+        let has_residual = residual.is_some();
+        self.fill(&shape, [x, or(residual, x)], move |[x, residual], out| {
+            let residual = if has_residual { Some(residual.f32()?) } else { None };
+            conv2d(&x.f32()?, size, &w, geometry, residual.as_deref(), out_size, out)
+        })
+    }
+}
+
+/// `x` of `[H, W]` pixels an item to `out` of `[H', W']`; see the op's definition. Each task unrolls the pixels under
 /// the kernel into rows of a matrix (im2col) and multiplies it by the kernel.
-pub(super) fn conv2d(
+fn conv2d(
     x: &[f32],
     [height, width]: [usize; 2],
     w: &CpuConv2d,

@@ -2,20 +2,29 @@
 
 use super::activation::silu;
 use super::parallel::*;
+use super::{Cpu, CpuTensor};
+use crate::backend::{GroupNormArgs, GroupNormOp};
+use crate::error::Result;
 
 /// Values that one task sums or scales at once.
 const CHUNK: usize = 1 << 15;
 
+impl GroupNormOp for Cpu {
+    fn run_group_norm(&self, args: GroupNormArgs<'_, CpuTensor>, shape: [usize; 4]) -> Result<CpuTensor> {
+        let GroupNormArgs { x, weight, bias, groups, eps, silu } = args;
+        let item: usize = shape[1..].iter().product();
+        self.fill(&shape, [x, weight, bias], move |[x, weight, bias], out| {
+            let (x, weight, bias) = (x.f32()?, weight.f32()?, bias.f32()?);
+            for (x, out) in x.chunks_exact(item).zip(out.chunks_exact_mut(item)) {
+                group_norm(x, &weight, &bias, groups, eps, silu, out);
+            }
+            Ok(())
+        })
+    }
+}
+
 /// The norm of one item `[pixels, C]`; `C` is the length of `weight`.
-pub(super) fn group_norm(
-    x: &[f32],
-    weight: &[f32],
-    bias: &[f32],
-    groups: usize,
-    eps: f32,
-    activate: bool,
-    out: &mut [f32],
-) {
+fn group_norm(x: &[f32], weight: &[f32], bias: &[f32], groups: usize, eps: f32, activate: bool, out: &mut [f32]) {
     let channels = weight.len();
     let chunk = (CHUNK / channels).max(1) * channels;
     let count = (x.len() / groups) as f64;
@@ -25,8 +34,8 @@ pub(super) fn group_norm(
         per_group(x, chunk, channels, groups, |x, g| (f64::from(x) - mean[g]).powi(2)).map(|sum| sum / count);
     let factor: Vec<f64> = variance.map(|variance| 1.0 / (variance + f64::from(eps)).sqrt()).collect();
 
-    // (x − mean)·factor·weight + bias as (x − m)·a + b for each channel, where m is the mean as f32 and b makes up for
-    // what it lost. Subtracting first keeps the digits of values that lie close together and far from 0.
+    // (x − mean)·factor·weight + bias as (x − m)·a + b for each channel: m is the mean as f32, and b corrects its rounding.
+    // Subtracting first keeps the digits of values that are close to each other and far from 0.
     let group = |channel: usize| channel * groups / channels;
     let affine = |c: usize| {
         let (mean, scale) = (mean[group(c)], factor[group(c)] * f64::from(weight[c]));
@@ -65,6 +74,6 @@ fn per_group(
         a.iter_mut().zip(b).for_each(|(a, b)| *a += b);
         a
     };
-    // Chunks are added in their order, so that the result does not change from run to run.
+    // Chunks are added in order, so that the result is the same in every run.
     sums.collect::<Vec<_>>().into_iter().fold(vec![0.0; groups], add).into_iter()
 }

@@ -1,7 +1,27 @@
 //! `guide_and_step`: guidance, its norm cap, and the Euler step.
 
-/// One row of the table of steps and what it does to every item of `item` values; see the verb's definition.
-pub(super) fn guide_and_step(latents: &mut [f32], prediction: &[f32], row: [f32; 3], item: usize) {
+use super::rows::table_row;
+use super::{Cpu, CpuTensor};
+use crate::backend::{DeviceTensor, GuideAndStepArgs, GuideAndStepOp};
+use crate::error::Result;
+
+impl GuideAndStepOp for Cpu {
+    fn run_guide_and_step(&self, args: GuideAndStepArgs<'_, CpuTensor>) -> Result<()> {
+        let GuideAndStepArgs { latents, prediction, table, step } = args;
+        let item = latents.shape()[1..].iter().product();
+        let counter = step.memory();
+        self.update(latents, [prediction, table], move |[prediction, table], latents| {
+            let table = table.f32()?;
+            let row = table_row("guide_and_step", &table, 3, &counter.read())?.try_into().unwrap_or([0.0; 3]);
+            guide_and_step(latents, &prediction.f32()?, row, item);
+            counter.write().u32_mut().iter_mut().for_each(|step| *step += 1);
+            Ok(())
+        })
+    }
+}
+
+/// Applies one row of the table of steps to every item of `item` values; see the op's definition.
+fn guide_and_step(latents: &mut [f32], prediction: &[f32], row: [f32; 3], item: usize) {
     let [delta, guidance, cap] = row;
     let (positive, negative) = prediction.split_at(latents.len());
     for (b, latents) in latents.chunks_exact_mut(item).enumerate() {

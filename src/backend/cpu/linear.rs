@@ -1,36 +1,47 @@
-//! `linear` and `modulation`: products with a stored matrix.
+//! `linear`: a product with a stored matrix.
 
-use super::activation::silu;
 use super::matrix::StoredMatrix;
+use super::{Cpu, CpuTensor};
+use crate::backend::{DeviceWeight, LinearArgs, LinearOp};
 use crate::error::Result;
-use crate::reserve;
+use crate::tensor::{HostTensor, Weight};
 use std::sync::Arc;
 
 /// The matrix of a linear layer and its bias.
 #[derive(Debug, Clone)]
 pub struct CpuLinear {
-    pub(super) matrix: StoredMatrix,
-    pub(super) bias: Option<Arc<[f32]>>,
+    matrix: StoredMatrix,
+    bias: Option<Arc<[f32]>>,
+}
+
+impl DeviceWeight<2> for CpuLinear {
+    fn dims(&self) -> [usize; 2] {
+        self.matrix.dims()
+    }
 }
 
 impl CpuLinear {
-    /// `[N, K]`.
-    pub(super) fn dims(&self) -> [usize; 2] {
-        self.matrix.dims()
-    }
-
     /// `out = x·Wᵀ + b`; `x` `[M, K]`, `out` `[M, N]`.
     pub(super) fn apply(&self, x: &[f32], out: &mut [f32]) -> Result<()> {
         self.matrix.apply(x, self.bias.as_deref(), out)
     }
 }
 
-/// `W·a + b` with `a = t`, or `SiLU(t)` when `activate`.
-pub(super) fn modulation(t: &[f32], w: &CpuLinear, activate: bool, out: &mut [f32]) -> Result<()> {
-    if !activate {
-        return w.apply(t, out);
+impl LinearOp for Cpu {
+    type Linear = CpuLinear;
+
+    async fn run_upload_linear(
+        &self,
+        parts: &[Weight<'_>],
+        biases: &[HostTensor],
+        dims: [usize; 2],
+    ) -> Result<CpuLinear> {
+        let bias = (!biases.is_empty()).then(|| biases.iter().flat_map(HostTensor::to_f32).collect());
+        Ok(CpuLinear { matrix: StoredMatrix::upload(parts, dims).await?, bias })
     }
-    let mut activated = reserve::copied(t, "a modulation")?;
-    activated.iter_mut().for_each(|t| *t = silu(*t));
-    w.apply(&activated, out)
+
+    fn run_linear(&self, args: LinearArgs<'_, CpuTensor, CpuLinear>, shape: &[usize]) -> Result<CpuTensor> {
+        let w = args.w.clone();
+        self.fill(shape, [args.x], move |[x], out| w.apply(&x.f32()?, out))
+    }
 }

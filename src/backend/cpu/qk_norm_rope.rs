@@ -1,22 +1,39 @@
 //! `qk_norm_rope`: norms and rotates the queries and keys of a fused projection, in place.
 
-use super::super::{Heads, RopePairs};
 use super::parallel::*;
 use super::rms_norm::inverse_rms;
+use super::{Cpu, CpuTensor};
+use crate::backend::{Heads, ProjectQkvOp, QkNormRope, QkNormRopeArgs, QkNormRopeOp, RopePairs};
+use crate::error::Result;
 
-/// What turns and scales the heads.
-#[derive(Clone, Copy)]
-pub(super) struct Rotation<'a> {
-    pub q_norm: &'a [f32],
-    pub k_norm: &'a [f32],
-    pub eps: f32,
-    /// `[R·T, dim/2, 2]`: (cos, sin) of each pair.
-    pub table: &'a [f32],
-    pub pairs: RopePairs,
+impl ProjectQkvOp for Cpu {}
+
+impl QkNormRopeOp for Cpu {
+    fn run_qk_norm_rope(&self, args: QkNormRopeArgs<'_, CpuTensor>, _: [usize; 2]) -> Result<()> {
+        let QkNormRopeArgs { qkv, heads, how } = args;
+        let QkNormRope { q_norm, k_norm, eps, rotation, pairs } = how;
+        self.update(qkv, [q_norm, k_norm, rotation], move |[q_norm, k_norm, rotation], qkv| {
+            let (q_norm, k_norm, table) = (q_norm.f32()?, k_norm.f32()?, rotation.f32()?);
+            let rotation = Rotation { q_norm: &q_norm, k_norm: &k_norm, eps, table: &table, pairs };
+            qk_norm_rope(qkv, heads, rotation);
+            Ok(())
+        })
+    }
 }
 
-/// Every head of every token: norm, then rotation. The table repeats over the batch when it holds one item's tokens.
-pub(super) fn qk_norm_rope(qkv: &mut [f32], heads: Heads, rotation: Rotation<'_>) {
+/// The norm and the rotation, as elements.
+#[derive(Clone, Copy)]
+struct Rotation<'a> {
+    q_norm: &'a [f32],
+    k_norm: &'a [f32],
+    eps: f32,
+    /// `[R·T, dim/2, 2]`: (cos, sin) of each pair.
+    table: &'a [f32],
+    pairs: RopePairs,
+}
+
+/// Norms and rotates every head of every token. A table of one item is used for the whole batch.
+fn qk_norm_rope(qkv: &mut [f32], heads: Heads, rotation: Rotation<'_>) {
     let dim = heads.dim;
     let tokens = rotation.table.len() / dim;
     qkv.par_chunks_mut(heads.fused_width()).enumerate().for_each(|(t, token)| {

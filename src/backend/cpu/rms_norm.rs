@@ -1,21 +1,24 @@
 //! `rms_norm`: RMSNorm, optionally times (1 + scale).
 
 use super::parallel::*;
+use super::rows::{ModulationRow, Rows, or};
+use super::{Cpu, CpuTensor};
+use crate::backend::{RmsNormArgs, RmsNormOp};
+use crate::error::Result;
 
-/// A modulation row for every item: `table` `[R, n, D]`, read at `row`, shared by all items when `R` is 1.
-#[derive(Clone, Copy)]
-pub(super) struct Rows<'a> {
-    pub table: &'a [f32],
-    pub shared: bool,
-    pub n: usize,
-    pub row: usize,
-}
-
-impl<'a> Rows<'a> {
-    /// The `width` values for batch item `item`.
-    pub(super) fn of(&self, item: usize, width: usize) -> &'a [f32] {
-        let r = if self.shared { 0 } else { item };
-        &self.table[(r * self.n + self.row) * width..][..width]
+impl RmsNormOp for Cpu {
+    fn run_rms_norm(&self, args: RmsNormArgs<'_, CpuTensor>, shape: [usize; 3]) -> Result<CpuTensor> {
+        let RmsNormArgs { x, norm } = args;
+        let [_, tokens, _] = shape;
+        let scale = norm.scale.map(ModulationRow::new);
+        let table = or(norm.scale.map(|scale| scale.table), norm.weight);
+        let eps = norm.eps;
+        self.fill(&shape, [x, norm.weight, table], move |[x, weight, table], out| {
+            let (weight, table) = (weight.f32()?, table.f32()?);
+            let norm = Norm { weight: &weight, scale: scale.map(|scale| scale.of(&table)), eps };
+            rms_norm(&x.f32()?, tokens, norm, out);
+            Ok(())
+        })
     }
 }
 
@@ -31,7 +34,7 @@ impl Norm<'_> {
     /// `out = x / √(mean(x²) + eps) · weight · (1 + scale)` for one token of batch item `item`.
     pub(super) fn row(&self, x: &[f32], item: usize, out: &mut [f32]) {
         let factor = inverse_rms(x, self.eps);
-        match self.scale.map(|scale| scale.of(item, x.len())) {
+        match self.scale.map(|scale| scale.item(item, x.len())) {
             Some(scale) => {
                 for (((o, x), w), s) in out.iter_mut().zip(x).zip(self.weight).zip(scale) {
                     *o = x * factor * w * (1.0 + s);
@@ -51,7 +54,7 @@ pub(super) fn inverse_rms(x: &[f32], eps: f32) -> f32 {
 }
 
 /// The norm of every token; `tokens` of them make an item.
-pub(super) fn rms_norm(x: &[f32], tokens: usize, norm: Norm<'_>, out: &mut [f32]) {
+fn rms_norm(x: &[f32], tokens: usize, norm: Norm<'_>, out: &mut [f32]) {
     let width = norm.weight.len();
     out.par_chunks_mut(width)
         .zip(x.par_chunks(width))

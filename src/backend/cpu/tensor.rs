@@ -3,7 +3,7 @@
 //! Uploaded tensors stay the shared bytes they were (a mapped file is not copied) until somebody writes to them.
 //! Inside a recording the memory of a dropped tensor serves the next one of its size, as an arena on a GPU would.
 
-use super::super::{DeviceTensor, shapes};
+use crate::backend::DeviceTensor;
 use crate::error::Result;
 use crate::reserve::{self, zeros};
 use crate::tensor::{DType, HostTensor, widen, words};
@@ -20,8 +20,8 @@ pub struct CpuTensor {
     handle: Arc<Handle>,
 }
 
-/// What all clones of a tensor share. The verbs of a recording hold its memory, not the handle, so that the handle's
-/// end says that no later verb will read it.
+/// What all clones of a tensor share. The ops of a recording hold its memory, not the handle, so that the handle's
+/// end says that no later op will read it.
 #[derive(Debug)]
 struct Handle {
     memory: Memory,
@@ -48,11 +48,11 @@ impl FreeList {
     }
 }
 
-/// The elements themselves, shared between a tensor's handle and the verbs that were recorded with it.
+/// The elements themselves, shared between a tensor's handle and the ops that were recorded with it.
 #[derive(Debug, Clone)]
 pub(super) struct Memory(Arc<RwLock<Elements>>);
 
-/// The elements, as they were uploaded or as a verb wrote them.
+/// The elements, as they were uploaded or as a op wrote them.
 #[derive(Debug)]
 pub(super) enum Elements {
     Stored(DType, Bytes),
@@ -175,7 +175,7 @@ impl CpuTensor {
         Self::with(tensor.shape(), tensor.dtype(), memory, Weak::new())
     }
 
-    /// Memory for `shape`, in a recording from its free list. Debug builds poison it, so that a verb that leaves an
+    /// Memory for `shape`, in a recording from its free list. Debug builds poison it, so that a op that leaves an
     /// element unwritten shows.
     pub(super) fn uninit(shape: &[usize], recording: Option<&Arc<FreeList>>) -> Result<Self> {
         let memory = match recording.and_then(|free| free.take(shape.iter().product())) {
@@ -204,11 +204,6 @@ impl CpuTensor {
         self.handle.memory.clone()
     }
 
-    /// Whether both are the same memory.
-    pub(super) fn shares(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.handle.memory.0, &other.handle.memory.0)
-    }
-
     /// A copy of the elements as they are now.
     pub(super) fn to_host(&self) -> Result<HostTensor> {
         match &*self.handle.memory.read() {
@@ -232,9 +227,12 @@ impl DeviceTensor for CpuTensor {
         self.dtype
     }
 
-    fn reshaped(&self, shape: &[usize]) -> Result<Self> {
-        shapes::reshaped(&self.shape, shape)?;
-        Ok(Self { shape: shape.to_vec(), dtype: self.dtype, handle: self.handle.clone() })
+    fn shares(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.handle.memory.0, &other.handle.memory.0)
+    }
+
+    fn with_shape(&self, shape: &[usize]) -> Self {
+        Self { shape: shape.to_vec(), dtype: self.dtype, handle: self.handle.clone() }
     }
 }
 

@@ -2,20 +2,38 @@
 
 use super::activation::silu;
 use super::linear::CpuLinear;
+use super::rows::table_row;
+use super::{Cpu, CpuTensor};
+use crate::backend::{DeviceWeight, TimestepEmbeddingArgs, TimestepEmbeddingOp};
 use crate::error::Result;
 use crate::reserve::zeros;
 
 /// The sinusoids' longest period over 2π.
 const MAX_PERIOD: f32 = 10_000.0;
 
+impl TimestepEmbeddingOp for Cpu {
+    fn run_timestep_embedding(
+        &self,
+        args: TimestepEmbeddingArgs<'_, CpuTensor, CpuLinear>,
+        shape: [usize; 2],
+    ) -> Result<CpuTensor> {
+        let w1 = args.w1.clone();
+        let w2 = args.w2.clone();
+        self.fill(&shape, [args.times, args.step], move |[times, step], out| {
+            let times = times.f32()?;
+            timestep_embedding(table_row("timestep_embedding", &times, shape[0], step)?, &w1, &w2, out)
+        })
+    }
+}
+
 /// `W₂·SiLU(W₁·e + b₁) + b₂` for each of `times`; `out` `[R, A]`.
-pub(super) fn timestep_embedding(times: &[f32], w1: &CpuLinear, w2: &CpuLinear, out: &mut [f32]) -> Result<()> {
+fn timestep_embedding(times: &[f32], w1: &CpuLinear, w2: &CpuLinear, out: &mut [f32]) -> Result<()> {
     let [hidden, width] = w1.dims();
     let half = width / 2;
     let mut sinusoids = zeros(times.len() * width, "the embedding of times")?;
     for (row, &time) in sinusoids.chunks_exact_mut(width).zip(times) {
         for i in 0..half {
-            // In f32 step by step, as the reference computes it: at u = 1000 the angle's rounding shows.
+            // Every operation rounds to f32, as in diffusers: at u = 1000 the rounding of the angle matters.
             let angle = time * (-MAX_PERIOD.ln() * i as f32 / half as f32).exp();
             row[i] = angle.cos();
             row[half + i] = angle.sin();

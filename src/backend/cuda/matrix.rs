@@ -178,3 +178,22 @@ impl CudaConv2d {
         Ok(self.merged.get_or_init(|| made))
     }
 }
+
+impl super::super::DeviceWeight<2> for CudaLinear {
+    fn dims(&self) -> [usize; 2] {
+        self.matrix.dims()
+    }
+}
+
+impl super::super::DeviceWeight<2> for CudaSwiGlu {
+    fn dims(&self) -> [usize; 2] {
+        let [rows, width] = self.matrix.dims();
+        [rows / 2, width]
+    }
+}
+
+impl super::super::DeviceWeight<4> for CudaConv2d {
+    fn dims(&self) -> [usize; 4] {
+        self.dims
+    }
+}

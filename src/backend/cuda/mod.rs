@@ -33,7 +33,7 @@ mod staging;
 mod tensor;
 mod tensor_map;
 
-use super::{Backend, Branch, Conv2d, Heads, Mask, Modulation, QkNormRope, RmsNorm, shapes};
+use super::*;
 use crate::error::{Error, Result};
 use crate::tensor::{DType, HostTensor, Weight};
 use cudarc::driver::CudaEvent;
@@ -113,11 +113,8 @@ pub fn compile(name: &str, source: &str, architecture: &str) -> Result<Compiled>
     nvrtc::compile(name, source, architecture)
 }
 
-impl Backend for Cuda {
+impl Runtime for Cuda {
     type Tensor = CudaTensor;
-    type Linear = CudaLinear;
-    type SwiGlu = CudaSwiGlu;
-    type Conv2d = CudaConv2d;
     type Recording = CudaRecording;
     type Event = CudaPoint;
 
@@ -136,6 +133,10 @@ impl Backend for Cuda {
             Err(reason) => format!("no cuBLASLt ({reason})"),
         };
         format!("{}, compute capability {major}.{minor}, NVRTC {compiler}.{point}, {products}{kernels}", device.name)
+    }
+
+    fn activations(&self) -> DType {
+        DType::Bf16
     }
 
     fn operands(&self) -> DType {
@@ -159,7 +160,7 @@ impl Backend for Cuda {
     }
 
     /// Vectors are widened to F32, as biases and the weights of norms are read so; everything else stays as it is.
-    fn upload(&self, tensor: &HostTensor) -> Result<CudaTensor> {
+    fn run_upload(&self, tensor: &HostTensor) -> Result<CudaTensor> {
         let short = matches!(tensor.dtype(), DType::F16 | DType::Bf16);
         if short && tensor.shape().len() == 1 {
             return self.0.upload("upload", tensor.shape(), DType::F32, bytemuck::cast_slice(&tensor.to_f32()));
@@ -167,36 +168,8 @@ impl Backend for Cuda {
         self.0.upload("upload", tensor.shape(), tensor.dtype(), tensor.bytes())
     }
 
-    async fn upload_table(&self, table: &Weight<'_>) -> Result<CudaTensor> {
-        shapes::dims::<2>("upload_table", "the table", table.shape())?;
-        self.0.upload_table("upload_table", table).await
-    }
-
     async fn download(&self, tensor: &CudaTensor) -> Result<HostTensor> {
         self.0.download(tensor)
-    }
-
-    async fn upload_linear(&self, parts: &[Weight<'_>], biases: &[HostTensor]) -> Result<CudaLinear> {
-        let verb = "upload_linear";
-        let dims = shapes::stacked(verb, parts, biases)?;
-        let matrix = Matrix::stacked(&self.0, verb, parts, dims).await?;
-        Ok(CudaLinear { matrix, bias: self.bias(verb, biases)? })
-    }
-
-    async fn upload_swiglu(&self, gate: &Weight<'_>, up: &Weight<'_>) -> Result<CudaSwiGlu> {
-        let verb = "upload_swiglu";
-        let dims = shapes::pair(verb, gate, up)?;
-        Ok(CudaSwiGlu { matrix: Matrix::alternating(&self.0, verb, [gate, up], dims).await? })
-    }
-
-    fn upload_conv2d(&self, kernel: &HostTensor, bias: Option<&HostTensor>) -> Result<CudaConv2d> {
-        let verb = "upload_conv2d";
-        let stored @ [o, i, kh, kw] = shapes::dims::<4>(verb, "the kernel", kernel.shape())?;
-        if let Some(bias) = bias {
-            shapes::same(verb, "the bias", bias.shape(), &[o])?;
-        }
-        let matrix = Matrix::kernel(&self.0, verb, kernel, stored)?;
-        Ok(CudaConv2d::new(matrix, [o, kh, kw, i], self.bias(verb, bias.map_or(&[], std::slice::from_ref))?))
     }
 
     fn record(&self, steps: impl FnOnce(&Self) -> Result<()>) -> Result<CudaRecording> {
@@ -214,149 +187,180 @@ impl Backend for Cuda {
     async fn wait(&self, event: CudaPoint) -> Result<()> {
         self.0.wait(event.0)
     }
+}
 
-    fn gather_rows(&self, table: &CudaTensor, ids: &CudaTensor) -> Result<CudaTensor> {
-        elementwise::gather_rows(&self.0, table, ids)
+impl GatherRowsOp for Cuda {
+    async fn run_upload_table(&self, table: &Weight<'_>) -> Result<CudaTensor> {
+        shapes::dims::<2>("upload_table", "the table", table.shape())?;
+        self.0.upload_table("upload_table", table).await
     }
 
-    fn linear(&self, x: &CudaTensor, w: &CudaLinear) -> Result<CudaTensor> {
-        linear::linear(&self.0, x, w)
+    fn run_gather_rows(&self, a: GatherRowsArgs<'_, CudaTensor>, _: &[usize]) -> Result<CudaTensor> {
+        elementwise::gather_rows(&self.0, a.table, a.ids)
     }
+}
 
-    fn swiglu(&self, x: &CudaTensor, w: &CudaSwiGlu) -> Result<CudaTensor> {
-        linear::swiglu(&self.0, x, w)
-    }
+impl LinearOp for Cuda {
+    type Linear = CudaLinear;
 
-    fn rms_norm(&self, x: &CudaTensor, norm: RmsNorm<'_, CudaTensor>) -> Result<CudaTensor> {
-        let x = self.0.activation(x)?;
-        normed("rms_norm", norms::residual_norm(&self.0, "rms_norm", &x, None, Some(norm))?)
-    }
-
-    fn residual(&self, x: &mut CudaTensor, branch: Branch<'_, CudaTensor>) -> Result<()> {
-        self.0.make_activation(x)?;
-        norms::residual_norm(&self.0, "residual", x, Some(branch), None).map(drop)
-    }
-
-    fn residual_norm(
+    async fn run_upload_linear(
         &self,
-        x: &mut CudaTensor,
-        branch: Branch<'_, CudaTensor>,
-        norm: RmsNorm<'_, CudaTensor>,
+        parts: &[Weight<'_>],
+        biases: &[HostTensor],
+        dims: [usize; 2],
+    ) -> Result<CudaLinear> {
+        let verb = "upload_linear";
+        let matrix = Matrix::stacked(&self.0, verb, parts, dims).await?;
+        Ok(CudaLinear { matrix, bias: self.bias(verb, biases)? })
+    }
+
+    fn run_linear(&self, a: LinearArgs<'_, CudaTensor, CudaLinear>, _: &[usize]) -> Result<CudaTensor> {
+        linear::linear(&self.0, a.x, a.w)
+    }
+}
+
+impl SwiGluOp for Cuda {
+    type SwiGlu = CudaSwiGlu;
+
+    async fn run_upload_swiglu(&self, gate: &Weight<'_>, up: &Weight<'_>, dims: [usize; 2]) -> Result<CudaSwiGlu> {
+        let verb = "upload_swiglu";
+        Ok(CudaSwiGlu { matrix: Matrix::alternating(&self.0, verb, [gate, up], dims).await? })
+    }
+
+    fn run_swiglu(&self, a: SwiGluArgs<'_, CudaTensor, CudaSwiGlu>, _: &[usize]) -> Result<CudaTensor> {
+        linear::swiglu(&self.0, a.x, a.w)
+    }
+}
+
+impl Conv2dOp for Cuda {
+    type Conv2d = CudaConv2d;
+
+    fn run_upload_conv2d(
+        &self,
+        kernel: &HostTensor,
+        bias: Option<&HostTensor>,
+        stored @ [o, i, kh, kw]: [usize; 4],
+    ) -> Result<CudaConv2d> {
+        let verb = "upload_conv2d";
+        let matrix = Matrix::kernel(&self.0, verb, kernel, stored)?;
+        Ok(CudaConv2d::new(matrix, [o, kh, kw, i], self.bias(verb, bias.map_or(&[], std::slice::from_ref))?))
+    }
+
+    fn run_conv2d(&self, a: Conv2dArgs<'_, CudaTensor, CudaConv2d>, _: [usize; 4]) -> Result<CudaTensor> {
+        conv2d::conv2d(&self.0, a.x, a.w, a.geometry, a.residual)
+    }
+}
+
+impl AttentionOp for Cuda {
+    fn run_attention(&self, a: AttentionArgs<'_, CudaTensor>, _: [usize; 3]) -> Result<CudaTensor> {
+        attention::attention(&self.0, a.qkv, a.heads, a.mask)
+    }
+}
+
+impl EmbedPatchesOp for Cuda {
+    fn run_embed_patches(&self, a: EmbedPatchesArgs<'_, CudaTensor, CudaLinear>, _: [usize; 3]) -> Result<CudaTensor> {
+        patches::embed_patches(&self.0, a.latents, a.patch, a.w, a.pad, a.tokens, a.copies)
+    }
+}
+
+impl FinalLayerOp for Cuda {
+    fn run_final_layer(&self, a: FinalLayerArgs<'_, CudaTensor, CudaLinear>, _: [usize; 4]) -> Result<CudaTensor> {
+        patches::final_layer(&self.0, a.x, a.scale, a.eps, a.w, a.patch, a.size)
+    }
+}
+
+impl GroupNormOp for Cuda {
+    fn run_group_norm(&self, a: GroupNormArgs<'_, CudaTensor>, _: [usize; 4]) -> Result<CudaTensor> {
+        norms::group_norm(&self.0, a.x, a.weight, a.bias, a.groups, a.eps, a.silu)
+    }
+}
+
+impl JoinSequenceOp for Cuda {
+    fn run_join_sequence(&self, a: JoinSequenceArgs<'_, CudaTensor>, _: [usize; 3]) -> Result<CudaTensor> {
+        elementwise::join_sequence(&self.0, a.image, a.caption, a.captions)
+    }
+}
+
+impl ModulationOp for Cuda {
+    fn run_modulation(&self, a: ModulationArgs<'_, CudaTensor, CudaLinear>, _: [usize; 3]) -> Result<CudaTensor> {
+        linear::modulation(&self.0, a.t, a.w, a.silu, a.width)
+    }
+}
+
+impl NormalizeRgb8Op for Cuda {
+    fn run_normalize_rgb8(&self, a: NormalizeRgb8Args<'_, CudaTensor>, _: [usize; 4]) -> Result<CudaTensor> {
+        elementwise::normalize_rgb8(&self.0, a.pixels)
+    }
+}
+
+impl PadRowsOp for Cuda {
+    fn run_pad_rows(&self, a: PadRowsArgs<'_, CudaTensor>, _: [usize; 3]) -> Result<()> {
+        elementwise::pad_rows(&self.0, a.x, a.token, a.lengths)
+    }
+}
+
+impl QkNormRopeOp for Cuda {
+    fn run_qk_norm_rope(&self, a: QkNormRopeArgs<'_, CudaTensor>, _: [usize; 2]) -> Result<()> {
+        attention::qk_norm_rope(&self.0, a.qkv, a.heads, a.how)
+    }
+}
+
+impl ResidualOp for Cuda {
+    fn run_residual(&self, a: ResidualArgs<'_, CudaTensor>, _: [usize; 3]) -> Result<()> {
+        norms::residual_norm(&self.0, "residual", a.x, Some(a.branch), None).map(drop)
+    }
+}
+
+impl ResidualNormOp for Cuda {
+    fn run_residual_norm(&self, a: ResidualNormArgs<'_, CudaTensor>, _: [usize; 3]) -> Result<CudaTensor> {
+        normed("residual_norm", norms::residual_norm(&self.0, "residual_norm", a.x, Some(a.branch), Some(a.norm))?)
+    }
+}
+
+impl RmsNormOp for Cuda {
+    fn run_rms_norm(&self, a: RmsNormArgs<'_, CudaTensor>, _: [usize; 3]) -> Result<CudaTensor> {
+        let x = self.0.activation(a.x)?;
+        normed("rms_norm", norms::residual_norm(&self.0, "rms_norm", &x, None, Some(a.norm))?)
+    }
+}
+
+impl ScaleLatentsOp for Cuda {
+    fn run_scale_latents(&self, a: ScaleLatentsArgs<'_, CudaTensor>, _: [usize; 4]) -> Result<CudaTensor> {
+        elementwise::scale_latents(&self.0, a.x, a.channels, a.scale, a.shift)
+    }
+}
+
+impl TimestepEmbeddingOp for Cuda {
+    fn run_timestep_embedding(
+        &self,
+        a: TimestepEmbeddingArgs<'_, CudaTensor, CudaLinear>,
+        _: [usize; 2],
     ) -> Result<CudaTensor> {
-        self.0.make_activation(x)?;
-        normed("residual_norm", norms::residual_norm(&self.0, "residual_norm", x, Some(branch), Some(norm))?)
+        linear::timestep_embedding(&self.0, a.times, a.step, a.w1, a.w2)
     }
+}
 
-    fn qk_norm_rope(&self, qkv: &mut CudaTensor, heads: Heads, how: QkNormRope<'_, CudaTensor>) -> Result<()> {
-        attention::qk_norm_rope(&self.0, qkv, heads, how)
+impl ToRgb8Op for Cuda {
+    fn run_to_rgb8(&self, a: ToRgb8Args<'_, CudaTensor>, _: [usize; 4]) -> Result<CudaTensor> {
+        elementwise::to_rgb8(&self.0, a.x)
     }
+}
 
-    fn project_qkv(
-        &self,
-        x: &CudaTensor,
-        w: &CudaLinear,
-        heads: Heads,
-        how: QkNormRope<'_, CudaTensor>,
-    ) -> Result<CudaTensor> {
-        project_qkv::project_qkv(&self.0, x, w, heads, how)
+impl UnscaleLatentsOp for Cuda {
+    fn run_unscale_latents(&self, a: UnscaleLatentsArgs<'_, CudaTensor>, _: [usize; 4]) -> Result<CudaTensor> {
+        elementwise::unscale_latents(&self.0, a.latents, a.scale, a.shift)
     }
+}
 
-    fn attention(&self, qkv: &CudaTensor, heads: Heads, mask: Mask<'_, CudaTensor>) -> Result<CudaTensor> {
-        attention::attention(&self.0, qkv, heads, mask)
+impl GuideAndStepOp for Cuda {
+    fn run_guide_and_step(&self, a: GuideAndStepArgs<'_, CudaTensor>) -> Result<()> {
+        guide_and_step::guide_and_step(&self.0, a.latents, a.prediction, a.table, a.step)
     }
+}
 
-    fn timestep_embedding(
-        &self,
-        times: &CudaTensor,
-        step: &CudaTensor,
-        w1: &CudaLinear,
-        w2: &CudaLinear,
-    ) -> Result<CudaTensor> {
-        linear::timestep_embedding(&self.0, times, step, w1, w2)
-    }
-
-    fn modulation(&self, t: &CudaTensor, w: &CudaLinear, silu: bool, width: usize) -> Result<CudaTensor> {
-        linear::modulation(&self.0, t, w, silu, width)
-    }
-
-    fn embed_patches(
-        &self,
-        latents: &CudaTensor,
-        patch: usize,
-        w: &CudaLinear,
-        pad: &CudaTensor,
-        tokens: usize,
-        copies: usize,
-    ) -> Result<CudaTensor> {
-        patches::embed_patches(&self.0, latents, patch, w, pad, tokens, copies)
-    }
-
-    fn pad_rows(&self, x: &mut CudaTensor, token: &CudaTensor, lengths: &CudaTensor) -> Result<()> {
-        elementwise::pad_rows(&self.0, x, token, lengths)
-    }
-
-    fn join_sequence(&self, image: &CudaTensor, caption: &CudaTensor, captions: &CudaTensor) -> Result<CudaTensor> {
-        elementwise::join_sequence(&self.0, image, caption, captions)
-    }
-
-    fn final_layer(
-        &self,
-        x: &CudaTensor,
-        scale: Modulation<'_, CudaTensor>,
-        eps: f32,
-        w: &CudaLinear,
-        patch: usize,
-        size: [usize; 2],
-    ) -> Result<CudaTensor> {
-        patches::final_layer(&self.0, x, scale, eps, w, patch, size)
-    }
-
-    fn guide_and_step(
-        &self,
-        latents: &mut CudaTensor,
-        prediction: &CudaTensor,
-        table: &CudaTensor,
-        step: &mut CudaTensor,
-    ) -> Result<()> {
-        guide_and_step::guide_and_step(&self.0, latents, prediction, table, step)
-    }
-
-    fn conv2d(
-        &self,
-        x: &CudaTensor,
-        w: &CudaConv2d,
-        geometry: Conv2d,
-        residual: Option<&CudaTensor>,
-    ) -> Result<CudaTensor> {
-        conv2d::conv2d(&self.0, x, w, geometry, residual)
-    }
-
-    fn group_norm(
-        &self,
-        x: &CudaTensor,
-        weight: &CudaTensor,
-        bias: &CudaTensor,
-        groups: usize,
-        eps: f32,
-        silu: bool,
-    ) -> Result<CudaTensor> {
-        norms::group_norm(&self.0, x, weight, bias, groups, eps, silu)
-    }
-
-    fn unscale_latents(&self, latents: &CudaTensor, scale: f32, shift: f32) -> Result<CudaTensor> {
-        elementwise::unscale_latents(&self.0, latents, scale, shift)
-    }
-
-    fn scale_latents(&self, x: &CudaTensor, channels: usize, scale: f32, shift: f32) -> Result<CudaTensor> {
-        elementwise::scale_latents(&self.0, x, channels, scale, shift)
-    }
-
-    fn normalize_rgb8(&self, pixels: &CudaTensor) -> Result<CudaTensor> {
-        elementwise::normalize_rgb8(&self.0, pixels)
-    }
-
-    fn to_rgb8(&self, x: &CudaTensor) -> Result<CudaTensor> {
-        elementwise::to_rgb8(&self.0, x)
+impl ProjectQkvOp for Cuda {
+    fn run_project_qkv(&self, a: ProjectQkvArgs<'_, CudaTensor, CudaLinear>, _: [usize; 3]) -> Result<CudaTensor> {
+        project_qkv::project_qkv(&self.0, a.x, a.w, a.heads, a.how)
     }
 }
 

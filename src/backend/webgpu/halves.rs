@@ -84,11 +84,11 @@ pub(super) fn narrow(gpu: &Gpu, verb: &str, stored: Stored, width: usize, from: 
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::{DType, HostTensor};
     use super::super::matrix::Filling;
     use super::super::tensor::WebGpuTensor;
     use super::super::{Adapters, Shaders};
     use super::*;
+    use crate::tensor::{DType, HostTensor};
     use pollster::block_on;
     use std::io::Write;
 

@@ -264,3 +264,21 @@ pub struct WebGpuConv2d {
     pub(super) dims: [usize; 4],
     pub(super) bias: Option<WebGpuTensor>,
 }
+
+impl super::super::DeviceWeight<2> for WebGpuLinear {
+    fn dims(&self) -> [usize; 2] {
+        self.matrix.dims()
+    }
+}
+
+impl super::super::DeviceWeight<2> for WebGpuSwiGlu {
+    fn dims(&self) -> [usize; 2] {
+        self.matrix.dims()
+    }
+}
+
+impl super::super::DeviceWeight<4> for WebGpuConv2d {
+    fn dims(&self) -> [usize; 4] {
+        self.dims
+    }
+}

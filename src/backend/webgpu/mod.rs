@@ -26,7 +26,7 @@ mod reduction;
 mod tensor;
 mod variant;
 
-use super::{Backend, Branch, Conv2d, Heads, Mask, Modulation, QkNormRope, RmsNorm, shapes};
+use super::*;
 use crate::error::{Error, Result};
 use crate::tensor::{DType, HostTensor, Weight};
 pub use adapters::{AdapterInfo, Adapters, adapters};
@@ -92,11 +92,8 @@ pub fn shaders() -> Vec<(String, &'static str, String)> {
     programs.concat().into_iter().map(|program| (program.label(), program.entry, program.source())).collect()
 }
 
-impl Backend for WebGpu {
+impl Runtime for WebGpu {
     type Tensor = WebGpuTensor;
-    type Linear = WebGpuLinear;
-    type SwiGlu = WebGpuSwiGlu;
-    type Conv2d = WebGpuConv2d;
     type Recording = WebGpuRecording;
     type Event = WebGpuEvent;
 
@@ -117,6 +114,10 @@ impl Backend for WebGpu {
         if self.0.device.variant.halves() { DType::F16 } else { DType::F32 }
     }
 
+    fn peak_memory(&self) -> Option<u64> {
+        Some(self.0.peak_memory())
+    }
+
     fn largest_activation(&self) -> usize {
         usize::try_from(self.0.device.max_binding).unwrap_or(usize::MAX) / DType::F32.size()
     }
@@ -130,56 +131,16 @@ impl Backend for WebGpu {
         self.0.trim();
     }
 
-    fn peak_memory(&self) -> Option<u64> {
-        Some(self.0.peak_memory())
-    }
-
     /// What is stored in a shorter floating type is widened, as it is small and shaders read it as F32.
-    fn upload(&self, tensor: &HostTensor) -> Result<WebGpuTensor> {
+    fn run_upload(&self, tensor: &HostTensor) -> Result<WebGpuTensor> {
         if matches!(tensor.dtype(), DType::F16 | DType::Bf16) {
             return self.0.upload_tensor("upload", &HostTensor::from_f32(tensor.shape(), &tensor.to_f32()));
         }
         self.0.upload_tensor("upload", tensor)
     }
 
-    async fn upload_table(&self, table: &Weight<'_>) -> Result<WebGpuTensor> {
-        shapes::dims::<2>("upload_table", "the table", table.shape())?;
-        self.0.upload_table("upload_table", table).await
-    }
-
     async fn download(&self, tensor: &WebGpuTensor) -> Result<HostTensor> {
         self.0.download(tensor).await
-    }
-
-    async fn upload_linear(&self, parts: &[Weight<'_>], biases: &[HostTensor]) -> Result<WebGpuLinear> {
-        let verb = "upload_linear";
-        let dims = shapes::stacked(verb, parts, biases)?;
-        let mut filling = Filling::new(&self.0, verb, Stored::of(parts), dims, 1)?;
-        Weight::each_piece(parts, |first, rows| filling.write(first, 0, &rows)).await?;
-        Ok(WebGpuLinear { matrix: filling.finish()?, bias: self.bias(verb, biases)? })
-    }
-
-    async fn upload_swiglu(&self, gate: &Weight<'_>, up: &Weight<'_>) -> Result<WebGpuSwiGlu> {
-        let verb = "upload_swiglu";
-        let dims = shapes::pair(verb, gate, up)?;
-        let mut filling = Filling::new(&self.0, verb, Stored::of([gate, up]), dims, 2)?;
-        let write = |first, [gate, up]: [HostTensor; 2]| {
-            filling.write(first, 0, &gate)?;
-            filling.write(first, 1, &up)
-        };
-        Weight::each_pair([gate, up], write).await?;
-        Ok(WebGpuSwiGlu { matrix: filling.finish()? })
-    }
-
-    fn upload_conv2d(&self, kernel: &HostTensor, bias: Option<&HostTensor>) -> Result<WebGpuConv2d> {
-        let verb = "upload_conv2d";
-        let stored @ [o, i, kh, kw] = shapes::dims::<4>(verb, "the kernel", kernel.shape())?;
-        if let Some(bias) = bias {
-            shapes::same(verb, "the bias", bias.shape(), &[o])?;
-        }
-        let matrix = Matrix::kernel(&self.0, verb, kernel, stored)?;
-        let bias = self.bias(verb, bias.map_or(&[], std::slice::from_ref))?;
-        Ok(WebGpuConv2d { matrix, dims: [o, kh, kw, i], bias })
     }
 
     fn record(&self, steps: impl FnOnce(&Self) -> Result<()>) -> Result<WebGpuRecording> {
@@ -197,143 +158,193 @@ impl Backend for WebGpu {
     async fn wait(&self, event: WebGpuEvent) -> Result<()> {
         self.0.wait(event.0).await
     }
+}
 
-    fn gather_rows(&self, table: &WebGpuTensor, ids: &WebGpuTensor) -> Result<WebGpuTensor> {
-        elementwise::gather_rows(&self.0, table, ids)
+impl GatherRowsOp for WebGpu {
+    async fn run_upload_table(&self, table: &Weight<'_>) -> Result<WebGpuTensor> {
+        shapes::dims::<2>("upload_table", "the table", table.shape())?;
+        self.0.upload_table("upload_table", table).await
     }
 
-    fn linear(&self, x: &WebGpuTensor, w: &WebGpuLinear) -> Result<WebGpuTensor> {
-        linear::linear(&self.0, x, w)
-    }
-
-    fn swiglu(&self, x: &WebGpuTensor, w: &WebGpuSwiGlu) -> Result<WebGpuTensor> {
-        linear::swiglu(&self.0, x, w)
-    }
-
-    fn rms_norm(&self, x: &WebGpuTensor, norm: RmsNorm<'_, WebGpuTensor>) -> Result<WebGpuTensor> {
-        normed("rms_norm", norms::residual_norm(&self.0, "rms_norm", x, None, Some(norm))?)
-    }
-
-    fn residual(&self, x: &mut WebGpuTensor, branch: Branch<'_, WebGpuTensor>) -> Result<()> {
-        norms::residual_norm(&self.0, "residual", x, Some(branch), None).map(drop)
-    }
-
-    fn residual_norm(
-        &self,
-        x: &mut WebGpuTensor,
-        branch: Branch<'_, WebGpuTensor>,
-        norm: RmsNorm<'_, WebGpuTensor>,
-    ) -> Result<WebGpuTensor> {
-        normed("residual_norm", norms::residual_norm(&self.0, "residual_norm", x, Some(branch), Some(norm))?)
-    }
-
-    fn qk_norm_rope(&self, qkv: &mut WebGpuTensor, heads: Heads, how: QkNormRope<'_, WebGpuTensor>) -> Result<()> {
-        attention::qk_norm_rope(&self.0, qkv, heads, how)
-    }
-
-    fn attention(&self, qkv: &WebGpuTensor, heads: Heads, mask: Mask<'_, WebGpuTensor>) -> Result<WebGpuTensor> {
-        attention::attention(&self.0, qkv, heads, mask)
-    }
-
-    fn timestep_embedding(
-        &self,
-        times: &WebGpuTensor,
-        step: &WebGpuTensor,
-        w1: &WebGpuLinear,
-        w2: &WebGpuLinear,
-    ) -> Result<WebGpuTensor> {
-        linear::timestep_embedding(&self.0, times, step, w1, w2)
-    }
-
-    fn modulation(&self, t: &WebGpuTensor, w: &WebGpuLinear, silu: bool, width: usize) -> Result<WebGpuTensor> {
-        linear::modulation(&self.0, t, w, silu, width)
-    }
-
-    fn embed_patches(
-        &self,
-        latents: &WebGpuTensor,
-        patch: usize,
-        w: &WebGpuLinear,
-        pad: &WebGpuTensor,
-        tokens: usize,
-        copies: usize,
-    ) -> Result<WebGpuTensor> {
-        patches::embed_patches(&self.0, latents, patch, w, pad, tokens, copies)
-    }
-
-    fn pad_rows(&self, x: &mut WebGpuTensor, token: &WebGpuTensor, lengths: &WebGpuTensor) -> Result<()> {
-        elementwise::pad_rows(&self.0, x, token, lengths)
-    }
-
-    fn join_sequence(
-        &self,
-        image: &WebGpuTensor,
-        caption: &WebGpuTensor,
-        captions: &WebGpuTensor,
-    ) -> Result<WebGpuTensor> {
-        elementwise::join_sequence(&self.0, image, caption, captions)
-    }
-
-    fn final_layer(
-        &self,
-        x: &WebGpuTensor,
-        scale: Modulation<'_, WebGpuTensor>,
-        eps: f32,
-        w: &WebGpuLinear,
-        patch: usize,
-        size: [usize; 2],
-    ) -> Result<WebGpuTensor> {
-        patches::final_layer(&self.0, x, scale, eps, w, patch, size)
-    }
-
-    fn guide_and_step(
-        &self,
-        latents: &mut WebGpuTensor,
-        prediction: &WebGpuTensor,
-        table: &WebGpuTensor,
-        step: &mut WebGpuTensor,
-    ) -> Result<()> {
-        guide_and_step::guide_and_step(&self.0, latents, prediction, table, step)
-    }
-
-    fn conv2d(
-        &self,
-        x: &WebGpuTensor,
-        w: &WebGpuConv2d,
-        geometry: Conv2d,
-        residual: Option<&WebGpuTensor>,
-    ) -> Result<WebGpuTensor> {
-        conv2d::conv2d(&self.0, x, w, geometry, residual)
-    }
-
-    fn group_norm(
-        &self,
-        x: &WebGpuTensor,
-        weight: &WebGpuTensor,
-        bias: &WebGpuTensor,
-        groups: usize,
-        eps: f32,
-        silu: bool,
-    ) -> Result<WebGpuTensor> {
-        norms::group_norm(&self.0, x, weight, bias, groups, eps, silu)
-    }
-
-    fn unscale_latents(&self, latents: &WebGpuTensor, scale: f32, shift: f32) -> Result<WebGpuTensor> {
-        elementwise::unscale_latents(&self.0, latents, scale, shift)
-    }
-
-    fn scale_latents(&self, x: &WebGpuTensor, channels: usize, scale: f32, shift: f32) -> Result<WebGpuTensor> {
-        elementwise::scale_latents(&self.0, x, channels, scale, shift)
-    }
-
-    fn normalize_rgb8(&self, pixels: &WebGpuTensor) -> Result<WebGpuTensor> {
-        elementwise::normalize_rgb8(&self.0, pixels)
-    }
-
-    fn to_rgb8(&self, x: &WebGpuTensor) -> Result<WebGpuTensor> {
-        elementwise::to_rgb8(&self.0, x)
+    fn run_gather_rows(&self, a: GatherRowsArgs<'_, WebGpuTensor>, _: &[usize]) -> Result<WebGpuTensor> {
+        elementwise::gather_rows(&self.0, a.table, a.ids)
     }
 }
+
+impl LinearOp for WebGpu {
+    type Linear = WebGpuLinear;
+
+    async fn run_upload_linear(
+        &self,
+        parts: &[Weight<'_>],
+        biases: &[HostTensor],
+        dims: [usize; 2],
+    ) -> Result<WebGpuLinear> {
+        let verb = "upload_linear";
+        let mut filling = Filling::new(&self.0, verb, Stored::of(parts), dims, 1)?;
+        Weight::each_piece(parts, |first, rows| filling.write(first, 0, &rows)).await?;
+        Ok(WebGpuLinear { matrix: filling.finish()?, bias: self.bias(verb, biases)? })
+    }
+
+    fn run_linear(&self, a: LinearArgs<'_, WebGpuTensor, WebGpuLinear>, _: &[usize]) -> Result<WebGpuTensor> {
+        linear::linear(&self.0, a.x, a.w)
+    }
+}
+
+impl SwiGluOp for WebGpu {
+    type SwiGlu = WebGpuSwiGlu;
+
+    async fn run_upload_swiglu(&self, gate: &Weight<'_>, up: &Weight<'_>, dims: [usize; 2]) -> Result<WebGpuSwiGlu> {
+        let verb = "upload_swiglu";
+        let mut filling = Filling::new(&self.0, verb, Stored::of([gate, up]), dims, 2)?;
+        let write = |first, [gate, up]: [HostTensor; 2]| {
+            filling.write(first, 0, &gate)?;
+            filling.write(first, 1, &up)
+        };
+        Weight::each_pair([gate, up], write).await?;
+        Ok(WebGpuSwiGlu { matrix: filling.finish()? })
+    }
+
+    fn run_swiglu(&self, a: SwiGluArgs<'_, WebGpuTensor, WebGpuSwiGlu>, _: &[usize]) -> Result<WebGpuTensor> {
+        linear::swiglu(&self.0, a.x, a.w)
+    }
+}
+
+impl Conv2dOp for WebGpu {
+    type Conv2d = WebGpuConv2d;
+
+    fn run_upload_conv2d(
+        &self,
+        kernel: &HostTensor,
+        bias: Option<&HostTensor>,
+        stored @ [o, i, kh, kw]: [usize; 4],
+    ) -> Result<WebGpuConv2d> {
+        let verb = "upload_conv2d";
+        let matrix = Matrix::kernel(&self.0, verb, kernel, stored)?;
+        let bias = self.bias(verb, bias.map_or(&[], std::slice::from_ref))?;
+        Ok(WebGpuConv2d { matrix, dims: [o, kh, kw, i], bias })
+    }
+
+    fn run_conv2d(&self, a: Conv2dArgs<'_, WebGpuTensor, WebGpuConv2d>, _: [usize; 4]) -> Result<WebGpuTensor> {
+        conv2d::conv2d(&self.0, a.x, a.w, a.geometry, a.residual)
+    }
+}
+
+impl AttentionOp for WebGpu {
+    fn run_attention(&self, a: AttentionArgs<'_, WebGpuTensor>, _: [usize; 3]) -> Result<WebGpuTensor> {
+        attention::attention(&self.0, a.qkv, a.heads, a.mask)
+    }
+}
+
+impl EmbedPatchesOp for WebGpu {
+    fn run_embed_patches(
+        &self,
+        a: EmbedPatchesArgs<'_, WebGpuTensor, WebGpuLinear>,
+        _: [usize; 3],
+    ) -> Result<WebGpuTensor> {
+        patches::embed_patches(&self.0, a.latents, a.patch, a.w, a.pad, a.tokens, a.copies)
+    }
+}
+
+impl FinalLayerOp for WebGpu {
+    fn run_final_layer(
+        &self,
+        a: FinalLayerArgs<'_, WebGpuTensor, WebGpuLinear>,
+        _: [usize; 4],
+    ) -> Result<WebGpuTensor> {
+        patches::final_layer(&self.0, a.x, a.scale, a.eps, a.w, a.patch, a.size)
+    }
+}
+
+impl GroupNormOp for WebGpu {
+    fn run_group_norm(&self, a: GroupNormArgs<'_, WebGpuTensor>, _: [usize; 4]) -> Result<WebGpuTensor> {
+        norms::group_norm(&self.0, a.x, a.weight, a.bias, a.groups, a.eps, a.silu)
+    }
+}
+
+impl JoinSequenceOp for WebGpu {
+    fn run_join_sequence(&self, a: JoinSequenceArgs<'_, WebGpuTensor>, _: [usize; 3]) -> Result<WebGpuTensor> {
+        elementwise::join_sequence(&self.0, a.image, a.caption, a.captions)
+    }
+}
+
+impl ModulationOp for WebGpu {
+    fn run_modulation(&self, a: ModulationArgs<'_, WebGpuTensor, WebGpuLinear>, _: [usize; 3]) -> Result<WebGpuTensor> {
+        linear::modulation(&self.0, a.t, a.w, a.silu, a.width)
+    }
+}
+
+impl NormalizeRgb8Op for WebGpu {
+    fn run_normalize_rgb8(&self, a: NormalizeRgb8Args<'_, WebGpuTensor>, _: [usize; 4]) -> Result<WebGpuTensor> {
+        elementwise::normalize_rgb8(&self.0, a.pixels)
+    }
+}
+
+impl PadRowsOp for WebGpu {
+    fn run_pad_rows(&self, a: PadRowsArgs<'_, WebGpuTensor>, _: [usize; 3]) -> Result<()> {
+        elementwise::pad_rows(&self.0, a.x, a.token, a.lengths)
+    }
+}
+
+impl QkNormRopeOp for WebGpu {
+    fn run_qk_norm_rope(&self, a: QkNormRopeArgs<'_, WebGpuTensor>, _: [usize; 2]) -> Result<()> {
+        attention::qk_norm_rope(&self.0, a.qkv, a.heads, a.how)
+    }
+}
+
+impl ResidualOp for WebGpu {
+    fn run_residual(&self, a: ResidualArgs<'_, WebGpuTensor>, _: [usize; 3]) -> Result<()> {
+        norms::residual_norm(&self.0, "residual", a.x, Some(a.branch), None).map(drop)
+    }
+}
+
+impl ResidualNormOp for WebGpu {
+    fn run_residual_norm(&self, a: ResidualNormArgs<'_, WebGpuTensor>, _: [usize; 3]) -> Result<WebGpuTensor> {
+        normed("residual_norm", norms::residual_norm(&self.0, "residual_norm", a.x, Some(a.branch), Some(a.norm))?)
+    }
+}
+
+impl RmsNormOp for WebGpu {
+    fn run_rms_norm(&self, a: RmsNormArgs<'_, WebGpuTensor>, _: [usize; 3]) -> Result<WebGpuTensor> {
+        normed("rms_norm", norms::residual_norm(&self.0, "rms_norm", a.x, None, Some(a.norm))?)
+    }
+}
+
+impl ScaleLatentsOp for WebGpu {
+    fn run_scale_latents(&self, a: ScaleLatentsArgs<'_, WebGpuTensor>, _: [usize; 4]) -> Result<WebGpuTensor> {
+        elementwise::scale_latents(&self.0, a.x, a.channels, a.scale, a.shift)
+    }
+}
+
+impl TimestepEmbeddingOp for WebGpu {
+    fn run_timestep_embedding(
+        &self,
+        a: TimestepEmbeddingArgs<'_, WebGpuTensor, WebGpuLinear>,
+        _: [usize; 2],
+    ) -> Result<WebGpuTensor> {
+        linear::timestep_embedding(&self.0, a.times, a.step, a.w1, a.w2)
+    }
+}
+
+impl ToRgb8Op for WebGpu {
+    fn run_to_rgb8(&self, a: ToRgb8Args<'_, WebGpuTensor>, _: [usize; 4]) -> Result<WebGpuTensor> {
+        elementwise::to_rgb8(&self.0, a.x)
+    }
+}
+
+impl UnscaleLatentsOp for WebGpu {
+    fn run_unscale_latents(&self, a: UnscaleLatentsArgs<'_, WebGpuTensor>, _: [usize; 4]) -> Result<WebGpuTensor> {
+        elementwise::unscale_latents(&self.0, a.latents, a.scale, a.shift)
+    }
+}
+
+impl GuideAndStepOp for WebGpu {
+    fn run_guide_and_step(&self, a: GuideAndStepArgs<'_, WebGpuTensor>) -> Result<()> {
+        guide_and_step::guide_and_step(&self.0, a.latents, a.prediction, a.table, a.step)
+    }
+}
+
+impl ProjectQkvOp for WebGpu {}
 
 /// What a norm returned; it returns a tensor whenever it was given a norm.
 fn normed(verb: &'static str, out: Option<WebGpuTensor>) -> Result<WebGpuTensor> {

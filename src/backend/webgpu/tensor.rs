@@ -1,8 +1,7 @@
 //! Tensors in device memory.
 
-use super::super::{DeviceTensor, shapes};
+use super::super::DeviceTensor;
 use super::memory::Memory;
-use crate::error::Result;
 use crate::tensor::DType;
 use std::sync::Arc;
 
@@ -50,8 +49,11 @@ impl DeviceTensor for WebGpuTensor {
         self.dtype
     }
 
-    fn reshaped(&self, shape: &[usize]) -> Result<Self> {
-        shapes::reshaped(&self.shape, shape)?;
-        Ok(Self { shape: shape.to_vec(), dtype: self.dtype, memory: self.memory.clone() })
+    fn shares(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.memory, &other.memory)
+    }
+
+    fn with_shape(&self, shape: &[usize]) -> Self {
+        Self { shape: shape.to_vec(), dtype: self.dtype, memory: self.memory.clone() }
     }
 }

@@ -8,7 +8,7 @@ mod diffusion;
 mod order;
 mod tokens;
 
-use super::super::{Backend, DeviceTensor};
+use super::super::*;
 use super::{Cpu, CpuLinear, CpuTensor};
 use crate::conformance::{noise, relative_error};
 use crate::error::Result;

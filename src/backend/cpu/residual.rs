@@ -1,0 +1,96 @@
+//! `residual`: adds a branch to the residual stream.
+
+use super::parallel::*;
+use super::rms_norm::inverse_rms;
+use super::rows::{ModulationRow, Rows, or};
+use super::tensor::Elements;
+use super::{Cpu, CpuTensor};
+use crate::backend::{Branch, ResidualArgs, ResidualOp};
+use crate::error::Result;
+use std::borrow::Cow;
+
+impl ResidualOp for Cpu {
+    fn run_residual(&self, args: ResidualArgs<'_, CpuTensor>, [_, tokens, width]: [usize; 3]) -> Result<()> {
+        let ResidualArgs { x, branch } = args;
+        let form = Form::new(&branch);
+        self.update(x, inputs(&branch), move |inputs, x| {
+            let elements = form.elements(inputs)?;
+            residual(x, width, tokens, elements.branch());
+            Ok(())
+        })
+    }
+}
+
+/// The tensors of a branch, with `y` in the place of an absent one.
+pub(super) fn inputs<'a>(branch: &Branch<'a, CpuTensor>) -> [&'a CpuTensor; 3] {
+    let Branch { y, norm, gate, .. } = *branch;
+    [y, or(norm, y), or(gate.map(|gate| gate.table), y)]
+}
+
+/// The form of a branch, without its tensors.
+#[derive(Clone, Copy)]
+pub(super) struct Form {
+    norm: bool,
+    gate: Option<ModulationRow>,
+    eps: f32,
+}
+
+impl Form {
+    pub(super) fn new(branch: &Branch<'_, CpuTensor>) -> Self {
+        Self { norm: branch.norm.is_some(), gate: branch.gate.map(ModulationRow::new), eps: branch.eps }
+    }
+
+    /// The branch with the elements of its [`inputs`].
+    pub(super) fn elements<'a>(self, [y, norm, gates]: [&'a Elements; 3]) -> Result<BranchElements<'a>> {
+        Ok(BranchElements { y: y.f32()?, norm: norm.f32()?, gates: gates.f32()?, form: self })
+    }
+}
+
+/// A branch as elements that it may own.
+pub(super) struct BranchElements<'a> {
+    y: Cow<'a, [f32]>,
+    norm: Cow<'a, [f32]>,
+    gates: Cow<'a, [f32]>,
+    form: Form,
+}
+
+impl BranchElements<'_> {
+    pub(super) fn branch(&self) -> BranchRows<'_> {
+        let Form { norm, gate, eps } = self.form;
+        BranchRows { y: &self.y, norm: norm.then_some(&self.norm), gate: gate.map(|gate| gate.of(&self.gates)), eps }
+    }
+}
+
+/// The elements of a branch.
+#[derive(Clone, Copy)]
+pub(super) struct BranchRows<'a> {
+    y: &'a [f32],
+    norm: Option<&'a [f32]>,
+    gate: Option<Rows<'a>>,
+    eps: f32,
+}
+
+impl BranchRows<'_> {
+    /// Adds token `t` of the branch, of item `item`, to `x`.
+    pub(super) fn add(&self, t: usize, item: usize, x: &mut [f32]) {
+        let width = x.len();
+        let y = &self.y[t * width..(t + 1) * width];
+        let factor = self.norm.map(|_| inverse_rms(y, self.eps));
+        let gate = self.gate.map(|gate| gate.item(item, width));
+        for (i, x) in x.iter_mut().enumerate() {
+            let mut value = y[i];
+            if let (Some(norm), Some(factor)) = (self.norm, factor) {
+                value *= factor * norm[i];
+            }
+            if let Some(gate) = gate {
+                value *= gate[i].tanh();
+            }
+            *x += value;
+        }
+    }
+}
+
+/// `x += branch` for every token of `width`; `tokens` of them make an item.
+fn residual(x: &mut [f32], width: usize, tokens: usize, branch: BranchRows<'_>) {
+    x.par_chunks_mut(width).enumerate().for_each(|(t, x)| branch.add(t, t / tokens, x));
+}

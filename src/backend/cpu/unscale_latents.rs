@@ -1,0 +1,26 @@
+//! `unscale_latents`: latents as the autoencoder's decoder reads them.
+
+use super::{Cpu, CpuTensor};
+use crate::backend::{UnscaleLatentsArgs, UnscaleLatentsOp};
+use crate::error::Result;
+
+impl UnscaleLatentsOp for Cpu {
+    fn run_unscale_latents(&self, args: UnscaleLatentsArgs<'_, CpuTensor>, shape: [usize; 4]) -> Result<CpuTensor> {
+        let UnscaleLatentsArgs { latents, scale, shift } = args;
+        let [_, h, w, c] = shape;
+        self.fill(&shape, [latents], move |[latents], out| {
+            unscale_latents(&latents.f32()?, c, h * w, scale, shift, out);
+            Ok(())
+        })
+    }
+}
+
+/// `out[y, x, c] = latents[c, y, x] / scale + shift` for every item of `channels` planes of `pixels`.
+fn unscale_latents(latents: &[f32], channels: usize, pixels: usize, scale: f32, shift: f32, out: &mut [f32]) {
+    let items = latents.chunks_exact(channels * pixels).zip(out.chunks_exact_mut(channels * pixels));
+    for (latents, out) in items {
+        for (p, out) in out.chunks_exact_mut(channels).enumerate() {
+            out.iter_mut().enumerate().for_each(|(c, o)| *o = latents[c * pixels + p] / scale + shift);
+        }
+    }
+}

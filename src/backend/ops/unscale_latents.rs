@@ -1,0 +1,55 @@
+//! `unscale_latents`: latents as the autoencoder's decoder reads them.
+
+use super::{DeviceTensor, Result, Runtime, check};
+use crate::tensor::DType;
+
+/// The arguments of [`UnscaleLatentsOp::unscale_latents`].
+#[derive(Debug)]
+pub struct UnscaleLatentsArgs<'a, T> {
+    /// F32 `[B, C, H, W]`.
+    pub latents: &'a T,
+    /// The autoencoder's scaling factor.
+    pub scale: f32,
+    /// The autoencoder's shift factor.
+    pub shift: f32,
+}
+
+impl<T: DeviceTensor> UnscaleLatentsArgs<'_, T> {
+    /// Checks the arguments; returns the output's shape `[B, H, W, C]`.
+    pub fn check(&self) -> Result<[usize; 4]> {
+        let [b, c, h, w] = check::exactly("unscale_latents", "the latents", self.latents, DType::F32)?;
+        Ok([b, h, w, c])
+    }
+}
+
+/// The input of the autoencoder's decoder.
+pub trait UnscaleLatentsOp: Runtime {
+    /// `out[b, y, x, c] = latents[b, c, y, x] / scale + shift`. `latents` F32 `[B, C, H, W]`; returns an activation
+    /// `[B, H, W, C]`.
+    fn unscale_latents(&self, latents: &Self::Tensor, scale: f32, shift: f32) -> Result<Self::Tensor> {
+        let args = UnscaleLatentsArgs { latents, scale, shift };
+        let shape = args.check()?;
+        self.run_unscale_latents(args, shape)
+    }
+
+    /// Runs [`UnscaleLatentsOp::unscale_latents`] on checked arguments.
+    fn run_unscale_latents(
+        &self,
+        args: UnscaleLatentsArgs<'_, Self::Tensor>,
+        shape: [usize; 4],
+    ) -> Result<Self::Tensor>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::check::tests::{f32s, gives, rejects, u32s};
+    use super::*;
+
+    #[test]
+    fn latents_are_four_dimensional_f32() {
+        let check = |latents| UnscaleLatentsArgs { latents: &latents, scale: 1.0, shift: 0.0 }.check();
+        gives(check(f32s(&[2, 3, 5, 7])), [2, 5, 7, 3]);
+        rejects(check(f32s(&[3, 5, 7])), "unscale_latents", &["4 dimensions", "[3, 5, 7]"]);
+        rejects(check(u32s(&[2, 3, 5, 7])), "unscale_latents", &["the latents must be F32, not U32"]);
+    }
+}

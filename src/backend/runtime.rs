@@ -1,0 +1,126 @@
+//! The part of a backend that is not an op: tensors, memory, recordings and order.
+
+use super::ops::check;
+use crate::error::Result;
+use crate::tensor::{DType, HostTensor};
+use std::fmt::Debug;
+
+/// A tensor in a device's memory. Cloning it shares the memory.
+pub trait DeviceTensor: Clone + Debug {
+    /// Sizes, outermost first.
+    fn shape(&self) -> &[usize];
+
+    /// The type of the elements.
+    fn dtype(&self) -> DType;
+
+    /// Whether both tensors use the same memory.
+    fn shares(&self, other: &Self) -> bool;
+
+    /// The same memory under `shape`, which holds as many elements.
+    fn with_shape(&self, shape: &[usize]) -> Self;
+
+    /// The same memory under another shape.
+    ///
+    /// # Errors
+    /// [`Error::Shape`](crate::Error::Shape) when `shape` holds another number of elements.
+    fn reshaped(&self, shape: &[usize]) -> Result<Self> {
+        check::reshaped(self.shape(), shape)?;
+        Ok(self.with_shape(shape))
+    }
+}
+
+/// Weights on a device, in a layout that the backend chooses.
+pub trait DeviceWeight<const N: usize>: Debug {
+    /// Sizes as the op that uses the weights defines them.
+    fn dims(&self) -> [usize; N];
+}
+
+/// Tensors, memory and order.
+///
+/// Ops may run later than they are called, in the order of the calls. [`Runtime::download`] and [`Runtime::wait`] wait for
+/// them; nothing else does. Uploads read the weights and wait for nothing else: a weight in memory is ready when the future
+/// is polled for the first time.
+pub trait Runtime: Sized + Debug {
+    /// Device memory with a shape and an element type.
+    type Tensor: DeviceTensor;
+    /// A sequence of ops that is replayed without host work (a CUDA graph; prepared wgpu dispatches).
+    type Recording: Debug;
+    /// A point in the order of the ops that the host can wait for.
+    type Event: Debug;
+
+    /// The number of replays that may be in flight: enough to keep the device busy, few enough to cancel quickly. 1 where
+    /// ops run as they are called.
+    const IN_FLIGHT: usize;
+
+    /// The backend's name in the user interface: `cpu`, `webgpu`, `cuda`.
+    fn name(&self) -> &'static str;
+
+    /// A description of the device.
+    fn device(&self) -> String;
+
+    /// The type of activations. A tensor uploaded in this type can be used as an activation without a conversion.
+    fn activations(&self) -> DType {
+        DType::F32
+    }
+
+    /// The type that matrix products (`linear`, `swiglu`, `attention`, `conv2d` and the ops that contain one) round their
+    /// operands to, F32 for no rounding. Accumulation is always F32. Conformance derives its tolerances from this.
+    fn operands(&self) -> DType {
+        DType::F32
+    }
+
+    /// The type on the device of matrices, kernels and tables that are stored as `stored`.
+    fn weights(&self, stored: DType) -> DType {
+        stored
+    }
+
+    /// The most elements that an activation may have, whatever memory is free; `usize::MAX` without such a limit. Callers
+    /// use it to choose sizes that fit.
+    fn largest_activation(&self) -> usize {
+        usize::MAX
+    }
+
+    /// Free bytes of the device's memory; `None` where they are unknown or the memory is the host's. Callers use it to decide
+    /// which networks are resident together.
+    fn free_memory(&self) -> Option<u64> {
+        None
+    }
+
+    /// The largest number of bytes that the backend has held at once since it was opened: tensors, cached memory and
+    /// recordings, without the driver's own. `None` where it is unknown.
+    fn peak_memory(&self) -> Option<u64> {
+        None
+    }
+
+    /// Marks the end of a stage. Cached memory that no tensor uses is freed, or handed to the next stage before an
+    /// allocation would raise the peak.
+    fn trim(&self) {}
+
+    /// Copies a tensor to the device, as it is stored or widened exactly. Takes effect at once, as all uploads do, also
+    /// inside [`Runtime::record`].
+    fn upload(&self, tensor: &HostTensor) -> Result<Self::Tensor> {
+        check::not_empty("upload", "the tensor", tensor.shape())?;
+        self.run_upload(tensor)
+    }
+
+    /// Runs [`Runtime::upload`] on a tensor that is not empty.
+    fn run_upload(&self, tensor: &HostTensor) -> Result<Self::Tensor>;
+
+    /// Copies a tensor back after all earlier ops have run; an error inside [`Runtime::record`]. F32, U32 and U8 come back
+    /// unchanged, activations in the backend's own type.
+    fn download(&self, tensor: &Self::Tensor) -> impl Future<Output = Result<HostTensor>>;
+
+    /// Records the ops that `steps` calls instead of running them. Tensors made inside belong to the recording and can be
+    /// downloaded after a replay while both exist; tensors from outside are read and written in place at each replay.
+    /// Recordings do not nest.
+    fn record(&self, steps: impl FnOnce(&Self) -> Result<()>) -> Result<Self::Recording>;
+
+    /// Runs a recording once; an error inside [`Runtime::record`].
+    fn replay(&self, recording: &Self::Recording) -> Result<()>;
+
+    /// Marks the point after all earlier calls.
+    fn event(&self) -> Result<Self::Event>;
+
+    /// Waits until all ops before `event` have run.
+    fn wait(&self, event: Self::Event) -> impl Future<Output = Result<()>>;
+}

@@ -1,0 +1,257 @@
+//! The ops of [`Faulty`]: each plants its faults in the arguments and hands them to the backend inside.
+
+use super::{Fault, Faulty};
+use zimage::backend::*;
+use zimage::tensor::{HostTensor, Weight};
+use zimage::{Error, Result};
+
+/// An op that returns a tensor, with the faults that `$change` plants in its arguments.
+macro_rules! op {
+    ($trait:ident, $run:ident, $args:ty, $shape:ty, |$faulty:ident, $given:ident| $change:expr) => {
+        impl<B: Backend> $trait for Faulty<B> {
+            fn $run(&self, $given: $args, shape: $shape) -> Result<B::Tensor> {
+                let $faulty = self;
+                let args = $change;
+                let name = stringify!($run).trim_start_matches("run_");
+                self.result(name, self.inner.$run(args, shape)?)
+            }
+        }
+    };
+}
+
+op!(FinalLayerOp, run_final_layer, FinalLayerArgs<'_, B::Tensor, B::Linear>, [usize; 4], |faulty, args| {
+    let row = if faulty.is(Fault::NextModulationRow) { 0 } else { args.scale.row };
+    FinalLayerArgs { scale: Modulation { row, ..args.scale }, eps: faulty.eps(args.eps), ..args }
+});
+
+op!(GroupNormOp, run_group_norm, GroupNormArgs<'_, B::Tensor>, [usize; 4], |faulty, args| {
+    let halved = faulty.is(Fault::GroupsHalved) && args.groups.is_multiple_of(2);
+    let groups = if halved { args.groups / 2 } else { args.groups };
+    let silu = args.silu && !faulty.is(Fault::SiluForgotten);
+    GroupNormArgs { groups, eps: faulty.eps(args.eps), silu, ..args }
+});
+
+op!(ModulationOp, run_modulation, ModulationArgs<'_, B::Tensor, B::Linear>, [usize; 3], |faulty, args| {
+    ModulationArgs { silu: args.silu && !faulty.is(Fault::SiluForgotten), ..args }
+});
+
+op!(NormalizeRgb8Op, run_normalize_rgb8, NormalizeRgb8Args<'_, B::Tensor>, [usize; 4], |_faulty, args| args);
+
+op!(ProjectQkvOp, run_project_qkv, ProjectQkvArgs<'_, B::Tensor, B::Linear>, [usize; 3], |faulty, args| {
+    ProjectQkvArgs { how: faulty.norm_rope(args.how), ..args }
+});
+
+op!(RmsNormOp, run_rms_norm, RmsNormArgs<'_, B::Tensor>, [usize; 3], |faulty, args| {
+    RmsNormArgs { norm: faulty.norm(args.norm), ..args }
+});
+
+op!(ScaleLatentsOp, run_scale_latents, ScaleLatentsArgs<'_, B::Tensor>, [usize; 4], |faulty, args| {
+    ScaleLatentsArgs { shift: faulty.shift(args.shift), ..args }
+});
+
+op!(UnscaleLatentsOp, run_unscale_latents, UnscaleLatentsArgs<'_, B::Tensor>, [usize; 4], |faulty, args| {
+    UnscaleLatentsArgs { shift: faulty.shift(args.shift), ..args }
+});
+
+impl<B: Backend> Faulty<B> {
+    fn shift(&self, shift: f32) -> f32 {
+        if self.is(Fault::ShiftForgotten) { 0.0 } else { shift }
+    }
+}
+
+impl<B: Backend> GatherRowsOp for Faulty<B> {
+    async fn run_upload_table(&self, table: &Weight<'_>) -> Result<B::Tensor> {
+        self.inner.upload_table(&self.arrived(table).await?.into()).await
+    }
+
+    fn run_gather_rows(&self, args: GatherRowsArgs<'_, B::Tensor>, shape: &[usize]) -> Result<B::Tensor> {
+        self.result("gather_rows", self.inner.run_gather_rows(args, shape)?)
+    }
+}
+
+impl<B: Backend> LinearOp for Faulty<B> {
+    type Linear = B::Linear;
+
+    async fn run_upload_linear(&self, parts: &[Weight<'_>], biases: &[HostTensor], _: [usize; 2]) -> Result<B::Linear> {
+        let mut operands = Vec::new();
+        for part in parts {
+            operands.push(self.operand(&self.arrived(part).await?).into());
+        }
+        self.inner.upload_linear(&operands, if self.is(Fault::BiasForgotten) { &[] } else { biases }).await
+    }
+
+    fn run_linear(&self, args: LinearArgs<'_, B::Tensor, B::Linear>, shape: &[usize]) -> Result<B::Tensor> {
+        self.result("linear", self.inner.run_linear(args, shape)?)
+    }
+}
+
+impl<B: Backend> SwiGluOp for Faulty<B> {
+    type SwiGlu = B::SwiGlu;
+
+    async fn run_upload_swiglu(&self, gate: &Weight<'_>, up: &Weight<'_>, _: [usize; 2]) -> Result<B::SwiGlu> {
+        let (gate, up) = (self.arrived(gate).await?, self.arrived(up).await?);
+        let (gate, up) = (self.operand(&gate).into(), self.operand(&up).into());
+        let (gate, up) = if self.is(Fault::GateAndUpSwapped) { (up, gate) } else { (gate, up) };
+        self.inner.upload_swiglu(&gate, &up).await
+    }
+
+    fn run_swiglu(&self, args: SwiGluArgs<'_, B::Tensor, B::SwiGlu>, shape: &[usize]) -> Result<B::Tensor> {
+        self.result("swiglu", self.inner.run_swiglu(args, shape)?)
+    }
+}
+
+impl<B: Backend> Conv2dOp for Faulty<B> {
+    type Conv2d = B::Conv2d;
+
+    fn run_upload_conv2d(&self, kernel: &HostTensor, bias: Option<&HostTensor>, _: [usize; 4]) -> Result<B::Conv2d> {
+        self.inner.upload_conv2d(&self.operand(kernel), bias.filter(|_| !self.is(Fault::BiasForgotten)))
+    }
+
+    fn run_conv2d(&self, args: Conv2dArgs<'_, B::Tensor, B::Conv2d>, _: [usize; 4]) -> Result<B::Tensor> {
+        let Conv2dArgs { x, w, geometry, residual } = args;
+        let [top, left, bottom, right] = geometry.pad;
+        let pad = if self.is(Fault::PaddedAtTheOtherSide) { [bottom, right, top, left] } else { geometry.pad };
+        let residual = residual.filter(|_| !self.is(Fault::ConvResidualForgotten));
+        let out = self.inner.conv2d(x, w, Conv2d { pad, ..geometry }, residual)?;
+        match self.fault {
+            Fault::NoMemoryPast(most) if out.shape().iter().product::<usize>() > most => {
+                Err(Error::OutOfMemory(format!("conv2d: no memory for {:?}", out.shape())))
+            }
+            _ => self.result("conv2d", out),
+        }
+    }
+}
+
+impl<B: Backend> ResidualOp for Faulty<B> {
+    fn run_residual(&self, args: ResidualArgs<'_, B::Tensor>, _: [usize; 3]) -> Result<()> {
+        let ResidualArgs { x, branch } = args;
+        self.widen(x)?;
+        if !self.is(Fault::ResidualNotAdded) {
+            self.inner.residual(x, self.branch(branch))?;
+        }
+        self.changed_in_place("residual", x)
+    }
+}
+
+impl<B: Backend> ResidualNormOp for Faulty<B> {
+    fn run_residual_norm(&self, args: ResidualNormArgs<'_, B::Tensor>, _: [usize; 3]) -> Result<B::Tensor> {
+        let ResidualNormArgs { x, branch, norm } = args;
+        self.widen(x)?;
+        let norm = self.norm(norm);
+        let h = if self.is(Fault::ResidualNotAdded) {
+            self.inner.rms_norm(x, norm)?
+        } else if self.is(Fault::NormsTheOldStream) {
+            let h = self.inner.rms_norm(x, norm)?;
+            self.inner.residual(x, self.branch(branch))?;
+            h
+        } else {
+            self.inner.residual_norm(x, self.branch(branch), norm)?
+        };
+        self.changed_in_place("residual_norm", x)?;
+        self.result("residual_norm", h)
+    }
+}
+
+impl<B: Backend> QkNormRopeOp for Faulty<B> {
+    fn run_qk_norm_rope(&self, args: QkNormRopeArgs<'_, B::Tensor>, _: [usize; 2]) -> Result<()> {
+        let QkNormRopeArgs { qkv, heads, how } = args;
+        self.widen(qkv)?;
+        self.inner.qk_norm_rope(qkv, heads, self.norm_rope(how))?;
+        self.changed_in_place("qk_norm_rope", qkv)
+    }
+}
+
+impl<B: Backend> AttentionOp for Faulty<B> {
+    fn run_attention(&self, args: AttentionArgs<'_, B::Tensor>, shape: [usize; 3]) -> Result<B::Tensor> {
+        let AttentionArgs { qkv, heads, mask } = args;
+        let tokens = shape[1] as f32;
+        let longer = match mask.lengths.filter(|_| self.is(Fault::OneKeyTooMany) && !self.recording.get()) {
+            Some(lengths) => Some(self.changed(lengths, |v| v.iter_mut().for_each(|v| *v = (*v + 1.0).min(tokens)))?),
+            None => None,
+        };
+        let lengths = longer.as_ref().or(mask.lengths).filter(|_| !self.is(Fault::LengthsIgnored));
+        let mask = Mask { causal: mask.causal && !self.is(Fault::MaskSkipped), lengths };
+        self.result("attention", self.inner.attention(qkv, heads, mask)?)
+    }
+}
+
+impl<B: Backend> TimestepEmbeddingOp for Faulty<B> {
+    fn run_timestep_embedding(
+        &self,
+        args: TimestepEmbeddingArgs<'_, B::Tensor, B::Linear>,
+        shape: [usize; 2],
+    ) -> Result<B::Tensor> {
+        let first = self.inner.upload(&HostTensor::from_u32(&[1], &[0]))?;
+        let step = if self.is(Fault::StepZeroAlways) { &first } else { args.step };
+        let args = TimestepEmbeddingArgs { step, ..args };
+        self.result("timestep_embedding", self.inner.run_timestep_embedding(args, shape)?)
+    }
+}
+
+impl<B: Backend> EmbedPatchesOp for Faulty<B> {
+    fn run_embed_patches(
+        &self,
+        args: EmbedPatchesArgs<'_, B::Tensor, B::Linear>,
+        shape: [usize; 3],
+    ) -> Result<B::Tensor> {
+        let zeros = self.inner.upload(&HostTensor::from_f32(args.pad.shape(), &vec![0.0; args.pad.shape()[0]]))?;
+        let pad = if self.is(Fault::PadForgotten) { &zeros } else { args.pad };
+        self.result("embed_patches", self.inner.run_embed_patches(EmbedPatchesArgs { pad, ..args }, shape)?)
+    }
+}
+
+impl<B: Backend> PadRowsOp for Faulty<B> {
+    fn run_pad_rows(&self, args: PadRowsArgs<'_, B::Tensor>, _: [usize; 3]) -> Result<()> {
+        let PadRowsArgs { x, token, lengths } = args;
+        self.widen(x)?;
+        if !self.is(Fault::PaddingSkipped) {
+            self.inner.pad_rows(x, token, lengths)?;
+        }
+        self.changed_in_place("pad_rows", x)
+    }
+}
+
+impl<B: Backend> JoinSequenceOp for Faulty<B> {
+    fn run_join_sequence(&self, args: JoinSequenceArgs<'_, B::Tensor>, shape: [usize; 3]) -> Result<B::Tensor> {
+        let count = args.captions.shape()[0];
+        let first = self.inner.upload(&HostTensor::from_u32(&[count], &vec![0; count]))?;
+        let captions = if self.is(Fault::FirstCaptionForAll) { &first } else { args.captions };
+        self.result("join_sequence", self.inner.run_join_sequence(JoinSequenceArgs { captions, ..args }, shape)?)
+    }
+}
+
+impl<B: Backend> GuideAndStepOp for Faulty<B> {
+    fn run_guide_and_step(&self, args: GuideAndStepArgs<'_, B::Tensor>) -> Result<()> {
+        let GuideAndStepArgs { latents, prediction, table, step } = args;
+        let column = match self.fault {
+            Fault::GuidanceForgotten => Some(1),
+            Fault::CapForgotten => Some(2),
+            _ => None,
+        };
+        let without = match column.filter(|_| !self.recording.get()) {
+            Some(column) => Some(self.changed(table, |v| v.chunks_mut(3).for_each(|row| row[column] = 0.0))?),
+            None => None,
+        };
+        let table = without.as_ref().unwrap_or(table);
+        if self.is(Fault::StepNotAdvanced) && !self.recording.get() {
+            self.inner.guide_and_step(latents, prediction, table, &mut self.changed(step, |_| ())?)?;
+        } else {
+            self.inner.guide_and_step(latents, prediction, table, step)?;
+        }
+        self.changed_in_place("guide_and_step", latents)
+    }
+}
+
+impl<B: Backend> ToRgb8Op for Faulty<B> {
+    fn run_to_rgb8(&self, args: ToRgb8Args<'_, B::Tensor>, shape: [usize; 4]) -> Result<B::Tensor> {
+        let finite: Option<fn(&mut f32)> = match self.fault {
+            Fault::NanIsBlack => Some(|v| *v = if v.is_nan() { -1.0 } else { *v }),
+            Fault::InfinityIsClamped => Some(|v| *v = v.clamp(-1.0, 1.0)),
+            _ => None,
+        };
+        match finite {
+            Some(finite) => self.inner.to_rgb8(&self.changed(args.x, |values| values.iter_mut().for_each(finite))?),
+            None => self.result("to_rgb8", self.inner.run_to_rgb8(args, shape)?),
+        }
+    }
+}
