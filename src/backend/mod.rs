@@ -13,6 +13,7 @@ pub mod cuda;
 mod kept;
 pub mod ops;
 mod runtime;
+pub(crate) mod shape;
 pub(crate) mod shapes;
 #[cfg(feature = "webgpu")]
 pub mod webgpu;

@@ -1,6 +1,6 @@
 //! The part of a backend that is not an op: tensors, memory, recordings and order.
 
-use super::ops::check;
+use super::shape;
 use crate::error::Result;
 use crate::tensor::{DType, HostTensor};
 use std::fmt::Debug;
@@ -24,7 +24,7 @@ pub trait DeviceTensor: Clone + Debug {
     /// # Errors
     /// [`Error::Shape`](crate::Error::Shape) when `shape` holds another number of elements.
     fn reshaped(&self, shape: &[usize]) -> Result<Self> {
-        check::reshaped(self.shape(), shape)?;
+        shape::reshaped(self.shape(), shape)?;
         Ok(self.with_shape(shape))
     }
 }
@@ -99,7 +99,7 @@ pub trait Runtime: Sized + Debug {
     /// Copies a tensor to the device, as it is stored or widened exactly. Takes effect at once, as all uploads do, also
     /// inside [`Runtime::record`].
     fn upload(&self, tensor: &HostTensor) -> Result<Self::Tensor> {
-        check::not_empty("upload", "the tensor", tensor.shape())?;
+        shape::not_empty("upload", "the tensor", tensor.shape())?;
         self.run_upload(tensor)
     }
 

@@ -40,7 +40,7 @@ impl<B: Backend> Latents<B> {
         config: &TransformerConfig,
     ) -> Result<Self> {
         let steps = schedule.steps();
-        let shape = crate::backend::ops::check::dims::<4>("denoise", "the noise", noise.shape())?;
+        let shape = crate::backend::shape::dims::<4>("denoise", "the noise", noise.shape())?;
         let rows = schedule.step_rows(guidance).concat();
         let times = schedule.times(config.t_scale as f32);
         Ok(Self {

@@ -1,39 +1,9 @@
-//! The conditions that the checks of the ops are made of. Each failure names the op, the tensor, and both sizes.
+//! Conditions on tensors, for the checks of the ops. Each failure names the op, the tensor, and both sizes.
 
+pub(super) use super::super::shape::{dims, ensure, floating, not_empty, same, typed};
 use super::DeviceTensor;
 use crate::error::{Error, Result};
 use crate::tensor::{DType, HostTensor, Weight};
-
-/// Returns the error `op: problem` unless `holds`.
-pub(super) fn ensure(holds: bool, op: &'static str, problem: impl FnOnce() -> String) -> Result<()> {
-    if holds { Ok(()) } else { Err(Error::shape(op, problem())) }
-}
-
-/// `shape` as exactly `N` sizes, none of them 0.
-pub(crate) fn dims<const N: usize>(op: &'static str, tensor: &str, shape: &[usize]) -> Result<[usize; N]> {
-    not_empty(op, tensor, shape)?;
-    shape.try_into().map_err(|_| Error::shape(op, format!("{tensor} must have {N} dimensions, has shape {shape:?}")))
-}
-
-/// Checks that no size of `shape` is 0.
-pub(crate) fn not_empty(op: &'static str, tensor: &str, shape: &[usize]) -> Result<()> {
-    ensure(!shape.contains(&0), op, || format!("{tensor} must not be empty, has shape {shape:?}"))
-}
-
-/// Checks that the elements of a tensor are of type `expected`.
-pub(super) fn typed(op: &'static str, tensor: &str, dtype: DType, expected: DType) -> Result<()> {
-    ensure(dtype == expected, op, || format!("{tensor} must be {expected}, not {dtype}"))
-}
-
-/// Checks that the elements of a tensor are floating-point numbers.
-pub(super) fn floating(op: &'static str, tensor: &str, dtype: DType) -> Result<()> {
-    ensure(dtype.is_floating(), op, || format!("{tensor} must be of a floating type, not {dtype}"))
-}
-
-/// Checks that `shape` is `expected`.
-pub(super) fn same(op: &'static str, tensor: &str, shape: &[usize], expected: &[usize]) -> Result<()> {
-    ensure(shape == expected, op, || format!("{tensor} must have shape {expected:?}, has {shape:?}"))
-}
 
 /// A floating tensor with exactly `N` sizes; returns them.
 pub(super) fn floats<const N: usize>(op: &'static str, name: &str, tensor: &impl DeviceTensor) -> Result<[usize; N]> {
@@ -88,14 +58,6 @@ pub(super) fn apart<T: DeviceTensor>(op: &'static str, target: (&str, &T), read:
         }
         None => Ok(()),
     }
-}
-
-/// Checks that `to` holds as many elements as `shape`.
-pub(crate) fn reshaped(shape: &[usize], to: &[usize]) -> Result<()> {
-    let count = |sizes: &[usize]| sizes.iter().try_fold(1usize, |product, &n| product.checked_mul(n));
-    ensure(count(to).is_some() && count(shape) == count(to), "reshape", || {
-        format!("{shape:?} does not hold as many elements as {to:?}")
-    })
 }
 
 /// A floating matrix on its way to the device; returns its sizes.
@@ -186,12 +148,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn sizes_and_types_must_match() {
-        assert_eq!(dims::<2>("linear", "x", &[3, 4]).unwrap(), [3, 4]);
-        rejects(dims::<2>("linear", "x", &[3, 4, 5]), "linear", &["x must have 2 dimensions, has shape [3, 4, 5]"]);
-        rejects(dims::<2>("linear", "x", &[3, 0]), "linear", &["x must not be empty, has shape [3, 0]"]);
-        same("linear", "the bias", &[3], &[3]).unwrap();
-        rejects(same("linear", "the bias", &[3], &[4]), "linear", &["the bias must have shape [4], has [3]"]);
+    fn types_must_match() {
         integers("pad_rows", "the lengths", &u32s(&[2]), 2).unwrap();
         rejects(integers("pad_rows", "the lengths", &f32s(&[2]), 2), "pad_rows", &["the lengths must be U32, not F32"]);
         for dtype in [DType::F32, DType::F16, DType::Bf16] {
@@ -201,14 +158,6 @@ pub(super) mod tests {
             let token = vector("pad_rows", "the token", &Fake::new(dtype, &[2]), 2);
             rejects(token, "pad_rows", &[&format!("the token must be of a floating type, not {dtype}")]);
         }
-    }
-
-    #[test]
-    fn reshaping_keeps_the_element_count() {
-        reshaped(&[2, 6], &[3, 4]).unwrap();
-        reshaped(&[1], &[]).unwrap();
-        rejects(reshaped(&[2, 6], &[5]), "reshape", &["[2, 6]", "[5]"]);
-        rejects(reshaped(&[2, 6], &[usize::MAX, 2]), "reshape", &["[2, 6]"]);
     }
 
     #[test]

@@ -22,7 +22,7 @@
 //! for a recording is when it is replayed, and undefined elsewhere.
 
 mod attention;
-pub(crate) mod check;
+mod check;
 mod conv2d;
 mod embed_patches;
 mod final_layer;
