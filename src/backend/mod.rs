@@ -4,13 +4,11 @@
 //! types, [`cpu`] is its executable meaning, `shaders/` and `kernels/` hold it for GPUs under the same name, and
 //! [`crate::conformance`] compares them.
 
-#[cfg(any(feature = "cuda", feature = "webgpu"))]
-mod cache;
 pub mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 #[cfg(any(feature = "cuda", feature = "webgpu"))]
-mod kept;
+mod gpu;
 pub mod ops;
 mod runtime;
 pub(crate) mod shape;

@@ -2,10 +2,10 @@
 //!
 //! Rows start on 16 bytes, with zeros behind them, so that a thread reads eight values at once whatever the width.
 
-use super::super::DeviceTensor;
-use super::gpu::Gpu;
-use super::memory::Memory;
-use super::tensor::{CudaTensor, VECTOR};
+use crate::backend::DeviceTensor;
+use crate::backend::cuda::launch::gpu::Gpu;
+use crate::backend::cuda::memory::arena::Memory;
+use crate::backend::cuda::memory::tensor::{CudaTensor, VECTOR};
 use crate::error::Result;
 use crate::tensor::{DType, HostTensor, Weight, widen};
 use std::ops::Range;
@@ -13,7 +13,7 @@ use std::sync::{Arc, OnceLock};
 
 /// `[rows, width]`.
 #[derive(Debug)]
-pub(super) struct Matrix {
+pub(crate) struct Matrix {
     tensor: CudaTensor,
     pub rows: usize,
     pub width: usize,
@@ -35,10 +35,10 @@ fn narrow(tensor: &HostTensor, elements: Range<usize>, place: &mut [u8]) {
 
 impl Matrix {
     /// The type of its elements.
-    pub(super) const ELEMENTS: DType = DType::Bf16;
+    pub(crate) const ELEMENTS: DType = DType::Bf16;
 
     /// `parts` `[Nᵢ, width]`, one below the other: `[rows, width]`.
-    pub(super) async fn stacked(gpu: &Gpu, verb: &'static str, parts: &[Weight<'_>], dims: [usize; 2]) -> Result<Self> {
+    pub(crate) async fn stacked(gpu: &Gpu, verb: &'static str, parts: &[Weight<'_>], dims: [usize; 2]) -> Result<Self> {
         let matrix = Self::room(gpu, verb, dims)?;
         let write = |first, rows: HostTensor| {
             let count = rows.shape()[0];
@@ -49,7 +49,7 @@ impl Matrix {
     }
 
     /// The rows of `first` and `second`, each `[rows, width]`, in turn.
-    pub(super) async fn alternating(
+    pub(crate) async fn alternating(
         gpu: &Gpu,
         verb: &'static str,
         pair: [&Weight<'_>; 2],
@@ -65,7 +65,7 @@ impl Matrix {
     }
 
     /// A convolution's kernel `[O, I, kh, kw]` as `[O, kh·kw·I₈]`, where `I₈` is `I` up to a multiple of eight.
-    pub(super) fn kernel(
+    pub(crate) fn kernel(
         gpu: &Gpu,
         verb: &'static str,
         kernel: &HostTensor,
@@ -116,27 +116,27 @@ impl Matrix {
     }
 
     /// A matrix for a kernel to fill, in memory that is no recording's where none is being made.
-    pub(super) fn empty(gpu: &Gpu, verb: &'static str, [rows, width]: [usize; 2]) -> Result<Self> {
+    pub(crate) fn empty(gpu: &Gpu, verb: &'static str, [rows, width]: [usize; 2]) -> Result<Self> {
         let tensor = gpu.output(verb, &[rows, width.next_multiple_of(VECTOR)], Self::ELEMENTS)?;
         Ok(Self { tensor, rows, width })
     }
 
     /// Its elements, rows with the zeros behind them.
-    pub(super) fn tensor(&self) -> &CudaTensor {
+    pub(crate) fn tensor(&self) -> &CudaTensor {
         &self.tensor
     }
 
     /// `[N, K]`.
-    pub(super) fn dims(&self) -> [usize; 2] {
+    pub(crate) fn dims(&self) -> [usize; 2] {
         [self.rows, self.width]
     }
 
     /// Elements from one row to the next.
-    pub(super) fn stride(&self) -> usize {
+    pub(crate) fn stride(&self) -> usize {
         self.tensor.shape()[1]
     }
 
-    pub(super) fn memory(&self) -> &Arc<Memory> {
+    pub(crate) fn memory(&self) -> &Arc<Memory> {
         self.tensor.memory()
     }
 }
@@ -144,33 +144,33 @@ impl Matrix {
 /// The matrix of a linear layer and its bias, F32.
 #[derive(Debug)]
 pub struct CudaLinear {
-    pub(super) matrix: Matrix,
-    pub(super) bias: Option<CudaTensor>,
+    pub(crate) matrix: Matrix,
+    pub(crate) bias: Option<CudaTensor>,
 }
 
 /// The two matrices of a swiglu, whose rows alternate.
 #[derive(Debug)]
 pub struct CudaSwiGlu {
-    pub(super) matrix: Matrix,
+    pub(crate) matrix: Matrix,
 }
 
 /// The kernel of a convolution `[O, kh, kw, I]` and its bias, F32.
 #[derive(Debug)]
 pub struct CudaConv2d {
-    pub(super) matrix: Matrix,
-    pub(super) dims: [usize; 4],
-    pub(super) bias: Option<CudaTensor>,
+    pub(crate) matrix: Matrix,
+    pub(crate) dims: [usize; 4],
+    pub(crate) bias: Option<CudaTensor>,
     /// The kernel's taps merged for a picture of twice the size, once that was asked for.
     merged: OnceLock<Matrix>,
 }
 
 impl CudaConv2d {
-    pub(super) fn new(matrix: Matrix, dims: [usize; 4], bias: Option<CudaTensor>) -> Self {
+    pub(crate) fn new(matrix: Matrix, dims: [usize; 4], bias: Option<CudaTensor>) -> Self {
         Self { matrix, dims, bias, merged: OnceLock::new() }
     }
 
     /// The merged taps, made by `make` the first time.
-    pub(super) fn merged(&self, make: impl FnOnce() -> Result<Matrix>) -> Result<&Matrix> {
+    pub(crate) fn merged(&self, make: impl FnOnce() -> Result<Matrix>) -> Result<&Matrix> {
         if let Some(merged) = self.merged.get() {
             return Ok(merged);
         }
@@ -179,20 +179,20 @@ impl CudaConv2d {
     }
 }
 
-impl super::super::DeviceWeight<2> for CudaLinear {
+impl crate::backend::DeviceWeight<2> for CudaLinear {
     fn dims(&self) -> [usize; 2] {
         self.matrix.dims()
     }
 }
 
-impl super::super::DeviceWeight<2> for CudaSwiGlu {
+impl crate::backend::DeviceWeight<2> for CudaSwiGlu {
     fn dims(&self) -> [usize; 2] {
         let [rows, width] = self.matrix.dims();
         [rows / 2, width]
     }
 }
 
-impl super::super::DeviceWeight<4> for CudaConv2d {
+impl crate::backend::DeviceWeight<4> for CudaConv2d {
     fn dims(&self) -> [usize; 4] {
         self.dims
     }

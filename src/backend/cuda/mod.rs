@@ -6,44 +6,27 @@
 //!
 //! Nothing of CUDA is needed to build it, and where there is no driver it is only a sentence.
 
-mod attention;
-mod conv2d;
-mod cublaslt;
-mod device;
-mod elementwise;
-mod fastest;
-mod functions;
-mod gpu;
-mod guide_and_step;
-mod hopper;
-mod kernels;
-mod layout;
-mod library;
-mod linear;
+mod driver;
+mod gemm;
+mod launch;
 mod matrix;
 mod memory;
-mod norms;
-mod nvrtc;
-mod patches;
-mod product;
-mod program;
-mod project_qkv;
-mod recording;
-mod staging;
-mod tensor;
-mod tensor_map;
+mod ops;
 
 use super::*;
 use crate::error::{Error, Result};
 use crate::tensor::{DType, HostTensor, Weight};
 use cudarc::driver::CudaEvent;
-use gpu::Gpu;
+pub use driver::nvrtc::Compiled;
+use driver::{device, functions, nvrtc};
+use gemm::autotune;
+use launch::gpu::Gpu;
+pub use launch::recording::CudaRecording;
 use matrix::Matrix;
 pub use matrix::{CudaConv2d, CudaLinear, CudaSwiGlu};
-pub use memory::Placement;
-pub use nvrtc::Compiled;
-pub use recording::CudaRecording;
-pub use tensor::CudaTensor;
+pub use memory::arena::Placement;
+pub use memory::tensor::CudaTensor;
+use ops::{attention, conv2d, elementwise, embed_patches, guide_and_step, linear, project_qkv, residual_norm};
 
 /// The `cuda` backend.
 #[derive(Debug)]
@@ -86,8 +69,8 @@ pub fn kernels(architecture: &str) -> Vec<(String, String)> {
         elementwise::programs(),
         guide_and_step::programs(),
         linear::programs(),
-        norms::programs(),
-        patches::programs(),
+        residual_norm::programs(),
+        embed_patches::programs(),
     ];
     if architecture == "sm_90a" {
         programs.extend([
@@ -128,7 +111,7 @@ impl Runtime for Cuda {
         let device = &self.0.device;
         let ((major, minor), (compiler, point)) = (device.capability, device.kernels.compiler());
         let kernels = if device.hopper { ", kernels for Hopper" } else { "" };
-        let products = match fastest::library(&self.0) {
+        let products = match autotune::library(&self.0) {
             Ok(library) => library.version(),
             Err(reason) => format!("no cuBLASLt ({reason})"),
         };
@@ -259,19 +242,19 @@ impl AttentionOp for Cuda {
 
 impl EmbedPatchesOp for Cuda {
     fn run_embed_patches(&self, a: EmbedPatchesArgs<'_, CudaTensor, CudaLinear>, _: [usize; 3]) -> Result<CudaTensor> {
-        patches::embed_patches(&self.0, a.latents, a.patch, a.w, a.pad, a.tokens, a.copies)
+        embed_patches::embed_patches(&self.0, a.latents, a.patch, a.w, a.pad, a.tokens, a.copies)
     }
 }
 
 impl FinalLayerOp for Cuda {
     fn run_final_layer(&self, a: FinalLayerArgs<'_, CudaTensor, CudaLinear>, _: [usize; 4]) -> Result<CudaTensor> {
-        patches::final_layer(&self.0, a.x, a.scale, a.eps, a.w, a.patch, a.size)
+        embed_patches::final_layer(&self.0, a.x, a.scale, a.eps, a.w, a.patch, a.size)
     }
 }
 
 impl GroupNormOp for Cuda {
     fn run_group_norm(&self, a: GroupNormArgs<'_, CudaTensor>, _: [usize; 4]) -> Result<CudaTensor> {
-        norms::group_norm(&self.0, a.x, a.weight, a.bias, a.groups, a.eps, a.silu)
+        residual_norm::group_norm(&self.0, a.x, a.weight, a.bias, a.groups, a.eps, a.silu)
     }
 }
 
@@ -307,20 +290,23 @@ impl QkNormRopeOp for Cuda {
 
 impl ResidualOp for Cuda {
     fn run_residual(&self, a: ResidualArgs<'_, CudaTensor>, _: [usize; 3]) -> Result<()> {
-        norms::residual_norm(&self.0, "residual", a.x, Some(a.branch), None).map(drop)
+        residual_norm::residual_norm(&self.0, "residual", a.x, Some(a.branch), None).map(drop)
     }
 }
 
 impl ResidualNormOp for Cuda {
     fn run_residual_norm(&self, a: ResidualNormArgs<'_, CudaTensor>, _: [usize; 3]) -> Result<CudaTensor> {
-        normed("residual_norm", norms::residual_norm(&self.0, "residual_norm", a.x, Some(a.branch), Some(a.norm))?)
+        normed(
+            "residual_norm",
+            residual_norm::residual_norm(&self.0, "residual_norm", a.x, Some(a.branch), Some(a.norm))?,
+        )
     }
 }
 
 impl RmsNormOp for Cuda {
     fn run_rms_norm(&self, a: RmsNormArgs<'_, CudaTensor>, _: [usize; 3]) -> Result<CudaTensor> {
         let x = self.0.activation(a.x)?;
-        normed("rms_norm", norms::residual_norm(&self.0, "rms_norm", &x, None, Some(a.norm))?)
+        normed("rms_norm", residual_norm::residual_norm(&self.0, "rms_norm", &x, None, Some(a.norm))?)
     }
 }
 

@@ -4,7 +4,7 @@
 //! one that is damaged, that another driver wrote or that wgpu refuses is made again. A failure
 //! costs time and nothing else, so it is not an error.
 
-use crate::backend::kept::Kept;
+use crate::backend::gpu::disk_cache::CacheEntry;
 use futures_util::FutureExt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 #[derive(Debug)]
 pub(super) struct Cache {
     cache: wgpu::PipelineCache,
-    file: Kept,
+    file: CacheEntry,
     /// Bytes of it in the file.
     stored: usize,
     compiled: AtomicUsize,
@@ -28,7 +28,7 @@ impl Cache {
             return None;
         }
         let key = format!("{} driver {} {}", info.name, info.driver, info.driver_info);
-        let file = Kept::named(&wgpu::util::pipeline_cache_key(info)?, key)?;
+        let file = CacheEntry::named(&wgpu::util::pipeline_cache_key(info)?, key)?;
         let found = file.read().and_then(|data| Some((create(device, Some(&data))?, data.len())));
         let (cache, stored) = match found {
             Some(found) => found,

@@ -1,0 +1,135 @@
+//! Programs to kernels on the device: compiled once a machine, loaded once a run.
+//!
+//! NVRTC's machine code is kept in the user's cache folder, one entry a program, by everything that
+//! it was made from: text, options, versions. An entry that is damaged or that the driver refuses
+//! is compiled again.
+
+use super::device::fault;
+use super::nvrtc;
+use super::program::{Parameter, Program};
+use crate::backend::gpu::disk_cache::CacheEntry;
+use crate::backend::gpu::lock;
+use crate::error::{Error, Result};
+use cudarc::driver::sys::CUfunction_attribute;
+use cudarc::driver::{CudaContext, CudaFunction, CudaModule};
+use cudarc::nvrtc::Ptx;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+/// Shared memory that a block may have without being asked for it, in bytes.
+const USUAL_SHARED: usize = 48 << 10;
+
+/// An entry of a program.
+#[derive(Debug)]
+pub(crate) struct Kernel {
+    pub function: CudaFunction,
+    pub parameters: Vec<Parameter>,
+    /// Whether it may start while the kernel before it ends.
+    pub early: bool,
+    /// Bytes of shared memory that a block was allowed beside those that the kernel declares.
+    allowed: Mutex<usize>,
+}
+
+impl Kernel {
+    /// Lets a block have `bytes` of shared memory, of the `most` that the device has.
+    pub(crate) fn allow_shared(&self, verb: &'static str, bytes: usize, most: usize) -> Result<()> {
+        if bytes <= USUAL_SHARED {
+            return Ok(());
+        }
+        if bytes > most {
+            return Err(Error::Device(format!(
+                "{verb}: a block needs {bytes} bytes of shared memory, and the GPU has {most}"
+            )));
+        }
+        let mut allowed = lock(&self.allowed);
+        if bytes > *allowed {
+            let attribute = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            self.function.set_attribute(attribute, bytes as i32).map_err(|error| fault(verb, error))?;
+            *allowed = bytes;
+        }
+        Ok(())
+    }
+}
+
+/// All kernels that were asked for so far.
+#[derive(Debug)]
+pub(crate) struct Kernels {
+    context: Arc<CudaContext>,
+    architecture: String,
+    /// Whether the device and its driver start kernels that wait by themselves early.
+    early: bool,
+    compiler: (i32, i32),
+    modules: Mutex<HashMap<String, Arc<CudaModule>>>,
+    made: Mutex<HashMap<(String, &'static str), Arc<Kernel>>>,
+}
+
+impl Kernels {
+    pub(crate) fn new(context: &Arc<CudaContext>, architecture: String, early: bool) -> Result<Self> {
+        let compiler = nvrtc::version()?;
+        let (modules, made) = (Mutex::default(), Mutex::default());
+        Ok(Self { context: context.clone(), architecture, early, compiler, modules, made })
+    }
+
+    /// The compiler's major and minor version.
+    pub(crate) fn compiler(&self) -> (i32, i32) {
+        self.compiler
+    }
+
+    /// The kernel `entry` of `program`.
+    pub(crate) fn get(&self, program: &Program, entry: &'static str) -> Result<Arc<Kernel>> {
+        let key = (program.label(), entry);
+        if let Some(kernel) = lock(&self.made).get(&key) {
+            return Ok(kernel.clone());
+        }
+        let module = self.module(program, &key.0)?;
+        let function = module.load_function(entry).map_err(|error| fault(program.name, error))?;
+        let parameters = program
+            .parameters(entry)
+            .ok_or_else(|| Error::shape(program.name, format!("{} declares no kernel {entry}", key.0)))?;
+        let kernel =
+            Arc::new(Kernel { function, parameters, early: self.early && program.waits(), allowed: Mutex::default() });
+        lock(&self.made).insert(key, kernel.clone());
+        Ok(kernel)
+    }
+
+    fn module(&self, program: &Program, label: &str) -> Result<Arc<CudaModule>> {
+        if let Some(module) = lock(&self.modules).get(label) {
+            return Ok(module.clone());
+        }
+        let source = program.source();
+        let file = kept(&source, &self.architecture, self.compiler);
+        let load = |cubin: Vec<u8>| self.context.load_module(Ptx::from_binary(cubin));
+        // What the driver does not take from the file, it may take from the compiler.
+        let found = file.as_ref().and_then(CacheEntry::read).and_then(|cubin| load(cubin).ok());
+        let module = match found {
+            Some(module) => module,
+            None => {
+                let compiled = nvrtc::compile(label, &source, &self.architecture)?;
+                if let Some(file) = &file {
+                    file.write(&compiled.cubin);
+                }
+                load(compiled.cubin).map_err(|error| fault(program.name, error))?
+            }
+        };
+        lock(&self.modules).insert(label.to_owned(), module.clone());
+        Ok(module)
+    }
+}
+
+/// Where a program's machine code is kept.
+fn kept(source: &str, architecture: &str, (major, minor): (i32, i32)) -> Option<CacheEntry> {
+    let options = nvrtc::options(architecture).join(" ");
+    CacheEntry::hashed(&format!("cuda-{architecture}"), "cubin", format!("NVRTC {major}.{minor} {options}\n{source}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn machine_code_is_kept_by_all_that_it_was_made_from() {
+        let [first, second, third] = [("a", "sm_80", (13, 0)), ("a", "sm_90a", (13, 0)), ("a", "sm_80", (13, 1))]
+            .map(|(source, sm, version)| kept(source, sm, version));
+        assert!(first.is_none() || first != second && first != third && second != third);
+    }
+}

@@ -1,0 +1,86 @@
+//! Where NVIDIA's libraries are found that do not come with the driver: with the CUDA toolkit or with Python's packages.
+
+use cudarc::get_lib_name_candidates;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+/// A library by the names that it goes by.
+#[derive(Debug)]
+pub(crate) struct Library {
+    /// Its name in cudarc, which has looked for every name that this may mean.
+    pub name: &'static str,
+    /// How the names of its files start on Unix and on Windows, those first that it loads by name.
+    pub files: [&'static [&'static str]; 2],
+    /// Its own package for Python, besides that of all of CUDA.
+    pub package: &'static str,
+}
+
+impl Library {
+    /// Loads the library for good, so that everyone finds it: from `first`, from where the system looks, or from where
+    /// toolkits and packages put it. An error is the folders that were looked at besides the system's.
+    pub(crate) fn load(&self, first: &[PathBuf]) -> Result<(), Vec<PathBuf>> {
+        // What was loaded by its path counts only under a name that cudarc knows: it panics where it finds none.
+        let known_with = |folders: &[PathBuf]| {
+            let _ = folders.iter().any(|folder| self.load_from(folder));
+            self.is_known()
+        };
+        if known_with(first) {
+            return Ok(());
+        }
+        let usual = usual_folders(self.package);
+        if known_with(&usual) { Ok(()) } else { Err([first, &usual].concat()) }
+    }
+
+    /// Whether the system finds it by a name, as cudarc will, or has it already.
+    fn is_known(&self) -> bool {
+        get_lib_name_candidates(self.name).iter().any(|name| keep(OsStr::new(name)))
+    }
+
+    /// Loads the library from `folder`, with those that it loads by name.
+    fn load_from(&self, folder: &Path) -> bool {
+        let starts = self.files[usize::from(cfg!(windows))];
+        starts.iter().fold(false, |_, start| {
+            let files = sorted(folder, |name| name.starts_with(start) && !name.contains(".alt."));
+            files.iter().any(|file| keep(file.as_os_str()))
+        })
+    }
+}
+
+/// Loads a library by name or path and never lets go of it.
+fn keep(name: &OsStr) -> bool {
+    // SAFETY: the initialisers of NVIDIA's libraries do nothing but set them up.
+    let library = unsafe { libloading::Library::new(name) };
+    library.map(std::mem::forget).is_ok()
+}
+
+/// Where the CUDA toolkit and PyPI's packages put their libraries.
+fn usual_folders(package: &str) -> Vec<PathBuf> {
+    let mut folders = Vec::new();
+    for variable in ["CUDA_HOME", "CUDA_PATH"] {
+        if let Some(path) = std::env::var_os(variable).map(PathBuf::from) {
+            folders.extend(["lib64", "bin/x64", "bin"].map(|name| path.join(name)));
+        }
+    }
+    if cfg!(unix) {
+        folders.extend(["/usr/local/cuda/lib64", "/opt/cuda/lib64"].map(PathBuf::from));
+        let pythons = ["VIRTUAL_ENV", "CONDA_PREFIX"].map(|name| std::env::var_os(name).map(PathBuf::from));
+        let home = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local"));
+        for root in pythons.into_iter().flatten().chain(home) {
+            for python in sorted(&root.join("lib"), |name| name.starts_with("python3")) {
+                let nvidia = python.join("site-packages/nvidia");
+                folders.extend(["cu13", package].map(|name| nvidia.join(name).join("lib")));
+            }
+        }
+    }
+    folders.retain(|folder| folder.is_dir());
+    folders
+}
+
+/// The entries of `folder` that `wanted` wants by name, in order.
+fn sorted(folder: &Path, wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut found: Vec<PathBuf> =
+        entries.filter(|path| path.file_name().and_then(OsStr::to_str).is_some_and(&wanted)).collect();
+    found.sort();
+    found
+}
