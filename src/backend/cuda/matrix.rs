@@ -1,17 +1,19 @@
-//! Matrices as BF16, laid out as the tensor cores take them.
+//! Matrices as BF16, in the layout of the gemm kernels.
 //!
-//! Rows start on 16 bytes, with zeros behind them, so that a thread reads eight values at once whatever the width.
+//! Rows are padded with zeros to multiples of 16 bytes, so that a thread loads eight values at once
+//! at any width.
 
-use crate::backend::DeviceTensor;
+use crate::backend::cuda::launch::args::Arg;
 use crate::backend::cuda::launch::gpu::Gpu;
-use crate::backend::cuda::memory::arena::Memory;
+use crate::backend::cuda::memory::allocation::Allocation;
 use crate::backend::cuda::memory::tensor::{CudaTensor, VECTOR};
+use crate::backend::{DeviceTensor, DeviceWeight};
 use crate::error::Result;
 use crate::tensor::{DType, HostTensor, Weight, widen};
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
-/// `[rows, width]`.
+/// A matrix `[rows, width]`.
 #[derive(Debug)]
 pub(crate) struct Matrix {
     tensor: CudaTensor,
@@ -19,109 +21,109 @@ pub(crate) struct Matrix {
     pub width: usize,
 }
 
-/// Writes some elements of a tensor as BF16: as they are where they are stored so, else rounded.
-fn narrow(tensor: &HostTensor, elements: Range<usize>, place: &mut [u8]) {
-    let (dtype, size) = (tensor.dtype(), tensor.dtype().size());
+/// Writes some elements of a tensor as BF16: copied if they are stored so, else rounded.
+fn write_bf16(tensor: &HostTensor, elements: Range<usize>, out: &mut [u8]) {
+    let dtype = tensor.dtype();
+    let size = dtype.size();
     let bytes = &tensor.bytes()[elements.start * size..elements.end * size];
     if dtype == DType::Bf16 {
-        return place.copy_from_slice(bytes);
+        return out.copy_from_slice(bytes);
     }
     let mut values = vec![0.0; elements.len()];
     widen(dtype, bytes, &mut values);
-    for (to, value) in place.chunks_exact_mut(2).zip(values) {
+    for (to, value) in out.chunks_exact_mut(Matrix::DTYPE.size()).zip(values) {
         to.copy_from_slice(&half::bf16::from_f32(value).to_le_bytes());
     }
 }
 
 impl Matrix {
     /// The type of its elements.
-    pub(crate) const ELEMENTS: DType = DType::Bf16;
+    pub(crate) const DTYPE: DType = DType::Bf16;
 
-    /// `parts` `[Nᵢ, width]`, one below the other: `[rows, width]`.
-    pub(crate) async fn stacked(gpu: &Gpu, verb: &'static str, parts: &[Weight<'_>], dims: [usize; 2]) -> Result<Self> {
-        let matrix = Self::room(gpu, verb, dims)?;
+    /// The rows of `parts`, each `[Nᵢ, width]`, one part after the other: `dims` is `[ΣNᵢ, width]`.
+    pub(crate) async fn stacked(gpu: &Gpu, op: &'static str, parts: &[Weight<'_>], dims: [usize; 2]) -> Result<Self> {
+        let matrix = Self::upload_target(gpu, op, dims)?;
         let write = |first, rows: HostTensor| {
             let count = rows.shape()[0];
-            matrix.write(gpu, verb, first, count, |row| (&rows, row))
+            matrix.write(gpu, op, first, count, |row| (&rows, row))
         };
         Weight::each_piece(parts, write).await?;
         Ok(matrix)
     }
 
-    /// The rows of `first` and `second`, each `[rows, width]`, in turn.
+    /// The rows of two matrices `[rows, width]`, alternating.
     pub(crate) async fn alternating(
         gpu: &Gpu,
-        verb: &'static str,
+        op: &'static str,
         pair: [&Weight<'_>; 2],
         [rows, width]: [usize; 2],
     ) -> Result<Self> {
-        let matrix = Self::room(gpu, verb, [2 * rows, width])?;
+        let matrix = Self::upload_target(gpu, op, [2 * rows, width])?;
         let write = |first, pieces: [HostTensor; 2]| {
             let count = pieces[0].shape()[0];
-            matrix.write(gpu, verb, 2 * first, 2 * count, |row| (&pieces[row % 2], row / 2))
+            matrix.write(gpu, op, 2 * first, 2 * count, |row| (&pieces[row % 2], row / 2))
         };
         Weight::each_pair(pair, write).await?;
         Ok(matrix)
     }
 
-    /// A convolution's kernel `[O, I, kh, kw]` as `[O, kh·kw·I₈]`, where `I₈` is `I` up to a multiple of eight.
-    pub(crate) fn kernel(
-        gpu: &Gpu,
-        verb: &'static str,
-        kernel: &HostTensor,
-        [o, i, kh, kw]: [usize; 4],
-    ) -> Result<Self> {
-        let (taps, depth) = (kh * kw, i.next_multiple_of(VECTOR));
-        let matrix = Self::room(gpu, verb, [o, taps * depth])?;
+    /// A convolution's kernel `[O, I, kh, kw]` as `[O, kh·kw·I₈]`, where `I₈` is `I` rounded up to a
+    /// multiple of eight.
+    pub(crate) fn kernel(gpu: &Gpu, op: &'static str, kernel: &HostTensor, [o, i, kh, kw]: [usize; 4]) -> Result<Self> {
+        let taps = kh * kw;
+        let depth = i.next_multiple_of(VECTOR);
+        let size = Self::DTYPE.size();
+        let matrix = Self::upload_target(gpu, op, [o, taps * depth])?;
         let row_bytes = matrix.row_bytes();
-        gpu.send_units(verb, &matrix.tensor, 0, o * row_bytes, row_bytes, |row, place| {
-            let mut stored = vec![0; 2 * i * taps];
-            narrow(kernel, row * i * taps..(row + 1) * i * taps, &mut stored);
-            place.fill(0);
-            for (at, value) in stored.chunks_exact(2).enumerate() {
-                let to = 2 * (at % taps * depth + at / taps);
-                place[to..to + 2].copy_from_slice(value);
+        gpu.upload_chunks(op, &matrix.tensor, 0, o * row_bytes, row_bytes, |row, out| {
+            let mut stored = vec![0; size * i * taps];
+            write_bf16(kernel, row * i * taps..(row + 1) * i * taps, &mut stored);
+            out.fill(0);
+            for (at, value) in stored.chunks_exact(size).enumerate() {
+                let to = size * (at % taps * depth + at / taps);
+                out[to..to + size].copy_from_slice(value);
             }
         })?;
         Ok(matrix)
     }
 
-    /// A matrix that is filled at once.
-    fn room(gpu: &Gpu, verb: &'static str, [rows, width]: [usize; 2]) -> Result<Self> {
-        let tensor = gpu.room(verb, &[rows, width.next_multiple_of(VECTOR)], Self::ELEMENTS)?;
+    /// A matrix for an upload to fill.
+    fn upload_target(gpu: &Gpu, op: &'static str, [rows, width]: [usize; 2]) -> Result<Self> {
+        let tensor = gpu.upload_target(op, &[rows, width.next_multiple_of(VECTOR)], Self::DTYPE)?;
         Ok(Self { tensor, rows, width })
     }
 
-    /// Bytes from one row to the next.
+    /// The distance of rows in bytes.
     fn row_bytes(&self) -> usize {
-        self.stride() * Self::ELEMENTS.size()
+        self.stride() * Self::DTYPE.size()
     }
 
-    /// Writes `count` rows from `first` on, each found in a tensor `[_, width]`.
+    /// Writes `count` rows from `first` on; `find` returns the tensor `[_, width]` and the row of each.
     fn write<'t>(
         &self,
         gpu: &Gpu,
-        verb: &'static str,
+        op: &'static str,
         first: usize,
         count: usize,
         find: impl Fn(usize) -> (&'t HostTensor, usize) + Sync,
     ) -> Result<()> {
-        let (width, bytes) = (self.width, self.row_bytes());
-        gpu.send_units(verb, &self.tensor, first * bytes, count * bytes, bytes, |row, place| {
+        let width = self.width;
+        let bytes = self.row_bytes();
+        gpu.upload_chunks(op, &self.tensor, first * bytes, count * bytes, bytes, |row, out| {
             let (tensor, row) = find(row);
-            let (values, padding) = place.split_at_mut(Self::ELEMENTS.size() * width);
-            narrow(tensor, row * width..(row + 1) * width, values);
+            let (values, padding) = out.split_at_mut(Self::DTYPE.size() * width);
+            write_bf16(tensor, row * width..(row + 1) * width, values);
             padding.fill(0);
         })
     }
 
-    /// A matrix for a kernel to fill, in memory that is no recording's where none is being made.
-    pub(crate) fn empty(gpu: &Gpu, verb: &'static str, [rows, width]: [usize; 2]) -> Result<Self> {
-        let tensor = gpu.output(verb, &[rows, width.next_multiple_of(VECTOR)], Self::ELEMENTS)?;
+    /// A matrix for a kernel to fill.
+    pub(crate) fn output(gpu: &Gpu, op: &'static str, [rows, width]: [usize; 2]) -> Result<Self> {
+        let tensor = gpu.output(op, &[rows, width.next_multiple_of(VECTOR)], Self::DTYPE)?;
         Ok(Self { tensor, rows, width })
     }
 
-    /// Its elements, rows with the zeros behind them.
+    /// Its elements `[rows, stride]`, padding included.
     pub(crate) fn tensor(&self) -> &CudaTensor {
         &self.tensor
     }
@@ -131,13 +133,18 @@ impl Matrix {
         [self.rows, self.width]
     }
 
-    /// Elements from one row to the next.
+    /// The distance of rows in elements.
     pub(crate) fn stride(&self) -> usize {
         self.tensor.shape()[1]
     }
 
-    pub(crate) fn memory(&self) -> &Arc<Memory> {
-        self.tensor.memory()
+    pub(crate) fn allocation(&self) -> &Arc<Allocation> {
+        self.tensor.allocation()
+    }
+
+    /// The matrix as an argument of a kernel that reads it.
+    pub(crate) fn arg(&self) -> Arg<'_> {
+        Arg::Read(&self.tensor)
     }
 }
 
@@ -160,7 +167,7 @@ pub struct CudaConv2d {
     pub(crate) matrix: Matrix,
     pub(crate) dims: [usize; 4],
     pub(crate) bias: Option<CudaTensor>,
-    /// The kernel's taps merged for a picture of twice the size, once that was asked for.
+    /// The taps merged for an upsampled picture, made on first use.
     merged: OnceLock<Matrix>,
 }
 
@@ -169,7 +176,7 @@ impl CudaConv2d {
         Self { matrix, dims, bias, merged: OnceLock::new() }
     }
 
-    /// The merged taps, made by `make` the first time.
+    /// The merged taps, which `make` makes on first use.
     pub(crate) fn merged(&self, make: impl FnOnce() -> Result<Matrix>) -> Result<&Matrix> {
         if let Some(merged) = self.merged.get() {
             return Ok(merged);
@@ -179,20 +186,20 @@ impl CudaConv2d {
     }
 }
 
-impl crate::backend::DeviceWeight<2> for CudaLinear {
+impl DeviceWeight<2> for CudaLinear {
     fn dims(&self) -> [usize; 2] {
         self.matrix.dims()
     }
 }
 
-impl crate::backend::DeviceWeight<2> for CudaSwiGlu {
+impl DeviceWeight<2> for CudaSwiGlu {
     fn dims(&self) -> [usize; 2] {
         let [rows, width] = self.matrix.dims();
         [rows / 2, width]
     }
 }
 
-impl crate::backend::DeviceWeight<4> for CudaConv2d {
+impl DeviceWeight<4> for CudaConv2d {
     fn dims(&self) -> [usize; 4] {
         self.dims
     }

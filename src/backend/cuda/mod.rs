@@ -1,10 +1,11 @@
-//! NVIDIA GPUs: CUDA kernels through cudarc, which loads the driver and the compiler library when they are wanted.
+//! The `cuda` backend for NVIDIA GPUs, through cudarc, which loads the driver and NVRTC on demand.
 //!
-//! One file in `kernels/` a verb; the files here launch them, check shapes and find the memory. Large linears go through
-//! cuBLASLt where it is installed and faster. Activations and matrices are BF16, biases, norm weights and latents F32;
-//! sums, norms and softmax are F32.
+//! Each op has a kernel in `kernels/` and a launcher in `ops`. Large linears go through cuBLASLt if it
+//! is installed and faster. Activations and matrices are BF16; biases, norm weights and latents are
+//! F32, and so are accumulation, norms and softmax.
 //!
-//! Nothing of CUDA is needed to build it, and where there is no driver it is only a sentence.
+//! The layers, each of which uses only those below: `ops`, `gemm`, `matrix`, `launch`, `memory`,
+//! `driver`. Building needs nothing of CUDA; without a driver, [`Cuda::open`] returns an error.
 
 mod driver;
 mod gemm;
@@ -19,79 +20,64 @@ use crate::tensor::{DType, HostTensor, Weight};
 use cudarc::driver::CudaEvent;
 pub use driver::nvrtc::Compiled;
 use driver::{device, functions, nvrtc};
-use gemm::autotune;
+use gemm::autotune::Autotuner;
 use launch::gpu::Gpu;
 pub use launch::recording::CudaRecording;
 use matrix::Matrix;
 pub use matrix::{CudaConv2d, CudaLinear, CudaSwiGlu};
 pub use memory::arena::Placement;
 pub use memory::tensor::CudaTensor;
-use ops::{attention, conv2d, elementwise, embed_patches, guide_and_step, linear, project_qkv, residual_norm};
 
 /// The `cuda` backend.
 #[derive(Debug)]
-pub struct Cuda(Gpu);
+pub struct Cuda {
+    gpu: Gpu,
+    autotuner: Autotuner,
+}
 
-/// A point in the order of the verbs.
+/// A point in the order of the ops.
 #[derive(Debug)]
 pub struct CudaPoint(CudaEvent);
 
 impl Cuda {
-    /// The first GPU that the driver names.
+    /// Opens the driver's first GPU.
     ///
     /// # Errors
-    /// [`Error::Device`] when there is no driver, no GPU, no compiler library, or a GPU that is too old, with a sentence
-    /// that says which and what to do.
+    /// [`Error::Device`] if there is no driver, no GPU or no NVRTC, or if one of them is too old; the
+    /// message says which one and what to do.
     pub fn open(placement: Placement) -> Result<Self> {
-        Gpu::open(placement).map(Self)
+        Ok(Self { gpu: Gpu::open(placement)?, autotuner: Autotuner::default() })
     }
 
-    /// Whether this machine has an NVIDIA GPU with a driver, whether or not [`Cuda::open`] can use it.
+    /// True if this machine has an NVIDIA GPU and a driver, even one that [`Cuda::open`] cannot use.
     pub fn present() -> bool {
         device::present()
     }
 
-    fn bias(&self, verb: &'static str, biases: &[HostTensor]) -> Result<Option<CudaTensor>> {
+    fn bias(&self, op: &'static str, biases: &[HostTensor]) -> Result<Option<CudaTensor>> {
         if biases.is_empty() {
             return Ok(None);
         }
         let values: Vec<f32> = biases.iter().flat_map(HostTensor::to_f32).collect();
-        self.0.upload(verb, &[values.len()], DType::F32, bytemuck::cast_slice(&values)).map(Some)
+        self.gpu.upload(op, &[values.len()], DType::F32, bytemuck::cast_slice(&values)).map(Some)
     }
 }
 
-/// Every kernel that an architecture such as `sm_90a` may run, in many of its variants, as (name, CUDA C++): for tests that
-/// compile them.
+/// Every kernel for an architecture such as `sm_90a`, in many of its variants, as (name, CUDA C++):
+/// for tests that compile them.
 pub fn kernels(architecture: &str) -> Vec<(String, String)> {
-    let mut programs = vec![
-        attention::programs(),
-        conv2d::programs(),
-        elementwise::programs(),
-        guide_and_step::programs(),
-        linear::programs(),
-        residual_norm::programs(),
-        embed_patches::programs(),
-    ];
-    if architecture == "sm_90a" {
-        programs.extend([
-            attention::hopper_programs(),
-            conv2d::hopper_programs(),
-            linear::hopper_programs(),
-            project_qkv::hopper_programs(),
-        ]);
-    }
-    programs.concat().into_iter().map(|program| (program.label(), program.source())).collect()
+    ops::programs(architecture).into_iter().map(|program| (program.label(), program.source())).collect()
 }
 
-/// The functions that the backend calls of the driver: for tests on a driver that has no others.
+/// The driver functions that the backend calls: for tests on an emulated driver.
 pub fn driver_functions() -> &'static [&'static str] {
     functions::DRIVER
 }
 
-/// Compiles a kernel for an architecture such as `sm_90a`, as the backend does for the device at hand; needs no GPU.
+/// Compiles a kernel for an architecture such as `sm_90a`, as the backend does; needs no GPU.
 ///
 /// # Errors
-/// [`Error::Device`] when the compiler library is missing, does not know the architecture, or refuses the text.
+/// [`Error::Device`] if NVRTC is missing, does not know the architecture, or rejects the source.
 pub fn compile(name: &str, source: &str, architecture: &str) -> Result<Compiled> {
     nvrtc::compile(name, source, architecture)
 }
@@ -108,14 +94,15 @@ impl Runtime for Cuda {
     }
 
     fn device(&self) -> String {
-        let device = &self.0.device;
-        let ((major, minor), (compiler, point)) = (device.capability, device.kernels.compiler());
-        let kernels = if device.hopper { ", kernels for Hopper" } else { "" };
-        let products = match autotune::library(&self.0) {
+        let device = &self.gpu.device;
+        let (major, minor) = device.capability;
+        let (compiler, point) = device.kernels.compiler();
+        let kernels = if device.sm90 { ", kernels for Hopper" } else { "" };
+        let gemms = match self.autotuner.library(&self.gpu) {
             Ok(library) => library.version(),
             Err(reason) => format!("no cuBLASLt ({reason})"),
         };
-        format!("{}, compute capability {major}.{minor}, NVRTC {compiler}.{point}, {products}{kernels}", device.name)
+        format!("{}, compute capability {major}.{minor}, NVRTC {compiler}.{point}, {gemms}{kernels}", device.name)
     }
 
     fn activations(&self) -> DType {
@@ -127,59 +114,59 @@ impl Runtime for Cuda {
     }
 
     fn peak_memory(&self) -> Option<u64> {
-        Some(self.0.peak_memory())
+        Some(self.gpu.peak_memory())
     }
 
     fn free_memory(&self) -> Option<u64> {
-        self.0.free_memory()
+        self.gpu.free_memory()
     }
 
     fn weights(&self, _: DType) -> DType {
-        Matrix::ELEMENTS
+        Matrix::DTYPE
     }
 
     fn trim(&self) {
-        self.0.trim();
+        self.gpu.trim();
     }
 
-    /// Vectors are widened to F32, as biases and the weights of norms are read so; everything else stays as it is.
+    /// Vectors are widened to F32, the type of biases and norm weights; other tensors keep their type.
     fn run_upload(&self, tensor: &HostTensor) -> Result<CudaTensor> {
         let short = matches!(tensor.dtype(), DType::F16 | DType::Bf16);
         if short && tensor.shape().len() == 1 {
-            return self.0.upload("upload", tensor.shape(), DType::F32, bytemuck::cast_slice(&tensor.to_f32()));
+            return self.gpu.upload("upload", tensor.shape(), DType::F32, bytemuck::cast_slice(&tensor.to_f32()));
         }
-        self.0.upload("upload", tensor.shape(), tensor.dtype(), tensor.bytes())
+        self.gpu.upload("upload", tensor.shape(), tensor.dtype(), tensor.bytes())
     }
 
     async fn download(&self, tensor: &CudaTensor) -> Result<HostTensor> {
-        self.0.download(tensor)
+        self.gpu.download(tensor)
     }
 
     fn record(&self, steps: impl FnOnce(&Self) -> Result<()>) -> Result<CudaRecording> {
-        self.0.record(|| steps(self))
+        self.gpu.record(|| steps(self))
     }
 
     fn replay(&self, recording: &CudaRecording) -> Result<()> {
-        self.0.replay(recording)
+        self.gpu.replay(recording)
     }
 
     fn event(&self) -> Result<CudaPoint> {
-        self.0.event().map(CudaPoint)
+        self.gpu.event().map(CudaPoint)
     }
 
     async fn wait(&self, event: CudaPoint) -> Result<()> {
-        self.0.wait(event.0)
+        self.gpu.wait(event.0)
     }
 }
 
 impl GatherRowsOp for Cuda {
     async fn run_upload_table(&self, table: &Weight<'_>) -> Result<CudaTensor> {
         shapes::dims::<2>("upload_table", "the table", table.shape())?;
-        self.0.upload_table("upload_table", table).await
+        self.gpu.upload_table("upload_table", table).await
     }
 
     fn run_gather_rows(&self, a: GatherRowsArgs<'_, CudaTensor>, _: &[usize]) -> Result<CudaTensor> {
-        elementwise::gather_rows(&self.0, a.table, a.ids)
+        ops::gather_rows::gather_rows(&self.gpu, a.table, a.ids)
     }
 }
 
@@ -192,13 +179,13 @@ impl LinearOp for Cuda {
         biases: &[HostTensor],
         dims: [usize; 2],
     ) -> Result<CudaLinear> {
-        let verb = "upload_linear";
-        let matrix = Matrix::stacked(&self.0, verb, parts, dims).await?;
-        Ok(CudaLinear { matrix, bias: self.bias(verb, biases)? })
+        let op = "upload_linear";
+        let matrix = Matrix::stacked(&self.gpu, op, parts, dims).await?;
+        Ok(CudaLinear { matrix, bias: self.bias(op, biases)? })
     }
 
     fn run_linear(&self, a: LinearArgs<'_, CudaTensor, CudaLinear>, _: &[usize]) -> Result<CudaTensor> {
-        linear::linear(&self.0, a.x, a.w)
+        ops::linear::linear(&self.gpu, &self.autotuner, a.x, a.w)
     }
 }
 
@@ -206,12 +193,12 @@ impl SwiGluOp for Cuda {
     type SwiGlu = CudaSwiGlu;
 
     async fn run_upload_swiglu(&self, gate: &Weight<'_>, up: &Weight<'_>, dims: [usize; 2]) -> Result<CudaSwiGlu> {
-        let verb = "upload_swiglu";
-        Ok(CudaSwiGlu { matrix: Matrix::alternating(&self.0, verb, [gate, up], dims).await? })
+        let op = "upload_swiglu";
+        Ok(CudaSwiGlu { matrix: Matrix::alternating(&self.gpu, op, [gate, up], dims).await? })
     }
 
     fn run_swiglu(&self, a: SwiGluArgs<'_, CudaTensor, CudaSwiGlu>, _: &[usize]) -> Result<CudaTensor> {
-        linear::swiglu(&self.0, a.x, a.w)
+        ops::swiglu::swiglu(&self.gpu, a.x, a.w)
     }
 }
 
@@ -224,95 +211,91 @@ impl Conv2dOp for Cuda {
         bias: Option<&HostTensor>,
         stored @ [o, i, kh, kw]: [usize; 4],
     ) -> Result<CudaConv2d> {
-        let verb = "upload_conv2d";
-        let matrix = Matrix::kernel(&self.0, verb, kernel, stored)?;
-        Ok(CudaConv2d::new(matrix, [o, kh, kw, i], self.bias(verb, bias.map_or(&[], std::slice::from_ref))?))
+        let op = "upload_conv2d";
+        let matrix = Matrix::kernel(&self.gpu, op, kernel, stored)?;
+        Ok(CudaConv2d::new(matrix, [o, kh, kw, i], self.bias(op, bias.map_or(&[], std::slice::from_ref))?))
     }
 
     fn run_conv2d(&self, a: Conv2dArgs<'_, CudaTensor, CudaConv2d>, _: [usize; 4]) -> Result<CudaTensor> {
-        conv2d::conv2d(&self.0, a.x, a.w, a.geometry, a.residual)
+        ops::conv2d::conv2d(&self.gpu, a.x, a.w, a.geometry, a.residual)
     }
 }
 
 impl AttentionOp for Cuda {
     fn run_attention(&self, a: AttentionArgs<'_, CudaTensor>, _: [usize; 3]) -> Result<CudaTensor> {
-        attention::attention(&self.0, a.qkv, a.heads, a.mask)
+        ops::attention::attention(&self.gpu, a.qkv, a.heads, a.mask)
     }
 }
 
 impl EmbedPatchesOp for Cuda {
     fn run_embed_patches(&self, a: EmbedPatchesArgs<'_, CudaTensor, CudaLinear>, _: [usize; 3]) -> Result<CudaTensor> {
-        embed_patches::embed_patches(&self.0, a.latents, a.patch, a.w, a.pad, a.tokens, a.copies)
+        ops::embed_patches::embed_patches(&self.gpu, a.latents, a.patch, a.w, a.pad, a.tokens, a.copies)
     }
 }
 
 impl FinalLayerOp for Cuda {
     fn run_final_layer(&self, a: FinalLayerArgs<'_, CudaTensor, CudaLinear>, _: [usize; 4]) -> Result<CudaTensor> {
-        embed_patches::final_layer(&self.0, a.x, a.scale, a.eps, a.w, a.patch, a.size)
+        ops::final_layer::final_layer(&self.gpu, a.x, a.scale, a.eps, a.w, a.patch, a.size)
     }
 }
 
 impl GroupNormOp for Cuda {
     fn run_group_norm(&self, a: GroupNormArgs<'_, CudaTensor>, _: [usize; 4]) -> Result<CudaTensor> {
-        residual_norm::group_norm(&self.0, a.x, a.weight, a.bias, a.groups, a.eps, a.silu)
+        ops::group_norm::group_norm(&self.gpu, a.x, a.weight, a.bias, a.groups, a.eps, a.silu)
     }
 }
 
 impl JoinSequenceOp for Cuda {
     fn run_join_sequence(&self, a: JoinSequenceArgs<'_, CudaTensor>, _: [usize; 3]) -> Result<CudaTensor> {
-        elementwise::join_sequence(&self.0, a.image, a.caption, a.captions)
+        ops::join_sequence::join_sequence(&self.gpu, a.image, a.caption, a.captions)
     }
 }
 
 impl ModulationOp for Cuda {
     fn run_modulation(&self, a: ModulationArgs<'_, CudaTensor, CudaLinear>, _: [usize; 3]) -> Result<CudaTensor> {
-        linear::modulation(&self.0, a.t, a.w, a.silu, a.width)
+        ops::modulation::modulation(&self.gpu, a.t, a.w, a.silu, a.width)
     }
 }
 
 impl NormalizeRgb8Op for Cuda {
     fn run_normalize_rgb8(&self, a: NormalizeRgb8Args<'_, CudaTensor>, _: [usize; 4]) -> Result<CudaTensor> {
-        elementwise::normalize_rgb8(&self.0, a.pixels)
+        ops::normalize_rgb8::normalize_rgb8(&self.gpu, a.pixels)
     }
 }
 
 impl PadRowsOp for Cuda {
     fn run_pad_rows(&self, a: PadRowsArgs<'_, CudaTensor>, _: [usize; 3]) -> Result<()> {
-        elementwise::pad_rows(&self.0, a.x, a.token, a.lengths)
+        ops::pad_rows::pad_rows(&self.gpu, a.x, a.token, a.lengths)
     }
 }
 
 impl QkNormRopeOp for Cuda {
     fn run_qk_norm_rope(&self, a: QkNormRopeArgs<'_, CudaTensor>, _: [usize; 2]) -> Result<()> {
-        attention::qk_norm_rope(&self.0, a.qkv, a.heads, a.how)
+        ops::qk_norm_rope::qk_norm_rope(&self.gpu, a.qkv, a.heads, a.how)
     }
 }
 
 impl ResidualOp for Cuda {
     fn run_residual(&self, a: ResidualArgs<'_, CudaTensor>, _: [usize; 3]) -> Result<()> {
-        residual_norm::residual_norm(&self.0, "residual", a.x, Some(a.branch), None).map(drop)
+        ops::residual::residual(&self.gpu, a.x, a.branch)
     }
 }
 
 impl ResidualNormOp for Cuda {
     fn run_residual_norm(&self, a: ResidualNormArgs<'_, CudaTensor>, _: [usize; 3]) -> Result<CudaTensor> {
-        normed(
-            "residual_norm",
-            residual_norm::residual_norm(&self.0, "residual_norm", a.x, Some(a.branch), Some(a.norm))?,
-        )
+        normed("residual_norm", ops::residual_norm::residual_norm(&self.gpu, a.x, a.branch, a.norm)?)
     }
 }
 
 impl RmsNormOp for Cuda {
     fn run_rms_norm(&self, a: RmsNormArgs<'_, CudaTensor>, _: [usize; 3]) -> Result<CudaTensor> {
-        let x = self.0.activation(a.x)?;
-        normed("rms_norm", residual_norm::residual_norm(&self.0, "rms_norm", &x, None, Some(a.norm))?)
+        normed("rms_norm", ops::rms_norm::rms_norm(&self.gpu, a.x, a.norm)?)
     }
 }
 
 impl ScaleLatentsOp for Cuda {
     fn run_scale_latents(&self, a: ScaleLatentsArgs<'_, CudaTensor>, _: [usize; 4]) -> Result<CudaTensor> {
-        elementwise::scale_latents(&self.0, a.x, a.channels, a.scale, a.shift)
+        ops::scale_latents::scale_latents(&self.gpu, a.x, a.channels, a.scale, a.shift)
     }
 }
 
@@ -322,35 +305,35 @@ impl TimestepEmbeddingOp for Cuda {
         a: TimestepEmbeddingArgs<'_, CudaTensor, CudaLinear>,
         _: [usize; 2],
     ) -> Result<CudaTensor> {
-        linear::timestep_embedding(&self.0, a.times, a.step, a.w1, a.w2)
+        ops::timestep_embedding::timestep_embedding(&self.gpu, a.times, a.step, a.w1, a.w2)
     }
 }
 
 impl ToRgb8Op for Cuda {
     fn run_to_rgb8(&self, a: ToRgb8Args<'_, CudaTensor>, _: [usize; 4]) -> Result<CudaTensor> {
-        elementwise::to_rgb8(&self.0, a.x)
+        ops::to_rgb8::to_rgb8(&self.gpu, a.x)
     }
 }
 
 impl UnscaleLatentsOp for Cuda {
     fn run_unscale_latents(&self, a: UnscaleLatentsArgs<'_, CudaTensor>, _: [usize; 4]) -> Result<CudaTensor> {
-        elementwise::unscale_latents(&self.0, a.latents, a.scale, a.shift)
+        ops::unscale_latents::unscale_latents(&self.gpu, a.latents, a.scale, a.shift)
     }
 }
 
 impl GuideAndStepOp for Cuda {
     fn run_guide_and_step(&self, a: GuideAndStepArgs<'_, CudaTensor>) -> Result<()> {
-        guide_and_step::guide_and_step(&self.0, a.latents, a.prediction, a.table, a.step)
+        ops::guide_and_step::guide_and_step(&self.gpu, a.latents, a.prediction, a.table, a.step)
     }
 }
 
 impl ProjectQkvOp for Cuda {
     fn run_project_qkv(&self, a: ProjectQkvArgs<'_, CudaTensor, CudaLinear>, _: [usize; 3]) -> Result<CudaTensor> {
-        project_qkv::project_qkv(&self.0, a.x, a.w, a.heads, a.how)
+        ops::project_qkv::project_qkv(&self.gpu, &self.autotuner, a.x, a.w, a.heads, a.how)
     }
 }
 
-/// What a norm returned; it returns a tensor whenever it was given a norm.
-fn normed(verb: &'static str, out: Option<CudaTensor>) -> Result<CudaTensor> {
-    out.ok_or_else(|| Error::shape(verb, "there is no norm"))
+/// The output of a launch that was given a norm.
+fn normed(op: &'static str, out: Option<CudaTensor>) -> Result<CudaTensor> {
+    out.ok_or_else(|| Error::shape(op, "there is no norm"))
 }

@@ -2,6 +2,10 @@
 
 mod cache_folder;
 pub(super) mod disk_cache;
+#[cfg(feature = "cuda")]
+pub(super) mod frequencies;
+#[cfg(feature = "cuda")]
+pub(super) mod residual_norm;
 
 #[cfg(feature = "cuda")]
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -1,5 +1,6 @@
-//! The device: whether there is one that will do, and what it says when it fails.
+//! The GPU: finding the driver, opening a device, and its properties.
 
+use super::error::{fault, not_opened};
 use super::functions;
 use super::kernels::Kernels;
 use crate::backend::RELIEF;
@@ -8,31 +9,31 @@ use cudarc::driver::sys::{self, CUdevice_attribute, CUresult};
 use cudarc::driver::{CudaContext, CudaStream, DriverError, result};
 use std::sync::Arc;
 
-/// The oldest architecture that has all that the kernels use: BF16 on tensor cores, asynchronous copies.
-const OLDEST: (i32, i32) = (8, 0);
+/// The oldest compute capability with BF16 tensor cores and `cp.async`.
+const MIN_CAPABILITY: (i32, i32) = (8, 0);
 
-/// The oldest driver, by the CUDA that it is of: the first one that takes the machine code of CUDA 12's compiler.
-const OLDEST_DRIVER: i32 = 12;
+/// The major CUDA version of the oldest driver that loads the machine code of CUDA 12's compiler.
+const MIN_DRIVER: i32 = 12;
 
-/// The oldest driver that captures kernels that start early into graphs: that of CUDA 12.3.
-const EARLY_DRIVER: i32 = 12_030;
+/// The oldest driver that captures programmatic dependent launches (PDL) into graphs: CUDA 12.3.
+const MIN_PDL_DRIVER: i32 = 12_030;
 
-/// A device that is open.
+/// An open device.
 #[derive(Debug)]
 pub(crate) struct Device {
     pub context: Arc<CudaContext>,
-    /// Where everything runs, in the order it was called in.
+    /// The one stream that all work runs on, in call order.
     pub stream: Arc<CudaStream>,
     pub kernels: Kernels,
     pub name: String,
     /// Compute capability.
     pub capability: (i32, i32),
-    /// Multiprocessors.
-    pub processors: usize,
-    /// Shared memory that a block may have, in bytes.
-    pub shared: usize,
-    /// Whether the kernels for Hopper run, those in `kernels/sm90/`; the verbs that have such a kernel ask here.
-    pub hopper: bool,
+    /// The number of streaming multiprocessors (SMs).
+    pub sms: usize,
+    /// The largest dynamic shared memory of a CTA, in bytes.
+    pub max_shared: usize,
+    /// True on Hopper, which runs the kernels in `kernels/sm90/`.
+    pub sm90: bool,
 }
 
 impl Device {
@@ -43,40 +44,48 @@ impl Device {
         let name = context.name().map_err(|error| fault("the device's name", error))?;
         let attribute = |which| context.attribute(which).map_err(|error| fault(&name, error));
         let capability = context.compute_capability().map_err(|error| fault(&name, error))?;
-        if capability < OLDEST {
-            let ((major, minor), (oldest, _)) = (capability, OLDEST);
+        if capability < MIN_CAPABILITY {
+            let (major, minor) = capability;
+            let (oldest, _) = MIN_CAPABILITY;
             return Err(Error::Device(format!(
                 "{name} has compute capability {major}.{minor}, and the kernels need {oldest}.0 (Ampere) or later"
             )));
         }
-        let processors = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
-        let shared = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
-        // Recordings are captured, which the default stream cannot be.
+        let sms = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
+        let max_shared = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
+        // The default stream cannot be captured into a graph.
         let stream = context.new_stream().map_err(|error| fault(&name, error))?;
-        let early = capability >= (9, 0) && version >= EARLY_DRIVER;
-        let kernels = Kernels::new(&context, architecture(capability), early)?;
-        let hopper = capability == (9, 0);
+        let pdl = capability >= (9, 0) && version >= MIN_PDL_DRIVER;
+        let kernels = Kernels::new(&context, architecture(capability), pdl)?;
         let count = |number: i32| usize::try_from(number).unwrap_or(0);
-        let (processors, shared) = (count(processors), count(shared));
-        Ok(Self { stream, kernels, name, capability, processors, shared, hopper, context })
+        Ok(Self {
+            stream,
+            kernels,
+            name,
+            capability,
+            sms: count(sms),
+            max_shared: count(max_shared),
+            sm90: capability == (9, 0),
+            context,
+        })
     }
 
-    /// What to say when `bytes` did not fit, which were for `what`.
-    pub(crate) fn out_of_memory(&self, verb: &str, what: &str, bytes: usize) -> Error {
+    /// The error for an allocation of `bytes` for `what` that does not fit.
+    pub(crate) fn out_of_memory(&self, op: &str, what: &str, bytes: usize) -> Error {
         let gib = |bytes: usize| bytes as f64 / f64::from(1 << 30);
         let free = match self.context.mem_get_info() {
             Ok((free, total)) => format!("{:.2} of {:.2} GiB are free", gib(free), gib(total)),
             Err(_) => "the memory is full".into(),
         };
         Error::OutOfMemory(format!(
-            "{verb}: {} has no memory left for {what} ({:.2} GiB): {free}; {RELIEF}",
+            "{op}: {} has no memory left for {what} ({:.2} GiB): {free}; {RELIEF}",
             self.name,
             gib(bytes)
         ))
     }
 }
 
-/// Finds the driver and every function of it that is called; returns its version as [`driver_version`] does.
+/// Checks that the driver has every function that is called, and returns [`driver_version`].
 fn find_driver() -> Result<i32> {
     if !is_driver_found() {
         let library = if cfg!(windows) { "nvcuda.dll" } else { "libcuda.so.1" };
@@ -88,15 +97,15 @@ fn find_driver() -> Result<i32> {
     let missing = functions::missing_of_driver();
     let version = if missing.contains(&functions::VERSION) { 0 } else { driver_version() };
     let driver = version / 1000;
-    if version > 0 && driver < OLDEST_DRIVER {
+    if version > 0 && driver < MIN_DRIVER {
         return Err(Error::Device(format!(
-            "the NVIDIA driver is of CUDA {driver}, and the CUDA backend needs one of CUDA {OLDEST_DRIVER} (525 or \
+            "the NVIDIA driver is of CUDA {driver}, and the CUDA backend needs one of CUDA {MIN_DRIVER} (525 or \
              later): update it (https://www.nvidia.com/drivers)"
         )));
     }
     if let Some(function) = missing.first() {
         return Err(Error::Device(format!(
-            "the NVIDIA driver has no function {function}, which one of CUDA {OLDEST_DRIVER} (525 or later) has: install \
+            "the NVIDIA driver has no function {function}, which one of CUDA {MIN_DRIVER} (525 or later) has: install \
              it again (https://www.nvidia.com/drivers)"
         )));
     }
@@ -104,91 +113,27 @@ fn find_driver() -> Result<i32> {
 }
 
 fn is_driver_found() -> bool {
-    // SAFETY: the driver's initialisers do nothing but set it up.
+    // SAFETY: the driver's initialisers only set up the driver.
     unsafe { sys::is_culib_present() }
 }
 
-/// Whether there is a driver that sees a GPU, or that is too broken to say.
+/// True if a driver sees a GPU, or is too broken to tell.
 pub(crate) fn present() -> bool {
     let sees_none = || matches!(result::init(), Err(DriverError(CUresult::CUDA_ERROR_NO_DEVICE)));
     is_driver_found() && !(functions::missing_of_driver().is_empty() && sees_none())
 }
 
-/// The version of CUDA that the driver is of, a thousand for each major one; 0 where it does not say.
+/// The driver's CUDA version as 1000·major + 10·minor, 0 if unknown.
 pub(crate) fn driver_version() -> i32 {
     let mut version = 0;
-    // SAFETY: the version is written.
-    let said = unsafe { sys::cuDriverGetVersion(&mut version) }.result();
-    if said.is_ok() { version } else { 0 }
+    // SAFETY: the driver writes to a live integer.
+    let result = unsafe { sys::cuDriverGetVersion(&mut version) }.result();
+    if result.is_ok() { version } else { 0 }
 }
 
-/// The name by which the compiler knows an architecture; from Hopper on with everything that only this one has.
+/// The compiler's name of an architecture, from Hopper on with its architecture-specific features.
 pub(crate) fn architecture((major, minor): (i32, i32)) -> String {
     format!("sm_{major}{minor}{}", if major >= 9 { "a" } else { "" })
-}
-
-fn not_opened(error: DriverError) -> Error {
-    Error::Device(match error.0 {
-        CUresult::CUDA_ERROR_NO_DEVICE => {
-            "the NVIDIA driver sees no GPU; CUDA_VISIBLE_DEVICES hides those that it does not name".into()
-        }
-        CUresult::CUDA_ERROR_SYSTEM_DRIVER_MISMATCH | CUresult::CUDA_ERROR_COMPAT_NOT_SUPPORTED_ON_DEVICE => {
-            "the NVIDIA driver in memory and its library are of different versions; restart the machine".into()
-        }
-        CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
-            "the NVIDIA GPU has no memory left to be opened: something else uses all of it (`nvidia-smi` shows what)"
-                .into()
-        }
-        CUresult::CUDA_ERROR_DEVICE_UNAVAILABLE => {
-            "the NVIDIA GPU is another process's alone (`nvidia-smi` shows whose); end that or use another backend"
-                .into()
-        }
-        _ => format!("the NVIDIA GPU cannot be opened: {}", words(error)),
-    })
-}
-
-/// One sentence for what the driver said at `what`, a verb or the device.
-pub(crate) fn fault(what: &str, error: DriverError) -> Error {
-    use CUresult as R;
-    let said = words(error);
-    match error.0 {
-        R::CUDA_ERROR_ILLEGAL_ADDRESS
-        | R::CUDA_ERROR_LAUNCH_FAILED
-        | R::CUDA_ERROR_LAUNCH_TIMEOUT
-        | R::CUDA_ERROR_ASSERT
-        | R::CUDA_ERROR_HARDWARE_STACK_ERROR
-        | R::CUDA_ERROR_ILLEGAL_INSTRUCTION
-        | R::CUDA_ERROR_MISALIGNED_ADDRESS
-        | R::CUDA_ERROR_INVALID_ADDRESS_SPACE
-        | R::CUDA_ERROR_INVALID_PC
-        | R::CUDA_ERROR_TENSOR_MEMORY_LEAK
-        | R::CUDA_ERROR_ECC_UNCORRECTABLE
-        | R::CUDA_ERROR_NVLINK_UNCORRECTABLE
-        | R::CUDA_ERROR_CONTAINED
-        | R::CUDA_ERROR_EXTERNAL_DEVICE
-        | R::CUDA_ERROR_CONTEXT_IS_DESTROYED => Error::Lost(format!(
-            "{what}: a kernel failed on the GPU ({said}), and with it went everything that this process had there; start \
-             the program again"
-        )),
-        R::CUDA_ERROR_OUT_OF_MEMORY => Error::OutOfMemory(format!("{what}: the GPU's memory is full; {RELIEF}")),
-        R::CUDA_ERROR_NO_BINARY_FOR_GPU | R::CUDA_ERROR_INVALID_IMAGE | R::CUDA_ERROR_UNSUPPORTED_PTX_VERSION => {
-            Error::Device(format!(
-                "{what}: the NVIDIA driver does not take what the compiler library made ({said}); update the driver, or use \
-                 the compiler library of an older CUDA"
-            ))
-        }
-        _ => Error::Device(format!("{what}: the GPU refused: {said}")),
-    }
-}
-
-/// The driver's own words for an error.
-fn words(error: DriverError) -> String {
-    let said = error.error_string().map(|text| text.to_string_lossy().into_owned());
-    let name = error.error_name().map(|text| text.to_string_lossy().into_owned());
-    match (name, said) {
-        (Ok(name), Ok(said)) => format!("{said}, {name}"),
-        _ => format!("{:?}", error.0),
-    }
 }
 
 #[cfg(test)]
@@ -196,7 +141,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn architectures_are_named_as_the_compiler_knows_them() {
+    fn architectures_have_the_names_of_nvrtc() {
         let names = [(8, 0), (8, 9), (9, 0), (10, 0), (12, 0)].map(architecture);
         assert_eq!(names, ["sm_80", "sm_89", "sm_90a", "sm_100a", "sm_120a"]);
     }

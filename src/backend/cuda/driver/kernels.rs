@@ -4,7 +4,7 @@
 //! it was made from: text, options, versions. An entry that is damaged or that the driver refuses
 //! is compiled again.
 
-use super::device::fault;
+use super::error::fault;
 use super::nvrtc;
 use super::program::{Parameter, Program};
 use crate::backend::gpu::disk_cache::CacheEntry;

@@ -1,25 +1,26 @@
-//! Where NVIDIA's libraries are found that do not come with the driver: with the CUDA toolkit or with Python's packages.
+//! Loading of NVIDIA's libraries from the CUDA toolkit or from Python packages.
 
 use cudarc::get_lib_name_candidates;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
-/// A library by the names that it goes by.
+/// The names of a library.
 #[derive(Debug)]
 pub(crate) struct Library {
-    /// Its name in cudarc, which has looked for every name that this may mean.
+    /// Its name in cudarc, which maps it to candidate file names.
     pub name: &'static str,
-    /// How the names of its files start on Unix and on Windows, those first that it loads by name.
+    /// The prefixes of its file names on Unix and on Windows, dependencies first.
     pub files: [&'static [&'static str]; 2],
-    /// Its own package for Python, besides that of all of CUDA.
+    /// Its Python package, besides the package of all of CUDA.
     pub package: &'static str,
 }
 
 impl Library {
-    /// Loads the library for good, so that everyone finds it: from `first`, from where the system looks, or from where
-    /// toolkits and packages put it. An error is the folders that were looked at besides the system's.
+    /// Loads the library for the rest of the process: from `first`, the system's folders, or the
+    /// folders of toolkits and packages. The error lists the searched folders besides the system's.
     pub(crate) fn load(&self, first: &[PathBuf]) -> Result<(), Vec<PathBuf>> {
-        // What was loaded by its path counts only under a name that cudarc knows: it panics where it finds none.
+        // A library that was loaded by its path counts only if cudarc knows its name: cudarc panics
+        // if it finds none.
         let known_with = |folders: &[PathBuf]| {
             let _ = folders.iter().any(|folder| self.load_from(folder));
             self.is_known()
@@ -31,12 +32,12 @@ impl Library {
         if known_with(&usual) { Ok(()) } else { Err([first, &usual].concat()) }
     }
 
-    /// Whether the system finds it by a name, as cudarc will, or has it already.
+    /// True if it is loaded, or if the system finds it by one of cudarc's names.
     fn is_known(&self) -> bool {
         get_lib_name_candidates(self.name).iter().any(|name| keep(OsStr::new(name)))
     }
 
-    /// Loads the library from `folder`, with those that it loads by name.
+    /// Loads the library and its dependencies from `folder`.
     fn load_from(&self, folder: &Path) -> bool {
         let starts = self.files[usize::from(cfg!(windows))];
         starts.iter().fold(false, |_, start| {
@@ -46,14 +47,14 @@ impl Library {
     }
 }
 
-/// Loads a library by name or path and never lets go of it.
+/// Loads a library by name or path for the rest of the process.
 fn keep(name: &OsStr) -> bool {
-    // SAFETY: the initialisers of NVIDIA's libraries do nothing but set them up.
+    // SAFETY: the initialisers of NVIDIA's libraries only set up the libraries.
     let library = unsafe { libloading::Library::new(name) };
     library.map(std::mem::forget).is_ok()
 }
 
-/// Where the CUDA toolkit and PyPI's packages put their libraries.
+/// The existing library folders of the CUDA toolkit and of PyPI's packages.
 fn usual_folders(package: &str) -> Vec<PathBuf> {
     let mut folders = Vec::new();
     for variable in ["CUDA_HOME", "CUDA_PATH"] {
@@ -76,7 +77,7 @@ fn usual_folders(package: &str) -> Vec<PathBuf> {
     folders
 }
 
-/// The entries of `folder` that `wanted` wants by name, in order.
+/// The entries of `folder` whose names `wanted` accepts, sorted.
 fn sorted(folder: &Path, wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
     let mut found: Vec<PathBuf> =

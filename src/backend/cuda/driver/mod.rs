@@ -1,4 +1,7 @@
+//! The lowest layer: NVIDIA's libraries, the device, and kernels from source text to loaded code.
+
 pub(crate) mod device;
+pub(crate) mod error;
 pub(crate) mod functions;
 pub(crate) mod kernels;
 pub(crate) mod library;

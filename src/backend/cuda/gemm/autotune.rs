@@ -1,19 +1,17 @@
-//! Which way a large product goes: through our own kernel or by one of cuBLASLt's algorithms, whichever is the fastest on
-//! this device for these sizes.
-//!
-//! It is timed once a machine, when a product of these sizes is asked for first, and kept in the user's cache folder.
+//! Autotuning of large gemms: our own kernel or a cuBLASLt algorithm, whichever is fastest on this
+//! device. A size is timed on first use, and the result is cached on disk.
 
-use super::cublaslt::{ALIGNMENT, Algorithm, Cublaslt, Multiplication, Plan, Problem, Shape, WORKSPACE};
-use super::tile::FEW;
-use crate::backend::cuda::driver::device::{driver_version, fault};
+use super::cublaslt::{ALIGNMENT, Algorithm, Cublaslt, GemmSize, Matmul, MatmulCall, Problem, WORKSPACE};
+use super::gemv::MAX_ROWS;
+use crate::backend::cuda::driver::device::driver_version;
+use crate::backend::cuda::driver::error::fault;
 use crate::backend::cuda::driver::functions::elapsed_ms;
+use crate::backend::cuda::launch::args::Arg;
 use crate::backend::cuda::launch::gpu::Gpu;
-use crate::backend::cuda::launch::recording::{Arg, CudaRecording, Work};
+use crate::backend::cuda::launch::recording::CudaRecording;
 use crate::backend::cuda::matrix::Matrix;
-use crate::backend::cuda::memory::arena::Memory;
 use crate::backend::cuda::memory::tensor::{CudaTensor, VECTOR};
-use crate::backend::cuda::ops::linear;
-use crate::backend::gpu::disk_cache::{self, CacheEntry};
+use crate::backend::gpu::disk_cache::CacheEntry;
 use crate::backend::gpu::lock;
 use crate::error::{Error, Result};
 use crate::tensor::DType;
@@ -23,233 +21,256 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, OnceLock};
 
-const VERB: &str = "linear";
+const OP: &str = "linear";
 
-/// The least work for which the way is worth finding out, in multiplications and additions.
-const LEAST: usize = 1_000_000_000;
+/// Smaller gemms are not tuned.
+const MIN_TUNED_FLOP: usize = 1_000_000_000;
 
-/// Rounds of timing, and after how many of them only those go on that took at most so many times the best.
+/// Rounds of timing.
 const ROUNDS: usize = 5;
-const TRIAL: usize = 2;
-const HOPEFUL: f32 = 1.1;
+/// Rounds of every candidate. Later rounds skip those slower than [`PROMISING`] times the best.
+const TRIAL_ROUNDS: usize = 2;
+const PROMISING: f32 = 1.1;
 
-/// How much faster than the library's first choice another must be to be preferred: less is noise.
+/// The fraction by which a candidate must beat the first one; smaller differences are noise.
 const MARGIN: f32 = 0.02;
 
-/// Whether the library is worth a try.
-fn large(Shape { m, n, k, .. }: Shape) -> bool {
-    let work = [m, n, k].iter().try_fold(2usize, |work, size| work.checked_mul(*size));
-    m > FEW && n.is_multiple_of(VECTOR) && k.is_multiple_of(VECTOR) && work.is_none_or(|work| work >= LEAST)
+/// True if a gemm is worth tuning.
+fn is_tuned(GemmSize { m, n, k, .. }: GemmSize) -> bool {
+    let flop = [m, n, k].iter().try_fold(2usize, |flop, size| flop.checked_mul(*size));
+    m > MAX_ROWS
+        && n.is_multiple_of(VECTOR)
+        && k.is_multiple_of(VECTOR)
+        && flop.is_none_or(|flop| flop >= MIN_TUNED_FLOP)
 }
 
-/// A way.
+/// A way to compute a gemm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
-    /// Our own kernel.
-    Own,
-    Library(Algorithm),
+enum Candidate {
+    OwnKernel,
+    Cublaslt(Algorithm),
 }
 
-impl Way {
+impl Candidate {
     const OWN: &[u8] = b"own";
 
-    fn encoded(self) -> Vec<u8> {
+    fn encode(self) -> Vec<u8> {
         match self {
-            Way::Own => Self::OWN.to_vec(),
-            Way::Library(algorithm) => algorithm.iter().flat_map(|word| word.to_le_bytes()).collect(),
+            Candidate::OwnKernel => Self::OWN.to_vec(),
+            Candidate::Cublaslt(algorithm) => algorithm.iter().flat_map(|word| word.to_le_bytes()).collect(),
         }
     }
 
-    fn decoded(data: &[u8]) -> Option<Self> {
+    fn decode(data: &[u8]) -> Option<Self> {
         if data == Self::OWN {
-            return Some(Way::Own);
+            return Some(Candidate::OwnKernel);
         }
         let (words, rest) = data.as_chunks::<8>();
         let words: Vec<u64> = words.iter().map(|word| u64::from_le_bytes(*word)).collect();
-        rest.is_empty().then_some(Way::Library(words.try_into().ok()?))
+        rest.is_empty().then_some(Candidate::Cublaslt(words.try_into().ok()?))
     }
 }
 
-/// The fastest of these times, of which the first is preferred unless another is clearly shorter.
+/// The index of the shortest time; the first wins unless another is clearly shorter.
 fn fastest(times: &[f32]) -> usize {
     let shortest = (0..times.len()).min_by(|a, b| times[*a].total_cmp(&times[*b])).unwrap_or(0);
     if times.get(shortest) < times.first().map(|first| (1.0 - MARGIN) * first).as_ref() { shortest } else { 0 }
 }
 
-/// The middle one of some times.
 fn median(times: &[f32]) -> f32 {
     let mut sorted = times.to_vec();
     sorted.sort_by(f32::total_cmp);
     sorted.get(sorted.len() / 2).copied().unwrap_or(f32::INFINITY)
 }
 
-/// The library where it is here, and the ways that were found so far.
+/// Our own kernel as a candidate.
+pub(crate) struct OwnKernel<F> {
+    /// Runs the kernel on `x` and `out`, which may be other tensors of the same shapes.
+    pub run: F,
+    /// A hash of the kernel's source. Its change makes cached results obsolete.
+    pub source_hash: fn() -> u64,
+}
+
+/// cuBLASLt, and the fastest candidates so far.
 #[derive(Default)]
-pub(crate) struct Ways {
+pub(crate) struct Autotuner {
     library: OnceLock<Result<Cublaslt, String>>,
-    /// What the plans work in.
     workspace: Mutex<Option<CudaTensor>>,
     /// `None` is our own kernel.
-    plans: Mutex<HashMap<Shape, Option<Plan>>>,
-    /// A number for the texts of our own kernels.
-    texts: OnceLock<u64>,
+    tuned: Mutex<HashMap<GemmSize, Option<Matmul>>>,
+    source_hash: OnceLock<u64>,
 }
 
-impl fmt::Debug for Ways {
+impl fmt::Debug for Autotuner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Ways({:?}, {} products)", self.library.get(), lock(&self.plans).len())
+        write!(f, "Autotuner({:?}, {} gemms)", self.library.get(), lock(&self.tuned).len())
     }
 }
 
-/// The library, which is looked for when it is asked for first, or why it is not used.
-pub(crate) fn library(gpu: &Gpu) -> Result<&Cublaslt, &str> {
-    gpu.ways.library.get_or_init(|| Cublaslt::open(&gpu.device.context)).as_ref().map_err(String::as_str)
-}
-
-/// Makes `out = x·Wᵀ` by the library where that is the fastest way; else it is left to `own`, which does the same for
-/// tensors of the same sizes, and the answer is `false`. `x` and `out` are BF16.
-pub(crate) fn multiply(
-    gpu: &Gpu,
-    x: &CudaTensor,
-    w: &Matrix,
-    out: &CudaTensor,
-    own: impl Fn(&CudaTensor, &CudaTensor) -> Result<()>,
-) -> Result<bool> {
-    let [n, k] = w.dims();
-    let shape = Shape { m: out.len() / n, n, k, stride: w.stride() };
-    let aligned = |memory: &&Arc<Memory>| memory.place().is_aligned(ALIGNMENT);
-    if !large(shape) || ![x.memory(), w.memory(), out.memory()].iter().all(aligned) {
-        return Ok(false);
+impl Autotuner {
+    /// cuBLASLt, opened on first use, or the reason why it is not used.
+    pub(crate) fn library(&self, gpu: &Gpu) -> Result<&Cublaslt, &str> {
+        self.library.get_or_init(|| Cublaslt::open(&gpu.device.context)).as_ref().map_err(String::as_str)
     }
-    let Ok(library) = library(gpu) else { return Ok(false) };
-    let known = lock(&gpu.ways.plans).get(&shape).cloned();
-    let plan = match known {
-        Some(plan) => plan,
-        None => {
-            let plan = gpu.aside(|| find(gpu, library, shape, w, own));
-            // Timing wants memory that the product does not.
-            let plan = if matches!(plan, Err(Error::OutOfMemory(_))) { None } else { plan? };
-            lock(&gpu.ways.plans).insert(shape, plan.clone());
-            plan
+
+    /// Computes `out = x·Wᵀ` by the fastest candidate. `x` and `out` are BF16.
+    pub(crate) fn matmul(
+        &self,
+        gpu: &Gpu,
+        x: &CudaTensor,
+        w: &Matrix,
+        out: &CudaTensor,
+        own: OwnKernel<impl Fn(&CudaTensor, &CudaTensor) -> Result<()>>,
+    ) -> Result<()> {
+        let [n, k] = w.dims();
+        let size = GemmSize { m: out.len() / n, n, k, stride: w.stride() };
+        let aligned = [x, w.tensor(), out].iter().all(|tensor| tensor.allocation().location().is_aligned(ALIGNMENT));
+        let matmul = if aligned && is_tuned(size) { self.fastest(gpu, size, w, &own)? } else { None };
+        match matmul {
+            Some(matmul) => enqueue(gpu, &matmul, x, w, out),
+            None => (own.run)(x, out),
         }
-    };
-    match plan {
-        Some(plan) => launch(gpu, &plan, x, w, out).map(|()| true),
-        None => Ok(false),
     }
-}
 
-fn launch(gpu: &Gpu, plan: &Plan, x: &CudaTensor, w: &Matrix, out: &CudaTensor) -> Result<()> {
-    let args = [Arg::Weights(w), Arg::Read(x), Arg::Write(out), Arg::Read(&plan.workspace)];
-    gpu.put(Work::Library(Multiplication::new(plan, w, x, out)), &args)
-}
+    /// The fastest library call for a gemm, or `None` for our own kernel.
+    fn fastest(
+        &self,
+        gpu: &Gpu,
+        size: GemmSize,
+        w: &Matrix,
+        own: &OwnKernel<impl Fn(&CudaTensor, &CudaTensor) -> Result<()>>,
+    ) -> Result<Option<Matmul>> {
+        let Ok(library) = self.library(gpu) else { return Ok(None) };
+        if let Some(known) = lock(&self.tuned).get(&size) {
+            return Ok(known.clone());
+        }
+        let matmul = match gpu.outside_recording(|| self.tune(gpu, library, size, w, own)) {
+            // Timing needs more memory than the gemm does.
+            Err(Error::OutOfMemory(_)) => None,
+            matmul => matmul?,
+        };
+        lock(&self.tuned).insert(size, matmul.clone());
+        Ok(matmul)
+    }
 
-/// The plan for a product, or `None` for our own kernel. Nothing is being recorded. It is tried on tensors of its own: those of
-/// a recording have no memory yet.
-fn find(
-    gpu: &Gpu,
-    library: &Cublaslt,
-    shape: Shape,
-    w: &Matrix,
-    own: impl Fn(&CudaTensor, &CudaTensor) -> Result<()>,
-) -> Result<Option<Plan>> {
-    gpu.bind(VERB)?;
-    let Ok(problem) = Problem::new(library, shape).map(Arc::new) else { return Ok(None) };
-    let workspace = workspace(gpu)?;
-    let plan = |algorithm| Plan { problem: problem.clone(), algorithm, workspace: workspace.clone() };
-    let tensors = || Ok((operand(gpu, shape, w)?, gpu.output(VERB, &[shape.m, shape.n], DType::Bf16)?));
-    let kept = CacheEntry::hashed("cuda-products", "way", key(gpu, library, shape));
-    match kept.as_ref().and_then(CacheEntry::read).and_then(|data| Way::decoded(&data)) {
-        Some(Way::Own) => return Ok(None),
-        Some(Way::Library(algorithm)) if problem.takes(algorithm) => {
-            let plan = plan(algorithm);
-            // Once at once: what loads the kernel should not be captured. What is refused after all is timed again. Where there is
-            // no room to try it, it is taken at its word.
-            match tensors() {
-                Ok((x, out)) if launch(gpu, &plan, &x, w, &out).is_err() => {}
-                Err(error) if !matches!(error, Error::OutOfMemory(_)) => return Err(error),
-                _ => return Ok(Some(plan)),
+    /// Finds the fastest candidate in the disk cache or by timing. It runs outside of any recording,
+    /// on tensors of its own: those of a recording have no memory yet.
+    fn tune(
+        &self,
+        gpu: &Gpu,
+        library: &Cublaslt,
+        size: GemmSize,
+        w: &Matrix,
+        own: &OwnKernel<impl Fn(&CudaTensor, &CudaTensor) -> Result<()>>,
+    ) -> Result<Option<Matmul>> {
+        gpu.bind(OP)?;
+        let Ok(problem) = Problem::new(library, size).map(Arc::new) else { return Ok(None) };
+        let workspace = self.workspace(gpu)?;
+        let matmul = |algorithm| Matmul { problem: problem.clone(), algorithm, workspace: workspace.clone() };
+        let tensors = || Ok((operand(gpu, size, w)?, gpu.output(OP, &[size.m, size.n], DType::Bf16)?));
+        let source_hash = *self.source_hash.get_or_init(own.source_hash);
+        let entry = CacheEntry::hashed("cuda-gemm", "candidate", key(gpu, library, size, source_hash));
+        match entry.as_ref().and_then(CacheEntry::read).and_then(|data| Candidate::decode(&data)) {
+            Some(Candidate::OwnKernel) => return Ok(None),
+            Some(Candidate::Cublaslt(algorithm)) if problem.supports(algorithm) => {
+                let matmul = matmul(algorithm);
+                // The first run loads the library's kernel, which must not happen in a capture. If the
+                // run fails, the candidates are timed again; if memory for it is full, it is skipped.
+                match tensors() {
+                    Ok((x, out)) if enqueue(gpu, &matmul, &x, w, &out).is_err() => {}
+                    Err(error) if !matches!(error, Error::OutOfMemory(_)) => return Err(error),
+                    _ => return Ok(Some(matmul)),
+                }
+            }
+            _ => {}
+        }
+        let (x, out) = tensors()?;
+        let mut candidates = Vec::new();
+        for algorithm in problem.algorithms().unwrap_or_default() {
+            let matmul = matmul(algorithm);
+            let run = || enqueue(gpu, &matmul, &x, w, &out);
+            if let Ok(recording) = run().and_then(|()| gpu.record(run)) {
+                candidates.push((Candidate::Cublaslt(algorithm), recording));
             }
         }
-        _ => {}
-    }
-    let (x, out) = tensors()?;
-    let mut ways = Vec::new();
-    for algorithm in problem.candidates().unwrap_or_default() {
-        let plan = plan(algorithm);
-        let run = || launch(gpu, &plan, &x, w, &out);
-        if let Ok(recording) = run().and_then(|()| gpu.record(run)) {
-            ways.push((Way::Library(algorithm), recording));
+        (own.run)(&x, &out)?;
+        candidates.push((Candidate::OwnKernel, gpu.record(|| (own.run)(&x, &out))?));
+        let (candidate, _) = &candidates[fastest(&times(gpu, &candidates)?)];
+        if let Some(entry) = entry {
+            entry.write(&candidate.encode());
         }
+        Ok(match candidate {
+            Candidate::OwnKernel => None,
+            Candidate::Cublaslt(algorithm) => Some(matmul(*algorithm)),
+        })
     }
-    own(&x, &out)?;
-    ways.push((Way::Own, gpu.record(|| own(&x, &out))?));
-    let (way, _) = &ways[fastest(&timed(gpu, &ways)?)];
-    if let Some(kept) = kept {
-        kept.write(&way.encoded());
+
+    /// The workspace of all library calls, allocated on first use.
+    fn workspace(&self, gpu: &Gpu) -> Result<CudaTensor> {
+        let mut workspace = lock(&self.workspace);
+        if let Some(workspace) = &*workspace {
+            return Ok(workspace.clone());
+        }
+        let made = gpu.output(OP, &[WORKSPACE], DType::U8)?;
+        Ok(workspace.insert(made).clone())
     }
-    Ok(match way {
-        Way::Own => None,
-        Way::Library(algorithm) => Some(plan(*algorithm)),
-    })
 }
 
-/// What a choice depends on.
-fn key(gpu: &Gpu, library: &Cublaslt, Shape { m, n, k, stride }: Shape) -> String {
+fn enqueue(gpu: &Gpu, matmul: &Matmul, x: &CudaTensor, w: &Matrix, out: &CudaTensor) -> Result<()> {
+    let args = [w.arg(), Arg::Read(x), Arg::Write(out), Arg::Read(&matmul.workspace)];
+    let operands = [w.tensor(), x, out].map(|tensor| tensor.allocation().location());
+    gpu.enqueue(MatmulCall::new(matmul, operands), &args)
+}
+
+/// Everything that a result depends on.
+fn key(gpu: &Gpu, library: &Cublaslt, size: GemmSize, source_hash: u64) -> String {
     let device = &gpu.device;
-    let texts = gpu.ways.texts.get_or_init(|| {
-        let programs = [linear::programs(), linear::hopper_programs()].concat();
-        disk_cache::hash(programs.iter().map(|program| program.source()).collect::<String>().as_bytes())
-    });
+    let GemmSize { m, n, k, stride } = size;
     let (major, minor) = device.kernels.compiler();
-    let (name, processors, hopper) = (&device.name, device.processors, device.hopper);
-    let (library, driver) = (library.version(), driver_version());
     format!(
-        "{name}, {processors} processors, driver {driver}, {library}, NVRTC {major}.{minor}, kernels {texts:016x}, Hopper's \
-         {hopper}, {m}x{n}x{k}, stride {stride}"
+        "{}, {} SMs, driver {}, {}, NVRTC {major}.{minor}, kernels {source_hash:016x}, sm90 {}, {m}x{n}x{k}, stride {stride}",
+        device.name,
+        device.sms,
+        driver_version(),
+        library.version(),
+        device.sm90
     )
 }
 
-/// What all products of the library work in, made when it is asked for first.
-fn workspace(gpu: &Gpu) -> Result<CudaTensor> {
-    let mut workspace = lock(&gpu.ways.workspace);
-    if let Some(workspace) = &*workspace {
-        return Ok(workspace.clone());
-    }
-    let made = gpu.output(VERB, &[WORKSPACE], DType::U8)?;
-    Ok(workspace.insert(made).clone())
-}
-
-/// An `x` `[m, k]` for timing. A GPU takes longer for numbers than for zeros, so it has those of the weights.
-fn operand(gpu: &Gpu, shape: Shape, w: &Matrix) -> Result<CudaTensor> {
-    let x = gpu.output(VERB, &[shape.m, shape.k], DType::Bf16)?;
-    let weights = DType::Bf16.size() * shape.n * shape.stride;
-    for start in (0..x.bytes()).step_by(weights) {
-        let (to, bytes) = (x.memory().address()? + start as u64, weights.min(x.bytes() - start));
-        // SAFETY: both parts are of tensors that are as large.
-        unsafe { result::memcpy_dtod_async(to, w.memory().address()?, bytes, gpu.device.stream.cu_stream()) }
-            .map_err(|error| fault(VERB, error))?;
+/// An `x` `[m, k]` for timing. A GPU takes longer for random values than for zeros, so `x` has those
+/// of the weights.
+fn operand(gpu: &Gpu, size: GemmSize, w: &Matrix) -> Result<CudaTensor> {
+    let x = gpu.output(OP, &[size.m, size.k], DType::Bf16)?;
+    let weights = w.tensor();
+    for start in (0..x.bytes()).step_by(weights.bytes()) {
+        let to = x.allocation().address()? + start as u64;
+        let bytes = weights.bytes().min(x.bytes() - start);
+        let from = weights.allocation().address()?;
+        // SAFETY: both tensors have as many bytes from these addresses on.
+        unsafe { result::memcpy_dtod_async(to, from, bytes, gpu.device.stream.cu_stream()) }
+            .map_err(|error| fault(OP, error))?;
     }
     Ok(x)
 }
 
-/// Milliseconds of each way, with nothing in the device's cache as in a network, whose weights are larger than that.
-fn timed(gpu: &Gpu, ways: &[(Way, CudaRecording)]) -> Result<Vec<f32>> {
-    let failed = |error| fault(VERB, error);
+/// The median time of each candidate in milliseconds. The L2 is flushed before each run, as the
+/// weights of a network exceed it.
+fn times(gpu: &Gpu, candidates: &[(Candidate, CudaRecording)]) -> Result<Vec<f32>> {
+    let failed = |error| fault(OP, error);
     let device = &gpu.device;
-    let cache = device.context.attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE).map_err(failed)?;
-    let other = gpu.output(VERB, &[2 * usize::try_from(cache).unwrap_or(0).max(1)], DType::U8)?;
-    let mut times = vec![Vec::new(); ways.len()];
+    let l2 = device.context.attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE).map_err(failed)?;
+    let flush = gpu.output(OP, &[2 * usize::try_from(l2).unwrap_or(0).max(1)], DType::U8)?;
+    let flush_at = flush.allocation().address()?;
+    let mut times = vec![Vec::new(); candidates.len()];
     for round in 0..ROUNDS {
         let best = times.iter().map(|times| median(times)).fold(f32::INFINITY, f32::min);
         let mut running = Vec::new();
-        let other_at = other.memory().address()?;
-        for ((_, recording), times) in ways.iter().zip(&mut times) {
-            if round >= TRIAL && median(times) > HOPEFUL * best {
+        for ((_, recording), times) in candidates.iter().zip(&mut times) {
+            if round >= TRIAL_ROUNDS && median(times) > PROMISING * best {
                 continue;
             }
-            // SAFETY: the memory is of this size and nobody's but ours.
-            unsafe { result::memset_d8_async(other_at, 0, other.bytes(), device.stream.cu_stream()) }
+            // SAFETY: the memory has this size and no other user.
+            unsafe { result::memset_d8_async(flush_at, 0, flush.bytes(), device.stream.cu_stream()) }
                 .map_err(failed)?;
             let start = gpu.event()?;
             gpu.replay(recording)?;
@@ -267,25 +288,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_large_products_with_whole_vectors_are_tried() {
-        let large = |m, n, k| large(Shape { m, n, k, stride: k });
-        assert!(large(4224, 11_520, 3840) && large(128, 6144, 2560) && large(usize::MAX, 8, 8));
-        assert!(!large(8, 11_520, 38_400), "few rows have a kernel of their own");
-        assert!(!large(128, 1024, 256) && !large(4224, 3841, 3840) && !large(4224, 3840, 3844));
+    fn only_large_gemms_of_whole_vectors_are_tuned() {
+        let tuned = |m, n, k| is_tuned(GemmSize { m, n, k, stride: k });
+        assert!(tuned(4224, 11_520, 3840) && tuned(128, 6144, 2560) && tuned(usize::MAX, 8, 8));
+        assert!(!tuned(8, 11_520, 38_400), "few rows have a gemv kernel");
+        assert!(!tuned(128, 1024, 256) && !tuned(4224, 3841, 3840) && !tuned(4224, 3840, 3844));
     }
 
     #[test]
-    fn ways_are_read_as_they_are_written() {
-        for way in [Way::Own, Way::Library([0; 8]), Way::Library([1, u64::MAX, 3, 4, 5, 6, 7, 1 << 40])] {
-            assert_eq!(Way::decoded(&way.encoded()), Some(way));
+    fn candidates_decode_as_encoded() {
+        for candidate in [
+            Candidate::OwnKernel,
+            Candidate::Cublaslt([0; 8]),
+            Candidate::Cublaslt([1, u64::MAX, 3, 4, 5, 6, 7, 1 << 40]),
+        ] {
+            assert_eq!(Candidate::decode(&candidate.encode()), Some(candidate));
         }
         for data in [&b""[..], b"owned", &[1; 63], &[1; 65], &[1; 56], &[1; 72]] {
-            assert_eq!(Way::decoded(data), None, "{data:?}");
+            assert_eq!(Candidate::decode(data), None, "{data:?}");
         }
     }
 
     #[test]
-    fn the_first_is_preferred_unless_another_is_clearly_faster() {
+    fn the_first_wins_unless_another_is_clearly_faster() {
         assert_eq!(fastest(&[5.0]), 0);
         assert_eq!(fastest(&[5.0, 4.95, 6.0]), 0);
         assert_eq!(fastest(&[5.0, 4.8, 6.0]), 1);

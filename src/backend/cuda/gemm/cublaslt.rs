@@ -1,15 +1,15 @@
-//! cuBLASLt, NVIDIA's matrix products as a library: whether it is here, and products through it.
+//! cuBLASLt, NVIDIA's library of matrix products.
 //!
-//! Matrices are column-major to the library. So `x` `[m, k]` is one of k rows and m columns, the stored `W` `[n, k]` one of
-//! k rows and n columns, and `x·Wᵀ` is `Wᵀ·x` to it, n rows and m columns. Operands and products are BF16, sums F32
-//! everywhere: also those of parts that k was split into.
+//! Its matrices are column-major. To the library, `x` `[m, k]` has k rows and m columns, the stored
+//! `W` `[n, k]` has k rows and n columns, and `x·Wᵀ` is `Wᵀ·x` with n rows and m columns. Operands and
+//! results are BF16; accumulation is F32 everywhere, also across the splits of k.
 
-use crate::backend::cuda::driver::device::fault;
+use crate::backend::cuda::driver::error::fault;
 use crate::backend::cuda::driver::functions;
 use crate::backend::cuda::driver::library::Library;
 use crate::backend::cuda::driver::nvrtc;
-use crate::backend::cuda::matrix::Matrix;
-use crate::backend::cuda::memory::layout::Place;
+use crate::backend::cuda::launch::recording::Work;
+use crate::backend::cuda::memory::allocation::Location;
 use crate::backend::cuda::memory::tensor::CudaTensor;
 use crate::error::{Error, Result};
 use cudarc::cublaslt::result::{self, CublasError};
@@ -21,25 +21,25 @@ use cudarc::driver::{CudaContext, CudaStream};
 use std::fmt;
 use std::sync::Arc;
 
-/// Bytes that a product may work in.
+/// Bytes of the workspace.
 pub(crate) const WORKSPACE: usize = 32 << 20;
-/// What the addresses of tensors and of the workspace must be multiples of.
+/// Alignment of tensors and of the workspace in bytes.
 pub(crate) const ALIGNMENT: u64 = 256;
-/// The oldest version whose products are Hopper's as well.
-const OLDEST: usize = 120_000;
-/// Algorithms that the library is asked for.
-const CANDIDATES: usize = 8;
-/// The library's number for a matrix that is transposed (`CUBLAS_OP_T`).
+/// The oldest version with kernels for Hopper.
+const MIN_VERSION: usize = 120_000;
+/// Algorithms requested from the library's heuristics.
+const ALGORITHMS: usize = 8;
+/// `CUBLAS_OP_T`.
 const TRANSPOSED: i32 = 1;
 
 const LIBRARY: Library = Library { name: "cublasLt", files: [&["libcublasLt.so"], &["cublasLt64"]], package: "cublas" };
 
-/// How the library does a product, in its own words.
+/// The library's opaque description of an algorithm.
 pub(crate) type Algorithm = [u64; 8];
 
-/// Sizes of a product `[m, k]·[n, k]ᵀ`; the rows of `W` are `stride` elements apart.
+/// The sizes of a gemm `[m, k]·[n, k]ᵀ`; the rows of `W` are `stride` elements apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Shape {
+pub(crate) struct GemmSize {
     pub m: usize,
     pub n: usize,
     pub k: usize,
@@ -52,15 +52,15 @@ struct Owned<T: Copy> {
     destroy: unsafe fn(T) -> Result<(), CublasError>,
 }
 
-// SAFETY: the library's objects belong to no thread; a handle may be used by several at once, and the others are only read
-// once they are made.
+// SAFETY: the library's objects belong to no thread. Several threads may use a handle at once, and
+// the others are immutable.
 unsafe impl<T: Copy> Send for Owned<T> {}
 // SAFETY: as above.
 unsafe impl<T: Copy> Sync for Owned<T> {}
 
 impl<T: Copy> Drop for Owned<T> {
     fn drop(&mut self) {
-        // SAFETY: it was made by the library and is destroyed once. It cannot fail in a way that anyone can mend.
+        // SAFETY: the library made it, and it is destroyed once. No caller could handle a failure.
         let _ = unsafe { (self.destroy)(self.object) };
     }
 }
@@ -78,15 +78,15 @@ impl fmt::Debug for Cublaslt {
 }
 
 impl Cublaslt {
-    /// Finds the library and opens it on the context's device. An error is the reason why it is not used, in few words.
+    /// Loads the library and opens it on the context's device. The error is a short reason.
     pub(crate) fn open(context: &Arc<CudaContext>) -> Result<Self, String> {
         LIBRARY.load(&nvrtc::named()).map_err(|_| "not found".to_owned())?;
         if let Some(function) = functions::missing_of_cublaslt().first() {
             return Err(format!("it has no function {function}"));
         }
-        // SAFETY: the library is here.
+        // SAFETY: the library is loaded.
         let version = unsafe { sys::cublasLtGetVersion() };
-        if version < OLDEST {
+        if version < MIN_VERSION {
             return Err(format!("older than that of CUDA 12: {version}"));
         }
         context.bind_to_thread().map_err(|error| fault("cuBLASLt", error).to_string())?;
@@ -100,27 +100,27 @@ impl Cublaslt {
     }
 }
 
-/// The library's name with a version as it gives it.
+/// The library's name with a version in its own encoding.
 fn named(version: usize) -> String {
     format!("cuBLASLt {}.{}.{}", version / 10_000, version / 100 % 100, version % 100)
 }
 
-/// What the library knows of a product's sizes and types.
+/// The library's description of a gemm's sizes and types.
 pub(crate) struct Problem {
     handle: Arc<Owned<sys::cublasLtHandle_t>>,
     operation: Owned<sys::cublasLtMatmulDesc_t>,
-    /// Of `W`, of `x` and of their product.
+    /// The layouts of `W`, `x` and the output.
     layouts: [Owned<sys::cublasLtMatrixLayout_t>; 3],
 }
 
 impl Problem {
-    pub(crate) fn new(library: &Cublaslt, Shape { m, n, k, stride }: Shape) -> Result<Self, CublasError> {
+    pub(crate) fn new(library: &Cublaslt, GemmSize { m, n, k, stride }: GemmSize) -> Result<Self, CublasError> {
         let operation =
             result::create_matmul_desc(cublasComputeType_t::CUBLAS_COMPUTE_32F, cudaDataType_t::CUDA_R_32F)?;
         let operation = Owned { object: operation, destroy: result::destroy_matmul_desc };
         let transposed = TRANSPOSED;
-        // SAFETY: the descriptor lives, and the attribute is an i32. The others' defaults are what is wanted: `x` is not
-        // transposed, factors are the host's, nothing is done to the product.
+        // SAFETY: the descriptor lives, and the attribute is an i32. The other attributes keep their
+        // defaults: `x` is not transposed, factors are on the host, there is no epilogue.
         unsafe {
             result::set_matmul_desc_attribute(
                 operation.object,
@@ -138,30 +138,31 @@ impl Problem {
         Ok(Self { handle: library.handle.clone(), operation, layouts })
     }
 
-    /// The algorithms that the library thinks best, the best first; none where it cannot do this.
-    pub(crate) fn candidates(&self) -> Result<Vec<Algorithm>, CublasError> {
+    /// The algorithms that the library's heuristics prefer, best first; none if it cannot run the gemm.
+    pub(crate) fn algorithms(&self) -> Result<Vec<Algorithm>, CublasError> {
         type Attribute = cublasLtMatmulPreferenceAttributes_t;
-        let wishes = Owned { object: result::create_matmul_pref()?, destroy: result::destroy_matmul_pref };
+        let preferences = Owned { object: result::create_matmul_pref()?, destroy: result::destroy_matmul_pref };
         let workspace = WORKSPACE as u64;
         let reduction = cublasLtReductionScheme_t::CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE as u32;
-        // SAFETY: the preferences live, and the attributes are an u64 and an u32.
+        // SAFETY: the preferences live, and the attributes are a u64 and a u32.
         unsafe {
             result::set_matmul_pref_attribute(
-                wishes.object,
+                preferences.object,
                 Attribute::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
                 (&raw const workspace).cast(),
                 size_of_val(&workspace),
             )?;
             result::set_matmul_pref_attribute(
-                wishes.object,
+                preferences.object,
                 Attribute::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
                 (&raw const reduction).cast(),
                 size_of_val(&reduction),
             )?;
         }
-        let (mut found, mut count) = ([nothing(); CANDIDATES], 0);
+        let mut found = [unsupported(); ALGORITHMS];
+        let mut count = 0;
         let [w, x, out] = self.layouts.each_ref().map(|layout| layout.object);
-        // SAFETY: everything that is passed lives, and there is room for as many results as are asked for.
+        // SAFETY: all arguments live, and `found` holds as many results as are requested.
         let status = unsafe {
             sys::cublasLtMatmulAlgoGetHeuristic(
                 self.handle.object,
@@ -170,8 +171,8 @@ impl Problem {
                 x,
                 out,
                 out,
-                wishes.object,
-                CANDIDATES as i32,
+                preferences.object,
+                ALGORITHMS as i32,
                 found.as_mut_ptr(),
                 &mut count,
             )
@@ -184,11 +185,12 @@ impl Problem {
         Ok(found.filter(|found| usable(found)).map(|found| found.algo.data).collect())
     }
 
-    /// Whether the library can do this so, on this device.
-    pub(crate) fn takes(&self, algorithm: Algorithm) -> bool {
-        let (algorithm, mut found) = (cublasLtMatmulAlgo_t { data: algorithm }, nothing());
+    /// True if the library can run the algorithm on this device.
+    pub(crate) fn supports(&self, algorithm: Algorithm) -> bool {
+        let algorithm = cublasLtMatmulAlgo_t { data: algorithm };
+        let mut found = unsupported();
         let [w, x, out] = self.layouts.each_ref().map(|layout| layout.object);
-        // SAFETY: everything that is passed lives, and the result is written.
+        // SAFETY: all arguments live, and the library writes the result.
         let status = unsafe {
             sys::cublasLtMatmulAlgoCheck(
                 self.handle.object,
@@ -205,8 +207,8 @@ impl Problem {
     }
 }
 
-/// A result for the library to write.
-fn nothing() -> cublasLtMatmulHeuristicResult_t {
+/// An empty result for the library to overwrite.
+fn unsupported() -> cublasLtMatmulHeuristicResult_t {
     cublasLtMatmulHeuristicResult_t {
         algo: cublasLtMatmulAlgo_t { data: [0; 8] },
         workspaceSize: 0,
@@ -220,58 +222,61 @@ fn usable(found: &cublasLtMatmulHeuristicResult_t) -> bool {
     found.state == cublasStatus_t::CUBLAS_STATUS_SUCCESS && found.workspaceSize <= WORKSPACE
 }
 
-/// A product with the way it is done.
+/// A gemm with its algorithm.
 #[derive(Clone)]
-pub(crate) struct Plan {
+pub(crate) struct Matmul {
     pub problem: Arc<Problem>,
     pub algorithm: Algorithm,
-    /// [`WORKSPACE`] bytes, for all plans of a stream.
+    /// [`WORKSPACE`] bytes that all gemms of a stream share.
     pub workspace: CudaTensor,
 }
 
-/// One product with the places of everything that it reads and writes.
-pub(crate) struct Multiplication {
-    plan: Plan,
-    /// `W`, `x` and the output.
-    places: [Place; 3],
+/// A gemm on tensors. It keeps no allocation but the workspace alive.
+pub(crate) struct MatmulCall {
+    matmul: Matmul,
+    /// The locations of `W`, `x` and the output.
+    operands: [Location; 3],
 }
 
-impl fmt::Debug for Multiplication {
+impl fmt::Debug for MatmulCall {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Multiplication")
+        f.write_str("MatmulCall")
     }
 }
 
-impl Multiplication {
-    /// `out = x·Wᵀ`, tensors of the plan's sizes.
-    pub(crate) fn new(plan: &Plan, w: &Matrix, x: &CudaTensor, out: &CudaTensor) -> Self {
-        Self { plan: plan.clone(), places: [w.memory(), x.memory(), out.memory()].map(|memory| memory.place()) }
+impl MatmulCall {
+    /// `out = x·Wᵀ` for the locations of `W`, `x` and `out`, which have the gemm's sizes.
+    pub(crate) fn new(matmul: &Matmul, operands: [Location; 3]) -> Self {
+        Self { matmul: matmul.clone(), operands }
     }
+}
 
-    /// Puts it into the stream.
-    pub(crate) fn run(&self, stream: &CudaStream) -> Result<()> {
-        let verb = "linear";
-        stream.context().bind_to_thread().map_err(|error| fault(verb, error))?;
-        let Plan { problem, algorithm, workspace } = &self.plan;
-        let (one, zero, algorithm) = (1f32, 0f32, cublasLtMatmulAlgo_t { data: *algorithm });
-        let [at_w, at_x, at_out] = self.places.each_ref().map(Place::address);
-        let (at_w, at_x, at_out, workspace) = (at_w?, at_x?, at_out?, workspace.memory().address()?);
+impl Work for MatmulCall {
+    fn enqueue(&self, stream: &CudaStream) -> Result<()> {
+        let op = "linear";
+        stream.context().bind_to_thread().map_err(|error| fault(op, error))?;
+        let Matmul { problem, algorithm, workspace } = &self.matmul;
+        let one = 1f32;
+        let zero = 0f32;
+        let algorithm = cublasLtMatmulAlgo_t { data: *algorithm };
+        let [w_at, x_at, out_at] = self.operands.each_ref().map(Location::address);
+        let [w_at, x_at, out_at, workspace] = [w_at?, x_at?, out_at?, workspace.allocation().address()?];
         let [w, x, out] = problem.layouts.each_ref().map(|layout| layout.object);
-        // SAFETY: everything that is passed lives. The tensors' memory is as large as the layouts say, the workspace as
-        // large as the algorithm may want, and memory is given to others only for what comes later in this stream.
+        // SAFETY: all arguments live. The tensors' memory is as large as the layouts say, the workspace
+        // as large as the algorithm may need, and memory is reused only for later work of this stream.
         let status = unsafe {
             result::matmul(
                 problem.handle.object,
                 problem.operation.object,
                 (&raw const one).cast(),
                 (&raw const zero).cast(),
-                at_w as *const _,
+                w_at as *const _,
                 w,
-                at_x as *const _,
+                x_at as *const _,
                 x,
-                at_out as *const _,
+                out_at as *const _,
                 out,
-                at_out as *mut _,
+                out_at as *mut _,
                 out,
                 &algorithm,
                 workspace as *mut _,
@@ -279,7 +284,7 @@ impl Multiplication {
                 stream.cu_stream().cast(),
             )
         };
-        status.map_err(|error| Error::Device(format!("{verb}: cuBLASLt refused: {:?}", error.0)))
+        status.map_err(|error| Error::Device(format!("{op}: cuBLASLt refused: {:?}", error.0)))
     }
 }
 
@@ -288,7 +293,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn versions_are_read_as_the_library_writes_them() {
+    fn versions_are_decoded() {
         assert_eq!([130_002, 120_304].map(named), ["cuBLASLt 13.0.2", "cuBLASLt 12.3.4"]);
     }
 }

@@ -1,4 +1,7 @@
+//! Matrix products: tensor-core gemms, gemv, Hopper's gemm, cuBLASLt, and the choice among them.
+
 pub(crate) mod autotune;
 pub(crate) mod cublaslt;
+pub(crate) mod gemv;
 pub(crate) mod sm90;
 pub(crate) mod tile;

@@ -1,36 +1,45 @@
-//! Launches Hopper's product, `kernels/sm90/product.cuh`: which tile, how many blocks side by side, and the tensor maps.
+//! Launches Hopper's gemm, `kernels/sm90/product.cuh`: its tile, its clusters, and the tensor maps.
 
 use crate::backend::cuda::driver::program::{File, Program, kernel};
+use crate::backend::cuda::launch::args::Arg;
 use crate::backend::cuda::launch::gpu::Gpu;
-use crate::backend::cuda::launch::recording::{Arg, Grid};
+use crate::backend::cuda::launch::kernel::Grid;
 use crate::backend::cuda::launch::tensor_map::TensorMap;
 use crate::backend::cuda::matrix::Matrix;
 use crate::backend::cuda::memory::tensor::{CudaTensor, VECTOR};
 use crate::error::Result;
+use crate::tensor::DType;
 use std::ops::Range;
 
-/// Rows of a consumer, and of the boxes that bring them.
-pub(crate) const BOX: usize = 64;
-/// Rows of the tiles of blocks that read alone.
-pub(crate) const TILE_M: usize = 128;
-/// Rows of the tiles that stand beside each other.
-pub(crate) const BESIDE_M: usize = Plan::BESIDE.tile.m();
+/// Rows of a consumer warpgroup and of a TMA box.
+pub(crate) const BOX_ROWS: usize = 64;
+/// Rows of the tiles of [`Sharing::None`].
+pub(crate) const UNSHARED_TILE_M: usize = 128;
+/// Rows of the tiles of [`Sharing::A`].
+pub(crate) const A_SHARED_TILE_M: usize = Config::A_SHARED.tile.m();
 /// Values of k in a stage.
 const STEP: usize = 64;
-/// Rows and columns of a place on the way out, of which each consumer has some.
-const BUFFER: usize = 64 * 64;
+/// Threads of a warpgroup.
+const WARPGROUP: usize = 128;
+/// The fixed time of a wave, in units of an output element's (measured on an H100).
+const WAVE_OVERHEAD: usize = 4500;
+/// Elements of a consumer's output buffer: 64 rows of 64 columns.
+const OUTPUT_BUFFER: usize = 64 * 64;
 
-/// What a block makes: consumers with 64 rows each, columns of its tile, stages of its ring, and places on its way out.
+/// The output tile of a CTA and its shared memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Tile {
+    /// Consumer warpgroups, with 64 rows each.
     consumers: usize,
     n: usize,
+    /// Stages of the ring of operands.
     stages: usize,
+    /// Output buffers of each consumer.
     buffers: usize,
 }
 
 impl Tile {
-    /// From the widest to the narrowest, with as many stages as shared memory holds.
+    /// Every tile, widest first, with as many stages as shared memory holds.
     const ALL: [Tile; 5] = [
         Tile { consumers: 3, n: 192, stages: 4, buffers: 1 },
         Tile { consumers: 2, n: 256, stages: 4, buffers: 2 },
@@ -39,148 +48,163 @@ impl Tile {
         Tile { consumers: 2, n: 64, stages: 8, buffers: 2 },
     ];
 
-    /// Rows.
+    /// Rows of the tile.
     const fn m(self) -> usize {
-        self.consumers * BOX
+        self.consumers * BOX_ROWS
     }
 
     /// Bytes of shared memory.
     fn shared(self) -> usize {
-        2 * (self.stages * (self.m() + self.n) * STEP + self.consumers * self.buffers * BUFFER)
+        let operands = self.stages * (self.m() + self.n) * STEP;
+        DType::Bf16.size() * (operands + self.consumers * self.buffers * OUTPUT_BUFFER)
     }
 }
 
-/// How blocks share what they read.
+/// The operand that the two CTAs of a cluster share by TMA multicast.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Sharing {
-    /// Each reads alone.
-    Alone,
-    /// Pairs share, whose tiles stand one below the other, where that is faster.
-    Fastest,
-    /// Pairs share, whose tiles stand beside each other: [`Plan::BESIDE`].
-    Beside,
+    /// No operand: each CTA is a cluster of its own.
+    None,
+    /// W, between tiles one above the other, if that is faster than [`Sharing::None`].
+    WIfFaster,
+    /// A, between tiles side by side.
+    A,
 }
 
-/// A tile, how many blocks work side by side and share what they read, and whether their tiles stand beside each other.
+/// A tile, the CTAs of a cluster, and whether they share A instead of W.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Plan {
+struct Config {
     tile: Tile,
     cluster: usize,
-    beside: bool,
+    shares_a: bool,
 }
 
-impl Plan {
-    /// The plan of [`Sharing::Beside`].
-    const BESIDE: Plan = Plan { tile: Tile::ALL[0], cluster: 2, beside: true };
+impl Config {
+    /// The configuration of [`Sharing::A`].
+    const A_SHARED: Config = Config { tile: Tile::ALL[0], cluster: 2, shares_a: true };
 
-    /// The plans of one of the other kinds. Blocks that read alone have tiles of [`TILE_M`] rows.
+    /// The configurations of the other kinds. Clusters of one CTA have tiles of
+    /// [`UNSHARED_TILE_M`] rows.
     fn all(sharing: Sharing) -> impl Iterator<Item = Self> {
-        let plans = Tile::ALL.into_iter().flat_map(|tile| [2, 1].map(|cluster| Plan { tile, cluster, beside: false }));
-        plans.filter(move |plan| if plan.cluster == 2 { sharing == Sharing::Fastest } else { plan.tile.m() == TILE_M })
+        let config = |tile, cluster| Config { tile, cluster, shares_a: false };
+        let configs = Tile::ALL.into_iter().flat_map(move |tile| [config(tile, 2), config(tile, 1)]);
+        configs.filter(move |config| {
+            if config.cluster == 2 { sharing == Sharing::WIfFaster } else { config.tile.m() == UNSHARED_TILE_M }
+        })
     }
 
-    /// The plan that is done first on a GPU of so many multiprocessors. A round of tiles takes as long as a tile is large, and
-    /// what 4500 values take more; blocks that read alone wait for the L2 (measured on an H100).
-    fn for_size(m: usize, n: usize, processors: usize, sharing: Sharing) -> Self {
-        if sharing == Sharing::Beside {
-            return Self::BESIDE;
+    /// The configuration with the shortest estimated time: waves × (tile area + [`WAVE_OVERHEAD`]),
+    /// a tenth longer without a cluster, whose CTAs wait for the L2 (measured on an H100).
+    fn for_size(m: usize, n: usize, sms: usize, sharing: Sharing) -> Self {
+        if sharing == Sharing::A {
+            return Self::A_SHARED;
         }
-        let usable = Self::all(sharing).filter(|plan| plan.cluster == 1 || m > plan.tile.m());
-        let time = |plan: &Plan| {
-            let rounds = plan.places(m, n).div_ceil((processors / plan.cluster).max(1));
-            rounds * (plan.tile.m() * plan.tile.n + 4500) * if plan.cluster == 1 { 11 } else { 10 }
+        let usable = Self::all(sharing).filter(|config| config.cluster == 1 || m > config.tile.m());
+        let time = |config: &Config| {
+            let waves = config.cluster_tiles(m, n).div_ceil(config.max_clusters(sms));
+            waves * (config.tile.m() * config.tile.n + WAVE_OVERHEAD) * if config.cluster == 1 { 11 } else { 10 }
         };
-        usable.min_by_key(time).unwrap_or(Plan { tile: Tile::ALL[4], cluster: 1, beside: false })
+        usable.min_by_key(time).unwrap_or(Config { tile: Tile::ALL[4], cluster: 1, shares_a: false })
     }
 
-    /// Clusters' worth of tiles, as the kernel counts them.
-    fn places(self, m: usize, n: usize) -> usize {
-        let (tiles_m, tiles_n) = (m.div_ceil(self.tile.m()), n.div_ceil(self.tile.n));
-        if self.beside {
+    /// Clusters that run at once.
+    fn max_clusters(self, sms: usize) -> usize {
+        (sms / self.cluster).max(1)
+    }
+
+    /// The number of a cluster's tile indices, as the kernel counts them.
+    fn cluster_tiles(self, m: usize, n: usize) -> usize {
+        let tiles_m = m.div_ceil(self.tile.m());
+        let tiles_n = n.div_ceil(self.tile.n);
+        if self.shares_a {
             return tiles_m * tiles_n.div_ceil(self.cluster);
         }
         let last = if tiles_m.is_multiple_of(self.cluster) { 0 } else { tiles_n.div_ceil(self.cluster) };
         tiles_m / self.cluster * tiles_n + last
     }
 
-    fn program(self, verb: &'static str, file: File, constants: &[(&'static str, usize)]) -> Program {
+    fn program(self, op: &'static str, file: File, constants: &[(&'static str, usize)]) -> Program {
         let files = [kernel!("sm90/instructions.cuh"), kernel!("sm90/product.cuh"), file];
-        let program = Program::new(verb, &files)
+        let program = Program::new(op, &files)
             .with("SM90", 1usize)
             .with("CONSUMERS", self.tile.consumers)
             .with("TILE_N", self.tile.n)
             .with("STAGES", self.tile.stages)
             .with("BUFFERS", self.tile.buffers)
             .with("CLUSTER", self.cluster)
-            .with("BESIDE", self.beside);
+            .with("BESIDE", self.shares_a);
         constants.iter().fold(program, |program, (name, value)| program.with(name, *value))
     }
 
-    fn grid(self, m: usize, n: usize, processors: usize) -> Grid {
-        let clusters = self.places(m, n).min((processors / self.cluster).max(1));
+    fn grid(self, m: usize, n: usize, sms: usize) -> Grid {
+        let clusters = self.cluster_tiles(m, n).min(self.max_clusters(sms));
         Grid {
-            blocks: [clusters * self.cluster, 1, 1],
-            threads: 128 * (self.tile.consumers + 1),
+            ctas: [clusters * self.cluster, 1, 1],
+            // The producer is a warpgroup as well.
+            threads: WARPGROUP * (self.tile.consumers + 1),
             shared: self.tile.shared(),
         }
     }
 }
 
-/// One product on Hopper.
-pub(crate) struct Product<'a> {
-    /// The verb, which is also the name of its file.
-    pub verb: &'static str,
+/// One gemm `A·Wᵀ` on Hopper.
+pub(crate) struct Sm90Gemm<'a> {
+    /// The op.
+    pub op: &'static str,
     pub file: File,
     pub constants: &'a [(&'static str, usize)],
-    /// Rows of the product, among them those that only fill the last tiles.
+    /// Rows of the gemm, including those that pad the last tiles.
     pub m: usize,
     pub weights: &'a Matrix,
-    /// The rows of the matrix that are multiplied by.
+    /// The rows of the matrix to multiply by, which are the output's columns.
     pub columns: Range<usize>,
-    /// Where rows of A come from, in boxes of 64 of them.
-    pub left: TensorMap,
-    /// Where rows of the output go, in boxes as large.
+    /// The map of A, with boxes of 64 rows.
+    pub a: TensorMap,
+    /// The map of the output, with boxes of 64 rows.
     pub out: TensorMap,
     pub sharing: Sharing,
 }
 
-impl Product<'_> {
-    /// Launches it. The kernel takes the maps of A and of the matrix, then `between`, the map of the output, and `numbers`.
-    pub(crate) fn run(self, gpu: &Gpu, between: &[Arg<'_>], numbers: &[Arg<'_>]) -> Result<()> {
-        let (n, [_, k], stride) = (self.columns.len(), self.weights.dims(), self.weights.stride());
-        let processors = gpu.device.processors;
-        let plan = Plan::for_size(self.m, n, processors, self.sharing);
-        let half = plan.tile.n / 2;
-        let (memory, start) = (self.weights.memory(), self.columns.start * stride);
-        let weights = TensorMap::part(self.verb, memory, start, &[k, n], &[stride], &[STEP, half]);
-        let mut args = vec![Arg::Map(&self.left), Arg::Map(&weights)];
-        args.extend(between);
+impl Sm90Gemm<'_> {
+    /// Launches it. The kernel takes the maps of A and W, the `epilogue`'s inputs, the map of the output,
+    /// and `numbers`.
+    pub(crate) fn launch(self, gpu: &Gpu, epilogue: &[Arg<'_>], numbers: &[Arg<'_>]) -> Result<()> {
+        let n = self.columns.len();
+        let [_, k] = self.weights.dims();
+        let stride = self.weights.stride();
+        let sms = gpu.device.sms;
+        let config = Config::for_size(self.m, n, sms, self.sharing);
+        let half = config.tile.n / 2;
+        let start = self.columns.start * stride;
+        let weights = TensorMap::part(self.op, self.weights.allocation(), start, &[k, n], &[stride], &[STEP, half]);
+        let mut args = vec![Arg::Map(&self.a), Arg::Map(&weights)];
+        args.extend(epilogue);
         args.push(Arg::Map(&self.out));
         args.extend(numbers);
-        let program = plan.program(self.verb, self.file, self.constants);
-        gpu.launch(&program, "hopper", plan.grid(self.m, n, processors), &args)
+        let program = config.program(self.op, self.file, self.constants);
+        gpu.launch(&program, "hopper", config.grid(self.m, n, sms), &args)
     }
 }
 
-/// Whether the copy engine takes rows of these widths.
-pub(crate) fn takes(gpu: &Gpu, widths: [usize; 2]) -> bool {
-    gpu.device.hopper && widths.iter().all(|width| width.is_multiple_of(VECTOR))
+/// True if the device is Hopper and TMA supports rows of these widths.
+pub(crate) fn supports(gpu: &Gpu, widths: [usize; 2]) -> bool {
+    gpu.device.sm90 && widths.iter().all(|width| width.is_multiple_of(VECTOR))
 }
 
-/// The map of a matrix `[rows, width]` whose boxes are 64 rows of `columns`.
-pub(crate) fn rows(verb: &'static str, x: &CudaTensor, [rows, width]: [usize; 2], columns: usize) -> TensorMap {
-    TensorMap::new(verb, x.memory(), &[width, rows], width, &[columns, BOX])
+/// The map of a matrix `[rows, width]` with boxes of 64 rows and `columns` columns.
+pub(crate) fn row_map(op: &'static str, x: &CudaTensor, [rows, width]: [usize; 2], columns: usize) -> TensorMap {
+    TensorMap::new(op, x.allocation(), &[width, rows], width, &[columns, BOX_ROWS])
 }
 
-/// The product around `file` in every plan of this kind.
+/// The gemm around `file` in every configuration of this kind.
 pub(crate) fn programs(
-    verb: &'static str,
+    op: &'static str,
     file: File,
     constants: &[(&'static str, usize)],
     sharing: Sharing,
 ) -> Vec<Program> {
-    let plans = if sharing == Sharing::Beside { vec![Plan::BESIDE] } else { Plan::all(sharing).collect() };
-    plans.into_iter().map(|plan| plan.program(verb, file, constants)).collect()
+    let configs = if sharing == Sharing::A { vec![Config::A_SHARED] } else { Config::all(sharing).collect() };
+    configs.into_iter().map(|config| config.program(op, file, constants)).collect()
 }
 
 #[cfg(test)]
@@ -188,33 +212,37 @@ mod tests {
     use super::*;
 
     #[test]
-    fn plans_fill_the_device() {
-        let plan = |m, n| {
-            let Plan { tile, cluster, .. } = Plan::for_size(m, n, 132, Sharing::Fastest);
+    fn the_fastest_config_fills_the_device() {
+        let config = |m, n| {
+            let Config { tile, cluster, .. } = Config::for_size(m, n, 132, Sharing::WIfFaster);
             (tile.m(), tile.n, cluster)
         };
         // The transformer at 1024×1024 with 128 caption tokens, one picture and two.
         assert_eq!(
-            [plan(4224, 11_520), plan(4224, 3840), plan(4224, 20_480)],
+            [config(4224, 11_520), config(4224, 3840), config(4224, 20_480)],
             [(192, 192, 2), (128, 192, 2), (192, 192, 2)]
         );
         assert_eq!(
-            [plan(8448, 11_520), plan(8448, 3840), plan(8448, 20_480)],
+            [config(8448, 11_520), config(8448, 3840), config(8448, 20_480)],
             [(192, 192, 2), (192, 192, 2), (192, 192, 2)]
         );
         // The text encoder with 128 tokens.
-        assert_eq!([plan(128, 6144), plan(128, 2560), plan(128, 19_456)], [(128, 64, 1), (128, 64, 1), (128, 192, 1)]);
+        assert_eq!(
+            [config(128, 6144), config(128, 2560), config(128, 19_456)],
+            [(128, 64, 1), (128, 64, 1), (128, 192, 1)]
+        );
         assert!(Tile::ALL.iter().all(|tile| tile.shared() + 1024 <= 227 << 10));
     }
 
     #[test]
-    fn every_tile_has_its_place() {
+    fn cluster_tiles_cover_all_tiles() {
         let tile = Tile::ALL[1];
         // 33 rows of tiles are 16 pairs and one row, whose tiles pair with their neighbours.
-        let places = |m, n, cluster| Plan { tile, cluster, beside: false }.places(m, n);
-        assert_eq!((places(4224, 11_520, 2), places(4224, 11_520, 1)), (16 * 45 + 23, 33 * 45));
-        assert_eq!((places(1, 1, 2), places(1, 1, 1)), (1, 1));
+        let count = |m, n, cluster| Config { tile, cluster, shares_a: false }.cluster_tiles(m, n);
+        assert_eq!((count(4224, 11_520, 2), count(4224, 11_520, 1)), (16 * 45 + 23, 33 * 45));
+        assert_eq!((count(1, 1, 2), count(1, 1, 1)), (1, 1));
         // 22 rows of 30 pairs of tiles.
-        assert_eq!((Plan::BESIDE.places(4224, 11_520), Plan::BESIDE.places(193, 385)), (22 * 30, 2 * 2));
+        let count = |m, n| Config::A_SHARED.cluster_tiles(m, n);
+        assert_eq!((count(4224, 11_520), count(193, 385)), (22 * 30, 2 * 2));
     }
 }

@@ -1,9 +1,10 @@
-//! Tensor maps: what Hopper's copy engine knows of a tensor, and of the boxes that it copies to shared memory.
+//! Tensor maps: descriptions of a tensor and of its boxes for TMA, which copies boxes to and from
+//! shared memory.
 
-use crate::backend::cuda::driver::device::fault;
-use crate::backend::cuda::memory::arena::Memory;
-use crate::backend::cuda::memory::layout::Place;
+use crate::backend::cuda::driver::error::fault;
+use crate::backend::cuda::memory::allocation::{Allocation, Location};
 use crate::error::Result;
+use crate::tensor::DType;
 use cudarc::driver::DeviceRepr;
 use cudarc::driver::sys::{
     self, CUtensorMap, CUtensorMapDataType, CUtensorMapFloatOOBfill, CUtensorMapInterleave, CUtensorMapL2promotion,
@@ -14,15 +15,17 @@ use std::fmt;
 use std::mem::MaybeUninit;
 use std::sync::Arc;
 
-/// Bytes of an element.
-const ELEMENT: u64 = 2;
+/// The bytes of `count` elements.
+fn bytes(count: usize) -> u64 {
+    (count * DType::Bf16.size()) as u64
+}
 
-/// The map as a kernel takes it.
+/// A map in the form that a kernel takes.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
 pub(crate) struct Encoded(CUtensorMap);
 
-// SAFETY: it is what the driver defines as a kernel's argument, plain bytes.
+// SAFETY: the driver defines it as a kernel argument of plain bytes.
 unsafe impl DeviceRepr for Encoded {}
 
 impl fmt::Debug for Encoded {
@@ -31,12 +34,12 @@ impl fmt::Debug for Encoded {
     }
 }
 
-/// What a map says: encoded when it is known where the tensor is.
+/// A description of a map, encoded once the address is known. It keeps no allocation alive.
 #[derive(Debug, Clone)]
 pub(crate) struct Description {
-    verb: &'static str,
-    place: Place,
-    /// Bytes between the place and the first element.
+    op: &'static str,
+    location: Location,
+    /// Bytes from the location to the first element.
     start: u64,
     sizes: Vec<u64>,
     /// Bytes.
@@ -44,20 +47,20 @@ pub(crate) struct Description {
     boxes: Vec<u32>,
 }
 
-/// A map with the memory that it is of.
+/// A map and the memory that it describes.
 #[derive(Debug, Clone)]
 pub(crate) struct TensorMap {
     pub description: Description,
-    pub memory: Arc<Memory>,
+    pub allocation: Arc<Allocation>,
 }
 
 impl TensorMap {
-    /// A BF16 tensor of `sizes`, innermost first, whose rows are `stride` elements apart and whose other parts follow each
-    /// other; the engine copies `box_sizes` of it at a time, 1 where they end. Rows of a box are 64 elements, or 32, and
-    /// swizzled as wide as they are. `stride` is a multiple of eight.
+    /// A BF16 tensor of `sizes`, innermost first, with rows `stride` elements apart and contiguous
+    /// outer dimensions. TMA copies boxes of `box_sizes`, 1 in dimensions past their end. Rows of a
+    /// box are 64 or 32 elements and swizzled over their width. `stride` is a multiple of eight.
     pub(crate) fn new(
-        verb: &'static str,
-        memory: &Arc<Memory>,
+        op: &'static str,
+        allocation: &Arc<Allocation>,
         sizes: &[usize],
         stride: usize,
         box_sizes: &[usize],
@@ -66,14 +69,14 @@ impl TensorMap {
         for size in &sizes[1..sizes.len() - 1] {
             strides.extend(strides.last().map(|last| last * size));
         }
-        Self::part(verb, memory, 0, sizes, &strides, box_sizes)
+        Self::part(op, allocation, 0, sizes, &strides, box_sizes)
     }
 
-    /// As [`TensorMap::new`], of what starts `start` elements into the memory and whose parts are `strides` elements apart,
-    /// those of rows first. All of them are multiples of eight.
+    /// As [`TensorMap::new`], from element `start` on and with the strides of all dimensions but the
+    /// innermost. The start and the strides are multiples of eight.
     pub(crate) fn part(
-        verb: &'static str,
-        memory: &Arc<Memory>,
+        op: &'static str,
+        allocation: &Arc<Allocation>,
         start: usize,
         sizes: &[usize],
         strides: &[usize],
@@ -82,30 +85,30 @@ impl TensorMap {
         let mut boxes = vec![1u32; sizes.len()];
         boxes.iter_mut().zip(box_sizes).for_each(|(to, size)| *to = *size as u32);
         let description = Description {
-            verb,
-            place: memory.place(),
-            start: start as u64 * ELEMENT,
+            op,
+            location: allocation.location(),
+            start: bytes(start),
             sizes: sizes.iter().map(|&size| size as u64).collect(),
-            strides: strides.iter().map(|&stride| stride as u64 * ELEMENT).collect(),
+            strides: strides.iter().map(|&stride| bytes(stride)).collect(),
             boxes,
         };
-        Self { description, memory: memory.clone() }
+        Self { description, allocation: allocation.clone() }
     }
 }
 
 impl Description {
-    /// The map as a kernel takes it.
+    /// The map in the form that a kernel takes.
     pub(crate) fn encode(&self) -> Result<Encoded> {
-        let Self { verb, place, start, sizes, strides, boxes } = self;
-        let swizzle = match u64::from(boxes[0]) * ELEMENT {
+        let Self { op, location, start, sizes, strides, boxes } = self;
+        let swizzle = match bytes(boxes[0] as usize) {
             64 => CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_64B,
             _ => CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
         };
         let steps = vec![1u32; sizes.len()];
-        let address = place.address()? + start;
+        let address = location.address()? + start;
         let mut map = MaybeUninit::<CUtensorMap>::uninit();
-        // SAFETY: the arrays hold as many numbers as the tensor has dimensions (the strides one less), and the map is
-        // written where the driver returns success.
+        // SAFETY: the arrays hold a number per dimension (the strides one less), and the driver writes
+        // the map if it returns success.
         let encoded = unsafe {
             sys::cuTensorMapEncodeTiled(
                 map.as_mut_ptr(),
@@ -122,7 +125,7 @@ impl Description {
                 CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
             )
         };
-        encoded.result().map_err(|error| fault(verb, error))?;
+        encoded.result().map_err(|error| fault(op, error))?;
         // SAFETY: the driver wrote it.
         Ok(Encoded(unsafe { map.assume_init() }))
     }

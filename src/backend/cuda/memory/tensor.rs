@@ -1,38 +1,38 @@
 //! Tensors in device memory.
 
-use super::arena::Memory;
+use super::allocation::Allocation;
 use crate::backend::DeviceTensor;
 use crate::tensor::DType;
 use std::sync::Arc;
 
-/// Elements of BF16 that a thread reads or writes at once.
+/// BF16 elements that a thread loads or stores at once.
 pub(crate) const VECTOR: usize = 8;
 
-/// 1 where rows of `width` can be read and written [`VECTOR`] elements at once, else 0: a constant of many kernels.
+/// 1 if rows of `width` consist of whole vectors, else 0: a constant of many kernels.
 pub(crate) fn aligned(width: usize) -> usize {
     usize::from(width.is_multiple_of(VECTOR))
 }
 
-/// The elements of such rows that a thread takes at once.
+/// The elements of a row of `width` that a thread loads at once: [`VECTOR`] or 1.
 pub(crate) fn vector(width: usize) -> usize {
     if width.is_multiple_of(VECTOR) { VECTOR } else { 1 }
 }
 
-/// A tensor of the `cuda` backend. Elements lie side by side.
+/// A contiguous tensor of the `cuda` backend.
 #[derive(Debug, Clone)]
 pub struct CudaTensor {
     shape: Vec<usize>,
     dtype: DType,
-    memory: Arc<Memory>,
+    allocation: Arc<Allocation>,
 }
 
 impl CudaTensor {
-    pub(crate) fn new(shape: &[usize], dtype: DType, memory: Arc<Memory>) -> Self {
-        Self { shape: shape.to_vec(), dtype, memory }
+    pub(crate) fn new(shape: &[usize], dtype: DType, allocation: Arc<Allocation>) -> Self {
+        Self { shape: shape.to_vec(), dtype, allocation }
     }
 
-    pub(crate) fn memory(&self) -> &Arc<Memory> {
-        &self.memory
+    pub(crate) fn allocation(&self) -> &Arc<Allocation> {
+        &self.allocation
     }
 
     /// The number of elements.
@@ -40,7 +40,7 @@ impl CudaTensor {
         self.shape.iter().product()
     }
 
-    /// Bytes of its elements.
+    /// The bytes of its elements.
     pub(crate) fn bytes(&self) -> usize {
         self.len() * self.dtype.size()
     }
@@ -56,10 +56,10 @@ impl DeviceTensor for CudaTensor {
     }
 
     fn shares(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.memory, &other.memory)
+        Arc::ptr_eq(&self.allocation, &other.allocation)
     }
 
     fn with_shape(&self, shape: &[usize]) -> Self {
-        Self { shape: shape.to_vec(), dtype: self.dtype, memory: self.memory.clone() }
+        Self { shape: shape.to_vec(), dtype: self.dtype, allocation: self.allocation.clone() }
     }
 }

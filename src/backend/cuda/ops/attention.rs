@@ -1,180 +1,175 @@
-//! `attention` and what prepares its input, `qk_norm_rope`.
+//! `attention`: fused softmax attention in three kernels: Hopper's for heads of 128, one for heads up
+//! to 128, and one for wider heads.
 
 use crate::backend::cuda::driver::program::{Program, kernel};
+use crate::backend::cuda::launch::args::Arg;
 use crate::backend::cuda::launch::gpu::Gpu;
-use crate::backend::cuda::launch::recording::{Arg, Grid};
+use crate::backend::cuda::launch::kernel::Grid;
 use crate::backend::cuda::launch::tensor_map::TensorMap;
 use crate::backend::cuda::memory::tensor::{CudaTensor, VECTOR, aligned};
-use crate::backend::{DeviceTensor, Heads, Mask, QkNormRope, RopePairs, shapes};
+use crate::backend::{DeviceTensor, Heads, Mask, shapes};
 use crate::error::{Error, Result};
 use crate::tensor::DType;
 
-/// The widest head of which a warp holds 16 rows of the output in registers.
-const NARROW: usize = 128;
-/// The widest head of all: shared memory holds no more.
-const WIDEST: usize = 512;
-/// Warps and keys of a block for narrow heads.
+/// The widest head whose output a warp holds in registers, 16 rows of it.
+const NARROW_HEAD: usize = 128;
+/// The widest head that fits shared memory.
+const MAX_HEAD: usize = 512;
+/// Warps of a CTA for narrow heads, with 16 queries each.
 const WARPS: usize = 4;
+/// Keys of a stage for narrow heads.
 const KEYS: usize = 64;
-/// Warps, queries and keys of a block for wide heads.
+/// Warps, queries and keys of a CTA for wide heads.
 const WIDE_WARPS: usize = 8;
 const WIDE_QUERIES: usize = 32;
 const WIDE_KEYS: usize = 32;
 
-/// Queries and keys of a tile of Hopper's kernel, rows of the boxes that bring them; its heads, its threads, and bytes of shared
-/// memory: two places for queries, for keys and for values.
-const HOPPER_QUERIES: usize = 192;
-const HOPPER_KEYS: usize = 128;
-const HOPPER_BOX: usize = 64;
-const HOPPER_HEAD: usize = 128;
-const HOPPER_THREADS: usize = 512;
-const HOPPER_SHARED: usize = 2 * (HOPPER_QUERIES + 2 * HOPPER_KEYS) * HOPPER_HEAD * 2;
+/// Queries and keys of a tile of Hopper's kernel.
+const SM90_QUERIES: usize = 192;
+const SM90_KEYS: usize = 128;
+/// Rows of a TMA box of Hopper's kernel.
+const SM90_BOX_ROWS: usize = 64;
+/// The head of Hopper's kernel, and the threads of its CTAs.
+const SM90_HEAD: usize = 128;
+const SM90_THREADS: usize = 512;
+/// Shared memory of Hopper's kernel in bytes: queries, keys and values, double-buffered.
+const SM90_SHARED: usize = 2 * (SM90_QUERIES + 2 * SM90_KEYS) * SM90_HEAD * size_of::<u16>();
 
-fn hopper_program(causal: bool, lengths: bool, cluster: usize) -> Program {
+/// A kernel for one width of heads.
+struct Variant {
+    program: Program,
+    /// Queries of a CTA.
+    queries: usize,
+    threads: usize,
+    /// Bytes of shared memory.
+    shared: usize,
+}
+
+impl Variant {
+    fn new(dim: usize, causal: bool, lengths: bool) -> Self {
+        let variant = if dim <= NARROW_HEAD { Self::narrow(dim) } else { Self::wide(dim) };
+        let program = variant
+            .program
+            .with("HEAD", dim)
+            .with("CAUSAL", causal)
+            .with("HAS_LENGTHS", lengths)
+            .with("ALIGNED", aligned(dim));
+        Self { program, ..variant }
+    }
+
+    fn narrow(dim: usize) -> Self {
+        let stride = dim.next_multiple_of(16) + VECTOR;
+        Self {
+            program: Program::new("attention", &[kernel!("attention.cu")]).with("WARPS", WARPS).with("KEYS", KEYS),
+            queries: 16 * WARPS,
+            threads: 32 * WARPS,
+            // Two stages of keys and of values.
+            shared: 4 * KEYS * stride * DType::Bf16.size(),
+        }
+    }
+
+    fn wide(dim: usize) -> Self {
+        let width = dim.next_multiple_of(64);
+        let rows = (WIDE_QUERIES + 2 * WIDE_KEYS) * width * DType::Bf16.size();
+        let probabilities = WIDE_QUERIES * WIDE_KEYS * DType::Bf16.size();
+        let statistics = WIDE_QUERIES * 4 * DType::F32.size();
+        Self {
+            program: Program::new("attention", &[kernel!("attention_wide.cu")]),
+            queries: WIDE_QUERIES,
+            threads: 32 * WIDE_WARPS,
+            shared: rows + probabilities + statistics,
+        }
+    }
+}
+
+fn sm90_program(causal: bool, lengths: bool, cluster: usize) -> Program {
     Program::new("attention", &[kernel!("sm90/instructions.cuh"), kernel!("sm90/attention.cu")])
         .with("CAUSAL", causal)
         .with("HAS_LENGTHS", lengths)
         .with("CLUSTER", cluster)
 }
 
-/// How many blocks share keys and values, 1 or 2, and how many there are for so many heads of all items: two share where
-/// that takes no more rounds of tiles.
-fn hopper_blocks(tokens: usize, heads: usize, processors: usize) -> (usize, usize) {
-    let places = |cluster: usize| tokens.div_ceil(cluster * HOPPER_QUERIES) * heads;
-    let clusters = |cluster: usize| (processors / cluster).max(1);
-    let rounds = |cluster: usize| places(cluster).div_ceil(clusters(cluster));
-    let cluster = if tokens > HOPPER_QUERIES && rounds(2) <= rounds(1) { 2 } else { 1 };
-    (cluster, places(cluster).min(clusters(cluster)) * cluster)
+/// The clusters of Hopper's kernel.
+#[derive(Debug, PartialEq, Eq)]
+struct Clusters {
+    /// CTAs of a cluster, which share keys and values: 1 or 2.
+    size: usize,
+    /// CTAs of all clusters.
+    ctas: usize,
 }
 
-/// The program for heads of `dim`, the queries and threads of its blocks, and their shared memory.
-fn program(dim: usize, causal: bool, lengths: bool) -> (Program, usize, Grid) {
-    let element = DType::Bf16.size();
-    let (program, queries, grid) = if dim <= NARROW {
-        let stride = dim.next_multiple_of(16) + VECTOR;
-        let program = Program::new("attention", &[kernel!("attention.cu")]).with("WARPS", WARPS).with("KEYS", KEYS);
-        // Two stages of keys and of values.
-        let shared = 4 * KEYS * stride * element;
-        (program, 16 * WARPS, Grid { blocks: [1; 3], threads: 32 * WARPS, shared })
-    } else {
-        let width = dim.next_multiple_of(64);
-        let rows = (WIDE_QUERIES + 2 * WIDE_KEYS) * width * element;
-        let weights = WIDE_QUERIES * WIDE_KEYS * element;
-        let agreed = WIDE_QUERIES * 4 * DType::F32.size();
-        let program = Program::new("attention", &[kernel!("attention_wide.cu")]);
-        (program, WIDE_QUERIES, Grid { blocks: [1; 3], threads: 32 * WIDE_WARPS, shared: rows + weights + agreed })
-    };
-    let program =
-        program.with("HEAD", dim).with("CAUSAL", causal).with("HAS_LENGTHS", lengths).with("ALIGNED", aligned(dim));
-    (program, queries, grid)
+impl Clusters {
+    /// The clusters for `heads` heads of all items: pairs if they need no more waves than single CTAs.
+    fn new(tokens: usize, heads: usize, sms: usize) -> Self {
+        let tiles = |size: usize| tokens.div_ceil(size * SM90_QUERIES) * heads;
+        let resident = |size: usize| (sms / size).max(1);
+        let waves = |size: usize| tiles(size).div_ceil(resident(size));
+        let size = if tokens > SM90_QUERIES && waves(2) <= waves(1) { 2 } else { 1 };
+        Self { size, ctas: tiles(size).min(resident(size)) * size }
+    }
 }
 
 pub(crate) fn attention(gpu: &Gpu, qkv: &CudaTensor, heads: Heads, mask: Mask<'_, CudaTensor>) -> Result<CudaTensor> {
-    let verb = "attention";
+    let op = "attention";
     let shape @ [items, tokens, _] = shapes::attention(qkv.shape(), heads, mask.lengths.map(|l| l.shape()))?;
-    if heads.dim > WIDEST {
-        return Err(Error::Device(format!("attention: heads of {} are wider than {WIDEST}", heads.dim)));
+    if heads.dim > MAX_HEAD {
+        return Err(Error::Device(format!("attention: heads of {} are wider than {MAX_HEAD}", heads.dim)));
     }
-    let out = gpu.output(verb, &shape, DType::Bf16)?;
+    let out = gpu.output(op, &shape, DType::Bf16)?;
     let qkv = gpu.activation(qkv)?;
-    let args = [
-        Arg::Read(&qkv),
-        Arg::optional(mask.lengths),
-        Arg::Write(&out),
-        Arg::U32(tokens),
-        Arg::U32(heads.query),
-        Arg::U32(heads.key_value),
-        Arg::F32(1.0 / (heads.dim as f32).sqrt()),
-    ];
-    if gpu.device.hopper && heads.dim == HOPPER_HEAD {
+    let query_heads = Arg::U32(heads.query);
+    let key_heads = Arg::U32(heads.key_value);
+    let scale = Arg::F32(1.0 / (heads.dim as f32).sqrt());
+    if gpu.device.sm90 && heads.dim == SM90_HEAD {
         let map = |of: &CudaTensor, width| {
-            TensorMap::new(verb, of.memory(), &[width, tokens, items], width, &[HOPPER_HEAD / 2, HOPPER_BOX])
+            TensorMap::new(op, of.allocation(), &[width, tokens, items], width, &[SM90_HEAD / 2, SM90_BOX_ROWS])
         };
-        let from = map(&qkv, heads.fused_width());
-        let to = map(&out, heads.query * heads.dim);
-        let [.., query_heads, key_heads, scale] = args;
+        let qkv_map = map(&qkv, heads.fused_width());
+        let out_map = map(&out, heads.query * heads.dim);
         let args = [
-            Arg::Map(&from),
+            Arg::Map(&qkv_map),
             Arg::optional(mask.lengths),
-            Arg::Map(&to),
+            Arg::Map(&out_map),
             Arg::U32(tokens),
             Arg::U32(items),
             query_heads,
             key_heads,
             scale,
         ];
-        let (cluster, blocks) = hopper_blocks(tokens, heads.query * items, gpu.device.processors);
-        let grid = Grid { blocks: [blocks, 1, 1], threads: HOPPER_THREADS, shared: HOPPER_SHARED };
-        gpu.launch(&hopper_program(mask.causal, mask.lengths.is_some(), cluster), verb, grid, &args)?;
-        return Ok(out);
+        let clusters = Clusters::new(tokens, heads.query * items, gpu.device.sms);
+        let program = sm90_program(mask.causal, mask.lengths.is_some(), clusters.size);
+        let grid = Grid { ctas: [clusters.ctas, 1, 1], threads: SM90_THREADS, shared: SM90_SHARED };
+        gpu.launch(&program, op, grid, &args)?;
+    } else {
+        let args = [
+            Arg::Read(&qkv),
+            Arg::optional(mask.lengths),
+            Arg::Write(&out),
+            Arg::U32(tokens),
+            query_heads,
+            key_heads,
+            scale,
+        ];
+        let Variant { program, queries, threads, shared } =
+            Variant::new(heads.dim, mask.causal, mask.lengths.is_some());
+        let ctas = [tokens.div_ceil(queries), heads.query, items];
+        gpu.launch(&program, op, Grid { ctas, threads, shared }, &args)?;
     }
-    let (program, queries, grid) = program(heads.dim, mask.causal, mask.lengths.is_some());
-    let grid = Grid { blocks: [tokens.div_ceil(queries), heads.query, items], ..grid };
-    gpu.launch(&program, verb, grid, &args)?;
     Ok(out)
 }
 
-/// Threads of a block of `qk_norm_rope`.
-const NORM_BLOCK: usize = 128;
-
-/// Lanes that share a head, where each can have eight values of it in a row.
-fn team(dim: usize) -> Option<usize> {
-    let lanes = dim / VECTOR;
-    let fits = dim.is_multiple_of(2 * VECTOR) && lanes.is_power_of_two() && lanes <= 32;
-    fits.then_some(lanes)
-}
-
-fn norm_program(dim: usize, pairs: RopePairs) -> Program {
-    Program::new("qk_norm_rope", &[kernel!("qk_norm_rope.cu")])
-        .with("HEAD", dim)
-        .with("INTERLEAVED", pairs == RopePairs::Interleaved)
-        .with("FAST", team(dim).is_some())
-        .with("TEAM", team(dim).unwrap_or(32))
-}
-
-pub(crate) fn qk_norm_rope(
-    gpu: &Gpu,
-    qkv: &mut CudaTensor,
-    heads: Heads,
-    how: QkNormRope<'_, CudaTensor>,
-) -> Result<()> {
-    let verb = "qk_norm_rope";
-    let QkNormRope { q_norm, k_norm, eps, rotation, pairs } = how;
-    shapes::qk_norm_rope(qkv.shape(), heads, q_norm.shape(), k_norm.shape(), rotation.shape())?;
-    let (items, tokens) = (qkv.shape()[0], qkv.shape()[1]);
-    gpu.make_activation(qkv)?;
-    let (q_norm, k_norm, rotation) = (gpu.float(q_norm)?, gpu.float(k_norm)?, gpu.float(rotation)?);
-    let stride = if rotation.shape()[0] == 1 { 0 } else { tokens * heads.dim };
-    let args = [
-        Arg::Write(qkv),
-        Arg::Read(&q_norm),
-        Arg::Read(&k_norm),
-        Arg::Read(&rotation),
-        Arg::U32(tokens),
-        Arg::U32(items * tokens),
-        Arg::U32(heads.query),
-        Arg::U32(heads.key_value),
-        Arg::U32(stride),
-        Arg::F32(eps),
-    ];
-    let teams = items * tokens * (heads.query + heads.key_value);
-    let blocks = teams.div_ceil(NORM_BLOCK / team(heads.dim).unwrap_or(32));
-    gpu.launch(&norm_program(heads.dim, pairs), verb, Grid::row(blocks, NORM_BLOCK), &args)
-}
-
-/// The programs of these verbs that are for Hopper alone.
-pub(crate) fn hopper_programs() -> Vec<Program> {
+/// The programs for Hopper.
+pub(crate) fn sm90_programs() -> Vec<Program> {
     let masks = [(false, false), (false, true), (true, false), (true, true)];
     masks
         .into_iter()
-        .flat_map(|(causal, lengths)| [1, 2].map(|cluster| hopper_program(causal, lengths, cluster)))
+        .flat_map(|(causal, lengths)| [1, 2].map(|cluster| sm90_program(causal, lengths, cluster)))
         .collect()
 }
 
-/// Programs of these verbs for heads of the models and for odd ones.
+/// Programs for the models' heads and for odd ones.
 pub(crate) fn programs() -> Vec<Program> {
-    let mut programs = Vec::new();
-    for (dim, causal, lengths) in [
+    [
         (18, true, true),
         (64, false, false),
         (96, true, false),
@@ -183,13 +178,9 @@ pub(crate) fn programs() -> Vec<Program> {
         (128, true, true),
         (390, true, true),
         (512, false, false),
-    ] {
-        programs.push(program(dim, causal, lengths).0);
-    }
-    for dim in [2, 64, 128, 256] {
-        programs.extend([RopePairs::Interleaved, RopePairs::Halves].map(|pairs| norm_program(dim, pairs)));
-    }
-    programs
+    ]
+    .map(|(dim, causal, lengths)| Variant::new(dim, causal, lengths).program)
+    .to_vec()
 }
 
 #[cfg(test)]
@@ -197,14 +188,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn blocks_share_keys_where_that_takes_no_more_rounds() {
-        // The transformer with 4224 tokens: 11 pairs of tiles for each of 30 heads are five rounds of 66 clusters.
-        assert_eq!(hopper_blocks(4224, 30, 132), (2, 132));
-        assert_eq!(hopper_blocks(4096, 30, 132), (2, 132));
-        // The text encoder with 128 tokens: one tile a head.
-        assert_eq!(hopper_blocks(128, 32, 132), (1, 32));
-        // Three tiles for each of 44 heads are one round; four would be two.
-        assert_eq!(hopper_blocks(576, 44, 132), (1, 132));
-        assert_eq!(hopper_blocks(200, 1, 132), (2, 2));
+    fn clusters_share_keys_without_more_waves() {
+        let clusters = |tokens, heads| {
+            let Clusters { size, ctas } = Clusters::new(tokens, heads, 132);
+            (size, ctas)
+        };
+        // The transformer with 4224 tokens: 11 pairs of tiles for each of 30 heads are five waves of
+        // 66 clusters.
+        assert_eq!(clusters(4224, 30), (2, 132));
+        assert_eq!(clusters(4096, 30), (2, 132));
+        // The text encoder with 128 tokens: one tile per head.
+        assert_eq!(clusters(128, 32), (1, 32));
+        // Three tiles for each of 44 heads are one wave; four would be two.
+        assert_eq!(clusters(576, 44), (1, 132));
+        assert_eq!(clusters(200, 1), (2, 2));
     }
 }

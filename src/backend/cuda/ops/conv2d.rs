@@ -1,10 +1,11 @@
-//! `conv2d`: a convolution over pictures that are channels last, as a product.
+//! `conv2d`: a convolution of channels-last pictures as an implicit gemm.
 
-use crate::backend::cuda::driver::program::{Program, kernel};
-use crate::backend::cuda::gemm::sm90::{self, Sharing};
-use crate::backend::cuda::gemm::tile::{self, Product};
+use crate::backend::cuda::driver::program::{File, Program, kernel};
+use crate::backend::cuda::gemm::sm90::{self, BOX_ROWS, Sharing, Sm90Gemm, UNSHARED_TILE_M};
+use crate::backend::cuda::gemm::tile::{self, TiledGemm};
+use crate::backend::cuda::launch::args::Arg;
 use crate::backend::cuda::launch::gpu::Gpu;
-use crate::backend::cuda::launch::recording::{Arg, Grid};
+use crate::backend::cuda::launch::kernel::Grid;
 use crate::backend::cuda::launch::tensor_map::TensorMap;
 use crate::backend::cuda::matrix::{CudaConv2d, Matrix};
 use crate::backend::cuda::memory::tensor::{CudaTensor, aligned};
@@ -13,20 +14,36 @@ use crate::error::Result;
 use crate::tensor::DType;
 use std::ops::Range;
 
-/// What Hopper's kernel does.
-const PLAIN: Conv2d = Conv2d { stride: 1, pad: [1; 4], upsample: false };
+const FILE: File = kernel!("conv2d.cu");
 
-/// What the kernel is compiled for, besides its tile.
-fn constants([o, _, kw, i]: [usize; 4], geometry: Conv2d, [bias, residual]: [bool; 2]) -> [(&'static str, usize); 7] {
-    [
-        ("CHANNELS", i),
-        ("KERNEL_WIDTH", kw),
-        ("STRIDE", geometry.stride),
-        ("UPSAMPLE", usize::from(geometry.upsample)),
-        ("HAS_BIAS", usize::from(bias)),
-        ("HAS_RESIDUAL", usize::from(residual)),
-        ("ALIGNED_OUT", aligned(o)),
-    ]
+/// The geometry of Hopper's kernel; the kernel takes the padding as an argument.
+const SM90_GEOMETRY: Conv2d = Conv2d { stride: 1, pad: [1; 4], upsample: false };
+
+/// Columns of the picture that a tile of Hopper's kernel covers.
+const SM90_TILE_WIDTH: usize = 16;
+
+/// The constants of a kernel besides its tile.
+struct Constants {
+    out_channels: usize,
+    channels: usize,
+    kernel_width: usize,
+    geometry: Conv2d,
+    has_bias: bool,
+    has_residual: bool,
+}
+
+impl Constants {
+    fn list(&self) -> [(&'static str, usize); 7] {
+        [
+            ("CHANNELS", self.channels),
+            ("KERNEL_WIDTH", self.kernel_width),
+            ("STRIDE", self.geometry.stride),
+            ("UPSAMPLE", usize::from(self.geometry.upsample)),
+            ("HAS_BIAS", usize::from(self.has_bias)),
+            ("HAS_RESIDUAL", usize::from(self.has_residual)),
+            ("ALIGNED_OUT", aligned(self.out_channels)),
+        ]
+    }
 }
 
 pub(crate) fn conv2d(
@@ -36,17 +53,17 @@ pub(crate) fn conv2d(
     geometry: Conv2d,
     residual: Option<&CudaTensor>,
 ) -> Result<CudaTensor> {
-    let verb = "conv2d";
+    let op = "conv2d";
     let shape @ [items, out_h, out_w, o] = shapes::conv2d(x.shape(), w.dims, geometry, residual.map(|r| r.shape()))?;
-    let out = gpu.output(verb, &shape, DType::Bf16)?;
+    let out = gpu.output(op, &shape, DType::Bf16)?;
     let x = gpu.activation(x)?;
     let residual = residual.map(|residual| gpu.activation(residual)).transpose()?;
     let [top, left, ..] = geometry.pad;
     let [_, kh, kw, channels] = w.dims;
-    if geometry.stride == 1 && sm90::takes(gpu, [channels, o]) {
-        let hopper = OnHopper { gpu, x: &x, w, residual: residual.as_ref(), out: &out };
+    if geometry.stride == 1 && sm90::supports(gpu, [channels, o]) {
+        let hopper = Sm90Conv2d { gpu, x: &x, w, residual: residual.as_ref(), out: &out };
         if !geometry.upsample {
-            hopper.whole([top, left])?;
+            hopper.plain([top, left])?;
             return Ok(out);
         }
         if [kh, kw] == [3, 3] && geometry.pad == [1; 4] && residual.is_none() {
@@ -54,11 +71,18 @@ pub(crate) fn conv2d(
             return Ok(out);
         }
     }
-    let constants = constants(w.dims, geometry, [w.bias.is_some(), residual.is_some()]);
+    let constants = Constants {
+        out_channels: o,
+        channels,
+        kernel_width: kw,
+        geometry,
+        has_bias: w.bias.is_some(),
+        has_residual: residual.is_some(),
+    };
     let m = items * out_h * out_w;
     let args = [
         Arg::Read(&x),
-        Arg::Weights(&w.matrix),
+        w.matrix.arg(),
         Arg::optional(w.bias.as_ref()),
         Arg::optional(residual.as_ref()),
         Arg::Write(&out),
@@ -72,12 +96,12 @@ pub(crate) fn conv2d(
         Arg::U32(top),
         Arg::U32(left),
     ];
-    Product { verb, file: kernel!("conv2d.cu"), m, n: o, args: &args }.tiled(gpu, &constants)?;
+    TiledGemm { op, file: FILE, constants: &constants.list(), m, n: o, args: &args }.launch(gpu)?;
     Ok(out)
 }
 
 /// A convolution of stride 1 on Hopper.
-struct OnHopper<'a> {
+struct Sm90Conv2d<'a> {
     gpu: &'a Gpu,
     x: &'a CudaTensor,
     w: &'a CudaConv2d,
@@ -85,69 +109,104 @@ struct OnHopper<'a> {
     out: &'a CudaTensor,
 }
 
-/// What some pixels of the output are made of: the taps, which rows of which matrix, and what stands above and to the left.
-struct Taps<'a> {
+/// One implicit gemm of a convolution: the rows of a matrix, the taps, and the padding.
+struct Pass<'a> {
     weights: &'a Matrix,
+    /// The rows of the matrix.
     columns: Range<usize>,
-    size: [usize; 2],
+    /// The height and the width of the taps.
+    taps: [usize; 2],
+    /// The padding at the top and on the left.
     pad: [usize; 2],
+    /// The height and the width of the output.
+    size: [usize; 2],
+    out: TensorMap,
 }
 
-impl OnHopper<'_> {
-    /// Every pixel of the output.
-    fn whole(&self, pad: [usize; 2]) -> Result<()> {
-        let ([o, kh, kw, _], [_, height, width, _]) = (self.w.dims, self.dims(self.out)?);
-        let to = self.map(self.out, 0, [height, width], [1, width])?;
-        self.run(Taps { weights: &self.w.matrix, columns: 0..o, size: [kh, kw], pad }, [height, width], to)
+impl Sm90Conv2d<'_> {
+    /// Computes a convolution without upsampling in one pass.
+    fn plain(&self, pad: [usize; 2]) -> Result<()> {
+        let [o, kh, kw, _] = self.w.dims;
+        let [_, height, width, _] = self.dims(self.out)?;
+        let size = [height, width];
+        let out = self.map(self.out, 0, size, [1, width])?;
+        self.run(Pass { weights: &self.w.matrix, columns: 0..o, taps: [kh, kw], pad, size, out })
     }
 
-    /// The four pixels that each of the picture's stands for, one after the other: of nine taps they see four pixels.
+    /// Computes a 3×3 convolution of an upsampled picture in four passes, one for each of the output
+    /// pixels of an input pixel: the nine taps of an output pixel see four input pixels.
     fn upsampled(&self) -> Result<()> {
-        let ([o, ..], [_, height, width, _]) = (self.w.dims, self.dims(self.x)?);
+        let [o, ..] = self.w.dims;
+        let [_, height, width, _] = self.dims(self.x)?;
         let weights = self.w.merged(|| self.merge_taps())?;
-        for (place, [y, x]) in [[0, 0], [0, 1], [1, 0], [1, 1]].into_iter().enumerate() {
-            // Neighbours of one place are two pixels apart.
-            let to = self.map(self.out, (y * 2 * width + x) * o, [height, width], [2, 4 * width])?;
-            let columns = place * o..(place + 1) * o;
-            self.run(Taps { weights, columns, size: [2, 2], pad: [1 - y, 1 - x] }, [height, width], to)?;
+        for (pass, [y, x]) in [[0, 0], [0, 1], [1, 0], [1, 1]].into_iter().enumerate() {
+            let size = [height, width];
+            // The output pixels of a pass are two pixels apart.
+            let out = self.map(self.out, (y * 2 * width + x) * o, size, [2, 4 * width])?;
+            let columns = pass * o..(pass + 1) * o;
+            self.run(Pass { weights, columns, taps: [2, 2], pad: [1 - y, 1 - x], size, out })?;
         }
         Ok(())
     }
 
-    /// Runs the product for `height`×`width` pixels of the output in tiles of 8×16.
-    fn run(&self, taps: Taps<'_>, [height, width]: [usize; 2], out: TensorMap) -> Result<()> {
-        let Taps { weights, columns, size: [kh, kw], pad: [top, left] } = taps;
-        let ([o, _, _, i], [items, x_height, x_width, _]) = (self.w.dims, self.dims(self.x)?);
-        let constants = constants([o, kh, kw, i], PLAIN, [self.w.bias.is_some(), self.residual.is_some()]);
-        let m = items * width.div_ceil(16) * height.div_ceil(sm90::TILE_M / 16) * sm90::TILE_M;
-        let x = self.map(self.x, 0, [x_height, x_width], [1, x_width])?;
-        let (verb, file, constants) = ("conv2d", kernel!("conv2d.cu"), &constants);
-        let product =
-            sm90::Product { verb, file, constants, m, weights, columns, left: x, out, sharing: Sharing::Alone };
-        let between = [Arg::optional(self.w.bias.as_ref()), Arg::optional(self.residual)];
-        product.run(self.gpu, &between, &[m, o, kh * kw, height, width, top, left].map(Arg::U32))
+    fn run(&self, pass: Pass<'_>) -> Result<()> {
+        let Pass { weights, columns, taps: [kh, kw], pad: [top, left], size: [height, width], out } = pass;
+        let [o, _, _, channels] = self.w.dims;
+        let [items, x_height, x_width, _] = self.dims(self.x)?;
+        let constants = Constants {
+            out_channels: o,
+            channels,
+            kernel_width: kw,
+            geometry: SM90_GEOMETRY,
+            has_bias: self.w.bias.is_some(),
+            has_residual: self.residual.is_some(),
+        };
+        let tile_height = UNSHARED_TILE_M / SM90_TILE_WIDTH;
+        let m = items * width.div_ceil(SM90_TILE_WIDTH) * height.div_ceil(tile_height) * UNSHARED_TILE_M;
+        let gemm = Sm90Gemm {
+            op: "conv2d",
+            file: FILE,
+            constants: &constants.list(),
+            m,
+            weights,
+            columns,
+            a: self.map(self.x, 0, [x_height, x_width], [1, x_width])?,
+            out,
+            sharing: Sharing::None,
+        };
+        let epilogue = [Arg::optional(self.w.bias.as_ref()), Arg::optional(self.residual)];
+        gemm.launch(self.gpu, &epilogue, &[m, o, kh * kw, height, width, top, left].map(Arg::U32))
     }
 
-    /// Boxes of 4×16 pixels and 64 channels of a picture, from an element on. Pixels side by side and one below the other
-    /// are `apart` pixels from each other.
-    fn map(&self, of: &CudaTensor, start: usize, [height, width]: [usize; 2], apart: [usize; 2]) -> Result<TensorMap> {
-        let [items, rows, columns, channels] = self.dims(of)?;
-        let strides = [apart[0] * channels, apart[1] * channels, rows * columns * channels];
+    /// The map of `height`×`width` pixels from element `start` on, with boxes of 4×16 pixels and 64
+    /// channels. Neighbours in a row and in a column are `pixel_strides` pixels apart.
+    fn map(
+        &self,
+        picture: &CudaTensor,
+        start: usize,
+        [height, width]: [usize; 2],
+        pixel_strides: [usize; 2],
+    ) -> Result<TensorMap> {
+        let [items, rows, columns, channels] = self.dims(picture)?;
+        let strides = [pixel_strides[0] * channels, pixel_strides[1] * channels, rows * columns * channels];
         let sizes = [channels, width, height, items];
-        Ok(TensorMap::part("conv2d", of.memory(), start, &sizes, &strides, &[64, 16, sm90::BOX / 16]))
+        let boxes = [64, SM90_TILE_WIDTH, BOX_ROWS / SM90_TILE_WIDTH];
+        Ok(TensorMap::part("conv2d", picture.allocation(), start, &sizes, &strides, &boxes))
     }
 
-    fn dims(&self, of: &CudaTensor) -> Result<[usize; 4]> {
-        shapes::dims::<4>("conv2d", "a picture", of.shape())
+    fn dims(&self, picture: &CudaTensor) -> Result<[usize; 4]> {
+        shapes::dims::<4>("conv2d", "a picture", picture.shape())
     }
 
-    /// The kernels of [`OnHopper::upsampled`], made once.
+    /// The kernels of [`Sm90Conv2d::upsampled`], made once.
     fn merge_taps(&self) -> Result<Matrix> {
-        let ([o, ..], depth) = (self.w.dims, self.w.matrix.width / 9);
-        self.gpu.aside(|| {
-            let merged = Matrix::empty(self.gpu, "merge_taps", [4 * o, 4 * depth])?;
-            let args = [Arg::Weights(&self.w.matrix), Arg::Write(merged.tensor()), Arg::U32(o), Arg::U32(depth)];
-            self.gpu.launch(&merge_program(), "merge_taps", Grid::row(4 * o, 128), &args)?;
+        let op = "merge_taps";
+        let [o, ..] = self.w.dims;
+        let depth = self.w.matrix.width / 9;
+        self.gpu.outside_recording(|| {
+            let merged = Matrix::output(self.gpu, op, [4 * o, 4 * depth])?;
+            let args = [self.w.matrix.arg(), Arg::Write(merged.tensor()), Arg::U32(o), Arg::U32(depth)];
+            self.gpu.launch(&merge_program(), op, Grid::linear(4 * o, 128), &args)?;
             Ok(merged)
         })
     }
@@ -157,30 +216,38 @@ fn merge_program() -> Program {
     Program::new("merge_taps", &[kernel!("merge_taps.cu")])
 }
 
-/// The programs of this verb that are for Hopper alone.
-pub(crate) fn hopper_programs() -> Vec<Program> {
+/// The constants for a kernel `[O, kh, kw, I]` with a bias.
+fn constants_of([o, _, kw, i]: [usize; 4], geometry: Conv2d, has_residual: bool) -> [(&'static str, usize); 7] {
+    let constants =
+        Constants { out_channels: o, channels: i, kernel_width: kw, geometry, has_bias: true, has_residual };
+    constants.list()
+}
+
+/// The programs for Hopper.
+pub(crate) fn sm90_programs() -> Vec<Program> {
     [([512, 3, 3, 16], false), ([512, 3, 3, 512], true), ([128, 1, 1, 256], false), ([256, 2, 2, 256], false)]
         .into_iter()
         .flat_map(|(dims, residual)| {
-            sm90::programs("conv2d", kernel!("conv2d.cu"), &constants(dims, PLAIN, [true, residual]), Sharing::Alone)
+            sm90::programs("conv2d", FILE, &constants_of(dims, SM90_GEOMETRY, residual), Sharing::None)
         })
         .collect()
 }
 
-/// Programs of this verb for convolutions of the autoencoder and for an odd one.
+/// Programs for convolutions of the autoencoder and for an odd one.
 pub(crate) fn programs() -> Vec<Program> {
+    let plain = Conv2d { stride: 1, pad: [1; 4], upsample: false };
     let mut programs = vec![merge_program()];
     for (dims, geometry, residual) in [
-        ([128, 3, 3, 3], PLAIN, false),
-        ([3, 3, 3, 128], PLAIN, false),
-        ([512, 3, 3, 16], PLAIN, false),
-        ([512, 3, 3, 512], PLAIN, true),
-        ([256, 1, 1, 128], PLAIN, true),
-        ([256, 3, 3, 256], Conv2d { upsample: true, ..PLAIN }, false),
-        ([128, 3, 3, 128], Conv2d { stride: 2, ..PLAIN }, false),
+        ([128, 3, 3, 3], plain, false),
+        ([3, 3, 3, 128], plain, false),
+        ([512, 3, 3, 16], plain, false),
+        ([512, 3, 3, 512], plain, true),
+        ([256, 1, 1, 128], plain, true),
+        ([256, 3, 3, 256], Conv2d { upsample: true, ..plain }, false),
+        ([128, 3, 3, 128], Conv2d { stride: 2, ..plain }, false),
         ([13, 2, 5, 7], Conv2d { stride: 3, pad: [2, 0, 1, 3], upsample: true }, true),
     ] {
-        programs.extend(tile::some_tiled("conv2d", kernel!("conv2d.cu"), &constants(dims, geometry, [true, residual])));
+        programs.extend(tile::extreme_programs("conv2d", FILE, &constants_of(dims, geometry, residual)));
     }
     programs
 }

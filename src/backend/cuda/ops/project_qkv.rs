@@ -1,71 +1,74 @@
-//! `project_qkv`: on Hopper one kernel for wide heads' projections, elsewhere `linear` and `qk_norm_rope`.
+//! `project_qkv`: one kernel on Hopper for heads of 128, else `linear` and `qk_norm_rope`.
 
-use super::attention;
-use super::linear;
+use super::{linear, qk_norm_rope};
 use crate::backend::cuda::driver::program::{Program, kernel};
-use crate::backend::cuda::gemm::sm90::{self, Sharing};
+use crate::backend::cuda::gemm::autotune::Autotuner;
+use crate::backend::cuda::gemm::sm90::{self, A_SHARED_TILE_M, Sharing, Sm90Gemm};
+use crate::backend::cuda::launch::args::Arg;
 use crate::backend::cuda::launch::gpu::Gpu;
-use crate::backend::cuda::launch::recording::Arg;
 use crate::backend::cuda::matrix::CudaLinear;
 use crate::backend::cuda::memory::tensor::CudaTensor;
 use crate::backend::{DeviceTensor, Heads, QkNormRope, RopePairs, shapes};
 use crate::error::Result;
 use crate::tensor::DType;
 
-/// The width of the heads that the kernel takes.
+/// The width of the fused kernel's heads.
 const HEAD: usize = 128;
 
-/// Whether one kernel does it: where its tiles, which are large, are no waste.
-fn takes(gpu: &Gpu, m: usize, w: &CudaLinear, heads: Heads, pairs: RopePairs) -> bool {
+/// True if the fused kernel can run and its large tiles are no waste.
+fn is_fused(gpu: &Gpu, m: usize, w: &CudaLinear, heads: Heads, pairs: RopePairs) -> bool {
     let [n, k] = w.matrix.dims();
-    sm90::takes(gpu, [k, n])
+    sm90::supports(gpu, [k, n])
         && heads.dim == HEAD
         && pairs == RopePairs::Interleaved
         && w.bias.is_none()
-        && m > sm90::BESIDE_M
+        && m > A_SHARED_TILE_M
 }
 
 pub(crate) fn project_qkv(
     gpu: &Gpu,
+    autotuner: &Autotuner,
     x: &CudaTensor,
     w: &CudaLinear,
     heads: Heads,
     how: QkNormRope<'_, CudaTensor>,
 ) -> Result<CudaTensor> {
-    let verb = "project_qkv";
+    let op = "project_qkv";
     let [n, k] = w.matrix.dims();
-    let shape = shapes::linear(verb, x.shape(), [n, k])?;
+    let shape = shapes::linear(op, x.shape(), [n, k])?;
     let m = shape.iter().product::<usize>() / n;
-    if !takes(gpu, m, w, heads, how.pairs) {
-        let mut qkv = linear::linear(gpu, x, w)?;
-        attention::qk_norm_rope(gpu, &mut qkv, heads, how)?;
+    if !is_fused(gpu, m, w, heads, how.pairs) {
+        let mut qkv = linear::linear(gpu, autotuner, x, w)?;
+        qk_norm_rope::qk_norm_rope(gpu, &mut qkv, heads, how)?;
         return Ok(qkv);
     }
     let QkNormRope { q_norm, k_norm, eps, rotation, .. } = how;
     shapes::qk_norm_rope(&shape, heads, q_norm.shape(), k_norm.shape(), rotation.shape())?;
     let tokens = shape[1];
-    let out = gpu.output(verb, &shape, DType::Bf16)?;
+    let out = gpu.output(op, &shape, DType::Bf16)?;
     let x = gpu.activation(x)?;
-    let (q_norm, k_norm, rotation) = (gpu.float(q_norm)?, gpu.float(k_norm)?, gpu.float(rotation)?);
-    let stride = if rotation.shape()[0] == 1 { 0 } else { tokens * heads.dim };
-    let product = sm90::Product {
-        verb,
+    let q_norm = gpu.float(q_norm)?;
+    let k_norm = gpu.float(k_norm)?;
+    let rotation = gpu.float(rotation)?;
+    let rotation_stride = if rotation.shape()[0] == 1 { 0 } else { tokens * heads.dim };
+    let gemm = Sm90Gemm {
+        op,
         file: kernel!("sm90/project_qkv.cu"),
         constants: &[],
         m,
         weights: &w.matrix,
         columns: 0..n,
-        left: sm90::rows(verb, &x, [m, k], 64),
-        out: sm90::rows(verb, &out, [m, n], 64),
-        sharing: Sharing::Beside,
+        a: sm90::row_map(op, &x, [m, k], 64),
+        out: sm90::row_map(op, &out, [m, n], 64),
+        sharing: Sharing::A,
     };
-    let between = [Arg::Read(&q_norm), Arg::Read(&k_norm), Arg::Read(&rotation)];
-    let sizes = [m, n, k, tokens, heads.query, heads.key_value, stride].map(Arg::U32);
-    product.run(gpu, &between, &[&sizes[..], &[Arg::F32(eps)]].concat())?;
+    let epilogue = [Arg::Read(&q_norm), Arg::Read(&k_norm), Arg::Read(&rotation)];
+    let sizes = [m, n, k, tokens, heads.query, heads.key_value, rotation_stride].map(Arg::U32);
+    gemm.launch(gpu, &epilogue, &[&sizes[..], &[Arg::F32(eps)]].concat())?;
     Ok(out)
 }
 
-/// Every program of this verb's own, which are for Hopper alone.
-pub(crate) fn hopper_programs() -> Vec<Program> {
-    sm90::programs("project_qkv", kernel!("sm90/project_qkv.cu"), &[], Sharing::Beside)
+/// The programs for Hopper.
+pub(crate) fn sm90_programs() -> Vec<Program> {
+    sm90::programs("project_qkv", kernel!("sm90/project_qkv.cu"), &[], Sharing::A)
 }

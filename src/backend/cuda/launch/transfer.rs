@@ -1,0 +1,110 @@
+//! Copies between host and device.
+
+use super::gpu::{Gpu, bytes};
+use crate::backend::DeviceTensor;
+use crate::backend::cuda::driver::error::fault;
+use crate::backend::cuda::memory::tensor::CudaTensor;
+use crate::error::{Error, Result};
+use crate::reserve::zeros;
+use crate::tensor::{DType, HostTensor, Weight};
+use cudarc::driver::result;
+
+/// The bytes of a tensor's elements that a task copies to staging memory.
+const CHUNK: usize = 512 << 10;
+
+impl Gpu {
+    /// A tensor with these elements, outside of any recording and filled at once.
+    pub(crate) fn upload(
+        &self,
+        op: &'static str,
+        shape: &[usize],
+        dtype: DType,
+        elements: &[u8],
+    ) -> Result<CudaTensor> {
+        if bytes(op, shape, dtype)? != elements.len() {
+            let problem = format!("{} bytes do not fill {shape:?} of {dtype}", elements.len());
+            return Err(Error::shape(op, problem));
+        }
+        let tensor = self.upload_target(op, shape, dtype)?;
+        self.upload_bytes(op, &tensor, 0, elements)?;
+        Ok(tensor)
+    }
+
+    /// A table in the type that it is stored in.
+    pub(crate) async fn upload_table(&self, op: &'static str, table: &Weight<'_>) -> Result<CudaTensor> {
+        let tensor = self.upload_target(op, table.shape(), table.dtype())?;
+        let upload = |first, rows: HostTensor| self.upload_bytes(op, &tensor, first * table.row_bytes(), rows.bytes());
+        Weight::each_piece(std::slice::from_ref(table), upload).await?;
+        Ok(tensor)
+    }
+
+    /// The frequencies of `timestep_embedding`, uploaded on first use.
+    pub(crate) fn frequencies(&self, op: &'static str, count: usize) -> Result<CudaTensor> {
+        self.frequencies.get(count, |values| self.upload(op, &[count], DType::F32, bytemuck::cast_slice(values)))
+    }
+
+    /// Copies bytes into a tensor, from its byte `at` on.
+    fn upload_bytes(&self, op: &'static str, tensor: &CudaTensor, at: usize, elements: &[u8]) -> Result<()> {
+        self.upload_chunks(op, tensor, at, elements.len(), CHUNK, |i, to| {
+            to.copy_from_slice(&elements[i * CHUNK..i * CHUNK + to.len()]);
+        })
+    }
+
+    /// Fills `bytes` bytes of a tensor from its byte `at` on. `fill` gets the index of a chunk and its
+    /// memory, in any order; a chunk has `chunk` bytes, the last one possibly fewer.
+    pub(crate) fn upload_chunks(
+        &self,
+        op: &'static str,
+        tensor: &CudaTensor,
+        at: usize,
+        bytes: usize,
+        chunk: usize,
+        fill: impl Fn(usize, &mut [u8]) + Sync,
+    ) -> Result<()> {
+        let allocation = tensor.allocation();
+        debug_assert!(at + bytes <= allocation.bytes());
+        self.staging.send(op, &self.device.stream, allocation.address()? + at as u64, bytes, chunk, fill)
+    }
+
+    /// Copies a tensor to the host after all earlier work.
+    pub(crate) fn download(&self, tensor: &CudaTensor) -> Result<HostTensor> {
+        let op = "download";
+        self.not_recording(op)?;
+        self.bind(op)?;
+        let elements = self.read(op, tensor.allocation().address()?, tensor.bytes())?;
+        if tensor.dtype() == DType::U8 {
+            self.check_finite()?;
+        }
+        HostTensor::new(tensor.dtype(), tensor.shape(), elements.into())
+            .ok_or_else(|| Error::shape(op, "a tensor's memory does not hold its shape"))
+    }
+
+    /// Copies `bytes` bytes from the device address `address` after all earlier work.
+    fn read(&self, op: &'static str, address: u64, bytes: usize) -> Result<Vec<u8>> {
+        let mut elements = zeros(bytes, "what comes back from the GPU")?;
+        let stream = &self.device.stream;
+        // SAFETY: the caller's device memory holds as many bytes.
+        let copied = unsafe { result::memcpy_dtoh_async(&mut elements, address, stream.cu_stream()) };
+        // Also if the call failed: the driver may report an earlier error.
+        if let Err(error) = stream.synchronize().and(copied) {
+            // Memory that may still be written is leaked.
+            std::mem::forget(elements);
+            return Err(fault(op, error));
+        }
+        Ok(elements)
+    }
+
+    /// An error if a picture had non-finite values since the last call.
+    fn check_finite(&self) -> Result<()> {
+        let op = "to_rgb8";
+        let word = self.non_finite.allocation().address()?;
+        let found = self.read(op, word, self.non_finite.bytes())?;
+        if found.iter().all(|&byte| byte == 0) {
+            return Ok(());
+        }
+        // SAFETY: the word's memory is as large, and no work that is in flight uses it.
+        unsafe { result::memset_d8_async(word, 0, found.len(), self.device.stream.cu_stream()) }
+            .map_err(|error| fault(op, error))?;
+        Err(Error::NonFinitePicture)
+    }
+}

@@ -1,0 +1,93 @@
+//! Allocations: parts of an arena or of a recording's layout that a tensor lies in.
+
+use super::arena::Arena;
+use super::layout::Layout;
+use crate::error::Result;
+use cudarc::driver::DriverError;
+use std::sync::Arc;
+
+/// A part of an arena or of a recording's layout, which is returned when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Allocation {
+    /// The address, or the offset in the layout.
+    at: u64,
+    bytes: u64,
+    owner: Owner,
+}
+
+#[derive(Debug)]
+enum Owner {
+    Arena(Arc<Arena>),
+    Layout(Arc<Layout>),
+}
+
+impl Allocation {
+    /// `bytes` of an arena, aligned to 16 at least, with undefined contents.
+    pub(crate) fn new(arena: &Arc<Arena>, bytes: usize) -> Result<Arc<Self>, DriverError> {
+        let bytes = arena.rounded(bytes as u64);
+        Ok(Arc::new(Self { at: arena.take(bytes)?, bytes, owner: Owner::Arena(arena.clone()) }))
+    }
+
+    /// `bytes` of a recording's memory, which has an address once the layout has.
+    pub(crate) fn planned(layout: &Arc<Layout>, bytes: usize) -> Arc<Self> {
+        let (at, bytes) = layout.take(bytes as u64);
+        Arc::new(Self { at, bytes, owner: Owner::Layout(layout.clone()) })
+    }
+
+    /// Its location.
+    pub(crate) fn location(&self) -> Location {
+        match &self.owner {
+            Owner::Arena(_) => Location::Address(self.at),
+            Owner::Layout(layout) => Location::Offset(layout.clone(), self.at),
+        }
+    }
+
+    /// Its device address; an error in a recording that is still being made.
+    pub(crate) fn address(&self) -> Result<u64> {
+        self.location().address()
+    }
+
+    /// Its size, which may exceed the requested size.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes as usize
+    }
+
+    /// True if it is a part of `layout`.
+    pub(crate) fn belongs_to(&self, layout: &Arc<Layout>) -> bool {
+        matches!(&self.owner, Owner::Layout(owner) if Arc::ptr_eq(owner, layout))
+    }
+}
+
+impl Drop for Allocation {
+    fn drop(&mut self) {
+        match &self.owner {
+            Owner::Arena(arena) => arena.give(self.at, self.bytes),
+            Owner::Layout(layout) => layout.give(self.at, self.bytes),
+        }
+    }
+}
+
+/// The device address of an allocation, or its offset in a layout that may have no memory yet. It
+/// keeps no allocation alive.
+#[derive(Debug, Clone)]
+pub(crate) enum Location {
+    Address(u64),
+    Offset(Arc<Layout>, u64),
+}
+
+impl Location {
+    /// The address; an error in a recording that is still being made.
+    pub(crate) fn address(&self) -> Result<u64> {
+        match self {
+            Location::Address(address) => Ok(*address),
+            Location::Offset(layout, offset) => layout.address(*offset),
+        }
+    }
+
+    /// True if the address is, or will be, a multiple of `alignment`: a power of two that divides
+    /// the alignment of the driver's addresses.
+    pub(crate) fn is_aligned(&self, alignment: u64) -> bool {
+        let (Location::Address(at) | Location::Offset(_, at)) = self;
+        at.is_multiple_of(alignment)
+    }
+}

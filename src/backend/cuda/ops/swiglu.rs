@@ -1,0 +1,71 @@
+//! `swiglu`: a gemv or a gemm with alternating rows of both matrices, whose epilogue joins each pair
+//! of columns.
+
+use crate::backend::cuda::driver::program::{File, Program, kernel};
+use crate::backend::cuda::gemm::gemv::{self, Gemv, MAX_ROWS};
+use crate::backend::cuda::gemm::sm90::{self, Sharing, Sm90Gemm};
+use crate::backend::cuda::gemm::tile::{self, TiledGemm};
+use crate::backend::cuda::launch::args::Arg;
+use crate::backend::cuda::launch::gpu::Gpu;
+use crate::backend::cuda::matrix::CudaSwiGlu;
+use crate::backend::cuda::memory::tensor::{CudaTensor, aligned};
+use crate::backend::{DeviceTensor, shapes};
+use crate::error::Result;
+use crate::tensor::DType;
+
+const FILE: File = kernel!("swiglu.cu");
+
+pub(crate) fn swiglu(gpu: &Gpu, x: &CudaTensor, w: &CudaSwiGlu) -> Result<CudaTensor> {
+    let op = "swiglu";
+    let [n, k] = w.matrix.dims();
+    let hidden = n / 2;
+    let shape = shapes::linear(op, x.shape(), [hidden, k])?;
+    let out = gpu.output(op, &shape, DType::Bf16)?;
+    let x = gpu.activation(x)?;
+    let m = out.len() / hidden;
+    let args = [
+        Arg::Read(&x),
+        w.matrix.arg(),
+        Arg::Write(&out),
+        Arg::U32(m),
+        Arg::U32(n),
+        Arg::U32(k),
+        Arg::U32(w.matrix.stride()),
+    ];
+    let constants = &[("ALIGNED", aligned(k)), ("ALIGNED_OUT", aligned(hidden))];
+    if m <= MAX_ROWS {
+        let constants = &constants[..1];
+        Gemv { op, file: FILE, entry: op, constants, m, n, shared: 0, args: &args }.launch(gpu)?;
+    } else if sm90::supports(gpu, [k, hidden]) {
+        let gemm = Sm90Gemm {
+            op,
+            file: FILE,
+            constants,
+            m,
+            weights: &w.matrix,
+            columns: 0..n,
+            a: sm90::row_map(op, &x, [m, k], 64),
+            // A box of the output has half of the gemm's columns.
+            out: sm90::row_map(op, &out, [m, hidden], 32),
+            sharing: Sharing::WIfFaster,
+        };
+        gemm.launch(gpu, &[], &[m, n, k].map(Arg::U32))?;
+    } else {
+        TiledGemm { op, file: FILE, constants, m, n, args: &args }.launch(gpu)?;
+    }
+    Ok(out)
+}
+
+/// The programs for Hopper.
+pub(crate) fn sm90_programs() -> Vec<Program> {
+    sm90::programs("swiglu", FILE, &[("ALIGNED", 1), ("ALIGNED_OUT", 1)], Sharing::WIfFaster)
+}
+
+/// Programs of every tile, with and without alignment.
+pub(crate) fn programs() -> Vec<Program> {
+    let programs = |flag| {
+        let constants = [("ALIGNED", flag), ("ALIGNED_OUT", flag)];
+        [tile::programs("swiglu", FILE, &constants), gemv::programs("swiglu", FILE, &constants[..1])].concat()
+    };
+    [0, 1].into_iter().flat_map(programs).collect()
+}
