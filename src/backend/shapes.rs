@@ -5,7 +5,6 @@
 
 use super::{Conv2d, Heads};
 use crate::error::{Error, Result};
-use crate::tensor::DType;
 
 /// Returns the error `verb: problem` unless `holds`.
 fn ensure(holds: bool, verb: &'static str, problem: impl FnOnce() -> String) -> Result<()> {
@@ -21,11 +20,6 @@ pub(crate) fn dims<const N: usize>(verb: &'static str, what: &str, shape: &[usiz
 /// Checks that no size of `shape` is 0.
 fn filled(verb: &'static str, what: &str, shape: &[usize]) -> Result<()> {
     ensure(!shape.contains(&0), verb, || format!("{what} has nothing in it, its shape is {shape:?}"))
-}
-
-/// Checks the type of a tensor's elements.
-pub(crate) fn typed(verb: &'static str, what: &str, dtype: DType, expected: DType) -> Result<()> {
-    ensure(dtype == expected, verb, || format!("{what} must be {expected}, not {dtype}"))
 }
 
 /// Checks that `shape` is `expected`.

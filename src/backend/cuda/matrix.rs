@@ -67,8 +67,8 @@ impl Matrix {
         Ok(matrix)
     }
 
-    /// A convolution's kernel `[O, I, kh, kw]` as `[O, kh·kw·I₈]`, where `I₈` is `I` rounded up to a
-    /// multiple of eight.
+    /// A convolution's kernel `[O, I, kh, kw]` as `[O, kh·kw·I₈]`, where `I₈` is `I` rounded up to
+    /// a multiple of eight.
     pub(crate) fn kernel(gpu: &Gpu, op: &'static str, kernel: &HostTensor, [o, i, kh, kw]: [usize; 4]) -> Result<Self> {
         let taps = kh * kw;
         let depth = i.next_multiple_of(VECTOR);
@@ -98,7 +98,8 @@ impl Matrix {
         self.stride() * Self::DTYPE.size()
     }
 
-    /// Writes `count` rows from `first` on; `find` returns the tensor `[_, width]` and the row of each.
+    /// Writes `count` rows from `first` on; `find` returns the tensor `[_, width]` and the row of
+    /// each.
     fn write<'t>(
         &self,
         gpu: &Gpu,
@@ -148,6 +149,15 @@ impl Matrix {
     }
 }
 
+/// Uploads `biases`, one after the other, as F32; `None` without any.
+pub(crate) fn upload_bias(gpu: &Gpu, op: &'static str, biases: &[HostTensor]) -> Result<Option<CudaTensor>> {
+    if biases.is_empty() {
+        return Ok(None);
+    }
+    let values: Vec<f32> = biases.iter().flat_map(HostTensor::to_f32).collect();
+    gpu.upload(op, &[values.len()], DType::F32, bytemuck::cast_slice(&values)).map(Some)
+}
+
 /// The matrix of a linear layer and its bias, F32.
 #[derive(Debug)]
 pub struct CudaLinear {
@@ -165,7 +175,7 @@ pub struct CudaSwiGlu {
 #[derive(Debug)]
 pub struct CudaConv2d {
     pub(crate) matrix: Matrix,
-    pub(crate) dims: [usize; 4],
+    dims: [usize; 4],
     pub(crate) bias: Option<CudaTensor>,
     /// The taps merged for an upsampled picture, made on first use.
     merged: OnceLock<Matrix>,

@@ -153,8 +153,8 @@ impl Autotuner {
         Ok(matmul)
     }
 
-    /// Finds the fastest candidate in the disk cache or by timing. It runs outside of any recording,
-    /// on tensors of its own: those of a recording have no memory yet.
+    /// Finds the fastest candidate in the disk cache or by timing. It runs outside of any
+    /// recording, on tensors of its own: those of a recording have no memory yet.
     fn tune(
         &self,
         gpu: &Gpu,
@@ -174,8 +174,9 @@ impl Autotuner {
             Some(Candidate::OwnKernel) => return Ok(None),
             Some(Candidate::Cublaslt(algorithm)) if problem.supports(algorithm) => {
                 let matmul = matmul(algorithm);
-                // The first run loads the library's kernel, which must not happen in a capture. If the
-                // run fails, the candidates are timed again; if memory for it is full, it is skipped.
+                // The first run loads the library's kernel, which must not happen in a capture. If
+                // the run fails, the candidates are timed again; if memory for it is full, it is
+                // skipped.
                 match tensors() {
                     Ok((x, out)) if enqueue(gpu, &matmul, &x, w, &out).is_err() => {}
                     Err(error) if !matches!(error, Error::OutOfMemory(_)) => return Err(error),
@@ -237,8 +238,8 @@ fn key(gpu: &Gpu, library: &Cublaslt, size: GemmSize, source_hash: u64) -> Strin
     )
 }
 
-/// An `x` `[m, k]` for timing. A GPU takes longer for random values than for zeros, so `x` has those
-/// of the weights.
+/// An `x` `[m, k]` for timing. A GPU takes longer for random values than for zeros, so `x` has
+/// those of the weights.
 fn operand(gpu: &Gpu, size: GemmSize, w: &Matrix) -> Result<CudaTensor> {
     let x = gpu.output(OP, &[size.m, size.k], DType::Bf16)?;
     let weights = w.tensor();

@@ -1,8 +1,8 @@
 //! cuBLASLt, NVIDIA's library of matrix products.
 //!
 //! Its matrices are column-major. To the library, `x` `[m, k]` has k rows and m columns, the stored
-//! `W` `[n, k]` has k rows and n columns, and `x·Wᵀ` is `Wᵀ·x` with n rows and m columns. Operands and
-//! results are BF16; accumulation is F32 everywhere, also across the splits of k.
+//! `W` `[n, k]` has k rows and n columns, and `x·Wᵀ` is `Wᵀ·x` with n rows and m columns. Operands
+//! and results are BF16; accumulation is F32 everywhere, also across the splits of k.
 
 use crate::backend::cuda::driver::error::fault;
 use crate::backend::cuda::driver::functions;
@@ -119,8 +119,8 @@ impl Problem {
             result::create_matmul_desc(cublasComputeType_t::CUBLAS_COMPUTE_32F, cudaDataType_t::CUDA_R_32F)?;
         let operation = Owned { object: operation, destroy: result::destroy_matmul_desc };
         let transposed = TRANSPOSED;
-        // SAFETY: the descriptor lives, and the attribute is an i32. The other attributes keep their
-        // defaults: `x` is not transposed, factors are on the host, there is no epilogue.
+        // SAFETY: the descriptor lives, and the attribute is an i32. The other attributes keep
+        // their defaults: `x` is not transposed, factors are on the host, there is no epilogue.
         unsafe {
             result::set_matmul_desc_attribute(
                 operation.object,
@@ -138,7 +138,8 @@ impl Problem {
         Ok(Self { handle: library.handle.clone(), operation, layouts })
     }
 
-    /// The algorithms that the library's heuristics prefer, best first; none if it cannot run the gemm.
+    /// The algorithms that the library's heuristics prefer, best first; none if it cannot run the
+    /// gemm.
     pub(crate) fn algorithms(&self) -> Result<Vec<Algorithm>, CublasError> {
         type Attribute = cublasLtMatmulPreferenceAttributes_t;
         let preferences = Owned { object: result::create_matmul_pref()?, destroy: result::destroy_matmul_pref };
@@ -262,8 +263,9 @@ impl Work for MatmulCall {
         let [w_at, x_at, out_at] = self.operands.each_ref().map(Location::address);
         let [w_at, x_at, out_at, workspace] = [w_at?, x_at?, out_at?, workspace.allocation().address()?];
         let [w, x, out] = problem.layouts.each_ref().map(|layout| layout.object);
-        // SAFETY: all arguments live. The tensors' memory is as large as the layouts say, the workspace
-        // as large as the algorithm may need, and memory is reused only for later work of this stream.
+        // SAFETY: all arguments live. The tensors' memory is as large as the layouts say, the
+        // workspace as large as the algorithm may need, and memory is reused only for later work of
+        // this stream.
         let status = unsafe {
             result::matmul(
                 problem.handle.object,

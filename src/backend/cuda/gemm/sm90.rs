@@ -166,8 +166,8 @@ pub(crate) struct Sm90Gemm<'a> {
 }
 
 impl Sm90Gemm<'_> {
-    /// Launches it. The kernel takes the maps of A and W, the `epilogue`'s inputs, the map of the output,
-    /// and `numbers`.
+    /// Launches it. The kernel takes the maps of A and W, the `epilogue`'s inputs, the map of the
+    /// output, and `numbers`.
     pub(crate) fn launch(self, gpu: &Gpu, epilogue: &[Arg<'_>], numbers: &[Arg<'_>]) -> Result<()> {
         let n = self.columns.len();
         let [_, k] = self.weights.dims();

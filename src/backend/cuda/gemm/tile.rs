@@ -29,8 +29,8 @@ impl Tile {
         Tile { m: 128, n: 16, warps: [4, 1] },
     ];
 
-    /// The largest tile that keeps all SMs busy and wastes little, for an output of `m` rows and `n`
-    /// columns.
+    /// The largest tile that keeps all SMs busy and wastes little, for an output of `m` rows and
+    /// `n` columns.
     fn for_size(m: usize, n: usize, sms: usize) -> Self {
         let [large, narrow, small, slim] = Self::ALL;
         let tiles = |tile: Tile| m.div_ceil(tile.m) * n.div_ceil(tile.n);

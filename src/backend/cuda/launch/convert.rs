@@ -6,19 +6,19 @@ use super::kernel::Grid;
 use crate::backend::DeviceTensor;
 use crate::backend::cuda::driver::program::{Program, kernel};
 use crate::backend::cuda::memory::tensor::CudaTensor;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::tensor::DType;
 
 /// Threads of a CTA.
 const THREADS: usize = 256;
 
 /// The number by which kernels know a floating type.
-pub(crate) fn type_number(op: &'static str, dtype: DType) -> Result<usize> {
+pub(crate) fn type_number(dtype: DType) -> usize {
     match dtype {
-        DType::F32 => Ok(0),
-        DType::Bf16 => Ok(1),
-        DType::F16 => Ok(2),
-        DType::U32 | DType::U8 => Err(Error::shape(op, format!("a floating type is needed, not {dtype}"))),
+        DType::F32 => 0,
+        DType::Bf16 => 1,
+        DType::F16 => 2,
+        DType::U32 | DType::U8 => unreachable!("ops check that {dtype} is a floating type"),
     }
 }
 
@@ -32,7 +32,7 @@ impl Gpu {
             return Ok(tensor.clone());
         }
         let op = "convert";
-        let program = program(type_number(op, tensor.dtype())?, type_number(op, to)?);
+        let program = program(type_number(tensor.dtype()), type_number(to));
         let out = self.output(op, tensor.shape(), to)?;
         let args = [Arg::Read(tensor), Arg::Write(&out), Arg::U32(tensor.len())];
         self.launch(&program, op, Grid::covering(tensor.len(), THREADS, 1), &args)?;
@@ -47,14 +47,6 @@ impl Gpu {
     /// `tensor` as F32: itself, or a widened copy.
     pub(crate) fn float(&self, tensor: &CudaTensor) -> Result<CudaTensor> {
         self.converted(tensor, DType::F32)
-    }
-
-    /// Replaces `tensor` by an activation if it has another type, for an op that changes it.
-    pub(crate) fn make_activation(&self, tensor: &mut CudaTensor) -> Result<()> {
-        if tensor.dtype() != DType::Bf16 {
-            *tensor = self.activation(tensor)?;
-        }
-        Ok(())
     }
 }
 

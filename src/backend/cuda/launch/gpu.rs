@@ -18,7 +18,8 @@ use cudarc::driver::sys::CUevent_flags;
 use cudarc::driver::{CudaEvent, DriverError, result};
 use std::sync::{Arc, Mutex};
 
-/// Uploads of at least so many bytes get an allocation of their own: weights stay, and leave no gaps.
+/// Uploads of at least so many bytes get an allocation of their own: weights stay, and leave no
+/// gaps.
 const LARGE_UPLOAD: usize = 8 << 20;
 
 /// A device with its memory and its stream.
@@ -72,7 +73,7 @@ impl Gpu {
         self.device.context.bind_to_thread().map_err(|error| fault(op, error))
     }
 
-    // ---- memory ------------------------------------------------------------------------------------------------
+    // ---- memory ----
 
     /// A tensor for `op` to fill. Debug builds fill it with NaN, so that unwritten elements show.
     pub(crate) fn output(&self, op: &'static str, shape: &[usize], dtype: DType) -> Result<CudaTensor> {
@@ -148,7 +149,7 @@ impl Gpu {
         [&self.arena, &self.exact, &self.recordings].into_iter().for_each(|arena| arena.trim());
     }
 
-    // ---- order -------------------------------------------------------------------------------------------------
+    // ---- order ----
 
     /// Launches a kernel after all earlier work, or adds it to the recording that is being made.
     pub(crate) fn launch(&self, program: &Program, entry: &'static str, grid: Grid, args: &[Arg<'_>]) -> Result<()> {
@@ -157,7 +158,8 @@ impl Gpu {
         self.enqueue(KernelLaunch::new(program.name, kernel, grid, args)?, args)
     }
 
-    /// Enqueues work on `args` after all earlier work, or adds it to the recording that is being made.
+    /// Enqueues work on `args` after all earlier work, or adds it to the recording that is being
+    /// made.
     pub(crate) fn enqueue(&self, work: impl Work + 'static, args: &[Arg<'_>]) -> Result<()> {
         match &mut *lock(&self.recording) {
             Some(recording) => {

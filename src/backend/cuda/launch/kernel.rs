@@ -2,7 +2,6 @@
 
 use super::args::{Arg, Bound, Value};
 use super::recording::Work;
-use crate::backend::DeviceTensor;
 use crate::backend::cuda::driver::error::fault;
 use crate::backend::cuda::driver::kernels::Kernel;
 use crate::backend::cuda::driver::program::Parameter;
@@ -59,16 +58,6 @@ impl KernelLaunch {
                 .ok_or_else(|| Error::shape(op, format!("argument {i} is {arg:?}, and the kernel takes {parameter:?}")))
         };
         let bound = args.iter().zip(parameters).enumerate().map(bind).collect::<Result<_>>()?;
-        for (i, arg) in args.iter().enumerate() {
-            let Arg::Write(tensor) = arg else { continue };
-            let aliases = |other: &Arg<'_>| {
-                other.allocation().is_some_and(|allocation| Arc::ptr_eq(allocation, tensor.allocation()))
-            };
-            if args.iter().enumerate().any(|(j, other)| i != j && aliases(other)) {
-                let problem = format!("the {:?} that it changes in place is also read", tensor.shape());
-                return Err(Error::shape(op, problem));
-            }
-        }
         Ok(Self { op, kernel, grid, args: bound })
     }
 }
@@ -99,10 +88,10 @@ impl Work for KernelLaunch {
         let values = self.args.iter().map(Bound::value).collect::<Result<Vec<_>>>()?;
         let mut pointers: Vec<*mut c_void> = values.iter().map(Value::as_ptr).collect();
         let function = self.kernel.function.cu_function();
-        // SAFETY: the arguments have the types that the kernel declares. The tensors' memory is at least
-        // as large as their shapes say, and kernels guard every index by sizes from these shapes.
-        // Memory is reused only for later work of this stream. A kernel with programmatic dependent
-        // launch waits by itself for all work before it.
+        // SAFETY: the arguments have the types that the kernel declares. The tensors' memory is at
+        // least as large as their shapes say, and kernels guard every index by sizes from these
+        // shapes. Memory is reused only for later work of this stream. A kernel with programmatic
+        // dependent launch waits by itself for all work before it.
         unsafe { sys::cuLaunchKernelEx(&config, function, pointers.as_mut_ptr(), ptr::null_mut()) }
             .result()
             .map_err(failed)

@@ -72,8 +72,8 @@ impl TensorMap {
         Self::part(op, allocation, 0, sizes, &strides, box_sizes)
     }
 
-    /// As [`TensorMap::new`], from element `start` on and with the strides of all dimensions but the
-    /// innermost. The start and the strides are multiples of eight.
+    /// As [`TensorMap::new`], from element `start` on and with the strides of all dimensions but
+    /// the innermost. The start and the strides are multiples of eight.
     pub(crate) fn part(
         op: &'static str,
         allocation: &Arc<Allocation>,
@@ -107,8 +107,8 @@ impl Description {
         let steps = vec![1u32; sizes.len()];
         let address = location.address()? + start;
         let mut map = MaybeUninit::<CUtensorMap>::uninit();
-        // SAFETY: the arrays hold a number per dimension (the strides one less), and the driver writes
-        // the map if it returns success.
+        // SAFETY: the arrays hold a number per dimension (the strides one less), and the driver
+        // writes the map if it returns success.
         let encoded = unsafe {
             sys::cuTensorMapEncodeTiled(
                 map.as_mut_ptr(),

@@ -50,8 +50,8 @@ impl Gpu {
         })
     }
 
-    /// Fills `bytes` bytes of a tensor from its byte `at` on. `fill` gets the index of a chunk and its
-    /// memory, in any order; a chunk has `chunk` bytes, the last one possibly fewer.
+    /// Fills `bytes` bytes of a tensor from its byte `at` on. `fill` gets the index of a chunk and
+    /// its memory, in any order; a chunk has `chunk` bytes, the last one possibly fewer.
     pub(crate) fn upload_chunks(
         &self,
         op: &'static str,

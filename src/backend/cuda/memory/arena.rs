@@ -1,8 +1,8 @@
 //! Arenas: device memory in slabs, from which tensors get parts.
 //!
-//! The driver may wait for the device when it allocates, so an arena asks it seldom and never inside
-//! the denoising loop. All work runs on one stream in call order, uploads included. A part is
-//! therefore reusable as soon as the last tensor on it is dropped: whatever still reads it was
+//! The driver may wait for the device when it allocates, so an arena asks it seldom and never
+//! inside the denoising loop. All work runs on one stream in call order, uploads included. A part
+//! is therefore reusable as soon as the last tensor on it is dropped: whatever still reads it was
 //! called before. Recordings get their memory from a [`Layout`](super::layout::Layout).
 //!
 //! A tensor larger than a slab gets a slab of its own size. In an exact arena every tensor does:
@@ -159,7 +159,8 @@ impl Arena {
             self.free_unused(&mut free_list);
         }
         let mut made = self.source.allocate(slab).map(|address| (address, slab));
-        // If a whole slab does not fit, the part itself may, after unused slabs are freed if need be.
+        // If a whole slab does not fit, the part itself may, after unused slabs are freed if need
+        // be.
         if out_of_memory(&made) && slab > bytes {
             made = self.source.allocate(bytes).map(|address| (address, bytes));
         }

@@ -60,7 +60,8 @@ impl Layout {
         lock(&self.plan).bytes
     }
 
-    /// Allocates the memory, once, and returns its address. Only the collector of the work calls it.
+    /// Allocates the memory, once, and returns its address. Only the collector of the work calls
+    /// it.
     pub(crate) fn allocate(&self) -> Result<u64, DriverError> {
         if let Some(start) = self.start.get() {
             return Ok(*start);

@@ -1,5 +1,5 @@
-//! Staging: a ring of page-locked buffers through which weights go to the device. All cores fill one
-//! buffer while earlier ones are copied.
+//! Staging: a ring of page-locked buffers through which weights go to the device. All cores fill
+//! one buffer while earlier ones are copied.
 //!
 //! The driver would copy pageable memory, such as a mapped file, on one core.
 
@@ -71,8 +71,8 @@ impl Buffer {
         // Also if the call fails: the driver may report an earlier error.
         self.unmarked = true;
         let part = &self.bytes()[..bytes];
-        // SAFETY: the caller's memory is as large; the buffer is neither written nor freed before the
-        // copy has ended.
+        // SAFETY: the caller's memory is as large; the buffer is neither written nor freed before
+        // the copy has ended.
         unsafe { result::memcpy_htod_async(address, part, stream.cu_stream()) }?;
         self.sent.record(stream)?;
         self.unmarked = false;
@@ -176,8 +176,8 @@ impl Staging {
         Ok(())
     }
 
-    /// Stores a buffer until its copy has ended, and frees those whose copies have. CUDA promises only
-    /// that a copy from pageable memory *may* have ended when the call returns.
+    /// Stores a buffer until its copy has ended, and frees those whose copies have. CUDA promises
+    /// only that a copy from pageable memory *may* have ended when the call returns.
     fn retain(&self, buffer: Buffer) {
         let mut small = lock(&self.small);
         while small.front().is_some_and(|first| small.len() >= SMALL_BUFFERS || first.sent.is_complete()) {

@@ -35,6 +35,11 @@ impl CudaTensor {
         &self.allocation
     }
 
+    /// The sizes of a tensor whose rank is known.
+    pub(crate) fn dims<const N: usize>(&self) -> [usize; N] {
+        std::array::from_fn(|axis| self.shape[axis])
+    }
+
     /// The number of elements.
     pub(crate) fn len(&self) -> usize {
         self.shape.iter().product()

@@ -1,13 +1,13 @@
-//! `attention`: fused softmax attention in three kernels: Hopper's for heads of 128, one for heads up
-//! to 128, and one for wider heads.
+//! `attention`: fused softmax attention in three kernels: Hopper's for heads of 128, one for heads
+//! up to 128, and one for wider heads.
 
+use crate::backend::cuda::Cuda;
 use crate::backend::cuda::driver::program::{Program, kernel};
 use crate::backend::cuda::launch::args::Arg;
-use crate::backend::cuda::launch::gpu::Gpu;
 use crate::backend::cuda::launch::kernel::Grid;
 use crate::backend::cuda::launch::tensor_map::TensorMap;
 use crate::backend::cuda::memory::tensor::{CudaTensor, VECTOR, aligned};
-use crate::backend::{DeviceTensor, Heads, Mask, shapes};
+use crate::backend::{AttentionArgs, AttentionOp};
 use crate::error::{Error, Result};
 use crate::tensor::DType;
 
@@ -99,7 +99,8 @@ struct Clusters {
 }
 
 impl Clusters {
-    /// The clusters for `heads` heads of all items: pairs if they need no more waves than single CTAs.
+    /// The clusters for `heads` heads of all items: pairs if they need no more waves than single
+    /// CTAs.
     fn new(tokens: usize, heads: usize, sms: usize) -> Self {
         let tiles = |size: usize| tokens.div_ceil(size * SM90_QUERIES) * heads;
         let resident = |size: usize| (sms / size).max(1);
@@ -109,53 +110,57 @@ impl Clusters {
     }
 }
 
-pub(crate) fn attention(gpu: &Gpu, qkv: &CudaTensor, heads: Heads, mask: Mask<'_, CudaTensor>) -> Result<CudaTensor> {
-    let op = "attention";
-    let shape @ [items, tokens, _] = shapes::attention(qkv.shape(), heads, mask.lengths.map(|l| l.shape()))?;
-    if heads.dim > MAX_HEAD {
-        return Err(Error::Device(format!("attention: heads of {} are wider than {MAX_HEAD}", heads.dim)));
+impl AttentionOp for Cuda {
+    fn run_attention(&self, args: AttentionArgs<'_, CudaTensor>, shape: [usize; 3]) -> Result<CudaTensor> {
+        let op = "attention";
+        let gpu = &self.gpu;
+        let AttentionArgs { qkv, heads, mask } = args;
+        let [items, tokens, _] = shape;
+        if heads.dim > MAX_HEAD {
+            return Err(Error::Device(format!("attention: heads of {} are wider than {MAX_HEAD}", heads.dim)));
+        }
+        let out = gpu.output(op, &shape, DType::Bf16)?;
+        let qkv = gpu.activation(qkv)?;
+        let query_heads = Arg::U32(heads.query);
+        let key_heads = Arg::U32(heads.key_value);
+        let scale = Arg::F32(1.0 / (heads.dim as f32).sqrt());
+        if gpu.device.sm90 && heads.dim == SM90_HEAD {
+            let map = |of: &CudaTensor, width| {
+                TensorMap::new(op, of.allocation(), &[width, tokens, items], width, &[SM90_HEAD / 2, SM90_BOX_ROWS])
+            };
+            let qkv_map = map(&qkv, heads.fused_width());
+            let out_map = map(&out, heads.query * heads.dim);
+            let args = [
+                Arg::Map(&qkv_map),
+                Arg::optional(mask.lengths),
+                Arg::Map(&out_map),
+                Arg::U32(tokens),
+                Arg::U32(items),
+                query_heads,
+                key_heads,
+                scale,
+            ];
+            let clusters = Clusters::new(tokens, heads.query * items, gpu.device.sms);
+            let program = sm90_program(mask.causal, mask.lengths.is_some(), clusters.size);
+            let grid = Grid { ctas: [clusters.ctas, 1, 1], threads: SM90_THREADS, shared: SM90_SHARED };
+            gpu.launch(&program, op, grid, &args)?;
+        } else {
+            let args = [
+                Arg::Read(&qkv),
+                Arg::optional(mask.lengths),
+                Arg::Write(&out),
+                Arg::U32(tokens),
+                query_heads,
+                key_heads,
+                scale,
+            ];
+            let Variant { program, queries, threads, shared } =
+                Variant::new(heads.dim, mask.causal, mask.lengths.is_some());
+            let ctas = [tokens.div_ceil(queries), heads.query, items];
+            gpu.launch(&program, op, Grid { ctas, threads, shared }, &args)?;
+        }
+        Ok(out)
     }
-    let out = gpu.output(op, &shape, DType::Bf16)?;
-    let qkv = gpu.activation(qkv)?;
-    let query_heads = Arg::U32(heads.query);
-    let key_heads = Arg::U32(heads.key_value);
-    let scale = Arg::F32(1.0 / (heads.dim as f32).sqrt());
-    if gpu.device.sm90 && heads.dim == SM90_HEAD {
-        let map = |of: &CudaTensor, width| {
-            TensorMap::new(op, of.allocation(), &[width, tokens, items], width, &[SM90_HEAD / 2, SM90_BOX_ROWS])
-        };
-        let qkv_map = map(&qkv, heads.fused_width());
-        let out_map = map(&out, heads.query * heads.dim);
-        let args = [
-            Arg::Map(&qkv_map),
-            Arg::optional(mask.lengths),
-            Arg::Map(&out_map),
-            Arg::U32(tokens),
-            Arg::U32(items),
-            query_heads,
-            key_heads,
-            scale,
-        ];
-        let clusters = Clusters::new(tokens, heads.query * items, gpu.device.sms);
-        let program = sm90_program(mask.causal, mask.lengths.is_some(), clusters.size);
-        let grid = Grid { ctas: [clusters.ctas, 1, 1], threads: SM90_THREADS, shared: SM90_SHARED };
-        gpu.launch(&program, op, grid, &args)?;
-    } else {
-        let args = [
-            Arg::Read(&qkv),
-            Arg::optional(mask.lengths),
-            Arg::Write(&out),
-            Arg::U32(tokens),
-            query_heads,
-            key_heads,
-            scale,
-        ];
-        let Variant { program, queries, threads, shared } =
-            Variant::new(heads.dim, mask.causal, mask.lengths.is_some());
-        let ctas = [tokens.div_ceil(queries), heads.query, items];
-        gpu.launch(&program, op, Grid { ctas, threads, shared }, &args)?;
-    }
-    Ok(out)
 }
 
 /// The programs for Hopper.
@@ -193,8 +198,8 @@ mod tests {
             let Clusters { size, ctas } = Clusters::new(tokens, heads, 132);
             (size, ctas)
         };
-        // The transformer with 4224 tokens: 11 pairs of tiles for each of 30 heads are five waves of
-        // 66 clusters.
+        // The transformer with 4224 tokens: 11 pairs of tiles for each of 30 heads are five waves
+        // of 66 clusters.
         assert_eq!(clusters(4224, 30), (2, 132));
         assert_eq!(clusters(4096, 30), (2, 132));
         // The text encoder with 128 tokens: one tile per head.

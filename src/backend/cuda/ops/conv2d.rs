@@ -1,5 +1,6 @@
 //! `conv2d`: a convolution of channels-last pictures as an implicit gemm.
 
+use crate::backend::cuda::Cuda;
 use crate::backend::cuda::driver::program::{File, Program, kernel};
 use crate::backend::cuda::gemm::sm90::{self, BOX_ROWS, Sharing, Sm90Gemm, UNSHARED_TILE_M};
 use crate::backend::cuda::gemm::tile::{self, TiledGemm};
@@ -7,11 +8,11 @@ use crate::backend::cuda::launch::args::Arg;
 use crate::backend::cuda::launch::gpu::Gpu;
 use crate::backend::cuda::launch::kernel::Grid;
 use crate::backend::cuda::launch::tensor_map::TensorMap;
-use crate::backend::cuda::matrix::{CudaConv2d, Matrix};
+use crate::backend::cuda::matrix::{CudaConv2d, Matrix, upload_bias};
 use crate::backend::cuda::memory::tensor::{CudaTensor, aligned};
-use crate::backend::{Conv2d, DeviceTensor, shapes};
+use crate::backend::{Conv2d, Conv2dArgs, Conv2dOp, DeviceWeight};
 use crate::error::Result;
-use crate::tensor::DType;
+use crate::tensor::{DType, HostTensor};
 use std::ops::Range;
 
 const FILE: File = kernel!("conv2d.cu");
@@ -24,9 +25,8 @@ const SM90_TILE_WIDTH: usize = 16;
 
 /// The constants of a kernel besides its tile.
 struct Constants {
-    out_channels: usize,
-    channels: usize,
-    kernel_width: usize,
+    /// `[O, kh, kw, I]`.
+    kernel: [usize; 4],
     geometry: Conv2d,
     has_bias: bool,
     has_residual: bool,
@@ -34,70 +34,79 @@ struct Constants {
 
 impl Constants {
     fn list(&self) -> [(&'static str, usize); 7] {
+        let [out_channels, _, kernel_width, channels] = self.kernel;
         [
-            ("CHANNELS", self.channels),
-            ("KERNEL_WIDTH", self.kernel_width),
+            ("CHANNELS", channels),
+            ("KERNEL_WIDTH", kernel_width),
             ("STRIDE", self.geometry.stride),
             ("UPSAMPLE", usize::from(self.geometry.upsample)),
             ("HAS_BIAS", usize::from(self.has_bias)),
             ("HAS_RESIDUAL", usize::from(self.has_residual)),
-            ("ALIGNED_OUT", aligned(self.out_channels)),
+            ("ALIGNED_OUT", aligned(out_channels)),
         ]
     }
 }
 
-pub(crate) fn conv2d(
-    gpu: &Gpu,
-    x: &CudaTensor,
-    w: &CudaConv2d,
-    geometry: Conv2d,
-    residual: Option<&CudaTensor>,
-) -> Result<CudaTensor> {
-    let op = "conv2d";
-    let shape @ [items, out_h, out_w, o] = shapes::conv2d(x.shape(), w.dims, geometry, residual.map(|r| r.shape()))?;
-    let out = gpu.output(op, &shape, DType::Bf16)?;
-    let x = gpu.activation(x)?;
-    let residual = residual.map(|residual| gpu.activation(residual)).transpose()?;
-    let [top, left, ..] = geometry.pad;
-    let [_, kh, kw, channels] = w.dims;
-    if geometry.stride == 1 && sm90::supports(gpu, [channels, o]) {
-        let hopper = Sm90Conv2d { gpu, x: &x, w, residual: residual.as_ref(), out: &out };
-        if !geometry.upsample {
-            hopper.plain([top, left])?;
-            return Ok(out);
-        }
-        if [kh, kw] == [3, 3] && geometry.pad == [1; 4] && residual.is_none() {
-            hopper.upsampled()?;
-            return Ok(out);
-        }
+impl Conv2dOp for Cuda {
+    type Conv2d = CudaConv2d;
+
+    fn run_upload_conv2d(
+        &self,
+        kernel: &HostTensor,
+        bias: Option<&HostTensor>,
+        stored: [usize; 4],
+    ) -> Result<CudaConv2d> {
+        let op = "upload_conv2d";
+        let [o, i, kh, kw] = stored;
+        let matrix = Matrix::kernel(&self.gpu, op, kernel, stored)?;
+        let bias = upload_bias(&self.gpu, op, bias.map_or(&[], std::slice::from_ref))?;
+        Ok(CudaConv2d::new(matrix, [o, kh, kw, i], bias))
     }
-    let constants = Constants {
-        out_channels: o,
-        channels,
-        kernel_width: kw,
-        geometry,
-        has_bias: w.bias.is_some(),
-        has_residual: residual.is_some(),
-    };
-    let m = items * out_h * out_w;
-    let args = [
-        Arg::Read(&x),
-        w.matrix.arg(),
-        Arg::optional(w.bias.as_ref()),
-        Arg::optional(residual.as_ref()),
-        Arg::Write(&out),
-        Arg::U32(m),
-        Arg::U32(o),
-        Arg::U32(w.matrix.width),
-        Arg::U32(x.shape()[1]),
-        Arg::U32(x.shape()[2]),
-        Arg::U32(out_h),
-        Arg::U32(out_w),
-        Arg::U32(top),
-        Arg::U32(left),
-    ];
-    TiledGemm { op, file: FILE, constants: &constants.list(), m, n: o, args: &args }.launch(gpu)?;
-    Ok(out)
+
+    fn run_conv2d(&self, args: Conv2dArgs<'_, CudaTensor, CudaConv2d>, shape: [usize; 4]) -> Result<CudaTensor> {
+        let op = "conv2d";
+        let gpu = &self.gpu;
+        let Conv2dArgs { x, w, geometry, residual } = args;
+        let [items, out_h, out_w, _] = shape;
+        let out = gpu.output(op, &shape, DType::Bf16)?;
+        let x = gpu.activation(x)?;
+        let residual = residual.map(|residual| gpu.activation(residual)).transpose()?;
+        let [top, left, ..] = geometry.pad;
+        let [o, kh, kw, channels] = w.dims();
+        if geometry.stride == 1 && sm90::supports(gpu, [channels, o]) {
+            let hopper = Sm90Conv2d { gpu, x: &x, w, residual: residual.as_ref(), out: &out };
+            if !geometry.upsample {
+                hopper.plain([top, left])?;
+                return Ok(out);
+            }
+            if [kh, kw] == [3, 3] && geometry.pad == [1; 4] && residual.is_none() {
+                hopper.upsampled()?;
+                return Ok(out);
+            }
+        }
+        let constants =
+            Constants { kernel: w.dims(), geometry, has_bias: w.bias.is_some(), has_residual: residual.is_some() };
+        let [_, in_h, in_w, _] = x.dims();
+        let m = items * out_h * out_w;
+        let args = [
+            Arg::Read(&x),
+            w.matrix.arg(),
+            Arg::optional(w.bias.as_ref()),
+            Arg::optional(residual.as_ref()),
+            Arg::Write(&out),
+            Arg::U32(m),
+            Arg::U32(o),
+            Arg::U32(w.matrix.width),
+            Arg::U32(in_h),
+            Arg::U32(in_w),
+            Arg::U32(out_h),
+            Arg::U32(out_w),
+            Arg::U32(top),
+            Arg::U32(left),
+        ];
+        TiledGemm { op, file: FILE, constants: &constants.list(), m, n: o, args: &args }.launch(gpu)?;
+        Ok(out)
+    }
 }
 
 /// A convolution of stride 1 on Hopper.
@@ -126,23 +135,23 @@ struct Pass<'a> {
 impl Sm90Conv2d<'_> {
     /// Computes a convolution without upsampling in one pass.
     fn plain(&self, pad: [usize; 2]) -> Result<()> {
-        let [o, kh, kw, _] = self.w.dims;
-        let [_, height, width, _] = self.dims(self.out)?;
+        let [o, kh, kw, _] = self.w.dims();
+        let [_, height, width, _] = self.out.dims();
         let size = [height, width];
-        let out = self.map(self.out, 0, size, [1, width])?;
+        let out = self.map(self.out, 0, size, [1, width]);
         self.run(Pass { weights: &self.w.matrix, columns: 0..o, taps: [kh, kw], pad, size, out })
     }
 
-    /// Computes a 3×3 convolution of an upsampled picture in four passes, one for each of the output
-    /// pixels of an input pixel: the nine taps of an output pixel see four input pixels.
+    /// Computes a 3×3 convolution of an upsampled picture in four passes, one for each of the
+    /// output pixels of an input pixel: the nine taps of an output pixel see four input pixels.
     fn upsampled(&self) -> Result<()> {
-        let [o, ..] = self.w.dims;
-        let [_, height, width, _] = self.dims(self.x)?;
+        let [o, ..] = self.w.dims();
+        let [_, height, width, _] = self.x.dims();
         let weights = self.w.merged(|| self.merge_taps())?;
         for (pass, [y, x]) in [[0, 0], [0, 1], [1, 0], [1, 1]].into_iter().enumerate() {
             let size = [height, width];
             // The output pixels of a pass are two pixels apart.
-            let out = self.map(self.out, (y * 2 * width + x) * o, size, [2, 4 * width])?;
+            let out = self.map(self.out, (y * 2 * width + x) * o, size, [2, 4 * width]);
             let columns = pass * o..(pass + 1) * o;
             self.run(Pass { weights, columns, taps: [2, 2], pad: [1 - y, 1 - x], size, out })?;
         }
@@ -151,12 +160,10 @@ impl Sm90Conv2d<'_> {
 
     fn run(&self, pass: Pass<'_>) -> Result<()> {
         let Pass { weights, columns, taps: [kh, kw], pad: [top, left], size: [height, width], out } = pass;
-        let [o, _, _, channels] = self.w.dims;
-        let [items, x_height, x_width, _] = self.dims(self.x)?;
+        let [o, _, _, channels] = self.w.dims();
+        let [items, x_height, x_width, _] = self.x.dims();
         let constants = Constants {
-            out_channels: o,
-            channels,
-            kernel_width: kw,
+            kernel: [o, kh, kw, channels],
             geometry: SM90_GEOMETRY,
             has_bias: self.w.bias.is_some(),
             has_residual: self.residual.is_some(),
@@ -170,7 +177,7 @@ impl Sm90Conv2d<'_> {
             m,
             weights,
             columns,
-            a: self.map(self.x, 0, [x_height, x_width], [1, x_width])?,
+            a: self.map(self.x, 0, [x_height, x_width], [1, x_width]),
             out,
             sharing: Sharing::None,
         };
@@ -186,22 +193,18 @@ impl Sm90Conv2d<'_> {
         start: usize,
         [height, width]: [usize; 2],
         pixel_strides: [usize; 2],
-    ) -> Result<TensorMap> {
-        let [items, rows, columns, channels] = self.dims(picture)?;
+    ) -> TensorMap {
+        let [items, rows, columns, channels] = picture.dims();
         let strides = [pixel_strides[0] * channels, pixel_strides[1] * channels, rows * columns * channels];
         let sizes = [channels, width, height, items];
         let boxes = [64, SM90_TILE_WIDTH, BOX_ROWS / SM90_TILE_WIDTH];
-        Ok(TensorMap::part("conv2d", picture.allocation(), start, &sizes, &strides, &boxes))
-    }
-
-    fn dims(&self, picture: &CudaTensor) -> Result<[usize; 4]> {
-        shapes::dims::<4>("conv2d", "a picture", picture.shape())
+        TensorMap::part("conv2d", picture.allocation(), start, &sizes, &strides, &boxes)
     }
 
     /// The kernels of [`Sm90Conv2d::upsampled`], made once.
     fn merge_taps(&self) -> Result<Matrix> {
         let op = "merge_taps";
-        let [o, ..] = self.w.dims;
+        let [o, ..] = self.w.dims();
         let depth = self.w.matrix.width / 9;
         self.gpu.outside_recording(|| {
             let merged = Matrix::output(self.gpu, op, [4 * o, 4 * depth])?;
@@ -216,19 +219,13 @@ fn merge_program() -> Program {
     Program::new("merge_taps", &[kernel!("merge_taps.cu")])
 }
 
-/// The constants for a kernel `[O, kh, kw, I]` with a bias.
-fn constants_of([o, _, kw, i]: [usize; 4], geometry: Conv2d, has_residual: bool) -> [(&'static str, usize); 7] {
-    let constants =
-        Constants { out_channels: o, channels: i, kernel_width: kw, geometry, has_bias: true, has_residual };
-    constants.list()
-}
-
 /// The programs for Hopper.
 pub(crate) fn sm90_programs() -> Vec<Program> {
     [([512, 3, 3, 16], false), ([512, 3, 3, 512], true), ([128, 1, 1, 256], false), ([256, 2, 2, 256], false)]
         .into_iter()
-        .flat_map(|(dims, residual)| {
-            sm90::programs("conv2d", FILE, &constants_of(dims, SM90_GEOMETRY, residual), Sharing::None)
+        .flat_map(|(kernel, has_residual)| {
+            let constants = Constants { kernel, geometry: SM90_GEOMETRY, has_bias: true, has_residual };
+            sm90::programs("conv2d", FILE, &constants.list(), Sharing::None)
         })
         .collect()
 }
@@ -237,7 +234,7 @@ pub(crate) fn sm90_programs() -> Vec<Program> {
 pub(crate) fn programs() -> Vec<Program> {
     let plain = Conv2d { stride: 1, pad: [1; 4], upsample: false };
     let mut programs = vec![merge_program()];
-    for (dims, geometry, residual) in [
+    for (kernel, geometry, has_residual) in [
         ([128, 3, 3, 3], plain, false),
         ([3, 3, 3, 128], plain, false),
         ([512, 3, 3, 16], plain, false),
@@ -247,7 +244,8 @@ pub(crate) fn programs() -> Vec<Program> {
         ([128, 3, 3, 128], Conv2d { stride: 2, ..plain }, false),
         ([13, 2, 5, 7], Conv2d { stride: 3, pad: [2, 0, 1, 3], upsample: true }, true),
     ] {
-        programs.extend(tile::extreme_programs("conv2d", FILE, &constants_of(dims, geometry, residual)));
+        let constants = Constants { kernel, geometry, has_bias: true, has_residual };
+        programs.extend(tile::extreme_programs("conv2d", FILE, &constants.list()));
     }
     programs
 }

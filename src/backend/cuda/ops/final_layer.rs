@@ -1,12 +1,12 @@
 //! `final_layer`: the modulated layer norm and the projection of tokens back to patches.
 
+use crate::backend::cuda::Cuda;
 use crate::backend::cuda::driver::program::{Program, kernel};
 use crate::backend::cuda::launch::args::Arg;
-use crate::backend::cuda::launch::gpu::Gpu;
 use crate::backend::cuda::launch::kernel::Grid;
 use crate::backend::cuda::matrix::CudaLinear;
 use crate::backend::cuda::memory::tensor::{CudaTensor, aligned};
-use crate::backend::{DeviceTensor, Modulation, shapes};
+use crate::backend::{DeviceWeight, FinalLayerArgs, FinalLayerOp};
 use crate::error::Result;
 use crate::tensor::DType;
 
@@ -27,47 +27,46 @@ fn program(patch: usize, bias: bool, shared_table: bool, aligned: usize) -> Prog
         .with("ALIGNED", aligned)
 }
 
-pub(crate) fn final_layer(
-    gpu: &Gpu,
-    x: &CudaTensor,
-    scale: Modulation<'_, CudaTensor>,
-    eps: f32,
-    w: &CudaLinear,
-    patch: usize,
-    size: [usize; 2],
-) -> Result<CudaTensor> {
-    let op = "final_layer";
-    let dims @ [n, k] = w.matrix.dims();
-    let table = scale.table.shape();
-    let shape @ [items, channels, height, width] = shapes::final_layer(x.shape(), table, scale.row, dims, patch, size)?;
-    let tokens = x.shape()[1];
-    let table_rows = table[1];
-    let program = program(patch, w.bias.is_some(), table[0] == 1, aligned(k));
-    let out = gpu.output(op, &shape, DType::F32)?;
-    let x = gpu.activation(x)?;
-    let table = gpu.activation(scale.table)?;
-    let patches = (height / patch) * (width / patch);
-    let args = [
-        Arg::Read(&x),
-        Arg::Read(&table),
-        w.matrix.arg(),
-        Arg::optional(w.bias.as_ref()),
-        Arg::Write(&out),
-        Arg::U32(n),
-        Arg::U32(k),
-        Arg::U32(w.matrix.stride()),
-        Arg::U32(tokens),
-        Arg::U32(patches),
-        Arg::U32(table_rows * k),
-        Arg::U32(scale.row * k),
-        Arg::U32(channels),
-        Arg::U32(height),
-        Arg::U32(width),
-        Arg::F32(eps),
-    ];
-    let ctas = [items * patches.div_ceil(TILE_TOKENS), n.div_ceil(TILE_COLUMNS), 1];
-    gpu.launch(&program, op, Grid { ctas, threads: THREADS, shared: SHARED }, &args)?;
-    Ok(out)
+impl FinalLayerOp for Cuda {
+    fn run_final_layer(
+        &self,
+        args: FinalLayerArgs<'_, CudaTensor, CudaLinear>,
+        shape: [usize; 4],
+    ) -> Result<CudaTensor> {
+        let op = "final_layer";
+        let gpu = &self.gpu;
+        let FinalLayerArgs { x, scale, eps, w, patch, .. } = args;
+        let [n, k] = w.dims();
+        let [items, channels, height, width] = shape;
+        let [_, tokens, _] = x.dims();
+        let [table_items, table_rows, _] = scale.table.dims();
+        let program = program(patch, w.bias.is_some(), table_items == 1, aligned(k));
+        let out = gpu.output(op, &shape, DType::F32)?;
+        let x = gpu.activation(x)?;
+        let table = gpu.activation(scale.table)?;
+        let patches = (height / patch) * (width / patch);
+        let args = [
+            Arg::Read(&x),
+            Arg::Read(&table),
+            w.matrix.arg(),
+            Arg::optional(w.bias.as_ref()),
+            Arg::Write(&out),
+            Arg::U32(n),
+            Arg::U32(k),
+            Arg::U32(w.matrix.stride()),
+            Arg::U32(tokens),
+            Arg::U32(patches),
+            Arg::U32(table_rows * k),
+            Arg::U32(scale.row * k),
+            Arg::U32(channels),
+            Arg::U32(height),
+            Arg::U32(width),
+            Arg::F32(eps),
+        ];
+        let ctas = [items * patches.div_ceil(TILE_TOKENS), n.div_ceil(TILE_COLUMNS), 1];
+        gpu.launch(&program, op, Grid { ctas, threads: THREADS, shared: SHARED }, &args)?;
+        Ok(out)
+    }
 }
 
 /// Programs for several patches, with and without bias, alignment and a shared table.

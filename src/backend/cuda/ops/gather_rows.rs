@@ -1,14 +1,14 @@
 //! `gather_rows`: an embedding lookup, one CTA per row.
 
+use crate::backend::cuda::Cuda;
 use crate::backend::cuda::driver::program::{Program, kernel};
 use crate::backend::cuda::launch::args::Arg;
 use crate::backend::cuda::launch::convert::type_number;
-use crate::backend::cuda::launch::gpu::Gpu;
 use crate::backend::cuda::launch::kernel::Grid;
 use crate::backend::cuda::memory::tensor::{CudaTensor, vector};
-use crate::backend::{DeviceTensor, shapes};
+use crate::backend::{DeviceTensor, GatherRowsArgs, GatherRowsOp};
 use crate::error::Result;
-use crate::tensor::DType;
+use crate::tensor::{DType, Weight};
 
 /// Threads of a CTA.
 const THREADS: usize = 128;
@@ -17,16 +17,22 @@ fn program(type_number: usize, vector: usize) -> Program {
     Program::new("gather_rows", &[kernel!("gather_rows.cu")]).with("TYPE", type_number).with("VECTOR", vector)
 }
 
-pub(crate) fn gather_rows(gpu: &Gpu, table: &CudaTensor, ids: &CudaTensor) -> Result<CudaTensor> {
-    let op = "gather_rows";
-    let shape = shapes::gather_rows(table.shape(), ids.shape())?;
-    shapes::typed(op, "the ids", ids.dtype(), DType::U32)?;
-    let [rows, width] = [table.shape()[0], table.shape()[1]];
-    let program = program(type_number(op, table.dtype())?, vector(width));
-    let out = gpu.output(op, &shape, DType::Bf16)?;
-    let args = [Arg::Read(table), Arg::Read(ids), Arg::Write(&out), Arg::U32(rows), Arg::U32(width)];
-    gpu.launch(&program, op, Grid::linear(ids.len(), THREADS), &args)?;
-    Ok(out)
+impl GatherRowsOp for Cuda {
+    async fn run_upload_table(&self, table: &Weight<'_>) -> Result<CudaTensor> {
+        self.gpu.upload_table("upload_table", table).await
+    }
+
+    fn run_gather_rows(&self, args: GatherRowsArgs<'_, CudaTensor>, shape: &[usize]) -> Result<CudaTensor> {
+        let op = "gather_rows";
+        let gpu = &self.gpu;
+        let GatherRowsArgs { table, ids } = args;
+        let [rows, width] = table.dims();
+        let program = program(type_number(table.dtype()), vector(width));
+        let out = gpu.output(op, shape, DType::Bf16)?;
+        let args = [Arg::Read(table), Arg::Read(ids), Arg::Write(&out), Arg::U32(rows), Arg::U32(width)];
+        gpu.launch(&program, op, Grid::linear(ids.len(), THREADS), &args)?;
+        Ok(out)
+    }
 }
 
 /// Programs for every type, with and without vectors.

@@ -1,18 +1,19 @@
 //! `linear`: gemv for few rows, else Hopper's or the tiled gemm, or cuBLASLt if it is faster.
 
+use crate::backend::cuda::Cuda;
 use crate::backend::cuda::driver::program::{File, Program, kernel};
-use crate::backend::cuda::gemm::autotune::{Autotuner, OwnKernel};
+use crate::backend::cuda::gemm::autotune::OwnKernel;
 use crate::backend::cuda::gemm::gemv::{self, Gemv, MAX_ROWS};
 use crate::backend::cuda::gemm::sm90::{self, Sharing, Sm90Gemm};
 use crate::backend::cuda::gemm::tile::{self, TiledGemm};
 use crate::backend::cuda::launch::args::Arg;
 use crate::backend::cuda::launch::gpu::Gpu;
-use crate::backend::cuda::matrix::CudaLinear;
+use crate::backend::cuda::matrix::{CudaLinear, Matrix, upload_bias};
 use crate::backend::cuda::memory::tensor::{CudaTensor, aligned};
 use crate::backend::gpu::disk_cache;
-use crate::backend::{DeviceTensor, shapes};
+use crate::backend::{DeviceWeight, LinearArgs, LinearOp};
 use crate::error::Result;
-use crate::tensor::DType;
+use crate::tensor::{DType, HostTensor, Weight};
 
 const FILE: File = kernel!("linear.cu");
 
@@ -25,7 +26,7 @@ pub(super) fn gemv(
     silu: bool,
     out: &CudaTensor,
 ) -> Result<()> {
-    let [n, k] = w.matrix.dims();
+    let [n, k] = w.dims();
     let m = out.len() / n;
     let has_bias = usize::from(w.bias.is_some());
     let constants = [("ALIGNED", aligned(k)), ("HAS_BIAS", has_bias), ("SILU", usize::from(silu))];
@@ -36,7 +37,7 @@ pub(super) fn gemv(
 /// `x·Wᵀ + b` into `out` by our own gemm.
 fn gemm(gpu: &Gpu, x: &CudaTensor, w: &CudaLinear, out: &CudaTensor) -> Result<()> {
     let op = "linear";
-    let [n, k] = w.matrix.dims();
+    let [n, k] = w.dims();
     let m = out.len() / n;
     let has_bias = usize::from(w.bias.is_some());
     let constants = &[("ALIGNED", aligned(k)), ("HAS_BIAS", has_bias), ("ALIGNED_OUT", aligned(n))];
@@ -59,7 +60,7 @@ fn gemm(gpu: &Gpu, x: &CudaTensor, w: &CudaLinear, out: &CudaTensor) -> Result<(
 
 /// The arguments of the gemv and of the tiled gemm.
 fn args<'a>(x: &'a CudaTensor, w: &'a CudaLinear, out: &'a CudaTensor, m: usize) -> [Arg<'a>; 8] {
-    let [n, k] = w.matrix.dims();
+    let [n, k] = w.dims();
     [
         Arg::Read(x),
         w.matrix.arg(),
@@ -72,20 +73,36 @@ fn args<'a>(x: &'a CudaTensor, w: &'a CudaLinear, out: &'a CudaTensor, m: usize)
     ]
 }
 
-pub(crate) fn linear(gpu: &Gpu, autotuner: &Autotuner, x: &CudaTensor, w: &CudaLinear) -> Result<CudaTensor> {
-    let [n, k] = w.matrix.dims();
-    let shape = shapes::linear("linear", x.shape(), [n, k])?;
-    let out = gpu.output("linear", &shape, DType::Bf16)?;
-    let x = gpu.activation(x)?;
-    if out.len() / n <= MAX_ROWS {
-        gemv(gpu, "linear", &x, w, false, &out)?;
-    } else if w.bias.is_some() {
-        gemm(gpu, &x, w, &out)?;
-    } else {
-        let run = |x: &CudaTensor, out: &CudaTensor| gemm(gpu, x, w, out);
-        autotuner.matmul(gpu, &x, &w.matrix, &out, OwnKernel { run, source_hash })?;
+impl LinearOp for Cuda {
+    type Linear = CudaLinear;
+
+    async fn run_upload_linear(
+        &self,
+        parts: &[Weight<'_>],
+        biases: &[HostTensor],
+        dims: [usize; 2],
+    ) -> Result<CudaLinear> {
+        let op = "upload_linear";
+        let matrix = Matrix::stacked(&self.gpu, op, parts, dims).await?;
+        Ok(CudaLinear { matrix, bias: upload_bias(&self.gpu, op, biases)? })
     }
-    Ok(out)
+
+    fn run_linear(&self, args: LinearArgs<'_, CudaTensor, CudaLinear>, shape: &[usize]) -> Result<CudaTensor> {
+        let gpu = &self.gpu;
+        let LinearArgs { x, w } = args;
+        let [n, _] = w.dims();
+        let out = gpu.output("linear", shape, DType::Bf16)?;
+        let x = gpu.activation(x)?;
+        if out.len() / n <= MAX_ROWS {
+            gemv(gpu, "linear", &x, w, false, &out)?;
+        } else if w.bias.is_some() {
+            gemm(gpu, &x, w, &out)?;
+        } else {
+            let run = |x: &CudaTensor, out: &CudaTensor| gemm(gpu, x, w, out);
+            self.autotuner.matmul(gpu, &x, &w.matrix, &out, OwnKernel { run, source_hash })?;
+        }
+        Ok(out)
+    }
 }
 
 /// A hash of the sources of all kernels of this op.

@@ -1,16 +1,23 @@
 //! `modulation`: the adaLN linears of every block as one gemv.
 
 use super::linear;
-use crate::backend::cuda::launch::gpu::Gpu;
+use crate::backend::cuda::Cuda;
 use crate::backend::cuda::matrix::CudaLinear;
 use crate::backend::cuda::memory::tensor::CudaTensor;
-use crate::backend::{DeviceTensor, shapes};
+use crate::backend::{ModulationArgs, ModulationOp};
 use crate::error::Result;
 use crate::tensor::DType;
 
-pub(crate) fn modulation(gpu: &Gpu, t: &CudaTensor, w: &CudaLinear, silu: bool, width: usize) -> Result<CudaTensor> {
-    let shape = shapes::modulation(t.shape(), w.matrix.dims(), width)?;
-    let out = gpu.output("modulation", &shape, DType::Bf16)?;
-    linear::gemv(gpu, "modulation", &gpu.activation(t)?, w, silu, &out)?;
-    Ok(out)
+impl ModulationOp for Cuda {
+    fn run_modulation(
+        &self,
+        args: ModulationArgs<'_, CudaTensor, CudaLinear>,
+        shape: [usize; 3],
+    ) -> Result<CudaTensor> {
+        let gpu = &self.gpu;
+        let ModulationArgs { t, w, silu, .. } = args;
+        let out = gpu.output("modulation", &shape, DType::Bf16)?;
+        linear::gemv(gpu, "modulation", &gpu.activation(t)?, w, silu, &out)?;
+        Ok(out)
+    }
 }

@@ -1,11 +1,11 @@
 //! `normalize_rgb8`: pixels as the encoder reads them.
 
+use crate::backend::cuda::Cuda;
 use crate::backend::cuda::driver::program::{Program, kernel};
 use crate::backend::cuda::launch::args::Arg;
-use crate::backend::cuda::launch::gpu::Gpu;
 use crate::backend::cuda::launch::kernel::Grid;
 use crate::backend::cuda::memory::tensor::CudaTensor;
-use crate::backend::{DeviceTensor, shapes};
+use crate::backend::{NormalizeRgb8Args, NormalizeRgb8Op};
 use crate::error::Result;
 use crate::tensor::DType;
 
@@ -16,13 +16,16 @@ fn program() -> Program {
     Program::new("normalize_rgb8", &[kernel!("normalize_rgb8.cu")])
 }
 
-pub(crate) fn normalize_rgb8(gpu: &Gpu, pixels: &CudaTensor) -> Result<CudaTensor> {
-    let op = "normalize_rgb8";
-    shapes::typed(op, "pixels", pixels.dtype(), DType::U8)?;
-    let out = gpu.output(op, pixels.shape(), DType::Bf16)?;
-    let args = [Arg::Read(pixels), Arg::Write(&out), Arg::U32(out.len())];
-    gpu.launch(&program(), op, Grid::covering(out.len(), THREADS, 1), &args)?;
-    Ok(out)
+impl NormalizeRgb8Op for Cuda {
+    fn run_normalize_rgb8(&self, args: NormalizeRgb8Args<'_, CudaTensor>, shape: [usize; 4]) -> Result<CudaTensor> {
+        let op = "normalize_rgb8";
+        let gpu = &self.gpu;
+        let NormalizeRgb8Args { pixels } = args;
+        let out = gpu.output(op, &shape, DType::Bf16)?;
+        let args = [Arg::Read(pixels), Arg::Write(&out), Arg::U32(out.len())];
+        gpu.launch(&program(), op, Grid::covering(out.len(), THREADS, 1), &args)?;
+        Ok(out)
+    }
 }
 
 /// The one program.

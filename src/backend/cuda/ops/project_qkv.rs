@@ -1,14 +1,16 @@
 //! `project_qkv`: one kernel on Hopper for heads of 128, else `linear` and `qk_norm_rope`.
 
-use super::{linear, qk_norm_rope};
+use crate::backend::cuda::Cuda;
 use crate::backend::cuda::driver::program::{Program, kernel};
-use crate::backend::cuda::gemm::autotune::Autotuner;
 use crate::backend::cuda::gemm::sm90::{self, A_SHARED_TILE_M, Sharing, Sm90Gemm};
 use crate::backend::cuda::launch::args::Arg;
 use crate::backend::cuda::launch::gpu::Gpu;
 use crate::backend::cuda::matrix::CudaLinear;
 use crate::backend::cuda::memory::tensor::CudaTensor;
-use crate::backend::{DeviceTensor, Heads, QkNormRope, RopePairs, shapes};
+use crate::backend::{
+    DeviceTensor, DeviceWeight, Heads, LinearArgs, LinearOp, ProjectQkvArgs, ProjectQkvOp, QkNormRope, QkNormRopeArgs,
+    QkNormRopeOp, RopePairs,
+};
 use crate::error::Result;
 use crate::tensor::DType;
 
@@ -17,7 +19,7 @@ const HEAD: usize = 128;
 
 /// True if the fused kernel can run and its large tiles are no waste.
 fn is_fused(gpu: &Gpu, m: usize, w: &CudaLinear, heads: Heads, pairs: RopePairs) -> bool {
-    let [n, k] = w.matrix.dims();
+    let [n, k] = w.dims();
     sm90::supports(gpu, [k, n])
         && heads.dim == HEAD
         && pairs == RopePairs::Interleaved
@@ -25,47 +27,45 @@ fn is_fused(gpu: &Gpu, m: usize, w: &CudaLinear, heads: Heads, pairs: RopePairs)
         && m > A_SHARED_TILE_M
 }
 
-pub(crate) fn project_qkv(
-    gpu: &Gpu,
-    autotuner: &Autotuner,
-    x: &CudaTensor,
-    w: &CudaLinear,
-    heads: Heads,
-    how: QkNormRope<'_, CudaTensor>,
-) -> Result<CudaTensor> {
-    let op = "project_qkv";
-    let [n, k] = w.matrix.dims();
-    let shape = shapes::linear(op, x.shape(), [n, k])?;
-    let m = shape.iter().product::<usize>() / n;
-    if !is_fused(gpu, m, w, heads, how.pairs) {
-        let mut qkv = linear::linear(gpu, autotuner, x, w)?;
-        qk_norm_rope::qk_norm_rope(gpu, &mut qkv, heads, how)?;
-        return Ok(qkv);
+impl ProjectQkvOp for Cuda {
+    fn run_project_qkv(
+        &self,
+        args: ProjectQkvArgs<'_, CudaTensor, CudaLinear>,
+        shape: [usize; 3],
+    ) -> Result<CudaTensor> {
+        let op = "project_qkv";
+        let gpu = &self.gpu;
+        let ProjectQkvArgs { x, w, heads, how } = args;
+        let [n, k] = w.dims();
+        let [items, tokens, _] = shape;
+        let m = items * tokens;
+        if !is_fused(gpu, m, w, heads, how.pairs) {
+            let mut qkv = self.run_linear(LinearArgs { x, w }, &shape)?;
+            self.run_qk_norm_rope(QkNormRopeArgs { qkv: &mut qkv, heads, how }, [items, tokens])?;
+            return Ok(qkv);
+        }
+        let QkNormRope { q_norm, k_norm, eps, rotation, .. } = how;
+        let out = gpu.output(op, &shape, DType::Bf16)?;
+        let x = gpu.activation(x)?;
+        let q_norm = gpu.float(q_norm)?;
+        let k_norm = gpu.float(k_norm)?;
+        let rotation_stride = if rotation.shape()[0] == 1 { 0 } else { tokens * heads.dim };
+        let gemm = Sm90Gemm {
+            op,
+            file: kernel!("sm90/project_qkv.cu"),
+            constants: &[],
+            m,
+            weights: &w.matrix,
+            columns: 0..n,
+            a: sm90::row_map(op, &x, [m, k], 64),
+            out: sm90::row_map(op, &out, [m, n], 64),
+            sharing: Sharing::A,
+        };
+        let epilogue = [Arg::Read(&q_norm), Arg::Read(&k_norm), Arg::Read(rotation)];
+        let sizes = [m, n, k, tokens, heads.query, heads.key_value, rotation_stride].map(Arg::U32);
+        gemm.launch(gpu, &epilogue, &[&sizes[..], &[Arg::F32(eps)]].concat())?;
+        Ok(out)
     }
-    let QkNormRope { q_norm, k_norm, eps, rotation, .. } = how;
-    shapes::qk_norm_rope(&shape, heads, q_norm.shape(), k_norm.shape(), rotation.shape())?;
-    let tokens = shape[1];
-    let out = gpu.output(op, &shape, DType::Bf16)?;
-    let x = gpu.activation(x)?;
-    let q_norm = gpu.float(q_norm)?;
-    let k_norm = gpu.float(k_norm)?;
-    let rotation = gpu.float(rotation)?;
-    let rotation_stride = if rotation.shape()[0] == 1 { 0 } else { tokens * heads.dim };
-    let gemm = Sm90Gemm {
-        op,
-        file: kernel!("sm90/project_qkv.cu"),
-        constants: &[],
-        m,
-        weights: &w.matrix,
-        columns: 0..n,
-        a: sm90::row_map(op, &x, [m, k], 64),
-        out: sm90::row_map(op, &out, [m, n], 64),
-        sharing: Sharing::A,
-    };
-    let epilogue = [Arg::Read(&q_norm), Arg::Read(&k_norm), Arg::Read(&rotation)];
-    let sizes = [m, n, k, tokens, heads.query, heads.key_value, rotation_stride].map(Arg::U32);
-    gemm.launch(gpu, &epilogue, &[&sizes[..], &[Arg::F32(eps)]].concat())?;
-    Ok(out)
 }
 
 /// The programs for Hopper.

@@ -1,11 +1,11 @@
 //! `qk_norm_rope`: the norm and the rotation of query and key heads, in place.
 
+use crate::backend::cuda::Cuda;
 use crate::backend::cuda::driver::program::{Program, kernel};
 use crate::backend::cuda::launch::args::Arg;
-use crate::backend::cuda::launch::gpu::Gpu;
 use crate::backend::cuda::launch::kernel::Grid;
 use crate::backend::cuda::memory::tensor::{CudaTensor, VECTOR};
-use crate::backend::{DeviceTensor, Heads, QkNormRope, RopePairs, shapes};
+use crate::backend::{DeviceTensor, QkNormRope, QkNormRopeArgs, QkNormRopeOp, RopePairs};
 use crate::error::Result;
 
 /// Threads of a CTA.
@@ -28,37 +28,32 @@ fn program(dim: usize, pairs: RopePairs) -> Program {
         .with("TEAM", lanes(dim).unwrap_or(WARP))
 }
 
-pub(crate) fn qk_norm_rope(
-    gpu: &Gpu,
-    qkv: &mut CudaTensor,
-    heads: Heads,
-    how: QkNormRope<'_, CudaTensor>,
-) -> Result<()> {
-    let op = "qk_norm_rope";
-    let QkNormRope { q_norm, k_norm, eps, rotation, pairs } = how;
-    shapes::qk_norm_rope(qkv.shape(), heads, q_norm.shape(), k_norm.shape(), rotation.shape())?;
-    let (items, tokens) = (qkv.shape()[0], qkv.shape()[1]);
-    gpu.make_activation(qkv)?;
-    let q_norm = gpu.float(q_norm)?;
-    let k_norm = gpu.float(k_norm)?;
-    let rotation = gpu.float(rotation)?;
-    let rotation_stride = if rotation.shape()[0] == 1 { 0 } else { tokens * heads.dim };
-    let args = [
-        Arg::Write(qkv),
-        Arg::Read(&q_norm),
-        Arg::Read(&k_norm),
-        Arg::Read(&rotation),
-        Arg::U32(tokens),
-        Arg::U32(items * tokens),
-        Arg::U32(heads.query),
-        Arg::U32(heads.key_value),
-        Arg::U32(rotation_stride),
-        Arg::F32(eps),
-    ];
-    let rotated_heads = items * tokens * (heads.query + heads.key_value);
-    let per_cta = THREADS / lanes(heads.dim).unwrap_or(WARP);
-    let grid = Grid::linear(rotated_heads.div_ceil(per_cta), THREADS);
-    gpu.launch(&program(heads.dim, pairs), op, grid, &args)
+impl QkNormRopeOp for Cuda {
+    fn run_qk_norm_rope(&self, args: QkNormRopeArgs<'_, CudaTensor>, [items, tokens]: [usize; 2]) -> Result<()> {
+        let op = "qk_norm_rope";
+        let gpu = &self.gpu;
+        let QkNormRopeArgs { qkv, heads, how } = args;
+        let QkNormRope { q_norm, k_norm, eps, rotation, pairs } = how;
+        let q_norm = gpu.float(q_norm)?;
+        let k_norm = gpu.float(k_norm)?;
+        let rotation_stride = if rotation.shape()[0] == 1 { 0 } else { tokens * heads.dim };
+        let args = [
+            Arg::Write(qkv),
+            Arg::Read(&q_norm),
+            Arg::Read(&k_norm),
+            Arg::Read(rotation),
+            Arg::U32(tokens),
+            Arg::U32(items * tokens),
+            Arg::U32(heads.query),
+            Arg::U32(heads.key_value),
+            Arg::U32(rotation_stride),
+            Arg::F32(eps),
+        ];
+        let rotated_heads = items * tokens * (heads.query + heads.key_value);
+        let per_cta = THREADS / lanes(heads.dim).unwrap_or(WARP);
+        let grid = Grid::linear(rotated_heads.div_ceil(per_cta), THREADS);
+        gpu.launch(&program(heads.dim, pairs), op, grid, &args)
+    }
 }
 
 /// Programs for the models' heads and for odd ones.

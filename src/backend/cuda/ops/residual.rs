@@ -1,12 +1,13 @@
 //! `residual`, by the kernel of `residual_norm` without a norm of the sum.
 
-use super::residual_norm::branch_and_norm;
-use crate::backend::Branch;
-use crate::backend::cuda::launch::gpu::Gpu;
+use super::residual_norm::launch;
+use crate::backend::cuda::Cuda;
 use crate::backend::cuda::memory::tensor::CudaTensor;
+use crate::backend::{ResidualArgs, ResidualOp};
 use crate::error::Result;
 
-pub(crate) fn residual(gpu: &Gpu, x: &mut CudaTensor, branch: Branch<'_, CudaTensor>) -> Result<()> {
-    gpu.make_activation(x)?;
-    branch_and_norm(gpu, "residual", x, Some(branch), None).map(drop)
+impl ResidualOp for Cuda {
+    fn run_residual(&self, args: ResidualArgs<'_, CudaTensor>, _: [usize; 3]) -> Result<()> {
+        launch(&self.gpu, "residual", args.x, Some(args.branch), None)
+    }
 }

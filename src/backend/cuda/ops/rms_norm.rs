@@ -1,11 +1,18 @@
 //! `rms_norm`, by the kernel of `residual_norm` without a branch.
 
-use super::residual_norm::branch_and_norm;
-use crate::backend::RmsNorm;
-use crate::backend::cuda::launch::gpu::Gpu;
+use super::residual_norm::{Norm, launch};
+use crate::backend::cuda::Cuda;
 use crate::backend::cuda::memory::tensor::CudaTensor;
+use crate::backend::{RmsNormArgs, RmsNormOp};
 use crate::error::Result;
+use crate::tensor::DType;
 
-pub(crate) fn rms_norm(gpu: &Gpu, x: &CudaTensor, norm: RmsNorm<'_, CudaTensor>) -> Result<Option<CudaTensor>> {
-    branch_and_norm(gpu, "rms_norm", &gpu.activation(x)?, None, Some(norm))
+impl RmsNormOp for Cuda {
+    fn run_rms_norm(&self, args: RmsNormArgs<'_, CudaTensor>, shape: [usize; 3]) -> Result<CudaTensor> {
+        let RmsNormArgs { x, norm } = args;
+        let x = self.gpu.activation(x)?;
+        let out = self.gpu.output("rms_norm", &shape, DType::Bf16)?;
+        launch(&self.gpu, "rms_norm", &x, None, Some(Norm { norm, out: &out }))?;
+        Ok(out)
+    }
 }

@@ -1,59 +1,68 @@
-//! `swiglu`: a gemv or a gemm with alternating rows of both matrices, whose epilogue joins each pair
-//! of columns.
+//! `swiglu`: a gemv or a gemm with alternating rows of both matrices, whose epilogue joins each
+//! pair of columns.
 
+use crate::backend::cuda::Cuda;
 use crate::backend::cuda::driver::program::{File, Program, kernel};
 use crate::backend::cuda::gemm::gemv::{self, Gemv, MAX_ROWS};
 use crate::backend::cuda::gemm::sm90::{self, Sharing, Sm90Gemm};
 use crate::backend::cuda::gemm::tile::{self, TiledGemm};
 use crate::backend::cuda::launch::args::Arg;
-use crate::backend::cuda::launch::gpu::Gpu;
-use crate::backend::cuda::matrix::CudaSwiGlu;
+use crate::backend::cuda::matrix::{CudaSwiGlu, Matrix};
 use crate::backend::cuda::memory::tensor::{CudaTensor, aligned};
-use crate::backend::{DeviceTensor, shapes};
+use crate::backend::{DeviceWeight, SwiGluArgs, SwiGluOp};
 use crate::error::Result;
-use crate::tensor::DType;
+use crate::tensor::{DType, Weight};
 
 const FILE: File = kernel!("swiglu.cu");
 
-pub(crate) fn swiglu(gpu: &Gpu, x: &CudaTensor, w: &CudaSwiGlu) -> Result<CudaTensor> {
-    let op = "swiglu";
-    let [n, k] = w.matrix.dims();
-    let hidden = n / 2;
-    let shape = shapes::linear(op, x.shape(), [hidden, k])?;
-    let out = gpu.output(op, &shape, DType::Bf16)?;
-    let x = gpu.activation(x)?;
-    let m = out.len() / hidden;
-    let args = [
-        Arg::Read(&x),
-        w.matrix.arg(),
-        Arg::Write(&out),
-        Arg::U32(m),
-        Arg::U32(n),
-        Arg::U32(k),
-        Arg::U32(w.matrix.stride()),
-    ];
-    let constants = &[("ALIGNED", aligned(k)), ("ALIGNED_OUT", aligned(hidden))];
-    if m <= MAX_ROWS {
-        let constants = &constants[..1];
-        Gemv { op, file: FILE, entry: op, constants, m, n, shared: 0, args: &args }.launch(gpu)?;
-    } else if sm90::supports(gpu, [k, hidden]) {
-        let gemm = Sm90Gemm {
-            op,
-            file: FILE,
-            constants,
-            m,
-            weights: &w.matrix,
-            columns: 0..n,
-            a: sm90::row_map(op, &x, [m, k], 64),
-            // A box of the output has half of the gemm's columns.
-            out: sm90::row_map(op, &out, [m, hidden], 32),
-            sharing: Sharing::WIfFaster,
-        };
-        gemm.launch(gpu, &[], &[m, n, k].map(Arg::U32))?;
-    } else {
-        TiledGemm { op, file: FILE, constants, m, n, args: &args }.launch(gpu)?;
+impl SwiGluOp for Cuda {
+    type SwiGlu = CudaSwiGlu;
+
+    async fn run_upload_swiglu(&self, gate: &Weight<'_>, up: &Weight<'_>, dims: [usize; 2]) -> Result<CudaSwiGlu> {
+        Ok(CudaSwiGlu { matrix: Matrix::alternating(&self.gpu, "upload_swiglu", [gate, up], dims).await? })
     }
-    Ok(out)
+
+    fn run_swiglu(&self, args: SwiGluArgs<'_, CudaTensor, CudaSwiGlu>, shape: &[usize]) -> Result<CudaTensor> {
+        let op = "swiglu";
+        let gpu = &self.gpu;
+        let SwiGluArgs { x, w } = args;
+        let [hidden, k] = w.dims();
+        let n = 2 * hidden;
+        let out = gpu.output(op, shape, DType::Bf16)?;
+        let x = gpu.activation(x)?;
+        let m = out.len() / hidden;
+        let args = [
+            Arg::Read(&x),
+            w.matrix.arg(),
+            Arg::Write(&out),
+            Arg::U32(m),
+            Arg::U32(n),
+            Arg::U32(k),
+            Arg::U32(w.matrix.stride()),
+        ];
+        let constants = &[("ALIGNED", aligned(k)), ("ALIGNED_OUT", aligned(hidden))];
+        if m <= MAX_ROWS {
+            let constants = &constants[..1];
+            Gemv { op, file: FILE, entry: op, constants, m, n, shared: 0, args: &args }.launch(gpu)?;
+        } else if sm90::supports(gpu, [k, hidden]) {
+            let gemm = Sm90Gemm {
+                op,
+                file: FILE,
+                constants,
+                m,
+                weights: &w.matrix,
+                columns: 0..n,
+                a: sm90::row_map(op, &x, [m, k], 64),
+                // A box of the output has half of the gemm's columns.
+                out: sm90::row_map(op, &out, [m, hidden], 32),
+                sharing: Sharing::WIfFaster,
+            };
+            gemm.launch(gpu, &[], &[m, n, k].map(Arg::U32))?;
+        } else {
+            TiledGemm { op, file: FILE, constants, m, n, args: &args }.launch(gpu)?;
+        }
+        Ok(out)
+    }
 }
 
 /// The programs for Hopper.

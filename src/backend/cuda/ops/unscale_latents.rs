@@ -1,11 +1,11 @@
 //! `unscale_latents`: latents as the decoder reads them, channels last.
 
+use crate::backend::cuda::Cuda;
 use crate::backend::cuda::driver::program::{Program, kernel};
 use crate::backend::cuda::launch::args::Arg;
-use crate::backend::cuda::launch::gpu::Gpu;
 use crate::backend::cuda::launch::kernel::Grid;
 use crate::backend::cuda::memory::tensor::CudaTensor;
-use crate::backend::{DeviceTensor, shapes};
+use crate::backend::{UnscaleLatentsArgs, UnscaleLatentsOp};
 use crate::error::Result;
 use crate::tensor::DType;
 
@@ -16,22 +16,25 @@ fn program() -> Program {
     Program::new("unscale_latents", &[kernel!("unscale_latents.cu")])
 }
 
-pub(crate) fn unscale_latents(gpu: &Gpu, latents: &CudaTensor, scale: f32, shift: f32) -> Result<CudaTensor> {
-    let op = "unscale_latents";
-    let shape @ [_, h, w, channels] = shapes::unscale_latents(latents.shape())?;
-    let out = gpu.output(op, &shape, DType::Bf16)?;
-    let latents = gpu.float(latents)?;
-    let args = [
-        Arg::Read(&latents),
-        Arg::Write(&out),
-        Arg::U32(out.len()),
-        Arg::U32(channels),
-        Arg::U32(h * w),
-        Arg::F32(scale),
-        Arg::F32(shift),
-    ];
-    gpu.launch(&program(), op, Grid::covering(out.len(), THREADS, 1), &args)?;
-    Ok(out)
+impl UnscaleLatentsOp for Cuda {
+    fn run_unscale_latents(&self, args: UnscaleLatentsArgs<'_, CudaTensor>, shape: [usize; 4]) -> Result<CudaTensor> {
+        let op = "unscale_latents";
+        let gpu = &self.gpu;
+        let UnscaleLatentsArgs { latents, scale, shift } = args;
+        let [_, h, w, channels] = shape;
+        let out = gpu.output(op, &shape, DType::Bf16)?;
+        let args = [
+            Arg::Read(latents),
+            Arg::Write(&out),
+            Arg::U32(out.len()),
+            Arg::U32(channels),
+            Arg::U32(h * w),
+            Arg::F32(scale),
+            Arg::F32(shift),
+        ];
+        gpu.launch(&program(), op, Grid::covering(out.len(), THREADS, 1), &args)?;
+        Ok(out)
+    }
 }
 
 /// The one program.
