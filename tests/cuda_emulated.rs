@@ -96,7 +96,7 @@ fn a_full_memory_is_said_and_survived() {
         let pixels = b.upload(&HostTensor::from_u8(&[1, 1 << 10, 1 << 10, 3], &vec![0; 3 << 20])).unwrap();
         let mut made = None;
         let sentence = b.record(|b| b.normalize_rgb8(&pixels).map(|x| made = Some(x))).unwrap_err().to_string();
-        assert!(sentence.contains("no memory left for what is replayed (0.01 GiB)"), "{sentence}");
+        assert!(sentence.contains("no memory left for a recording (0.01 GiB)"), "{sentence}");
         let sentence = block_on(b.download(&made.unwrap())).unwrap_err().to_string();
         assert!(sentence.contains("no memory before it is whole"), "{sentence}");
         let small = b.upload(&HostTensor::from_f32(&[2], &[1.0, 2.0])).unwrap();

@@ -110,9 +110,9 @@ pub trait Runtime: Sized + Debug {
     /// unchanged, activations in the backend's own type.
     fn download(&self, tensor: &Self::Tensor) -> impl Future<Output = Result<HostTensor>>;
 
-    /// Records the ops that `steps` calls instead of running them. Tensors made inside belong to the recording and can be
-    /// downloaded after a replay while both exist; tensors from outside are read and written in place at each replay.
-    /// Recordings do not nest.
+    /// Records the ops that `steps` calls instead of running them. Tensors made inside belong to the recording: after a
+    /// replay they can be read while both exist, until another recording is made or replayed. Tensors from outside are
+    /// read and written in place at each replay. Recordings do not nest.
     fn record(&self, steps: impl FnOnce(&Self) -> Result<()>) -> Result<Self::Recording>;
 
     /// Runs a recording once; an error inside [`Runtime::record`].

@@ -8,6 +8,7 @@ use crate::backend::cuda::driver::error::fault;
 use crate::backend::cuda::driver::program::Program;
 use crate::backend::cuda::memory::allocation::Allocation;
 use crate::backend::cuda::memory::arena::{Arena, Footprint, Placement, out_of_memory};
+use crate::backend::cuda::memory::layout::RecordingMemory;
 use crate::backend::cuda::memory::staging::Staging;
 use crate::backend::cuda::memory::tensor::CudaTensor;
 use crate::backend::gpu::frequencies::Frequencies;
@@ -31,8 +32,7 @@ pub(crate) struct Gpu {
     arena: Arc<Arena>,
     /// The arena of large uploads.
     exact: Arc<Arena>,
-    /// The arena of recordings, one allocation each.
-    recordings: Arc<Arena>,
+    recordings: Arc<RecordingMemory>,
     pub(super) staging: Staging,
     /// Events for reuse, so that the denoising loop creates none.
     events: Mutex<Vec<CudaEvent>>,
@@ -57,7 +57,7 @@ impl Gpu {
         Ok(Self {
             arena,
             exact: Arena::exact(&device.context, &footprint, placement),
-            recordings: Arena::exact(&device.context, &footprint, placement),
+            recordings: RecordingMemory::new(Arena::exact(&device.context, &footprint, placement)),
             footprint,
             staging: Staging::new(&device.context),
             events: Mutex::default(),
@@ -146,7 +146,9 @@ impl Gpu {
     }
 
     fn trim_arenas(&self) {
-        [&self.arena, &self.exact, &self.recordings].into_iter().for_each(|arena| arena.trim());
+        self.arena.trim();
+        self.exact.trim();
+        self.recordings.trim();
     }
 
     // ---- order ----
@@ -193,7 +195,9 @@ impl Gpu {
         let collected = collected.ok_or_else(|| Error::shape("record", "the recording is gone"))?;
         let layout = &collected.layout;
         let bytes = layout.bytes() as usize;
-        let start = self.allocate_or_trim("record", bytes, || "what is replayed".into(), || layout.allocate())?;
+        let share = collected.may_share();
+        let allocate = || layout.allocate(share);
+        let start = self.allocate_or_trim("record", bytes, || "a recording".into(), allocate)?;
         self.poison("record", start, bytes)?;
         collected.finish(&self.device.stream)
     }

@@ -3,8 +3,7 @@
 use super::args::Arg;
 use crate::backend::cuda::driver::error::fault;
 use crate::backend::cuda::memory::allocation::Allocation;
-use crate::backend::cuda::memory::arena::Arena;
-use crate::backend::cuda::memory::layout::Layout;
+use crate::backend::cuda::memory::layout::{Layout, RecordingMemory};
 use crate::error::Result;
 use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
 use cudarc::driver::{CudaGraph, CudaStream};
@@ -31,7 +30,7 @@ pub(crate) struct Collector {
 
 impl Collector {
     /// A collector without work; the recording's own memory will come from `source`.
-    pub(crate) fn new(source: &Arc<Arena>) -> Self {
+    pub(crate) fn new(source: &Arc<RecordingMemory>) -> Self {
         Self { work: Vec::new(), layout: Layout::new(source), outside: BTreeMap::new() }
     }
 
@@ -43,6 +42,11 @@ impl Collector {
             }
         }
         self.work.push(work);
+    }
+
+    /// True if the recording may use the memory of another one, because it reads no tensor of one.
+    pub(crate) fn may_share(&self) -> bool {
+        !self.outside.values().any(|allocation| allocation.is_recorded())
     }
 
     /// Captures the work as a graph; the layout must be allocated.

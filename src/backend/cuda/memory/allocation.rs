@@ -52,6 +52,11 @@ impl Allocation {
         self.bytes as usize
     }
 
+    /// True if it is a part of a recording's memory.
+    pub(crate) fn is_recorded(&self) -> bool {
+        matches!(self.owner, Owner::Layout(_))
+    }
+
     /// True if it is a part of `layout`.
     pub(crate) fn belongs_to(&self, layout: &Arc<Layout>) -> bool {
         matches!(&self.owner, Owner::Layout(owner) if Arc::ptr_eq(owner, layout))

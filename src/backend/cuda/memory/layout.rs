@@ -3,7 +3,11 @@
 //! No work runs while it is collected, so tensors need offsets but no memory yet. The total size is
 //! known at the end and allocated at once; a replay never asks the driver for memory. An offset is
 //! reused within the recording as soon as the last handle on its tensor is dropped, because work
-//! runs in call order. Nothing outside the recording gets it, because a replay writes it again.
+//! runs in call order.
+//!
+//! Recordings share memory: replays run one after another, and the tensors of a recording are valid
+//! until another one is replayed. So the decoder of a picture costs no memory beside the denoising
+//! loop.
 
 use super::arena::Arena;
 use super::free_list::FreeList;
@@ -11,18 +15,64 @@ use crate::backend::gpu::lock;
 use crate::error::{Error, Result};
 use cudarc::driver::DriverError;
 use std::fmt;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 /// More bytes than any device has: only the allocation itself can run out of memory.
 const UNBOUNDED: u64 = 1 << 62;
 /// Alignment of offsets; the driver's addresses have the same.
 const ALIGNMENT: u64 = 512;
 
-/// Offsets into one allocation, and its address once it is made.
+/// The memory of recordings.
+#[derive(Debug)]
+pub(crate) struct RecordingMemory {
+    arena: Arc<Arena>,
+    latest: Mutex<Weak<Shared>>,
+}
+
+impl RecordingMemory {
+    /// Memory from `arena`.
+    pub(crate) fn new(arena: Arc<Arena>) -> Arc<Self> {
+        Arc::new(Self { arena, latest: Mutex::default() })
+    }
+
+    /// Frees memory that no recording uses.
+    pub(crate) fn trim(&self) {
+        self.arena.trim();
+    }
+
+    /// Memory of at least `bytes`: the latest recording's, if `share` allows it and it is large
+    /// enough.
+    fn take(&self, bytes: u64, share: bool) -> Result<Arc<Shared>, DriverError> {
+        let mut latest = lock(&self.latest);
+        if let Some(shared) = latest.upgrade().filter(|shared| share && shared.bytes >= bytes) {
+            return Ok(shared);
+        }
+        let made = Arc::new(Shared { arena: self.arena.clone(), address: self.arena.take(bytes)?, bytes });
+        *latest = Arc::downgrade(&made);
+        Ok(made)
+    }
+}
+
+/// One allocation, of one recording or of several.
+#[derive(Debug)]
+struct Shared {
+    arena: Arc<Arena>,
+    address: u64,
+    bytes: u64,
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.arena.give(self.address, self.bytes);
+    }
+}
+
+/// Offsets into one allocation, and the allocation once it is made.
 pub(crate) struct Layout {
-    source: Arc<Arena>,
+    source: Arc<RecordingMemory>,
     plan: Mutex<Plan>,
-    start: OnceLock<u64>,
+    /// `None` inside for a layout without tensors.
+    memory: OnceLock<Option<Arc<Shared>>>,
 }
 
 struct Plan {
@@ -33,16 +83,16 @@ struct Plan {
 
 impl Layout {
     /// An empty layout that will be allocated from `source`.
-    pub(crate) fn new(source: &Arc<Arena>) -> Arc<Self> {
+    pub(crate) fn new(source: &Arc<RecordingMemory>) -> Arc<Self> {
         let mut free_list = FreeList::default();
         free_list.add_slab(0, UNBOUNDED, 0);
         let plan = Plan { free_list, bytes: 0 };
-        Arc::new(Self { source: source.clone(), plan: Mutex::new(plan), start: OnceLock::new() })
+        Arc::new(Self { source: source.clone(), plan: Mutex::new(plan), memory: OnceLock::new() })
     }
 
     /// Takes `bytes` and returns their offset and rounded size; not after [`Layout::allocate`].
     pub(crate) fn take(&self, bytes: u64) -> (u64, u64) {
-        debug_assert!(self.start.get().is_none());
+        debug_assert!(self.memory.get().is_none());
         let bytes = bytes.next_multiple_of(ALIGNMENT);
         let plan = &mut *lock(&self.plan);
         let at = plan.free_list.take(bytes).unwrap_or(UNBOUNDED);
@@ -60,31 +110,25 @@ impl Layout {
         lock(&self.plan).bytes
     }
 
-    /// Allocates the memory, once, and returns its address. Only the collector of the work calls
-    /// it.
-    pub(crate) fn allocate(&self) -> Result<u64, DriverError> {
-        if let Some(start) = self.start.get() {
-            return Ok(*start);
-        }
-        let bytes = self.bytes();
-        let start = if bytes == 0 { 0 } else { self.source.take(bytes)? };
-        Ok(*self.start.get_or_init(|| start))
+    /// Allocates the memory, once, and returns its address. `share` allows the memory of another
+    /// recording. Only the collector of the work calls it.
+    pub(crate) fn allocate(&self, share: bool) -> Result<u64, DriverError> {
+        let memory = match self.memory.get() {
+            Some(memory) => memory,
+            None => {
+                let bytes = self.bytes();
+                let made = if bytes == 0 { None } else { Some(self.source.take(bytes, share)?) };
+                self.memory.get_or_init(|| made)
+            }
+        };
+        Ok(memory.as_ref().map_or(0, |memory| memory.address))
     }
 
     /// The device address of an offset.
     pub(crate) fn address(&self, at: u64) -> Result<u64> {
-        let start =
-            self.start.get().ok_or_else(|| Error::shape("record", "its tensors have no memory before it is whole"))?;
-        Ok(start + at)
-    }
-}
-
-impl Drop for Layout {
-    fn drop(&mut self) {
-        let bytes = self.bytes();
-        if let Some(start) = self.start.get().filter(|_| bytes > 0) {
-            self.source.give(*start, bytes);
-        }
+        let memory = self.memory.get();
+        let memory = memory.ok_or_else(|| Error::shape("record", "its tensors have no memory before it is whole"))?;
+        Ok(memory.as_ref().map_or(0, |memory| memory.address) + at)
     }
 }
 

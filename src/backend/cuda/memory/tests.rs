@@ -2,7 +2,7 @@
 
 use super::allocation::Allocation;
 use super::arena::{Arena, Footprint, Placement, Source, out_of_memory};
-use super::layout::Layout;
+use super::layout::{Layout, RecordingMemory};
 use crate::backend::gpu::lock;
 use cudarc::driver::DriverError;
 use cudarc::driver::sys::CUresult;
@@ -115,7 +115,8 @@ fn a_recording_has_one_allocation_of_its_own() {
     for placement in [Placement::Slabs, Placement::Separate] {
         let fake = Arc::new(Fake { left: Mutex::new(SLAB), ..Fake::default() });
         let arena = Arena::with_source(Box::new(fake.clone()), placement, 0);
-        let layout = Layout::new(&arena);
+        let memory = RecordingMemory::new(arena.clone());
+        let layout = Layout::new(&memory);
         let [first, second] = [1000, 2000].map(|bytes| Allocation::planned(&layout, bytes));
         assert!(first.belongs_to(&layout) && first.address().is_err(), "nothing is allocated yet");
         drop(first);
@@ -124,7 +125,7 @@ fn a_recording_has_one_allocation_of_its_own() {
         let locations = [&second, &third].map(|allocation| allocation.location());
         drop((second, third));
         let whole = 1024 + 2048;
-        assert_eq!((layout.bytes(), layout.allocate(), layout.allocate()), (whole, Ok(0), Ok(0)));
+        assert_eq!((layout.bytes(), layout.allocate(true), layout.allocate(true)), (whole, Ok(0), Ok(0)));
         assert_eq!(*lock(&fake.asked), [whole], "once");
         assert_eq!(
             locations.each_ref().map(|location| location.address().unwrap()),
@@ -147,12 +148,38 @@ fn a_recording_has_one_allocation_of_its_own() {
 #[test]
 fn an_empty_recording_allocates_nothing() {
     let (fake, arena) = arena(SLAB, Placement::Slabs);
-    assert_eq!(Layout::new(&arena).allocate(), Ok(0));
+    let memory = RecordingMemory::new(arena.clone());
+    assert_eq!(Layout::new(&memory).allocate(true), Ok(0));
     assert!(lock(&fake.asked).is_empty());
-    let full = Layout::new(&arena);
+    let full = Layout::new(&memory);
     let allocation = Allocation::planned(&full, 2 * SLAB as usize);
-    assert!(out_of_memory(&full.allocate()) && allocation.address().is_err());
-    drop((allocation, full, arena));
+    assert!(out_of_memory(&full.allocate(true)) && allocation.address().is_err());
+    drop((allocation, full, memory, arena));
+    assert_eq!(*lock(&fake.left), SLAB);
+}
+
+#[test]
+fn recordings_share_memory_that_is_large_enough() {
+    let fake = Arc::new(Fake { left: Mutex::new(SLAB), ..Fake::default() });
+    let arena = Arena::with_source(Box::new(fake.clone()), Placement::Slabs, 0);
+    let memory = RecordingMemory::new(arena.clone());
+    let planned = |bytes, share| {
+        let layout = Layout::new(&memory);
+        drop(Allocation::planned(&layout, bytes));
+        (layout.allocate(share).unwrap(), layout)
+    };
+    let (address, large) = planned(4096, true);
+    let (shared, small) = planned(1024, true);
+    assert_eq!((shared, *lock(&fake.left)), (address, SLAB - 4096));
+    let (apart, reader) = planned(1024, false);
+    assert_ne!(apart, address, "it reads the other recording's tensors");
+    let (larger, largest) = planned(8192, true);
+    assert!(larger != address && larger != apart);
+    drop((large, reader, largest));
+    arena.trim();
+    assert_eq!(*lock(&fake.left), SLAB - 4096, "one recording still uses it");
+    drop(small);
+    arena.trim();
     assert_eq!(*lock(&fake.left), SLAB);
 }
 
