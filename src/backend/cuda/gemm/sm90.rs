@@ -13,18 +13,20 @@ use std::ops::Range;
 
 /// Rows of a consumer warpgroup and of a TMA box.
 pub(crate) const BOX_ROWS: usize = 64;
+/// Columns of a TMA box: 128 bytes, the widest swizzle.
+pub(crate) const BOX_COLUMNS: usize = 64;
 /// Rows of the tiles of [`Sharing::None`].
 pub(crate) const UNSHARED_TILE_M: usize = 128;
 /// Rows of the tiles of [`Sharing::A`].
 pub(crate) const A_SHARED_TILE_M: usize = Config::A_SHARED.tile.m();
 /// Values of k in a stage.
-const STEP: usize = 64;
+const STEP: usize = BOX_COLUMNS;
 /// Threads of a warpgroup.
 const WARPGROUP: usize = 128;
 /// The fixed time of a wave, in units of an output element's (measured on an H100).
 const WAVE_OVERHEAD: usize = 4500;
-/// Elements of a consumer's output buffer: 64 rows of 64 columns.
-const OUTPUT_BUFFER: usize = 64 * 64;
+/// Elements of a consumer's output buffer.
+const OUTPUT_BUFFER: usize = BOX_ROWS * BOX_COLUMNS;
 
 /// The output tile of a CTA and its shared memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

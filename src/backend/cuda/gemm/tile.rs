@@ -3,7 +3,7 @@
 use crate::backend::cuda::driver::program::{File, Program, kernel};
 use crate::backend::cuda::launch::args::Arg;
 use crate::backend::cuda::launch::gpu::Gpu;
-use crate::backend::cuda::launch::kernel::Grid;
+use crate::backend::cuda::launch::kernel::{Grid, WARP};
 use crate::error::Result;
 use crate::tensor::DType;
 
@@ -68,7 +68,7 @@ impl TiledGemm<'_> {
         let tile = Tile::for_size(self.m, self.n, gpu.device.sms);
         let grid = Grid {
             ctas: [self.m.div_ceil(tile.m) * self.n.div_ceil(tile.n), 1, 1],
-            threads: 32 * tile.warps[0] * tile.warps[1],
+            threads: WARP * tile.warps[0] * tile.warps[1],
             shared: tile.shared(),
         };
         gpu.launch(&program(self.op, self.file, tile, self.constants), self.op, grid, self.args)

@@ -22,8 +22,8 @@ pub(crate) fn type_number(dtype: DType) -> usize {
     }
 }
 
-fn program(from: usize, to: usize) -> Program {
-    Program::new("convert", &[kernel!("convert.cu")]).with("FROM", from).with("TO", to)
+fn program(from: DType, to: DType) -> Program {
+    Program::new("convert", &[kernel!("convert.cu")]).with("FROM", type_number(from)).with("TO", type_number(to))
 }
 
 impl Gpu {
@@ -32,7 +32,7 @@ impl Gpu {
             return Ok(tensor.clone());
         }
         let op = "convert";
-        let program = program(type_number(tensor.dtype()), type_number(to));
+        let program = program(tensor.dtype(), to);
         let out = self.output(op, tensor.shape(), to)?;
         let args = [Arg::Read(tensor), Arg::Write(&out), Arg::U32(tensor.len())];
         self.launch(&program, op, Grid::covering(tensor.len(), THREADS, 1), &args)?;
@@ -52,5 +52,7 @@ impl Gpu {
 
 /// The conversions that occur.
 pub(crate) fn programs() -> Vec<Program> {
-    [(0, 1), (2, 1), (1, 0), (2, 0)].map(|(from, to)| program(from, to)).to_vec()
+    let to_bf16 = [DType::F32, DType::F16].map(|from| program(from, DType::Bf16));
+    let to_f32 = [DType::Bf16, DType::F16].map(|from| program(from, DType::F32));
+    [to_bf16, to_f32].concat()
 }

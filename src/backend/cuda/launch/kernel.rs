@@ -12,6 +12,9 @@ use std::ffi::c_void;
 use std::ptr;
 use std::sync::Arc;
 
+/// Threads of a warp.
+pub(crate) const WARP: usize = 32;
+
 /// The CTAs of a launch, and the threads and dynamic shared memory (in bytes) of each.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Grid {

@@ -4,19 +4,20 @@
 use crate::backend::cuda::Cuda;
 use crate::backend::cuda::driver::program::{Program, kernel};
 use crate::backend::cuda::launch::args::Arg;
-use crate::backend::cuda::launch::kernel::Grid;
+use crate::backend::cuda::launch::kernel::{Grid, WARP};
 use crate::backend::cuda::launch::tensor_map::TensorMap;
 use crate::backend::cuda::memory::tensor::{CudaTensor, VECTOR, aligned};
 use crate::backend::{AttentionArgs, AttentionOp};
 use crate::error::{Error, Result};
 use crate::tensor::DType;
 
-/// The widest head whose output a warp holds in registers, 16 rows of it.
+/// The widest head whose output a warp has in registers, for [`WARP_QUERIES`] queries.
 const NARROW_HEAD: usize = 128;
 /// The widest head that fits shared memory.
 const MAX_HEAD: usize = 512;
-/// Warps of a CTA for narrow heads, with 16 queries each.
+/// Warps of a CTA for narrow heads, and queries of a warp.
 const WARPS: usize = 4;
+const WARP_QUERIES: usize = 16;
 /// Keys of a stage for narrow heads.
 const KEYS: usize = 64;
 /// Warps, queries and keys of a CTA for wide heads.
@@ -33,7 +34,7 @@ const SM90_BOX_ROWS: usize = 64;
 const SM90_HEAD: usize = 128;
 const SM90_THREADS: usize = 512;
 /// Shared memory of Hopper's kernel in bytes: queries, keys and values, double-buffered.
-const SM90_SHARED: usize = 2 * (SM90_QUERIES + 2 * SM90_KEYS) * SM90_HEAD * size_of::<u16>();
+const SM90_SHARED: usize = 2 * (SM90_QUERIES + 2 * SM90_KEYS) * SM90_HEAD * size_of::<half::bf16>();
 
 /// A kernel for one width of heads.
 struct Variant {
@@ -61,8 +62,8 @@ impl Variant {
         let stride = dim.next_multiple_of(16) + VECTOR;
         Self {
             program: Program::new("attention", &[kernel!("attention.cu")]).with("WARPS", WARPS).with("KEYS", KEYS),
-            queries: 16 * WARPS,
-            threads: 32 * WARPS,
+            queries: WARP_QUERIES * WARPS,
+            threads: WARP * WARPS,
             // Two stages of keys and of values.
             shared: 4 * KEYS * stride * DType::Bf16.size(),
         }
@@ -76,7 +77,7 @@ impl Variant {
         Self {
             program: Program::new("attention", &[kernel!("attention_wide.cu")]),
             queries: WIDE_QUERIES,
-            threads: 32 * WIDE_WARPS,
+            threads: WARP * WIDE_WARPS,
             shared: rows + probabilities + statistics,
         }
     }

@@ -2,7 +2,7 @@
 
 use crate::backend::cuda::Cuda;
 use crate::backend::cuda::driver::program::{File, Program, kernel};
-use crate::backend::cuda::gemm::sm90::{self, BOX_ROWS, Sharing, Sm90Gemm, UNSHARED_TILE_M};
+use crate::backend::cuda::gemm::sm90::{self, BOX_COLUMNS, BOX_ROWS, Sharing, Sm90Gemm, UNSHARED_TILE_M};
 use crate::backend::cuda::gemm::tile::{self, TiledGemm};
 use crate::backend::cuda::launch::args::Arg;
 use crate::backend::cuda::launch::gpu::Gpu;
@@ -22,6 +22,9 @@ const SM90_GEOMETRY: Conv2d = Conv2d { stride: 1, pad: [1; 4], upsample: false }
 
 /// Columns of the picture that a tile of Hopper's kernel covers.
 const SM90_TILE_WIDTH: usize = 16;
+
+/// Threads of a CTA of `merge_taps`.
+const MERGE_THREADS: usize = 128;
 
 /// The constants of a kernel besides its tile.
 struct Constants {
@@ -197,19 +200,19 @@ impl Sm90Conv2d<'_> {
         let [items, rows, columns, channels] = picture.dims();
         let strides = [pixel_strides[0] * channels, pixel_strides[1] * channels, rows * columns * channels];
         let sizes = [channels, width, height, items];
-        let boxes = [64, SM90_TILE_WIDTH, BOX_ROWS / SM90_TILE_WIDTH];
+        let boxes = [BOX_COLUMNS, SM90_TILE_WIDTH, BOX_ROWS / SM90_TILE_WIDTH];
         TensorMap::part("conv2d", picture.allocation(), start, &sizes, &strides, &boxes)
     }
 
     /// The kernels of [`Sm90Conv2d::upsampled`], made once.
     fn merge_taps(&self) -> Result<Matrix> {
         let op = "merge_taps";
-        let [o, ..] = self.w.dims();
-        let depth = self.w.matrix.width / 9;
+        let [o, kh, kw, _] = self.w.dims();
+        let depth = self.w.matrix.width / (kh * kw);
         self.gpu.outside_recording(|| {
             let merged = Matrix::output(self.gpu, op, [4 * o, 4 * depth])?;
             let args = [self.w.matrix.arg(), Arg::Write(merged.tensor()), Arg::U32(o), Arg::U32(depth)];
-            self.gpu.launch(&merge_program(), op, Grid::linear(4 * o, 128), &args)?;
+            self.gpu.launch(&merge_program(), op, Grid::linear(4 * o, MERGE_THREADS), &args)?;
             Ok(merged)
         })
     }

@@ -3,7 +3,7 @@
 use crate::backend::cuda::Cuda;
 use crate::backend::cuda::driver::program::{Program, kernel};
 use crate::backend::cuda::launch::args::Arg;
-use crate::backend::cuda::launch::kernel::Grid;
+use crate::backend::cuda::launch::kernel::{Grid, WARP};
 use crate::backend::cuda::matrix::CudaLinear;
 use crate::backend::cuda::memory::tensor::{CudaTensor, aligned};
 use crate::backend::{DeviceWeight, FinalLayerArgs, FinalLayerOp};
@@ -12,7 +12,7 @@ use crate::tensor::DType;
 
 /// Threads of a CTA, in eight warps that split k.
 const THREADS: usize = 256;
-const WARPS: usize = THREADS / 32;
+const WARPS: usize = THREADS / WARP;
 /// Tokens and columns of a CTA's tile.
 const TILE_TOKENS: usize = 32;
 const TILE_COLUMNS: usize = 64;

@@ -5,7 +5,7 @@ use crate::backend::cuda::driver::program::{Program, kernel};
 use crate::backend::cuda::launch::args::Arg;
 use crate::backend::cuda::launch::convert::type_number;
 use crate::backend::cuda::launch::kernel::Grid;
-use crate::backend::cuda::memory::tensor::{CudaTensor, vector};
+use crate::backend::cuda::memory::tensor::{CudaTensor, VECTOR, vector};
 use crate::backend::{DeviceTensor, GatherRowsArgs, GatherRowsOp};
 use crate::error::Result;
 use crate::tensor::{DType, Weight};
@@ -13,8 +13,8 @@ use crate::tensor::{DType, Weight};
 /// Threads of a CTA.
 const THREADS: usize = 128;
 
-fn program(type_number: usize, vector: usize) -> Program {
-    Program::new("gather_rows", &[kernel!("gather_rows.cu")]).with("TYPE", type_number).with("VECTOR", vector)
+fn program(dtype: DType, vector: usize) -> Program {
+    Program::new("gather_rows", &[kernel!("gather_rows.cu")]).with("TYPE", type_number(dtype)).with("VECTOR", vector)
 }
 
 impl GatherRowsOp for Cuda {
@@ -27,7 +27,7 @@ impl GatherRowsOp for Cuda {
         let gpu = &self.gpu;
         let GatherRowsArgs { table, ids } = args;
         let [rows, width] = table.dims();
-        let program = program(type_number(table.dtype()), vector(width));
+        let program = program(table.dtype(), vector(width));
         let out = gpu.output(op, shape, DType::Bf16)?;
         let args = [Arg::Read(table), Arg::Read(ids), Arg::Write(&out), Arg::U32(rows), Arg::U32(width)];
         gpu.launch(&program, op, Grid::linear(ids.len(), THREADS), &args)?;
@@ -37,5 +37,6 @@ impl GatherRowsOp for Cuda {
 
 /// Programs for every type, with and without vectors.
 pub(crate) fn programs() -> Vec<Program> {
-    [1, 8].into_iter().flat_map(|vector| [0, 1, 2].map(|number| program(number, vector))).collect()
+    let dtypes = [DType::F32, DType::Bf16, DType::F16];
+    [1, VECTOR].into_iter().flat_map(|vector| dtypes.map(|dtype| program(dtype, vector))).collect()
 }

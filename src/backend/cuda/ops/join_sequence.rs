@@ -4,7 +4,7 @@ use crate::backend::cuda::Cuda;
 use crate::backend::cuda::driver::program::{Program, kernel};
 use crate::backend::cuda::launch::args::Arg;
 use crate::backend::cuda::launch::kernel::Grid;
-use crate::backend::cuda::memory::tensor::{CudaTensor, vector};
+use crate::backend::cuda::memory::tensor::{CudaTensor, VECTOR, vector};
 use crate::backend::{JoinSequenceArgs, JoinSequenceOp};
 use crate::error::Result;
 use crate::tensor::DType;
@@ -45,5 +45,5 @@ impl JoinSequenceOp for Cuda {
 
 /// Programs with and without vectors.
 pub(crate) fn programs() -> Vec<Program> {
-    [1, 8].map(program).to_vec()
+    [1, VECTOR].map(program).to_vec()
 }

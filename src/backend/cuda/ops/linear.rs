@@ -4,7 +4,7 @@ use crate::backend::cuda::Cuda;
 use crate::backend::cuda::driver::program::{File, Program, kernel};
 use crate::backend::cuda::gemm::autotune::OwnKernel;
 use crate::backend::cuda::gemm::gemv::{self, Gemv, MAX_ROWS};
-use crate::backend::cuda::gemm::sm90::{self, Sharing, Sm90Gemm};
+use crate::backend::cuda::gemm::sm90::{self, BOX_COLUMNS, Sharing, Sm90Gemm};
 use crate::backend::cuda::gemm::tile::{self, TiledGemm};
 use crate::backend::cuda::launch::args::Arg;
 use crate::backend::cuda::launch::gpu::Gpu;
@@ -51,8 +51,8 @@ fn gemm(gpu: &Gpu, x: &CudaTensor, w: &CudaLinear, out: &CudaTensor) -> Result<(
         m,
         weights: &w.matrix,
         columns: 0..n,
-        a: sm90::row_map(op, x, [m, k], 64),
-        out: sm90::row_map(op, out, [m, n], 64),
+        a: sm90::row_map(op, x, [m, k], BOX_COLUMNS),
+        out: sm90::row_map(op, out, [m, n], BOX_COLUMNS),
         sharing: Sharing::WIfFaster,
     };
     gemm.launch(gpu, &[Arg::optional(w.bias.as_ref())], &[m, n, k].map(Arg::U32))

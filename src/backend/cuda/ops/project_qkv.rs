@@ -2,7 +2,7 @@
 
 use crate::backend::cuda::Cuda;
 use crate::backend::cuda::driver::program::{Program, kernel};
-use crate::backend::cuda::gemm::sm90::{self, A_SHARED_TILE_M, Sharing, Sm90Gemm};
+use crate::backend::cuda::gemm::sm90::{self, A_SHARED_TILE_M, BOX_COLUMNS, Sharing, Sm90Gemm};
 use crate::backend::cuda::launch::args::Arg;
 use crate::backend::cuda::launch::gpu::Gpu;
 use crate::backend::cuda::matrix::CudaLinear;
@@ -57,8 +57,8 @@ impl ProjectQkvOp for Cuda {
             m,
             weights: &w.matrix,
             columns: 0..n,
-            a: sm90::row_map(op, &x, [m, k], 64),
-            out: sm90::row_map(op, &out, [m, n], 64),
+            a: sm90::row_map(op, &x, [m, k], BOX_COLUMNS),
+            out: sm90::row_map(op, &out, [m, n], BOX_COLUMNS),
             sharing: Sharing::A,
         };
         let epilogue = [Arg::Read(&q_norm), Arg::Read(&k_norm), Arg::Read(rotation)];

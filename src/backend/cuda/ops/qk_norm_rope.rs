@@ -3,15 +3,13 @@
 use crate::backend::cuda::Cuda;
 use crate::backend::cuda::driver::program::{Program, kernel};
 use crate::backend::cuda::launch::args::Arg;
-use crate::backend::cuda::launch::kernel::Grid;
+use crate::backend::cuda::launch::kernel::{Grid, WARP};
 use crate::backend::cuda::memory::tensor::{CudaTensor, VECTOR};
 use crate::backend::{DeviceTensor, QkNormRope, QkNormRopeArgs, QkNormRopeOp, RopePairs};
 use crate::error::Result;
 
 /// Threads of a CTA.
 const THREADS: usize = 128;
-/// Threads of a warp.
-const WARP: usize = 32;
 
 /// The lanes that share a head with one vector each, if vectors fit the head.
 fn lanes(dim: usize) -> Option<usize> {

@@ -4,17 +4,20 @@ use crate::backend::cuda::Cuda;
 use crate::backend::cuda::driver::program::{Program, kernel};
 use crate::backend::cuda::launch::args::Arg;
 use crate::backend::cuda::launch::gpu::Gpu;
-use crate::backend::cuda::launch::kernel::Grid;
+use crate::backend::cuda::launch::kernel::{Grid, WARP};
 use crate::backend::cuda::memory::tensor::{CudaTensor, vector};
 use crate::backend::gpu::residual_norm::Parts;
 use crate::backend::{Branch, Modulation, ResidualNormArgs, ResidualNormOp, RmsNorm};
 use crate::error::Result;
 use crate::tensor::DType;
 
+/// The most threads of a CTA.
+const MAX_THREADS: usize = 1024;
+
 /// The threads for a token of `width`, each of which keeps about four vectors in registers.
 fn threads(width: usize) -> usize {
     let vectors = width / vector(width);
-    vectors.div_ceil(4).next_multiple_of(32).clamp(32, 1024)
+    vectors.div_ceil(4).next_multiple_of(WARP).clamp(WARP, MAX_THREADS)
 }
 
 fn program(op: &'static str, width: usize, parts: Parts) -> Program {

@@ -4,7 +4,7 @@
 use crate::backend::cuda::Cuda;
 use crate::backend::cuda::driver::program::{File, Program, kernel};
 use crate::backend::cuda::gemm::gemv::{self, Gemv, MAX_ROWS};
-use crate::backend::cuda::gemm::sm90::{self, Sharing, Sm90Gemm};
+use crate::backend::cuda::gemm::sm90::{self, BOX_COLUMNS, Sharing, Sm90Gemm};
 use crate::backend::cuda::gemm::tile::{self, TiledGemm};
 use crate::backend::cuda::launch::args::Arg;
 use crate::backend::cuda::matrix::{CudaSwiGlu, Matrix};
@@ -52,9 +52,9 @@ impl SwiGluOp for Cuda {
                 m,
                 weights: &w.matrix,
                 columns: 0..n,
-                a: sm90::row_map(op, &x, [m, k], 64),
+                a: sm90::row_map(op, &x, [m, k], BOX_COLUMNS),
                 // A box of the output has half of the gemm's columns.
-                out: sm90::row_map(op, &out, [m, hidden], 32),
+                out: sm90::row_map(op, &out, [m, hidden], BOX_COLUMNS / 2),
                 sharing: Sharing::WIfFaster,
             };
             gemm.launch(gpu, &[], &[m, n, k].map(Arg::U32))?;
