@@ -4,46 +4,32 @@
 //! weights stay as they are stored and are widened where they are read, all arithmetic is F32. The faster variants
 //! multiply halves, make matrices F16 once they are on the device, and sum by subgroup operations: see [`Shaders`].
 
-mod adapters;
-mod attention;
-mod cache;
-mod conv2d;
-mod device;
-mod elementwise;
-mod gpu;
-mod guide_and_step;
-mod halves;
-mod linear;
+mod driver;
+mod gemm;
+mod launch;
 mod matrix;
 mod memory;
-mod norms;
-mod patches;
-mod pipelines;
-mod product;
-mod program;
-mod recording;
-mod reduction;
-mod tensor;
-mod variant;
+mod ops;
+#[cfg(test)]
+mod tests;
 
 use super::*;
 use crate::error::{Error, Result};
 use crate::tensor::{DType, HostTensor, Weight};
-pub use adapters::{AdapterInfo, Adapters, adapters};
-use gpu::{Event, Gpu};
-use matrix::{Filling, Matrix, Stored};
+pub use driver::adapters::{AdapterInfo, Adapters, adapters};
+pub use driver::variant::Shaders;
+pub use launch::event::WebGpuEvent;
+use launch::gpu::Gpu;
+pub use launch::recording::WebGpuRecording;
+use matrix::stored::Stored;
+use matrix::upload::MatrixUpload;
 pub use matrix::{WebGpuConv2d, WebGpuLinear, WebGpuSwiGlu};
-pub use recording::WebGpuRecording;
-pub use tensor::WebGpuTensor;
-pub use variant::Shaders;
+pub use memory::tensor::WebGpuTensor;
+use ops::{attention, conv2d, elementwise, embed_patches as patches, guide_and_step, linear, residual_norm as norms};
 
 /// The `webgpu` backend.
 #[derive(Debug)]
 pub struct WebGpu(Gpu);
-
-/// A point in the order of the verbs.
-#[derive(Debug)]
-pub struct WebGpuEvent(Event);
 
 impl WebGpu {
     /// The best adapter of this machine.
@@ -84,7 +70,8 @@ pub fn shaders() -> Vec<(String, &'static str, String)> {
         conv2d::programs(),
         elementwise::programs(),
         guide_and_step::programs(),
-        halves::programs(),
+        matrix::activations::programs(),
+        matrix::f16::programs(),
         linear::programs(),
         norms::programs(),
         patches::programs(),
@@ -111,11 +98,11 @@ impl Runtime for WebGpu {
     }
 
     fn operands(&self) -> DType {
-        if self.0.device.variant.halves() { DType::F16 } else { DType::F32 }
+        if self.0.device.variant.f16() { DType::F16 } else { DType::F32 }
     }
 
     fn peak_memory(&self) -> Option<u64> {
-        Some(self.0.peak_memory())
+        Some(self.0.pool.peak())
     }
 
     fn largest_activation(&self) -> usize {
@@ -124,11 +111,11 @@ impl Runtime for WebGpu {
 
     /// Variants that multiply halves have every matrix so. Tables stay as they are stored.
     fn weights(&self, stored: DType) -> DType {
-        if self.0.device.variant.halves() { DType::F16 } else { stored }
+        if self.0.device.variant.f16() { DType::F16 } else { stored }
     }
 
     fn trim(&self) {
-        self.0.trim();
+        self.0.pool.end_stage();
     }
 
     /// What is stored in a shorter floating type is widened, as it is small and shaders read it as F32.
@@ -152,11 +139,11 @@ impl Runtime for WebGpu {
     }
 
     fn event(&self) -> Result<WebGpuEvent> {
-        self.0.event().map(WebGpuEvent)
+        self.0.event()
     }
 
     async fn wait(&self, event: WebGpuEvent) -> Result<()> {
-        self.0.wait(event.0).await
+        self.0.wait(event).await
     }
 }
 
@@ -181,9 +168,9 @@ impl LinearOp for WebGpu {
         dims: [usize; 2],
     ) -> Result<WebGpuLinear> {
         let verb = "upload_linear";
-        let mut filling = Filling::new(&self.0, verb, Stored::of(parts), dims, 1)?;
-        Weight::each_piece(parts, |first, rows| filling.write(first, 0, &rows)).await?;
-        Ok(WebGpuLinear { matrix: filling.finish()?, bias: self.bias(verb, biases)? })
+        let mut rows = MatrixUpload::new(&self.0, verb, Stored::of(parts), dims, 1)?;
+        Weight::each_piece(parts, |first, part| rows.write(first, 0, &part)).await?;
+        Ok(WebGpuLinear { matrix: rows.finish()?, bias: self.bias(verb, biases)? })
     }
 
     fn run_linear(&self, a: LinearArgs<'_, WebGpuTensor, WebGpuLinear>, _: &[usize]) -> Result<WebGpuTensor> {
@@ -196,13 +183,13 @@ impl SwiGluOp for WebGpu {
 
     async fn run_upload_swiglu(&self, gate: &Weight<'_>, up: &Weight<'_>, dims: [usize; 2]) -> Result<WebGpuSwiGlu> {
         let verb = "upload_swiglu";
-        let mut filling = Filling::new(&self.0, verb, Stored::of([gate, up]), dims, 2)?;
+        let mut rows = MatrixUpload::new(&self.0, verb, Stored::of([gate, up]), dims, 2)?;
         let write = |first, [gate, up]: [HostTensor; 2]| {
-            filling.write(first, 0, &gate)?;
-            filling.write(first, 1, &up)
+            rows.write(first, 0, &gate)?;
+            rows.write(first, 1, &up)
         };
         Weight::each_pair([gate, up], write).await?;
-        Ok(WebGpuSwiGlu { matrix: filling.finish()? })
+        Ok(WebGpuSwiGlu { matrix: rows.finish()? })
     }
 
     fn run_swiglu(&self, a: SwiGluArgs<'_, WebGpuTensor, WebGpuSwiGlu>, _: &[usize]) -> Result<WebGpuTensor> {
@@ -220,7 +207,7 @@ impl Conv2dOp for WebGpu {
         stored @ [o, i, kh, kw]: [usize; 4],
     ) -> Result<WebGpuConv2d> {
         let verb = "upload_conv2d";
-        let matrix = Matrix::kernel(&self.0, verb, kernel, stored)?;
+        let matrix = MatrixUpload::kernel(&self.0, verb, kernel, stored)?;
         let bias = self.bias(verb, bias.map_or(&[], std::slice::from_ref))?;
         Ok(WebGpuConv2d { matrix, dims: [o, kh, kw, i], bias })
     }

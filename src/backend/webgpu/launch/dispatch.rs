@@ -1,0 +1,114 @@
+//! Dispatches in order: pending, submitted or recorded.
+
+use super::binding::Binding;
+use super::gpu::Gpu;
+use super::program::Program;
+use super::recording::{Dispatch, Prepared, Recorder, Slice, WebGpuRecording};
+use crate::backend::webgpu::driver::lock;
+use crate::backend::webgpu::memory::allocate::check_size;
+use crate::error::{Error, Result};
+
+/// Most dispatches that wait for a submission.
+const MAX_PENDING: usize = 64;
+/// Most workgroups in one dimension of a dispatch.
+const MAX_GROUPS: usize = 65_535;
+
+impl Gpu {
+    /// A dispatch of `groups ≥ 1` workgroups, split over x and y above [`MAX_GROUPS`]. Shaders take
+    /// their index from both.
+    fn prepare(&self, program: &Program, bindings: &[Binding], uniform: Vec<u32>, groups: usize) -> Result<Dispatch> {
+        let rows = groups.div_ceil(MAX_GROUPS);
+        if rows > MAX_GROUPS {
+            return Err(Error::Device(format!("{}: {groups} workgroups are more than a GPU takes", program.name)));
+        }
+        for binding in bindings {
+            let limit = self.device.max_binding;
+            check_size(&self.device, program.name, format_args!("a tensor"), binding.bytes, limit)?;
+        }
+        let pipeline = self.pipelines.get(&self.device.device, program.label(), || Ok(program.compiled()))?;
+        self.device.faults.check()?;
+        let groups = [groups.div_ceil(rows) as u32, rows as u32, 1];
+        Ok(Dispatch { pipeline, slices: bindings.iter().map(Slice::from).collect(), uniform, groups })
+    }
+
+    /// Runs a dispatch on new memory at once, also inside a recording.
+    pub(crate) fn run_now(
+        &self,
+        program: &Program,
+        bindings: &[Binding],
+        uniform: Vec<u32>,
+        groups: usize,
+    ) -> Result<()> {
+        let dispatch = self.prepare(program, bindings, uniform, groups)?;
+        self.submit(&Prepared::new(&self.device.device, vec![dispatch]));
+        Ok(())
+    }
+
+    /// Appends a dispatch of `groups` workgroups to the recording or to the pending work.
+    pub(crate) fn dispatch(
+        &self,
+        program: &Program,
+        bindings: &[Binding],
+        uniform: Vec<u32>,
+        groups: usize,
+    ) -> Result<()> {
+        if groups == 0 {
+            return Ok(());
+        }
+        let dispatch = self.prepare(program, bindings, uniform, groups)?;
+        let full = {
+            let mut queue = lock(&self.queue);
+            if let Some(recorder) = &mut queue.recorder {
+                recorder.push(dispatch, bindings);
+                return Ok(());
+            }
+            queue.pending.push(dispatch);
+            queue.pending.len() >= MAX_PENDING
+        };
+        if full {
+            self.flush();
+        }
+        Ok(())
+    }
+
+    /// Submits pending work.
+    pub(crate) fn flush(&self) {
+        let pending = std::mem::take(&mut lock(&self.queue).pending);
+        if !pending.is_empty() {
+            self.submit(&Prepared::new(&self.device.device, pending));
+        }
+    }
+
+    fn submit(&self, prepared: &Prepared) {
+        if let Some(last) = prepared.submit(&self.device.device, &self.device.queue) {
+            lock(&self.queue).last = Some(last);
+        }
+    }
+
+    /// Records the ops that `steps` calls instead of running them.
+    pub(crate) fn record(&self, steps: impl FnOnce() -> Result<()>) -> Result<WebGpuRecording> {
+        {
+            let mut queue = lock(&self.queue);
+            if queue.recorder.is_some() {
+                return Err(Error::shape("record", "recordings do not nest"));
+            }
+            queue.recorder = Some(Recorder::new(&self.pool));
+        }
+        let result = steps();
+        let recorder = lock(&self.queue).recorder.take();
+        result?;
+        let Some(Recorder { dispatches, pool, outside }) = recorder else {
+            return Err(Error::shape("record", "the recording is gone"));
+        };
+        let prepared = Prepared::new(&self.device.device, dispatches);
+        self.device.faults.check()?;
+        Ok(WebGpuRecording { prepared, _pool: pool, _outside: outside })
+    }
+
+    /// Submits a recording.
+    pub(crate) fn replay(&self, recording: &WebGpuRecording) -> Result<()> {
+        self.flush();
+        self.submit(&recording.prepared);
+        self.device.faults.check()
+    }
+}

@@ -1,0 +1,10 @@
+//! Programs, and their dispatches in order: at once or recorded.
+
+pub(crate) mod binding;
+mod dispatch;
+pub(crate) mod event;
+pub(crate) mod gpu;
+pub(crate) mod program;
+pub(crate) mod recording;
+mod reduction;
+mod transfer;

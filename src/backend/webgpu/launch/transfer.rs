@@ -1,0 +1,122 @@
+//! Uploads and downloads.
+
+use super::gpu::Gpu;
+use crate::backend::DeviceTensor;
+use crate::backend::webgpu::driver::lock;
+use crate::backend::webgpu::driver::signal::Signal;
+use crate::backend::webgpu::memory::allocate::{Request, check_size};
+use crate::backend::webgpu::memory::pool::Memory;
+use crate::backend::webgpu::memory::tensor::{WebGpuTensor, padded_bytes};
+use crate::backend::webgpu::memory::upload::Upload;
+use crate::error::{Error, Result};
+use crate::reserve;
+use crate::tensor::{DType, HostTensor, Weight};
+use std::fmt;
+use std::sync::Arc;
+
+/// Bytes of uploads after which the host waits for the device to copy them, so that loading a model
+/// does not hold a second copy of it.
+const MAX_UPLOADED: u64 = 256 << 20;
+/// Bytes of the flag that follows a downloaded picture.
+const FLAG_BYTES: u64 = 4;
+/// Advice for weights that do not fit.
+const LIGHTER: &str = if cfg!(target_family = "wasm") {
+    "a smaller model may fit, or one in shorter types"
+} else {
+    "--offload sequential, a smaller model or one in shorter types may fit"
+};
+
+impl Gpu {
+    /// A zeroed buffer of `bytes` for the host to write. `limit`: the device's limit for this
+    /// buffer's use.
+    pub(crate) fn start_upload(&self, op: &str, shape: &[usize], bytes: u64, limit: u64) -> Result<Upload> {
+        self.device.faults.check()?;
+        check_size(&self.device, op, format_args!("a tensor of shape {shape:?}"), bytes, limit)?;
+        let buffer = self.allocate(Request { op, shape, bytes, mapped: Upload::MAPPED, instead: LIGHTER })?;
+        Upload::new(op, buffer, &self.pool)
+    }
+
+    /// Ends an upload: from now on the memory belongs to the device.
+    pub(crate) fn finish_upload(&self, upload: Upload) -> Result<Arc<Memory>> {
+        let memory = upload.memory().clone();
+        drop(upload);
+        let full = {
+            let mut queue = lock(&self.queue);
+            queue.uploaded += memory.buffer().size();
+            queue.uploaded > MAX_UPLOADED
+        };
+        if full {
+            lock(&self.queue).uploaded = 0;
+            self.device.queue.submit([]);
+            self.device.poll(None)?;
+        }
+        Ok(memory)
+    }
+
+    /// A buffer for a matrix that the device writes at once.
+    pub(crate) fn matrix_memory(&self, op: &str, shape: &[usize], bytes: u64) -> Result<Arc<Memory>> {
+        let buffer = self.allocate(Request { op, shape, bytes, mapped: false, instead: LIGHTER })?;
+        Ok(Memory::new(buffer, &self.pool))
+    }
+
+    /// Uploads a tensor as it is.
+    pub(crate) fn upload_tensor(&self, op: &str, tensor: &HostTensor) -> Result<WebGpuTensor> {
+        let mut upload = self.start_tensor(op, tensor.shape(), tensor.dtype())?;
+        upload.write(&self.device.queue, 0, tensor.bytes());
+        Ok(WebGpuTensor::new(tensor.shape(), tensor.dtype(), self.finish_upload(upload)?))
+    }
+
+    /// Uploads a table as it is stored, row after row.
+    pub(crate) async fn upload_table(&self, op: &str, table: &Weight<'_>) -> Result<WebGpuTensor> {
+        let mut upload = self.start_tensor(op, table.shape(), table.dtype())?;
+        let write = |first: usize, rows: HostTensor| {
+            upload.write(&self.device.queue, first * table.row_bytes(), rows.bytes());
+            Ok(())
+        };
+        Weight::each_piece(std::slice::from_ref(table), write).await?;
+        Ok(WebGpuTensor::new(table.shape(), table.dtype(), self.finish_upload(upload)?))
+    }
+
+    fn start_tensor(&self, op: &str, shape: &[usize], dtype: DType) -> Result<Upload> {
+        self.start_upload(op, shape, padded_bytes(shape, dtype), self.device.limits.max_buffer_size)
+    }
+
+    /// Copies a tensor to the host after all work called before.
+    pub(crate) async fn download(&self, tensor: &WebGpuTensor) -> Result<HostTensor> {
+        self.device.faults.check()?;
+        self.flush();
+        let device = &self.device.device;
+        let bytes = tensor.bytes();
+        // The flag of values that are not finite follows a picture.
+        let picture = tensor.dtype() == DType::U8;
+        let staging = device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("download"),
+            size: bytes + if picture { FLAG_BYTES } else { 0 },
+            usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        });
+        let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        encoder.copy_buffer_to_buffer(tensor.memory().buffer(), 0, &staging, 0, Some(bytes));
+        if picture {
+            let flag = self.non_finite.buffer();
+            encoder.copy_buffer_to_buffer(flag, 0, &staging, bytes, Some(FLAG_BYTES));
+            encoder.clear_buffer(flag, 0, Some(FLAG_BYTES));
+        }
+        let submission = self.device.queue.submit([encoder.finish()]);
+        let mapped = Signal::new();
+        staging.map_async(wgpu::MapMode::Read, .., mapped.sender());
+        self.poll_for(&mapped, Some(&submission))?;
+        let result = mapped.await;
+        self.device.faults.check()?;
+        let refused = |error: &dyn fmt::Display| Error::Device(format!("the GPU's memory cannot be read: {error}"));
+        result.map_err(|error| refused(&error))?;
+        let view = staging.get_mapped_range(..).map_err(|error| refused(&error))?;
+        if picture && view[bytes as usize..].iter().any(|&byte| byte != 0) {
+            return Err(Error::NonFinitePicture);
+        }
+        let len = tensor.len() * tensor.dtype().size();
+        let stored = reserve::copied(&view[..len], "what comes back from the GPU")?;
+        HostTensor::new(tensor.dtype(), tensor.shape(), stored.into())
+            .ok_or_else(|| Error::shape("download", "a tensor's memory does not hold its shape"))
+    }
+}

@@ -1,0 +1,91 @@
+//! F16 matrices with a scale, as the variants with F16 operands store them on the device.
+//!
+//! A matrix is multiplied by the power of two that brings its largest magnitude to 2¹⁴ … 2¹⁵, then
+//! rounded to F16. The product divides its sums by it. A power of two changes no digit, and BF16
+//! has fewer digits than F16, so such a matrix loses only values below 2⁻²⁹ of its largest. The
+//! host finds the largest magnitude while the rows pass, on all its threads; the device converts.
+
+use super::stored::{Piece, Stored};
+use crate::backend::webgpu::launch::gpu::Gpu;
+use crate::backend::webgpu::launch::program::{Program, wgsl};
+use crate::error::Result;
+use half::f16;
+#[cfg(not(target_family = "wasm"))]
+use rayon::prelude::*;
+
+/// Bytes that one thread of the host scans.
+const SCAN_BYTES: usize = 256 << 10;
+/// Values that one thread of the device converts.
+const VEC: usize = 8;
+/// Threads of a workgroup.
+const THREADS: usize = 256;
+/// The exponent of the largest magnitude after scaling, one below the largest of F16.
+const TARGET_EXPONENT: i32 = 14;
+/// The exponent bias of F32.
+const F32_BIAS: i32 = 127;
+/// Scales stay within 2^±120, so that their inverses are normal numbers too.
+const MAX_SCALE_EXPONENT: i32 = 120;
+
+/// The largest exponent of values in `stored`, as F32 stores it.
+pub(crate) fn exponent(stored: Stored, bytes: &[u8]) -> u32 {
+    #[cfg(not(target_family = "wasm"))]
+    let parts = bytes.par_chunks(SCAN_BYTES);
+    #[cfg(target_family = "wasm")]
+    let parts = bytes.chunks(SCAN_BYTES);
+    let largest = parts.map(|part| max_magnitude(stored, part)).max().unwrap_or(0);
+    let bits = match stored {
+        Stored::Bf16 => largest << 16,
+        Stored::F16 => f16::from_bits(largest as u16).to_f32().to_bits(),
+        Stored::F32 => largest,
+    };
+    bits >> 23
+}
+
+/// The largest magnitude as it is stored: magnitudes are ordered like their bits.
+fn max_magnitude(stored: Stored, part: &[u8]) -> u32 {
+    if stored == Stored::F32 {
+        let words = part.chunks_exact(4).map(|w| u32::from_le_bytes([w[0], w[1], w[2], w[3]]) & 0x7fff_ffff);
+        words.max().unwrap_or(0)
+    } else {
+        let words = part.chunks_exact(2).map(|w| u16::from_le_bytes([w[0], w[1]]) & 0x7fff);
+        words.max().unwrap_or(0).into()
+    }
+}
+
+/// The e whose 2^e brings values of this stored exponent to 2¹⁴ … 2¹⁵. `activations_to_f16.wgsl`
+/// computes the same.
+pub(crate) fn scale_exponent(exponent: u32) -> i32 {
+    (TARGET_EXPONENT - (exponent as i32 - F32_BIAS)).clamp(-MAX_SCALE_EXPONENT, MAX_SCALE_EXPONENT)
+}
+
+/// 2^e.
+pub(crate) fn power_of_two(e: i32) -> f32 {
+    f32::from_bits(((F32_BIAS + e) as u32) << 23)
+}
+
+fn program(stored: Stored) -> Program {
+    Program::new("narrow_matrix", &[wgsl!("common"), wgsl!("narrow_matrix")]).with("TYPE", stored.number())
+}
+
+/// Every program of this file.
+pub(crate) fn programs() -> Vec<Program> {
+    Stored::ALL.map(program).to_vec()
+}
+
+/// Converts rows of `width` values in `stored` to F16 times 2^e: in place, or from F32, whose
+/// memory is freed.
+pub(crate) fn convert(gpu: &Gpu, op: &str, stored: Stored, width: usize, from: Piece, e: i32) -> Result<Piece> {
+    let stored_row = stored.row_stride(width);
+    let row = Stored::F16.row_stride(width);
+    let rows = from.bytes as usize / (stored_row * stored.size());
+    let mut to = Piece { bytes: (rows * row * Stored::F16.size()) as u64, memory: from.memory.clone(), ..from };
+    let mut source = gpu.absent_input();
+    if stored == Stored::F32 {
+        to.memory = gpu.matrix_memory(op, &[rows, width], to.bytes)?;
+        from.memory.free_on_drop();
+        source = from.binding();
+    }
+    let vectors = rows * row / VEC;
+    let parameters = vec![vectors as u32, (row / VEC) as u32, (stored_row / VEC) as u32, e as u32];
+    gpu.run_now(&program(stored), &[source, to.binding()], parameters, vectors.div_ceil(THREADS)).map(|()| to)
+}

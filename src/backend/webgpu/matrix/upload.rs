@@ -1,0 +1,130 @@
+//! Matrices while their rows are uploaded.
+
+use super::f16;
+use super::stored::{Piece, Stored};
+use super::{Matrix, padded_channels};
+use crate::backend::webgpu::launch::gpu::Gpu;
+use crate::backend::webgpu::memory::upload::Upload;
+use crate::error::{Error, Result};
+use crate::reserve::zeros;
+use crate::tensor::HostTensor;
+
+/// A matrix, or the two of a swiglu, during its upload.
+///
+/// Rows are uploaded as they are stored. Where the variant wants F16, the device converts them at
+/// the end, when the largest magnitude is known.
+pub(crate) struct MatrixUpload<'g> {
+    gpu: &'g Gpu,
+    op: &'static str,
+    stored: Stored,
+    rows: usize,
+    width: usize,
+    pieces: Vec<(Upload, Piece)>,
+    /// The largest exponent so far, as F32 stores it. Only F16 matrices need it.
+    exponent: u32,
+}
+
+impl<'g> MatrixUpload<'g> {
+    /// Allocates `matrices` matrices `[rows, width]`, one or two, whose elements arrive as
+    /// `stored`. Pieces are cut by the size of that type, even if F16 takes half of it in the end.
+    pub(crate) fn new(
+        gpu: &'g Gpu,
+        op: &'static str,
+        stored: Stored,
+        [rows, width]: [usize; 2],
+        matrices: usize,
+    ) -> Result<Self> {
+        let row_bytes = (stored.row_stride(width) * stored.size() * matrices) as u64;
+        let limit = gpu.device.max_binding;
+        let piece_rows = usize::try_from(limit / row_bytes).unwrap_or(usize::MAX);
+        if piece_rows == 0 {
+            return Err(Error::Device(format!(
+                "{op}: one row of a matrix [{rows}, {width}] takes {row_bytes} bytes, and {} allows {limit} for one buffer",
+                gpu.device.info.name
+            )));
+        }
+        let mut pieces = Vec::new();
+        for first in (0..rows).step_by(piece_rows) {
+            let rows = piece_rows.min(rows - first);
+            let bytes = row_bytes * rows as u64;
+            let upload = gpu.start_upload(op, &[rows, width], bytes, limit)?;
+            let memory = upload.memory().clone();
+            pieces.push((upload, Piece { memory, bytes, first, rows }));
+        }
+        Ok(Self { gpu, op, stored, rows, width, pieces, exponent: 0 })
+    }
+
+    /// Writes rows of the first matrix (0) or the second (1), from row `first` on.
+    pub(crate) fn write(&mut self, first: usize, matrix: usize, rows: &HostTensor) -> Result<()> {
+        self.write_bytes(first, matrix, self.stored.bytes(rows)?.as_ref());
+        self.gpu.device.faults.check()
+    }
+
+    fn write_bytes(&mut self, first: usize, matrix: usize, bytes: &[u8]) {
+        if self.gpu.device.variant.f16() {
+            self.exponent = self.exponent.max(f16::exponent(self.stored, bytes));
+        }
+        let row = self.width * self.stored.size();
+        let stride = self.stored.row_stride(self.width) * self.stored.size();
+        let end = first + bytes.len() / row;
+        for (upload, piece) in &mut self.pieces {
+            let from = first.max(piece.first);
+            let until = end.min(piece.first + piece.rows);
+            if from >= until {
+                continue;
+            }
+            let part = &bytes[(from - first) * row..(until - first) * row];
+            let at = (matrix * piece.rows + from - piece.first) * stride;
+            // Rows without padding are contiguous and are written at once.
+            let chunk = if row == stride { part.len() } else { row };
+            for (i, values) in part.chunks_exact(chunk).enumerate() {
+                upload.write(&self.gpu.device.queue, at + i * stride, values);
+            }
+        }
+    }
+
+    /// The rows as they were written.
+    pub(crate) fn written(self) -> Result<Vec<Piece>> {
+        let Self { gpu, pieces, .. } = self;
+        pieces.into_iter().map(|(upload, piece)| gpu.finish_upload(upload).map(|_| piece)).collect()
+    }
+
+    /// The matrix, after all rows are written.
+    pub(crate) fn finish(self) -> Result<Matrix> {
+        let Self { gpu, op, stored, rows, width, exponent, .. } = self;
+        let pieces = self.written()?;
+        if !gpu.device.variant.f16() {
+            return Ok(Matrix { stored, rows, width, scale: 1.0, pieces });
+        }
+        let e = f16::scale_exponent(exponent);
+        let pieces = pieces.into_iter().map(|piece| f16::convert(gpu, op, stored, width, piece, e));
+        let pieces = pieces.collect::<Result<_>>()?;
+        Ok(Matrix { stored: Stored::F16, rows, width, scale: f16::power_of_two(e), pieces })
+    }
+
+    /// A convolution's kernel `[O, I, kh, kw]` as `[O, kh·kw·P]`, where `P` is [`padded_channels`]
+    /// of `I`.
+    pub(crate) fn kernel(
+        gpu: &Gpu,
+        op: &'static str,
+        kernel: &HostTensor,
+        [o, i, kh, kw]: [usize; 4],
+    ) -> Result<Matrix> {
+        let stored = Stored::from(kernel.dtype());
+        let size = stored.size();
+        let taps = kh * kw;
+        let padded = padded_channels(gpu, i);
+        let width = taps * padded;
+        let mut rows = zeros(o * width * size, "the kernel of a convolution")?;
+        for (from, value) in stored.bytes(kernel)?.chunks_exact(size).enumerate() {
+            let out = from / taps / i;
+            let channel = from / taps % i;
+            let tap = from % taps;
+            let to = (out * width + tap * padded + channel) * size;
+            rows[to..to + size].copy_from_slice(value);
+        }
+        let mut upload = MatrixUpload::new(gpu, op, stored, [o, width], 1)?;
+        upload.write_bytes(0, 0, &rows);
+        upload.finish()
+    }
+}

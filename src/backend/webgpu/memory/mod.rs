@@ -1,0 +1,6 @@
+//! Buffers of the device: allocation, reuse, tensors and uploads.
+
+pub(crate) mod allocate;
+pub(crate) mod pool;
+pub(crate) mod tensor;
+pub(crate) mod upload;

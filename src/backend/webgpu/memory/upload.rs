@@ -1,0 +1,53 @@
+//! New buffers that the host writes.
+
+use super::pool::{Memory, Pool};
+use crate::error::{Error, Result};
+use std::sync::Arc;
+
+/// A new buffer that the host is writing. No submitted work uses it yet.
+#[derive(Debug)]
+pub(crate) struct Upload {
+    view: Option<wgpu::BufferViewMut>,
+    memory: Arc<Memory>,
+}
+
+impl Upload {
+    /// Whether the buffer is mapped. A browser would map a copy of the whole buffer into this
+    /// program's memory, while its queue takes parts as they are.
+    pub(crate) const MAPPED: bool = !cfg!(target_family = "wasm");
+
+    /// Starts writing `buffer`, which was created as [`Upload::MAPPED`] asks.
+    pub(crate) fn new(op: &str, buffer: wgpu::Buffer, pool: &Arc<Pool>) -> Result<Self> {
+        let view = Self::MAPPED.then(|| buffer.get_mapped_range_mut(..)).transpose();
+        let fault = |error| Error::Device(format!("{op}: the GPU's memory cannot be written: {error}"));
+        Ok(Self { view: view.map_err(fault)?, memory: Memory::new(buffer, pool) })
+    }
+
+    pub(crate) fn memory(&self) -> &Arc<Memory> {
+        &self.memory
+    }
+
+    /// Writes `part` at byte `at`, a multiple of 4. A part of another length is followed by zeros
+    /// up to the next one.
+    pub(crate) fn write(&mut self, queue: &wgpu::Queue, at: usize, part: &[u8]) {
+        if let Some(view) = &mut self.view {
+            return view.slice(at..at + part.len()).copy_from_slice(part);
+        }
+        let buffer = self.memory.buffer();
+        let (words, rest) = part.split_at(part.len() / 4 * 4);
+        queue.write_buffer(buffer, at as u64, words);
+        if !rest.is_empty() {
+            let mut last = [0; 4];
+            last[..rest.len()].copy_from_slice(rest);
+            queue.write_buffer(buffer, (at + words.len()) as u64, &last);
+        }
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        if self.view.take().is_some() {
+            self.memory.buffer().unmap();
+        }
+    }
+}
