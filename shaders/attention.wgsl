@@ -1,17 +1,29 @@
-// attention: softmax(q·kᵀ/√D + mask)·v for every head of a fused projection, without ever holding all scores.
+// attention: softmax(q·kᵀ/√D + mask)·v for every head of a fused projection, with an online
+// softmax.
 //
-// qkv[b, t] lists the query heads, the key heads and the value heads; head h reads key head h / (HQ/HKV). A workgroup
-// takes BQ queries of one head and walks over the keys 64 at a time. It keeps for every query the largest score m so
-// far, and, relative to it, the sum l of the weights and the weighted sum o of the values:
-//   s = q·kᵀ, m' = max(m, s), w = exp((s − m')/√D), l = l·exp((m − m')/√D) + Σ w, o = o·exp((m − m')/√D) + w·v,
-// and out = o/l. Keys past the item's length, or behind the query when CAUSAL, have the weight 0.
+// qkv[b, t] lists the query heads, the key heads and the value heads; head h reads key head h /
+// (HQ/HKV). A workgroup takes BQ queries of one head and walks over the keys 64 at a time. For
+// every query it keeps the row_max score m so far and, relative to it, the sum l of the weights and
+// the weighted sum o of the values:
+//   s = q·kᵀ, m' = max(m, s), w = exp((s − m')/√D), l = l·exp((m − m')/√D) + Σ w, o = o·exp((m −
+// m')/√D) + w·v,
+// and out = o/l. Keys past the item's length, or after the query with CAUSAL, have the weight 0.
 //
-// 16×8 threads: thread (x, y) has the queries y·RQ …, the scores of keys 4x … 4x + 3, and the values' columns
-// 4x … 4x + 3 of every 64. q and k, then v, pass through `tile`, sixteen columns or sixteen keys at a time; the
-// weights stand in `weight`.
+// 16×8 threads: thread (x, y) has the queries y·RQ …, the scores of keys 4x … 4x + 3, and the
+// values' columns 4x … 4x + 3 of every 64. q and k, then v, pass through `tile`, sixteen columns or
+// sixteen keys at a time; the weights pass through `weight`.
 //
-// Groups: ⌈T/BQ⌉·HQ·B, blocks of queries first. Constants: HEAD (D), RQ (queries a thread), OV (⌈D/64⌉), CAUSAL,
-// HAS_LENGTHS.
+// Groups: ⌈T/BQ⌉·HQ·B, tiles of queries first. Constants: HEAD (D), RQ (queries a thread), OV
+// (⌈D/64⌉), CAUSAL, HAS_LENGTHS.
+
+#import shared/dispatch
+#import shared/input
+
+const HEAD: u32 = 128u;
+const RQ: u32 = 4u;
+const OV: u32 = 2u;
+const CAUSAL: bool = false;
+const HAS_LENGTHS: bool = false;
 
 struct Params {
     tokens: u32,
@@ -28,11 +40,11 @@ struct Params {
 
 const BQ: u32 = 8u * RQ;
 const BK: u32 = 64u;
-// Steps of four columns in a tile of q and k, and the length of its rows.
+// Vectors of four columns in a tile of q and k, and the length of its rows.
 const STEPS: u32 = 4u;
 const STEP: u32 = STEPS + 1u;
 const HEAD4: u32 = (HEAD + 3u) / 4u;
-const HIDDEN: f32 = -3.0e38;
+const NEG_INF: f32 = -3.0e38;
 
 var<workgroup> tile: array<Value4, (BQ + BK) * STEP>;
 var<workgroup> weight: array<vec4f, BQ * BK / 4u>;
@@ -47,11 +59,11 @@ fn main(
     @builtin(num_workgroups) groups: vec3u,
     @builtin(local_invocation_index) thread: u32,
 ) {
-    let blocks = (p.tokens + BQ - 1u) / BQ;
-    let at = flat(group, groups);
-    let first = at % blocks * BQ;
-    let head = at / blocks % p.query_heads;
-    let item = at / blocks / p.query_heads;
+    let q_tiles = (p.tokens + BQ - 1u) / BQ;
+    let at = workgroup_index(group, groups);
+    let first = at % q_tiles * BQ;
+    let head = at / q_tiles % p.query_heads;
+    let item = at / q_tiles / p.query_heads;
     if (item >= p.items) {
         return;
     }
@@ -66,28 +78,29 @@ fn main(
     if (HAS_LENGTHS) {
         keys = clamp(lengths[item], 1u, p.tokens);
     }
-    // The keys that any query of this block sees.
+    // The keys that any query of this tile attends to.
     var seen = keys;
     if (CAUSAL) {
         seen = min(keys, first + BQ);
     }
 
-    let scale = p.scale * x_unit() * x_unit();
+    let scale = p.scale * x_scale() * x_scale();
     let tx = thread % 16u;
     let ty = thread / 16u;
-    var largest: array<f32, RQ>;
-    var sum: array<f32, RQ>;
+    var row_max: array<f32, RQ>;
+    var row_sum: array<f32, RQ>;
     var o: array<array<vec4f, OV>, RQ>;
     for (var r = 0u; r < RQ; r++) {
-        largest[r] = HIDDEN;
-        sum[r] = 0.0;
+        row_max[r] = NEG_INF;
+        row_sum[r] = 0.0;
         for (var c = 0u; c < OV; c++) {
             o[r][c] = vec4f();
         }
     }
 
     for (var k0 = 0u; k0 < seen; k0 += BK) {
-        // Scores. Key 4x + j stands at row BQ + 16·j + x of the tile, so that 16 threads read 16 neighbours.
+        // Scores. Key 4x + j is row BQ + 16·j + x of the tile, so that 16 threads read 16 adjacent
+        // rows.
         var s: array<vec4f, RQ>;
         for (var r = 0u; r < RQ; r++) {
             s[r] = vec4f();
@@ -125,31 +138,31 @@ fn main(
             workgroupBarrier();
         }
 
-        // The largest score of each row: everybody sees all scores of its rows.
+        // The largest score of each row: every thread reads all scores of its rows.
         let key = vec4u(k0 + 4u * tx) + vec4u(0u, 1u, 2u, 3u);
-        var shown: array<vec4<bool>, RQ>;
+        var visible: array<vec4<bool>, RQ>;
         for (var r = 0u; r < RQ; r++) {
-            shown[r] = key < vec4u(keys);
+            visible[r] = key < vec4u(keys);
             if (CAUSAL) {
-                shown[r] = shown[r] & (key <= vec4u(first + ty * RQ + r));
+                visible[r] = visible[r] & (key <= vec4u(first + ty * RQ + r));
             }
-            s[r] = select(vec4f(HIDDEN), s[r], shown[r]);
+            s[r] = select(vec4f(NEG_INF), s[r], visible[r]);
             weight[(ty * RQ + r) * 16u + tx] = s[r];
         }
         workgroupBarrier();
         for (var r = 0u; r < RQ; r++) {
-            var m = vec4f(largest[r]);
+            var m = vec4f(row_max[r]);
             for (var i = 0u; i < 16u; i++) {
                 m = max(m, weight[(ty * RQ + r) * 16u + i]);
             }
             let now = max(max(m.x, m.y), max(m.z, m.w));
-            let fade = exp((largest[r] - now) * scale);
-            largest[r] = now;
-            s[r] = select(vec4f(), exp((s[r] - now) * scale), shown[r]);
-            // A thread's own part of the sum; the parts are added at the end.
-            sum[r] = sum[r] * fade + dot(s[r], vec4f(1.0));
+            let rescale = exp((row_max[r] - now) * scale);
+            row_max[r] = now;
+            s[r] = select(vec4f(), exp((s[r] - now) * scale), visible[r]);
+            // The thread's part of the sum. The parts are added at the end.
+            row_sum[r] = row_sum[r] * rescale + dot(s[r], vec4f(1.0));
             for (var c = 0u; c < OV; c++) {
-                o[r][c] *= fade;
+                o[r][c] *= rescale;
             }
         }
         workgroupBarrier();
@@ -187,7 +200,7 @@ fn main(
     }
 
     for (var r = 0u; r < RQ; r++) {
-        weight[(ty * RQ + r) * 16u + tx] = vec4f(sum[r], 0.0, 0.0, 0.0);
+        weight[(ty * RQ + r) * 16u + tx] = vec4f(row_sum[r], 0.0, 0.0, 0.0);
     }
     workgroupBarrier();
     for (var r = 0u; r < RQ; r++) {
@@ -200,7 +213,7 @@ fn main(
             let row = ((item * p.tokens + token) * p.query_heads + head) * HEAD;
             for (var c = 0u; c < OV; c++) {
                 let column = c * 64u + 4u * tx;
-                let v = o[r][c] * x_unit() / l;
+                let v = o[r][c] * x_scale() / l;
                 for (var j = 0u; j < 4u; j++) {
                     if (column + j < HEAD) {
                         out[row + column + j] = v[j];

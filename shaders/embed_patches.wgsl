@@ -1,9 +1,14 @@
-// embed_patches: out[copy, b, t, n] = Σᵢ patch(b, t)[i]·W[n, i] + bias[n] for the patches of a picture, pad[n] behind
-// them up to `tokens`, and the same again for every copy.
+// embed_patches: out[copy, b, t, n] = Σᵢ patch(b, t)[i]·W[n, i] + bias[n] for the patches of the
+// latents, then pad[n] up to `tokens`; the same for every copy.
 //
 // Value i of patch t, listed by (row, column, channel), is
 //   latents[b, i % C, t / across · side + i / C / side, t % across · side + i / C % side].
-// Rows of the product are m = b·tokens + t. Constants: HAS_BIAS.
+// Rows of the gemm are m = b·tokens + t. Constants: HAS_BIAS.
+
+#import shared/input
+#import gemm/weights
+
+const HAS_BIAS: bool = false;
 
 struct Params {
     m: u32,
@@ -14,8 +19,7 @@ struct Params {
     tiles: u32,
     first: u32,
     width: u32,
-    // The power of two that W is stored with.
-    weight_unit: f32,
+    weight_scale: f32,
     tokens: u32,
     patches: u32,
     across: u32,
@@ -34,7 +38,7 @@ struct Params {
 @group(0) @binding(5) var<storage, read> pad: array<f32>;
 
 struct Row {
-    // The item's first channel, or NOTHING where there is no patch.
+    // The item's first channel, or NO_ROW past the last patch.
     item: u32,
     // The patch's upper left corner.
     top: u32,
@@ -45,7 +49,7 @@ fn row_at(m: u32) -> Row {
     let b = m / p.tokens;
     let t = m % p.tokens;
     if (t >= p.patches) {
-        return Row(NOTHING, 0u, 0u);
+        return Row(NO_ROW, 0u, 0u);
     }
     return Row(b * p.channels * p.h * p.w, t / p.across * p.side, t % p.across * p.side);
 }
@@ -66,7 +70,7 @@ fn place_at(k: u32) -> Place {
 }
 
 fn operand(row: Row, k: Place) -> vec4f {
-    if (row.item == NOTHING) {
+    if (row.item == NO_ROW) {
         return vec4f();
     }
     return vec4f(value(row, k), value(row, k + 1u), value(row, k + 2u), value(row, k + 3u));
@@ -87,3 +91,5 @@ fn store(m: u32, n: u32, v: f32, unused: f32) {
 }
 
 fn prologue(m0: u32, thread: u32) {}
+
+#import gemm/gemm

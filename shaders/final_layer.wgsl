@@ -1,8 +1,16 @@
-// final_layer: W·(LN(x)·(1 + scale)) + bias for the tokens that are patches, put back where embed_patches took them.
+// final_layer: W·(LN(x)·(1 + scale)) + bias for the tokens that are patches, written to the
+// latents' layout, the inverse of embed_patches.
 //
-// LN(x) = (x − mean)/√(var + eps) over a token. A workgroup first finds mean and 1/√(var + eps) of the tokens of its
-// tile, 256/BM threads a token; the product then reads x through them. Rows are m = b·patches + t of the item's
-// `tokens`. Constants: HAS_BIAS, SHARED (one scale row for the whole batch).
+// LN(x) = (x − mean)/√(var + eps) over a token. A workgroup first computes mean and 1/√(var + eps)
+// of its tile's tokens with 256/BM threads a token; the gemm then reads x through them. Rows are m
+// = b·patches + t of the item's `tokens`. Constants: HAS_BIAS, SHARED (one scale row for the whole
+// batch).
+
+#import shared/input
+#import gemm/weights
+
+const HAS_BIAS: bool = false;
+const SHARED: bool = false;
 
 struct Params {
     m: u32,
@@ -13,8 +21,7 @@ struct Params {
     tiles: u32,
     first: u32,
     width: u32,
-    // The power of two that W is stored with.
-    weight_unit: f32,
+    weight_scale: f32,
     tokens: u32,
     patches: u32,
     across: u32,
@@ -24,7 +31,7 @@ struct Params {
     // Height and width of the latents.
     h: u32,
     w: u32,
-    // Rows of an item in the modulation table, and the one that scales.
+    // Rows of an item in the modulation table, and the row with the scale.
     table_rows: u32,
     table_row: u32,
     eps: f32,
@@ -44,7 +51,7 @@ var<workgroup> factor: array<f32, BM>;
 struct Row {
     start: u32,
     scale: u32,
-    // The row's place in the tile.
+    // The row's index in the tile.
     r: u32,
 }
 
@@ -52,7 +59,7 @@ fn token_start(m: u32) -> u32 {
     return (m / p.patches * p.tokens + m % p.patches) * p.k;
 }
 
-// Adds what a token's team found; every thread of the team gets the sum.
+// The sum of `own` over a token's team, in every thread of it.
 fn team_sum(thread: u32, own: f32) -> f32 {
     partial[thread] = own;
     workgroupBarrier();
@@ -132,3 +139,5 @@ fn store(m: u32, n: u32, v: f32, unused: f32) {
     let column = t % p.across * p.side + i / p.channels % p.side;
     out[((b * p.channels + i % p.channels) * p.h + row) * p.w + column] = y;
 }
+
+#import gemm/gemm

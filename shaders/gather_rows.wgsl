@@ -1,8 +1,12 @@
-// gather_rows: out[i, d] = table[ids[i], d], one thread for each value, widened as it is read.
+// gather_rows: out[i, d] = table[ids[i], d], one thread for each value, widened to F32.
 //
-// A table larger than a binding is read through windows of `rows` rows from `first` on, a dispatch each; ids outside of
-// the window are left to the others. Ids past the table's end read its last row.
-// Constants: TYPE, 0 for F32, 1 for BF16, 2 for F16.
+// A table larger than a binding is read in windows of `rows` rows from `first` on, with a dispatch
+// each, which skips ids outside of its window. Ids past the table's end read its last row.
+// Constants: STORED, 0 for F32, 1 for BF16, 2 for F16.
+
+#import shared/dispatch
+
+const STORED: u32 = 0u;
 
 struct Params {
     count: u32,
@@ -23,7 +27,7 @@ fn main(
     @builtin(num_workgroups) groups: vec3u,
     @builtin(local_invocation_index) thread: u32,
 ) {
-    let at = flat(group, groups) * 256u + thread;
+    let at = workgroup_index(group, groups) * 256u + thread;
     if (at >= p.count) {
         return;
     }
@@ -32,11 +36,11 @@ fn main(
         return;
     }
     let element = (id - p.first) * p.width + at % p.width;
-    if (TYPE == 0u) {
+    if (STORED == 0u) {
         out[at] = bitcast<f32>(table[element]);
     } else {
         let word = table[element / 2u];
-        if (TYPE == 1u) {
+        if (STORED == 1u) {
             out[at] = bitcast<f32>(select(word << 16u, word & 0xffff0000u, element % 2u == 1u));
         } else {
             let pair = unpack2x16float(word);

@@ -1,15 +1,27 @@
-// group_norm: (x − mean)/√(var + eps)·weight + bias over a group's channels and all pixels, then SiLU when SILU.
+// group_norm: (x − mean)/√(var + eps)·weight + bias over a group's channels and all pixels, then
+// SiLU with SILU.
 //
-// A group of a large picture has too many values for one sum in f32, so mean and squared deviations are found for small
-// parts (each in two passes, the second around the part's own mean) and merged as (n, mean, Σ(x − mean)²):
+// A group of a large picture has too many values for one F32 sum. So mean and squared deviations
+// are computed for small parts (each in two passes, the second around the part's own mean) and
+// merged as (n, mean, M = Σ(x − mean)²):
 //   n = nₐ + n_b, d = mean_b − mean_a, mean = mean_a + d·n_b/n, M = M_a + M_b + d²·nₐ·n_b/n.
 //
-// stats: a workgroup takes `chunk` pixels of `units` units of UW neighbouring channels each; a unit is a group, or a
-//   part of one that is wider than 256. A thread takes one channel of every `lines`-th pixel. Groups: chunks · blocks
-//   of units · items.
-// group_norm_merge.wgsl: from the parts to mean and variance.
-// apply: one thread for each value.
-// Constants: SILU (of apply).
+// stats: a workgroup takes `chunk` pixels of `units` units of `unit_width` adjacent channels each.
+// A unit is a group, or a
+//   part of one that is wider than 256. A thread takes one channel of every `lines`-th pixel.
+// Groups: chunks · blocks of
+//   units · items.
+// main (with MERGE): merges the parts of each group, n = Σ nᵢ, mean = Σ nᵢ·meanᵢ/n, M = Σ (Mᵢ +
+// nᵢ·(meanᵢ − mean)²), and
+//   writes mean and 1/√(M/n + eps). A thread first merges the parts thread, thread + THREADS, … one
+// after the other.
+//   Groups: one for each group of each item.
+// apply: one thread for each value. Constants: SILU.
+
+#import shared/dispatch
+#import shared/math
+
+const SILU: bool = false;
 
 struct Params {
     items: u32,
@@ -51,13 +63,41 @@ fn merged(a: vec3f, b: vec3f) -> vec3f {
     return vec3f(n, a.y + d * part, a.z + b.z + d * d * a.x * part);
 }
 
+#ifdef MERGE
+
+alias Part = vec2f;
+
+fn run(at: u32, groups: u32, me: Thread) {
+    if (at >= p.items * p.groups) {
+        return;
+    }
+    let count = p.chunks * p.parts;
+    var own = vec3f();
+    for (var i = me.index; i < count; i += THREADS) {
+        let slot = 3u * (at * count + i);
+        own = merged(own, vec3f(partial[slot], partial[slot + 1u], partial[slot + 2u]));
+    }
+    let sums = reduced(me, vec2f(own.x, own.x * own.y));
+    let mean = sums.y / sums.x;
+    let d = own.y - mean;
+    let squares = reduced(me, vec2f(own.z + own.x * d * d, 0.0)).x;
+    if (me.index == 0u) {
+        moments[2u * at] = mean;
+        moments[2u * at + 1u] = 1.0 / sqrt(squares / sums.x + p.eps);
+    }
+}
+
+#import shared/reduce
+
+#else
+
 @compute @workgroup_size(256)
 fn stats(
     @builtin(workgroup_id) group: vec3u,
     @builtin(num_workgroups) groups: vec3u,
     @builtin(local_invocation_index) thread: u32,
 ) {
-    let at = flat(group, groups);
+    let at = workgroup_index(group, groups);
     let chunk = at % p.chunks;
     let block = at / p.chunks % p.blocks;
     let item = at / p.chunks / p.blocks;
@@ -92,7 +132,7 @@ fn stats(
     }
     found[thread] = own;
     workgroupBarrier();
-    // The first thread of each unit merges what the others found.
+    // The first thread of each unit merges the others' results.
     if (known && line == 0u && thread % p.unit_width == 0u) {
         var all = vec3f();
         for (var i = 0u; i < lines; i++) {
@@ -113,7 +153,7 @@ fn apply(
     @builtin(num_workgroups) groups: vec3u,
     @builtin(local_invocation_index) thread: u32,
 ) {
-    let at = flat(group, groups) * 256u + thread;
+    let at = workgroup_index(group, groups) * 256u + thread;
     if (at >= p.items * p.pixels * p.channels) {
         return;
     }
@@ -126,3 +166,5 @@ fn apply(
     }
     out[at] = y;
 }
+
+#endif

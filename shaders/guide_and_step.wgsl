@@ -1,10 +1,14 @@
-// guide_and_step: with (delta, g, c) = table[step] and v = p + g·(p − q), scaled by c·‖p‖/‖v‖ where c > 0 and
-// ‖v‖ > c·‖p‖: latents += delta·v. Without q (not GUIDED), v = p.
+// guide_and_step: with (delta, g, c) = table[step] and v = p + g·(p − q), scaled by c·‖p‖/‖v‖ where
+// c > 0 and ‖v‖ > c·‖p‖: latents += delta·v. Without q (not GUIDED), v = p.
 //
-// measure: a workgroup sums v² and p² of `chunk` values of an item; the first one also keeps the table's row, since
-//   the step moves on in the second half. Groups: chunks · items.
-// advance: a workgroup adds its item's sums and changes `chunk` values; the first one counts the step. Groups as before.
-// Constants: THREADS, GUIDED, ADVANCE (the second half).
+// measure: a workgroup sums v² and p² of `chunk` values of an item. The first one also copies the
+// table's row, because
+//   the second half increments the step. Groups: chunks · items.
+// advance: a workgroup adds its item's sums and updates `chunk` values. The first one increments
+// the step. Same groups. Constants: GUIDED, ADVANCE (the second half).
+
+const GUIDED: bool = false;
+const ADVANCE: bool = false;
 
 struct Params {
     items: u32,
@@ -25,8 +29,6 @@ struct Params {
 @group(0) @binding(5) var<storage, read_write> scratch: array<f32>;
 
 alias Part = vec2f;
-
-const LARGEST: bool = false;
 
 fn measure(at: u32, me: Thread) {
     let item = at / p.chunks;
@@ -98,3 +100,5 @@ fn run(at: u32, groups: u32, me: Thread) {
         measure(at, me);
     }
 }
+
+#import shared/reduce

@@ -1,5 +1,7 @@
 // join_sequence: out[n] = [image[n mod B], caption[captions[n]]], one thread for each value.
 
+#import shared/dispatch
+
 struct Params {
     count: u32,
     // Items of `image` and of `caption`, and the values of each.
@@ -21,7 +23,7 @@ fn main(
     @builtin(num_workgroups) groups: vec3u,
     @builtin(local_invocation_index) thread: u32,
 ) {
-    let at = flat(group, groups) * 256u + thread;
+    let at = workgroup_index(group, groups) * 256u + thread;
     if (at >= p.count) {
         return;
     }

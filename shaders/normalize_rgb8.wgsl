@@ -1,5 +1,7 @@
-// normalize_rgb8: out[i] = pixels[i]/127.5 − 1, one thread for each value; four pixels' bytes are a word, the first the
-// lowest.
+// normalize_rgb8: out[i] = pixels[i]/127.5 − 1, one thread for each value. A word packs four bytes,
+// the first lowest.
+
+#import shared/dispatch
 
 struct Params {
     count: u32,
@@ -15,7 +17,7 @@ fn main(
     @builtin(num_workgroups) groups: vec3u,
     @builtin(local_invocation_index) thread: u32,
 ) {
-    let at = flat(group, groups) * 256u + thread;
+    let at = workgroup_index(group, groups) * 256u + thread;
     if (at >= p.count) {
         return;
     }

@@ -1,5 +1,7 @@
 // pad_rows: x[b, t, d] = token[d] for t ≥ lengths[b], in place, one thread for each value.
 
+#import shared/dispatch
+
 struct Params {
     count: u32,
     tokens: u32,
@@ -17,7 +19,7 @@ fn main(
     @builtin(num_workgroups) groups: vec3u,
     @builtin(local_invocation_index) thread: u32,
 ) {
-    let at = flat(group, groups) * 256u + thread;
+    let at = workgroup_index(group, groups) * 256u + thread;
     if (at >= p.count) {
         return;
     }

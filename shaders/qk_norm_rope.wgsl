@@ -1,9 +1,13 @@
-// qk_norm_rope, in place: every query and key head h of a token becomes h / √(mean(h²) + eps)·norm, and its pairs
-// (a, b) become (a·cos − b·sin, a·sin + b·cos) with the (cos, sin) of rotation[item or 0, t, pair].
+// qk_norm_rope, in place: every query and key head h of a token becomes h / √(mean(h²) + eps)·norm,
+// and its pairs (a, b) become (a·cos − b·sin, a·sin + b·cos) with the (cos, sin) of rotation[item
+// or 0, t, pair].
 //
-// TEAM threads share a head, THREADS/TEAM heads a workgroup; thread `lane` owns the pairs lane, lane + TEAM, …. Pair i is
-// (2i, 2i + 1) when INTERLEAVED, else (i, i + HEAD/2).
-// Groups: ⌈heads/(THREADS/TEAM)⌉ over all tokens' query and key heads. Constants: HEAD, THREADS, TEAM, INTERLEAVED.
+// TEAM threads share a head, THREADS/TEAM heads a workgroup; thread `lane` owns the pairs lane,
+// lane + TEAM, …. Pair i is (2i, 2i + 1) when INTERLEAVED, else (i, i + HEAD/2). Groups:
+// ⌈heads/(THREADS/TEAM)⌉ over all tokens' query and key heads. Constants: HEAD, INTERLEAVED.
+
+const HEAD: u32 = 128u;
+const INTERLEAVED: bool = true;
 
 struct Params {
     // Tokens of an item, and of all items.
@@ -25,8 +29,6 @@ struct Params {
 const PAIRS: u32 = HEAD / 2u;
 
 alias Part = f32;
-
-const LARGEST: bool = false;
 
 fn first_of(pair: u32) -> u32 {
     return select(pair, 2u * pair, INTERLEAVED);
@@ -77,3 +79,5 @@ fn run(group: u32, groups: u32, me: Thread) {
         qkv[start + s] = a * d + b * c;
     }
 }
+
+#import shared/reduce

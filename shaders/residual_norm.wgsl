@@ -1,16 +1,24 @@
 // rms_norm, residual and residual_norm, one workgroup a token:
-//   x += tanh(gate) ⊙ RMS(y)·norm          where HAS_BRANCH,
-//   out = x / √(mean(x²) + eps)·weight·(1 + scale)   where HAS_OUT.
-// Every thread owns the elements thread, thread + THREADS, … of the token, so what it adds to x it reads back itself.
+//   x += tanh(gate) ⊙ RMS(y)·norm                    with HAS_BRANCH,
+//   out = x / √(mean(x²) + eps)·weight·(1 + scale)   with HAS_OUT.
+// A thread owns the elements thread, thread + THREADS, … of the token, so it reads back only its
+// own sums.
 //
-// Groups: one a token. Constants: THREADS, HAS_BRANCH, HAS_NORM, HAS_GATE, HAS_OUT, HAS_SCALE.
+// Groups: one a token. Constants: HAS_BRANCH, HAS_NORM, HAS_GATE, HAS_OUT, HAS_SCALE.
+
+const HAS_BRANCH: bool = false;
+const HAS_NORM: bool = false;
+const HAS_GATE: bool = false;
+const HAS_OUT: bool = false;
+const HAS_SCALE: bool = false;
 
 struct Params {
     rows: u32,
     // Tokens of an item, and the width of a token.
     tokens: u32,
     width: u32,
-    // Elements between two items' rows in a modulation table (0 when one row serves all), and where the row starts.
+    // Elements between two items' rows in a modulation table (0 when all share one), and the row's
+    // first element.
     gate_stride: u32,
     gate_start: u32,
     scale_stride: u32,
@@ -30,10 +38,8 @@ struct Params {
 
 alias Part = f32;
 
-const LARGEST: bool = false;
-
-// tanh without overflow: some drivers take it from exp(2a).
-fn squash(a: f32) -> f32 {
+// tanh without overflow: some drivers compute it from exp(2a).
+fn bounded_tanh(a: f32) -> f32 {
     return tanh(clamp(a, -15.0, 15.0));
 }
 
@@ -58,7 +64,7 @@ fn run(row: u32, groups: u32, me: Thread) {
                 v *= factor * norm[i];
             }
             if (HAS_GATE) {
-                v *= squash(gate[item * p.gate_stride + p.gate_start + i]);
+                v *= bounded_tanh(gate[item * p.gate_stride + p.gate_start + i]);
             }
             x[start + i] += v;
         }
@@ -78,3 +84,5 @@ fn run(row: u32, groups: u32, me: Thread) {
         }
     }
 }
+
+#import shared/reduce

@@ -1,5 +1,7 @@
-// scale_latents: out[b, c, y, x] = (in[b, y, x, c] − shift)·scale for the first `channels` of `stored`, one thread for
-// each value of out.
+// scale_latents: out[b, c, y, x] = (in[b, y, x, c] − shift)·scale for the first `channels` of
+// `stored`, one thread for each value of out.
+
+#import shared/dispatch
 
 struct Params {
     count: u32,
@@ -20,7 +22,7 @@ fn main(
     @builtin(num_workgroups) groups: vec3u,
     @builtin(local_invocation_index) thread: u32,
 ) {
-    let at = flat(group, groups) * 256u + thread;
+    let at = workgroup_index(group, groups) * 256u + thread;
     if (at >= p.count) {
         return;
     }

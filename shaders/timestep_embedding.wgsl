@@ -1,9 +1,16 @@
-// timestep_embedding, first half: out[r, n] = SiLU(Σₖ e[r, k]·W₁[n, k] + b₁[n]), where e holds cos(u·f₀), …, sin(u·f₀), …
-// of the times u = times[step, r] and the frequencies f in the table. Its second half is a linear.
+// timestep_embedding, first half: out[r, n] = SiLU(Σₖ e[r, k]·W₁[n, k] + b₁[n]), where e holds
+// cos(u·f₀), …, sin(u·f₀), … of the times u = times[step, r] and the frequencies f in x. Its second
+// half is a linear.
 //
-// The angles reach 1000, for which the sine of a GPU is allowed to be anything: they are brought to ±π/4 by subtracting
-// a multiple of π/2 in three parts, of which the first two multiply exactly, and go through polynomials.
+// The angles reach 1000, where WGSL does not bound the error of sin and cos. So a multiple of π/2
+// is subtracted in three parts, two of them exact, and polynomials take the rest, within ±π/4.
 // Constants: HAS_BIAS.
+
+#import shared/input
+#import gemm/weights
+#import shared/math
+
+const HAS_BIAS: bool = false;
 
 struct Params {
     m: u32,
@@ -14,8 +21,7 @@ struct Params {
     tiles: u32,
     first: u32,
     width: u32,
-    // The power of two that W is stored with.
-    weight_unit: f32,
+    weight_scale: f32,
     // Rows in the table of times.
     times: u32,
 }
@@ -85,3 +91,5 @@ fn store(m: u32, n: u32, v: f32, unused: f32) {
     }
     out[m * p.width + column] = silu(y);
 }
+
+#import gemm/gemm

@@ -1,4 +1,7 @@
-// unscale_latents: out[b, y, x, c] = latents[b, c, y, x] / scale + shift, one thread for each value of out.
+// unscale_latents: out[b, y, x, c] = latents[b, c, y, x] / scale + shift, one thread for each value
+// of out.
+
+#import shared/dispatch
 
 struct Params {
     count: u32,
@@ -18,7 +21,7 @@ fn main(
     @builtin(num_workgroups) groups: vec3u,
     @builtin(local_invocation_index) thread: u32,
 ) {
-    let at = flat(group, groups) * 256u + thread;
+    let at = workgroup_index(group, groups) * 256u + thread;
     if (at >= p.count) {
         return;
     }

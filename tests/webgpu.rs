@@ -1,31 +1,34 @@
-//! The `webgpu` backend: its shaders in every variant, its memory and its limits. What its verbs mean is for the
-//! conformance suite (`tests/conformance.rs`) and the goldens.
+//! The `webgpu` backend: its shaders in every variant, its memory and its limits. The conformance
+//! suite (`tests/conformance.rs`) and the goldens test its results.
 #![cfg(feature = "webgpu")]
 
 use naga::back::{hlsl, msl, spv};
 use naga::valid::{Capabilities, ValidationFlags, Validator};
 use pollster::block_on;
 use std::io::Write;
-use zimage::backend::webgpu::{Adapters, Shaders, WebGpu, WebGpuLinear, WebGpuTensor, adapters};
+use zimage::backend::webgpu::{
+    Adapters, Field, Shader, Shaders, WebGpu, WebGpuLinear, WebGpuTensor, adapters, shaders,
+};
 use zimage::backend::*;
 use zimage::conformance::noise;
 use zimage::tensor::{DType, HostTensor, Weight};
 
-/// Every shader is valid, and can be written for Vulkan, Metal and Direct3D 12.
+/// Every shader is valid, can be written for Vulkan, Metal and Direct3D 12, and has the `Params`
+/// that Rust fills.
 #[test]
 fn shaders_are_portable() {
-    let shaders = webgpu::shaders();
+    let shaders = shaders().unwrap();
     assert!(shaders.len() > 100, "only {} shaders", shaders.len());
-    for (name, entry, source) in shaders {
+    for Shader { label: name, entry, source, params } in shaders {
         let module = naga::front::wgsl::parse_str(&source)
             .unwrap_or_else(|error| panic!("{name}: {}", error.emit_to_string(&source)));
-        assert!(!source.contains("// unroll"), "{name}: a loop is not unrolled");
-        // What a shader uses is what it has to be allowed; the plain ones are allowed nothing.
+        assert_eq!(params_of(&module), params, "{name}");
+        // A shader is allowed only the extensions that it enables. Plain shaders enable none.
         let mut allowed = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
-        let [halves, cooperative] =
-            ["f16", "wgpu_cooperative_matrix"].map(|extension| source.contains(&format!("enable {extension};\n")));
+        let enables = |extension: &str| source.contains(&format!("enable {extension};\n"));
+        let cooperative = enables("wgpu_cooperative_matrix");
         let subgroups = cooperative || source.contains("subgroupAdd");
-        allowed.set(Capabilities::SHADER_FLOAT16, halves);
+        allowed.set(Capabilities::SHADER_FLOAT16, enables("f16"));
         allowed.set(Capabilities::SUBGROUP, subgroups);
         allowed.set(Capabilities::COOPERATIVE_MATRIX, cooperative);
         let info = Validator::new(ValidationFlags::all(), allowed)
@@ -43,12 +46,14 @@ fn shaders_are_portable() {
         let options = spv::Options { lang_version: version, ..spv::Options::default() };
         let words = spv::write_vec(&module, &info, &options, Some(&pipeline));
         assert!(words.unwrap_or_else(|error| panic!("{name} as SPIR-V: {error}")).len() > 100);
-        // Cooperative matrices are for Vulkan alone (see `Shaders::Cooperative`): naga 30 cannot write them as HLSL, and the
-        // MSL that it writes loads matrices from vectors, which Metal does not compile.
+        // Cooperative matrices run on Vulkan only (see `Shaders::Cooperative`): naga 30 cannot
+        // write them as HLSL, and its MSL loads matrices from vectors, which Metal does not
+        // compile.
         if cooperative {
             continue;
         }
-        // Subgroups came with Metal 2.1 and shader model 6.0; nothing else needs more than the first versions.
+        // Subgroups need Metal 2.1 and shader model 6.0. Everything else runs on the first
+        // versions.
         let lang_version = if subgroups { (2, 1) } else { (1, 0) };
         let options = msl::Options { fake_missing_bindings: true, lang_version, ..msl::Options::default() };
         let text = msl::write_string(&module, &info, &options, &msl::PipelineOptions::default());
@@ -64,11 +69,32 @@ fn shaders_are_portable() {
     }
 }
 
-/// At most 8 storage buffers, 256 invocations and 16 KiB of workgroup memory: what every WebGPU adapter offers.
+/// The fields of the uniform, as naga lays them out.
+fn params_of(module: &naga::Module) -> Vec<Field> {
+    let uniform = module.global_variables.iter().find(|(_, variable)| variable.space == naga::AddressSpace::Uniform);
+    let naga::TypeInner::Struct { members, span } = &module.types[uniform.unwrap().1.ty].inner else {
+        panic!("the uniform is no struct")
+    };
+    assert_eq!(*span as usize, 4 * members.len(), "the struct has padding");
+    let field = |member: &naga::StructMember| {
+        let ty = match module.types[member.ty].inner {
+            naga::TypeInner::Scalar(naga::Scalar::U32) => "u32",
+            naga::TypeInner::Scalar(naga::Scalar::I32) => "i32",
+            naga::TypeInner::Scalar(naga::Scalar::F32) => "f32",
+            ref other => panic!("{other:?}"),
+        };
+        (member.name.clone().unwrap(), ty, member.offset as usize)
+    };
+    members.iter().map(field).map(|(name, ty, offset)| Field { name: name.leak(), ty, offset }).collect()
+}
+
+/// At most 8 storage buffers, 256 invocations and 16 KiB of workgroup memory: the limits of every
+/// WebGPU adapter.
 fn fits_the_smallest_adapter(name: &str, module: &naga::Module) {
     let mut layouts = naga::proc::Layouter::default();
     layouts.update(module.to_ctx()).unwrap();
-    let (mut storage, mut workgroup) = (0, 0);
+    let mut storage = 0;
+    let mut workgroup = 0;
     for (_, variable) in module.global_variables.iter() {
         match variable.space {
             naga::AddressSpace::Storage { .. } => storage += 1,
@@ -83,24 +109,24 @@ fn fits_the_smallest_adapter(name: &str, module: &naga::Module) {
     }
 }
 
-/// The backend with shaders that multiply halves, the kind with the most steps, or `None` with a line that says why where
-/// this machine has no adapter for them.
+/// The backend with F16 operands, the variant with the most steps.
 fn webgpu() -> Option<WebGpu> {
     limited(u64::MAX)
 }
 
-/// The same on an adapter that gives shaders no larger buffers than `bytes`.
+/// The same on an adapter that binds no buffer larger than `bytes`.
 fn limited(bytes: u64) -> Option<WebGpu> {
     with(Shaders::Half, bytes)
 }
 
+/// The backend; `None`, with a line that says why, where this machine has no adapter for `shaders`.
 fn with(shaders: Shaders, bytes: u64) -> Option<WebGpu> {
     let skip = |error| writeln!(std::io::stderr(), "skipped: webgpu: {error}");
     block_on(WebGpu::open_with(Adapters::Any, shaders, bytes)).map_err(skip).ok()
 }
 
 #[test]
-fn an_adapter_is_opened_by_number_and_by_name() {
+fn adapters_open_by_number_and_name() {
     let Some(any) = with(Shaders::Best, u64::MAX) else { return };
     let known = block_on(adapters());
     for (number, adapter) in known.iter().enumerate() {
@@ -108,7 +134,7 @@ fn an_adapter_is_opened_by_number_and_by_name() {
         assert!(open(number.to_string()).unwrap().device().starts_with(&adapter.name));
         match open(adapter.name.to_uppercase()) {
             Ok(device) => assert!(device.device().starts_with(&adapter.name)),
-            // Another one of this name, or by another interface.
+            // Another adapter has this name, or the same one has two interfaces.
             Err(error) => assert!(error.to_string().contains("several WebGPU adapters"), "{error}"),
         }
     }
@@ -116,14 +142,14 @@ fn an_adapter_is_opened_by_number_and_by_name() {
 }
 
 #[test]
-fn a_processor_in_place_of_a_gpu_runs_direct_shaders() {
+fn software_adapters_run_direct_shaders() {
     let Some(any) = with(Shaders::Best, u64::MAX) else { return };
     let known = block_on(adapters());
     let found = known.iter().find(|adapter| any.device().starts_with(&adapter.name)).unwrap();
     assert_eq!(found.kind == "computes on the processor", any.variant() == "shaders for the processor", "{found:?}");
 }
 
-/// What some verbs return, by name.
+/// The results of some ops, by name.
 struct Run<'a, B: Backend> {
     b: &'a B,
     seed: u64,
@@ -154,7 +180,7 @@ impl<B: Backend> Run<'_, B> {
 }
 
 #[test]
-fn weights_larger_than_a_buffer_are_split() {
+fn matrices_and_tables_are_split_at_the_buffer_limit() {
     let Some(small) = limited(16 << 10) else { return };
     let Some(b) = webgpu() else { return };
     let run = |b: &WebGpu| {
@@ -179,7 +205,7 @@ fn weights_larger_than_a_buffer_are_split() {
 }
 
 #[test]
-fn what_does_not_fit_is_refused_with_a_sentence() {
+fn too_large_a_tensor_is_an_error() {
     let Some(b) = webgpu() else { return };
     let latents = b.upload(&HostTensor::from_f32(&[1, 1, 1, 1], &[1.0])).unwrap();
     let w = block_on(b.upload_linear(&[HostTensor::from_f32(&[4, 1], &[1.0; 4]).into()], &[])).unwrap();
@@ -191,13 +217,13 @@ fn what_does_not_fit_is_refused_with_a_sentence() {
         sentence.starts_with("embed_patches: a tensor of shape [1, 1099511627776, 4] takes 16777216.0 MiB"),
         "{sentence}"
     );
-    // And the backend goes on.
+    // The backend stays usable.
     let x = b.embed_patches(&latents, 1, &w, &pad, 2, 1).unwrap();
     assert_eq!(block_on(b.download(&x)).unwrap().to_f32(), [1.0; 8]);
 }
 
 #[test]
-fn a_table_is_only_looked_up_in() {
+fn a_table_is_not_an_activation() {
     let Some(b) = webgpu() else { return };
     let table = HostTensor::new(DType::Bf16, &[3, 2], vec![0; 12].into()).unwrap();
     let table = block_on(b.upload_table(&table.into())).unwrap();
@@ -212,22 +238,24 @@ fn doubled(b: &WebGpu, two: &WebGpuLinear, x: &WebGpuTensor) -> WebGpuTensor {
 }
 
 #[test]
-fn memory_is_reused_in_order() {
+fn reused_memory_keeps_the_order() {
     let Some(b) = webgpu() else { return };
     let two = block_on(b.upload_linear(&[HostTensor::from_f32(&[1, 1], &[2.0]).into()], &[])).unwrap();
     let upload = |value: f32| b.upload(&HostTensor::from_f32(&[5, 1], &[value; 5])).unwrap();
     let read = |x: &WebGpuTensor| block_on(b.download(x)).unwrap().to_f32();
 
-    // A recording of tensors that nobody else keeps, between verbs that want memory of the same size.
-    let kept = upload(0.0);
+    // The recording owns its tensors, and ops around it use memory of the same size.
+    let total = upload(0.0);
     let recording = {
-        let (mut sum, outside) = (kept.clone(), upload(3.0));
+        let mut sum = total.clone();
+        let outside = upload(3.0);
         b.record(|b| {
             let mut y = doubled(b, &two, &outside);
             for _ in 0..3 {
                 y = doubled(b, &two, &y);
             }
-            let (mut x, y) = (sum.reshaped(&[1, 5, 1])?, y.reshaped(&[1, 5, 1])?);
+            let mut x = sum.reshaped(&[1, 5, 1])?;
+            let y = y.reshaped(&[1, 5, 1])?;
             b.residual(&mut x, Branch { y: &y, norm: None, gate: None, eps: 0.0 })?;
             sum = x;
             assert!(b.record(|_| Ok(())).is_err(), "recordings nest");
@@ -246,13 +274,14 @@ fn memory_is_reused_in_order() {
     for (i, y) in found.iter().enumerate() {
         assert_eq!(read(y), [4.0 * i as f32; 5]);
     }
-    assert_eq!(read(&kept), [3.0 * 48.0; 5]);
+    assert_eq!(read(&total), [3.0 * 48.0; 5]);
 }
 
 #[test]
-fn a_dispatch_longer_than_a_dimension_is_folded() {
+fn long_dispatches_are_split_over_two_dimensions() {
     let Some(b) = webgpu() else { return };
-    let (h, w) = (4200, 4096);
+    let h = 4200;
+    let w = 4096;
     let values = noise(1, h * w);
     let latents = b.upload(&HostTensor::from_f32(&[1, 1, h, w], &values)).unwrap();
     let out = block_on(b.download(&b.unscale_latents(&latents, 0.5, 1.0).unwrap())).unwrap().to_f32();
@@ -260,7 +289,7 @@ fn a_dispatch_longer_than_a_dimension_is_folded() {
 }
 
 #[test]
-fn a_picture_that_is_not_finite_is_refused() {
+fn non_finite_pictures_are_errors() {
     let Some(b) = webgpu() else { return };
     let picture = |values: &[f32]| {
         let x = b.upload(&HostTensor::from_f32(&[1, 1, values.len() / 3, 3], values)).unwrap();
@@ -277,7 +306,7 @@ fn a_picture_that_is_not_finite_is_refused() {
             assert!(matches!(error, zimage::Error::NonFinitePicture), "{error}");
         }
     }
-    // And the next picture is one again, also behind other tensors and in a recording.
+    // The next picture is good again, also after other tensors and in a recording.
     assert_eq!(block_on(b.download(&picture(&good))).unwrap().bytes()[..], levels);
     let values = b.upload(&HostTensor::from_f32(&[1, 1, 1, 3], &[f32::NAN; 3])).unwrap();
     let mut out = None;
@@ -288,6 +317,6 @@ fn a_picture_that_is_not_finite_is_refused() {
     let (recording, out) = (recording.unwrap(), out.unwrap());
     assert_eq!(block_on(b.download(&picture(&good))).unwrap().bytes()[..], levels, "nothing has run yet");
     b.replay(&recording).unwrap();
-    assert!(block_on(b.download(&values)).unwrap().to_f32()[0].is_nan(), "only pictures are looked at");
+    assert!(block_on(b.download(&values)).unwrap().to_f32()[0].is_nan(), "only pictures are checked");
     assert!(block_on(b.download(&out)).is_err());
 }

@@ -4,6 +4,7 @@ use super::binding::Binding;
 use super::gpu::Gpu;
 use super::program::Program;
 use super::recording::{Dispatch, Prepared, Recorder, Slice, WebGpuRecording};
+use super::uniform::Uniform;
 use crate::backend::webgpu::driver::lock;
 use crate::backend::webgpu::memory::allocate::check_size;
 use crate::error::{Error, Result};
@@ -16,7 +17,7 @@ const MAX_GROUPS: usize = 65_535;
 impl Gpu {
     /// A dispatch of `groups ≥ 1` workgroups, split over x and y above [`MAX_GROUPS`]. Shaders take
     /// their index from both.
-    fn prepare(&self, program: &Program, bindings: &[Binding], uniform: Vec<u32>, groups: usize) -> Result<Dispatch> {
+    fn prepare(&self, program: &Program, bindings: &[Binding], uniform: Vec<u8>, groups: usize) -> Result<Dispatch> {
         let rows = groups.div_ceil(MAX_GROUPS);
         if rows > MAX_GROUPS {
             return Err(Error::Device(format!("{}: {groups} workgroups are more than a GPU takes", program.name)));
@@ -25,31 +26,44 @@ impl Gpu {
             let limit = self.device.max_binding;
             check_size(&self.device, program.name, format_args!("a tensor"), binding.bytes, limit)?;
         }
-        let pipeline = self.pipelines.get(&self.device.device, program.label(), || Ok(program.compiled()))?;
+        let pipeline = self.pipelines.get(&self.device.device, program.label(), || program.source())?;
         self.device.faults.check()?;
         let groups = [groups.div_ceil(rows) as u32, rows as u32, 1];
         Ok(Dispatch { pipeline, slices: bindings.iter().map(Slice::from).collect(), uniform, groups })
     }
 
     /// Runs a dispatch on new memory at once, also inside a recording.
-    pub(crate) fn run_now(
+    pub(crate) fn run_now<P: Uniform>(
         &self,
         program: &Program,
         bindings: &[Binding],
-        uniform: Vec<u32>,
+        params: P,
         groups: usize,
     ) -> Result<()> {
-        let dispatch = self.prepare(program, bindings, uniform, groups)?;
+        debug_assert_eq!(program.params, P::FIELDS, "{}", program.name);
+        let dispatch = self.prepare(program, bindings, bytemuck::bytes_of(&params).to_vec(), groups)?;
         self.submit(&Prepared::new(&self.device.device, vec![dispatch]));
         Ok(())
     }
 
     /// Appends a dispatch of `groups` workgroups to the recording or to the pending work.
-    pub(crate) fn dispatch(
+    pub(crate) fn dispatch<P: Uniform>(
         &self,
         program: &Program,
         bindings: &[Binding],
-        uniform: Vec<u32>,
+        params: P,
+        groups: usize,
+    ) -> Result<()> {
+        debug_assert_eq!(program.params, P::FIELDS, "{}", program.name);
+        self.dispatch_bytes(program, bindings, bytemuck::bytes_of(&params).to_vec(), groups)
+    }
+
+    /// [`Gpu::dispatch`] with the bytes of a `Params` that several structs make up.
+    pub(crate) fn dispatch_bytes(
+        &self,
+        program: &Program,
+        bindings: &[Binding],
+        uniform: Vec<u8>,
         groups: usize,
     ) -> Result<()> {
         if groups == 0 {

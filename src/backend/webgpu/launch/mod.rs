@@ -6,5 +6,6 @@ pub(crate) mod event;
 pub(crate) mod gpu;
 pub(crate) mod program;
 pub(crate) mod recording;
-mod reduction;
+pub(crate) mod shader;
 mod transfer;
+pub(crate) mod uniform;

@@ -1,91 +1,82 @@
-//! Shaders as text: which files make a program, and the constants in front of them.
-//!
-//! A *program* is a few WGSL files joined behind a header of `const`s. That is the whole scheme for
-//! variants: a verb's file calls functions such as `weight4` or `x4` without knowing who wrote
-//! them, and the variant is the choice of the file that provides them. Override constants alone
-//! cannot size a thread's arrays, change a binding's element type or `enable` an extension; import
-//! languages can, but bring a second WGSL parser that has to follow every extension that we want to
-//! use (cooperative matrices first of all). Joined text passes a browser as it stands.
+//! Programs: a shader file with all choices made.
 
+use super::shader::{Constant, File, preprocess};
+use super::uniform::{Field, Uniform};
 use crate::backend::webgpu::driver::pipelines::{Access, Source};
+use crate::backend::webgpu::driver::variant::Reduction;
+use crate::error::{Error, Result};
 use std::fmt::Write;
 
-/// A file in `shaders/`.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct File {
-    pub name: &'static str,
-    pub text: &'static str,
-}
-
-/// The file `shaders/<name>.wgsl`.
-macro_rules! wgsl {
-    ($name:literal) => {
-        $crate::backend::webgpu::launch::program::File {
-            name: $name,
-            text: include_str!(concat!("../../../../shaders/", $name, ".wgsl")),
-        }
-    };
-}
-pub(crate) use wgsl;
-
-/// A `const` in front of the files.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Constant {
-    U32(usize),
-    Bool(bool),
-}
-
-impl From<usize> for Constant {
-    fn from(value: usize) -> Self {
-        Constant::U32(value)
-    }
-}
-
-impl From<bool> for Constant {
-    fn from(value: bool) -> Self {
-        Constant::Bool(value)
-    }
-}
-
-/// One shader with all its choices made.
+/// A shader in one of its variants.
 #[derive(Debug, Clone)]
 pub(crate) struct Program {
-    /// The verb, or the part of it.
+    /// The op, or a part of it.
     pub name: &'static str,
-    /// The function to run.
-    pub entry: &'static str,
-    files: Vec<File>,
+    entry: &'static str,
+    file: File,
+    flags: Vec<&'static str>,
     constants: Vec<(&'static str, Constant)>,
+    /// The fields of its `Params`.
+    pub params: Vec<Field>,
+}
+
+/// A shader as WGSL, for tests that hand it to other compilers.
+#[derive(Debug, Clone)]
+pub struct Shader {
+    /// The op, the file, and the choices that were made.
+    pub label: String,
+    /// The entry point.
+    pub entry: &'static str,
+    /// The WGSL.
+    pub source: String,
+    /// The fields of its `Params` as Rust fills them.
+    pub params: Vec<Field>,
 }
 
 impl Program {
-    /// The program `main` of `files`.
-    pub(crate) fn new(name: &'static str, files: &[File]) -> Self {
-        Self { name, entry: "main", files: files.to_vec(), constants: Vec::new() }
+    /// The program of `file` whose `Params` is `P`.
+    pub(crate) fn new<P: Uniform>(name: &'static str, file: File) -> Self {
+        Self::with_params(name, file, P::FIELDS.to_vec())
     }
 
-    /// Starts at another function.
+    /// The program of `file` with these fields in its `Params`.
+    pub(crate) fn with_params(name: &'static str, file: File, params: Vec<Field>) -> Self {
+        Self { name, entry: "main", file, flags: Vec::new(), constants: Vec::new(), params }
+    }
+
+    /// Sets the entry point.
     pub(crate) fn entry(self, entry: &'static str) -> Self {
         Self { entry, ..self }
     }
 
-    /// Appends a file.
-    pub(crate) fn file(mut self, file: File) -> Self {
-        self.files.push(file);
+    /// Defines a flag for `#ifdef`.
+    pub(crate) fn define(mut self, flag: &'static str) -> Self {
+        self.flags.push(flag);
         self
     }
 
-    /// Puts `const name = value` in front.
+    /// Sets a constant.
     pub(crate) fn with(mut self, name: &'static str, value: impl Into<Constant>) -> Self {
         self.constants.push((name, value.into()));
         self
     }
 
-    /// What tells this program from all others: its files and constants in words.
+    /// Chooses the reduction of `shared/reduce.wgsl`: workgroups of `threads`, in which teams of
+    /// `team` neighbours reduce among themselves. Only a whole workgroup uses subgroups: the border
+    /// of a smaller team within them is unknown.
+    pub(crate) fn reduces(self, reduction: Reduction, threads: usize, team: usize) -> Self {
+        let program = self.with("THREADS", threads).with("TEAM", team);
+        match reduction {
+            Reduction::Subgroups if team == threads => program.define("SUBGROUPS"),
+            Reduction::Subgroups | Reduction::Tree => program,
+        }
+    }
+
+    /// Unique key: the name, the file and all choices.
     pub(crate) fn label(&self) -> String {
-        let mut label = format!("{} {}", self.name, self.entry);
-        for file in &self.files {
-            let _ = write!(label, " {}", file.name);
+        let mut label = format!("{} {} {}", self.name, self.file.name, self.entry);
+        for flag in &self.flags {
+            let _ = write!(label, " {flag}");
         }
         for (name, value) in &self.constants {
             let _ = match value {
@@ -96,88 +87,29 @@ impl Program {
         label
     }
 
-    /// The WGSL: what the files enable, the constants, the files with their loops unrolled where
-    /// they ask for it.
-    pub(crate) fn source(&self) -> String {
-        let (enabled, lines): (Vec<&str>, Vec<&str>) = self
-            .files
-            .iter()
-            .flat_map(|file| file.text.lines())
-            .partition(|line| line.starts_with("enable ") || line.starts_with("diagnostic("));
-        let mut source = String::new();
-        for kind in ["enable", "diagnostic"] {
-            for (i, line) in enabled.iter().enumerate() {
-                if line.starts_with(kind) && !enabled[..i].contains(line) {
-                    source.push_str(line);
-                    source.push('\n');
-                }
-            }
-        }
-        for (name, value) in &self.constants {
-            let _ = match value {
-                Constant::U32(value) => writeln!(source, "const {name}: u32 = {value}u;"),
-                Constant::Bool(value) => writeln!(source, "const {name}: bool = {value};"),
-            };
-        }
-        self.unroll(&lines, &mut source);
-        source
+    /// The WGSL.
+    fn text(&self) -> Result<String> {
+        preprocess(self.file, &self.flags, &self.constants)
+            .map_err(|problem| Error::Device(format!("{}: {problem}", self.name)))
     }
 
-    /// Appends `lines`. A loop that ends in `{ // unroll` is repeated as text, its counter a
-    /// constant: cooperative matrices in an array can only be told apart by constants, and not
-    /// every driver unrolls by itself.
-    fn unroll(&self, lines: &[&str], source: &mut String) {
-        let mut rest = lines.iter().enumerate();
-        while let Some((at, line)) = rest.next() {
-            let Some(Loop { indent, counter, times }) = self.unrolled(line) else {
-                source.push_str(line);
-                source.push('\n');
-                continue;
-            };
-            let end = format!("{}}}", " ".repeat(indent));
-            let body = lines[at + 1..].iter().take_while(|line| **line != end).count();
-            for i in 0..times {
-                let _ = writeln!(source, "{{\nconst {counter}: u32 = {i}u;");
-                self.unroll(&lines[at + 1..at + 1 + body], source);
-                source.push_str("}\n");
-            }
-            rest.nth(body);
-        }
+    /// The WGSL with its bindings, for the driver's compiler.
+    pub(super) fn source(&self) -> Result<Source> {
+        let text = self.text()?;
+        Ok(Source { entry: self.entry, bindings: bindings(&text), text })
     }
 
-    /// The loop that `line` opens if it is to be unrolled: `for (var i = 0u; i < COUNT; i++) { //
-    /// unroll`.
-    fn unrolled<'a>(&self, line: &'a str) -> Option<Loop<'a>> {
-        let head = line.trim_start();
-        let (counter, rest) = head.strip_suffix(" { // unroll")?.strip_prefix("for (var ")?.split_once(" = 0u; ")?;
-        let (_, bound) = rest.split_once(" < ")?;
-        let (bound, _) = bound.split_once(';')?;
-        let times = self.constants.iter().find_map(|(name, value)| match value {
-            Constant::U32(value) if *name == bound => Some(*value),
-            _ => None,
-        })?;
-        Some(Loop { indent: line.len() - head.len(), counter, times })
-    }
-
-    /// The program, ready to be compiled.
-    pub(crate) fn compiled(&self) -> Source {
-        Source { entry: self.entry, text: self.source(), bindings: self.bindings() }
-    }
-
-    /// What is bound where, read from the declarations: `@group(0) @binding(i) var<…>`, one a line.
-    pub(crate) fn bindings(&self) -> Vec<(u32, Access)> {
-        let mut bindings: Vec<(u32, Access)> =
-            self.files.iter().flat_map(|file| file.text.lines()).filter_map(binding).collect();
-        bindings.sort_unstable_by_key(|(index, _)| *index);
-        bindings
+    /// The WGSL for tests.
+    pub(crate) fn shader(&self) -> Result<Shader> {
+        Ok(Shader { label: self.label(), entry: self.entry, source: self.text()?, params: self.params.clone() })
     }
 }
 
-/// A loop to unroll.
-struct Loop<'a> {
-    indent: usize,
-    counter: &'a str,
-    times: usize,
+/// The bindings that WGSL declares, one a line: `@group(0) @binding(i) var<…>`.
+fn bindings(text: &str) -> Vec<(u32, Access)> {
+    let mut bindings: Vec<(u32, Access)> = text.lines().filter_map(binding).collect();
+    bindings.sort_unstable_by_key(|(index, _)| *index);
+    bindings
 }
 
 fn binding(line: &str) -> Option<(u32, Access)> {
@@ -193,36 +125,35 @@ fn binding(line: &str) -> Option<(u32, Access)> {
 }
 
 #[cfg(test)]
+impl Program {
+    /// The same file and flags with the declared defaults of all constants.
+    pub(crate) fn with_defaults(self) -> Self {
+        Self { constants: Vec::new(), ..self }
+    }
+
+    /// Whether a flag is defined.
+    pub(crate) fn has(&self, flag: &str) -> bool {
+        self.flags.contains(&flag)
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_program_says_what_it_binds() {
-        let file = File {
-            name: "test",
-            text: "@group(0) @binding(2) var<storage, read_write> y: array<f32>;\n\
-                   // a comment\n\
-                   @group(0) @binding(0) var<uniform> p: Params;\n\
-                   @group(0) @binding(1) var<storage, read> x: array<f32>;\n",
-        };
-        let program = Program::new("test", &[file]).with("WIDE", true).with("N", 3);
-        assert_eq!(program.bindings(), [(0, Access::Uniform), (1, Access::Read), (2, Access::ReadWrite)]);
-        assert!(program.source().starts_with("const WIDE: bool = true;\nconst N: u32 = 3u;\n@group"));
-        assert_eq!(program.label(), "test main test WIDE=true N=3");
+    fn bindings_follow_declarations() {
+        let text = "@group(0) @binding(2) var<storage, read_write> y: array<f32>;\n\
+                    // a comment\n\
+                    @group(0) @binding(0) var<uniform> p: Params;\n\
+                    @group(0) @binding(1) var<storage, read> x: array<f32>;\n";
+        assert_eq!(bindings(text), [(0, Access::Uniform), (1, Access::Read), (2, Access::ReadWrite)]);
     }
 
     #[test]
-    fn loops_that_ask_for_it_are_unrolled_and_extensions_come_first() {
-        let file = File {
-            name: "test",
-            text: "enable f16;\n\
-                   fn f() {\n    for (var i = 0u; i < N; i++) { // unroll\n        for (var j = 0u; j < 1; j++) {\n\
-                   \x20           g(i);\n        }\n    }\n    for (var i = 0u; i < N; i++) {\n    }\n}\n",
-        };
-        let source = Program::new("test", &[file, file]).with("N", 2).source();
-        assert!(source.starts_with("enable f16;\nconst N: u32 = 2u;\nfn f() {\n{\nconst i: u32 = 0u;\n"), "{source}");
-        assert_eq!(source.matches("enable f16;").count(), 1);
-        assert_eq!(source.matches("g(i);").count(), 4, "{source}");
-        assert_eq!(source.matches("for (var i = 0u; i < N; i++) {\n    }").count(), 2, "{source}");
+    fn labels_name_every_choice() {
+        let file = File { name: "test", text: "" };
+        let program = Program::new::<()>("op", file).define("SUBGROUPS").with("WIDE", true).with("N", 3);
+        assert_eq!(program.label(), "op test main SUBGROUPS WIDE=true N=3");
     }
 }

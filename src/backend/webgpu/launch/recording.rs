@@ -23,7 +23,7 @@ pub(crate) struct Dispatch {
     pub pipeline: Arc<Pipeline>,
     /// The buffers from binding 1 on; binding 0 is the uniform.
     pub slices: Vec<Slice>,
-    pub uniform: Vec<u32>,
+    pub uniform: Vec<u8>,
     pub groups: [u32; 3],
 }
 
@@ -94,9 +94,8 @@ impl Prepared {
         });
         if let Ok(mut mapped) = uniforms.get_mapped_range_mut(..) {
             for (i, dispatch) in dispatches.iter().enumerate() {
-                let bytes: &[u8] = bytemuck::cast_slice(&dispatch.uniform);
                 let at = i * UNIFORM_STRIDE as usize;
-                mapped.slice(at..at + bytes.len()).copy_from_slice(bytes);
+                mapped.slice(at..at + dispatch.uniform.len()).copy_from_slice(&dispatch.uniform);
             }
         }
         uniforms.unmap();

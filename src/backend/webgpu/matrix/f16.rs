@@ -7,7 +7,9 @@
 
 use super::stored::{Piece, Stored};
 use crate::backend::webgpu::launch::gpu::Gpu;
-use crate::backend::webgpu::launch::program::{Program, wgsl};
+use crate::backend::webgpu::launch::program::Program;
+use crate::backend::webgpu::launch::shader::wgsl;
+use crate::backend::webgpu::launch::uniform::uniform;
 use crate::error::Result;
 use half::f16;
 #[cfg(not(target_family = "wasm"))]
@@ -52,8 +54,8 @@ fn max_magnitude(stored: Stored, part: &[u8]) -> u32 {
     }
 }
 
-/// The e whose 2^e brings values of this stored exponent to 2¹⁴ … 2¹⁵. `activations_to_f16.wgsl`
-/// computes the same.
+/// The e whose 2^e brings values of this stored exponent to 2¹⁴ … 2¹⁵.
+/// `gemm/activations_to_f16.wgsl` computes the same.
 pub(crate) fn scale_exponent(exponent: u32) -> i32 {
     (TARGET_EXPONENT - (exponent as i32 - F32_BIAS)).clamp(-MAX_SCALE_EXPONENT, MAX_SCALE_EXPONENT)
 }
@@ -63,8 +65,18 @@ pub(crate) fn power_of_two(e: i32) -> f32 {
     f32::from_bits(((F32_BIAS + e) as u32) << 23)
 }
 
+uniform! {
+    /// `Params` of `gemm/matrix_to_f16.wgsl`.
+    struct Params {
+        vectors: u32,
+        row: u32,
+        stored_row: u32,
+        e: i32,
+    }
+}
+
 fn program(stored: Stored) -> Program {
-    Program::new("narrow_matrix", &[wgsl!("common"), wgsl!("narrow_matrix")]).with("TYPE", stored.number())
+    Program::new::<Params>("matrix_to_f16", wgsl!("gemm/matrix_to_f16")).with("STORED", stored.number())
 }
 
 /// Every program of this file.
@@ -86,6 +98,7 @@ pub(crate) fn convert(gpu: &Gpu, op: &str, stored: Stored, width: usize, from: P
         source = from.binding();
     }
     let vectors = rows * row / VEC;
-    let parameters = vec![vectors as u32, (row / VEC) as u32, (stored_row / VEC) as u32, e as u32];
-    gpu.run_now(&program(stored), &[source, to.binding()], parameters, vectors.div_ceil(THREADS)).map(|()| to)
+    let params = Params { vectors: vectors as u32, row: (row / VEC) as u32, stored_row: (stored_row / VEC) as u32, e };
+    gpu.run_now(&program(stored), &[source, to.binding()], params, vectors.div_ceil(THREADS))?;
+    Ok(to)
 }

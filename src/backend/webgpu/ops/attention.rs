@@ -1,230 +1,226 @@
-//! `attention` and what prepares its input, `qk_norm_rope`.
+//! `attention` on the GPU's ordinary units and on cooperative matrices.
 
-use crate::backend::webgpu::driver::variant::Reduction;
-use crate::backend::webgpu::driver::variant::{Cooperative, Variant};
-use crate::backend::webgpu::gemm::cooperative_file;
+use super::f32s;
+use crate::backend::webgpu::WebGpu;
+use crate::backend::webgpu::driver::variant::{Cooperative, Reduction, Variant};
+use crate::backend::webgpu::gemm::cooperative::matrix_size;
 use crate::backend::webgpu::launch::binding::Binding;
-use crate::backend::webgpu::launch::gpu::Gpu;
-use crate::backend::webgpu::launch::program::{Program, wgsl};
+use crate::backend::webgpu::launch::program::Program;
+use crate::backend::webgpu::launch::shader::wgsl;
+use crate::backend::webgpu::launch::uniform::uniform;
 use crate::backend::webgpu::memory::tensor::WebGpuTensor;
-use crate::backend::{DeviceTensor, Heads, Mask, QkNormRope, RopePairs, shapes};
+use crate::backend::{AttentionArgs, AttentionOp};
 use crate::error::{Error, Result};
 use crate::tensor::DType;
 
-/// The widest head that the accumulators of a thread hold.
-const WIDEST: usize = 512;
+const OP: &str = "attention";
+/// The widest head whose output fits a thread's registers.
+const MAX_HEAD: usize = 512;
 
-/// How an attention over heads of some width is computed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    /// `attention.wgsl`, in F32 or reading halves.
-    Scalar { halves: bool },
-    /// `attention_cooperative.wgsl`.
-    Cooperative(Cooperative),
+uniform! {
+    /// `Params` of `attention.wgsl` and `attention_cooperative.wgsl`.
+    struct Params {
+        tokens: u32,
+        query_heads: u32,
+        key_heads: u32,
+        items: u32,
+        scale: f32,
+    }
 }
 
-impl Kind {
+/// The shader for heads of some width.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kernel {
+    /// `attention.wgsl` on F32.
+    F32,
+    /// `attention.wgsl` on F16.
+    F16,
+    /// `attention_cooperative.wgsl`.
+    Cooperative(Cooperative, CooperativeTile),
+}
+
+impl Kernel {
     fn choose(variant: Variant, dim: usize) -> Self {
         match variant {
-            Variant::Cooperative(cooperative) if Blocks::new(cooperative, dim).is_some() => {
-                Kind::Cooperative(cooperative)
+            Variant::Cooperative(cooperative) if let Some(tile) = CooperativeTile::new(cooperative, dim) => {
+                Kernel::Cooperative(cooperative, tile)
             }
-            Variant::Plain | Variant::Direct => Kind::Scalar { halves: false },
-            _ => Kind::Scalar { halves: dim.is_multiple_of(4) },
+            Variant::Half(_) | Variant::Cooperative(_) if dim.is_multiple_of(4) => Kernel::F16,
+            _ => Kernel::F32,
         }
     }
 
-    fn halves(self) -> bool {
-        self != Kind::Scalar { halves: false }
-    }
-
-    /// Queries that a workgroup takes.
+    /// Queries of a workgroup.
     fn queries(self, dim: usize) -> usize {
         match self {
-            Kind::Scalar { .. } => 8 * rows(dim),
-            Kind::Cooperative(cooperative) => Blocks::new(cooperative, dim).map_or(1, |b| b.queries * cooperative.side),
+            Kernel::F32 | Kernel::F16 => 8 * queries_of_thread(dim),
+            Kernel::Cooperative(cooperative, tile) => tile.queries * cooperative.side,
         }
     }
 }
 
-/// Queries a thread of `attention.wgsl`: as many as its registers hold for heads of this width.
-fn rows(dim: usize) -> usize {
+/// Queries of a thread of `attention.wgsl`: as many as its registers hold for heads of this width.
+fn queries_of_thread(dim: usize) -> usize {
     if dim <= 256 { 4 } else { 2 }
 }
 
-/// The constants of `attention_cooperative.wgsl`, in cooperative matrices.
-#[derive(Debug, Clone, Copy)]
-struct Blocks {
+/// The tile of `attention_cooperative.wgsl`, in cooperative matrices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct CooperativeTile {
     subgroups: usize,
     /// Queries and keys at a time.
     queries: usize,
     keys: usize,
+    /// The width of a chunk of a head, and the number of chunks.
     chunk: usize,
     chunks: usize,
 }
 
-impl Blocks {
-    /// The widest chunk of a head, in values.
-    const CHUNK: usize = 128;
-    /// Subgroups, queries and keys, the fastest first, for heads of one chunk. Measured on an H100.
-    const NARROW: [[usize; 3]; 2] = [[8, 8, 2], [4, 4, 1]];
-    /// The same for wider heads, whose sums fill the registers of two subgroups for each matrix of queries: twice the
-    /// queries halve what is read of keys and values. 44 against 22 TFLOP/s for the autoencoder's head on an H100.
-    const WIDE: [[usize; 3]; 2] = [[8, 4, 2], [4, 2, 2]];
+/// Subgroups, and matrices of queries and keys at a time.
+struct Choice {
+    subgroups: usize,
+    queries: usize,
+    keys: usize,
+}
 
-    /// The fastest that workgroup memory holds; `None` for heads that chunks do not divide.
+impl CooperativeTile {
+    /// The widest chunk of a head, in values.
+    const MAX_CHUNK: usize = 128;
+    /// The tiles for heads of one chunk, the fastest first. Measured on an H100.
+    const NARROW: [Choice; 2] =
+        [Choice { subgroups: 8, queries: 8, keys: 2 }, Choice { subgroups: 4, queries: 4, keys: 1 }];
+    /// The tiles for wider heads, whose sums fill the registers of two subgroups for each matrix of
+    /// queries. Twice the queries halve the reads of keys and values: 44 against 22 TFLOP/s for the
+    /// autoencoder's head on an H100.
+    const WIDE: [Choice; 2] =
+        [Choice { subgroups: 8, queries: 4, keys: 2 }, Choice { subgroups: 4, queries: 2, keys: 2 }];
+
+    /// The fastest tile that fits workgroup memory; `None` for heads that chunks do not divide.
     fn new(Cooperative { side, lanes, memory }: Cooperative, dim: usize) -> Option<Self> {
-        let chunk = dim.min(Self::CHUNK);
+        let chunk = dim.min(Self::MAX_CHUNK);
         if dim == 0 || !dim.is_multiple_of(chunk) || !chunk.is_multiple_of(side) {
             return None;
         }
-        let choices = if dim > Self::CHUNK { Self::WIDE } else { Self::NARROW };
-        let blocks = choices.map(|[subgroups, queries, keys]| Self {
+        let choices = if dim > Self::MAX_CHUNK { Self::WIDE } else { Self::NARROW };
+        let tiles = choices.map(|Choice { subgroups, queries, keys }| Self {
             subgroups,
             queries,
             keys,
             chunk: chunk / side,
             chunks: dim / chunk,
         });
-        blocks.into_iter().find(|blocks| blocks.memory(side, lanes) <= memory)
+        tiles.into_iter().find(|tile| tile.memory(side, lanes) <= memory)
     }
 
-    /// Rows of `tile`: keys, and values or, of wide heads, queries.
+    /// Rows of the shader's `tile`: keys, then values or, for wide heads, queries.
     fn tile_rows(self, side: usize) -> usize {
-        side * (self.keys + if self.chunks > 1 { self.keys.max(self.queries) } else { self.keys })
+        let second = if self.chunks > 1 { self.keys.max(self.queries) } else { self.keys };
+        side * (self.keys + second)
     }
 
-    /// Times that `tile` is filled with queries of heads of one chunk.
+    /// Turns in which `tile` is filled with the queries of heads of one chunk.
     fn turns(self, side: usize) -> usize {
         (self.queries * side).div_ceil(self.tile_rows(side))
     }
 
     /// Bytes of workgroup memory, as the shader declares it.
     fn memory(self, side: usize, lanes: usize) -> usize {
-        let (queries, keys, chunk) = (self.queries * side, self.keys * side, self.chunk * side);
-        let tile = self.tile_rows(side) * (chunk / 4 + 2) * 8;
+        let queries = self.queries * side;
+        let keys = self.keys * side;
+        let tile = self.tile_rows(side) * (self.chunk * side / 4 + 2) * 8;
         let query = (keys + 4) * 4 + (keys / 4 + 2) * 8 + 4;
         tile + queries * query + self.subgroups * (lanes + 1) * 4
     }
+
+    /// Sets the constants of the shader.
+    fn configure(self, program: Program, cooperative: Cooperative) -> Program {
+        let Self { subgroups, queries, keys, chunk, chunks } = self;
+        let Cooperative { side, lanes, .. } = cooperative;
+        let across = subgroups / queries;
+        matrix_size(program, cooperative)
+            .with("SUBGROUPS", subgroups)
+            .with("LANES", lanes)
+            .with("QF", queries)
+            .with("KF", keys)
+            .with("CHUNK", chunk * side)
+            .with("CHUNKS", chunks)
+            .with("ROWS", self.tile_rows(side))
+            .with("TURNS", self.turns(side))
+            .with("DF", chunk)
+            .with("SF", keys / across)
+            .with("CF", chunk / across)
+            .with("LOADS", (keys * chunk * side.pow(2) / 4).div_ceil(subgroups * lanes))
+    }
 }
 
-fn program(kind: Kind, dim: usize, causal: bool, lengths: bool) -> Program {
-    let input = match kind {
-        _ if kind.halves() => wgsl!("input_half"),
-        _ if dim.is_multiple_of(4) => wgsl!("input_vec4"),
-        _ => wgsl!("input_scalar"),
+fn program(kernel: Kernel, dim: usize, causal: bool, lengths: bool) -> Program {
+    let scalar = || {
+        let program = Program::new::<Params>(OP, wgsl!("attention"));
+        program.with("RQ", queries_of_thread(dim)).with("OV", dim.div_ceil(64))
     };
-    let program = Program::new("attention", &[wgsl!("common"), input])
-        .with("HEAD", dim)
-        .with("CAUSAL", causal)
-        .with("HAS_LENGTHS", lengths);
-    match kind {
-        Kind::Cooperative(cooperative) if let Some(blocks) = Blocks::new(cooperative, dim) => {
-            let Blocks { subgroups, queries, keys, chunk, chunks } = blocks;
-            let Cooperative { side, lanes, .. } = cooperative;
-            let across = subgroups / queries;
-            program
-                .with("SUBGROUPS", subgroups)
-                .with("LANES", lanes)
-                .with("QF", queries)
-                .with("KF", keys)
-                .with("CHUNK", chunk * side)
-                .with("CHUNKS", chunks)
-                .with("ROWS", blocks.tile_rows(side))
-                .with("TURNS", blocks.turns(side))
-                .with("DF", chunk)
-                .with("SF", keys / across)
-                .with("CF", chunk / across)
-                .with("LOADS", (keys * chunk * side.pow(2) / 4).div_ceil(subgroups * lanes))
-                .file(cooperative_file(cooperative))
-                .file(wgsl!("attention_cooperative"))
+    let program = match kernel {
+        Kernel::F32 if dim.is_multiple_of(4) => scalar(),
+        Kernel::F32 => scalar().define("X_SCALAR"),
+        Kernel::F16 => scalar().define("X_F16"),
+        Kernel::Cooperative(cooperative, tile) => {
+            let program = Program::new::<Params>(OP, wgsl!("attention_cooperative"));
+            tile.configure(program.define("X_F16"), cooperative)
         }
-        _ => program.with("RQ", rows(dim)).with("OV", dim.div_ceil(64)).file(wgsl!("attention")),
+    };
+    program.with("HEAD", dim).with("CAUSAL", causal).with("HAS_LENGTHS", lengths)
+}
+
+impl AttentionOp for WebGpu {
+    fn run_attention(
+        &self,
+        args: AttentionArgs<'_, WebGpuTensor>,
+        shape @ [items, tokens, _]: [usize; 3],
+    ) -> Result<WebGpuTensor> {
+        let AttentionArgs { qkv, heads, mask } = args;
+        let gpu = &self.0;
+        let dim = heads.dim;
+        if dim > MAX_HEAD {
+            return Err(Error::Device(format!("attention: heads of {dim} are wider than {MAX_HEAD}")));
+        }
+        let out = gpu.output(OP, &shape, DType::F32)?;
+        let kernel = Kernel::choose(gpu.device.variant, dim);
+        let mut qkv = f32s(OP, qkv)?.clone();
+        if kernel != Kernel::F32 {
+            qkv = gpu.to_f16(&qkv, dim, dim)?;
+        }
+        let params = Params {
+            tokens: tokens as u32,
+            query_heads: heads.query as u32,
+            key_heads: heads.key_value as u32,
+            items: items as u32,
+            scale: 1.0 / (dim as f32).sqrt(),
+        };
+        let groups = tokens.div_ceil(kernel.queries(dim)) * heads.query * items;
+        let program = program(kernel, dim, mask.causal, mask.lengths.is_some());
+        let bindings = [Binding::from(&qkv), gpu.optional(mask.lengths), Binding::from(&out)];
+        gpu.dispatch(&program, &bindings, params, groups)?;
+        Ok(out)
     }
 }
 
-pub(crate) fn attention(
-    gpu: &Gpu,
-    qkv: &WebGpuTensor,
-    heads: Heads,
-    mask: Mask<'_, WebGpuTensor>,
-) -> Result<WebGpuTensor> {
-    let verb = "attention";
-    let shape @ [items, tokens, _] = shapes::attention(qkv.shape(), heads, mask.lengths.map(|l| l.shape()))?;
-    if heads.dim > WIDEST {
-        return Err(Error::Device(format!("attention: heads of {} are wider than {WIDEST}", heads.dim)));
-    }
-    let out = gpu.output(verb, &shape, DType::F32)?;
-    let kind = Kind::choose(gpu.device.variant, heads.dim);
-    let mut qkv = gpu.float(verb, qkv)?;
-    if kind.halves() {
-        qkv = gpu.to_f16(&qkv, heads.dim, heads.dim)?;
-    }
-    let mut parameters = [tokens, heads.query, heads.key_value, items].map(|value| value as u32).to_vec();
-    parameters.push((1.0 / (heads.dim as f32).sqrt()).to_bits());
-    let groups = tokens.div_ceil(kind.queries(heads.dim)) * heads.query * items;
-    let args = [Binding::from(&qkv), gpu.optional(mask.lengths), Binding::from(&out)];
-    gpu.dispatch(&program(kind, heads.dim, mask.causal, mask.lengths.is_some()), &args, parameters, groups)?;
-    Ok(out)
-}
-
-/// Threads of a workgroup of `qk_norm_rope`.
-const NORM_THREADS: usize = 64;
-
-/// Threads a head: a power of two up to the workgroup's size, no more than there are pairs to turn.
-fn team(dim: usize) -> usize {
-    (dim / 2).next_power_of_two().clamp(1, NORM_THREADS)
-}
-
-fn norm_program(reduction: Reduction, dim: usize, pairs: RopePairs) -> Program {
-    let program = Program::new("qk_norm_rope", &[wgsl!("common"), wgsl!("qk_norm_rope")])
-        .with("HEAD", dim)
-        .with("INTERLEAVED", pairs == RopePairs::Interleaved);
-    program.reduces(reduction, NORM_THREADS, team(dim))
-}
-
-pub(crate) fn qk_norm_rope(
-    gpu: &Gpu,
-    qkv: &mut WebGpuTensor,
-    heads: Heads,
-    how: QkNormRope<'_, WebGpuTensor>,
-) -> Result<()> {
-    let QkNormRope { q_norm, k_norm, eps, rotation, pairs } = how;
-    shapes::qk_norm_rope(qkv.shape(), heads, q_norm.shape(), k_norm.shape(), rotation.shape())?;
-    let (items, tokens) = (qkv.shape()[0], qkv.shape()[1]);
-    let verb = "qk_norm_rope";
-    gpu.float(verb, qkv)?;
-    let (q_norm, k_norm, rotation) = (gpu.float(verb, q_norm)?, gpu.float(verb, k_norm)?, gpu.float(verb, rotation)?);
-    let stride = if rotation.shape()[0] == 1 { 0 } else { tokens * heads.dim };
-    let mut parameters =
-        [tokens, items * tokens, heads.query, heads.key_value, stride].map(|value| value as u32).to_vec();
-    parameters.push(eps.to_bits());
-    let groups = (items * tokens * (heads.query + heads.key_value)).div_ceil(NORM_THREADS / team(heads.dim));
-    let args = [Binding::from(&*qkv), Binding::from(&q_norm), Binding::from(&k_norm), Binding::from(&rotation)];
-    gpu.dispatch(&norm_program(gpu.device.variant.reduction(), heads.dim, pairs), &args, parameters, groups)
-}
-
-/// Programs of these verbs for heads of the models and for odd ones.
-pub(crate) fn programs() -> Vec<Program> {
+/// Every program for heads of the models and for odd ones.
+pub(super) fn programs() -> Vec<Program> {
+    // With the workgroup memory of the known adapters, and with the least.
+    let least = Cooperative::KNOWN.map(|known| Cooperative { memory: 32 << 10, ..known });
+    let cooperative = Cooperative::KNOWN.into_iter().chain(least).map(Variant::Cooperative);
+    let variants: Vec<Variant> =
+        [Variant::Plain, Variant::Half(Reduction::Tree)].into_iter().chain(cooperative).collect();
     let mut programs = Vec::new();
     for dim in [2, 16, 20, 24, 48, 64, 96, 122, 128, 384, 512] {
-        for (causal, lengths) in [(false, false), (false, true), (true, false), (true, true)] {
-            // With the memory that they have, and with the least.
-            let least = Cooperative::KNOWN.map(|known| Cooperative { memory: 32 << 10, ..known });
-            let variants = Cooperative::KNOWN.into_iter().chain(least).map(Variant::Cooperative);
-            let mut kinds = [Variant::Plain, Variant::Half(Reduction::Tree)].into_iter().chain(variants);
-            let mut made = Vec::new();
-            while let Some(kind) = kinds.next().map(|variant| Kind::choose(variant, dim)) {
-                if !made.contains(&kind) {
-                    programs.push(program(kind, dim, causal, lengths));
-                    made.push(kind);
-                }
+        let mut kernels = Vec::new();
+        for kernel in variants.iter().map(|variant| Kernel::choose(*variant, dim)) {
+            if !kernels.contains(&kernel) {
+                kernels.push(kernel);
             }
         }
-        for pairs in [RopePairs::Interleaved, RopePairs::Halves] {
-            programs.push(norm_program(Reduction::Tree, dim, pairs));
-            if team(dim) == NORM_THREADS {
-                programs.push(norm_program(Reduction::Subgroups, dim, pairs));
+        for kernel in kernels {
+            for causal in [false, true] {
+                programs.extend([false, true].map(|lengths| program(kernel, dim, causal, lengths)));
             }
         }
     }

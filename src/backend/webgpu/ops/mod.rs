@@ -1,9 +1,78 @@
-//! The ops.
+//! The ops, one file each: the shader's parameters, the launch, and every program of the op.
 
-pub(crate) mod attention;
-pub(crate) mod conv2d;
-pub(crate) mod elementwise;
-pub(crate) mod embed_patches;
-pub(crate) mod guide_and_step;
-pub(crate) mod linear;
-pub(crate) mod residual_norm;
+mod attention;
+mod conv2d;
+mod embed_patches;
+mod final_layer;
+mod gather_rows;
+mod group_norm;
+mod guide_and_step;
+mod join_sequence;
+mod linear;
+mod modulation;
+mod normalize_rgb8;
+mod pad_rows;
+mod project_qkv;
+mod qk_norm_rope;
+mod residual;
+mod residual_norm;
+mod rms_norm;
+mod scale_latents;
+mod swiglu;
+mod timestep_embedding;
+mod to_rgb8;
+mod unscale_latents;
+
+use super::launch::gpu::Gpu;
+use super::launch::program::Program;
+use super::memory::tensor::WebGpuTensor;
+use crate::backend::DeviceTensor;
+use crate::error::{Error, Result};
+use crate::tensor::{DType, HostTensor};
+
+/// Threads of a workgroup of the elementwise ops, each of which has one value, or one word.
+const THREADS: usize = 256;
+
+/// Every program of every op.
+pub(super) fn programs() -> Vec<Program> {
+    let ops = [
+        attention::programs(),
+        conv2d::programs(),
+        embed_patches::programs(),
+        final_layer::programs(),
+        gather_rows::programs(),
+        group_norm::programs(),
+        guide_and_step::programs(),
+        join_sequence::programs(),
+        linear::programs(),
+        modulation::programs(),
+        normalize_rgb8::programs(),
+        pad_rows::programs(),
+        qk_norm_rope::programs(),
+        residual_norm::programs(),
+        scale_latents::programs(),
+        swiglu::programs(),
+        timestep_embedding::programs(),
+        to_rgb8::programs(),
+        unscale_latents::programs(),
+    ];
+    ops.concat()
+}
+
+/// Returns `tensor` if it is F32. Uploads widen every floating tensor except tables, which only
+/// `gather_rows` reads.
+fn f32s<'a>(op: &'static str, tensor: &'a WebGpuTensor) -> Result<&'a WebGpuTensor> {
+    if tensor.dtype() == DType::F32 {
+        return Ok(tensor);
+    }
+    Err(Error::shape(op, format!("F32 is needed, not {} {:?}", tensor.dtype(), tensor.shape())))
+}
+
+/// Uploads biases one after the other as one vector; `None` without any.
+fn upload_bias(gpu: &Gpu, op: &'static str, biases: &[HostTensor]) -> Result<Option<WebGpuTensor>> {
+    if biases.is_empty() {
+        return Ok(None);
+    }
+    let values: Vec<f32> = biases.iter().flat_map(HostTensor::to_f32).collect();
+    gpu.upload_tensor(op, &HostTensor::from_f32(&[values.len()], &values)).map(Some)
+}

@@ -1,22 +1,38 @@
-//! `rms_norm`, `residual`, `residual_norm` and `group_norm`.
+//! `residual_norm`, and the shader that `rms_norm` and `residual` share with it.
 
+use super::f32s;
+use crate::backend::webgpu::WebGpu;
 use crate::backend::webgpu::driver::variant::Reduction;
 use crate::backend::webgpu::launch::binding::Binding;
 use crate::backend::webgpu::launch::gpu::Gpu;
-use crate::backend::webgpu::launch::program::{Program, wgsl};
+use crate::backend::webgpu::launch::program::Program;
+use crate::backend::webgpu::launch::shader::wgsl;
+use crate::backend::webgpu::launch::uniform::uniform;
 use crate::backend::webgpu::memory::tensor::WebGpuTensor;
-use crate::backend::{Branch, DeviceTensor, Modulation, RmsNorm, shapes};
+use crate::backend::{Branch, DeviceTensor, Modulation, ResidualNormArgs, ResidualNormOp, RmsNorm};
 use crate::error::Result;
 use crate::tensor::DType;
 
-/// Threads for a token of `width`.
-fn threads(width: usize) -> usize {
-    if width <= 512 { 64 } else { 256 }
+const OP: &str = "residual_norm";
+
+uniform! {
+    /// `Params` of `residual_norm.wgsl`.
+    struct Params {
+        rows: u32,
+        tokens: u32,
+        width: u32,
+        gate_stride: u32,
+        gate_start: u32,
+        scale_stride: u32,
+        scale_start: u32,
+        branch_eps: f32,
+        eps: f32,
+    }
 }
 
-/// What the shader of the three verbs does: add a branch, normed or not, gated or not; norm the sum, scaled or not.
+/// The present parts of `x += tanh(gate) ⊙ RMS(branch)·norm; out = RMS(x)·weight·(1 + scale)`.
 #[derive(Debug, Clone, Copy, Default)]
-struct Does {
+struct NormKind {
     branch: bool,
     norm: bool,
     gate: bool,
@@ -24,143 +40,124 @@ struct Does {
     scale: bool,
 }
 
-fn program(verb: &'static str, reduction: Reduction, threads: usize, does: Does) -> Program {
-    let program = Program::new(verb, &[wgsl!("common"), wgsl!("residual_norm")])
-        .with("HAS_BRANCH", does.branch)
-        .with("HAS_NORM", does.norm)
-        .with("HAS_GATE", does.gate)
-        .with("HAS_OUT", does.out)
-        .with("HAS_SCALE", does.scale);
-    program.reduces(reduction, threads, threads)
+/// Threads of a workgroup for a token of `width`.
+fn threads(width: usize) -> usize {
+    if width <= 512 { 64 } else { 256 }
 }
 
-/// A modulation row as the shader reads it: its table, the distance between two items' rows, and the first one's start.
-fn modulation(
-    gpu: &Gpu,
-    verb: &'static str,
-    row: Option<Modulation<'_, WebGpuTensor>>,
-    x: [usize; 3],
-) -> Result<(Binding, usize, usize)> {
-    let Some(Modulation { table, row }) = row else { return Ok((gpu.absent_input(), 0, 0)) };
-    shapes::modulated(verb, table.shape(), row, x)?;
-    let (items, rows, width) = (table.shape()[0], table.shape()[1], x[2]);
-    let table = gpu.float(verb, table)?;
-    Ok((Binding::from(&table), if items == 1 { 0 } else { rows * width }, row * width))
+fn program(op: &'static str, reduction: Reduction, threads: usize, kind: NormKind) -> Program {
+    Program::new::<Params>(op, wgsl!("residual_norm"))
+        .with("HAS_BRANCH", kind.branch)
+        .with("HAS_NORM", kind.norm)
+        .with("HAS_GATE", kind.gate)
+        .with("HAS_OUT", kind.out)
+        .with("HAS_SCALE", kind.scale)
+        .reduces(reduction, threads, threads)
 }
 
-/// The three verbs: `x += branch`, then the norm of `x`, each where given.
-pub(crate) fn residual_norm(
+/// A modulation row as the shader reads it.
+struct ModulationRow {
+    table: Binding,
+    /// Elements between two items' rows, 0 when all share one.
+    stride: usize,
+    /// The row's first element.
+    start: usize,
+}
+
+impl ModulationRow {
+    fn new(gpu: &Gpu, op: &'static str, row: Option<Modulation<'_, WebGpuTensor>>) -> Result<Self> {
+        let Some(Modulation { table, row }) = row else {
+            return Ok(Self { table: gpu.absent_input(), stride: 0, start: 0 });
+        };
+        let [items, rows, width] = [0, 1, 2].map(|i| table.shape()[i]);
+        let stride = if items == 1 { 0 } else { rows * width };
+        Ok(Self { table: Binding::from(f32s(op, table)?), stride, start: row * width })
+    }
+}
+
+/// `x += branch`, then the norm of `x`, each where given. Returns the norm's output.
+pub(super) fn add_and_norm(
     gpu: &Gpu,
-    verb: &'static str,
+    op: &'static str,
     x: &WebGpuTensor,
+    shape @ [items, tokens, width]: [usize; 3],
     branch: Option<Branch<'_, WebGpuTensor>>,
     norm: Option<RmsNorm<'_, WebGpuTensor>>,
 ) -> Result<Option<WebGpuTensor>> {
-    let dims @ [items, tokens, width] = shapes::dims::<3>(verb, "x", x.shape())?;
-    let x = &gpu.float(verb, x)?;
-    let mut does = Does { branch: branch.is_some(), out: norm.is_some(), ..Does::default() };
-    let (mut y, mut branch_norm, mut branch_eps) = (gpu.absent_input(), gpu.absent_input(), 0.0);
-    let mut gate = (gpu.absent_input(), 0, 0);
-    if let Some(branch) = branch {
-        shapes::same(verb, "the branch", branch.y.shape(), &dims)?;
-        y = Binding::from(&gpu.float(verb, branch.y)?);
-        if let Some(norm) = branch.norm {
-            shapes::norm(verb, &dims, norm.shape())?;
-            branch_norm = Binding::from(&gpu.float(verb, norm)?);
-        }
-        does.norm = branch.norm.is_some();
-        does.gate = branch.gate.is_some();
-        gate = modulation(gpu, verb, branch.gate, dims)?;
-        branch_eps = branch.eps;
-    }
-    let (mut weight, mut eps) = (gpu.absent_input(), 0.0);
-    let mut scale = (gpu.absent_input(), 0, 0);
-    let mut out = None;
-    if let Some(norm) = norm {
-        shapes::norm(verb, &dims, norm.weight.shape())?;
-        weight = Binding::from(&gpu.float(verb, norm.weight)?);
-        does.scale = norm.scale.is_some();
-        scale = modulation(gpu, verb, norm.scale, dims)?;
-        eps = norm.eps;
-        out = Some(gpu.output(verb, &dims, DType::F32)?);
-    }
-    let sizes = [items * tokens, tokens, width, gate.1, gate.2, scale.1, scale.2];
-    let mut parameters = sizes.map(|value| value as u32).to_vec();
-    parameters.extend([branch_eps.to_bits(), eps.to_bits()]);
-    let to = out.as_ref().map_or_else(|| gpu.absent_output(), Binding::from);
-    let args = [Binding::from(x), y, branch_norm, gate.0, weight, scale.0, to];
-    let program = program(verb, gpu.device.variant.reduction(), threads(width), does);
-    gpu.dispatch(&program, &args, parameters, items * tokens)?;
-    Ok(out)
-}
-
-/// Values that a workgroup of `group_norm`'s first stage takes, about.
-const CHUNK: usize = 8192;
-/// Threads of a workgroup that merges what the first stage found.
-const MERGE: usize = 256;
-
-fn group_program(entry: &'static str, silu: bool) -> Program {
-    Program::new("group_norm", &[wgsl!("common"), wgsl!("group_norm")]).entry(entry).with("SILU", silu)
-}
-
-fn merge_program(reduction: Reduction) -> Program {
-    group_program("main", false).file(wgsl!("group_norm_merge")).reduces(reduction, MERGE, MERGE)
-}
-
-pub(crate) fn group_norm(
-    gpu: &Gpu,
-    x: &WebGpuTensor,
-    weight: &WebGpuTensor,
-    bias: &WebGpuTensor,
-    groups: usize,
-    eps: f32,
-    silu: bool,
-) -> Result<WebGpuTensor> {
-    let verb = "group_norm";
-    let shape @ [items, h, w, channels] = shapes::group_norm(x.shape(), weight.shape(), bias.shape(), groups)?;
-    let (pixels, width) = (h * w, channels / groups);
-    // A workgroup takes as many groups as 256 threads have channels for; a wider group is cut into units.
-    let unit = width.clamp(1, 256);
-    let parts = width.div_ceil(unit);
-    let units = (256 / unit).min(groups * parts).max(1);
-    let blocks = (groups * parts).div_ceil(units);
-    let chunk = (CHUNK / (units * unit)).max(1);
-    let chunks = pixels.div_ceil(chunk);
-
-    let partial = gpu.output(verb, &[items, groups, chunks, parts, 3], DType::F32)?;
-    let moments = gpu.output(verb, &[items, groups, 2], DType::F32)?;
-    let out = gpu.output(verb, &shape, DType::F32)?;
-    let (x, weight, bias) = (gpu.float(verb, x)?, gpu.float(verb, weight)?, gpu.float(verb, bias)?);
-    let sizes = [items, pixels, channels, groups, width, parts, unit, units, blocks, chunk, chunks];
-    let mut parameters = sizes.map(|value| value as u32).to_vec();
-    parameters.push(eps.to_bits());
-    let args = [&x, &weight, &bias, &partial, &moments, &out].map(Binding::from);
-    let stages = [
-        (group_program("stats", false), chunks * blocks * items),
-        (merge_program(gpu.device.variant.reduction()), groups * items),
-        (group_program("apply", silu), out.len().div_ceil(256)),
+    let gate = branch.as_ref().and_then(|branch| branch.gate);
+    let scale = norm.as_ref().and_then(|norm| norm.scale);
+    let branch_norm = branch.as_ref().and_then(|branch| branch.norm);
+    let kind = NormKind {
+        branch: branch.is_some(),
+        norm: branch_norm.is_some(),
+        gate: gate.is_some(),
+        out: norm.is_some(),
+        scale: scale.is_some(),
+    };
+    let gate = ModulationRow::new(gpu, op, gate)?;
+    let scale = ModulationRow::new(gpu, op, scale)?;
+    let y = branch.as_ref().map(|branch| f32s(op, branch.y)).transpose()?;
+    let out = norm.as_ref().map(|_| gpu.output(op, &shape, DType::F32)).transpose()?;
+    let params = Params {
+        rows: (items * tokens) as u32,
+        tokens: tokens as u32,
+        width: width as u32,
+        gate_stride: gate.stride as u32,
+        gate_start: gate.start as u32,
+        scale_stride: scale.stride as u32,
+        scale_start: scale.start as u32,
+        branch_eps: branch.as_ref().map_or(0.0, |branch| branch.eps),
+        eps: norm.as_ref().map_or(0.0, |norm| norm.eps),
+    };
+    let bindings = [
+        Binding::from(f32s(op, x)?),
+        gpu.optional(y),
+        gpu.optional(branch_norm),
+        gate.table,
+        gpu.optional(norm.as_ref().map(|norm| norm.weight)),
+        scale.table,
+        out.as_ref().map_or_else(|| gpu.absent_output(), Binding::from),
     ];
-    for (program, count) in stages {
-        gpu.dispatch(&program, &args, parameters.clone(), count)?;
-    }
+    let program = program(op, gpu.device.variant.reduction(), threads(width), kind);
+    gpu.dispatch(&program, &bindings, params, items * tokens)?;
     Ok(out)
 }
 
-/// Every program of these verbs.
-pub(crate) fn programs() -> Vec<Program> {
+/// [`add_and_norm`] with a norm, so that it has an output.
+pub(super) fn normed(
+    gpu: &Gpu,
+    op: &'static str,
+    x: &WebGpuTensor,
+    shape: [usize; 3],
+    branch: Option<Branch<'_, WebGpuTensor>>,
+    norm: RmsNorm<'_, WebGpuTensor>,
+) -> Result<WebGpuTensor> {
+    let out = add_and_norm(gpu, op, x, shape, branch, Some(norm))?;
+    Ok(out.unwrap_or_else(|| unreachable!("{op}: a norm has an output")))
+}
+
+impl ResidualNormOp for WebGpu {
+    fn run_residual_norm(&self, args: ResidualNormArgs<'_, WebGpuTensor>, shape: [usize; 3]) -> Result<WebGpuTensor> {
+        normed(&self.0, OP, args.x, shape, Some(args.branch), args.norm)
+    }
+}
+
+/// Every program of `rms_norm`, `residual` and `residual_norm`.
+pub(super) fn programs() -> Vec<Program> {
+    let mut kinds = Vec::new();
+    for bits in 0..32 {
+        let bit = |i: u32| bits >> i & 1 == 1;
+        let kind = NormKind { branch: bit(0), norm: bit(1), gate: bit(2), out: bit(3), scale: bit(4) };
+        let possible = (kind.branch || !(kind.norm || kind.gate)) && (kind.out || !kind.scale);
+        if possible && (kind.branch || kind.out) {
+            kinds.push(kind);
+        }
+    }
     let mut programs = Vec::new();
     for threads in [64, 256] {
-        for bits in 0..32 {
-            let bit = |i: u32| bits >> i & 1 == 1;
-            let does = Does { branch: bit(0), norm: bit(1), gate: bit(2), out: bit(3), scale: bit(4) };
-            let sensible = (does.branch || !(does.norm || does.gate)) && (does.out || !does.scale);
-            if sensible && (does.branch || does.out) {
-                programs.extend(Reduction::ALL.map(|reduction| program("residual_norm", reduction, threads, does)));
-            }
+        for kind in &kinds {
+            programs.extend(Reduction::ALL.map(|reduction| program(OP, reduction, threads, *kind)));
         }
     }
-    programs.push(group_program("stats", false));
-    programs.extend(Reduction::ALL.map(merge_program));
-    programs.extend([false, true].map(|silu| group_program("apply", silu)));
     programs
 }

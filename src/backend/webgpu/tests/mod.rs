@@ -3,6 +3,7 @@
 mod f16;
 mod memory;
 mod reduction;
+mod shaders;
 
 use super::driver::adapters::Adapters;
 use super::driver::variant::Shaders;

@@ -2,59 +2,67 @@
 
 use super::{open, run_alone, skip};
 use crate::backend::webgpu::driver::variant::{Reduction, Shaders, Variant};
-use crate::backend::webgpu::launch::gpu::Gpu;
 use crate::backend::webgpu::memory::tensor::WebGpuTensor;
-use crate::backend::webgpu::ops::{attention, guide_and_step, residual_norm as norms};
-use crate::backend::{Branch, Heads, QkNormRope, RmsNorm, RopePairs};
+use crate::backend::webgpu::{Runtime, WebGpu};
+use crate::backend::{
+    Branch, GroupNormOp, GuideAndStepOp, Heads, QkNormRope, QkNormRopeOp, ResidualNormOp, RmsNorm, RopePairs,
+};
 use crate::conformance::noise;
 use crate::tensor::HostTensor;
 use pollster::block_on;
 use std::process::Command;
 
+/// A result by name.
+type Found = (String, Vec<f32>);
+
 /// The results of every op that reduces, with the current variant.
-fn reduced(gpu: &Gpu) -> Vec<(String, Vec<f32>)> {
+fn reduced(b: &WebGpu) -> Vec<Found> {
     let mut seed = 0;
     let mut tensor = |shape: &[usize], scale: f32| {
         seed += 1;
         let values: Vec<f32> = noise(seed, shape.iter().product()).iter().map(|v| v * scale).collect();
-        gpu.upload_tensor("upload", &HostTensor::from_f32(shape, &values)).unwrap()
+        b.upload(&HostTensor::from_f32(shape, &values)).unwrap()
     };
-    let mut found = Vec::new();
+    let mut found: Vec<Found> = Vec::new();
     let mut keep = |name: String, out: &WebGpuTensor| {
-        found.push((name, block_on(gpu.download(out)).unwrap().to_f32()));
+        found.push((name, block_on(b.download(out)).unwrap().to_f32()));
     };
     for width in [5, 100, 3840] {
-        let (x, y) = (tensor(&[1, 3, width], 1e4), tensor(&[1, 3, width], 1e4));
-        let (norm, weight) = (tensor(&[width], 1.0), tensor(&[width], 1.0));
-        let branch = Branch { y: &y, norm: Some(&norm), gate: None, eps: 1e-5 };
+        let mut x = tensor(&[1, 3, width], 1e4);
+        let y = tensor(&[1, 3, width], 1e4);
+        let branch_norm = tensor(&[width], 1.0);
+        let weight = tensor(&[width], 1.0);
+        let branch = Branch { y: &y, norm: Some(&branch_norm), gate: None, eps: 1e-5 };
         let norm = RmsNorm { weight: &weight, scale: None, eps: 1e-5 };
-        let out = norms::residual_norm(gpu, "residual_norm", &x, Some(branch), Some(norm)).unwrap();
-        keep(format!("residual_norm of {width}"), &out.unwrap());
+        let out = b.residual_norm(&mut x, branch, norm).unwrap();
+        keep(format!("residual_norm of {width}"), &out);
         keep(format!("residual of {width}"), &x);
-        if gpu.device.variant.f16() {
-            keep(format!("to_f16 of {width}"), &gpu.to_f16(&y, width, width.next_multiple_of(8)).unwrap());
-        }
+        keep(format!("to_f16 of {width}"), &b.0.to_f16(&y, width, width.next_multiple_of(8)).unwrap());
     }
     let mut qkv = tensor(&[1, 3, 4 * 128], 1e4);
-    let (norm, rotation) = (tensor(&[128], 1.0), tensor(&[1, 3, 64, 2], 1.0));
+    let norm = tensor(&[128], 1.0);
+    let rotation = tensor(&[1, 3, 64, 2], 1.0);
     let how =
         QkNormRope { q_norm: &norm, k_norm: &norm, eps: 1e-5, rotation: &rotation, pairs: RopePairs::Interleaved };
-    attention::qk_norm_rope(gpu, &mut qkv, Heads { query: 2, key_value: 1, dim: 128 }, how).unwrap();
+    b.qk_norm_rope(&mut qkv, Heads { query: 2, key_value: 1, dim: 128 }, how).unwrap();
     keep("qk_norm_rope".into(), &qkv);
-    let (x, weight, bias) = (tensor(&[1, 70, 70, 8], 1e2), tensor(&[8], 1.0), tensor(&[8], 1.0));
-    keep("group_norm".into(), &norms::group_norm(gpu, &x, &weight, &bias, 2, 1e-6, false).unwrap());
-    let (mut latents, prediction) = (tensor(&[1, 4, 33, 33], 1.0), tensor(&[2, 4, 33, 33], 1.0));
-    let table = gpu.upload_tensor("upload", &HostTensor::from_f32(&[1, 3], &[-0.1, 4.0, 1.0])).unwrap();
-    let mut step = gpu.upload_tensor("upload", &HostTensor::from_u32(&[1], &[0])).unwrap();
-    guide_and_step::guide_and_step(gpu, &mut latents, &prediction, &table, &mut step).unwrap();
+    let x = tensor(&[1, 70, 70, 8], 1e2);
+    let weight = tensor(&[8], 1.0);
+    let bias = tensor(&[8], 1.0);
+    keep("group_norm".into(), &b.group_norm(&x, &weight, &bias, 2, 1e-6, false).unwrap());
+    let mut latents = tensor(&[1, 4, 33, 33], 1.0);
+    let prediction = tensor(&[2, 4, 33, 33], 1.0);
+    let table = b.upload(&HostTensor::from_f32(&[1, 3], &[-0.1, 4.0, 1.0])).unwrap();
+    let mut step = b.upload(&HostTensor::from_u32(&[1], &[0])).unwrap();
+    b.guide_and_step(&mut latents, &prediction, &table, &mut step).unwrap();
     keep("guide_and_step".into(), &latents);
     found
 }
 
-fn compare_reductions(mut gpu: Gpu) {
+fn compare_reductions(mut b: WebGpu) {
     let [tree, subgroups] = Reduction::ALL.map(|reduction| {
-        gpu.device.variant = Variant::Half(reduction);
-        reduced(&gpu)
+        b.0.device.variant = Variant::Half(reduction);
+        reduced(&b)
     });
     for ((name, tree), (_, subgroups)) in tree.iter().zip(&subgroups) {
         let norm = |values: &mut dyn Iterator<Item = f32>| values.map(|v| f64::from(v).powi(2)).sum::<f64>().sqrt();
@@ -74,7 +82,7 @@ fn trees_and_subgroups_reduce_alike() {
     if gpu.device.variant.reduction() == Reduction::Tree {
         return skip(&format!("{} has no subgroup operations", gpu.device.info.name));
     }
-    compare_reductions(gpu);
+    compare_reductions(WebGpu(gpu));
     if std::env::var_os(WIDTH).is_some() {
         return;
     }

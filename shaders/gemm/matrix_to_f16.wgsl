@@ -1,0 +1,96 @@
+// A matrix in F16 with a scale: out[n, k] = f16(w[n, k]·2^e), rounded to nearest, ties to even. The
+// host knows e, because it has seen all of w: see webgpu/matrix/f16.rs. NaN and infinities stay.
+//
+// BF16 and F16 are converted in place, F32 from `stored`, whose rows are padded to 64 bytes like
+// all rows. All of it works on bits: the rounding of WGSL's own conversions, and their treatment of
+// NaN, is up to the driver. One thread converts eight values. Constants: STORED, 0 for F32, 1 for
+// BF16, 2 for F16.
+
+#import shared/dispatch
+#import shared/math
+
+const STORED: u32 = 0u;
+
+struct Params {
+    // Vectors of eight in all rows, in a row, and in a row of `stored`.
+    vectors: u32,
+    row: u32,
+    stored_row: u32,
+    e: i32,
+}
+
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> stored: array<vec4u>;
+@group(0) @binding(2) var<storage, read_write> matrix: array<vec4u>;
+
+const INFINITY: u32 = 0x7f800000u;
+
+// The bits of an F16 as F32.
+fn widened(f16_bits: u32) -> u32 {
+    let sign = (f16_bits & 0x8000u) << 16u;
+    let magnitude = f16_bits & 0x7fffu;
+    if (magnitude < 0x0400u) {
+        return sign | bitcast<u32>(f32(magnitude) * exp2_of(-24));
+    }
+    if (magnitude >= 0x7c00u) {
+        return sign | INFINITY | ((magnitude & 0x03ffu) << 13u);
+    }
+    return sign | ((magnitude << 13u) + (112u << 23u));
+}
+
+// The F16 nearest to the F32 of these bits times 2^e.
+fn narrowed(bits: u32) -> u32 {
+    let sign = (bits >> 16u) & 0x8000u;
+    let given = bits & 0x7fffffffu;
+    if (given >= INFINITY) {
+        return sign | select(0x7c00u, 0x7e00u, given > INFINITY);
+    }
+    let scaled = bitcast<f32>(given) * exp2_of(p.e);
+    let magnitude = bitcast<u32>(scaled);
+    if (magnitude >= 0x477ff000u) {
+        return sign | 0x7c00u;
+    }
+    // Below 2^-14, F16 values are 2^-24 apart, like F32 values from 1/2 on: the sum rounds.
+    if (magnitude < 0x38800000u) {
+        return sign | (bitcast<u32>(scaled + 0.5) - 0x3f000000u);
+    }
+    return sign | (((magnitude + 0x0fffu + ((magnitude >> 13u) & 1u)) >> 13u) - (112u << 10u));
+}
+
+fn pair(low: u32, high: u32) -> u32 {
+    return narrowed(low) | (narrowed(high) << 16u);
+}
+
+fn converted(word: u32) -> u32 {
+    if (STORED == 1u) {
+        return pair(word << 16u, word & 0xffff0000u);
+    }
+    return pair(widened(word & 0xffffu), widened(word >> 16u));
+}
+
+@compute @workgroup_size(256)
+fn main(
+    @builtin(workgroup_id) group: vec3u,
+    @builtin(num_workgroups) groups: vec3u,
+    @builtin(local_invocation_index) thread: u32,
+) {
+    let at = workgroup_index(group, groups) * 256u + thread;
+    if (at >= p.vectors) {
+        return;
+    }
+    if (STORED != 0u) {
+        let words = matrix[at];
+        matrix[at] = vec4u(converted(words.x), converted(words.y), converted(words.z), converted(words.w));
+        return;
+    }
+    let row = at / p.row;
+    let column = at % p.row;
+    if (column >= p.stored_row) {
+        matrix[at] = vec4u();
+        return;
+    }
+    let first = 2u * (row * p.stored_row + column);
+    let a = stored[first];
+    let b = stored[first + 1u];
+    matrix[at] = vec4u(pair(a.x, a.y), pair(a.z, a.w), pair(b.x, b.y), pair(b.z, b.w));
+}

@@ -1,0 +1,13 @@
+//! `residual`, by the shader of `residual_norm`.
+
+use super::residual_norm::add_and_norm;
+use crate::backend::webgpu::WebGpu;
+use crate::backend::webgpu::memory::tensor::WebGpuTensor;
+use crate::backend::{ResidualArgs, ResidualOp};
+use crate::error::Result;
+
+impl ResidualOp for WebGpu {
+    fn run_residual(&self, args: ResidualArgs<'_, WebGpuTensor>, shape: [usize; 3]) -> Result<()> {
+        add_and_norm(&self.0, "residual", args.x, shape, Some(args.branch), None).map(drop)
+    }
+}

@@ -1,0 +1,57 @@
+//! `scale_latents`.
+
+use super::{THREADS, f32s};
+use crate::backend::webgpu::WebGpu;
+use crate::backend::webgpu::launch::binding::Binding;
+use crate::backend::webgpu::launch::program::Program;
+use crate::backend::webgpu::launch::shader::wgsl;
+use crate::backend::webgpu::launch::uniform::uniform;
+use crate::backend::webgpu::memory::tensor::WebGpuTensor;
+use crate::backend::{DeviceTensor, ScaleLatentsArgs, ScaleLatentsOp};
+use crate::error::Result;
+use crate::tensor::DType;
+
+const OP: &str = "scale_latents";
+
+uniform! {
+    /// `Params` of `scale_latents.wgsl`.
+    struct Params {
+        count: u32,
+        channels: u32,
+        stored: u32,
+        pixels: u32,
+        scale: f32,
+        shift: f32,
+    }
+}
+
+fn program() -> Program {
+    Program::new::<Params>(OP, wgsl!("scale_latents"))
+}
+
+impl ScaleLatentsOp for WebGpu {
+    fn run_scale_latents(
+        &self,
+        args: ScaleLatentsArgs<'_, WebGpuTensor>,
+        shape @ [_, channels, h, w]: [usize; 4],
+    ) -> Result<WebGpuTensor> {
+        let ScaleLatentsArgs { x, scale, shift, .. } = args;
+        let out = self.0.output(OP, &shape, DType::F32)?;
+        let params = Params {
+            count: out.len() as u32,
+            channels: channels as u32,
+            stored: x.shape()[3] as u32,
+            pixels: (h * w) as u32,
+            scale,
+            shift,
+        };
+        let bindings = [f32s(OP, x)?, &out].map(Binding::from);
+        self.0.dispatch(&program(), &bindings, params, out.len().div_ceil(THREADS))?;
+        Ok(out)
+    }
+}
+
+/// Every program of this op.
+pub(super) fn programs() -> Vec<Program> {
+    vec![program()]
+}

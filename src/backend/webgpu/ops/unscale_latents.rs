@@ -1,0 +1,50 @@
+//! `unscale_latents`.
+
+use super::THREADS;
+use crate::backend::webgpu::WebGpu;
+use crate::backend::webgpu::launch::binding::Binding;
+use crate::backend::webgpu::launch::program::Program;
+use crate::backend::webgpu::launch::shader::wgsl;
+use crate::backend::webgpu::launch::uniform::uniform;
+use crate::backend::webgpu::memory::tensor::WebGpuTensor;
+use crate::backend::{UnscaleLatentsArgs, UnscaleLatentsOp};
+use crate::error::Result;
+use crate::tensor::DType;
+
+const OP: &str = "unscale_latents";
+
+uniform! {
+    /// `Params` of `unscale_latents.wgsl`.
+    struct Params {
+        count: u32,
+        channels: u32,
+        pixels: u32,
+        scale: f32,
+        shift: f32,
+    }
+}
+
+fn program() -> Program {
+    Program::new::<Params>(OP, wgsl!("unscale_latents"))
+}
+
+impl UnscaleLatentsOp for WebGpu {
+    fn run_unscale_latents(
+        &self,
+        args: UnscaleLatentsArgs<'_, WebGpuTensor>,
+        shape @ [_, h, w, channels]: [usize; 4],
+    ) -> Result<WebGpuTensor> {
+        let UnscaleLatentsArgs { latents, scale, shift } = args;
+        let out = self.0.output(OP, &shape, DType::F32)?;
+        let params =
+            Params { count: out.len() as u32, channels: channels as u32, pixels: (h * w) as u32, scale, shift };
+        let bindings = [latents, &out].map(Binding::from);
+        self.0.dispatch(&program(), &bindings, params, out.len().div_ceil(THREADS))?;
+        Ok(out)
+    }
+}
+
+/// Every program of this op.
+pub(super) fn programs() -> Vec<Program> {
+    vec![program()]
+}
