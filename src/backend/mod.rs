@@ -12,7 +12,6 @@ mod gpu;
 pub mod ops;
 mod runtime;
 pub(crate) mod shape;
-pub(crate) mod shapes;
 #[cfg(feature = "webgpu")]
 pub mod webgpu;
 

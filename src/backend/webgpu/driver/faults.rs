@@ -1,7 +1,7 @@
 //! Errors that the device reports outside of any call.
 
-use super::lock;
 use crate::backend::RELIEF;
+use crate::backend::gpu::lock;
 use crate::error::{Error, Result};
 use std::sync::Mutex;
 

@@ -1,7 +1,7 @@
 //! Compute pipelines, each compiled once.
 
-use super::lock;
 use super::pipeline_cache::PipelineCache;
+use crate::backend::gpu::lock;
 use crate::error::Result;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};

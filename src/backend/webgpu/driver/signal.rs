@@ -1,6 +1,6 @@
 //! A value that a driver's callback will deliver.
 
-use super::lock;
+use crate::backend::gpu::lock;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};

@@ -5,7 +5,7 @@ use super::gpu::Gpu;
 use super::program::Program;
 use super::recording::{Dispatch, Prepared, Recorder, Slice, WebGpuRecording};
 use super::uniform::Uniform;
-use crate::backend::webgpu::driver::lock;
+use crate::backend::gpu::lock;
 use crate::backend::webgpu::memory::allocate::check_size;
 use crate::error::{Error, Result};
 

@@ -1,7 +1,7 @@
 //! Points in the order of work that the host can wait for.
 
 use super::gpu::Gpu;
-use crate::backend::webgpu::driver::lock;
+use crate::backend::gpu::lock;
 use crate::backend::webgpu::driver::signal::Signal;
 use crate::error::{Error, Result};
 

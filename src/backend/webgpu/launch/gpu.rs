@@ -3,17 +3,17 @@
 use super::binding::Binding;
 use super::recording::{Dispatch, Recorder};
 use crate::backend::RELIEF;
+use crate::backend::gpu::frequencies::Frequencies;
+use crate::backend::gpu::lock;
 use crate::backend::webgpu::driver::adapters::Adapters;
 use crate::backend::webgpu::driver::device::Device;
-use crate::backend::webgpu::driver::lock;
 use crate::backend::webgpu::driver::pipelines::Pipelines;
 use crate::backend::webgpu::driver::variant::Shaders;
 use crate::backend::webgpu::memory::allocate::{self, Request, check_size, descriptor};
 use crate::backend::webgpu::memory::pool::{Memory, Pool};
 use crate::backend::webgpu::memory::tensor::{WebGpuTensor, padded_bytes};
 use crate::error::Result;
-use crate::tensor::{DType, HostTensor};
-use std::collections::HashMap;
+use crate::tensor::DType;
 use std::sync::{Arc, Mutex};
 
 /// Bytes of the smallest binding.
@@ -28,8 +28,7 @@ pub(crate) struct Gpu {
     pub(super) queue: Mutex<Queue>,
     absent_input: Arc<Memory>,
     absent_output: Arc<Memory>,
-    /// Constant tensors by size: see [`Gpu::table`].
-    tables: Mutex<HashMap<usize, WebGpuTensor>>,
+    pub(super) frequencies: Frequencies<WebGpuTensor>,
     /// A word that `to_rgb8` sets for a value that is not finite. The download of a picture reads
     /// and clears it.
     pub(super) non_finite: Arc<Memory>,
@@ -65,7 +64,7 @@ impl Gpu {
             queue: Mutex::default(),
             absent_input,
             absent_output,
-            tables: Mutex::default(),
+            frequencies: Frequencies::default(),
             non_finite,
         })
     }
@@ -103,16 +102,6 @@ impl Gpu {
 
     pub(crate) fn allocate(&self, request: Request<'_>) -> Result<wgpu::Buffer> {
         allocate::allocate(&self.device, &self.pool, request, || self.flush())
-    }
-
-    /// A constant tensor of `size` values, made by `make` on first use.
-    pub(crate) fn table(&self, size: usize, make: impl FnOnce(usize) -> Vec<f32>) -> Result<WebGpuTensor> {
-        if let Some(table) = lock(&self.tables).get(&size) {
-            return Ok(table.clone());
-        }
-        let table = self.upload_tensor("table", &HostTensor::from_f32(&[size], &make(size)))?;
-        lock(&self.tables).insert(size, table.clone());
-        Ok(table)
     }
 
     /// The binding of an absent input.

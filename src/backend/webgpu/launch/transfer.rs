@@ -2,7 +2,7 @@
 
 use super::gpu::Gpu;
 use crate::backend::DeviceTensor;
-use crate::backend::webgpu::driver::lock;
+use crate::backend::gpu::lock;
 use crate::backend::webgpu::driver::signal::Signal;
 use crate::backend::webgpu::memory::allocate::{Request, check_size};
 use crate::backend::webgpu::memory::pool::Memory;
@@ -64,6 +64,11 @@ impl Gpu {
         let mut upload = self.start_tensor(op, tensor.shape(), tensor.dtype())?;
         upload.write(&self.device.queue, 0, tensor.bytes());
         Ok(WebGpuTensor::new(tensor.shape(), tensor.dtype(), self.finish_upload(upload)?))
+    }
+
+    /// The frequencies of `timestep_embedding`, uploaded on first use.
+    pub(crate) fn frequencies(&self, op: &str, count: usize) -> Result<WebGpuTensor> {
+        self.frequencies.get(count, |values| self.upload_tensor(op, &HostTensor::from_f32(&[count], values)))
     }
 
     /// Uploads a table as it is stored, row after row.

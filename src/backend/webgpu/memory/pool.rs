@@ -8,7 +8,7 @@
 //! needs the same sizes. A cached buffer is freed before an allocation would raise the peak, so
 //! caching costs no memory.
 
-use crate::backend::webgpu::driver::lock;
+use crate::backend::gpu::lock;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::RangeBounds;

@@ -1,6 +1,6 @@
 //! `residual`, by the shader of `residual_norm`.
 
-use super::residual_norm::add_and_norm;
+use super::residual_norm::launch;
 use crate::backend::webgpu::WebGpu;
 use crate::backend::webgpu::memory::tensor::WebGpuTensor;
 use crate::backend::{ResidualArgs, ResidualOp};
@@ -8,6 +8,6 @@ use crate::error::Result;
 
 impl ResidualOp for WebGpu {
     fn run_residual(&self, args: ResidualArgs<'_, WebGpuTensor>, shape: [usize; 3]) -> Result<()> {
-        add_and_norm(&self.0, "residual", args.x, shape, Some(args.branch), None).map(drop)
+        launch(&self.0, "residual", args.x, shape, Some(args.branch), None)
     }
 }

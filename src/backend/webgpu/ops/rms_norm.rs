@@ -1,13 +1,19 @@
 //! `rms_norm`, by the shader of `residual_norm`.
 
-use super::residual_norm::normed;
+use super::residual_norm::{Norm, launch};
 use crate::backend::webgpu::WebGpu;
 use crate::backend::webgpu::memory::tensor::WebGpuTensor;
 use crate::backend::{RmsNormArgs, RmsNormOp};
 use crate::error::Result;
+use crate::tensor::DType;
+
+const OP: &str = "rms_norm";
 
 impl RmsNormOp for WebGpu {
     fn run_rms_norm(&self, args: RmsNormArgs<'_, WebGpuTensor>, shape: [usize; 3]) -> Result<WebGpuTensor> {
-        normed(&self.0, "rms_norm", args.x, shape, None, args.norm)
+        let RmsNormArgs { x, norm } = args;
+        let out = self.0.output(OP, &shape, DType::F32)?;
+        launch(&self.0, OP, x, shape, None, Some(Norm { norm, out: &out }))?;
+        Ok(out)
     }
 }

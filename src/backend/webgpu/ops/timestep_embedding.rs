@@ -14,9 +14,6 @@ use crate::backend::{DeviceTensor, TimestepEmbeddingArgs, TimestepEmbeddingOp};
 use crate::error::Result;
 use crate::tensor::DType;
 
-/// The sinusoids' longest period over 2π.
-const MAX_PERIOD: f32 = 10_000.0;
-
 const OP: GemmOp = GemmOp {
     name: "timestep_embedding",
     shader: wgsl!("timestep_embedding"),
@@ -42,10 +39,7 @@ impl TimestepEmbeddingOp for WebGpu {
         let TimestepEmbeddingArgs { times, step, w1, w2 } = args;
         let gpu = &self.0;
         let [hidden, k] = w1.matrix.dims();
-        // A GPU's exponential is too inexact for angles of 1000, so the host computes the
-        // frequencies once.
-        let frequency = |half: usize, i: usize| (-MAX_PERIOD.ln() * i as f32 / half as f32).exp();
-        let frequencies = gpu.table(k / 2, |half| (0..half).map(|i| frequency(half, i)).collect())?;
+        let frequencies = gpu.frequencies(OP.name, k / 2)?;
         let inner = gpu.output(OP.name, &[r, hidden], DType::F32)?;
         let gemm = Gemm {
             op: OP,
