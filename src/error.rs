@@ -1,15 +1,18 @@
-//! Everything that can go wrong, one variant a kind, each printed as one sentence that says what to do next.
+//! Errors: one variant a cause, each printed as one sentence.
+//!
+//! A sentence says what was expected and what was found, with its numbers. It names no flag and no button: the command
+//! line and the page know which of theirs may help, and add it by the variant.
 
 use std::path::{Path, PathBuf};
 
-/// The result of everything in this crate that can fail.
+/// The result of every call in this crate that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What went wrong. The text is for the person who asked; [`Error::kind`] is for programs.
+/// An error. Its text is for the user; [`Error::kind`] is for programs.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The request cannot be served as it stands: a size, a count or a number out of its range.
+    /// The request must change: a size, a count or a number is out of its range.
     #[error("{0}")]
     Request(String),
     /// A file or folder could not be read or written.
@@ -17,58 +20,68 @@ pub enum Error {
     Io {
         /// The file or folder.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// A file is there, but it is not what it must be: broken JSON, a hostile header, a missing key.
+    /// A file exists but is not valid: broken JSON, a hostile header, a missing key.
     #[error("{}: {problem}", path.display())]
     File {
         /// The file or folder.
         path: PathBuf,
-        /// What is wrong with it and what was expected instead.
+        /// The fault, and what was expected instead.
         problem: String,
     },
-    /// One tensor of a file is missing, misshapen or of a type that is not supported.
+    /// One tensor of a file is missing, has another shape, or has a type that is not supported.
     #[error("{}: tensor {tensor}: expected {expected}, found {found}", path.display())]
     Tensor {
         /// The file that should hold the tensor.
         path: PathBuf,
         /// The tensor's name as the file spells it.
         tensor: String,
-        /// What the model's configuration asks for.
+        /// The model's configuration's demand.
         expected: String,
-        /// What the file holds.
+        /// The file's content.
         found: String,
     },
     /// A network of a model returned infinite values or NaN, so there is no picture.
     #[error("{}", non_finite(network, path, tensor.as_deref()))]
     NonFinite {
-        /// The network, in words.
+        /// The network's name.
         network: &'static str,
         /// The file of the tensor to blame, or the folder of the network's weights.
         path: PathBuf,
         /// The first tensor of the weights that holds such a value; `None` when all of them are finite.
         tensor: Option<String>,
     },
-    /// A picture has infinite values or NaN; a model's pipeline says [`Error::NonFinite`] instead.
+    /// An image has infinite values or NaN. A model's pipeline returns [`Error::NonFinite`] instead.
     #[error("the picture has infinite values or NaN; please report the model and the device")]
     NonFinitePicture,
-    /// A verb was given tensors that do not fit together; a fault of the calling code, not of the user.
-    #[error("{verb}: {problem}")]
+    /// The tensors given to an op do not fit together: a bug of the calling code, not the user's error.
+    #[error("{op}: {problem}")]
     Shape {
-        /// The verb.
-        verb: &'static str,
-        /// What does not fit.
+        /// The op.
+        op: &'static str,
+        /// The sizes or types that do not fit.
         problem: String,
     },
+    /// An invariant of this crate does not hold: a bug of ours.
+    #[error("{0} (a bug of zimage; please report it)")]
+    Internal(String),
+    /// This program was built without the feature `embedded-model`.
+    #[error("this program was built without the embedded model")]
+    NoEmbeddedModel,
     /// The device refused or failed.
     #[error("{0}")]
     Device(String),
-    /// The device has no room for a tensor: too little memory, or none in one piece of that size. Something smaller may
-    /// fit, and the device goes on.
-    #[error("{0}")]
-    OutOfMemory(String),
-    /// The device went away: what was loaded onto it is gone as well.
+    /// Memory ran out, or an allocation is larger than the device allows. A smaller one may fit: the device stays usable.
+    #[error("{problem}")]
+    OutOfMemory {
+        /// The memory that ran out.
+        memory: MemoryKind,
+        /// The bytes asked for and, where they are known, those that are free or allowed.
+        problem: String,
+    },
+    /// The device was lost, and with it everything that was loaded onto it.
     #[error("{0}")]
     Lost(String),
     /// The caller asked to stop.
@@ -76,7 +89,7 @@ pub enum Error {
     Cancelled,
 }
 
-/// The coarse class of an [`Error`], for exit codes and for programs that react to it.
+/// The class of an [`Error`], for exit codes and for programs that react to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ErrorKind {
@@ -88,25 +101,39 @@ pub enum ErrorKind {
     Device,
     /// The caller asked to stop.
     Cancelled,
-    /// A fault of this program.
+    /// A bug of this program.
     Internal,
+}
+
+/// The memory that ran out in [`Error::OutOfMemory`]. It decides what takes less.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum MemoryKind {
+    /// The device's, during an upload: of weights, nearly always.
+    Weights,
+    /// The device's, for a result: of an activation, nearly always.
+    Activations,
+    /// A single buffer, which would be larger than the device allows.
+    Buffer,
+    /// The host's.
+    Host,
 }
 
 impl Error {
     /// The class this error belongs to.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Error::Request(_) => ErrorKind::Request,
+            Error::Request(_) | Error::NoEmbeddedModel => ErrorKind::Request,
             Error::Io { .. } | Error::File { .. } | Error::Tensor { .. } | Error::NonFinite { tensor: Some(_), .. } => {
                 ErrorKind::Files
             }
             Error::NonFinite { tensor: None, .. }
             | Error::NonFinitePicture
             | Error::Device(_)
-            | Error::OutOfMemory(_)
+            | Error::OutOfMemory { .. }
             | Error::Lost(_) => ErrorKind::Device,
             Error::Cancelled => ErrorKind::Cancelled,
-            Error::Shape { .. } => ErrorKind::Internal,
+            Error::Shape { .. } | Error::Internal(_) => ErrorKind::Internal,
         }
     }
 
@@ -118,8 +145,16 @@ impl Error {
         Error::File { path: path.to_owned(), problem: problem.into() }
     }
 
-    pub(crate) fn shape(verb: &'static str, problem: impl Into<String>) -> Self {
-        Error::Shape { verb, problem: problem.into() }
+    pub(crate) fn shape(op: &'static str, problem: impl Into<String>) -> Self {
+        Error::Shape { op, problem: problem.into() }
+    }
+
+    pub(crate) fn internal(problem: impl Into<String>) -> Self {
+        Error::Internal(problem.into())
+    }
+
+    pub(crate) fn out_of_memory(memory: MemoryKind, problem: impl Into<String>) -> Self {
+        Error::OutOfMemory { memory, problem: problem.into() }
     }
 }
 

@@ -84,15 +84,15 @@ impl Image {
     /// The picture as a PNG with its [`Info`] as text.
     ///
     /// # Errors
-    /// [`Error::Shape`] when `pixels` does not hold `height · width · 3` bytes.
+    /// [`Error::Internal`] when `pixels` does not hold `height · width · 3` bytes.
     pub fn to_png(&self) -> Result<Vec<u8>> {
-        let failed = |error: png::EncodingError| Error::shape("to_png", error.to_string());
-        let size = |side: usize| u32::try_from(side).map_err(|error| Error::shape("to_png", error.to_string()));
+        let failed = |error: png::EncodingError| Error::internal(error.to_string());
+        let size = |side: usize| u32::try_from(side).map_err(|error| Error::internal(error.to_string()));
         let mut bytes = Vec::new();
         let mut encoder = png::Encoder::new(&mut bytes, size(self.width)?, size(self.height)?);
         encoder.set_color(png::ColorType::Rgb);
         encoder.set_depth(png::BitDepth::Eight);
-        let json = serde_json::to_string(&self.info).map_err(|error| Error::shape("to_png", error.to_string()))?;
+        let json = serde_json::to_string(&self.info).map_err(|error| Error::internal(error.to_string()))?;
         // A NUL would end the text early in other readers; JSON spells it out.
         for (key, text) in [(PARAMETERS, self.info.parameters().replace('\0', "\u{fffd}")), (KEY, json)] {
             // Readers disagree about the upper half of Latin-1 in tEXt, so that anything beyond ASCII is iTXt.
@@ -236,7 +236,7 @@ mod tests {
     #[test]
     fn pixels_of_the_wrong_number_are_an_error() {
         let image = Image { height: 5, ..image("a", "") };
-        assert!(matches!(image.to_png(), Err(Error::Shape { .. })));
+        assert!(matches!(image.to_png(), Err(Error::Internal(_))));
     }
 
     #[test]

@@ -64,7 +64,7 @@ pub mod web;
 pub mod weights;
 
 pub use engine::{BackendChoice, DeviceInfo, Engine, Output, bench, devices, parity, stages};
-pub use error::{Error, ErrorKind, Result};
+pub use error::{Error, ErrorKind, MemoryKind, Result};
 pub use image::{Image, Info};
 pub use model::Model;
 pub use model::vae::tiling::VaeTile;

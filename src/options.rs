@@ -48,7 +48,7 @@ impl Precision {
             return Ok(());
         }
         Err(Error::Request(format!(
-            "the {} backend computes products of {}, not BF16: use --precision auto, or the cuda backend",
+            "the {} backend computes products of {}, not BF16: use the precision auto, or the cuda backend",
             b.name(),
             b.operands()
         )))

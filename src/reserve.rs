@@ -2,7 +2,7 @@
 //!
 //! Everything that grows with a picture, a batch or a model comes from here.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, MemoryKind, Result};
 use bytemuck::Zeroable;
 use std::alloc::{Layout, alloc_zeroed};
 use std::cell::Cell;
@@ -73,10 +73,7 @@ pub(crate) fn copied<T: Copy>(values: &[T], what: &str) -> Result<Vec<T>> {
 
 /// The error of `bytes` bytes for `what` that the system refused.
 pub(crate) fn refused(bytes: f64, what: &str) -> Error {
-    Error::OutOfMemory(format!(
-        "there is no memory for {what} ({:.1} MB): ask for a smaller picture or a smaller batch",
-        bytes / 1e6
-    ))
+    Error::out_of_memory(MemoryKind::Host, format!("there is no memory for {what} ({:.1} MB)", bytes / 1e6))
 }
 
 #[cfg(test)]
@@ -88,7 +85,10 @@ mod tests {
         for len in [1 << 59, 1 << 61, usize::MAX] {
             let sentence = zeros::<f32>(len, "a test").unwrap_err().to_string();
             assert!(sentence.starts_with("there is no memory for a test (") && sentence.contains("MB"), "{sentence}");
-            assert!(matches!(with_room::<f32>(len, "a test"), Err(Error::OutOfMemory(_))));
+            assert!(matches!(
+                with_room::<f32>(len, "a test"),
+                Err(Error::OutOfMemory { memory: MemoryKind::Host, .. })
+            ));
         }
         assert!(!may_fail());
     }

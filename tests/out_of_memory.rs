@@ -32,7 +32,9 @@ fn halves(shape: &[usize]) -> HostTensor {
 #[track_caller]
 fn refused<T>(result: Result<T, Error>) {
     match result.map(drop) {
-        Err(Error::OutOfMemory(sentence)) => assert!(sentence.starts_with("there is no memory for "), "{sentence}"),
+        Err(Error::OutOfMemory { memory: zimage::MemoryKind::Host, problem }) => {
+            assert!(problem.starts_with("there is no memory for "), "{problem}")
+        }
         other => panic!("{other:?}"),
     }
 }

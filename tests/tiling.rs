@@ -60,9 +60,12 @@ fn smaller_tiles_are_tried_when_memory_runs_out() {
     assert!(drawn.warnings.len() == 1 && drawn.warnings[0].contains("tiles of 128×128 pixels"), "{:?}", drawn.warnings);
     // What was asked for is not changed, and the run that fails says what is missing.
     let refused = draw(&pipeline, VaeTile::Off).unwrap_err();
-    assert!(matches!(&refused, Error::OutOfMemory(text) if text.contains("[1, 144, 240, 64]")), "{refused}");
+    assert!(
+        matches!(&refused, Error::OutOfMemory { problem, .. } if problem.contains("[1, 144, 240, 64]")),
+        "{refused}"
+    );
     let refused = draw(&short(1 << 10), VaeTile::Auto).unwrap_err();
-    assert!(matches!(refused, Error::OutOfMemory(_)), "{refused}");
+    assert!(matches!(refused, Error::OutOfMemory { .. }), "{refused}");
 }
 
 /// A picture of soft waves.

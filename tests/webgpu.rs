@@ -212,7 +212,7 @@ fn too_large_a_tensor_is_an_error() {
     let pad = b.upload(&HostTensor::from_f32(&[4], &[1.0; 4])).unwrap();
     let error = b.embed_patches(&latents, 1, &w, &pad, 1 << 40, 1).unwrap_err();
     let sentence = error.to_string();
-    assert!(matches!(error, zimage::Error::OutOfMemory(_)), "{sentence}");
+    assert!(matches!(error, zimage::Error::OutOfMemory { .. }), "{sentence}");
     assert!(
         sentence.starts_with("embed_patches: a tensor of shape [1, 1099511627776, 4] takes 16777216.0 MiB"),
         "{sentence}"

@@ -72,11 +72,3 @@ impl<B> Backend for B where
         + UnscaleLatentsOp
 {
 }
-
-/// What makes a picture fit into a device's memory.
-#[cfg(any(feature = "cuda", feature = "webgpu"))]
-const RELIEF: &str = if cfg!(target_family = "wasm") {
-    "a smaller picture or batch may fit"
-} else {
-    "--offload sequential, a smaller --width, --height or --batch, or --vae-tile may make it fit"
-};

@@ -49,7 +49,7 @@ mod tests {
     /// Checks that the error is of `op` and holds all `words`.
     #[track_caller]
     fn rejects<T>(result: Result<T>, op: &str, words: &[&str]) {
-        let Err(Error::Shape { verb: named, problem }) = result.map(drop) else { panic!("{op} accepted it") };
+        let Err(Error::Shape { op: named, problem }) = result.map(drop) else { panic!("{op} accepted it") };
         assert_eq!(named, op);
         words.iter().for_each(|words| assert!(problem.contains(words), "{words:?} is not in {problem:?}"));
     }

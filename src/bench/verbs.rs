@@ -156,7 +156,7 @@ impl<B: Backend> Case<B> {
         let measured = self.times(b, random, activations, runs).await;
         b.trim();
         match measured {
-            Err(Error::OutOfMemory(problem)) => Ok(Row::without_room(&self.name, &self.what, problem)),
+            Err(Error::OutOfMemory { problem, .. }) => Ok(Row::without_room(&self.name, &self.what, problem)),
             measured => measured,
         }
     }

@@ -3,6 +3,7 @@
 //! Data goes to standard output (`--json`, a PNG with `-o -`, what `inspect` finds), everything for the person at the
 //! terminal to standard error. An error is one line and an exit code that a script can act on.
 
+mod advice;
 mod backend;
 mod bench;
 mod generate;
@@ -166,7 +167,7 @@ fn class(kind: ErrorKind) -> (&'static str, u8) {
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let (kind, exit_code) = class(error.kind());
-        Self { kind, message: error.to_string(), exit_code, kept: Vec::new() }
+        Self { kind, message: advice::sentence(&error), exit_code, kept: Vec::new() }
     }
 }
 

@@ -69,7 +69,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         None => match Model::embedded() {
             // A program built without the small model still compares the verbs.
             Err(error) if error.kind() == ErrorKind::Request => {
-                super::note(&format!("skipped: stages and pictures: {error}"));
+                super::note(&format!("skipped: stages and pictures: {}", super::advice::sentence(&error)));
                 Vec::new()
             }
             model => vec![model?],

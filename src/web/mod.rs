@@ -229,7 +229,7 @@ fn thrown(error: Error) -> JsValue {
     };
     let reason = match error {
         Error::Lost(_) => Some("lost"),
-        Error::OutOfMemory(_) => Some("memory"),
+        Error::OutOfMemory { .. } => Some("memory"),
         _ => None,
     };
     let object = js_sys::Error::new(&error.to_string());

@@ -7,11 +7,10 @@ impl ModelFolder {
     /// The embedded default model.
     ///
     /// # Errors
-    /// [`Error::Request`] when this binary was built without the feature `embedded-model`.
+    /// [`Error::NoEmbeddedModel`] where this crate was built without the feature `embedded-model`.
     pub fn embedded() -> Result<Self> {
         if FILES.is_empty() {
-            let sentence = "this binary was built without the embedded model; name a model folder with --model";
-            return Err(Error::Request(sentence.into()));
+            return Err(Error::NoEmbeddedModel);
         }
         Ok(Self::in_memory("emoji", FILES))
     }

@@ -3,7 +3,7 @@
 use super::remote::RemoteFiles;
 #[cfg(unix)]
 use super::sigbus::Region;
-use crate::error::{Error, Result};
+use crate::error::{Error, MemoryKind, Result};
 use bytes::Bytes;
 use std::fs::{File, metadata};
 use std::io::{ErrorKind, Read, Seek, SeekFrom};
@@ -189,7 +189,7 @@ impl OpenFile {
         let mut bytes = Vec::new();
         if usize::try_from(len).map_or(true, |len| bytes.try_reserve_exact(len).is_err()) {
             let problem = format!("there is no memory for {len} bytes of {}", self.path.display());
-            return Err(Error::OutOfMemory(problem));
+            return Err(Error::out_of_memory(MemoryKind::Host, problem));
         }
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         let read = file.seek(SeekFrom::Start(range.start)).and_then(|_| (&mut *file).take(len).read_to_end(&mut bytes));

@@ -276,7 +276,7 @@ impl<B: Backend> Vae<B> {
 async fn fitting<B: Backend, T>(b: &B, tiles: &mut Tiles, run: impl AsyncFn(Option<usize>) -> Result<T>) -> Result<T> {
     loop {
         match run(tiles.pixels()).await {
-            Err(Error::OutOfMemory(_)) if tiles.shrink() => b.trim(),
+            Err(Error::OutOfMemory { .. }) if tiles.shrink() => b.trim(),
             result => return result,
         }
     }

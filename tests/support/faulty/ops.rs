@@ -3,7 +3,7 @@
 use super::{Fault, Faulty};
 use zimage::backend::*;
 use zimage::tensor::{HostTensor, Weight};
-use zimage::{Error, Result};
+use zimage::{Error, MemoryKind, Result};
 
 /// An op that returns a tensor, with the faults that `$change` plants in its arguments.
 macro_rules! op {
@@ -115,7 +115,8 @@ impl<B: Backend> Conv2dOp for Faulty<B> {
         let out = self.inner.conv2d(x, w, Conv2d { pad, ..geometry }, residual)?;
         match self.fault {
             Fault::NoMemoryPast(most) if out.shape().iter().product::<usize>() > most => {
-                Err(Error::OutOfMemory(format!("conv2d: no memory for {:?}", out.shape())))
+                let problem = format!("conv2d: no memory for {:?}", out.shape());
+                Err(Error::OutOfMemory { memory: MemoryKind::Activations, problem })
             }
             _ => self.result("conv2d", out),
         }

@@ -15,7 +15,7 @@ fn u32s(values: &[u32]) -> CpuTensor {
 #[track_caller]
 fn refused<T>(result: Result<T>, verb: &str, words: &str) {
     match result.map(|_| ()) {
-        Err(Error::Shape { verb: named, problem }) if named == verb && problem.contains(words) => (),
+        Err(Error::Shape { op: named, problem }) if named == verb && problem.contains(words) => (),
         other => panic!("{verb} does not say {words:?}: {other:?}"),
     }
 }

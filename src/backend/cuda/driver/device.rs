@@ -3,8 +3,7 @@
 use super::error::{fault, not_opened};
 use super::functions;
 use super::kernels::Kernels;
-use crate::backend::RELIEF;
-use crate::error::{Error, Result};
+use crate::error::{Error, MemoryKind, Result};
 use cudarc::driver::sys::{self, CUdevice_attribute, CUresult};
 use cudarc::driver::{CudaContext, CudaStream, DriverError, result};
 use std::sync::Arc;
@@ -77,11 +76,8 @@ impl Device {
             Ok((free, total)) => format!("{:.2} of {:.2} GiB are free", gib(free), gib(total)),
             Err(_) => "the memory is full".into(),
         };
-        Error::OutOfMemory(format!(
-            "{op}: {} has no memory left for {what} ({:.2} GiB): {free}; {RELIEF}",
-            self.name,
-            gib(bytes)
-        ))
+        let problem = format!("{op}: {} has no memory left for {what} ({:.2} GiB): {free}", self.name, gib(bytes));
+        Error::out_of_memory(MemoryKind::Activations, problem)
     }
 }
 

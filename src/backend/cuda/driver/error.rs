@@ -1,7 +1,6 @@
 //! Errors of the CUDA driver as sentences.
 
-use crate::backend::RELIEF;
-use crate::error::Error;
+use crate::error::{Error, MemoryKind};
 use cudarc::driver::DriverError;
 use cudarc::driver::sys::CUresult;
 
@@ -49,7 +48,9 @@ pub(crate) fn fault(what: &str, error: DriverError) -> Error {
             "{what}: a kernel failed on the GPU ({said}), and with it went everything that this process had there; start \
              the program again"
         )),
-        R::CUDA_ERROR_OUT_OF_MEMORY => Error::OutOfMemory(format!("{what}: the GPU's memory is full; {RELIEF}")),
+        R::CUDA_ERROR_OUT_OF_MEMORY => {
+            Error::out_of_memory(MemoryKind::Activations, format!("{what}: the GPU's memory is full"))
+        }
         R::CUDA_ERROR_NO_BINARY_FOR_GPU | R::CUDA_ERROR_INVALID_IMAGE | R::CUDA_ERROR_UNSUPPORTED_PTX_VERSION => {
             Error::Device(format!(
                 "{what}: the NVIDIA driver does not take what the compiler library made ({said}); update the driver, or use \

@@ -96,7 +96,7 @@ impl Drop for Compilation {
 /// [`Error::Device`] when the library is missing, does not know the architecture or refuses the text.
 pub(crate) fn compile(name: &str, source: &str, architecture: &str) -> Result<Compiled> {
     find()?;
-    let text = |text: &str| CString::new(text).map_err(|_| Error::shape("compile", "a kernel's text holds a zero"));
+    let text = |text: &str| CString::new(text).map_err(|_| Error::internal("a kernel's source holds a NUL"));
     let (source, file) = (text(source)?, text(name)?);
     let compilation = Compilation(result::create_program(&source, Some(&file)).map_err(|e| refused(name, e))?);
     // SAFETY: the program lives, and so do its text and its name.

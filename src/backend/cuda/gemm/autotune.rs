@@ -146,7 +146,7 @@ impl Autotuner {
         }
         let matmul = match gpu.outside_recording(|| self.tune(gpu, library, size, w, own)) {
             // Timing needs more memory than the gemm does.
-            Err(Error::OutOfMemory(_)) => None,
+            Err(Error::OutOfMemory { .. }) => None,
             matmul => matmul?,
         };
         lock(&self.tuned).insert(size, matmul.clone());
@@ -179,7 +179,7 @@ impl Autotuner {
                 // skipped.
                 match tensors() {
                     Ok((x, out)) if enqueue(gpu, &matmul, &x, w, &out).is_err() => {}
-                    Err(error) if !matches!(error, Error::OutOfMemory(_)) => return Err(error),
+                    Err(error) if !matches!(error, Error::OutOfMemory { .. }) => return Err(error),
                     _ => return Ok(Some(matmul)),
                 }
             }

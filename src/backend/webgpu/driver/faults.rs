@@ -1,8 +1,7 @@
 //! Errors that the device reports outside of any call.
 
-use crate::backend::RELIEF;
 use crate::backend::gpu::lock;
-use crate::error::{Error, Result};
+use crate::error::{Error, MemoryKind, Result};
 use std::sync::Mutex;
 
 /// The device's first uncaptured error, until a call returns it.
@@ -39,7 +38,7 @@ impl Faults {
         if std::mem::take(&mut state.out_of_memory) {
             // Later errors follow from the first: work used the buffer that could not be made.
             state.first = None;
-            return Err(Error::OutOfMemory(format!("the GPU ran out of memory; {RELIEF}")));
+            return Err(Error::out_of_memory(MemoryKind::Activations, "the GPU ran out of memory"));
         }
         match state.first.take() {
             Some(problem) => Err(Error::Device(format!("the GPU refused: {problem}"))),
@@ -80,7 +79,7 @@ mod tests {
         faults.push(wgpu::Error::OutOfMemory { source: "full".into() });
         faults.push(validation("a buffer is invalid, as there was no memory for it"));
         let full = faults.check().unwrap_err();
-        assert!(matches!(&full, Error::OutOfMemory(text) if text.contains("out of memory")), "{full}");
+        assert!(matches!(&full, Error::OutOfMemory { problem, .. } if problem.contains("out of memory")), "{full}");
         assert!(!faults.take_out_of_memory() && faults.check().is_ok());
 
         faults.lose("unplugged");

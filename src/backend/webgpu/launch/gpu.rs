@@ -2,7 +2,6 @@
 
 use super::binding::Binding;
 use super::recording::{Dispatch, Recorder};
-use crate::backend::RELIEF;
 use crate::backend::gpu::frequencies::Frequencies;
 use crate::backend::gpu::lock;
 use crate::backend::webgpu::driver::adapters::Adapters;
@@ -12,7 +11,7 @@ use crate::backend::webgpu::driver::variant::Shaders;
 use crate::backend::webgpu::memory::allocate::{self, Request, check_size, descriptor};
 use crate::backend::webgpu::memory::pool::{Memory, Pool};
 use crate::backend::webgpu::memory::tensor::{WebGpuTensor, padded_bytes};
-use crate::error::Result;
+use crate::error::{MemoryKind, Result};
 use crate::tensor::DType;
 use std::sync::{Arc, Mutex};
 
@@ -89,7 +88,7 @@ impl Gpu {
     /// shows.
     fn uninit(&self, op: &str, shape: &[usize], bytes: u64) -> Result<wgpu::Buffer> {
         let poison = cfg!(debug_assertions);
-        let made = self.allocate(Request { op, shape, bytes, mapped: poison, instead: RELIEF })?;
+        let made = self.allocate(Request { op, shape, bytes, mapped: poison, memory: MemoryKind::Activations })?;
         if poison {
             if let Ok(mut mapped) = made.get_mapped_range_mut(..) {
                 let ones = vec![0xff; mapped.len()];

@@ -8,7 +8,7 @@ use crate::backend::webgpu::memory::allocate::{Request, check_size};
 use crate::backend::webgpu::memory::pool::Memory;
 use crate::backend::webgpu::memory::tensor::{WebGpuTensor, padded_bytes};
 use crate::backend::webgpu::memory::upload::Upload;
-use crate::error::{Error, Result};
+use crate::error::{Error, MemoryKind, Result};
 use crate::reserve;
 use crate::tensor::{DType, HostTensor, Weight};
 use std::fmt;
@@ -19,12 +19,6 @@ use std::sync::Arc;
 const MAX_UPLOADED: u64 = 256 << 20;
 /// Bytes of the flag that follows a downloaded picture.
 const FLAG_BYTES: u64 = 4;
-/// Advice for weights that do not fit.
-const LIGHTER: &str = if cfg!(target_family = "wasm") {
-    "a smaller model may fit, or one in shorter types"
-} else {
-    "--offload sequential, a smaller model or one in shorter types may fit"
-};
 
 impl Gpu {
     /// A zeroed buffer of `bytes` for the host to write. `limit`: the device's limit for this
@@ -32,7 +26,8 @@ impl Gpu {
     pub(crate) fn start_upload(&self, op: &str, shape: &[usize], bytes: u64, limit: u64) -> Result<Upload> {
         self.device.faults.check()?;
         check_size(&self.device, op, format_args!("a tensor of shape {shape:?}"), bytes, limit)?;
-        let buffer = self.allocate(Request { op, shape, bytes, mapped: Upload::MAPPED, instead: LIGHTER })?;
+        let buffer =
+            self.allocate(Request { op, shape, bytes, mapped: Upload::MAPPED, memory: MemoryKind::Weights })?;
         Upload::new(op, buffer, &self.pool)
     }
 
@@ -55,7 +50,7 @@ impl Gpu {
 
     /// A buffer for a matrix that the device writes at once.
     pub(crate) fn matrix_memory(&self, op: &str, shape: &[usize], bytes: u64) -> Result<Arc<Memory>> {
-        let buffer = self.allocate(Request { op, shape, bytes, mapped: false, instead: LIGHTER })?;
+        let buffer = self.allocate(Request { op, shape, bytes, mapped: false, memory: MemoryKind::Weights })?;
         Ok(Memory::new(buffer, &self.pool))
     }
 

@@ -2,7 +2,7 @@
 
 use super::pool::Pool;
 use crate::backend::webgpu::driver::device::Device;
-use crate::error::{Error, Result};
+use crate::error::{Error, MemoryKind, Result};
 use std::fmt;
 
 /// A buffer to allocate.
@@ -15,8 +15,8 @@ pub(crate) struct Request<'a> {
     pub bytes: u64,
     /// Whether the host writes it first.
     pub mapped: bool,
-    /// The end of the error: what may fit instead.
-    pub instead: &'a str,
+    /// The use of the buffer, which the error names.
+    pub memory: MemoryKind,
 }
 
 /// Refuses a buffer larger than `limit` bytes.
@@ -24,12 +24,13 @@ pub(crate) fn check_size(device: &Device, op: &str, what: fmt::Arguments<'_>, by
     if bytes <= limit {
         return Ok(());
     }
-    Err(Error::OutOfMemory(format!(
-        "{op}: {what} takes {:.1} MiB, and {} allows {:.1} MiB for one buffer; a smaller picture or batch may fit",
+    let problem = format!(
+        "{op}: {what} takes {:.1} MiB, and {} allows {:.1} MiB for one buffer",
         mebibytes(bytes),
         device.info.name,
         mebibytes(limit)
-    )))
+    );
+    Err(Error::out_of_memory(MemoryKind::Buffer, problem))
 }
 
 /// A new buffer. Cached buffers of earlier stages are freed for it. When memory runs out, all free
@@ -40,7 +41,7 @@ pub(crate) fn allocate(
     request: Request<'_>,
     flush: impl FnOnce(),
 ) -> Result<wgpu::Buffer> {
-    let Request { op, shape, bytes, mapped, instead } = request;
+    let Request { op, shape, bytes, mapped, memory } = request;
     let create = || {
         let buffer = device.device.create_buffer(&descriptor(op, bytes, mapped));
         if device.faults.take_out_of_memory() {
@@ -59,9 +60,8 @@ pub(crate) fn allocate(
     made.ok_or_else(|| {
         let mib = mebibytes(bytes);
         let name = &device.info.name;
-        Error::OutOfMemory(format!(
-            "{op}: {name} has no memory left for a tensor of shape {shape:?} ({mib:.1} MiB); {instead}"
-        ))
+        let problem = format!("{op}: {name} has no memory left for a tensor of shape {shape:?} ({mib:.1} MiB)");
+        Error::out_of_memory(memory, problem)
     })
 }
 

@@ -9,7 +9,7 @@ use crate::backend::webgpu::matrix::upload::MatrixUpload;
 use crate::backend::webgpu::memory::allocate::Request;
 use crate::backend::webgpu::memory::pool::Memory;
 use crate::backend::webgpu::memory::tensor::WebGpuTensor;
-use crate::error::{Error, Result};
+use crate::error::{Error, MemoryKind, Result};
 use crate::tensor::{DType, HostTensor};
 use pollster::block_on;
 use std::process::Command;
@@ -118,7 +118,7 @@ fn the_device_survives_running_out_of_memory() {
     let tensor = upload(&gpu).unwrap();
     let bytes = 1 << 30;
     let conv2d =
-        Request { op: "conv2d", shape: &[1, 512, 512, 1024], bytes, mapped: false, instead: "a smaller one may fit" };
+        Request { op: "conv2d", shape: &[1, 512, 512, 1024], bytes, mapped: false, memory: MemoryKind::Activations };
     let mut buffers = Vec::new();
     let full = loop {
         match gpu.allocate(conv2d) {
@@ -128,8 +128,11 @@ fn the_device_survives_running_out_of_memory() {
         assert!(buffers.len() < 5, "5 GB have room for 5 GiB");
     };
     let sentence = full.to_string();
-    assert!(matches!(full, Error::OutOfMemory(_)) && !buffers.is_empty(), "{sentence}");
-    let end = "has no memory left for a tensor of shape [1, 512, 512, 1024] (1024.0 MiB); a smaller one may fit";
+    assert!(
+        matches!(full, Error::OutOfMemory { memory: MemoryKind::Activations, .. }) && !buffers.is_empty(),
+        "{sentence}"
+    );
+    let end = "has no memory left for a tensor of shape [1, 512, 512, 1024] (1024.0 MiB)";
     assert!(sentence.starts_with("conv2d: ") && sentence.ends_with(end), "{sentence}");
     // Work goes on, and free buffers are freed for a new one.
     assert_eq!(block_on(gpu.download(&tensor)).unwrap().to_f32(), [1.0, 2.0, 3.0]);

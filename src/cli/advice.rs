@@ -1,0 +1,45 @@
+//! Advice about flags, for the errors that a flag can avoid.
+
+use zimage::{Error, MemoryKind};
+
+/// The error's sentence, with the flags that may help.
+pub(super) fn sentence(error: &Error) -> String {
+    match flags(error) {
+        Some(flags) => format!("{error}; {flags}"),
+        None => error.to_string(),
+    }
+}
+
+fn flags(error: &Error) -> Option<&'static str> {
+    match error {
+        Error::OutOfMemory { memory: MemoryKind::Weights, .. } => {
+            Some("--offload sequential, a smaller model or one in shorter types may fit")
+        }
+        Error::OutOfMemory { memory: MemoryKind::Activations, .. } => {
+            Some("--offload sequential, a smaller --width, --height or --batch, or --vae-tile may make it fit")
+        }
+        Error::OutOfMemory { .. } => Some("a smaller --width, --height or --batch may fit"),
+        Error::NoEmbeddedModel => Some("name a model's folder with --model"),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn advice_follows_the_memory_that_ran_out() {
+        for (memory, flag) in [
+            (MemoryKind::Weights, "a smaller model"),
+            (MemoryKind::Activations, "--vae-tile"),
+            (MemoryKind::Buffer, "--width"),
+            (MemoryKind::Host, "--batch"),
+        ] {
+            let sentence = sentence(&Error::OutOfMemory { memory, problem: "no memory".into() });
+            assert!(sentence.starts_with("no memory; ") && sentence.contains(flag), "{sentence}");
+        }
+        assert!(sentence(&Error::NoEmbeddedModel).ends_with("--model"));
+        assert_eq!(sentence(&Error::Cancelled), "cancelled");
+    }
+}
