@@ -9,6 +9,7 @@ use crate::backend::cuda::{Cuda, Placement};
 use crate::backend::webgpu::{Adapters, WebGpu};
 use crate::backend::{Backend, Runtime};
 use crate::bench::{self, Seen};
+use crate::conformance::stages::{self, Inputs};
 use crate::conformance::{self, Report, compare_all};
 use crate::error::Result;
 use crate::image::{Image, Info};
@@ -17,8 +18,7 @@ use crate::model::config::ModelConfig;
 use crate::options::LoadOptions;
 use crate::pipeline::progress::{Progress, Timings, since};
 use crate::pipeline::request::Request;
-use crate::pipeline::stages::{self, Inputs};
-use crate::pipeline::{Drawn, Offload, Pipeline};
+use crate::pipeline::{Offload, Pipeline, RunInfo};
 use crate::reserve;
 use crate::tensor::{DType, HostTensor};
 pub use choice::BackendChoice;
@@ -250,9 +250,9 @@ pub struct Output {
     pub timings: Timings,
     /// What the user should know about the request, a sentence each.
     pub warnings: Vec<String>,
-    /// As [`Drawn::vae_tile`].
+    /// As [`RunInfo::vae_tile`].
     pub vae_tile: Option<usize>,
-    /// As [`Drawn::offload`].
+    /// As [`RunInfo::offload`].
     pub offload: Offload,
 }
 
@@ -332,7 +332,7 @@ impl Engine {
             images.push(image);
             Ok(())
         };
-        let Drawn { timings, warnings, vae_tile, offload } = self.generate_each(request, progress, keep).await?;
+        let RunInfo { timings, warnings, vae_tile, offload } = self.generate_each(request, progress, keep).await?;
         Ok(Output { images, timings, warnings, vae_tile, offload })
     }
 
@@ -346,7 +346,7 @@ impl Engine {
         request: &Request,
         progress: &mut dyn Progress,
         each: &mut dyn FnMut(Image) -> Result<()>,
-    ) -> Result<Drawn> {
+    ) -> Result<RunInfo> {
         let job = request.check(self.config())?;
         let info = |i: usize| Info {
             prompt: job.prompts[job.prompt(i)].clone(),

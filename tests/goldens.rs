@@ -11,10 +11,11 @@ use sha2::Digest;
 use std::ops::ControlFlow;
 use zimage::backend::*;
 use zimage::model::transformer::{Clock, ProbePoint, padded};
+use zimage::pipeline::guidance::Guidance;
 use zimage::pipeline::noise;
 use zimage::pipeline::progress::{self, Progress, Run};
 use zimage::pipeline::request::Request;
-use zimage::pipeline::schedule::{Guidance, Schedule};
+use zimage::pipeline::schedule::Schedule;
 use zimage::tensor::HostTensor;
 use zimage::{Model, VaeTile};
 
@@ -251,6 +252,7 @@ fn loop_case<T: Tested>(golden: &Golden<T>, case: &Value) {
     for (step, latents) in latents.0.iter().enumerate() {
         golden.expect(&format!("loop.{name}.step.{step}"), &latents.to_f32(), T::LATENTS);
     }
+    let last = block_on(pipeline.backend().download(&last)).unwrap();
     assert_eq!(latents.0[steps - 1].bytes(), last.bytes());
     let pictures = decode(golden, &last);
     let pixels: Vec<u8> = pictures.iter().flat_map(|picture| picture.bytes().to_vec()).collect();
@@ -262,7 +264,8 @@ fn decode<T: Tested>(golden: &Golden<T>, latents: &HostTensor) -> Vec<HostTensor
     let vae = golden.pipeline.vae();
     let size = [latents.shape()[2], latents.shape()[3]].map(|side| side * golden.pipeline.config().vae.scale_factor());
     let mut tiles = vae.decoder_tiles(golden.pipeline.backend(), VaeTile::Auto, size);
-    block_on(golden.pipeline.decode(latents, &mut tiles)).unwrap()
+    let latents = golden.pipeline.backend().upload(latents).unwrap();
+    block_on(golden.pipeline.decode(&latents, &mut tiles)).unwrap()
 }
 
 /// At most 1 level apart, but for the few values that the backend may have further away.

@@ -13,9 +13,9 @@ use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use zimage::backend::cpu::Cpu;
+use zimage::conformance::stages::{self, Inputs};
 use zimage::model::config::ModelConfig;
 use zimage::pipeline::Pipeline;
-use zimage::pipeline::stages::{self, Inputs};
 use zimage::{BackendChoice, Error, ErrorKind, Model, Offload, Request, Result};
 
 const TRANSFORMER: &str = "transformer/diffusion_pytorch_model.safetensors";

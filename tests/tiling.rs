@@ -13,7 +13,7 @@ use zimage::backend::*;
 use zimage::pipeline::Pipeline;
 use zimage::pipeline::request::Request;
 use zimage::tensor::{DType, HostTensor};
-use zimage::{Drawn, Error, Model, Result, VaeTile};
+use zimage::{Error, Model, Result, RunInfo, VaeTile};
 
 /// The embedded default; only the autoencoder is looked at.
 fn embedded<B: Backend>(b: B) -> Pipeline<B> {
@@ -21,7 +21,7 @@ fn embedded<B: Backend>(b: B) -> Pipeline<B> {
 }
 
 /// One picture, larger than the tiles of 128 pixels, in one step.
-fn draw<B: Backend>(pipeline: &Pipeline<B>, vae_tile: VaeTile) -> Result<(Vec<u8>, Drawn)> {
+fn draw<B: Backend>(pipeline: &Pipeline<B>, vae_tile: VaeTile) -> Result<(Vec<u8>, RunInfo)> {
     let request = Request {
         width: Some(240),
         height: Some(144),

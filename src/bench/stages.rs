@@ -10,8 +10,9 @@ use crate::model::text_encoder::TextEncoder;
 use crate::model::transformer::Transformer;
 use crate::model::vae::Vae;
 use crate::model::vae::tiling::VaeTile;
-use crate::pipeline::schedule::{Guidance, Schedule};
-use crate::pipeline::step::Latents;
+use crate::pipeline::guidance::Guidance;
+use crate::pipeline::sampler::Sampler;
+use crate::pipeline::schedule::Schedule;
 use crate::tensor::{DType, HostTensor};
 use crate::weights::RandomTensors;
 
@@ -129,9 +130,9 @@ impl<B: Backend> Bench<'_, B> {
         let scale = if captions > 1 { 4.0 } else { 0.0 };
         let guidance = Guidance { scale, normalization: 0.0, truncation: 1.0 };
         let noise = self.latents();
-        let mut latents = Latents::upload(b, &noise, &schedule, &guidance, &sizes.config.transformer)?;
+        let mut sampler = Sampler::upload(b, &noise, &schedule, &guidance, &sizes.config.transformer)?;
         let items: Vec<usize> = (0..captions).collect();
-        let step = latents.record(b, transformer, &refined, &items)?;
+        let step = sampler.record(b, transformer, &refined, &items)?;
         let replay = async |times: usize| {
             (0..times).try_for_each(|_| b.replay(&step.recording))?;
             self.finish().await

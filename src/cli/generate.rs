@@ -11,7 +11,8 @@ use std::str::FromStr;
 use std::time::Instant;
 use zimage::pipeline::request::MAX_STEPS;
 use zimage::{
-    BackendChoice, Drawn, Engine, Error, Image, Info, LoadOptions, Model, Offload, Precision, Request, Result, VaeTile,
+    BackendChoice, Engine, Error, Image, Info, LoadOptions, Model, Offload, Precision, Request, Result, RunInfo,
+    VaeTile,
 };
 
 /// Make pictures from prompts
@@ -193,15 +194,15 @@ pub(super) fn run(args: &Args, start: Instant) -> Result<(), Failure> {
     let mut bar = Bar::of(pictures, args.batch);
     let mut made = Made { files: Vec::new(), warnings: Warnings { told: Vec::new(), aloud: !args.json } };
     made.warnings.tell(odd, &bar);
-    let drawn = make(args, &request, &place, &mut bar, &mut made);
+    let result = make(args, &request, &place, &mut bar, &mut made);
     bar.clear();
-    let (engine, drawn) = drawn.map_err(|error| {
+    let (engine, run) = result.map_err(|error| {
         let kept = made.files.iter().map(|(file, _)| file.clone()).filter(|file| file != "-").collect();
         Failure { kept, ..error.into() }
     })?;
-    made.warnings.tell(drawn.warnings.clone(), &bar);
+    made.warnings.tell(run.warnings.clone(), &bar);
     let total_ms = start.elapsed().as_secs_f64() * 1e3;
-    let report = Report::new(&engine, &drawn, &made, total_ms);
+    let report = Report::new(&engine, &run, &made, total_ms);
     if args.json {
         return Ok(super::print_json(&report)?);
     }
@@ -244,7 +245,7 @@ fn make(
     place: &Place,
     bar: &mut Bar,
     Made { files, warnings }: &mut Made,
-) -> Result<(Engine, Drawn)> {
+) -> Result<(Engine, RunInfo)> {
     let model = args.model.as_deref().map_or_else(Model::embedded, Model::open)?;
     // Before minutes of reading weights.
     let job = request.check(model.config())?;
@@ -265,8 +266,8 @@ fn make(
         files.push((file, image.info));
         Ok(())
     };
-    let drawn = pollster::block_on(engine.generate_each(request, bar, each))?;
-    Ok((engine, drawn))
+    let run = pollster::block_on(engine.generate_each(request, bar, each))?;
+    Ok((engine, run))
 }
 
 /// What was made: the document of `--json`.
@@ -315,7 +316,7 @@ struct Transformer {
 }
 
 impl<'a> Report<'a> {
-    fn new(engine: &'a Engine, drawn: &'a Drawn, made: &'a Made, total_ms: f64) -> Self {
+    fn new(engine: &'a Engine, run: &'a RunInfo, made: &'a Made, total_ms: f64) -> Self {
         let Made { files, warnings } = made;
         let first = files.first().map(|(_, info)| info);
         let pictures = files.iter().map(|(file, info)| Picture {
@@ -325,13 +326,13 @@ impl<'a> Report<'a> {
             height: info.height,
             prompt: &info.prompt,
         });
-        let timings = &drawn.timings;
+        let timings = &run.timings;
         Self {
             images: pictures.collect(),
             steps: first.map(|info| info.steps),
             guidance: first.map(|info| info.guidance),
-            vae_tile: drawn.vae_tile,
-            offload: drawn.offload.name(),
+            vae_tile: run.vae_tile,
+            offload: run.offload.name(),
             operands: engine.operands().to_string(),
             model: engine.model(),
             backend: engine.backend(),

@@ -5,7 +5,7 @@ use super::progress::Bar;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensorError};
 use std::path::{Path, PathBuf};
-use zimage::pipeline::stages::Inputs;
+use zimage::conformance::stages::Inputs;
 use zimage::tensor::HostTensor;
 use zimage::{BackendChoice, Error, Model, OutputFile, Result};
 

@@ -39,6 +39,7 @@ mod compare;
 mod overflow;
 mod pipelines;
 mod report;
+pub mod stages;
 mod tolerance;
 mod verbs;
 

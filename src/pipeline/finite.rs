@@ -7,7 +7,7 @@ use std::path::Path;
 
 /// A network of a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Network {
+pub(crate) enum Network {
     /// Tokens to features.
     TextEncoder,
     /// Noise to latents.
@@ -25,16 +25,16 @@ impl Network {
         }
     }
 
-    /// Whether a tensor is loaded but has no part in a picture.
-    fn leaves(self, name: &str) -> bool {
+    /// Whether a tensor is loaded but not used for a picture.
+    fn is_unused(self, name: &str) -> bool {
         self == Network::Vae && (name.starts_with("encoder.") || name.starts_with("quant_conv."))
     }
 
-    /// An error unless every element of `result` is finite. `tensors` are the network's weights.
+    /// Checks that every element of `result` is finite. `tensors` are the network's weights.
     ///
     /// # Errors
     /// [`Error::NonFinite`].
-    pub(super) async fn check(self, result: &HostTensor, tensors: &Tensors) -> Result<()> {
+    pub(crate) async fn check(self, result: &HostTensor, tensors: &Tensors) -> Result<()> {
         if result.is_finite() { Ok(()) } else { Err(self.fault(tensors).await) }
     }
 
@@ -42,7 +42,7 @@ impl Network {
     ///
     /// # Errors
     /// [`Error::NonFinite`].
-    pub(super) async fn check_rows(self, result: &HostTensor, lengths: &[usize], tensors: &Tensors) -> Result<()> {
+    pub(crate) async fn check_rows(self, result: &HostTensor, lengths: &[usize], tensors: &Tensors) -> Result<()> {
         let item = result.shape()[1..].iter().product::<usize>() * result.dtype().size();
         let row = item / result.shape()[1].max(1);
         for (i, length) in lengths.iter().enumerate() {
@@ -53,10 +53,10 @@ impl Network {
         Ok(())
     }
 
-    /// The error for a result that is not finite: the weights are searched for the tensor to blame. An error of that
-    /// search takes its place.
-    pub(super) async fn fault(self, tensors: &Tensors) -> Error {
-        let tensor = match tensors.first_non_finite(|name| self.leaves(name)).await {
+    /// The error for a result that is not finite. It names the first tensor of the weights that is not finite either;
+    /// an error of that search replaces it.
+    pub(crate) async fn fault(self, tensors: &Tensors) -> Error {
+        let tensor = match tensors.first_non_finite(|name| self.is_unused(name)).await {
             Ok(tensor) => tensor,
             Err(error) => return error,
         };

@@ -1,25 +1,25 @@
-//! What a picture will look like, long before it is decoded: a linear map from the values of a latent to a colour.
+//! Previews of a picture before it is decoded: latent2rgb, a linear map from the values of a latent to a colour.
 //!
-//! An autoencoder's decoder is far from linear, but the colour of a place follows the latent there almost linearly. The
+//! An autoencoder's decoder is far from linear, but the colour of a pixel follows the latent there almost linearly. The
 //! map is fitted once a model, by least squares over latents that the model's own autoencoder decodes, and then costs a
 //! few multiplications a latent. It is applied to the clean latents that the step predicts, `x₀ = x − σ·v` with the
-//! velocity `v = (x − x′)/(σ − σ′)` between a step and the one before: the steps' own latents are noise nearly to the
+//! velocity `v = (x − x′)/(σ − σ′)` between a step and the one before: the latents themselves are noise nearly to the
 //! end.
 
-use super::noise;
+use super::{Pipeline, noise};
 use crate::backend::{Backend, DeviceTensor};
 use crate::error::Result;
 use crate::model::vae::Vae;
 use crate::tensor::HostTensor;
 
-/// Latents along a side of what is decoded for the fit.
+/// Latents along a side of the picture that is decoded for the fit.
 const SIDE: usize = 16;
-/// Latents along a side of a square of one value, of which colours are taken.
+/// Latents along a side of a square of one value.
 const CELL: usize = 2;
-/// Added to the diagonal, so that the equations have a solution whatever the autoencoder.
+/// The ridge, added to the diagonal so that the equations have a solution for any autoencoder.
 const RIDGE: f64 = 1e-3;
 
-/// A picture of one pixel a latent.
+/// A picture with one pixel for each latent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Preview {
     /// Pixels in a row.
@@ -32,14 +32,14 @@ pub struct Preview {
 
 /// The map from the `C` values of a latent, and 1, to red, green and blue from 0 to 1.
 #[derive(Debug)]
-pub(super) struct Colours {
+pub(super) struct Latent2Rgb {
     rows: Vec<[f64; 3]>,
 }
 
-impl Colours {
-    /// Fits the map to what `vae`, of `channels` latent channels, decodes.
+impl Latent2Rgb {
+    /// Fits the map to the pictures of `vae`, which has `channels` latent channels.
     pub(super) async fn fit<B: Backend>(b: &B, vae: &Vae<B>, channels: usize) -> Result<Self> {
-        // Squares of one value each, because a colour depends on the latents around as well.
+        // Squares of one value each, because a colour depends on the neighbouring latents as well.
         let cells = SIDE / CELL;
         let values = noise::normal(0, channels * cells * cells);
         let latent = |c: usize, y: usize, x: usize| values[(c * cells + y / CELL) * cells + x / CELL];
@@ -70,10 +70,10 @@ impl Colours {
     pub(super) fn pictures(&self, latents: &[f32], [_, channels, height, width]: [usize; 4]) -> Vec<Preview> {
         let area = height * width;
         let pixel = |item: &[f32], i: usize| {
-            let place = inner(i / width, height) * width + inner(i % width, width);
+            let nearest = inner(i / width, height) * width + inner(i % width, width);
             let mut colour = self.rows[channels];
             for (c, row) in self.rows[..channels].iter().enumerate() {
-                let value = f64::from(item[c * area + place]);
+                let value = f64::from(item[c * area + nearest]);
                 colour.iter_mut().zip(row).for_each(|(sum, factor)| *sum += value * factor);
             }
             colour.map(|value| (value.clamp(0.0, 1.0) * 255.0).round() as u8)
@@ -83,10 +83,22 @@ impl Colours {
     }
 }
 
-/// The place nearest to `i` of `0..n` that is not at the edge. An encoder sees zeros past the edge of a picture, so the
-/// outermost latents of a colour are others than those inside, and the linear map gives them a tint.
+/// The index of `0..n` nearest to `i` that is not at the edge. An encoder sees zeros past the edge of a picture, so the
+/// outermost latents of a colour differ from those inside, and the linear map would give them a tint.
 fn inner(i: usize, n: usize) -> usize {
     if n < 3 { i } else { i.clamp(1, n - 2) }
+}
+
+impl<B: Backend> Pipeline<B> {
+    /// The map of previews, fitted on the first call.
+    pub(super) async fn latent2rgb(&self) -> Result<&Latent2Rgb> {
+        if let Some(latent2rgb) = self.latent2rgb.get() {
+            return Ok(latent2rgb);
+        }
+        let fitted = Latent2Rgb::fit(&self.backend, self.vae(), self.config.vae.latent_channels).await;
+        let fitted = self.blamed(fitted).await?;
+        Ok(self.latent2rgb.get_or_init(|| fitted))
+    }
 }
 
 /// The clean latents that the step from `before` at `sigmas[0]` to `now` at `sigmas[1]` predicts.
@@ -114,7 +126,7 @@ impl Equations {
         }
     }
 
-    /// Gauss and Jordan's elimination; the ridge makes the matrix positive definite, so that no pivot is 0.
+    /// Gauss-Jordan elimination. The ridge makes the matrix positive definite, so that no pivot is 0.
     fn solve(mut self) -> Vec<[f64; 3]> {
         let n = self.rows.len();
         for pivot in 0..n {
@@ -148,12 +160,14 @@ mod tests {
 
     #[test]
     fn the_rim_takes_its_neighbours_colours() {
-        let colours = Colours { rows: vec![[1.0; 3], [0.0; 3]] };
+        let latent2rgb = Latent2Rgb { rows: vec![[1.0; 3], [0.0; 3]] };
         let grey = |size: [usize; 2], latents: &[f32]| -> Vec<u8> {
-            let pictures = colours.pictures(latents, [1, 1, size[0], size[1]]);
+            let pictures = latent2rgb.pictures(latents, [1, 1, size[0], size[1]]);
             pictures[0].pixels.iter().step_by(3).copied().collect()
         };
-        let (odd, a, b) = (1.0, 0.2, 0.4);
+        let odd = 1.0;
+        let a = 0.2;
+        let b = 0.4;
         let latents = [odd, odd, odd, odd, odd, a, b, odd, odd, odd, odd, odd];
         assert_eq!(grey([3, 4], &latents), [51, 51, 102, 102, 51, 51, 102, 102, 51, 51, 102, 102]);
         assert_eq!(grey([2, 2], &[a, b, b, a]), [51, 102, 102, 51], "nothing is inside");
@@ -161,7 +175,8 @@ mod tests {
 
     #[test]
     fn the_clean_latents_lie_on_the_line_through_two_steps() {
-        let (clean, noise) = (2.0, -1.0);
+        let clean = 2.0;
+        let noise = -1.0;
         let at = |sigma: f32| [sigma * noise + (1.0 - sigma) * clean];
         let predicted = predicted(&at(0.9), &at(0.75), [0.9, 0.75])[0];
         assert!((predicted - clean).abs() < 1e-5, "{predicted}");

@@ -1,4 +1,4 @@
-//! What a caller sees of a run while it goes on, and how long its parts took.
+//! The progress of a run for its caller, and the time its parts took.
 
 use super::preview::Preview;
 use crate::error::{Error, Result};
@@ -7,7 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::ops::ControlFlow;
 use web_time::Instant;
 
-/// How far loading or a run has come.
+/// A point that loading or a run has reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Stage {
@@ -31,27 +31,27 @@ pub enum Stage {
     Vae,
 }
 
-/// Called as loading or a run goes on. `Break` cancels it: checked between tensors and between steps, it ends in
-/// [`Error::Cancelled`].
+/// A listener to loading or to a run. `Break` cancels: it is checked between tensors and between steps, and the work
+/// ends in [`Error::Cancelled`].
 pub trait Progress {
-    /// The work has come to `stage`.
+    /// Called when the work has reached `stage`.
     fn update(&mut self, stage: Stage) -> ControlFlow<()>;
 
-    /// Whether [`Progress::latents`] is to be called. It costs a wait for the device after every step.
+    /// Whether to call [`Progress::latents`], which costs a wait for the device after every step.
     fn wants_latents(&self) -> bool {
         false
     }
 
-    /// The latents F32 `[B, C, h, w]` after the step that was reported last, for tests.
+    /// Called with the latents F32 `[B, C, h, w]` after the step that was reported last, for tests.
     fn latents(&mut self, _latents: &HostTensor) {}
 
-    /// Whether [`Progress::preview`] is to be called. It costs a wait for the device after every step, and a moment of
-    /// the autoencoder the first time.
+    /// Whether to call [`Progress::preview`], which costs a wait for the device after every step, and one small decoding
+    /// the first time.
     fn wants_preview(&self) -> bool {
         false
     }
 
-    /// What the pictures under way look like, coarsely, after the step that is about to be reported.
+    /// Called with coarse previews of the pictures under way, after the step that is about to be reported.
     fn preview(&mut self, _pictures: &[Preview]) {}
 }
 
@@ -62,7 +62,7 @@ impl<F: FnMut(Stage) -> ControlFlow<()>> Progress for F {
 }
 
 /// Loading that has begun.
-pub(super) struct Loading<'a> {
+pub(crate) struct Loading<'a> {
     progress: RefCell<&'a mut dyn Progress>,
     done: Cell<u64>,
     of: u64,
@@ -70,12 +70,12 @@ pub(super) struct Loading<'a> {
 
 impl<'a> Loading<'a> {
     /// Loading of `of` bytes.
-    pub(super) fn new(progress: &'a mut dyn Progress, of: u64) -> Self {
+    pub(crate) fn new(progress: &'a mut dyn Progress, of: u64) -> Self {
         Self { progress: RefCell::new(progress), done: Cell::new(0), of }
     }
 
-    /// `bytes` more have been read.
-    pub(super) fn read(&self, bytes: u64) -> Result<()> {
+    /// Reports `bytes` more.
+    pub(crate) fn read(&self, bytes: u64) -> Result<()> {
         self.done.set(self.done.get() + bytes);
         flow(self.progress.borrow_mut().update(Stage::Load { done: self.done.get(), of: self.of }))
     }
@@ -88,12 +88,12 @@ fn flow(flow: ControlFlow<()>) -> Result<()> {
     }
 }
 
-/// A run that has begun: whom it reports to, and how long it took so far.
+/// A run that has begun: its listener, and its timings so far.
 pub struct Run<'a> {
     progress: &'a mut dyn Progress,
     done: usize,
     of: usize,
-    /// What was measured so far.
+    /// The timings so far.
     pub timings: Timings,
 }
 
@@ -144,7 +144,7 @@ impl std::fmt::Debug for Run<'_> {
     }
 }
 
-/// Milliseconds that the parts of a run took.
+/// The parts of a run in milliseconds.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Timings {
     /// Loading networks during the run, where they take turns on the device.

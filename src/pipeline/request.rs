@@ -1,15 +1,13 @@
-//! What a user asks for, checked before anything runs.
+//! Requests, checked before anything runs.
 
 mod warnings;
 
+use super::guidance::Guidance;
 use super::prompt::check_length;
-use super::schedule::{Guidance, Schedule};
+use super::schedule::Schedule;
 use crate::error::{Error, Result};
 use crate::model::config::{Defaults, ModelConfig};
 use crate::model::vae::tiling::VaeTile;
-
-/// The most guidance of a request: far past any picture, and far from where F32 ends.
-pub const MAX_GUIDANCE: f32 = 1000.0;
 
 /// The most steps of a request: as many as the noise levels that a scheduler counts (`num_train_timesteps`).
 pub const MAX_STEPS: usize = 1000;
@@ -20,7 +18,7 @@ pub const MAX_IMAGES: usize = 1024;
 /// The longest side of a picture in pixels, whatever a model's configuration claims.
 const MAX_SIDE: usize = 1 << 16;
 
-/// What a user asks for. `None` is the model's default.
+/// A request for pictures. `None` is the model's default.
 ///
 /// ```
 /// use zimage::pipeline::request::Request;
@@ -28,10 +26,9 @@ const MAX_SIDE: usize = 1 << 16;
 /// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct Request {
-    /// What the pictures should show; at least one.
+    /// The prompts; at least one.
     pub prompts: Vec<String>,
-    /// What they should not show, read where guidance is on: none for the empty text, one for all prompts, or one for
-    /// each.
+    /// The negative prompts, read where guidance is on: none for the empty text, one for all prompts, or one for each.
     pub negative: Vec<String>,
     /// Pixels, a multiple of 16.
     pub width: Option<usize>,
@@ -43,14 +40,14 @@ pub struct Request {
     pub guidance: Option<f32>,
     /// Caps the norm of the guided prediction at this many times that of the prompt's; 0 is off.
     pub cfg_normalization: f32,
-    /// Guidance ends when the model time, from 0 (noise) to 1 (picture), is past this; 1 is never. An f64 for the
-    /// reason that [`Guidance::truncation`] gives.
+    /// Guidance ends when the model time, from 0 (noise) to 1 (picture), is past this; 1 is never. The type is F64 for
+    /// the reason at [`Guidance::truncation`].
     pub cfg_truncation: f64,
     /// The seed of the first picture; [`Job::seed`] has the others.
     pub seed: u64,
     /// Pictures for each prompt, at least 1.
     pub count: usize,
-    /// Pictures drawn at once, 1 or more. More are quicker on a GPU that one picture does not fill, and take more
+    /// Pictures drawn at once, 1 or more. More are faster on a GPU that one picture does not fill, and take more
     /// memory; the pictures are the same.
     pub batch: usize,
     /// Whether pictures are decoded whole or in tiles; tiles are multiples of 32 pixels.
@@ -79,7 +76,7 @@ impl Request {
     /// Puts the model's defaults in and checks everything that can be checked without running the model.
     ///
     /// # Errors
-    /// [`Error::Request`] with what is wrong and what to do about it, for the first thing that is wrong.
+    /// [`Error::Request`] for the first value that is wrong, with one that is right.
     pub fn check(&self, config: &ModelConfig) -> Result<Job> {
         let mut job = self.check_within(&config.defaults, &Limits::of(config))?;
         self.vae_tile.check(&config.vae)?;
@@ -104,7 +101,7 @@ impl Request {
             normalization: self.cfg_normalization,
             truncation: self.cfg_truncation,
         };
-        check_guidance(&guidance)?;
+        guidance.check()?;
 
         let prompts = self.prompts.len();
         if prompts == 0 {
@@ -152,15 +149,15 @@ impl Request {
     }
 }
 
-/// What a model can do at most.
+/// The limits of a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Sides are multiples of this many pixels, which one token stands for: 16 in Z-Image, 8 of the autoencoder times 2
-    /// of the patches.
+    /// Sides are multiples of this many pixels, the side of one token: 16 in Z-Image, 8 of the autoencoder times 2 of
+    /// the patches.
     pub multiple: usize,
-    /// The most tokens from top to bottom.
+    /// The most rows of tokens.
     pub rows: usize,
-    /// The most tokens from left to right.
+    /// The most columns of tokens.
     pub columns: usize,
     /// The most tokens of a caption, its padding included.
     pub caption: usize,
@@ -196,14 +193,14 @@ impl Limits {
     }
 }
 
-/// A request that can be run: every value is known and lies within the model's limits.
+/// A checked request: every value is known and within the model's limits.
 ///
 /// Pictures are numbered prompt by prompt: picture `i` is number `i % count` of prompt `i / count`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Job {
-    /// What the pictures should show.
+    /// The prompts.
     pub prompts: Vec<String>,
-    /// What they should not show: one for each prompt, or none at all when guidance is off.
+    /// The negative prompts: one for each prompt, or none when guidance is off.
     pub negatives: Vec<String>,
     /// Pixels.
     pub width: usize,
@@ -211,7 +208,7 @@ pub struct Job {
     pub height: usize,
     /// Steps from noise to picture.
     pub steps: usize,
-    /// How strongly to follow the prompts.
+    /// The guidance.
     pub guidance: Guidance,
     /// The seed of picture 0.
     pub seed: u64,
@@ -221,7 +218,7 @@ pub struct Job {
     pub batch: usize,
     /// Whether pictures are decoded whole or in tiles.
     pub vae_tile: VaeTile,
-    /// Warnings for the user before the work begins, a sentence each: it can be done, but will hardly please.
+    /// Warnings for the user before the work begins, a sentence each: the pictures will hardly please.
     pub warnings: Vec<String>,
 }
 
@@ -231,13 +228,13 @@ impl Job {
         self.prompts.len() * self.count
     }
 
-    /// Which prompt picture `i` shows.
+    /// The number of the prompt that picture `i` shows.
     pub fn prompt(&self, i: usize) -> usize {
         i / self.count
     }
 
-    /// The seed of picture `i`: the job's plus `i`, from the largest on to 0. So every picture can be made again alone,
-    /// by a request for its prompt with its seed and a count of 1; and its noise is that of diffusers with
+    /// The seed of picture `i`: the job's plus `i`, which wraps to 0. A request for the picture's prompt with this seed
+    /// and a count of 1 makes the picture again. Its noise is that of diffusers with
     /// `generator=[torch.Generator("cpu").manual_seed(seed + i) for i in range(images)]`.
     pub fn seed(&self, i: usize) -> u64 {
         self.seed.wrapping_add(i as u64)
@@ -268,23 +265,6 @@ fn check_side(name: &str, pixels: usize, multiple: usize, most_tokens: usize) ->
     refuse(format!("{name} {pixels} is not a positive multiple of {multiple}: use {nearest}"))
 }
 
-fn check_guidance(guidance: &Guidance) -> Result<()> {
-    let Guidance { scale, normalization, truncation } = *guidance;
-    if !(0.0..=MAX_GUIDANCE).contains(&scale) {
-        return refuse(format!(
-            "guidance {scale} is not a number from 0 to {MAX_GUIDANCE}: it is the usual cfg scale minus 1, so use 0 for none \
-             (a cfg scale of 1) and 4 for a cfg scale of 5"
-        ));
-    }
-    if !(normalization.is_finite() && normalization >= 0.0) {
-        return refuse(format!("cfg normalization {normalization} is not a number from 0 up: use 0 for none"));
-    }
-    if !(0.0..=1.0).contains(&truncation) {
-        return refuse(format!("cfg truncation {truncation} is not between 0 and 1: use 1 for guidance at every step"));
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -308,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_said_comes_from_the_model() {
+    fn missing_values_are_the_models_defaults() {
         let job = check(&Request::new("a fox")).unwrap();
         assert_eq!((job.width, job.height, job.steps), (1024, 768, 8));
         assert_eq!(job.guidance, Guidance { scale: 0.0, normalization: 0.0, truncation: 1.0 });

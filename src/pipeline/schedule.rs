@@ -1,27 +1,13 @@
 //! The flow-match Euler schedule, as the tables that the device reads.
 //!
 //! The numbers are those of diffusers' `ZImagePipeline` with its `FlowMatchEulerDiscreteScheduler`, in float32 and
-//! rounded where they are rounded there: a schedule that is right to six digits makes another picture than one that
-//! is right to seven.
+//! rounded where they are rounded there: a schedule right to six digits makes another picture than one right to seven.
 
 mod beta;
 
+use super::guidance::Guidance;
 use crate::error::{Error, Result};
 use crate::model::config::{SchedulerConfig, Spacing, TimeShift};
-
-/// How strongly the prediction is pushed away from the negative prompt, and where not.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Guidance {
-    /// `g` in `positive + g·(positive − negative)`: diffusers' `guidance_scale`, which is the usual cfg scale − 1.
-    /// 0 is off.
-    pub scale: f32,
-    /// `c`: the norm of the guided prediction is capped at `c` times that of the positive one. 0 is off.
-    pub normalization: f32,
-    /// Guidance is off at the steps whose time `1 − σ` is past this. An f64 because that is what the reference compares
-    /// with: at 8 steps and shift 3 the second time is the f32 next to 0.1, which lies past the f64 0.1 but not past
-    /// the f32.
-    pub truncation: f64,
-}
 
 /// The noise levels of a run of `N` steps, from pure noise (1) to the picture (0) unless the config says otherwise.
 #[derive(Debug, Clone, PartialEq)]
@@ -32,7 +18,7 @@ pub struct Schedule {
     train_timesteps: f32,
 }
 
-/// The pipeline counts timesteps down from this, whatever the scheduler's `num_train_timesteps`.
+/// The pipeline counts timesteps down from this, for any `num_train_timesteps` of the scheduler.
 const TIMESTEPS: f32 = 1000.0;
 /// The exponent of Karras' spacing.
 const RHO: f64 = 7.0;
@@ -64,9 +50,9 @@ impl Schedule {
         if sigmas.iter().all(|sigma| sigma.is_finite()) {
             return Ok(Self { sigmas, train_timesteps: config.train_timesteps as f32 });
         }
-        let which = if steps == 1 { "1 step".to_owned() } else { format!("{steps} steps") };
+        let count = if steps == 1 { "1 step".to_owned() } else { format!("{steps} steps") };
         Err(Error::Request(format!(
-            "the model's scheduler ({config}) has no finite noise levels for {which}: use another number of steps"
+            "the model's scheduler ({config}) has no finite noise levels for {count}: use another number of steps"
         )))
     }
 
@@ -80,15 +66,15 @@ impl Schedule {
         &self.sigmas
     }
 
-    /// What the transformer's sinusoids read at each of the `N` steps: the model time `t = 1 − σ` times `t_scale` of
-    /// its configuration.
+    /// The transformer's times at each of the `N` steps: the model time `t = 1 − σ` times `t_scale` of its
+    /// configuration.
     pub fn times(&self, t_scale: f32) -> Vec<f32> {
         self.model_times().map(|t| t * t_scale).collect()
     }
 
-    /// Which of the `N` steps need the negative prompts: those where guidance is on.
+    /// Whether guidance is on, and so the negative prompts are needed, at each of the `N` steps.
     pub fn guided(&self, guidance: &Guidance) -> Vec<bool> {
-        self.model_times().map(|t| guidance.scale > 0.0 && f64::from(t) <= guidance.truncation).collect()
+        self.model_times().map(|t| guidance.is_on(t)).collect()
     }
 
     /// The rows `(delta, g, c)` of [`crate::backend::Backend::guide_and_step`]. `delta` is `−(σ_{i+1} − σ_i)`, because
@@ -102,7 +88,7 @@ impl Schedule {
             .collect()
     }
 
-    /// `t = 1 − σ` by way of the scheduler's timesteps, as the pipeline takes it: the roundings differ from `1 − σ`.
+    /// `t = 1 − σ` computed through the scheduler's timesteps, as the reference does: the rounding differs.
     fn model_times(&self) -> impl Iterator<Item = f32> {
         self.sigmas[..self.steps()].iter().map(|sigma| (TIMESTEPS - sigma * self.train_timesteps) / TIMESTEPS)
     }
@@ -112,8 +98,9 @@ impl Schedule {
 fn shifted(config: &SchedulerConfig, steps: usize, tokens: usize) -> Vec<f32> {
     let even = linspace(steps);
     let Some(shift) = &config.dynamic else {
-        // Python takes k − 1 in double precision before the arrays round it.
-        let (k, k_minus_1) = (config.shift as f32, (config.shift - 1.0) as f32);
+        let k = config.shift as f32;
+        // Python computes k − 1 in double precision before the arrays round it.
+        let k_minus_1 = (config.shift - 1.0) as f32;
         return even.map(|s| k * s / (1.0 + k_minus_1 * s)).collect();
     };
     let mu = shift.mu(tokens);

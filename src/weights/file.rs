@@ -4,12 +4,13 @@ use super::remote::RemoteFiles;
 #[cfg(unix)]
 use super::sigbus::Region;
 use crate::error::{Error, MemoryKind, Result};
+use crate::sync::lock;
 use bytes::Bytes;
 use std::fs::{File, metadata};
 use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::SystemTime;
 
 /// Files of up to this many bytes are read into memory when they are opened. What happens to them
@@ -155,7 +156,7 @@ pub(super) fn missing(path: &Path) -> Error {
 
 impl OpenFiles {
     fn watch(&self, file: &Arc<OpenFile>) {
-        let mut files = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut files = lock(&self.0);
         files.retain(|file| file.strong_count() > 0);
         files.push(Arc::downgrade(file));
     }
@@ -165,7 +166,7 @@ impl OpenFiles {
     /// # Errors
     /// [`Error::File`] that names the changed file.
     pub(super) fn check(&self) -> Result<()> {
-        let files = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let files = lock(&self.0);
         files.iter().filter_map(Weak::upgrade).try_for_each(|file| file.check())
     }
 }
@@ -173,7 +174,7 @@ impl OpenFiles {
 impl OpenFile {
     /// Asks the open file, not its path: a new file of the same name changes nothing for one that is open.
     fn check(&self) -> Result<()> {
-        let file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let file = lock(&self.file);
         let now = Stamp::of(&file).map_err(|e| Error::io(&self.path, e))?;
         if now == self.opened {
             return Ok(());
@@ -191,7 +192,7 @@ impl OpenFile {
             let problem = format!("there is no memory for {len} bytes of {}", self.path.display());
             return Err(Error::out_of_memory(MemoryKind::Host, problem));
         }
-        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut file = lock(&self.file);
         let read = file.seek(SeekFrom::Start(range.start)).and_then(|_| (&mut *file).take(len).read_to_end(&mut bytes));
         match read {
             Ok(read) if read as u64 == len => Ok(bytes.into()),
@@ -203,7 +204,7 @@ impl OpenFile {
     /// A map of the file, where its file system allows one: shared, else private.
     #[cfg(not(target_family = "wasm"))]
     fn map(self: &Arc<Self>) -> Option<Bytes> {
-        let file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let file = lock(&self.file);
         // SAFETY: both maps are read-only, live as long as the `Bytes` that own them, and are only ever read as bytes,
         // for which every value is valid. Another program may change the file meanwhile: overwritten, it shows other
         // numbers, which `OpenFiles::check` finds; truncated, reading past its new end raises SIGBUS, which

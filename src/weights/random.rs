@@ -4,11 +4,12 @@
 //! there as fast as it can be uploaded. The scales keep activations finite through any depth: matrices and kernels are
 //! `1/√K` for the `K` products of a sum, weights of norms lie around 1, biases around 0.
 
+use crate::sync::lock;
 use crate::tensor::{DType, HostTensor};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 /// Elements of the longest row: 128 MiB of BF16. A tensor that is longer repeats it.
 const LONGEST_ROW: usize = 1 << 26;
@@ -78,14 +79,14 @@ impl RandomTensors {
 
     fn row(&self, dtype: DType, length: usize, mean: f32, spread: f32) -> Bytes {
         let key = (dtype as usize, length, mean.to_bits(), spread.to_bits());
-        let mut rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut rows = lock(&self.rows);
         rows.entry(key).or_insert_with(|| make(dtype, length, mean, spread)).clone()
     }
 }
 
 impl fmt::Debug for RandomTensors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
+        let rows = lock(&self.rows);
         write!(f, "RandomTensors({} bytes)", rows.values().map(Bytes::len).sum::<usize>())
     }
 }

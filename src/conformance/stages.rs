@@ -18,9 +18,6 @@
 //! All prompts are encoded in one ragged batch, and all items of a `NAME` go through the transformer in one. Inputs are F32,
 //! F16 or BF16 where no other type is named; captions are rounded to the type that the backend keeps activations in.
 
-use super::finite::Network;
-use super::progress::{Loading, Progress};
-use super::prompt::MAX_TOKENS;
 use crate::backend::Backend;
 use crate::error::{Error, Result};
 use crate::model::Model;
@@ -28,6 +25,9 @@ use crate::model::config::{ModelConfig, TransformerConfig};
 use crate::model::text_encoder::TextEncoder;
 use crate::model::transformer::{Clock, Transformer, padded};
 use crate::model::vae::Vae;
+use crate::pipeline::finite::Network;
+use crate::pipeline::progress::{Loading, Progress};
+use crate::pipeline::prompt::MAX_TOKENS;
 use crate::reserve::zeros;
 use crate::tensor::HostTensor;
 use crate::weights::{Tensors, excerpt};
@@ -173,7 +173,7 @@ impl Reader<'_> {
 }
 
 /// Runs the stages that `inputs` asks for and returns their results by name. Each network is loaded only where it is
-/// needed, and one at a time; `progress` sees [`Stage::Load`](super::progress::Stage::Load) for each.
+/// needed, and one at a time; `progress` sees [`Stage::Load`](crate::Stage::Load) for each.
 ///
 /// # Errors
 /// Those of the model's files and of the backend, [`Error::Request`] for latents or captions that are past the model's
@@ -264,7 +264,7 @@ async fn forward<B: Backend>(
     let refined = transformer.captions(b, &features, &lengths, &mut |_, _| Ok(()))?;
 
     let [pictures, _, height, width] = latents.shape() else {
-        return Err(Error::shape("stages", "latents of no rank 4"));
+        return Err(Error::internal("a stage's latents do not have rank 4"));
     };
     let items: Vec<usize> = (0..captions.len()).collect();
     let sequence = transformer.sequence(b, &refined, *pictures, &items, [*height, *width])?;
@@ -278,7 +278,9 @@ async fn forward<B: Backend>(
 
 /// One picture at a time, whole.
 async fn decode<B: Backend>(b: &B, vae: &Vae<B>, latents: &HostTensor) -> Result<HostTensor> {
-    let [batch, item @ ..] = latents.shape() else { return Err(Error::shape("stages", "latents of no rank 4")) };
+    let [batch, item @ ..] = latents.shape() else {
+        return Err(Error::internal("a stage's latents do not have rank 4"));
+    };
     let item_shape = [&[1], item].concat();
     let (mut pixels, mut shape) = (Vec::new(), Vec::new());
     for values in latents.to_f32().chunks_exact(item.iter().product()) {

@@ -1,5 +1,6 @@
-//! The three networks on the device: all of them, or the two large ones in turn where they do not fit together.
+//! Residency: the networks on the device, all of them, or the two large ones in turn where they do not fit together.
 
+use super::finish;
 use super::finite::Network;
 use super::progress::{Loading, Progress};
 use crate::backend::Backend;
@@ -8,12 +9,14 @@ use crate::model::config::ModelConfig;
 use crate::model::text_encoder::TextEncoder;
 use crate::model::transformer::Transformer;
 use crate::model::vae::Vae;
-use crate::weights::{ModelFolder, Tensors, excerpt};
+use crate::named;
+use crate::sync::lock;
+use crate::weights::{Listing, ModelFolder, Tensors, excerpt};
 use std::fmt;
 use std::str::FromStr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
-/// Which networks are on the device at the same time.
+/// The networks that are on the device at the same time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Offload {
@@ -22,8 +25,8 @@ pub enum Offload {
     Auto,
     /// All of them, always.
     None,
-    /// The text encoder until the prompts are encoded, then the transformer: a run loads what is not there, and the
-    /// device needs memory for the larger of the two.
+    /// The text encoder until the prompts are encoded, then the transformer. A run loads the missing one, and the device
+    /// needs memory for the larger of the two.
     Sequential,
 }
 
@@ -31,9 +34,9 @@ impl Offload {
     const NAMES: [(&str, Offload); 3] =
         [("auto", Offload::Auto), ("none", Offload::None), ("sequential", Offload::Sequential)];
 
-    /// What the command line calls it.
+    /// Its name on the command line.
     pub fn name(self) -> &'static str {
-        Self::NAMES.iter().find(|(_, offload)| *offload == self).map_or("", |(name, _)| *name)
+        named::name(&Self::NAMES, &self).unwrap_or_default()
     }
 }
 
@@ -41,11 +44,9 @@ impl FromStr for Offload {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        Self::NAMES
-            .iter()
-            .find(|(name, _)| *name == text)
-            .map(|(_, offload)| *offload)
-            .ok_or_else(|| Error::Request(format!("there is no way {text:?} to offload: use auto, none or sequential")))
+        let unknown =
+            || Error::Request(format!("there is no way {text:?} to offload: use {}", named::list(&Self::NAMES)));
+        named::value(&Self::NAMES, text).ok_or_else(unknown)
     }
 }
 
@@ -55,7 +56,8 @@ impl fmt::Display for Offload {
     }
 }
 
-/// How many of the autoencoder's largest activation are alive at once, as what is not weights needs at most.
+/// An upper bound of the memory that is not weights, in multiples of the autoencoder's largest activation: so many of
+/// them are alive at once.
 const ACTIVATIONS: u64 = 3;
 
 /// The networks of a model.
@@ -67,17 +69,17 @@ pub(super) struct Networks<B: Backend> {
     files: Files,
 }
 
-/// The two networks that hold nearly all of the weights.
+/// The two networks that have nearly all of the weights.
 #[derive(Debug)]
 enum Large<B: Backend> {
     Resident(Arc<TextEncoder<B>>, Arc<Transformer<B>>),
-    InTurn(Mutex<Turn<B>>),
+    InTurn(Mutex<Current<B>>),
 }
 
-/// Whose turn it is.
+/// The large network that is on the device.
 #[derive(Debug)]
-enum Turn<B: Backend> {
-    Nobody,
+enum Current<B: Backend> {
+    Neither,
     TextEncoder(Arc<TextEncoder<B>>),
     Transformer(Arc<Transformer<B>>),
 }
@@ -91,26 +93,22 @@ struct Files {
     vae: Tensors,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Whether a tensor of the text encoder's files is one that nothing reads.
-fn leaves<B: Backend>(config: &ModelConfig) -> impl Fn(&str) -> bool + Copy {
+/// Whether a tensor of the text encoder's files is never read.
+fn is_unused<B: Backend>(config: &ModelConfig) -> impl Fn(&str) -> bool + Copy {
     |name| TextEncoder::<B>::leaves(&config.text_encoder, name)
 }
 
-/// Bytes that the weights take on the device.
-fn weights<B: Backend>(b: &B, tensors: &Tensors, leaves: impl Fn(&str) -> bool) -> u64 {
-    let bytes = |tensor: crate::weights::Listing<'_>| match tensor.floating() {
+/// Bytes of weights on the device.
+fn weights<B: Backend>(b: &B, tensors: &Tensors, is_unused: impl Fn(&str) -> bool) -> u64 {
+    let bytes = |tensor: Listing<'_>| match tensor.floating() {
         Some(stored) => tensor.elements() as u64 * b.weights(stored).size() as u64,
         None => tensor.bytes,
     };
-    tensors.iter_but(leaves).map(bytes).sum()
+    tensors.iter_but(is_unused).map(bytes).sum()
 }
 
 impl<B: Backend> Networks<B> {
-    /// Loads what is needed first; `progress` sees it. With it come sentences about tensors that nothing reads.
+    /// Loads the networks that a run needs first; `progress` sees it. Returns warnings about the files as well.
     pub(super) async fn load(
         b: &B,
         folder: &ModelFolder,
@@ -122,21 +120,21 @@ impl<B: Backend> Networks<B> {
         let transformer = Transformer::<B>::open(folder).await?;
         let vae = Vae::<B>::open(folder).await?;
         let files = Files { folder: folder.clone(), text_encoder, transformer, vae };
-        let left = leaves::<B>(config);
+        let unused = is_unused::<B>(config);
         let in_turn = match offload {
             Offload::Sequential => true,
             Offload::None => false,
             Offload::Auto => b.free_memory().is_some_and(|free| {
                 let size = [config.defaults.height, config.defaults.width];
                 let largest = config.vae.largest_decoded(size) as u64 * size_of::<f32>() as u64;
-                let all = weights(b, &files.text_encoder, left)
+                let all = weights(b, &files.text_encoder, unused)
                     + weights(b, &files.transformer, |_| false)
                     + weights(b, &files.vae, |_| false);
                 all + ACTIVATIONS * largest > free
             }),
         };
         let later = if in_turn { files.transformer.bytes() } else { 0 };
-        let all = files.text_encoder.bytes_but(left) + files.transformer.bytes() + files.vae.bytes();
+        let all = files.text_encoder.bytes_but(unused) + files.transformer.bytes() + files.vae.bytes();
         let loading = Loading::new(progress, all - later);
         loading.read(0)?;
         let text_encoder = files.text_encoder(b, config, &loading).await?;
@@ -146,27 +144,27 @@ impl<B: Backend> Networks<B> {
         folder.check_unchanged()?;
 
         let of_files = [&files.text_encoder, &files.transformer, &files.vae].map(Tensors::warnings).concat();
-        let mut warnings = vec![
-            unread_warning(folder, "text_encoder", &files.text_encoder.unread(left)),
+        let mut unread = vec![
+            unread_warning(folder, "text_encoder", &files.text_encoder.unread(unused)),
             unread_warning(folder, "vae", &files.vae.unread(|_| false)),
         ];
         let large = match resident {
             Some(transformer) => {
-                warnings.insert(1, files.unread_of_transformer());
+                unread.insert(1, files.unread_of_transformer());
                 Large::Resident(text_encoder, transformer)
             }
-            None => Large::InTurn(Mutex::new(Turn::TextEncoder(text_encoder))),
+            None => Large::InTurn(Mutex::new(Current::TextEncoder(text_encoder))),
         };
-        let warnings = of_files.into_iter().chain(warnings.into_iter().flatten()).collect();
+        let warnings = of_files.into_iter().chain(unread.into_iter().flatten()).collect();
         Ok((Self { large, vae, files }, warnings))
     }
 
-    /// As [`ModelFolder::check_unchanged`], of the files that the networks came from.
+    /// As [`ModelFolder::check_unchanged`], for the files of the networks.
     pub(super) fn check_unchanged(&self) -> Result<()> {
         self.files.folder.check_unchanged()
     }
 
-    /// A sentence about tensors of a transformer that came later than [`Networks::load`], and that nothing read.
+    /// A warning about tensors that nothing reads of a transformer that was loaded after [`Networks::load`].
     pub(super) fn unread(&self) -> Option<String> {
         match &self.large {
             Large::Resident(..) => None,
@@ -183,7 +181,7 @@ impl<B: Backend> Networks<B> {
         }
     }
 
-    /// Which of the two ways was taken.
+    /// [`Offload::None`] or [`Offload::Sequential`].
     pub(super) fn offload(&self) -> Offload {
         match self.large {
             Large::Resident(..) => Offload::None,
@@ -191,51 +189,62 @@ impl<B: Backend> Networks<B> {
         }
     }
 
-    /// The text encoder, loaded in place of the transformer where they take turns. Whoever holds it keeps its memory.
+    /// The text encoder, loaded in place of the transformer where they are on the device in turn. Its memory is freed
+    /// when its last holder drops it.
     pub(super) async fn text_encoder(
         &self,
         b: &B,
         config: &ModelConfig,
         progress: &mut dyn Progress,
     ) -> Result<Arc<TextEncoder<B>>> {
-        let (files, turn) = match &self.large {
+        let current = match &self.large {
             Large::Resident(network, _) => return Ok(network.clone()),
-            Large::InTurn(turn) => (&self.files, turn),
+            Large::InTurn(current) => current,
         };
-        if let Turn::TextEncoder(network) = &*lock(turn) {
+        if let Current::TextEncoder(network) = &*lock(current) {
             return Ok(network.clone());
         }
-        make_room(b, turn);
-        let loading = Loading::new(progress, files.text_encoder.bytes_but(leaves::<B>(config)));
-        loading.read(0)?;
-        let network = files.text_encoder(b, config, &loading).await?;
-        finish(b).await?;
-        self.check_unchanged()?;
-        *lock(turn) = Turn::TextEncoder(network.clone());
-        Ok(network)
+        let bytes = self.files.text_encoder.bytes_but(is_unused::<B>(config));
+        let load = async |loading: &Loading<'_>| self.files.text_encoder(b, config, loading).await;
+        self.replace(b, current, Loading::new(progress, bytes), load, Current::TextEncoder).await
     }
 
-    /// The transformer, loaded in place of the text encoder where they take turns. Whoever holds it keeps its memory.
+    /// The transformer, loaded in place of the text encoder where they are on the device in turn. Its memory is freed
+    /// when its last holder drops it.
     pub(super) async fn transformer(
         &self,
         b: &B,
         config: &ModelConfig,
         progress: &mut dyn Progress,
     ) -> Result<Arc<Transformer<B>>> {
-        let (files, turn) = match &self.large {
+        let current = match &self.large {
             Large::Resident(_, network) => return Ok(network.clone()),
-            Large::InTurn(turn) => (&self.files, turn),
+            Large::InTurn(current) => current,
         };
-        if let Turn::Transformer(network) = &*lock(turn) {
+        if let Current::Transformer(network) = &*lock(current) {
             return Ok(network.clone());
         }
-        make_room(b, turn);
-        let loading = Loading::new(progress, files.transformer.bytes());
+        let loading = Loading::new(progress, self.files.transformer.bytes());
+        let load = async |loading: &Loading<'_>| self.files.transformer(b, config, loading).await;
+        self.replace(b, current, loading, load, Current::Transformer).await
+    }
+
+    /// Frees the large network on the device and loads another one there.
+    async fn replace<N>(
+        &self,
+        b: &B,
+        current: &Mutex<Current<B>>,
+        loading: Loading<'_>,
+        load: impl AsyncFnOnce(&Loading<'_>) -> Result<Arc<N>>,
+        hold: impl FnOnce(Arc<N>) -> Current<B>,
+    ) -> Result<Arc<N>> {
+        *lock(current) = Current::Neither;
+        b.trim();
         loading.read(0)?;
-        let network = files.transformer(b, config, &loading).await?;
+        let network = load(&loading).await?;
         finish(b).await?;
         self.check_unchanged()?;
-        *lock(turn) = Turn::Transformer(network.clone());
+        *lock(current) = hold(network.clone());
         Ok(network)
     }
 }
@@ -266,20 +275,7 @@ impl Files {
     }
 }
 
-/// Lets go of the network whose turn it was.
-fn make_room<B: Backend>(b: &B, turn: &Mutex<Turn<B>>) {
-    *lock(turn) = Turn::Nobody;
-    b.trim();
-}
-
-/// What the device could not take shows when it is done. What was kept for the way there is not needed any more.
-async fn finish<B: Backend>(b: &B) -> Result<()> {
-    b.wait(b.event()?).await?;
-    b.trim();
-    Ok(())
-}
-
-/// One sentence about the tensors of a part that nothing reads.
+/// A warning about the tensors of a part that nothing reads.
 fn unread_warning(folder: &ModelFolder, part: &str, names: &[String]) -> Option<String> {
     const SHOWN: usize = 3;
     if names.is_empty() {

@@ -1,16 +1,19 @@
-//! One denoising step as a recording: transformer, guidance and Euler step, with everything that changes from step to
-//! step in tables on the device.
+//! The sampler's state on the device, and one denoising step as a recording: transformer, guidance and Euler step.
+//!
+//! Every number that changes from step to step is a row of a table on the device, where the step index advances too.
 
-use super::schedule::{Guidance, Schedule};
+use super::guidance::Guidance;
+use super::schedule::Schedule;
 use crate::backend::Backend;
+use crate::backend::shape::dims;
 use crate::error::Result;
 use crate::model::config::TransformerConfig;
 use crate::model::transformer::{Captions, Clock, Sequence, Transformer};
 use crate::tensor::HostTensor;
 
-/// Latents on their way from noise to pictures, with what their steps read.
+/// The latents of a batch on their way from noise to pictures, and the tables of their steps.
 #[derive(Debug)]
-pub struct Latents<B: Backend> {
+pub struct Sampler<B: Backend> {
     latents: B::Tensor,
     /// `[B, C, h, w]`.
     shape: [usize; 4],
@@ -22,29 +25,29 @@ pub struct Latents<B: Backend> {
 /// A recorded step, to be replayed once for every step of the schedule.
 #[derive(Debug)]
 pub struct Step<B: Backend> {
-    /// What [`Backend::replay`] takes.
+    /// The argument of [`Backend::replay`].
     pub recording: B::Recording,
     _sequence: Sequence<B>,
 }
 
-impl<B: Backend> Latents<B> {
-    /// Noise F32 `[B, C, h, w]` and the tables of a schedule, at its first step.
+impl<B: Backend> Sampler<B> {
+    /// Uploads latents F32 `[B, C, h, w]` and the tables of a schedule, at its first step.
     ///
     /// # Errors
-    /// Those of the backend; `Error::Shape` for noise that has no such shape.
+    /// Those of the backend; [`Error::Shape`](crate::Error::Shape) for latents of another rank.
     pub fn upload(
         b: &B,
-        noise: &HostTensor,
+        start: &HostTensor,
         schedule: &Schedule,
         guidance: &Guidance,
         config: &TransformerConfig,
     ) -> Result<Self> {
         let steps = schedule.steps();
-        let shape = crate::backend::shape::dims::<4>("denoise", "the noise", noise.shape())?;
+        let shape = dims::<4>("denoise", "the noise", start.shape())?;
         let rows = schedule.step_rows(guidance).concat();
         let times = schedule.times(config.t_scale as f32);
         Ok(Self {
-            latents: b.upload(noise)?,
+            latents: b.upload(start)?,
             shape,
             times: b.upload(&HostTensor::from_f32(&[steps, 1], &times))?,
             table: b.upload(&HostTensor::from_f32(&[steps, 3], &rows))?,
@@ -56,7 +59,7 @@ impl<B: Backend> Latents<B> {
     /// of the negative prompts.
     ///
     /// # Errors
-    /// `Error::Request` for more positions than the model has, and those of the backend.
+    /// [`Error::Request`](crate::Error::Request) for more positions than the model has, and those of the backend.
     pub fn record(
         &mut self,
         b: &B,
@@ -75,11 +78,18 @@ impl<B: Backend> Latents<B> {
         Ok(Step { recording, _sequence: sequence })
     }
 
-    /// The latents after the steps that were replayed, F32 `[B, C, h, w]`.
-    ///
-    /// # Errors
-    /// Those of the backend.
-    pub async fn download(&self, b: &B) -> Result<HostTensor> {
-        b.download(&self.latents).await
+    /// The shape of the latents, `[B, C, h, w]`.
+    pub(super) fn shape(&self) -> [usize; 4] {
+        self.shape
+    }
+
+    /// The latents after the steps replayed so far, F32 `[B, C, h, w]`.
+    pub fn latents(&self) -> &B::Tensor {
+        &self.latents
+    }
+
+    /// The latents alone. The recordings of [`Sampler::record`] are not replayed afterwards.
+    pub fn into_latents(self) -> B::Tensor {
+        self.latents
     }
 }
