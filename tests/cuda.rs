@@ -135,7 +135,7 @@ fn a_missing_driver_gets_one_sentence() {
     let sentence = "there is no NVIDIA driver: libcuda.so.1 is nowhere where the system looks for libraries; it comes \
                     with the driver of an NVIDIA GPU (https://www.nvidia.com/drivers)";
     assert!(!Cuda::present());
-    let error = Cuda::open(Placement::default()).unwrap_err();
+    let error = Cuda::open(0, Placement::default()).unwrap_err();
     assert!(matches!(error, zimage::Error::Device(_)));
     assert_eq!(error.to_string(), sentence);
 

@@ -39,7 +39,7 @@ fn emulated(test: &str, settings: &[(&str, &str)], body: impl FnOnce()) {
 }
 
 fn cuda() -> Cuda {
-    Cuda::open(Placement::Separate).unwrap()
+    Cuda::open(0, Placement::Separate).unwrap()
 }
 
 fn verbs_agree() {
@@ -111,7 +111,7 @@ fn a_full_memory_is_said_and_survived() {
 fn large_weights_arrive() {
     emulated("large_weights_arrive", &[], || {
         for placement in [Placement::Separate, Placement::default()] {
-            let b = Cuda::open(placement).unwrap();
+            let b = Cuda::open(0, placement).unwrap();
             let values: Vec<u32> = (0..30_000_000).collect();
             let tensor = HostTensor::from_u32(&[values.len()], &values);
             let copy = b.upload(&tensor).unwrap();
@@ -163,7 +163,7 @@ fn a_small_device_draws_by_itself() {
             zimage::Request { width: Some(32), height: Some(32), steps: Some(1), ..zimage::Request::new("a red fox") };
         let progress = &mut |_| std::ops::ControlFlow::Continue(());
         let output = block_on(engine.generate(&request, progress)).unwrap();
-        assert_eq!((engine.backend(), output.offload), ("cuda", zimage::Offload::Sequential));
+        assert_eq!((engine.backend(), output.run.offload), ("cuda", zimage::Offload::Sequential));
     });
 }
 
@@ -214,7 +214,7 @@ fn auto_prefers_it() {
 fn auto_goes_on_where_the_device_is_too_old_and_says_so() {
     let test = "auto_goes_on_where_the_device_is_too_old_and_says_so";
     emulated(test, &[("EMULATED_CUDA_CAPABILITY", "7")], || {
-        let sentence = Cuda::open(Placement::Separate).unwrap_err().to_string();
+        let sentence = Cuda::open(0, Placement::Separate).unwrap_err().to_string();
         assert!(sentence.contains("has compute capability 7.0"), "{sentence}");
         goes_on_with(&sentence);
     });
@@ -230,7 +230,7 @@ fn auto_goes_on_where_the_compiler_is_missing_and_says_so() {
     std::fs::copy(folder.join("libcuda.so"), alone.path().join("libcuda.so")).unwrap();
     let path = alone.path().to_str().unwrap();
     emulated(test, &[("LD_LIBRARY_PATH", path), ("ZIMAGE_NVRTC", path)], || {
-        let error = Cuda::open(Placement::Separate);
+        let error = Cuda::open(0, Placement::Separate);
         let Err(error) = error else {
             // Where it is installed for the whole system it is found.
             return;
@@ -244,7 +244,7 @@ fn auto_goes_on_where_the_compiler_is_missing_and_says_so() {
 #[test]
 fn a_driver_that_is_too_old_is_refused() {
     emulated("a_driver_that_is_too_old_is_refused", &[("EMULATED_CUDA_DRIVER", "11080")], || {
-        let sentence = Cuda::open(Placement::Separate).unwrap_err().to_string();
+        let sentence = Cuda::open(0, Placement::Separate).unwrap_err().to_string();
         assert!(sentence.starts_with("the NVIDIA driver is of CUDA 11, ") && sentence.contains("update"), "{sentence}");
     });
 }
@@ -253,7 +253,7 @@ fn a_driver_that_is_too_old_is_refused() {
 fn no_gpu_is_no_fault() {
     emulated("no_gpu_is_no_fault", &[("EMULATED_CUDA_DEVICES", "0")], || {
         assert!(!Cuda::present());
-        let sentence = Cuda::open(Placement::Separate).unwrap_err().to_string();
+        let sentence = Cuda::open(0, Placement::Separate).unwrap_err().to_string();
         assert!(sentence.contains("sees no GPU"), "{sentence}");
     });
 }
@@ -371,7 +371,7 @@ fn a_missing_function_is_named_before_anything_is_called() {
     for name in names.filter(|name| named.as_ref().is_none_or(|named| named == *name)) {
         emulated(test, &[("EMULATED_CUDA_HIDE", name)], || {
             assert!(Cuda::present());
-            let error = Cuda::open(Placement::Separate).unwrap_err();
+            let error = Cuda::open(0, Placement::Separate).unwrap_err();
             assert!(matches!(error, zimage::Error::Device(_)), "{error:?}");
             assert!(error.to_string().contains(&format!("has no function {name}, ")), "{error}");
         });
@@ -383,7 +383,23 @@ fn a_missing_function_is_named_before_anything_is_called() {
 fn auto_goes_on_where_the_driver_lacks_a_function_and_says_so() {
     let test = "auto_goes_on_where_the_driver_lacks_a_function_and_says_so";
     emulated(test, &[("EMULATED_CUDA_HIDE", "cuGraphUpload,cuInit")], || {
-        goes_on_with(&Cuda::open(Placement::Separate).unwrap_err().to_string());
+        goes_on_with(&Cuda::open(0, Placement::Separate).unwrap_err().to_string());
+    });
+}
+
+#[test]
+fn an_index_past_the_last_gpu_is_refused() {
+    emulated("an_index_past_the_last_gpu_is_refused", &[], || {
+        assert_eq!(Cuda::count(), 1);
+        for index in [1, 7, usize::MAX] {
+            let error = Cuda::open(index, Placement::default()).unwrap_err();
+            assert_eq!(error.kind(), zimage::ErrorKind::Request);
+            let expected = format!("there is no NVIDIA GPU {index}: the driver sees only GPU 0");
+            assert_eq!(error.to_string(), expected);
+        }
+        let found = block_on(zimage::devices());
+        let named: Vec<String> = found.iter().map(|(choice, _)| choice.to_string()).collect();
+        assert_eq!(named.iter().filter(|name| name.starts_with("cuda")).collect::<Vec<_>>(), ["cuda"]);
     });
 }
 

@@ -121,6 +121,6 @@ fn the_engine_says_what_was_done() {
     let options = LoadOptions { offload: Offload::Sequential, ..BackendChoice::Cpu.into() };
     let engine = block_on(Engine::load(&Model::embedded().unwrap(), options, progress)).unwrap();
     let output = block_on(engine.generate(&Request { count: 1, ..request() }, progress)).unwrap();
-    assert_eq!((output.images.len(), output.offload), (2, Offload::Sequential));
-    assert!(output.timings.load_ms > 0.0);
+    assert_eq!((output.images.len(), output.run.offload), (2, Offload::Sequential));
+    assert!(output.run.timings.load_ms > 0.0);
 }

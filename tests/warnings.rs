@@ -29,7 +29,7 @@ fn outputs_repeat_the_warnings_of_their_jobs() {
     let silent = &mut |_| ControlFlow::Continue(());
     let engine = block_on(Engine::load(&Model::embedded().unwrap(), BackendChoice::Cpu, silent)).unwrap();
     let output = block_on(engine.generate(&request("", 64), silent)).unwrap();
-    assert_eq!(output.warnings, [PROMPT, SIZE]);
+    assert_eq!(output.run.warnings, [PROMPT, SIZE]);
 }
 
 #[test]

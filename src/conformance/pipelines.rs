@@ -24,15 +24,13 @@ const PROMPTS: [&str; 2] = [
 ];
 
 /// Compares everything there is: the verbs, then the stages and the pictures of each of `models` and of what
-/// [`beyond_f16`] makes of it. `reference` and `candidate` start a backend; it is called once for the verbs and once for
-/// each model.
+/// [`beyond_f16`] makes of it.
 ///
 /// # Errors
-/// Those of the reference and of the models' files, and the candidate's when it cannot be started or cannot hold a
-/// model.
+/// Those of the reference and of the models' files, and the candidate's when it cannot hold a model.
 pub async fn compare_all<A, B>(
-    reference: impl AsyncFn() -> Result<A>,
-    candidate: impl AsyncFn() -> Result<B>,
+    mut reference: A,
+    mut candidate: B,
     models: &[Model],
     options: &Options,
 ) -> Result<Report>
@@ -40,7 +38,7 @@ where
     A: Backend + 'static,
     B: Backend + 'static,
 {
-    let mut report = compare(&reference().await?, &candidate().await?, options).await?;
+    let mut report = compare(&reference, &candidate, options).await?;
     for model in models {
         for beyond in [false, true] {
             let name = format!("{}{}", model.name(), if beyond { "-beyond-f16" } else { "" });
@@ -49,9 +47,10 @@ where
             }
             let model = if beyond { beyond_f16(model).await? } else { model.clone() };
             let silent = &mut |_| ControlFlow::Continue(());
-            let known = Pipeline::load(reference().await?, &model, silent).await?;
-            let other = Pipeline::load(candidate().await?, &model, silent).await?;
+            let known = Pipeline::load(reference, &model, silent).await?;
+            let other = Pipeline::load(candidate, &model, silent).await?;
             report.append(compare_pipelines(&name, &known, &other, options).await?);
+            (reference, candidate) = (known.into_backend(), other.into_backend());
         }
     }
     Ok(report)

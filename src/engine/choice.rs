@@ -3,10 +3,11 @@
 #[cfg(feature = "webgpu")]
 use crate::backend::webgpu::{Adapters, Shaders};
 use crate::error::{Error, Result};
+use crate::named;
 use std::fmt;
 use std::str::FromStr;
 
-/// The backend that computes.
+/// The backend that computes, and its device.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum BackendChoice {
@@ -15,53 +16,51 @@ pub enum BackendChoice {
     Auto,
     /// The processor.
     Cpu,
-    /// Any GPU, or a processor in its place, through Vulkan, Metal or Direct3D 12, with these shaders.
+    /// A GPU, or a software implementation of one, through Vulkan, Metal or Direct3D 12, with these shaders.
     #[cfg(feature = "webgpu")]
     WebGpu(Shaders, Adapters),
     /// An NVIDIA GPU.
     #[cfg(feature = "cuda")]
-    Cuda,
+    Cuda {
+        /// Its index in CUDA's order, from 0.
+        index: usize,
+    },
 }
 
 impl BackendChoice {
-    /// The choices that leave the device open, each with its name. A name of `webgpu` may be followed by a colon and the
-    /// number of an adapter or a part of its name, as [`Adapters::Named`](crate::backend::webgpu::Adapters::Named) reads it.
-    #[cfg(feature = "webgpu")]
+    /// The choices of a first or best device, each with its name. Two names take a device after a colon: `webgpu` and its
+    /// variants the number of an adapter or a part of its name, as
+    /// [`Adapters::Named`](crate::backend::webgpu::Adapters::Named) reads it, and `cuda` the index of a GPU.
     pub const NAMES: &[(&'static str, BackendChoice)] = &[
         ("auto", BackendChoice::Auto),
         ("cpu", BackendChoice::Cpu),
+        #[cfg(feature = "webgpu")]
         ("webgpu", BackendChoice::WebGpu(Shaders::Best, Adapters::Any)),
+        #[cfg(feature = "webgpu")]
         ("webgpu:plain", BackendChoice::WebGpu(Shaders::Plain, Adapters::Any)),
+        #[cfg(feature = "webgpu")]
         ("webgpu:direct", BackendChoice::WebGpu(Shaders::Direct, Adapters::Any)),
+        #[cfg(feature = "webgpu")]
         ("webgpu:half", BackendChoice::WebGpu(Shaders::Half, Adapters::Any)),
+        #[cfg(feature = "webgpu")]
         ("webgpu:cooperative", BackendChoice::WebGpu(Shaders::Cooperative, Adapters::Any)),
         #[cfg(feature = "cuda")]
-        ("cuda", BackendChoice::Cuda),
-    ];
-    /// The choices, each with its name.
-    #[cfg(not(feature = "webgpu"))]
-    pub const NAMES: &[(&'static str, BackendChoice)] = &[
-        ("auto", BackendChoice::Auto),
-        ("cpu", BackendChoice::Cpu),
-        #[cfg(feature = "cuda")]
-        ("cuda", BackendChoice::Cuda),
+        ("cuda", BackendChoice::Cuda { index: 0 }),
     ];
 
-    /// The backends themselves in all their variants, whether or not this machine has their device: every choice in
-    /// [`BackendChoice::NAMES`] that leaves no variant open.
+    /// The backends in all their variants, whether or not this machine has their device: every choice in
+    /// [`BackendChoice::NAMES`] but those of the best backend and of the best shaders.
     pub fn built_in() -> impl Iterator<Item = BackendChoice> {
-        let open = |choice: &BackendChoice| match choice {
+        let best = |choice: &BackendChoice| match choice {
             BackendChoice::Auto => true,
-            BackendChoice::Cpu => false,
             #[cfg(feature = "webgpu")]
             BackendChoice::WebGpu(shaders, _) => *shaders == Shaders::Best,
-            #[cfg(feature = "cuda")]
-            BackendChoice::Cuda => false,
+            _ => false,
         };
-        Self::NAMES.iter().map(|(_, choice)| choice.clone()).filter(move |choice| !open(choice))
+        Self::NAMES.iter().map(|(_, choice)| choice.clone()).filter(move |choice| !best(choice))
     }
 
-    /// The choice of an adapter, from what follows `webgpu:`.
+    /// The choice of an adapter, from the text after `webgpu:`.
     #[cfg(feature = "webgpu")]
     fn on_adapter(text: &str) -> Option<Self> {
         let of_shaders = Self::NAMES.iter().find_map(|(name, choice)| match choice {
@@ -76,10 +75,16 @@ impl BackendChoice {
         (!adapter.is_empty()).then(|| BackendChoice::WebGpu(shaders, Adapters::Named(adapter.to_owned())))
     }
 
-    /// No backend has its device chosen in a program without `webgpu`.
-    #[cfg(not(feature = "webgpu"))]
-    fn on_adapter(_: &str) -> Option<Self> {
-        None
+    /// The choice of a device, from a name with a colon.
+    fn on_device(text: &str) -> Option<Self> {
+        let (backend, device) = text.split_once(':')?;
+        match backend {
+            #[cfg(feature = "webgpu")]
+            "webgpu" => Self::on_adapter(device),
+            #[cfg(feature = "cuda")]
+            "cuda" => device.parse().ok().map(|index| BackendChoice::Cuda { index }),
+            _ => None,
+        }
     }
 }
 
@@ -87,12 +92,12 @@ impl FromStr for BackendChoice {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let known = Self::NAMES.iter().find(|(name, _)| *name == text).map(|(_, choice)| choice.clone());
-        known.or_else(|| Self::on_adapter(text.strip_prefix("webgpu:")?)).ok_or_else(|| {
+        named::value(Self::NAMES, text).or_else(|| Self::on_device(text)).ok_or_else(|| {
             let names = Self::NAMES.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
             let adapters =
                 if cfg!(feature = "webgpu") { "; webgpu:NUMBER and webgpu:NAME choose an adapter" } else { "" };
-            Error::Request(format!("there is no backend {text:?}; choose one of {names}{adapters}"))
+            let gpus = if cfg!(feature = "cuda") { "; cuda:NUMBER chooses a GPU" } else { "" };
+            Error::Request(format!("there is no backend {text:?}; choose one of {names}{adapters}{gpus}"))
         })
     }
 }
@@ -100,11 +105,15 @@ impl FromStr for BackendChoice {
 impl fmt::Display for BackendChoice {
     /// Writes what [`FromStr`] reads.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        #[cfg(feature = "webgpu")]
-        if let BackendChoice::WebGpu(shaders, Adapters::Named(adapter)) = self {
-            return write!(f, "{}:{adapter}", BackendChoice::WebGpu(*shaders, Adapters::Any));
+        match self {
+            #[cfg(feature = "webgpu")]
+            BackendChoice::WebGpu(shaders, Adapters::Named(adapter)) => {
+                write!(f, "{}:{adapter}", BackendChoice::WebGpu(*shaders, Adapters::Any))
+            }
+            #[cfg(feature = "cuda")]
+            BackendChoice::Cuda { index } if *index > 0 => write!(f, "cuda:{index}"),
+            choice => f.write_str(named::name(Self::NAMES, choice).unwrap_or("webgpu")),
         }
-        f.write_str(Self::NAMES.iter().find(|(_, choice)| choice == self).map_or("webgpu", |(name, _)| name))
     }
 }
 
@@ -138,8 +147,20 @@ mod tests {
         }
     }
 
+    #[cfg(feature = "cuda")]
     #[test]
-    fn other_names_are_refused_with_those_there_are() {
+    fn an_index_chooses_an_nvidia_gpu() {
+        for (text, index, written) in [("cuda", 0, "cuda"), ("cuda:0", 0, "cuda"), ("cuda:12", 12, "cuda:12")] {
+            let choice: BackendChoice = text.parse().unwrap();
+            assert_eq!((&choice, choice.to_string()), (&BackendChoice::Cuda { index }, written.to_owned()));
+        }
+        for text in ["cuda:-1", "cuda:x", "cuda:1:2", "cuda:18446744073709551616", "cuda: 1"] {
+            assert!(text.parse::<BackendChoice>().unwrap_err().to_string().contains("cuda:NUMBER"), "{text}");
+        }
+    }
+
+    #[test]
+    fn unknown_names_are_refused_with_the_known() {
         for text in ["", "gpu", "CPU", "webgpu:", "webgpu:half:", "webgpu: ", "cuda:", "cpu:1", "auto:0"] {
             let sentence = text.parse::<BackendChoice>().unwrap_err().to_string();
             assert!(sentence.contains(&format!("{text:?}")) && sentence.contains("auto, cpu"), "{sentence}");

@@ -105,8 +105,8 @@ impl ZImageEngine {
         set(&object, "png", &bytes(&image.to_png().map_err(thrown)?))?;
         pixels(&object, image.width, image.height, &image.pixels)?;
         set(&object, "info", &info(image)?)?;
-        set(&object, "warnings", &to_js(&output.warnings)?)?;
-        let timings = &output.timings;
+        set(&object, "warnings", &to_js(&output.run.warnings)?)?;
+        let timings = &output.run.timings;
         let milliseconds = serde_json::json!({
             "textEncoder": timings.text_encoder_ms,
             "transformer": timings.transformer_ms,

@@ -40,13 +40,19 @@ pub struct Cuda {
 pub struct CudaPoint(CudaEvent);
 
 impl Cuda {
-    /// Opens the driver's first GPU.
+    /// Opens the GPU with this index in the driver's order, from 0.
     ///
     /// # Errors
     /// [`Error::Device`](crate::Error::Device) if there is no driver, no GPU or no NVRTC, or if one
     /// of them is too old; the message says which one and what to do.
-    pub fn open(placement: Placement) -> Result<Self> {
-        Ok(Self { gpu: Gpu::open(placement)?, autotuner: Autotuner::default() })
+    /// [`Error::Request`](crate::Error::Request) for an index past the last GPU.
+    pub fn open(index: usize, placement: Placement) -> Result<Self> {
+        Ok(Self { gpu: Gpu::open(index, placement)?, autotuner: Autotuner::default() })
+    }
+
+    /// The number of GPUs that the driver sees; 0 without a driver.
+    pub fn count() -> usize {
+        device::count().unwrap_or(0)
     }
 
     /// True if this machine has an NVIDIA GPU and a driver, even one that [`Cuda::open`] cannot

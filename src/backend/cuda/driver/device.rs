@@ -36,10 +36,15 @@ pub(crate) struct Device {
 }
 
 impl Device {
-    /// Opens the first device.
-    pub(crate) fn open() -> Result<Self> {
+    /// Opens the device with this index.
+    pub(crate) fn open(index: usize) -> Result<Self> {
         let version = find_driver()?;
-        let context = CudaContext::new(0).map_err(not_opened)?;
+        let last = CudaContext::device_count().map_err(not_opened)? - 1;
+        if i32::try_from(index).map_or(true, |index| index > last) {
+            let gpus = if last == 0 { "only GPU 0".to_owned() } else { format!("GPUs 0 to {last}") };
+            return Err(Error::Request(format!("there is no NVIDIA GPU {index}: the driver sees {gpus}")));
+        }
+        let context = CudaContext::new(index).map_err(not_opened)?;
         let name = context.name().map_err(|error| fault("the device's name", error))?;
         let attribute = |which| context.attribute(which).map_err(|error| fault(&name, error));
         let capability = context.compute_capability().map_err(|error| fault(&name, error))?;
@@ -117,6 +122,12 @@ fn is_driver_found() -> bool {
 pub(crate) fn present() -> bool {
     let sees_none = || matches!(result::init(), Err(DriverError(CUresult::CUDA_ERROR_NO_DEVICE)));
     is_driver_found() && !(functions::missing_of_driver().is_empty() && sees_none())
+}
+
+/// The number of GPUs that the driver sees; `None` without a driver that works.
+pub(crate) fn count() -> Option<usize> {
+    find_driver().ok()?;
+    usize::try_from(CudaContext::device_count().ok()?).ok()
 }
 
 /// The driver's CUDA version as 1000·major + 10·minor, 0 if unknown.

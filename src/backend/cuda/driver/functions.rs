@@ -15,6 +15,7 @@ pub(crate) const DRIVER: &[&str] = &[
     "cuCtxSynchronize",
     "cuDeviceGet",
     "cuDeviceGetAttribute",
+    "cuDeviceGetCount",
     "cuDeviceGetName",
     "cuDevicePrimaryCtxRelease_v2",
     "cuDevicePrimaryCtxRetain",

@@ -44,9 +44,9 @@ pub(crate) struct Gpu {
 }
 
 impl Gpu {
-    /// Opens the first device.
-    pub(crate) fn open(placement: Placement) -> Result<Self> {
-        let device = Device::open()?;
+    /// Opens the device with this index.
+    pub(crate) fn open(index: usize, placement: Placement) -> Result<Self> {
+        let device = Device::open(index)?;
         let footprint = Arc::<Footprint>::default();
         let arena = Arena::new(&device.context, &footprint, placement);
         let failed = |error| fault("open", error);

@@ -1,21 +1,23 @@
-//! How a model is loaded: onto what, how much of it at once, and in which precision it computes.
+//! How a model is loaded: onto which device, with which networks there, in which precision.
 
+use super::choice::BackendChoice;
 use crate::backend::Backend;
-use crate::engine::BackendChoice;
 use crate::error::{Error, Result};
+use crate::named;
 use crate::pipeline::Offload;
 use crate::tensor::DType;
 use std::fmt;
 use std::str::FromStr;
 
-/// What [`Engine::load`](crate::Engine::load) is told besides the model. A [`BackendChoice`] alone leaves the rest to it.
+/// The options of [`Engine::load`](crate::Engine::load). A [`BackendChoice`] converts into them and leaves the others at
+/// their defaults.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct LoadOptions {
-    /// Which backend computes.
+    /// The backend that computes, and its device.
     pub backend: BackendChoice,
-    /// Which networks are on the device at the same time.
+    /// The networks that are on the device at the same time.
     pub offload: Offload,
-    /// What products are computed in.
+    /// The operand type of matrix products.
     pub precision: Precision,
 }
 
@@ -25,7 +27,7 @@ impl From<BackendChoice> for LoadOptions {
     }
 }
 
-/// What the operands of products are rounded to; sums are F32 whatever it is.
+/// The type that matrix products round their operands to. Accumulation is F32 in any case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Precision {
@@ -39,11 +41,11 @@ pub enum Precision {
 impl Precision {
     const NAMES: [(&str, Precision); 2] = [("auto", Precision::Auto), ("bf16", Precision::Bf16)];
 
-    /// Checks that a backend has it.
+    /// Checks that a backend has this precision.
     ///
     /// # Errors
-    /// [`Error::Request`] when it has not.
-    pub(crate) fn check(self, b: &impl Backend) -> Result<()> {
+    /// [`Error::Request`] where it does not.
+    pub(super) fn check(self, b: &impl Backend) -> Result<()> {
         if self == Precision::Auto || b.operands() == DType::Bf16 {
             return Ok(());
         }
@@ -59,16 +61,13 @@ impl FromStr for Precision {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        Self::NAMES
-            .iter()
-            .find(|(name, _)| *name == text)
-            .map(|(_, precision)| *precision)
-            .ok_or_else(|| Error::Request(format!("there is no precision {text:?}: use auto or bf16")))
+        let unknown = || Error::Request(format!("there is no precision {text:?}: use {}", named::list(&Self::NAMES)));
+        named::value(&Self::NAMES, text).ok_or_else(unknown)
     }
 }
 
 impl fmt::Display for Precision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(Self::NAMES.iter().find(|(_, precision)| precision == self).map_or("", |(name, _)| *name))
+        f.write_str(named::name(&Self::NAMES, self).unwrap_or_default())
     }
 }

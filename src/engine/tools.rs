@@ -1,0 +1,102 @@
+//! Tools that take a backend by choice: its devices, parity, bench and single stages.
+
+use super::any::{Any, dispatch};
+use super::choice::BackendChoice;
+use crate::backend::Backend;
+#[cfg(feature = "cuda")]
+use crate::backend::cuda::Cuda;
+use crate::bench::{self, Seen};
+use crate::conformance::stages::{self, Inputs};
+use crate::conformance::{self, Report, compare_all};
+use crate::error::Result;
+use crate::model::Model;
+use crate::pipeline::progress::Progress;
+use crate::tensor::{DType, HostTensor};
+
+/// The device of a backend.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceInfo {
+    /// The device, its driver and the variant of the shaders, for display.
+    pub device: String,
+    /// The type that matrix products round their operands to.
+    pub operands: DType,
+    /// The most elements of an activation; `None` where free memory is the only limit.
+    pub largest_activation: Option<usize>,
+}
+
+/// Every backend of this program in all its variants, with its device on this machine or the reason why it has none.
+/// `cuda` has an entry for each GPU.
+pub async fn devices() -> Vec<(BackendChoice, Result<DeviceInfo>)> {
+    let mut found = Vec::new();
+    for choice in BackendChoice::built_in().chain(further_gpus()) {
+        let opened = Any::open(choice.clone(), &mut Vec::new()).await;
+        found.push((choice, opened.map(|opened| dispatch!(opened, backend => describe(&*backend)))));
+    }
+    found
+}
+
+/// The NVIDIA GPUs after the first.
+fn further_gpus() -> impl Iterator<Item = BackendChoice> {
+    #[cfg(feature = "cuda")]
+    let further = (1..Cuda::count()).map(|index| BackendChoice::Cuda { index });
+    #[cfg(not(feature = "cuda"))]
+    let further = std::iter::empty();
+    further
+}
+
+fn describe(b: &impl Backend) -> DeviceInfo {
+    let largest = b.largest_activation();
+    DeviceInfo {
+        device: b.device(),
+        operands: b.operands(),
+        largest_activation: (largest != usize::MAX).then_some(largest),
+    }
+}
+
+/// Compares a backend with a reference: every op, and the stages and pictures of `models`, as
+/// [`conformance::compare_all`] documents.
+///
+/// # Errors
+/// [`Error::Device`](crate::Error::Device) when this machine lacks a device or it cannot hold a model, those of the
+/// models' files, and those of the reference.
+pub async fn parity(
+    reference: BackendChoice,
+    candidate: BackendChoice,
+    models: &[Model],
+    options: &conformance::Options,
+) -> Result<Report> {
+    let reference = Any::open(reference, &mut Vec::new()).await?;
+    let candidate = Any::open(candidate, &mut Vec::new()).await?;
+    dispatch!(reference, known => {
+        dispatch!(candidate, other => compare_all(*known, *other, models, options).await)
+    })
+}
+
+/// Measures the speed of a backend with `model`: see [`mod@bench`]. `see` is called with every row as soon as it is
+/// measured.
+///
+/// # Errors
+/// Those of [`bench::run`], and [`Error::Device`](crate::Error::Device) when this machine lacks the device.
+pub async fn bench(
+    choice: BackendChoice,
+    model: &Model,
+    options: &bench::Options,
+    see: &mut dyn FnMut(Seen<'_>) -> Result<()>,
+) -> Result<bench::Report> {
+    let opened = Any::open(choice, &mut Vec::new()).await?;
+    dispatch!(opened, backend => bench::run(*backend, model, options, see).await)
+}
+
+/// Runs single stages of `model` on given inputs, as [`stages::run`] documents. Every tensor that it returns is F32.
+///
+/// # Errors
+/// [`Error::Device`](crate::Error::Device) when this machine lacks the device, and those of [`stages::run`].
+pub async fn stages(
+    choice: BackendChoice,
+    model: &Model,
+    inputs: &Inputs,
+    progress: &mut dyn Progress,
+) -> Result<Vec<(String, HostTensor)>> {
+    let opened = Any::open(choice, &mut Vec::new()).await?;
+    dispatch!(opened, backend => stages::run(&*backend, model, inputs, progress).await)
+}
