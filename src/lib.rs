@@ -13,37 +13,62 @@
 //! # Ok::<(), zimage::Error>(())
 //! ```
 //!
+//! # Cargo features
+//!
+//! | feature | default | adds |
+//! | --- | --- | --- |
+//! | `cli` | yes | the dependencies of the program `zimage`; a library needs none of them |
+//! | `embedded-model` | yes | [`Model::embedded`], a small model compiled in (32 MB) |
+//! | `webgpu` | yes | `backend::webgpu`: any GPU through Vulkan, Metal or Direct3D 12, and in the browser |
+//! | `cuda` | yes | `backend::cuda`: NVIDIA GPUs; needs no CUDA to build |
+//!
+//! [`backend::cpu`] is always there.
+//!
+//! # Calls that block
+//!
+//! [`Engine`]'s methods are `async` because a model's files may be remote and because a browser
+//! never blocks. On other targets their futures do their work while they are polled, a poll waits
+//! for the device, and the futures are not `Send`. So a program of one thread calls
+//! `pollster::block_on`, as above, and an async server uses a `Worker`: it runs the engine on a
+//! thread of its own behind a handle that is `Send + Sync + Clone`, and its futures only wait.
+//! [`Model::open`], [`Model::embedded`], [`Image::open`] and [`Image::save`] read and write files,
+//! and block.
+//!
 //! # Modules
 //!
-//! The pipeline is written once, against a trait of fused ops. Each op has one name, and every backend implements it under
-//! that name.
+//! The pipeline is written once, against a trait of fused ops. Each op has one name, and every
+//! backend implements it under that name.
 //!
 //! | module | holds |
 //! | --- | --- |
-//! | [`Engine`], [`Model`], [`Request`], [`Image`], [`Error`] | the public face |
-//! | [`pipeline`] | prompt → picture, in the order it happens |
+//! | [`Engine`], `Worker`, [`Model`], [`Request`], [`Image`], [`Error`] | the public face |
+//! | [`pipeline`] | prompt → picture, one file a step |
 //! | [`model`] | the three networks, and the configs that give their sizes |
 //! | [`weights`] | files → named tensors |
+//! | [`tensor`] | element types, and tensors on the host |
 //! | [`backend`] | the ops, each defined by a formula with shapes and types; [`backend::cpu`] is their meaning in plain Rust, `backend::webgpu` runs them on any GPU, `backend::cuda` on NVIDIA's |
-//! | [`mod@bench`] | how fast a backend is: every op at the sizes of a model, every stage and whole pictures |
-//! | [`conformance`] | whether a backend is right: cases for every op, every stage and whole pictures |
+//! | [`mod@bench`] | the speed of a backend: every op at the sizes of a model, every stage and whole pictures |
+//! | [`conformance`] | the correctness of a backend: cases for every op, every stage and whole pictures |
 //!
-//! Dependencies point one way: engine → pipeline → model → backend (the trait), with weights beside model. `pipeline` and
-//! `model` never name a backend, and backends never see Z-Image or each other. `conformance` and `bench` are beside the
-//! engine: they compare and measure any backends and any pipelines, without naming one.
+//! Dependencies point one way: engine → bench, conformance → pipeline → model → weights → tensor,
+//! and model, pipeline → backend (the trait) → tensor. `pipeline` and `model` never name a backend,
+//! and backends never see Z-Image or each other. Only the engine names them all.
 //!
-//! # The way of a prompt
+//! # From prompt to picture
 //!
-//! 1. [`Request::check`](pipeline::request::Request::check) turns what was asked for into a job, or into a sentence,
-//!    before anything runs.
+//! 1. [`Request::check`](pipeline::request::Request::check) turns a request into a job, or into an
+//!    error, before anything runs.
 //! 2. [`pipeline::prompt`] puts the prompt into Qwen's chat template and into tokens.
 //! 3. [`model::text_encoder`] turns tokens into the hidden states before its last block.
 //! 4. [`model::transformer`] embeds and refines them: once a prompt.
 //! 5. [`pipeline::noise`] draws the latents that `torch.Generator("cpu")` draws for the same seed.
-//! 6. [`pipeline::schedule`] writes times, step sizes and guidance as tables that the device reads.
-//! 7. One denoising step, [`model::transformer::Transformer::forward`] and
-//!    [`guide_and_step`](backend::Backend::guide_and_step), is recorded once and replayed for every step.
-//! 8. [`model::vae`] decodes the latents to pixels, and [`Image`] writes them as a PNG that says what made it.
+//! 6. [`pipeline::schedule`] and [`pipeline::guidance`] give times, step sizes and guidance, which
+//!    become tables on the device.
+//! 7. [`pipeline::sampler`] records one denoising step,
+//!    [`model::transformer::Transformer::forward`] and
+//!    [`guide_and_step`](backend::Backend::guide_and_step), and the loop replays it for every step.
+//! 8. [`model::vae`] decodes the latents to pixels, and [`Image`] writes them as a PNG with the
+//!    values that made them.
 
 pub mod backend;
 pub mod bench;
@@ -65,6 +90,8 @@ pub mod web;
 pub mod weights;
 
 pub use engine::{BackendChoice, DeviceInfo, Engine, LoadOptions, Output, Precision, bench, devices, parity, stages};
+#[cfg(not(target_family = "wasm"))]
+pub use engine::{Event, Generation, Worker};
 pub use error::{Error, ErrorKind, MemoryKind, Result};
 pub use image::{Image, Info};
 pub use model::Model;

@@ -1,4 +1,4 @@
-//! `zimage bench`: how fast a backend is, verb by verb, stage by stage and in whole pictures.
+//! `zimage bench`: the speed of a backend, op by op, stage by stage and in whole pictures.
 
 use super::phases::Phases;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -6,17 +6,19 @@ use std::path::PathBuf;
 use zimage::bench::{Options, Published, Seen};
 use zimage::{BackendChoice, Model, Result};
 
-/// Measure how fast a backend is, in verbs, stages and whole pictures, without any model files
+/// Measure the speed of a backend, in ops, stages and whole pictures, without any model files
 ///
-/// Verbs run on random inputs at the sizes that the model and the picture give, `picture` draws with the model's own steps
-/// and guidance, and rows of milliseconds are medians. TFLOP/s count the products' operations as the verbs are defined (an
-/// upsampling convolution can be done with four ninths of them), GB/s the bytes that have to be moved at least. The share of the denoising loop in which the device is idle is 1 − steps · step / loop: a step's
-/// time is the median of replays queued back to back, the loop's is the host's while a picture is drawn.
+/// Ops run on random inputs at the sizes of the model and the picture, `picture` draws with the
+/// model's own steps and guidance, and rows of milliseconds are medians. TFLOP/s count the
+/// operations of matrix products as the ops are defined (an upsampling convolution can do with four
+/// ninths of them), GB/s the fewest bytes that have to be moved. The idle share of the denoising
+/// loop is 1 − steps · step / loop: a step's time is the median of replays queued back to back, the
+/// loop's is the host's while a picture is drawn.
 #[derive(Debug, clap::Args)]
 #[command(after_help = super::EXIT_CODES)]
 pub(super) struct Args {
-    /// The backend: auto is the best that this machine has, webgpu:N or webgpu:NAME is the adapter that inspect --device
-    /// lists so
+    /// The backend: auto is the best that this machine has; webgpu:N, webgpu:NAME and cuda:N choose
+    /// a device that inspect --device lists
     #[arg(long, default_value = "auto", value_parser = super::backend::ANY, allow_hyphen_values = true)]
     backend: BackendChoice,
 
@@ -28,11 +30,13 @@ pub(super) struct Args {
     #[arg(long, value_name = "MODEL_DIR", conflicts_with = "random")]
     model: Option<PathBuf>,
 
-    /// Width of the picture in pixels, a multiple of 16 [default: the model's, 1024 for the published ones]
+    /// Width of the picture in pixels, a multiple of 16 [default: the model's, 1024 for the
+    /// published ones]
     #[arg(short = 'W', long, value_name = "N", value_parser = super::whole, allow_hyphen_values = true)]
     width: Option<usize>,
 
-    /// Height of the picture in pixels, a multiple of 16 [default: the model's, 1024 for the published ones]
+    /// Height of the picture in pixels, a multiple of 16 [default: the model's, 1024 for the
+    /// published ones]
     #[arg(short = 'H', long, value_name = "N", value_parser = super::whole, allow_hyphen_values = true)]
     height: Option<usize>,
 
@@ -40,11 +44,12 @@ pub(super) struct Args {
     #[arg(long, value_name = "N", default_value_t = 128, value_parser = super::whole, allow_hyphen_values = true)]
     tokens: usize,
 
-    /// How often each row is measured at most; rows that take long are measured less often
+    /// The most measurements of a row; rows that take long are measured less often
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = super::whole, allow_hyphen_values = true)]
     runs: usize,
 
-    /// Only rows whose name holds this text, such as verb/attention, stage/vae or picture; loads only what they need
+    /// Only rows whose name holds this text, such as verb/attention, stage/vae or picture; loads
+    /// only what they need
     #[arg(long, value_name = "PATTERN", default_value = "", allow_hyphen_values = true)]
     filter: String,
 

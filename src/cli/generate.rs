@@ -17,8 +17,8 @@ use zimage::{
 
 /// Make pictures from prompts
 ///
-/// Steps, guidance and size come from the model when they are not given. Every picture carries in its PNG what made it;
-/// `zimage inspect` shows that, and so do other tools.
+/// Steps, guidance and size come from the model when they are not given. Every PNG holds the values
+/// that made it; `zimage inspect` shows them, and so do other tools.
 #[derive(Debug, clap::Args)]
 #[command(after_help = super::EXIT_CODES)]
 pub(super) struct Args {
@@ -35,7 +35,8 @@ pub(super) struct Args {
     #[arg(short, long, value_name = "DIR")]
     model: Option<PathBuf>,
 
-    /// What not to draw; counts only with a guidance above 0. Once for all prompts, or once for each [default: nothing]
+    /// The negative prompt, read only with a guidance above 0. Once for all prompts, or once for
+    /// each [default: empty]
     #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
     negative: Vec<String>,
 
@@ -51,8 +52,8 @@ pub(super) struct Args {
     #[arg(short, long, value_name = "N", value_parser = steps, allow_hyphen_values = true)]
     steps: Option<usize>,
 
-    /// How strongly the prompt is followed: guidance_scale of diffusers, which is the CFG scale of other tools minus 1;
-    /// 0 is off and twice as fast [default: the model's]
+    /// The strength of the guidance: guidance_scale of diffusers, which is the CFG scale of
+    /// other tools minus 1; 0 is off and twice as fast [default: the model's]
     #[arg(short, long, value_name = "G", value_parser = super::number::<f32>, allow_hyphen_values = true)]
     guidance: Option<f32>,
 
@@ -64,8 +65,9 @@ pub(super) struct Args {
     #[arg(long, value_name = "T", default_value_t = 1.0, value_parser = super::number::<f64>, allow_hyphen_values = true)]
     cfg_truncation: f64,
 
-    /// Seed of the noise, a whole number from 0; the same seed makes the same picture, and starts from the noise of
-    /// torch.Generator("cpu") [default: a random one, which is shown; also for -1]
+    /// Seed of the noise, a whole number from 0; the same seed makes the same picture, and starts
+    /// from the noise of torch.Generator("cpu") [default: a random one, which is shown; also for
+    /// -1]
     #[arg(long, value_name = "S", value_parser = Seed::from_str, allow_hyphen_values = true)]
     seed: Option<Seed>,
 
@@ -77,32 +79,34 @@ pub(super) struct Args {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = super::whole, allow_hyphen_values = true)]
     batch: usize,
 
-    /// How pictures are decoded: off is whole, N in blended tiles of N×N pixels, a multiple of 32, which take less
-    /// memory; auto is whole where the device has room for it
+    /// The tiles of decoding: off is whole pictures, N in blended tiles of N×N pixels, a multiple
+    /// of 32, which take less memory; auto is whole where the device has room for it
     #[arg(long, value_name = "auto|off|N", default_value_t, value_parser = VaeTile::from_str, allow_hyphen_values = true)]
     vae_tile: VaeTile,
 
-    /// The backend: auto is the best that this machine has, webgpu:N or webgpu:NAME is the adapter that inspect --device
-    /// lists so
+    /// The backend: auto is the best that this machine has; webgpu:N, webgpu:NAME and cuda:N choose
+    /// a device that inspect --device lists
     #[arg(long, default_value = "auto", value_parser = super::backend::ANY, allow_hyphen_values = true)]
     backend: BackendChoice,
 
-    /// Which parts of the model are on the device: none puts nothing off and keeps all of them there, sequential has the
-    /// text encoder there for the prompts and then the transformer, which takes less memory and loads more; auto keeps
-    /// all where they fit
+    /// The networks on the device: none puts nothing off and keeps all of them
+    /// there, sequential has the text encoder there for the prompts and then the transformer, which
+    /// takes less memory and loads more; auto keeps all where they fit
     #[arg(long, value_name = "auto|none|sequential", default_value_t, value_parser = Offload::from_str, allow_hyphen_values = true)]
     offload: Offload,
 
-    /// What products are computed in: bf16 is for the cuda backend, auto is what the backend has
+    /// The operand type of matrix products: bf16 is for the cuda backend, auto is the backend's own
     #[arg(long, value_name = "auto|bf16", default_value_t, value_parser = Precision::from_str, allow_hyphen_values = true)]
     precision: Precision,
 
-    /// The PNG to write, over one that is there; several pictures become FILE-1.png, FILE-2.png, …; - writes one
-    /// picture to standard output [default: zimage.png, or zimage-2.png and so on where that exists]
+    /// The PNG to write, over one that is there; several pictures become FILE-1.png, FILE-2.png and
+    /// so on; - writes one picture to standard output [default: zimage.png, or zimage-2.png and so
+    /// on where that exists]
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
 
-    /// Print what was made, and the milliseconds of every part, as one JSON document to standard output
+    /// Print what was made, and the milliseconds of every part, as one JSON document to standard
+    /// output
     #[arg(long)]
     json: bool,
 }
@@ -140,14 +144,15 @@ impl Seed {
     fn number(self) -> u64 {
         match self {
             Seed::Fixed(seed) => seed,
-            // Keyed by the system's randomness. 32 bits are all that torch's generator takes, and are easier to copy.
+            // Keyed by the system's randomness. 32 bits are all that torch's generator takes, and
+            // are easier to copy.
             Seed::Random => RandomState::new().build_hasher().finish() & u64::from(u32::MAX),
         }
     }
 }
 
 impl Args {
-    /// The prompts, and what is odd about them.
+    /// The prompts, and warnings about them.
     fn read_prompts(&self) -> Result<(Vec<String>, Vec<String>)> {
         prompts::check(&self.prompts, &self.literal, &self.negative)?;
         let mut read = self.prompts.clone();
@@ -210,7 +215,7 @@ pub(super) fn run(args: &Args, start: Instant) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The files that were written, with what made them, and what the person was told about the run.
+/// The files that were written, each with the values that made it, and the warnings of the run.
 struct Made {
     files: Vec<(String, Info)>,
     warnings: Warnings,
@@ -219,7 +224,7 @@ struct Made {
 /// Warnings, each once, in the order in which they came up.
 struct Warnings {
     told: Vec<String>,
-    /// Whether they are printed at once; else they are part of the document of `--json`.
+    /// True if they are printed at once; else they are part of the document of `--json`.
     aloud: bool,
 }
 
@@ -270,7 +275,7 @@ fn make(
     Ok((engine, run))
 }
 
-/// What was made: the document of `--json`.
+/// The results: the document of `--json`.
 #[derive(Serialize)]
 struct Report<'a> {
     images: Vec<Picture<'a>>,
@@ -278,9 +283,10 @@ struct Report<'a> {
     guidance: Option<f32>,
     /// The side of the tiles that the pictures were decoded in; null when they were decoded whole.
     vae_tile: Option<usize>,
-    /// Which parts of the model were on the device: `none` for all of them at once, or `sequential`.
+    /// The offloading of the model's networks: `none` for all of them on the device at once, or
+    /// `sequential`.
     offload: &'static str,
-    /// The type that products rounded their operands to.
+    /// The type that matrix products rounded their operands to.
     operands: String,
     model: &'a str,
     backend: &'static str,
@@ -298,8 +304,9 @@ struct Picture<'a> {
     prompt: &'a str,
 }
 
-/// `total` runs from the start of the process to the end of the last file, the others are the engine's own measurements
-/// within it; what no part accounts for is the program's start, the tokenizer and the writing of the files.
+/// `total` runs from the start of the process to the end of the last file, the others are the
+/// engine's own measurements within it; what no part accounts for is the program's start, the
+/// tokenizer and the writing of the files.
 #[derive(Serialize)]
 struct Milliseconds {
     load: f64,

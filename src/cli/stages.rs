@@ -25,8 +25,9 @@ Outputs, all F32:
 
 /// Run single stages of a model on given inputs and write what they return
 ///
-/// For comparing each network with another program. Only the networks that the inputs ask for are loaded. All prompts are
-/// encoded in one ragged batch; all items of a NAME go through the transformer in one.
+/// For comparing each network with another program. Only the networks that the inputs ask for are
+/// loaded. All prompts are encoded in one ragged batch; all items of a NAME go through the
+/// transformer in one.
 #[derive(Debug, clap::Args)]
 #[command(after_help = format!("{TENSORS}\n{}", super::EXIT_CODES))]
 pub(super) struct Args {
@@ -34,7 +35,7 @@ pub(super) struct Args {
     #[arg(short, long, value_name = "DIR")]
     model: Option<PathBuf>,
 
-    /// The backend; webgpu:N or webgpu:NAME is the adapter that inspect --device lists so
+    /// The backend; webgpu:N, webgpu:NAME and cuda:N choose a device that inspect --device lists
     #[arg(long, default_value = "cpu", value_parser = super::backend::EXPLICIT, allow_hyphen_values = true)]
     backend: BackendChoice,
 

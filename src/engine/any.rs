@@ -61,7 +61,8 @@ macro_rules! dispatch {
 pub(super) use dispatch;
 
 impl Any<Opened> {
-    /// Opens a backend. `notes` gets a sentence for each better one that [`BackendChoice::Auto`] could not use.
+    /// Opens a backend. `notes` gets a sentence for each better one that [`BackendChoice::Auto`]
+    /// could not use.
     pub(super) async fn open(choice: BackendChoice, notes: &mut Vec<String>) -> Result<Self> {
         Ok(match choice {
             BackendChoice::Auto => Self::best(notes).await,

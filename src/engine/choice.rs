@@ -16,7 +16,8 @@ pub enum BackendChoice {
     Auto,
     /// The processor.
     Cpu,
-    /// A GPU, or a software implementation of one, through Vulkan, Metal or Direct3D 12, with these shaders.
+    /// A GPU, or a software implementation of one, through Vulkan, Metal or Direct3D 12, with these
+    /// shaders.
     #[cfg(feature = "webgpu")]
     WebGpu(Shaders, Adapters),
     /// An NVIDIA GPU.
@@ -28,9 +29,10 @@ pub enum BackendChoice {
 }
 
 impl BackendChoice {
-    /// The choices of a first or best device, each with its name. Two names take a device after a colon: `webgpu` and its
-    /// variants the number of an adapter or a part of its name, as
-    /// [`Adapters::Named`](crate::backend::webgpu::Adapters::Named) reads it, and `cuda` the index of a GPU.
+    /// The choices of a first or best device, each with its name. Two names take a device after a
+    /// colon: `webgpu` and its variants the number of an adapter or a part of its name, as
+    /// [`Adapters::Named`](crate::backend::webgpu::Adapters::Named) reads it, and `cuda` the index
+    /// of a GPU.
     pub const NAMES: &[(&'static str, BackendChoice)] = &[
         ("auto", BackendChoice::Auto),
         ("cpu", BackendChoice::Cpu),
@@ -48,8 +50,8 @@ impl BackendChoice {
         ("cuda", BackendChoice::Cuda { index: 0 }),
     ];
 
-    /// The backends in all their variants, whether or not this machine has their device: every choice in
-    /// [`BackendChoice::NAMES`] but those of the best backend and of the best shaders.
+    /// The backends in all their variants, whether or not this machine has their device: every
+    /// choice in [`BackendChoice::NAMES`] but those of the best backend and of the best shaders.
     pub fn built_in() -> impl Iterator<Item = BackendChoice> {
         let best = |choice: &BackendChoice| match choice {
             BackendChoice::Auto => true,
@@ -77,12 +79,11 @@ impl BackendChoice {
 
     /// The choice of a device, from a name with a colon.
     fn on_device(text: &str) -> Option<Self> {
-        let (backend, device) = text.split_once(':')?;
-        match backend {
+        match text.split_once(':')? {
             #[cfg(feature = "webgpu")]
-            "webgpu" => Self::on_adapter(device),
+            ("webgpu", adapter) => Self::on_adapter(adapter),
             #[cfg(feature = "cuda")]
-            "cuda" => device.parse().ok().map(|index| BackendChoice::Cuda { index }),
+            ("cuda", index) => index.parse().ok().map(|index| BackendChoice::Cuda { index }),
             _ => None,
         }
     }

@@ -4,6 +4,8 @@ mod any;
 mod choice;
 mod options;
 mod tools;
+#[cfg(not(target_family = "wasm"))]
+mod worker;
 
 use crate::backend::Runtime;
 use crate::error::Result;
@@ -20,12 +22,14 @@ pub use choice::BackendChoice;
 pub use options::{LoadOptions, Precision};
 pub use tools::{DeviceInfo, bench, devices, parity, stages};
 use web_time::Instant;
+#[cfg(not(target_family = "wasm"))]
+pub use worker::{Event, Generation, Worker};
 
 /// A model that is loaded and ready to draw.
 ///
-/// Its futures do their work while they are polled, and a poll lasts until the device or a file has answered: seconds on
-/// a GPU, minutes on the processor. They are not `Send`. A program that serves others in the meantime uses a
-/// [`Worker`](crate::Worker).
+/// Its futures do their work while they are polled, and a poll lasts until the device or a file has
+/// answered: seconds on a GPU, minutes on the processor. They are not `Send`. A program that serves
+/// others in the meantime uses a [`Worker`](crate::Worker).
 #[derive(Debug)]
 pub struct Engine {
     model: String,
@@ -39,7 +43,7 @@ pub struct Engine {
 pub struct Output {
     /// The pictures, prompt by prompt.
     pub images: Vec<Image>,
-    /// How they came about.
+    /// The record of the run.
     pub run: RunInfo,
 }
 
@@ -47,8 +51,9 @@ impl Engine {
     /// Loads a model's weights onto a backend. `progress` sees [`Stage::Load`](crate::Stage::Load).
     ///
     /// # Errors
-    /// Those of the files and of the device, [`Error::Request`](crate::Error::Request) for a precision or a device that
-    /// the backend does not have, and [`Error::Cancelled`](crate::Error::Cancelled) when `progress` breaks.
+    /// Those of the files and of the device, [`Error::Request`](crate::Error::Request) for a
+    /// precision or a device that the backend does not have, and
+    /// [`Error::Cancelled`](crate::Error::Cancelled) when `progress` breaks.
     pub async fn load(model: &Model, options: impl Into<LoadOptions>, progress: &mut dyn Progress) -> Result<Self> {
         let start = Instant::now();
         let options = options.into();
@@ -107,7 +112,8 @@ impl Engine {
     ///
     /// # Errors
     /// [`Error::Request`](crate::Error::Request) for a request that cannot be drawn,
-    /// [`Error::Cancelled`](crate::Error::Cancelled) when `progress` breaks, and those of the device.
+    /// [`Error::Cancelled`](crate::Error::Cancelled) when `progress` breaks, and those of the
+    /// device.
     pub async fn generate(&self, request: &Request, progress: &mut dyn Progress) -> Result<Output> {
         let mut images = Vec::new();
         let keep = &mut |image| {
@@ -118,8 +124,8 @@ impl Engine {
         Ok(Output { images, run })
     }
 
-    /// As [`Engine::generate`], but hands each picture to `each` as soon as it is decoded, so that an interrupted run
-    /// loses none. An error of `each` ends the run.
+    /// As [`Engine::generate`], but hands each picture to `each` as soon as it is decoded, so that
+    /// an interrupted run loses none. An error of `each` ends the run.
     ///
     /// # Errors
     /// Those of [`Engine::generate`] and of `each`.

@@ -1,4 +1,4 @@
-//! How a model is loaded: onto which device, with which networks there, in which precision.
+//! The options of loading a model: its device, the networks on it, and the precision.
 
 use super::choice::BackendChoice;
 use crate::backend::Backend;
@@ -9,8 +9,8 @@ use crate::tensor::DType;
 use std::fmt;
 use std::str::FromStr;
 
-/// The options of [`Engine::load`](crate::Engine::load). A [`BackendChoice`] converts into them and leaves the others at
-/// their defaults.
+/// The options of [`Engine::load`](crate::Engine::load). A [`BackendChoice`] converts into them and
+/// leaves the others at their defaults.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct LoadOptions {
     /// The backend that computes, and its device.

@@ -24,8 +24,8 @@ pub struct DeviceInfo {
     pub largest_activation: Option<usize>,
 }
 
-/// Every backend of this program in all its variants, with its device on this machine or the reason why it has none.
-/// `cuda` has an entry for each GPU.
+/// Every backend of this program in all its variants, with its device on this machine or the reason
+/// why it has none. `cuda` has an entry for each GPU.
 pub async fn devices() -> Vec<(BackendChoice, Result<DeviceInfo>)> {
     let mut found = Vec::new();
     for choice in BackendChoice::built_in().chain(further_gpus()) {
@@ -57,8 +57,8 @@ fn describe(b: &impl Backend) -> DeviceInfo {
 /// [`conformance::compare_all`] documents.
 ///
 /// # Errors
-/// [`Error::Device`](crate::Error::Device) when this machine lacks a device or it cannot hold a model, those of the
-/// models' files, and those of the reference.
+/// [`Error::Device`](crate::Error::Device) when this machine lacks a device or it cannot hold a
+/// model, those of the models' files, and those of the reference.
 pub async fn parity(
     reference: BackendChoice,
     candidate: BackendChoice,
@@ -72,11 +72,12 @@ pub async fn parity(
     })
 }
 
-/// Measures the speed of a backend with `model`: see [`mod@bench`]. `see` is called with every row as soon as it is
-/// measured.
+/// Measures the speed of a backend with `model`: see [`mod@bench`]. `see` is called with every row
+/// as soon as it is measured.
 ///
 /// # Errors
-/// Those of [`bench::run`], and [`Error::Device`](crate::Error::Device) when this machine lacks the device.
+/// Those of [`bench::run`], and [`Error::Device`](crate::Error::Device) when this machine lacks the
+/// device.
 pub async fn bench(
     choice: BackendChoice,
     model: &Model,
@@ -87,10 +88,12 @@ pub async fn bench(
     dispatch!(opened, backend => bench::run(*backend, model, options, see).await)
 }
 
-/// Runs single stages of `model` on given inputs, as [`stages::run`] documents. Every tensor that it returns is F32.
+/// Runs single stages of `model` on given inputs, as [`stages::run`] documents. Every tensor that
+/// it returns is F32.
 ///
 /// # Errors
-/// [`Error::Device`](crate::Error::Device) when this machine lacks the device, and those of [`stages::run`].
+/// [`Error::Device`](crate::Error::Device) when this machine lacks the device, and those of
+/// [`stages::run`].
 pub async fn stages(
     choice: BackendChoice,
     model: &Model,
