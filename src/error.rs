@@ -1,7 +1,7 @@
 //! Errors: one variant a cause, each printed as one sentence.
 //!
-//! A sentence says what was expected and what was found, with its numbers. It names no flag and no button: the command
-//! line and the page know which of theirs may help, and add it by the variant.
+//! A sentence says what was expected and what was found, with its numbers. It names no flag and no
+//! button: the command line and the page know which of theirs may help, and add it by the variant.
 
 use std::path::{Path, PathBuf};
 
@@ -50,13 +50,16 @@ pub enum Error {
         network: &'static str,
         /// The file of the tensor to blame, or the folder of the network's weights.
         path: PathBuf,
-        /// The first tensor of the weights that holds such a value; `None` when all of them are finite.
+        /// The first tensor of the weights that holds such a value; `None` when all of them are
+        /// finite.
         tensor: Option<String>,
     },
-    /// An image has infinite values or NaN. A model's pipeline returns [`Error::NonFinite`] instead.
+    /// An image has infinite values or NaN. A model's pipeline returns [`Error::NonFinite`]
+    /// instead.
     #[error("the picture has infinite values or NaN; please report the model and the device")]
     NonFinitePicture,
-    /// The tensors given to an op do not fit together: a bug of the calling code, not the user's error.
+    /// The tensors given to an op do not fit together: a bug of the calling code, not the user's
+    /// error.
     #[error("{op}: {problem}")]
     Shape {
         /// The op.
@@ -73,7 +76,8 @@ pub enum Error {
     /// The device refused or failed.
     #[error("{0}")]
     Device(String),
-    /// Memory ran out, or an allocation is larger than the device allows. A smaller one may fit: the device stays usable.
+    /// Memory ran out, or an allocation is larger than the device allows. A smaller one may fit:
+    /// the device stays usable.
     #[error("{problem}")]
     OutOfMemory {
         /// The memory that ran out.

@@ -1,20 +1,21 @@
-//! What is read may be far away, so reading is asynchronous everywhere; and what is here is there at once.
+//! Futures of reads. A model's files may be remote, so reading is asynchronous everywhere; local
+//! files resolve immediately.
 
 use crate::error::Result;
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 
-/// What somebody answers in their own time.
-pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + 'a>>;
+/// A boxed future of a [`Result`]. It is not `Send`: in a browser no future of a file is.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + 'a>>;
 
-/// The value of a future that waits for nothing, because it reads only what is on this machine.
+/// The value of a future that is ready on its first poll, because it reads only local files.
 ///
 /// # Panics
-/// When it waits after all.
-pub(crate) fn at_once<T>(future: impl Future<Output = T>) -> T {
+/// If it is not.
+pub(crate) fn expect_ready<T>(future: impl Future<Output = T>) -> T {
     match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(value) => value,
-        Poll::Pending => panic!("a future waits that was given only what is on this machine"),
+        Poll::Pending => panic!("a future of local files is pending"),
     }
 }

@@ -1,7 +1,8 @@
 //! A finished picture and what made it, to PNG and back.
 //!
-//! A picture without its prompt and seed cannot be made again, so every PNG carries them twice: as `parameters`, in
-//! the form that the common tools read, and as `zimage`, the whole [`Info`] in JSON.
+//! A picture without its prompt and seed cannot be made again, so every PNG carries them twice: as
+//! `parameters`, in the form that the common tools read, and as `zimage`, the whole [`Info`] in
+//! JSON.
 
 use crate::error::{Error, Result};
 use crate::output_file::OutputFile;
@@ -10,8 +11,8 @@ use crate::reserve::zeros;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
-/// The most pixels of a PNG that is read: far above what the model draws, whose positions end at 8192, and far below what
-/// would trouble a small machine.
+/// The most pixels of a PNG that is read: far above what the model draws, whose positions end at
+/// 8192, and far below what would trouble a small machine.
 const MAX_PIXELS: u64 = 1 << 26;
 
 /// A picture in eight-bit RGB.
@@ -23,11 +24,11 @@ pub struct Image {
     pub height: usize,
     /// `height` rows of `width` pixels, each red, green, blue, from the top left.
     pub pixels: Vec<u8>,
-    /// What made it.
+    /// The values that made it.
     pub info: Info,
 }
 
-/// What made a picture: with the same model, these values make it again.
+/// The values that made a picture: with the same model, they make it again.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Info {
     /// The prompt.
@@ -55,14 +56,16 @@ pub struct Info {
 }
 
 impl Info {
-    /// The `parameters` text that AUTOMATIC1111's web UI introduced and most tools read: the prompt, the negative
-    /// prompt if there is one, and a line of settings. `CFG scale` is [`Info::guidance`] + 1, as those tools mean it.
+    /// The `parameters` text that AUTOMATIC1111's web UI introduced and most tools read: the
+    /// prompt, the negative prompt if there is one, and a line of settings. `CFG scale` is
+    /// [`Info::guidance`] + 1, as those tools mean it.
     pub fn parameters(&self) -> String {
         let mut text = format!("{}\n", self.prompt);
         if !self.negative.is_empty() {
             text += &format!("Negative prompt: {}\n", self.negative);
         }
-        // The line is split at commas by its readers, which take a JSON string for a value that holds one.
+        // The line is split at commas by its readers, which take a JSON string for a value that
+        // holds one.
         let model = match self.model.contains([',', ':', '"', '\n']) {
             true => serde_json::Value::from(self.model.as_str()).to_string(),
             false => self.model.clone(),
@@ -95,7 +98,8 @@ impl Image {
         let json = serde_json::to_string(&self.info).map_err(|error| Error::internal(error.to_string()))?;
         // A NUL would end the text early in other readers; JSON spells it out.
         for (key, text) in [(PARAMETERS, self.info.parameters().replace('\0', "\u{fffd}")), (KEY, json)] {
-            // Readers disagree about the upper half of Latin-1 in tEXt, so that anything beyond ASCII is iTXt.
+            // Readers disagree about the upper half of Latin-1 in tEXt, so that anything beyond
+            // ASCII is iTXt.
             match text.is_ascii() {
                 true => encoder.add_text_chunk(key.to_owned(), text),
                 false => encoder.add_itxt_chunk(key.to_owned(), text),
@@ -118,17 +122,18 @@ impl Image {
         OutputFile::open(path)?.write(&bytes).map(drop)
     }
 
-    /// Reads a PNG of any colour type; an alpha channel is dropped, sixteen bits become eight. A picture that another
-    /// tool made has an [`Info`] that is empty but for the size.
+    /// Reads a PNG of any colour type; an alpha channel is dropped, sixteen bits become eight. A
+    /// picture that another tool made has an [`Info`] with the size alone.
     ///
     /// # Errors
-    /// [`Error::Io`] when `path` cannot be read, [`Error::File`] when it is no PNG, a broken one, or larger than
-    /// 2²⁶ pixels.
+    /// [`Error::Io`] when `path` cannot be read, [`Error::File`] when it is no PNG, a broken one,
+    /// or larger than 2²⁶ pixels.
     pub fn open(path: &Path) -> Result<Self> {
         let mut decoder = decoder(path)?;
         decoder.set_transformations(png::Transformations::normalize_to_color8());
         let mut reader = decoder.read_info().map_err(|error| broken(path, &error))?;
-        let (width, height) = (reader.info().width, reader.info().height);
+        let width = reader.info().width;
+        let height = reader.info().height;
         let bytes = reader.output_buffer_size().filter(|_| u64::from(width) * u64::from(height) <= MAX_PIXELS);
         let Some(bytes) = bytes else {
             return Err(Error::file(
@@ -147,7 +152,8 @@ impl Image {
             3 => pixels,
             _ => pixels.chunks_exact(4).flat_map(|pixel| [pixel[0], pixel[1], pixel[2]]).collect(),
         };
-        let (width, height) = (width as usize, height as usize);
+        let width = width as usize;
+        let height = height as usize;
         let info = PngText::read(reader.info()).info.unwrap_or(Info { width, height, ..Info::default() });
         Ok(Self { width, height, pixels, info })
     }

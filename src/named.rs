@@ -1,4 +1,5 @@
-//! Values that users choose by name: one list of names, from which parsing, printing and messages derive.
+//! Values that users choose by name: one list of names, from which parsing, printing and messages
+//! derive.
 
 /// The value called `name`.
 pub(crate) fn value<T: Clone>(names: &[(&'static str, T)], name: &str) -> Option<T> {

@@ -1,4 +1,5 @@
-//! Memory that the system may refuse: allocations that return an error, where those of the standard library end the program.
+//! Memory that the system may refuse: allocations that return an error, where those of the standard
+//! library end the program.
 //!
 //! Everything that grows with a picture, a batch or a model comes from here.
 
@@ -8,12 +9,12 @@ use std::alloc::{Layout, alloc_zeroed};
 use std::cell::Cell;
 
 thread_local! {
-    /// Whether the allocation that this thread makes may fail.
+    /// True while this thread makes an allocation that may fail.
     static MAY_FAIL: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Whether the calling thread is in an allocation whose failure it returns as an error. A global allocator that ends the
-/// program in words of its own asks, and leaves such an allocation alone.
+/// True while the calling thread makes an allocation whose failure it returns as an error. A global
+/// allocator that ends the program on failure asks, and lets such an allocation fail.
 pub fn may_fail() -> bool {
     MAY_FAIL.get()
 }
@@ -44,8 +45,8 @@ pub(crate) fn zeros<T: Zeroable>(len: usize, what: &str) -> Result<Vec<T>> {
     if start.is_null() {
         return Err(refused());
     }
-    // SAFETY: the global allocator gave the memory of `len` elements with their alignment, and their bytes are zeros, which
-    // are values of their type.
+    // SAFETY: the global allocator gave the memory of `len` elements with their alignment, and
+    // their bytes are zeros, which are values of their type.
     Ok(unsafe { Vec::from_raw_parts(start, len, len) })
 }
 
@@ -81,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memory_that_there_is_not_is_an_error() {
+    fn missing_memory_is_an_error() {
         for len in [1 << 59, 1 << 61, usize::MAX] {
             let sentence = zeros::<f32>(len, "a test").unwrap_err().to_string();
             assert!(sentence.starts_with("there is no memory for a test (") && sentence.contains("MB"), "{sentence}");

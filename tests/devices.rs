@@ -97,7 +97,8 @@ fn threads_are_at_most_a_few_for_each_core() {
     }
 }
 
-/// From hardly enough to start up to more than is needed, in steps that meet every large allocation.
+/// From hardly enough to start up to more than is needed, in steps that meet every large
+/// allocation.
 #[cfg(all(feature = "embedded-model", target_os = "linux"))]
 #[test]
 fn too_little_memory_is_said_in_one_sentence() {

@@ -1,5 +1,5 @@
-//! The backends and the pipeline against diffusers in float32, on two small random models, stage by stage. What a
-//! backend computes is checked on each of them, by one test a stage and backend.
+//! The backends and the pipeline against diffusers in float32, on two small random models, stage by
+//! stage. What a backend computes is checked on each of them, by one test a stage and backend.
 
 #[path = "support/golden.rs"]
 mod golden;
@@ -268,7 +268,7 @@ fn decode<T: Tested>(golden: &Golden<T>, latents: &HostTensor) -> Vec<HostTensor
     block_on(golden.pipeline.decode(&latents, &mut tiles)).unwrap()
 }
 
-/// At most 1 level apart, but for the few values that the backend may have further away.
+/// At most 1 level apart, except for the few values that the backend may have further away.
 fn expect_rgb<T: Tested>(golden: &Golden<T>, name: &str, pixels: &[u8]) {
     let recorded = golden.tensors.u8(name);
     assert_eq!(pixels.len(), recorded.len(), "{}: {name}", golden.name);
@@ -345,7 +345,8 @@ fn autoencoder<T: Tested>() {
     }
 }
 
-/// Both ways in small tiles: pictures of several rows of them, barely larger than one, and with ends of one latent pixel.
+/// Both ways in small tiles: pictures of several rows of them, barely larger than one, and with
+/// ends of one latent pixel.
 fn autoencoder_in_tiles<T: Tested>() {
     for (name, of) in [("single_tiles", "single"), ("sharded_tiles", "sharded")] {
         let Some(golden) = Golden::<T>::of(name, &Model::open(&path(of)).unwrap()) else { return };

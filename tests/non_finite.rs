@@ -1,5 +1,6 @@
-//! Infinite values and NaN, as a broken merge or an overflow in f16 leaves them in weights: each ends in an error that
-//! names the network and the tensor, and one that no picture depends on changes nothing.
+//! Infinite values and NaN, as a broken merge or an overflow in f16 leaves them in weights: each
+//! ends in an error that names the network and the tensor, and one that no picture depends on
+//! changes nothing.
 
 #[path = "support/folder.rs"]
 mod folder;
@@ -63,7 +64,7 @@ fn draw(folder: &Path, offload: Offload) -> Result<Vec<u8>> {
     Ok(pictures[0].bytes().to_vec())
 }
 
-/// Whether a tensor has no part in a picture.
+/// True for a tensor that has no part in a picture.
 fn unused(config: &ModelConfig, name: &str) -> bool {
     let last = format!("layers.{}.", config.text_encoder.num_hidden_layers - 1);
     let name = name.strip_prefix("model.").unwrap_or(name);

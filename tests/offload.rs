@@ -1,4 +1,5 @@
-//! Networks that take turns on the device: the same pictures, each network loaded when it is wanted and gone when it is not.
+//! Networks that take turns on the device: the same pictures, each network loaded when it is wanted
+//! and gone when it is not.
 #![cfg(feature = "embedded-model")]
 
 #[path = "support/faulty/mod.rs"]
@@ -15,7 +16,7 @@ use zimage::pipeline::request::Request;
 use zimage::pipeline::{Offload, Pipeline};
 use zimage::{BackendChoice, Engine, LoadOptions, Model, Stage};
 
-/// What a stage is called here; steps are all alike.
+/// The name of a stage in this file; all steps have the same.
 fn seen(stage: Stage) -> String {
     match stage {
         Stage::Load { done: 0, of } => format!("load {of}"),
@@ -83,7 +84,8 @@ fn pictures_are_the_same_when_networks_take_turns() {
     let bytes = |stage: &str| stage.strip_prefix("load ").unwrap().parse::<u64>().unwrap();
     assert_eq!(bytes(&first[0]) + bytes(transformer), bytes(&loaded[0]));
 
-    // The next request loads the text encoder again, and not the autoencoder, for which the transformer has to go.
+    // The next request loads the text encoder again, and not the autoencoder, for which the
+    // transformer has to go.
     let transformer_before = Arc::downgrade(&block_on(in_turn.transformer()).unwrap());
     let (pictures, _, stages) = draw(&in_turn);
     assert!(pictures == known);

@@ -1,4 +1,5 @@
-//! The `cpu` backend when the system refuses memory: an error for every verb that works in memory of its own.
+//! The `cpu` backend when the system refuses memory: an error for every op that works in memory
+//! of its own.
 //!
 //! The limit counts for a whole process, so the test runs itself again in a process of its own.
 #![cfg(target_os = "linux")]
@@ -33,7 +34,7 @@ fn halves(shape: &[usize]) -> HostTensor {
 fn refused<T>(result: Result<T, Error>) {
     match result.map(drop) {
         Err(Error::OutOfMemory { memory: zimage::MemoryKind::Host, problem }) => {
-            assert!(problem.starts_with("there is no memory for "), "{problem}")
+            assert!(problem.starts_with("there is no memory for "), "{problem}");
         }
         other => panic!("{other:?}"),
     }
@@ -44,8 +45,8 @@ fn every_large_allocation_of_the_processor_is_an_error() {
     if std::env::var_os(INSIDE).is_none() {
         let test = "every_large_allocation_of_the_processor_is_an_error";
         let mut again = Command::new(std::env::current_exe().unwrap());
-        // Freed memory goes back to the system, and threads take nothing of their own from what the limit leaves, nor does
-        // the report of a failure.
+        // Freed memory goes back to the system, and threads take nothing of their own from what the
+        // limit leaves, nor does the report of a failure.
         again.envs([("MALLOC_MMAP_THRESHOLD_", "131072"), ("MALLOC_ARENA_MAX", "1"), ("RAYON_NUM_THREADS", "2")]);
         again.env("RUST_BACKTRACE", "0");
         let out = again.args(["--exact", test, "--nocapture"]).env(INSIDE, "1").output().unwrap();

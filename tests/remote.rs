@@ -1,5 +1,5 @@
-//! A model whose files are somewhere else: it loads by ranges, draws the picture of the same model on disk, and what goes
-//! wrong on the way is an error.
+//! A model whose files are somewhere else: it loads by ranges, draws the picture of the same model
+//! on disk, and what goes wrong on the way is an error.
 
 use bytes::Bytes;
 use pollster::block_on;
@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::task::Poll;
 #[cfg(feature = "webgpu")]
 use zimage::backend::webgpu::{Adapters, Shaders, WebGpu};
-use zimage::weights::{Answer, ModelFolder, RemoteFiles};
+use zimage::weights::{BoxFuture, ModelFolder, RemoteFiles};
 use zimage::{BackendChoice, Engine, Error, ErrorKind, Model, Request, Stage};
 
 /// Bytes.
@@ -77,14 +77,14 @@ async fn later() {
 }
 
 impl RemoteFiles for Slow {
-    fn size<'a>(&'a self, file: &'a str) -> Answer<'a, Option<u64>> {
+    fn size<'a>(&'a self, file: &'a str) -> BoxFuture<'a, Option<u64>> {
         Box::pin(async move {
             later().await;
             Ok(fs::metadata(path(file)).ok().map(|file| file.len()))
         })
     }
 
-    fn read<'a>(&'a self, file: &'a str, range: Range<u64>) -> Answer<'a, Bytes> {
+    fn read<'a>(&'a self, file: &'a str, range: Range<u64>) -> BoxFuture<'a, Bytes> {
         Box::pin(async move {
             later().await;
             if self.broken.load(SeqCst) && file.ends_with(".safetensors") {
@@ -104,7 +104,7 @@ impl RemoteFiles for Slow {
         PIECE
     }
 
-    fn list<'a>(&'a self, _folder: &'a str) -> Answer<'a, Vec<String>> {
+    fn list<'a>(&'a self, _folder: &'a str) -> BoxFuture<'a, Vec<String>> {
         Box::pin(async { Ok(Vec::new()) })
     }
 }
@@ -114,7 +114,7 @@ fn remote(files: &Arc<Slow>) -> Model {
     block_on(Model::new(folder)).unwrap()
 }
 
-/// Whether this machine has what `backend` runs on; says so where it has not.
+/// True if this machine has a device for `backend`; prints a line where it does not.
 fn present(backend: &BackendChoice) -> bool {
     #[cfg(feature = "webgpu")]
     if let BackendChoice::WebGpu(shaders, adapters) = backend
@@ -126,7 +126,8 @@ fn present(backend: &BackendChoice) -> bool {
     true
 }
 
-/// Its matrices and tables come in pieces, which makes no difference; where they go to a device, few of them are here at a time.
+/// Its matrices and tables come in pieces, which makes no difference; where they go to a device,
+/// few of them are here at a time.
 fn draws_the_same_picture(backend: BackendChoice, on_device: bool) {
     if !present(&backend) {
         return;

@@ -1,5 +1,5 @@
-//! The autoencoder in tiles, as a run comes to them by itself: because the device says what it can hold, or because it
-//! runs out of memory. That tiles are diffusers' is for the goldens.
+//! The autoencoder in tiles, as a run comes to them by itself: because the device says what it can
+//! hold, or because it runs out of memory. That tiles are diffusers' is for the goldens.
 
 #[allow(dead_code)]
 #[path = "support/faulty/mod.rs"]
@@ -77,7 +77,8 @@ fn waves(height: usize, width: usize) -> HostTensor {
     HostTensor::from_u8(&[height, width, 3], &(0..height * width * 3).map(pixel).collect::<Vec<_>>())
 }
 
-/// Without seams that one would see: there and back again in tiles is close to there and back again whole.
+/// Without seams that one would see: there and back again in tiles is close to there and back again
+/// whole.
 #[test]
 fn a_smooth_picture_hardly_changes_in_tiles() {
     let pipeline = embedded(Cpu::new());
@@ -128,8 +129,8 @@ mod webgpu {
     use std::io::Write;
     use zimage::backend::webgpu::{Adapters, Shaders, WebGpu};
 
-    /// The backend on an adapter that gives shaders no larger buffers than `bytes`; `None` with a line that says why
-    /// where this machine has no adapter at all.
+    /// The backend on an adapter that gives shaders no larger buffers than `bytes`; `None` with a
+    /// line that says why where this machine has no adapter at all.
     fn limited(bytes: u64) -> Option<WebGpu> {
         let skip = |error| writeln!(std::io::stderr(), "skipped: webgpu: {error}");
         block_on(WebGpu::open_with(Adapters::Any, Shaders::Best, bytes)).map_err(skip).ok()

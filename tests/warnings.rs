@@ -1,4 +1,5 @@
-//! Warnings about requests that will hardly please: in the library's job and output, and on the command line.
+//! Warnings about requests that will hardly please: in the library's job and output, and on the
+//! command line.
 #![cfg(feature = "cli")]
 
 use assert_cmd::Command;

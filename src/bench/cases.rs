@@ -4,7 +4,7 @@ use super::sizes::{BlockSizes, Conv, Norm, Sizes, attention_flop, distinct, line
 use super::verbs::{Case, Inputs, MOST_CALLS, call};
 use crate::backend::{Backend, Branch, Conv2d, Heads, Mask, Modulation, QkNormRope, RmsNorm, RopePairs};
 use crate::error::Result;
-use crate::future::at_once;
+use crate::future::expect_ready;
 use crate::model::config::{TransformerConfig, VaeConfig};
 
 /// Every verb that takes time, for one picture with one caption.
@@ -58,7 +58,7 @@ fn swiglu<B: Backend + 'static>(name: &str, m: usize, n: usize, k: usize) -> Cas
     let what = format!("[{m}, {k}] · 2 × [{n}, {k}]ᵀ");
     Case::new(format!("swiglu/{name}"), what, Some(linear_flop(m, 2 * n, k)), move |inputs: &mut Inputs<'_, B>| {
         let (x, [gate, up]) = (inputs.activation(&[1, m, k])?, [(); 2].map(|()| inputs.matrix(n, k)));
-        let w = at_once(inputs.b.upload_swiglu(&gate.into(), &up.into()))?;
+        let w = expect_ready(inputs.b.upload_swiglu(&gate.into(), &up.into()))?;
         call(move |b: &B| b.swiglu(&x, &w).map(Some))
     })
 }
@@ -156,7 +156,8 @@ fn ends<B: Backend + 'static>(sizes: &Sizes<'_>) -> Vec<Case<B>> {
             move |inputs: &mut Inputs<'_, B>| {
                 let (matrices, biases): (Vec<_>, Vec<_>) =
                     (0..blocks).map(|_| (inputs.matrix(4 * d, adaln).into(), inputs.bias(4 * d))).unzip();
-                let (w, t) = (at_once(inputs.b.upload_linear(&matrices, &biases))?, inputs.activation(&[1, adaln])?);
+                let (w, t) =
+                    (expect_ready(inputs.b.upload_linear(&matrices, &biases))?, inputs.activation(&[1, adaln])?);
                 call(move |b: &B| b.modulation(&t, &w, false, d).map(Some))
             },
         ),

@@ -119,13 +119,13 @@ fn prompt(tokenizer: &Tokenizer, word: &str, tokens: usize) -> Result<String> {
 mod tests {
     use super::*;
     use crate::bench::Published;
-    use crate::future::at_once;
+    use crate::future::expect_ready;
     use std::path::Path;
 
     #[test]
     fn prompts_have_exactly_the_tokens_that_are_wanted() {
         let model = Published::Turbo.with_random_weights().unwrap();
-        let json = at_once(model.folder().read("tokenizer/tokenizer.json")).unwrap();
+        let json = expect_ready(model.folder().read("tokenizer/tokenizer.json")).unwrap();
         let tokenizer = Tokenizer::read(&json, Path::new("tokenizer.json")).unwrap();
         for tokens in [20, 21, 128, MAX_TOKENS] {
             let [a, b] = ["a", "b"].map(|word| prompt(&tokenizer, word, tokens).unwrap());

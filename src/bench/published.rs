@@ -1,7 +1,7 @@
 //! The published models without their files: their configuration, random weights, and a tokenizer of one token a byte.
 
 use crate::error::{Error, Result};
-use crate::future::at_once;
+use crate::future::expect_ready;
 use crate::model::Model;
 use crate::pipeline::prompt::PATTERN;
 use crate::weights::ModelFolder;
@@ -57,7 +57,7 @@ impl Published {
         let files = files.map(|(path, contents)| (path.to_owned(), contents.to_string().into()));
         let name = format!("{} with random weights", self.name());
         let folder = ModelFolder::in_memory(&name, &[]).with_files(&name, files.into()).with_random_weights();
-        at_once(Model::new(folder))
+        expect_ready(Model::new(folder))
     }
 }
 

@@ -8,7 +8,7 @@ use super::report::Row;
 use super::timing::{since_start, timed};
 use crate::backend::{Backend, DeviceTensor, Runtime};
 use crate::error::{Error, Result};
-use crate::future::at_once;
+use crate::future::expect_ready;
 use crate::tensor::{DType, HostTensor};
 use crate::weights::RandomTensors;
 
@@ -128,7 +128,7 @@ impl<B: Backend> Inputs<'_, B> {
     pub(super) fn linear(&mut self, n: usize, k: usize, bias: bool) -> Result<B::Linear> {
         let matrix = self.matrix(n, k);
         let bias = bias.then(|| self.bias(n));
-        at_once(self.b.upload_linear(&[matrix.into()], bias.as_slice()))
+        expect_ready(self.b.upload_linear(&[matrix.into()], bias.as_slice()))
     }
 
     /// The kernel of a convolution with its bias.

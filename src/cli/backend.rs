@@ -8,13 +8,13 @@ use zimage::BackendChoice;
 /// Reads the value of `--backend`; help lists the names that leave the device open.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Backends {
-    /// Whether `auto` is one of them.
+    /// True if `auto` is one of them.
     auto: bool,
 }
 
 /// Every backend, and `auto`.
 pub(super) const ANY: Backends = Backends { auto: true };
-/// Every choice that says what computes.
+/// Every choice of one backend.
 pub(super) const EXPLICIT: Backends = Backends { auto: false };
 
 impl Backends {

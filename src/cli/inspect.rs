@@ -1,4 +1,5 @@
-//! `zimage inspect`: what a PNG says about its making, what a model's folder holds, or what this machine computes on.
+//! `zimage inspect`: the values that made a PNG, the content of a model's folder, or the devices of
+//! this machine.
 
 mod device;
 mod model;
@@ -7,18 +8,20 @@ use serde::Serialize;
 use std::path::{Path, PathBuf};
 use zimage::{Error, Foreign, Info, PngText, Result};
 
-/// Show what made a picture, what a model consists of, or what this machine computes on
+/// Show the values that made a picture, the parts of a model, or the devices of this machine
 ///
-/// Of a picture: the generation data in its PNG. Of a model: its parts with their sizes, element types, parameter counts
-/// and shapes, its schedule and its defaults. Of this machine: each backend with its device and shaders.
+/// Of a picture: the generation data in its PNG. Of a model: its parts with their sizes, element
+/// types, parameter counts and shapes, its schedule and its defaults. Of this machine: each backend
+/// with its device and shaders.
 #[derive(Debug, clap::Args)]
 #[command(after_help = super::EXIT_CODES)]
 pub(super) struct Args {
-    /// A PNG, or a model's folder in the diffusers layout [default: the small model inside this program]
+    /// A PNG, or a model's folder in the diffusers layout [default: the small model inside this
+    /// program]
     #[arg(value_name = "FILE.png|MODEL_DIR")]
     path: Option<PathBuf>,
 
-    /// Every backend in all its variants, with its device or the reason why there is none
+    /// Every backend in all its variants, with its device or the reason why it has none
     #[arg(long, conflicts_with = "path")]
     device: bool,
 

@@ -1,5 +1,5 @@
-//! `zimage completions` and `zimage man`: what a package of this program installs beside it, on
-//! standard output.
+//! `zimage completions` and `zimage man`: the files that a package of this program installs beside
+//! it, on standard output.
 
 use clap::{Command, CommandFactory};
 use zimage::{Error, Result};

@@ -1,7 +1,8 @@
-//! The end of the program where memory runs out: one sentence and the exit code of a device that cannot do it.
+//! The end of the program where memory runs out: one sentence and the exit code of a device that
+//! cannot do it.
 //!
-//! Allocations of the library for pictures and models return an error. Everything else, the dependencies' buffers among it,
-//! cannot, and would abort.
+//! Allocations of the library for pictures and models return an error. Everything else, the
+//! dependencies' buffers among it, cannot, and would abort.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::io::Write;
@@ -10,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// The exit code of a device that cannot do it.
 const EXIT_CODE: i32 = 4;
 
-/// The system's allocator, which ends the program where an allocation fails that nobody checks.
+/// The system's allocator. It ends the program where an allocation fails that nobody checks.
 pub(crate) struct Allocator;
 
 // SAFETY: every call is the system's allocator's own, with the arguments that it was given.
@@ -43,7 +44,8 @@ fn checked(memory: *mut u8, bytes: usize) -> *mut u8 {
     memory
 }
 
-/// Says that `bytes` bytes were refused, and ends the program without running anything that may want memory.
+/// Says that `bytes` bytes were refused, and ends the program without running anything that may
+/// want memory.
 #[cold]
 fn end(bytes: usize) -> ! {
     static ENDING: AtomicBool = AtomicBool::new(false);

@@ -1,7 +1,9 @@
-//! The command line: one file a subcommand, and here what they share — how the program starts, prints and fails.
+//! The command line: one file a subcommand, and here the code they share: how the program starts,
+//! prints and fails.
 //!
-//! Data goes to standard output (`--json`, a PNG with `-o -`, what `inspect` finds), everything for the person at the
-//! terminal to standard error. An error is one line and an exit code that a script can act on.
+//! Data goes to standard output (`--json`, a PNG with `-o -`, the findings of `inspect`), all words
+//! for the person at the terminal to standard error. An error is one line and an exit code that a
+//! script can act on.
 
 mod advice;
 mod backend;
@@ -75,7 +77,7 @@ pub(crate) fn run(start: Instant) -> ExitCode {
     streams::prepare();
     let arguments: Vec<String> =
         std::env::args_os().skip(1).map(|argument| argument.to_string_lossy().into_owned()).collect();
-    // Known before the command line is understood, so that what is wrong with it can be a document
+    // Known before the command line is parsed, so that an error of parsing can be a document
     // too.
     let json = arguments.iter().take_while(|argument| *argument != "--").any(|argument| argument == "--json");
     std::panic::set_hook(Box::new(move |fault| panicked(fault, json)));
@@ -108,7 +110,8 @@ pub(crate) fn run(start: Instant) -> ExitCode {
     done.map_or_else(|failure| failure.print(json), |()| ExitCode::SUCCESS)
 }
 
-/// Texts of panics in the standard library and in dependencies where the system refuses memory or a thread.
+/// Texts of panics in the standard library and in dependencies where the system refuses memory or a
+/// thread.
 const LITTLE_LEFT: [&str; 3] = [
     "failed to spawn thread",
     "failed to allocate an alternative stack",
@@ -135,7 +138,8 @@ fn panicked(fault: &PanicHookInfo<'_>, json: bool) {
     std::process::exit(1);
 }
 
-/// Whether this is no error but a text that was asked for, or the one for a command line without a subcommand.
+/// True for a text that was asked for, which is no error, and for the one for a command line
+/// without a subcommand.
 fn is_help(error: &clap::Error) -> bool {
     use clap::error::ErrorKind::{DisplayHelp, DisplayHelpOnMissingArgumentOrSubcommand, DisplayVersion};
     matches!(error.kind(), DisplayHelp | DisplayVersion | DisplayHelpOnMissingArgumentOrSubcommand)
@@ -171,8 +175,7 @@ impl From<Error> for Failure {
     }
 }
 
-/// A count or a size. The request's own check, which knows the model, says what is too small or too
-/// large.
+/// A count or a size. The request's own check, which knows the model, refuses what is out of range.
 fn whole(text: &str) -> Result<usize, String> {
     text.parse().map_err(|_| "expected a whole number from 1 up".to_owned())
 }

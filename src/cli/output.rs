@@ -1,4 +1,5 @@
-//! The places of results: the value of `-o`, names, and the promise that no work is done for a place that cannot be written.
+//! The places of results: the value of `-o`, names, and the promise that no work is done for a
+//! place that cannot be written.
 
 use super::streams;
 use std::io::IsTerminal;
@@ -9,7 +10,7 @@ use zimage::{Error, Image, OutputFile, Result};
 /// The name when none is given.
 const DEFAULT: &str = "zimage.png";
 
-/// Where the pictures of one run go.
+/// The destination of the pictures of a run.
 #[derive(Debug)]
 pub(super) enum Place {
     /// These files, one a picture; written over, because the user named them.
@@ -61,7 +62,7 @@ impl Place {
         OutputFile::open_each(names).map(Place::Named).map_err(advised)
     }
 
-    /// Whether the picture goes to standard output.
+    /// True if the picture goes to standard output.
     pub(super) fn is_stdout(&self) -> bool {
         matches!(self, Place::Named(files) if files.iter().any(OutputFile::is_stdout))
     }

@@ -18,11 +18,11 @@ Exit codes:
   129, 130, 143
        cancelled by a hang-up, by Ctrl-C, by SIGTERM";
 
-/// Compare backends with each other, verb by verb, stage by stage, and in whole pictures
+/// Compare backends with each other, op by op, stage by stage, and in whole pictures
 ///
-/// The first backend counts as right and every other one is held against it; a single one is held against itself, which
-/// shows whether it computes the same every time. The pictures are those of a small model, and of the same model with
-/// activations past the range of F16.
+/// The first backend counts as right and every other one is held against it; a single one is held
+/// against itself, which shows whether it computes the same every time. The pictures are those of a
+/// small model, and of the same model with activations past the range of F16.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXIT_CODES)]
 pub(super) struct Args {
@@ -38,7 +38,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "PATTERN", default_value = "", allow_hyphen_values = true)]
     filter: String,
 
-    /// What the inputs are made from
+    /// The seed of the inputs
     #[arg(long, value_name = "NUMBER", default_value_t = 0, value_parser = seed, allow_hyphen_values = true)]
     seed: u64,
 
@@ -67,7 +67,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let models = match &args.model {
         Some(folder) => vec![Model::open(folder)?],
         None => match Model::embedded() {
-            // A program built without the small model still compares the verbs.
+            // A program built without the small model still compares the ops.
             Err(error) if error.kind() == ErrorKind::Request => {
                 super::note(&format!("skipped: stages and pictures: {}", super::advice::sentence(&error)));
                 Vec::new()
@@ -89,13 +89,13 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let mut reports: Vec<Report> = Vec::new();
     for candidate in others {
         match compared(reference, candidate, &models, args) {
-            // Only what the user named has to be there.
+            // Only a backend that the user named has to be there.
             Err(error) if !named && error.kind() == ErrorKind::Device => super::note(&format!("skipped: {error}")),
             report => reports.push(report?),
         }
     }
     if reports.is_empty() {
-        // No other device is here: what there is must at least agree with itself.
+        // No other device is here: the one that is must at least agree with itself.
         reports.push(compared(reference, reference, &models, args)?);
     }
     let passed = reports.iter().all(Report::passed);

@@ -5,13 +5,13 @@
 enum Answer {
     /// Ours takes the same value.
     Same(&'static str),
-    /// Ours takes one word for what theirs switches on.
+    /// Ours takes a word where theirs is a switch.
     Write(&'static str),
     /// A CFG scale: ours is less by one.
     CfgScale,
     /// Both sides in one value.
     Size,
-    /// We have none, for this reason.
+    /// We have no such flag, for this reason.
     None(&'static str),
 }
 
@@ -275,7 +275,7 @@ fn value_of(flag: &str, arguments: &[String]) -> Option<String> {
     })
 }
 
-/// Whether a text is shaped like a flag: dashes, a letter, and no space before an equals sign.
+/// True if a text is shaped like a flag: dashes, a letter, and no space before an equals sign.
 pub(super) fn is_flag(text: &str) -> bool {
     let name = text.trim_start_matches('-');
     let dashes = text.len() - name.len();

@@ -27,7 +27,7 @@ impl Phases {
         Self { line, in_lines, phase: String::new(), last: Instant::now() }
     }
 
-    /// A phase begins.
+    /// Begins a phase.
     pub(super) fn begin(&mut self, phase: &str) {
         style(&self.line, "{spinner} {msg} · {elapsed}");
         self.line.reset_elapsed();
@@ -39,7 +39,7 @@ impl Phases {
         phase.clone_into(&mut self.phase);
     }
 
-    /// The phase has come to `stage`.
+    /// Takes the phase on to `stage`.
     pub(super) fn stage(&mut self, stage: Stage) {
         let Some(words) = words(stage) else { return };
         let text = format!("{}: {words}", self.phase);

@@ -1,4 +1,4 @@
-//! The line that a person sees while pictures are made.
+//! The progress line of `generate`.
 
 use super::signals::Interrupt;
 use super::terminal::{is_quiet, note};
@@ -8,7 +8,8 @@ use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 use zimage::{Progress, Stage};
 
-/// A line on standard error that is drawn anew as the work goes on; nothing at all where that is no terminal.
+/// A line on standard error that is drawn anew as the work goes on; nothing at all where that is no
+/// terminal.
 pub(super) struct Bar {
     line: ProgressBar,
     interrupt: Interrupt,
@@ -35,12 +36,12 @@ impl Bar {
         self.interrupt.clone()
     }
 
-    /// Says something above the line.
+    /// Prints a line above it.
     pub(super) fn note(&self, text: &str) {
         self.line.suspend(|| note(text));
     }
 
-    /// Takes the line away, so that what follows begins at the margin.
+    /// Clears the line, so that the next output begins at the margin.
     pub(super) fn clear(&self) {
         self.line.finish_and_clear();
     }
@@ -78,14 +79,13 @@ impl Progress for Bar {
     }
 }
 
-/// A line that turns by itself, or a hidden one where nobody would see it.
+/// A line with a spinner, or a hidden one where nobody would see it.
 pub(super) fn line() -> ProgressBar {
     if is_quiet() || !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
     let line = ProgressBar::new_spinner();
-    // It turns in a thread of its own. A system that has no thread left gets a line that stands
-    // still.
+    // A thread turns the spinner. Where the system has no thread left, the line does not move.
     if std::thread::Builder::new().spawn(|| {}).is_ok() {
         line.enable_steady_tick(Duration::from_millis(100));
     }
@@ -94,8 +94,7 @@ pub(super) fn line() -> ProgressBar {
 
 /// Gives a line another look.
 pub(super) fn style(line: &ProgressBar, template: &str) {
-    // The templates are this program's own; one that did not parse would cost the looks, not the
-    // picture.
+    // The templates are constants; one that did not parse would only cost the looks.
     if let Ok(style) = ProgressStyle::with_template(template) {
         line.set_style(style.progress_chars("━╸ "));
     }
@@ -125,7 +124,7 @@ struct Course {
     batch: usize,
     /// Batches that are decoded.
     decoded: usize,
-    /// Steps that are done and all there are, over all pictures.
+    /// Steps that are done, and steps in all, over all pictures.
     steps: (usize, usize),
     stepping: Pace,
     decoding: Pace,
@@ -153,12 +152,14 @@ impl Pace {
 
 impl Course {
     fn new(pictures: usize, batch: usize) -> Self {
-        let (pictures, batch) = (pictures.max(1), batch.max(1));
-        let (stepping, decoding) = (Pace::default(), Pace::default());
+        let pictures = pictures.max(1);
+        let batch = batch.max(1);
+        let stepping = Pace::default();
+        let decoding = Pace::default();
         Self { pictures, batch, decoded: 0, steps: (0, 0), stepping, decoding, under_way: None }
     }
 
-    /// The run has come to `stage`; returns what to show of it.
+    /// Takes the run on to `stage`; returns the content of the line.
     fn update(&mut self, stage: Stage, now: Instant) -> Option<View> {
         match (self.under_way.replace((stage, now)), stage) {
             (Some((Stage::Vae, began)), _) => {
@@ -197,7 +198,8 @@ impl Course {
             (_, true) => format!("pictures {first}–{last} of {pictures} · {what}"),
         };
         let (done, of) = self.steps;
-        let (steps_left, decodes_left) = (of.saturating_sub(done), self.batches().saturating_sub(self.decoded));
+        let steps_left = of.saturating_sub(done);
+        let decodes_left = self.batches().saturating_sub(self.decoded);
         let step = self.stepping.each();
         let left = step.map(|each| each.mul_f64(steps_left as f64) + self.decoding_left(decodes_left));
         View::Work { what, done: done + self.decoded, of: of + self.batches(), left: pace(step, left) }
@@ -301,7 +303,8 @@ mod tests {
     #[test]
     fn a_signal_stops_the_work() {
         static RECEIVED: AtomicUsize = AtomicUsize::new(0);
-        let (line, interrupt) = (ProgressBar::hidden(), Interrupt::of(&RECEIVED));
+        let line = ProgressBar::hidden();
+        let interrupt = Interrupt::of(&RECEIVED);
         let mut bar = Bar { line, interrupt, course: Course::new(1, 1) };
         assert!(bar.update(step(0, 2)).is_continue());
         assert!(bar.interrupt().check().is_ok());

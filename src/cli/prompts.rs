@@ -1,5 +1,5 @@
-//! The prompts of a command line: read from standard input where it says so, and looked at for what
-//! a shell makes of a line without quotes.
+//! The prompts of a command line: read from standard input where `-` stands for one, and checked
+//! for the words that a shell makes of a line without quotes.
 
 use super::peers::is_flag;
 use std::io::{IsTerminal, Read};
@@ -40,7 +40,8 @@ pub(super) fn check(prompts: &[String], literal: &[String], negatives: &[String]
         ));
     }
     if prompts.iter().all(|text| is_word(text)) {
-        let (line, each) = (prompts.join(" "), prompts.join(" -p "));
+        let line = prompts.join(" ");
+        let each = prompts.join(" -p ");
         return refuse(format!(
             "{count} prompts of one word each would make {count} different pictures: put one prompt in quotes, as in \
              generate \"{line}\", or ask for each word with generate -p {each}"
@@ -104,7 +105,7 @@ fn is_number(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// Whether a text is a single word of a script that puts spaces between words. A sentence of the
+/// True if a text is a single word of a script that puts spaces between words. A sentence of the
 /// others has none.
 fn is_word(text: &str) -> bool {
     // Thai to Myanmar, Khmer, Tai Lue to Tai Tham, and everything from the CJK radicals to the end

@@ -22,12 +22,12 @@ const SIGNALS: [i32; 3] = [SIGINT, SIGTERM, signal_hook::consts::SIGHUP];
 #[cfg(not(unix))]
 const SIGNALS: [i32; 2] = [SIGINT, SIGTERM];
 
-/// Whether the next signal ends the program.
+/// True if the next signal ends the program.
 static AT_ONCE: AtomicBool = AtomicBool::new(true);
 /// The signal that came last; 0 before the first.
 static RECEIVED: AtomicUsize = AtomicUsize::new(0);
 
-/// Takes the signals over. One that cannot be taken over keeps what the system does about it.
+/// Installs the handlers. A signal whose handler cannot be installed keeps the system's.
 pub(super) fn take_over() {
     for signal in SIGNALS.into_iter().filter(|&signal| !is_ignored(signal)) {
         let _ = flag::register_conditional_shutdown(signal, 128 + signal, &AT_ONCE)
@@ -36,7 +36,7 @@ pub(super) fn take_over() {
     }
 }
 
-/// Whether the program was started with SIGHUP ignored, as `nohup` does: then it goes on being
+/// True if the program was started with SIGHUP ignored, as `nohup` does: then it goes on being
 /// ignored.
 #[cfg(unix)]
 fn is_ignored(signal: i32) -> bool {
@@ -62,11 +62,11 @@ pub(super) fn exit_code() -> u8 {
     }
 }
 
-/// Whether a signal asked the work to stop.
+/// A view of the signals that ask the work to stop.
 #[derive(Clone)]
 pub(super) struct Interrupt {
     received: &'static AtomicUsize,
-    /// Whether the person was told. Locked while that is done, so that it comes before any other
+    /// True if the person was told. Locked while that is done, so that it comes before any other
     /// word.
     told: Arc<Mutex<bool>>,
     line: ProgressBar,
@@ -77,7 +77,8 @@ impl Interrupt {
     pub(super) fn defer(line: ProgressBar) -> Self {
         let interrupt = Self { received: &RECEIVED, told: Arc::default(), line };
         let watched = interrupt.clone();
-        // The work asks between its steps, which may be far apart: a person wants to know at once.
+        // The work checks between its steps, which may be far apart: the person is told
+        // immediately.
         let watch = std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
             while !watched.is_pressed() {
                 std::thread::sleep(Duration::from_millis(50));
@@ -89,12 +90,12 @@ impl Interrupt {
         interrupt
     }
 
-    /// An error once a signal has come.
+    /// Fails once a signal has come.
     pub(super) fn check(&self) -> Result<()> {
         if self.is_pressed() { Err(Error::Cancelled) } else { Ok(()) }
     }
 
-    /// Whether a signal has come; the first answer of yes also tells the person.
+    /// True if a signal has come; the first such answer also tells the person.
     pub(super) fn is_pressed(&self) -> bool {
         let signal = self.received.load(Ordering::SeqCst);
         if signal == 0 {

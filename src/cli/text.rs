@@ -6,7 +6,7 @@
 
 use unicode_properties::{GeneralCategory, UnicodeEmoji, UnicodeGeneralCategory};
 
-/// Whether a terminal obeys `c` or shows nothing for it: control and format characters
+/// True if a terminal obeys `c` or shows nothing for it: control and format characters
 /// (bidirectional controls and zero-width characters among them), line and paragraph separators,
 /// private and unassigned code points, and the letters and marks that Unicode calls
 /// default-ignorable (DerivedCoreProperties.txt).
@@ -63,7 +63,7 @@ pub(super) fn escape_json(document: &str) -> String {
     escaped
 }
 
-/// Whether `c` is a joiner between two emoji, or a variation selector behind one.
+/// True if `c` is a joiner between two emoji, or a variation selector behind one.
 fn inside_emoji(before: Option<char>, c: char, next: Option<char>) -> bool {
     const JOINER: char = '\u{200d}';
     const SELECTORS: [char; 2] = ['\u{fe0e}', '\u{fe0f}'];
@@ -80,7 +80,7 @@ fn inside_emoji(before: Option<char>, c: char, next: Option<char>) -> bool {
 mod tests {
     use super::*;
 
-    /// Members of every class that must not reach a terminal, with what Unicode calls them.
+    /// Members of every class that must not reach a terminal, with their Unicode categories.
     const HOSTILE: &[(char, &str)] = &[
         ('\u{0}', "null"),
         ('\u{7}', "bell"),

@@ -1,15 +1,17 @@
-//! The threads that compute: as many as RAYON_NUM_THREADS says, within reason, and as the system gives.
+//! The threads that compute: as many as RAYON_NUM_THREADS says, within reason, and as the system
+//! gives.
 
 use rayon::{ThreadBuilder, ThreadPoolBuilder};
 use std::num::NonZero;
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
 
-/// Threads that compute at most, for each of the processor's own: more of them wait for each other and never end.
+/// Threads that compute at most, for each of the processor's own: more of them wait for each other
+/// and never end.
 const MOST_EACH: usize = 4;
 
-/// Starts the threads that everything computes on. Where the system has fewer than are wanted, those do; where it has none,
-/// the calling thread computes.
+/// Starts the threads that everything computes on. Where the system has fewer than are wanted,
+/// those do; where it has none, the calling thread computes.
 pub(super) fn start() {
     let cores = thread::available_parallelism().map_or(1, NonZero::get);
     let waiting: Vec<_> =

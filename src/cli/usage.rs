@@ -3,7 +3,7 @@
 use super::peers;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
-/// clap's report of several paragraphs as one line: what is wrong, its tips, and where to read on.
+/// clap's report of several paragraphs as one line: the error, its tips, and where to read on.
 /// Flags of other programs are answered with ours. `arguments` is the command line without the
 /// program's name.
 pub(super) fn sentence(error: &clap::Error, arguments: &[String]) -> String {
@@ -43,7 +43,7 @@ pub(super) fn sentence(error: &clap::Error, arguments: &[String]) -> String {
     line + "; --help lists what there is"
 }
 
-/// Whether the text in a command's place is rather a prompt than a command that is spelled wrong.
+/// True if the text in a command's place is rather a prompt than a misspelled command.
 fn is_prompt(error: &clap::Error, name: &str) -> bool {
     let similar =
         matches!(error.get(ContextKind::SuggestedSubcommand), Some(ContextValue::Strings(names)) if !names.is_empty());

@@ -12,7 +12,7 @@ use super::noise;
 use super::tolerance::{Precision, Tolerance};
 use crate::backend::{Backend, Runtime};
 use crate::error::Result;
-use crate::future::at_once;
+use crate::future::expect_ready;
 use crate::tensor::{DType, HostTensor, Weight};
 
 /// Calls verbs, and returns the tensors to look at: new ones, and those that were changed in place.
@@ -168,7 +168,7 @@ impl<B: Backend> Setup<'_, B> {
     pub(super) fn linear(&mut self, dtype: DType, n: usize, k: usize, bias: bool) -> Result<B::Linear> {
         let matrix = self.matrix(dtype, n, k);
         let bias = bias.then(|| self.weights(dtype, &[n], 0.0, 1.0));
-        at_once(self.b.upload_linear(&[matrix.into()], bias.as_slice()))
+        expect_ready(self.b.upload_linear(&[matrix.into()], bias.as_slice()))
     }
 
     /// A matrix `[n, k]` of such a size that products are as large as what goes in.

@@ -1,7 +1,7 @@
 //! The stages of a model, and whole pictures, on two backends.
 //!
-//! Each stage is given the same inputs on both, so that a report says in which stage, and in which block of it, the two
-//! part.
+//! Each stage is given the same inputs on both, so that a report says in which stage, and in which
+//! block of it, the two part.
 
 use super::compare::{Finding, Options, compare, empty, outcome};
 use super::report::Report;
@@ -23,11 +23,12 @@ const PROMPTS: [&str; 2] = [
      in green, orange and a little blue, with mountains and a small village far behind them",
 ];
 
-/// Compares everything there is: the verbs, then the stages and the pictures of each of `models` and of what
-/// [`beyond_f16`] makes of it.
+/// Compares every op, then the stages and the pictures of each of `models` and of its variant by
+/// [`beyond_f16`].
 ///
 /// # Errors
-/// Those of the reference and of the models' files, and the candidate's when it cannot hold a model.
+/// Those of the reference and of the models' files, and the candidate's when it cannot hold a
+/// model.
 pub async fn compare_all<A, B>(
     mut reference: A,
     mut candidate: B,
@@ -59,23 +60,24 @@ where
 /// The stages, as rows of a report.
 const STAGES: [&str; 4] = ["text_encoder", "transformer", "vae", "picture"];
 
-/// Whether a stage of a model runs: when the filter is part of `stage/model`, or goes on from it.
+/// True if a stage of a model runs: the filter is a part of `stage/model`, or continues it.
 fn chosen(stage: &str, model: &str, options: &Options) -> bool {
     let name = format!("{stage}/{model}/");
     name.contains(&options.filter) || options.filter.starts_with(&name)
 }
 
-/// What a stage returned at one place, in F32, without rows that have no meaning.
+/// A stage's result at one place, in F32, without rows that have no meaning.
 struct Seen {
     place: String,
     values: Vec<f32>,
 }
 
-/// Compares the stages of one model, which both pipelines have loaded, and two of its pictures: without and with
-/// guidance. `model` is its name, for the report. The cases are `text_encoder/<model>/block-<i>`,
-/// `transformer/<model>/…` for every place of [`ProbePoint`] and the velocity, `vae/<model>/decode` and `…/encode`, and
-/// `picture/<model>/plain` and `…/guided`; a picture's error is its root mean square error over 255, so that 0.01 is
-/// 40 dB PSNR. With [`Options::full`] pictures are of the model's own size and steps.
+/// Compares the stages of one model, which both pipelines have loaded, and two of its pictures:
+/// without and with guidance. `model` is its name, for the report. The cases are
+/// `text_encoder/<model>/block-<i>`, `transformer/<model>/…` for every place of [`ProbePoint`] and
+/// the velocity, `vae/<model>/decode` and `…/encode`, and `picture/<model>/plain` and `…/guided`; a
+/// picture's error is its root mean square error over 255, so that 0.01 is 40 dB PSNR. With
+/// [`Options::full`] pictures are of the model's own size and steps.
 ///
 /// # Errors
 /// Those of the reference, which leave nothing to compare with.
@@ -142,7 +144,8 @@ fn copy<B: Backend>(b: &B, x: &B::Tensor) -> Result<B::Tensor> {
     Ok(zeros)
 }
 
-/// Tensors that were seen on the way, with the rows of each item that have a meaning (empty: all of them).
+/// Tensors that were seen on the way, with the rows of each item that have a meaning (empty: all of
+/// them).
 struct Places<B: Backend>(Vec<(String, Vec<usize>, B::Tensor)>);
 
 impl<B: Backend> Places<B> {

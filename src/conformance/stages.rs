@@ -1,5 +1,5 @@
-//! Single stages of a model on given inputs: what each network returns, before anything else touches it. For comparing
-//! them with other programs, one by one.
+//! Single stages of a model on given inputs: what each network returns, before anything else
+//! touches it. For comparing them with other programs, one by one.
 //!
 //! | input | is |
 //! | --- | --- |
@@ -15,8 +15,9 @@
 //! | `transformer.NAME.velocity` | `[N, C, h, w]`, a prediction of (image − noise) |
 //! | `vae.NAME.image` | `[B, H, W, 3]`, between about −1 and 1, not clamped |
 //!
-//! All prompts are encoded in one ragged batch, and all items of a `NAME` go through the transformer in one. Inputs are F32,
-//! F16 or BF16 where no other type is named; captions are rounded to the type that the backend keeps activations in.
+//! All prompts are encoded in one ragged batch, and all items of a `NAME` go through the
+//! transformer in one. Inputs are F32, F16 or BF16 where no other type is named; captions are
+//! rounded to the type that the backend keeps activations in.
 
 use crate::backend::Backend;
 use crate::error::{Error, Result};
@@ -33,7 +34,7 @@ use crate::tensor::HostTensor;
 use crate::weights::{Tensors, excerpt};
 use std::path::Path;
 
-/// What the stages are to be run on.
+/// The inputs of the stages.
 #[derive(Debug)]
 pub struct Inputs {
     prompts: Vec<Named<Vec<u32>>>,
@@ -67,8 +68,9 @@ impl Inputs {
     /// Reads a safetensors file and checks it against the model.
     ///
     /// # Errors
-    /// Those of [`Tensors::open_file`]; [`Error::Tensor`] for a tensor that is missing, does not fit the model or is
-    /// not finite, and for one that no stage reads; [`Error::File`] for a file without any.
+    /// Those of [`Tensors::open_file`]; [`Error::Tensor`] for a tensor that is missing, does not
+    /// fit the model or is not finite, and for one that no stage reads; [`Error::File`] for a file
+    /// without any.
     pub async fn read(path: &Path, config: &ModelConfig) -> Result<Self> {
         let reader = Reader { tensors: Tensors::open_file(path).await?, config, path };
         let mut inputs = Self { prompts: Vec::new(), forwards: Vec::new(), latents: Vec::new() };
@@ -97,7 +99,7 @@ impl Inputs {
 }
 
 impl Reader<'_> {
-    /// What stands between `start` and `end` in the names of the tensors that have both.
+    /// The part between `start` and `end` of the tensors' names that have both.
     fn names(&self, start: &str, end: &str) -> Vec<String> {
         let between = |name: &str| name.strip_prefix(start)?.strip_suffix(end).map(str::to_owned);
         self.tensors.iter().filter_map(|tensor| between(tensor.name)).collect()
@@ -160,7 +162,8 @@ impl Reader<'_> {
             let rows = shape.first().copied().filter(|&rows| rows > 0).unwrap_or(1);
             captions.push(self.take(&caption, &[rows, cap_feat_dim]).await?);
         }
-        let (pictures, items) = (latents.shape()[0], captions.len());
+        let pictures = latents.shape()[0];
+        let items = captions.len();
         if !items.is_multiple_of(pictures) {
             let expected = format!("a multiple of {pictures} captions, as there are {pictures} latents");
             return Err(self.fault(&format!("{name}.caption"), expected, items.to_string()));
@@ -172,19 +175,22 @@ impl Reader<'_> {
     }
 }
 
-/// Runs the stages that `inputs` asks for and returns their results by name. Each network is loaded only where it is
-/// needed, and one at a time; `progress` sees [`Stage::Load`](crate::Stage::Load) for each.
+/// Runs the stages that `inputs` asks for and returns their results by name. Each network is loaded
+/// only where it is needed, and one at a time; `progress` sees [`Stage::Load`](crate::Stage::Load)
+/// for each.
 ///
 /// # Errors
-/// Those of the model's files and of the backend, [`Error::Request`] for latents or captions that are past the model's
-/// positions, [`Error::NonFinite`] for a result with infinite values or NaN, and [`Error::Cancelled`].
+/// Those of the model's files and of the backend, [`Error::Request`] for latents or captions that
+/// are past the model's positions, [`Error::NonFinite`] for a result with infinite values or NaN,
+/// and [`Error::Cancelled`].
 pub async fn run<B: Backend>(
     b: &B,
     model: &Model,
     inputs: &Inputs,
     progress: &mut dyn Progress,
 ) -> Result<Vec<(String, HostTensor)>> {
-    let (folder, config) = (model.folder(), model.config());
+    let folder = model.folder();
+    let config = model.config();
     let mut results = Vec::new();
     if !inputs.prompts.is_empty() {
         let tensors = TextEncoder::<B>::open(folder).await?;
@@ -282,7 +288,8 @@ async fn decode<B: Backend>(b: &B, vae: &Vae<B>, latents: &HostTensor) -> Result
         return Err(Error::internal("a stage's latents do not have rank 4"));
     };
     let item_shape = [&[1], item].concat();
-    let (mut pixels, mut shape) = (Vec::new(), Vec::new());
+    let mut pixels = Vec::new();
+    let mut shape = Vec::new();
     for values in latents.to_f32().chunks_exact(item.iter().product()) {
         let latents = b.upload(&HostTensor::from_f32(&item_shape, values))?;
         let image = b.download(&vae.decode_unrounded(b, &latents)?).await?;

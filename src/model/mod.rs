@@ -1,4 +1,5 @@
-//! The three networks, written against the backend trait; every size comes from the model's own config files.
+//! The three networks, written against the backend trait; every size comes from the model's own
+//! config files.
 
 mod block;
 pub mod config;
@@ -9,12 +10,13 @@ pub mod transformer;
 pub mod vae;
 
 use crate::error::Result;
-use crate::future::at_once;
+use crate::future::expect_ready;
 use crate::weights::ModelFolder;
 use config::ModelConfig;
 use std::path::Path;
 
-/// A model's files, with its config files read and checked but no weights: enough to know what a request may ask for.
+/// A model's files, with its config files read and checked but no weights: enough to know what a
+/// request may ask for.
 #[derive(Debug, Clone)]
 pub struct Model {
     folder: ModelFolder,
@@ -27,7 +29,7 @@ impl Model {
     /// # Errors
     /// Those of [`ModelFolder::open`] and [`ModelConfig::read`].
     pub fn open(path: &Path) -> Result<Self> {
-        at_once(Self::new(ModelFolder::open(path)?))
+        expect_ready(Self::new(ModelFolder::open(path)?))
     }
 
     /// The embedded default.
@@ -35,7 +37,7 @@ impl Model {
     /// # Errors
     /// Those of [`ModelFolder::embedded`] and [`ModelConfig::read`].
     pub fn embedded() -> Result<Self> {
-        at_once(Self::new(ModelFolder::embedded()?))
+        expect_ready(Self::new(ModelFolder::embedded()?))
     }
 
     /// The model in `folder`, wherever that is.
@@ -52,12 +54,12 @@ impl Model {
         self.folder.name()
     }
 
-    /// Where its files are.
+    /// The folder of its files.
     pub fn folder(&self) -> &ModelFolder {
         &self.folder
     }
 
-    /// What its config files say.
+    /// The content of its config files.
     pub fn config(&self) -> &ModelConfig {
         &self.config
     }

@@ -8,12 +8,13 @@ use crate::model::vae::tiling::Tiles;
 use crate::tensor::HostTensor;
 
 impl<B: Backend> Pipeline<B> {
-    /// Decodes latents F32 `[B, C, h, w]` on the device to pictures U8 `[H, W, 3]` on the host, one at a time, as
-    /// [`Vae::decode_picture`](crate::model::vae::Vae::decode_picture) does.
+    /// Decodes latents F32 `[B, C, h, w]` on the device to pictures U8 `[H, W, 3]` on the host, one
+    /// at a time, as [`Vae::decode_picture`](crate::model::vae::Vae::decode_picture) does.
     ///
     /// # Errors
-    /// [`Error::NonFinite`] when the latents or the pixels are not all finite: a picture would hide it.
-    /// [`Error::File`] when a file changed that weights are still read from. Those of the backend.
+    /// [`Error::NonFinite`] when the latents or the pixels are not all finite: a picture would hide
+    /// it. [`Error::File`] when a file changed that weights are still read from. Those of the
+    /// backend.
     pub async fn decode(&self, latents: &B::Tensor, tiles: &mut Tiles) -> Result<Vec<HostTensor>> {
         let latents = self.backend.download(latents).await?;
         Network::Transformer.check(&latents, self.networks.tensors(Network::Transformer)).await?;

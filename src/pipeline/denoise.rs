@@ -1,5 +1,5 @@
-//! The denoising loop. It touches the host only to launch: one step is one recording, and with guidance a step is one
-//! call of twice the batch.
+//! The denoising loop. It touches the host only to launch: one step is one recording, and with
+//! guidance a step is one call of twice the batch.
 
 use super::guidance::Guidance;
 use super::progress::{Run, since};
@@ -18,7 +18,8 @@ impl<B: Backend> Pipeline<B> {
     /// Denoises `start`, F32 `[B, C, h, w]` on the host, to latents of that shape on the device.
     ///
     /// # Errors
-    /// [`Error::Request`] for more positions than the model has, [`Error::Cancelled`], and those of the backend.
+    /// [`Error::Request`] for more positions than the model has, [`Error::Cancelled`], and those of
+    /// the backend.
     pub async fn denoise(
         &self,
         start: &HostTensor,

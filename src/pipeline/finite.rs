@@ -1,4 +1,5 @@
-//! The check at the end of every network: its result is finite, or an error names the network and the tensor to blame.
+//! The check at the end of every network: its result is finite, or an error names the network and
+//! the tensor to blame.
 
 use crate::error::{Error, Result};
 use crate::tensor::HostTensor;
@@ -25,7 +26,7 @@ impl Network {
         }
     }
 
-    /// Whether a tensor is loaded but not used for a picture.
+    /// True for a tensor that is loaded but not used for a picture.
     fn is_unused(self, name: &str) -> bool {
         self == Network::Vae && (name.starts_with("encoder.") || name.starts_with("quant_conv."))
     }
@@ -38,7 +39,8 @@ impl Network {
         if result.is_finite() { Ok(()) } else { Err(self.fault(tensors).await) }
     }
 
-    /// As [`Network::check`], for `[P, T, C]` where item `i` has `lengths[i]` rows and padding behind them.
+    /// As [`Network::check`], for `[P, T, C]` where item `i` has `lengths[i]` rows and padding
+    /// behind them.
     ///
     /// # Errors
     /// [`Error::NonFinite`].
@@ -53,8 +55,8 @@ impl Network {
         Ok(())
     }
 
-    /// The error for a result that is not finite. It names the first tensor of the weights that is not finite either;
-    /// an error of that search replaces it.
+    /// The error for a result that is not finite. It names the first tensor of the weights that is
+    /// not finite either; an error of that search replaces it.
     pub(crate) async fn fault(self, tensors: &Tensors) -> Error {
         let tensor = match tensors.first_non_finite(|name| self.is_unused(name)).await {
             Ok(tensor) => tensor,

@@ -21,7 +21,7 @@ pub struct Guidance {
 }
 
 impl Guidance {
-    /// Whether guidance is on at the model time `t`.
+    /// True if guidance is on at the model time `t`.
     pub(super) fn is_on(&self, t: f32) -> bool {
         self.scale > 0.0 && f64::from(t) <= self.truncation
     }

@@ -14,7 +14,8 @@ impl<B: Backend> Pipeline<B> {
         [self.config.vae.latent_channels, height / factor, width / factor]
     }
 
-    /// The start of a batch of pictures, given by their numbers: noise F32 `[B, C, h, w]`, each picture's of its own seed.
+    /// The start of a batch of pictures, given by their numbers: noise F32 `[B, C, h, w]`, each
+    /// picture's of its own seed.
     pub(super) fn start(&self, job: &Job, batch: &[usize]) -> Result<HostTensor> {
         let [channels, rows, columns] = self.latent_size(job.width, job.height);
         let item = channels * rows * columns;

@@ -1,7 +1,8 @@
 //! Prompt to picture, one file a step: text, latents, denoise, decode.
 //!
-//! The pipeline is written once, against [`Backend`]. The denoising loop touches the host only to launch: times, step
-//! sizes and guidance are tables on the device, the step index advances there, and one step is one recording.
+//! The pipeline is written once, against [`Backend`]. The denoising loop touches the host only to
+//! launch: times, step sizes and guidance are tables on the device, the step index advances there,
+//! and one step is one recording.
 
 mod decode;
 mod denoise;
@@ -58,9 +59,11 @@ pub struct RunInfo {
     pub timings: Timings,
     /// Warnings about the request for the user, a sentence each.
     pub warnings: Vec<String>,
-    /// The side in pixels of the tiles that the pictures were decoded in; `None` when they were decoded whole.
+    /// The side in pixels of the tiles that the pictures were decoded in; `None` when they were
+    /// decoded whole.
     pub vae_tile: Option<usize>,
-    /// Whether all networks were on the device at once, [`Offload::None`], or in turn, [`Offload::Sequential`].
+    /// The networks on the device: all at once, [`Offload::None`], or in turn,
+    /// [`Offload::Sequential`].
     pub offload: Offload,
 }
 
@@ -73,7 +76,8 @@ impl<B: Backend> Pipeline<B> {
         Self::load_with(backend, model, Offload::Auto, progress).await
     }
 
-    /// Reads a model and uploads its tensors, or those that a run needs first; `progress` sees [`Stage::Load`].
+    /// Reads a model and uploads its tensors, or those that a run needs first; `progress` sees
+    /// [`Stage::Load`].
     ///
     /// # Errors
     /// Those of the files, naming file and tensor, those of the device, and [`Error::Cancelled`].
@@ -108,12 +112,14 @@ impl<B: Backend> Pipeline<B> {
         &self.config
     }
 
-    /// Whether all networks are on the device at once, [`Offload::None`], or in turn, [`Offload::Sequential`].
+    /// The networks on the device: all at once, [`Offload::None`], or in turn,
+    /// [`Offload::Sequential`].
     pub fn offload(&self) -> Offload {
         self.networks.offload()
     }
 
-    /// The text encoder, for tests of it alone. With [`Offload::Sequential`] it replaces the transformer on the device.
+    /// The text encoder, for tests of it alone. With [`Offload::Sequential`] it replaces the
+    /// transformer on the device.
     ///
     /// # Errors
     /// Those of loading.
@@ -121,7 +127,8 @@ impl<B: Backend> Pipeline<B> {
         self.networks.text_encoder(&self.backend, &self.config, &mut silent).await
     }
 
-    /// The transformer, for tests of it alone. With [`Offload::Sequential`] it replaces the text encoder on the device.
+    /// The transformer, for tests of it alone. With [`Offload::Sequential`] it replaces the text
+    /// encoder on the device.
     ///
     /// # Errors
     /// Those of loading.
@@ -144,11 +151,12 @@ impl<B: Backend> Pipeline<B> {
         &self.warnings
     }
 
-    /// Draws the pictures of a checked request, prompt by prompt, `job.batch` at a time. Returns U8 `[H, W, 3]` each.
+    /// Draws the pictures of a checked request, prompt by prompt, `job.batch` at a time. Returns U8
+    /// `[H, W, 3]` each.
     ///
     /// # Errors
-    /// [`Error::Request`] for a caption that is longer than the model's positions, before anything runs;
-    /// [`Error::Cancelled`]; those of the device.
+    /// [`Error::Request`] for a caption that is longer than the model's positions, before anything
+    /// runs; [`Error::Cancelled`]; those of the device.
     pub async fn generate(&self, job: &Job, progress: &mut dyn Progress) -> Result<(Vec<HostTensor>, RunInfo)> {
         let mut pictures = Vec::with_capacity(job.images());
         let keep = &mut |_, picture| {
@@ -159,8 +167,8 @@ impl<B: Backend> Pipeline<B> {
         Ok((pictures, run))
     }
 
-    /// As [`Pipeline::generate`], but hands each picture to `each`, with its number, as soon as it is decoded. An error
-    /// of `each` ends the run.
+    /// As [`Pipeline::generate`], but hands each picture to `each`, with its number, as soon as it
+    /// is decoded. An error of `each` ends the run.
     ///
     /// # Errors
     /// Those of [`Pipeline::generate`] and of `each`.
@@ -212,7 +220,8 @@ impl<B: Backend> Pipeline<B> {
     }
 }
 
-/// Waits for everything that was called, which shows its errors, and frees the memory that only the way there needed.
+/// Waits for everything that was called, which shows its errors, and frees the memory that only the
+/// way there needed.
 async fn finish<B: Backend>(b: &B) -> Result<()> {
     b.wait(b.event()?).await?;
     b.trim();

@@ -1,19 +1,22 @@
 //! Seeded noise that other tools reproduce: the numbers of `torch.randn` on a CPU, bit for bit.
 //!
-//! A picture is a function of its prompt, its settings and its noise, so a seed is worth something only when it gives
-//! the same noise everywhere. PyTorch's CPU generator is the common ground: MT19937 (Matsumoto and Nishimura, 1998)
-//! behind a Box–Muller transform in one of two layouts, by how many values are asked for.
+//! A picture is a function of its prompt, its settings and its noise, so a seed is worth something
+//! only when it gives the same noise everywhere. PyTorch's CPU generator is the common ground:
+//! MT19937 (Matsumoto and Nishimura, 1998) behind a Box–Muller transform in one of two layouts,
+//! which the number of values decides.
 //!
-//! From 16 values on, PyTorch computes in f32 with the polynomials of Cephes (`logf`, `sinf`, `cosf`), and its Linux
-//! builds for x86-64 with AVX2 fuse multiplications into additions. That arithmetic is repeated here operation by
-//! operation. PyTorch on another processor calls that system's own functions, and its values differ from these in their
-//! last bits: by at most 2.3e-6 in a million values.
+//! From 16 values on, PyTorch computes in f32 with the polynomials of Cephes (`logf`, `sinf`,
+//! `cosf`), and its Linux builds for x86-64 with AVX2 fuse multiplications into additions. That
+//! arithmetic is repeated here operation by operation. PyTorch on another processor calls that
+//! system's own functions, and its values differ from these in their last bits: by at most 2.3e-6
+//! in a million values.
 
-/// `count` normal values: what `torch.randn(count, generator=torch.Generator("cpu").manual_seed(seed))` returns in
-/// float32. A tensor of several axes holds the same values in row-major order.
+/// `count` normal values, those of `torch.randn(count, generator=generator)` in float32 with
+/// `generator = torch.Generator("cpu").manual_seed(seed)`. A tensor of several axes holds the same
+/// values in row-major order.
 ///
-/// PyTorch reads the low 32 bits of a seed only, so seeds that agree in them give the same noise. Its negative seeds
-/// are the `u64` of the same bits.
+/// PyTorch reads the low 32 bits of a seed only, so seeds that agree in them give the same noise.
+/// Its negative seeds are the `u64` of the same bits.
 pub fn normal(seed: u64, count: usize) -> Vec<f32> {
     let mut generator = Mt19937::new(seed as u32);
     if count < GROUP {
@@ -24,7 +27,8 @@ pub fn normal(seed: u64, count: usize) -> Vec<f32> {
     let ragged = !rest.is_empty();
     transform(groups);
     if ragged {
-        // PyTorch does not transform the rest: it draws the last 16 values anew, over the end of the group before.
+        // PyTorch does not transform the rest: it draws the last 16 values anew, over the end of
+        // the group before.
         let mut last: [f32; GROUP] = std::array::from_fn(|_| generator.uniform_f32());
         box_muller(&mut last);
         values[count - GROUP..].copy_from_slice(&last);
@@ -32,10 +36,11 @@ pub fn normal(seed: u64, count: usize) -> Vec<f32> {
     values
 }
 
-/// How many values are transformed together: 8 radii, then 8 angles.
+/// Values that are transformed together: 8 radii, then 8 angles.
 const GROUP: usize = 16;
 
-/// Fewer than 16 values: the textbook transform in f64, a cosine and then its sine, rounded at the end.
+/// Fewer than 16 values: the textbook transform in f64, a cosine and then its sine, rounded at the
+/// end.
 fn few(generator: &mut Mt19937, count: usize) -> Vec<f32> {
     let mut values = Vec::with_capacity(count + 1);
     while values.len() < count {
@@ -48,8 +53,8 @@ fn few(generator: &mut Mt19937, count: usize) -> Vec<f32> {
     values
 }
 
-/// [`box_muller`] of each group, with the processor's own fused operations where it has them: their results are the same, and a
-/// call of the system's function for each takes several times as long.
+/// [`box_muller`] of each group, with the processor's own fused operations where it has them: their
+/// results are the same, and a call of the system's function for each takes several times as long.
 fn transform(groups: &mut [[f32; GROUP]]) {
     #[cfg(target_arch = "x86_64")]
     {
@@ -67,8 +72,8 @@ fn transform(groups: &mut [[f32; GROUP]]) {
     groups.iter_mut().for_each(box_muller);
 }
 
-/// Sixteen uniform values of `[0, 1)` to sixteen normal ones, in place: `radius(u[i])` times the cosine of `2π·u[i + 8]`
-/// goes to `i`, times its sine to `i + 8`.
+/// Sixteen uniform values of `[0, 1)` to sixteen normal ones, in place: `radius(u[i])` times the
+/// cosine of `2π·u[i + 8]` goes to `i`, times its sine to `i + 8`.
 #[inline(always)]
 fn box_muller(values: &mut [f32; GROUP]) {
     let (radii, angles) = values.split_at_mut(GROUP / 2);
@@ -87,8 +92,8 @@ fn horner(x: f32, p: &[f32]) -> f32 {
     p.iter().copied().reduce(|sum, next| sum.mul_add(x, next)).unwrap_or(0.0)
 }
 
-/// The natural logarithm as Cephes' `logf` takes it, for normal positive numbers: with `x = 2ᵉ·(1 + r)`,
-/// `√½ ≤ 1 + r < √2`, it is `r − r²/2 + r³·P(r) + e·ln 2`, and ln 2 comes in two parts.
+/// The natural logarithm as Cephes' `logf` takes it, for normal positive numbers: with `x = 2ᵉ·(1 +
+/// r)`, `√½ ≤ 1 + r < √2`, it is `r − r²/2 + r³·P(r) + e·ln 2`, and ln 2 comes in two parts.
 #[inline(always)]
 #[allow(clippy::excessive_precision)] // as Cephes prints them
 fn ln(x: f32) -> f32 {
@@ -111,15 +116,16 @@ fn ln(x: f32) -> f32 {
         exponent -= 1;
         mantissa += mantissa;
     }
-    let (e, r) = (exponent as f32, mantissa - 1.0);
+    let e = exponent as f32;
+    let r = mantissa - 1.0;
     let square = r * r;
     let tail = (horner(r, &P) * r).mul_add(square, e * LN_2[1]);
     let tail = (-0.5f32).mul_add(square, tail);
     e.mul_add(LN_2[0], r + tail)
 }
 
-/// Sine and cosine of `x ≥ 0` as Cephes' `sinf` and `cosf` take them: the octants to either side of a multiple of π/2
-/// share two polynomials of the distance to it, and π/4 comes in three parts.
+/// Sine and cosine of `x ≥ 0` as Cephes' `sinf` and `cosf` take them: the octants to either side of
+/// a multiple of π/2 share two polynomials of the distance to it, and π/4 comes in three parts.
 #[inline(always)]
 #[allow(clippy::excessive_precision)] // as Cephes prints them
 fn sin_cos(x: f32) -> (f32, f32) {
@@ -185,7 +191,7 @@ impl Mt19937 {
         (self.draw() & 0x00ff_ffff) as f32 / (1u32 << 24) as f32
     }
 
-    /// A value of `[0, 1)` from the low 53 bits of two draws, the first of which is the upper half.
+    /// A value of `[0, 1)` from the low 53 bits of two draws, with the first as the upper half.
     fn uniform_f64(&mut self) -> f64 {
         let bits = u64::from(self.draw()) << 32 | u64::from(self.draw());
         (bits & ((1 << 53) - 1)) as f64 / (1u64 << 53) as f64
@@ -197,12 +203,14 @@ pub(crate) mod tests {
     use super::*;
 
     /// A number that any changed bit and any two swapped values would change. In Python:
-    /// `digest = lambda x: int((x.view(torch.int32).long() * torch.arange(1, len(x) + 1)).sum() % 2**32)`.
+    /// `digest = lambda x: int((x.view(torch.int32).long() * i(x)).sum() % 2**32)` with
+    /// `i = lambda x: torch.arange(1, len(x) + 1)`.
     pub(crate) fn digest(values: &[f32]) -> u32 {
         values.iter().zip(1u32..).fold(0, |sum, (value, i)| sum.wrapping_add(value.to_bits().wrapping_mul(i)))
     }
 
-    /// `torch.randn(3, generator=torch.Generator("cpu").manual_seed(0)).tolist()`, and 17 values with seed 42.
+    /// `torch.randn(3, generator=torch.Generator("cpu").manual_seed(0)).tolist()`, and 17 values
+    /// with seed 42.
     #[test]
     fn values_are_torchs() {
         assert_eq!(normal(0, 3), [1.540_996_1, -0.293_428_9, -2.178_789_4]);
@@ -229,7 +237,8 @@ pub(crate) mod tests {
         assert!(normal(7, 0).is_empty());
     }
 
-    /// `print(digest(torch.randn(n, generator=torch.Generator("cpu").manual_seed(s))))` on Linux, x86-64 with AVX2.
+    /// `print(digest(torch.randn(n, generator=torch.Generator("cpu").manual_seed(s))))` on Linux,
+    /// x86-64 with AVX2.
     #[test]
     fn every_bit_is_torchs() {
         let counts = [1, 2, 3, 15, 16, 17, 31, 32, 100, 1023, 16384];
@@ -245,7 +254,7 @@ pub(crate) mod tests {
             0x3f9c2132, 0xbd2e8a68, 0x7bb766c8, 0xf77c61fa, 0x9583e8bf, 0xac4091c4, 0x840bdb79, 0x545ac358, 0x3680adb7,
             0xe0d0bece, 0xd492e349,
         ];
-        // PyTorch reads the low 32 bits only.
+        // PyTorch reads only the low 32 bits.
         let seeds = [
             (0, zero),
             (42, forty_two),

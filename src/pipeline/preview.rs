@@ -1,10 +1,11 @@
-//! Previews of a picture before it is decoded: latent2rgb, a linear map from the values of a latent to a colour.
+//! Previews of a picture before it is decoded: latent2rgb, a linear map from the values of a latent
+//! to a colour.
 //!
-//! An autoencoder's decoder is far from linear, but the colour of a pixel follows the latent there almost linearly. The
-//! map is fitted once a model, by least squares over latents that the model's own autoencoder decodes, and then costs a
-//! few multiplications a latent. It is applied to the clean latents that the step predicts, `x₀ = x − σ·v` with the
-//! velocity `v = (x − x′)/(σ − σ′)` between a step and the one before: the latents themselves are noise nearly to the
-//! end.
+//! An autoencoder's decoder is far from linear, but the colour of a pixel follows the latent there
+//! almost linearly. The map is fitted once a model, by least squares over latents that the model's
+//! own autoencoder decodes, and then costs a few multiplications a latent. It is applied to the
+//! clean latents that the step predicts, `x₀ = x − σ·v` with the velocity `v = (x − x′)/(σ − σ′)`
+//! between a step and the one before: the latents themselves are noise nearly to the end.
 
 use super::{Pipeline, noise};
 use crate::backend::{Backend, DeviceTensor};
@@ -53,7 +54,8 @@ impl Latent2Rgb {
         let mut equations = Equations::new(channels + 1);
         let side = width / cells;
         for cell in 0..cells * cells {
-            let (y, x) = (cell / cells, cell % cells);
+            let y = cell / cells;
+            let x = cell % cells;
             let mut colour = [0.0; 3];
             for (dy, dx) in (0..side * side).map(|i| (i / side, i % side)) {
                 let at = 3 * ((y * side + dy) * width + x * side + dx);
@@ -66,7 +68,8 @@ impl Latent2Rgb {
         Ok(Self { rows: equations.solve() })
     }
 
-    /// The pictures of latents F32 `[B, C, h, w]`. The outermost pixels have the colours of their inner neighbours.
+    /// The pictures of latents F32 `[B, C, h, w]`. The outermost pixels have the colours of their
+    /// inner neighbours.
     pub(super) fn pictures(&self, latents: &[f32], [_, channels, height, width]: [usize; 4]) -> Vec<Preview> {
         let area = height * width;
         let pixel = |item: &[f32], i: usize| {
@@ -83,8 +86,9 @@ impl Latent2Rgb {
     }
 }
 
-/// The index of `0..n` nearest to `i` that is not at the edge. An encoder sees zeros past the edge of a picture, so the
-/// outermost latents of a colour differ from those inside, and the linear map would give them a tint.
+/// The index of `0..n` nearest to `i` that is not at the edge. An encoder sees zeros past the edge
+/// of a picture, so the outermost latents of a colour differ from those inside, and the linear map
+/// would give them a tint.
 fn inner(i: usize, n: usize) -> usize {
     if n < 3 { i } else { i.clamp(1, n - 2) }
 }
@@ -126,7 +130,8 @@ impl Equations {
         }
     }
 
-    /// Gauss-Jordan elimination. The ridge makes the matrix positive definite, so that no pivot is 0.
+    /// Gauss-Jordan elimination. The ridge makes the matrix positive definite, so that no pivot is
+    /// 0.
     fn solve(mut self) -> Vec<[f64; 3]> {
         let n = self.rows.len();
         for pivot in 0..n {
@@ -149,7 +154,8 @@ mod tests {
         let truth = |x: f64, y: f64| [0.5 * x - y + 0.1, 2.0 * y, 0.25 - x];
         let mut equations = Equations::new(3);
         for i in 0..1000 {
-            let (x, y) = (f64::from(i % 10), f64::from(i / 10 % 10));
+            let x = f64::from(i % 10);
+            let y = f64::from(i / 10 % 10);
             equations.add(&[x, y, 1.0], truth(x, y));
         }
         let solved = equations.solve();

@@ -31,13 +31,14 @@ pub enum Stage {
     Vae,
 }
 
-/// A listener to loading or to a run. `Break` cancels: it is checked between tensors and between steps, and the work
-/// ends in [`Error::Cancelled`].
+/// A listener to loading or to a run. `Break` cancels: it is checked between tensors and between
+/// steps, and the work ends in [`Error::Cancelled`].
 pub trait Progress {
     /// Called when the work has reached `stage`.
     fn update(&mut self, stage: Stage) -> ControlFlow<()>;
 
-    /// Whether to call [`Progress::latents`], which costs a wait for the device after every step.
+    /// True to have [`Progress::latents`] called, which costs a wait for the device after every
+    /// step.
     fn wants_latents(&self) -> bool {
         false
     }
@@ -45,13 +46,14 @@ pub trait Progress {
     /// Called with the latents F32 `[B, C, h, w]` after the step that was reported last, for tests.
     fn latents(&mut self, _latents: &HostTensor) {}
 
-    /// Whether to call [`Progress::preview`], which costs a wait for the device after every step, and one small decoding
-    /// the first time.
+    /// True to have [`Progress::preview`] called, which costs a wait for the device after every
+    /// step, and one small decoding the first time.
     fn wants_preview(&self) -> bool {
         false
     }
 
-    /// Called with coarse previews of the pictures under way, after the step that is about to be reported.
+    /// Called with coarse previews of the pictures under way, after the step that is about to be
+    /// reported.
     fn preview(&mut self, _pictures: &[Preview]) {}
 }
 

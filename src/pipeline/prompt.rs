@@ -1,8 +1,8 @@
 //! From a prompt to the token ids that the text encoder reads.
 //!
-//! The files are those of Qwen's tokenizer, in either of the layouts that transformers saves, and the
-//! tokens are those that diffusers' pipeline makes with them: the folder's chat template, its added
-//! tokens, its post-processor, and its side of truncation.
+//! The files are those of Qwen's tokenizer, in either of the layouts that transformers saves, and
+//! the tokens are those that diffusers' pipeline makes with them: the folder's chat template, its
+//! added tokens, its post-processor, and its side of truncation.
 
 mod added;
 mod file;
@@ -27,17 +27,19 @@ use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use vocabulary::{Merges, Vocabulary};
 
-/// The most tokens of a prompt that the text encoder reads, the chat template's included; the rest is cut off.
+/// The most tokens of a prompt that the text encoder reads, the chat template's included; the rest
+/// is cut off.
 pub const MAX_TOKENS: usize = 512;
 
 /// The longest prompt in bytes: as many as [`MAX_TOKENS`] of Qwen3's longest tokens have.
 pub const MAX_PROMPT_BYTES: usize = MAX_TOKENS * 128;
 
-/// The tokens that open and close a message of Qwen's chat. Text that spells them inside a prompt becomes these tokens
-/// too, as it does in diffusers.
+/// The tokens that open and close a message of Qwen's chat. Text that spells them inside a prompt
+/// becomes these tokens too, as it does in diffusers.
 const MARKERS: [&str; 2] = ["<|im_start|>", "<|im_end|>"];
 
-/// Splits text into the pieces that are put into tokens one by one. Every Qwen2 and Qwen3 has this pattern.
+/// Splits text into the pieces that are put into tokens one by one. Every Qwen2 and Qwen3 has this
+/// pattern.
 pub(crate) const PATTERN: &str =
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
@@ -49,7 +51,7 @@ const LARGEST_SETTINGS: u64 = 4 << 20;
 pub struct Tokens {
     /// At least one and at most [`MAX_TOKENS`].
     pub ids: Vec<u32>,
-    /// How many more there were.
+    /// The number of tokens that were cut off.
     pub cut: usize,
 }
 
@@ -59,7 +61,7 @@ pub struct Tokenizer {
     template: ChatTemplate,
     /// Ids that a post-processor puts before and after every text.
     around: [Vec<u32>; 2],
-    /// Whether a text that is too long loses its beginning.
+    /// True if a text that is too long loses its beginning.
     cut_left: bool,
     /// For messages.
     path: PathBuf,
@@ -73,19 +75,20 @@ struct Parts {
     added: Vec<Added>,
     /// Ids before and after every text, where there is a post-processor.
     around: Option<[Vec<u32>; 2]>,
-    /// Whether a text that is too long loses its beginning, where the file says so.
+    /// True if a text that is too long loses its beginning, where the file says so.
     cut_left: Option<bool>,
 }
 
 impl Tokenizer {
-    /// Reads the contents of a `tokenizer.json` without the files beside it; `path` names the file in messages.
+    /// Reads the contents of a `tokenizer.json` without the files beside it; `path` names the file
+    /// in messages.
     ///
-    /// Padding that was saved with the tokenizer is dropped, because a batch is ragged. The length is cut by
-    /// [`Tokenizer::encode`].
+    /// Padding that was saved with the tokenizer is dropped, because a batch is ragged. The length
+    /// is cut by [`Tokenizer::encode`].
     ///
     /// # Errors
-    /// [`Error::File`] for a file that is not a tokenizer, for one of another kind than Qwen's, and for one without the
-    /// tokens of the chat template.
+    /// [`Error::File`] for a file that is not a tokenizer, for one of another kind than Qwen's, and
+    /// for one without the tokens of the chat template.
     pub fn read(json: &[u8], path: &Path) -> Result<Self> {
         Self::new(json, Settings::default(), path)
     }
@@ -109,7 +112,8 @@ impl Tokenizer {
         let added = added.into_iter().chain(settings.added.into_iter().map(|(_, token)| token));
         tokenizer.add_tokens(added.map(Added::token)).map_err(broken)?;
         for marker in MARKERS.into_iter().filter(|marker| settings.template.writes(marker)) {
-            // In the vocabulary is not enough: a word that is no added token is split before it is looked up.
+            // A place in the vocabulary is not enough: a word that is no added token is split
+            // before it is looked up.
             let ids = tokenizer.encode_fast(marker, false).map_err(broken)?;
             if tokenizer.token_to_id(marker).is_none_or(|id| ids.get_ids() != [id]) {
                 let problem = format!(
@@ -125,12 +129,12 @@ impl Tokenizer {
         Ok(Self { tokenizer, template: settings.template, around, cut_left, path: path.to_owned() })
     }
 
-    /// The ids of a prompt in its chat template, at least one and at most [`MAX_TOKENS`], cut at the right unless the
-    /// files say left.
+    /// The ids of a prompt in its chat template, at least one and at most [`MAX_TOKENS`], cut at
+    /// the right unless the files say left.
     ///
     /// # Errors
-    /// [`Error::Request`] for a prompt of more than [`MAX_PROMPT_BYTES`]; [`Error::File`] when the chat template fails
-    /// or the tokenizer has no tokens for this text.
+    /// [`Error::Request`] for a prompt of more than [`MAX_PROMPT_BYTES`]; [`Error::File`] when the
+    /// chat template fails or the tokenizer has no tokens for this text.
     pub fn encode(&self, prompt: &str) -> Result<Tokens> {
         check_length(prompt)?;
         let encoded = self.tokenizer.encode_fast(self.template.render(prompt)?, false);
@@ -154,7 +158,8 @@ impl Tokenizer {
         &self.path
     }
 
-    /// The number of tokens it knows, added ones included. Ids are below it unless the file numbers them with gaps.
+    /// The number of tokens it knows, added ones included. Ids are below it unless the file numbers
+    /// them with gaps.
     pub fn vocabulary(&self) -> usize {
         self.tokenizer.get_vocab_size(true)
     }
@@ -190,7 +195,7 @@ mod tests {
     const START: u32 = 256;
     const END: u32 = 257;
 
-    /// One token a byte, with padding and truncation baked in as some exports have them.
+    /// One token a byte, with the padding and truncation that some exports have.
     fn tiny() -> Value {
         let mut alphabet: Vec<char> = ByteLevel::alphabet().into_iter().collect();
         alphabet.sort_unstable();

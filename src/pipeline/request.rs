@@ -9,7 +9,8 @@ use crate::error::{Error, Result};
 use crate::model::config::{Defaults, ModelConfig};
 use crate::model::vae::tiling::VaeTile;
 
-/// The most steps of a request: as many as the noise levels that a scheduler counts (`num_train_timesteps`).
+/// The most steps of a request: as many as the noise levels that a scheduler counts
+/// (`num_train_timesteps`).
 pub const MAX_STEPS: usize = 1000;
 
 /// The most pictures of a request.
@@ -28,7 +29,8 @@ const MAX_SIDE: usize = 1 << 16;
 pub struct Request {
     /// The prompts; at least one.
     pub prompts: Vec<String>,
-    /// The negative prompts, read where guidance is on: none for the empty text, one for all prompts, or one for each.
+    /// The negative prompts, read where guidance is on: none for the empty text, one for all
+    /// prompts, or one for each.
     pub negative: Vec<String>,
     /// Pixels, a multiple of 16.
     pub width: Option<usize>,
@@ -40,17 +42,17 @@ pub struct Request {
     pub guidance: Option<f32>,
     /// Caps the norm of the guided prediction at this many times that of the prompt's; 0 is off.
     pub cfg_normalization: f32,
-    /// Guidance ends when the model time, from 0 (noise) to 1 (picture), is past this; 1 is never. The type is F64 for
-    /// the reason at [`Guidance::truncation`].
+    /// Guidance ends when the model time, from 0 (noise) to 1 (picture), is past this; 1 is never.
+    /// The type is F64 for the reason at [`Guidance::truncation`].
     pub cfg_truncation: f64,
     /// The seed of the first picture; [`Job::seed`] has the others.
     pub seed: u64,
     /// Pictures for each prompt, at least 1.
     pub count: usize,
-    /// Pictures drawn at once, 1 or more. More are faster on a GPU that one picture does not fill, and take more
-    /// memory; the pictures are the same.
+    /// Pictures drawn at once, 1 or more. More are faster on a GPU that one picture does not fill,
+    /// and take more memory; the pictures are the same.
     pub batch: usize,
-    /// Whether pictures are decoded whole or in tiles; tiles are multiples of 32 pixels.
+    /// The tiles of decoding, which are multiples of 32 pixels, or none for whole pictures.
     pub vae_tile: VaeTile,
 }
 
@@ -73,7 +75,8 @@ impl Request {
         }
     }
 
-    /// Puts the model's defaults in and checks everything that can be checked without running the model.
+    /// Puts the model's defaults in and checks everything that can be checked without running the
+    /// model.
     ///
     /// # Errors
     /// [`Error::Request`] for the first value that is wrong, with one that is right.
@@ -116,7 +119,8 @@ impl Request {
             count => prompts.saturating_mul(count),
         };
         if images > MAX_IMAGES {
-            let (count, most) = (self.count, MAX_IMAGES);
+            let count = self.count;
+            let most = MAX_IMAGES;
             return refuse(format!(
                 "{prompts} × {count} pictures are more than the {most} of one request: ask in several, each with the seed \
                  that comes next"
@@ -152,8 +156,8 @@ impl Request {
 /// The limits of a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Sides are multiples of this many pixels, the side of one token: 16 in Z-Image, 8 of the autoencoder times 2 of
-    /// the patches.
+    /// Sides are multiples of this many pixels, the side of one token: 16 in Z-Image, 8 of the
+    /// autoencoder times 2 of the patches.
     pub multiple: usize,
     /// The most rows of tokens.
     pub rows: usize,
@@ -169,9 +173,9 @@ impl Limits {
         Self::new(config.transformer.axes_lens, config.size_multiple())
     }
 
-    /// The limits that the position tables set: `axes_lens` (frames, rows, columns) of the transformer's configuration
-    /// counts the positions of each axis. A caption of `L` tokens, padding included, takes the frames 1 to `L`, and the
-    /// picture takes the frame `L + 1`.
+    /// The limits that the position tables set: `axes_lens` (frames, rows, columns) of the
+    /// transformer's configuration counts the positions of each axis. A caption of `L` tokens,
+    /// padding included, takes the frames 1 to `L`, and the picture takes the frame `L + 1`.
     pub fn new(axes_lens: [usize; 3], multiple: usize) -> Self {
         let [frames, rows, columns] = axes_lens;
         Self { multiple, rows, columns, caption: frames.saturating_sub(2) }
@@ -216,9 +220,10 @@ pub struct Job {
     pub count: usize,
     /// Pictures drawn at once.
     pub batch: usize,
-    /// Whether pictures are decoded whole or in tiles.
+    /// The tiles of decoding, or none for whole pictures.
     pub vae_tile: VaeTile,
-    /// Warnings for the user before the work begins, a sentence each: the pictures will hardly please.
+    /// Warnings for the user before the work begins, a sentence each: the pictures will hardly
+    /// please.
     pub warnings: Vec<String>,
 }
 
@@ -233,9 +238,10 @@ impl Job {
         i / self.count
     }
 
-    /// The seed of picture `i`: the job's plus `i`, which wraps to 0. A request for the picture's prompt with this seed
-    /// and a count of 1 makes the picture again. Its noise is that of diffusers with
-    /// `generator=[torch.Generator("cpu").manual_seed(seed + i) for i in range(images)]`.
+    /// The seed of picture `i`: the job's plus `i`, which wraps to 0. A request for the picture's
+    /// prompt with this seed and a count of 1 makes the picture again. Its noise is that of
+    /// diffusers with `generator=[torch.Generator("cpu").manual_seed(seed + i) for i in
+    /// range(images)]`.
     pub fn seed(&self, i: usize) -> u64 {
         self.seed.wrapping_add(i as u64)
     }
@@ -424,7 +430,8 @@ mod tests {
 
         #[test]
         fn plausible_requests_are_jobs(tokens in (1..=512usize, 1..=512usize), steps in 1..=MAX_STEPS, count in 1..9usize) {
-            let (width, height) = (Some(tokens.0 * 16), Some(tokens.1 * 16));
+            let width = Some(tokens.0 * 16);
+            let height = Some(tokens.1 * 16);
             let request = Request { width, height, steps: Some(steps), count, ..Request::new("a fox") };
             prop_assert!(check(&request).is_ok());
         }

@@ -1,4 +1,5 @@
-//! Residency: the networks on the device, all of them, or the two large ones in turn where they do not fit together.
+//! Residency: the networks on the device, all of them, or the two large ones in turn where they do
+//! not fit together.
 
 use super::finish;
 use super::finite::Network;
@@ -25,8 +26,8 @@ pub enum Offload {
     Auto,
     /// All of them, always.
     None,
-    /// The text encoder until the prompts are encoded, then the transformer. A run loads the missing one, and the device
-    /// needs memory for the larger of the two.
+    /// The text encoder until the prompts are encoded, then the transformer. A run loads the
+    /// missing one, and the device needs memory for the larger of the two.
     Sequential,
 }
 
@@ -56,8 +57,8 @@ impl fmt::Display for Offload {
     }
 }
 
-/// An upper bound of the memory that is not weights, in multiples of the autoencoder's largest activation: so many of
-/// them are alive at once.
+/// An upper bound of the memory that is not weights, in multiples of the autoencoder's largest
+/// activation: so many of them are alive at once.
 const ACTIVATIONS: u64 = 3;
 
 /// The networks of a model.
@@ -65,7 +66,8 @@ const ACTIVATIONS: u64 = 3;
 pub(super) struct Networks<B: Backend> {
     large: Large<B>,
     pub vae: Vae<B>,
-    /// Also where all networks are on the device: a result that is not finite is traced to a tensor.
+    /// Also where all networks are on the device: a result that is not finite is traced to a
+    /// tensor.
     files: Files,
 }
 
@@ -93,7 +95,7 @@ struct Files {
     vae: Tensors,
 }
 
-/// Whether a tensor of the text encoder's files is never read.
+/// True for a tensor of the text encoder's files that is never read.
 fn is_unused<B: Backend>(config: &ModelConfig) -> impl Fn(&str) -> bool + Copy {
     |name| TextEncoder::<B>::leaves(&config.text_encoder, name)
 }
@@ -108,7 +110,8 @@ fn weights<B: Backend>(b: &B, tensors: &Tensors, is_unused: impl Fn(&str) -> boo
 }
 
 impl<B: Backend> Networks<B> {
-    /// Loads the networks that a run needs first; `progress` sees it. Returns warnings about the files as well.
+    /// Loads the networks that a run needs first; `progress` sees it. Returns warnings about the
+    /// files as well.
     pub(super) async fn load(
         b: &B,
         folder: &ModelFolder,
@@ -164,7 +167,8 @@ impl<B: Backend> Networks<B> {
         self.files.folder.check_unchanged()
     }
 
-    /// A warning about tensors that nothing reads of a transformer that was loaded after [`Networks::load`].
+    /// A warning about tensors that nothing reads of a transformer that was loaded after
+    /// [`Networks::load`].
     pub(super) fn unread(&self) -> Option<String> {
         match &self.large {
             Large::Resident(..) => None,
@@ -189,8 +193,8 @@ impl<B: Backend> Networks<B> {
         }
     }
 
-    /// The text encoder, loaded in place of the transformer where they are on the device in turn. Its memory is freed
-    /// when its last holder drops it.
+    /// The text encoder, loaded in place of the transformer where they are on the device in turn.
+    /// Its memory is freed when its last holder drops it.
     pub(super) async fn text_encoder(
         &self,
         b: &B,
@@ -209,8 +213,8 @@ impl<B: Backend> Networks<B> {
         self.replace(b, current, Loading::new(progress, bytes), load, Current::TextEncoder).await
     }
 
-    /// The transformer, loaded in place of the text encoder where they are on the device in turn. Its memory is freed
-    /// when its last holder drops it.
+    /// The transformer, loaded in place of the text encoder where they are on the device in turn.
+    /// Its memory is freed when its last holder drops it.
     pub(super) async fn transformer(
         &self,
         b: &B,

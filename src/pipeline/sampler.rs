@@ -1,6 +1,8 @@
-//! The sampler's state on the device, and one denoising step as a recording: transformer, guidance and Euler step.
+//! The sampler's state on the device, and one denoising step as a recording: transformer, guidance
+//! and Euler step.
 //!
-//! Every number that changes from step to step is a row of a table on the device, where the step index advances too.
+//! Every number that changes from step to step is a row of a table on the device, where the step
+//! index advances too.
 
 use super::guidance::Guidance;
 use super::schedule::Schedule;
@@ -55,11 +57,12 @@ impl<B: Backend> Sampler<B> {
         })
     }
 
-    /// Records a step. Picture `n` reads caption `items[n]`; with guidance, `items` names as many captions again, those
-    /// of the negative prompts.
+    /// Records a step. Picture `n` reads caption `items[n]`; with guidance, `items` names as many
+    /// captions again, those of the negative prompts.
     ///
     /// # Errors
-    /// [`Error::Request`](crate::Error::Request) for more positions than the model has, and those of the backend.
+    /// [`Error::Request`](crate::Error::Request) for more positions than the model has, and those
+    /// of the backend.
     pub fn record(
         &mut self,
         b: &B,

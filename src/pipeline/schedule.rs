@@ -1,7 +1,8 @@
 //! The flow-match Euler schedule, as the tables that the device reads.
 //!
-//! The numbers are those of diffusers' `ZImagePipeline` with its `FlowMatchEulerDiscreteScheduler`, in float32 and
-//! rounded where they are rounded there: a schedule right to six digits makes another picture than one right to seven.
+//! The numbers are those of diffusers' `ZImagePipeline` with its `FlowMatchEulerDiscreteScheduler`,
+//! in float32 and rounded where they are rounded there: a schedule right to six digits makes
+//! another picture than one right to seven.
 
 mod beta;
 
@@ -9,7 +10,8 @@ use super::guidance::Guidance;
 use crate::error::{Error, Result};
 use crate::model::config::{SchedulerConfig, Spacing, TimeShift};
 
-/// The noise levels of a run of `N` steps, from pure noise (1) to the picture (0) unless the config says otherwise.
+/// The noise levels of a run of `N` steps, from pure noise (1) to the picture (0) unless the config
+/// says otherwise.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Schedule {
     /// `N + 1` levels, the last of them 0, or 1 where the config inverts them.
@@ -28,12 +30,13 @@ const BETA: f64 = 0.6;
 impl Schedule {
     /// The levels of `steps` steps for a picture of `latents` (height and width in latent pixels).
     ///
-    /// As in the reference's class, `steps` values `s` evenly from 1 to `1/steps` are shifted, then stretched to the
-    /// terminal level, then spaced anew between their ends, and the level of the picture is appended.
+    /// As in the reference's class, `steps` values `s` evenly from 1 to `1/steps` are shifted, then
+    /// stretched to the terminal level, then spaced anew between their ends, and the level of the
+    /// picture is appended.
     ///
     /// # Errors
-    /// [`Error::Request`] where a config has no finite levels for so many steps: a terminal level with one step, for
-    /// example.
+    /// [`Error::Request`] where a config has no finite levels for so many steps: a terminal level
+    /// with one step, for example.
     pub fn new(config: &SchedulerConfig, steps: usize, latents: [usize; 2]) -> Result<Self> {
         // The pipeline counts tokens of 2×2 latents, whatever the patches are.
         let tokens = latents.map(|side| side / 2).iter().product();
@@ -66,20 +69,20 @@ impl Schedule {
         &self.sigmas
     }
 
-    /// The transformer's times at each of the `N` steps: the model time `t = 1 − σ` times `t_scale` of its
-    /// configuration.
+    /// The transformer's times at each of the `N` steps: the model time `t = 1 − σ` times `t_scale`
+    /// of its configuration.
     pub fn times(&self, t_scale: f32) -> Vec<f32> {
         self.model_times().map(|t| t * t_scale).collect()
     }
 
-    /// Whether guidance is on, and so the negative prompts are needed, at each of the `N` steps.
+    /// True for each of the `N` steps that is guided, and so needs the negative prompts.
     pub fn guided(&self, guidance: &Guidance) -> Vec<bool> {
         self.model_times().map(|t| guidance.is_on(t)).collect()
     }
 
-    /// The rows `(delta, g, c)` of [`crate::backend::Backend::guide_and_step`]. `delta` is `−(σ_{i+1} − σ_i)`, because
-    /// the model predicts minus the velocity. Where guidance is off, `g` and `c` are 0, so that a
-    /// prediction of both prompts steps by the positive one alone.
+    /// The rows `(delta, g, c)` of [`crate::backend::Backend::guide_and_step`]. `delta` is
+    /// `−(σ_{i+1} − σ_i)`, because the model predicts minus the velocity. Where guidance is off,
+    /// `g` and `c` are 0, so that a prediction of both prompts steps by the positive one alone.
     pub fn step_rows(&self, guidance: &Guidance) -> Vec<[f32; 3]> {
         let deltas = self.sigmas.windows(2).map(|pair| pair[0] - pair[1]);
         deltas
@@ -88,7 +91,8 @@ impl Schedule {
             .collect()
     }
 
-    /// `t = 1 − σ` computed through the scheduler's timesteps, as the reference does: the rounding differs.
+    /// `t = 1 − σ` computed through the scheduler's timesteps, as the reference does: the rounding
+    /// differs.
     fn model_times(&self) -> impl Iterator<Item = f32> {
         self.sigmas[..self.steps()].iter().map(|sigma| (TIMESTEPS - sigma * self.train_timesteps) / TIMESTEPS)
     }
@@ -138,8 +142,9 @@ fn even_f64(start: f64, end: f64, n: usize) -> impl Iterator<Item = f64> {
     (0..n).map(move |i| if i > 0 && i == n - 1 { end } else { i as f64 * step + start })
 }
 
-/// `torch.linspace(1, 1/n, n)` in float32: counted up from the start in the first half and down from the end in the
-/// second, with a fused multiply-add as in PyTorch's Linux builds for x86-64 with AVX2.
+/// `torch.linspace(1, 1/n, n)` in float32: counted up from the start in the first half and down
+/// from the end in the second, with a fused multiply-add as in PyTorch's Linux builds for x86-64
+/// with AVX2.
 fn linspace(n: usize) -> impl Iterator<Item = f32> {
     let end = (1.0 / n as f64) as f32;
     let step = if n > 1 { (end - 1.0) / (n - 1) as f32 } else { 0.0 };
@@ -167,9 +172,10 @@ mod tests {
         Schedule::new(&config, steps, [128, 128]).unwrap()
     }
 
-    /// Python, with `digest` as beside the tests of the noise, for each shift `k` and number of steps `n`:
-    /// `s = FlowMatchEulerDiscreteScheduler(shift=k); s.set_timesteps(sigmas=torch.linspace(1, 1/n, n).tolist());
-    /// print(digest(s.sigmas), digest((1000 - s.timesteps) / 1000 * 1000.0))`.
+    /// Python, with `digest` as beside the tests of the noise, for each shift `k` and number of
+    /// steps `n`: `s = FlowMatchEulerDiscreteScheduler(shift=k);
+    /// s.set_timesteps(sigmas=torch.linspace(1, 1/n, n).tolist()); print(digest(s.sigmas),
+    /// digest((1000 - s.timesteps) / 1000 * 1000.0))`.
     #[test]
     fn every_bit_is_diffusers() {
         let expected = [
@@ -228,7 +234,8 @@ mod tests {
             assert!(guided.is_sorted_by(|a, b| a >= b));
             guided.iter().filter(|on| **on).count()
         };
-        // `(1000 - timestep) / 1000 > truncation` of Python: 0.1 is rounded up to f32, 0.7 down, 0.25 not at all.
+        // `(1000 - timestep) / 1000 > truncation` of Python: 0.1 is rounded up to f32, 0.7 down,
+        // 0.25 not at all.
         for (truncation, until) in [(0.0, 1), (0.1, 2), (0.100_000_01, 3), (0.25, 5), (0.699, 7), (0.7, 8), (1.0, 8)] {
             assert_eq!(guided_until(Guidance { truncation, ..ON }), until, "truncation {truncation}");
         }

@@ -1,7 +1,8 @@
 //! Text: prompts to token ids, features and captions.
 //!
-//! A caption is encoded once for all batches in a row that read it. Where the two large networks are on the device in
-//! turn, the features of all prompts are computed before the transformer is loaded, and wait on the host.
+//! A caption is encoded once for all batches in a row that read it. Where the two large networks
+//! are on the device in turn, the features of all prompts are computed before the transformer is
+//! loaded, and wait on the host.
 
 use super::finite::Network;
 use super::progress::{Run, Stage, since};
@@ -77,8 +78,8 @@ impl<B: Backend> CaptionSource<B> {
 }
 
 impl<B: Backend> Pipeline<B> {
-    /// The token ids of a job's prompts, and of its negative prompts if a step is `guided`. A prompt that is too long is
-    /// cut, with a warning.
+    /// The token ids of a job's prompts, and of its negative prompts if a step is `guided`. A
+    /// prompt that is too long is cut, with a warning.
     pub(super) fn tokenize(&self, job: &Job, guided: bool, warnings: &mut Vec<String>) -> Result<Texts> {
         let mut tokens = |prompts: &[String]| {
             prompts.iter().map(|prompt| self.tokenize_prompt(prompt, warnings)).collect::<Result<Vec<_>>>()
@@ -106,8 +107,8 @@ impl<B: Backend> Pipeline<B> {
         Ok(tokens.ids)
     }
 
-    /// Encodes the token ids of some pictures' prompts, and of their negative prompts where there is guidance: each
-    /// distinct prompt once.
+    /// Encodes the token ids of some pictures' prompts, and of their negative prompts where there
+    /// is guidance: each distinct prompt once.
     ///
     /// # Errors
     /// [`Error::NonFinite`], and those of the backend.
@@ -119,7 +120,8 @@ impl<B: Backend> Pipeline<B> {
         Ok(captions)
     }
 
-    /// Computes the features of all batches, whose prompts are `batches`, and then loads the transformer.
+    /// Computes the features of all batches, whose prompts are `batches`, and then loads the
+    /// transformer.
     pub(super) async fn encode_ahead(
         &self,
         source: &mut CaptionSource<B>,

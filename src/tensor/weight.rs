@@ -1,11 +1,12 @@
 //! A tensor of a model on its way to a device.
 //!
-//! A text encoder's embeddings alone take more than a browser's program should hold: a weight that is not in memory is read in
-//! pieces of whole rows, and only the pieces that are on their way are held.
+//! A text encoder's embeddings alone take more than a browser's program should hold: a weight that
+//! is not in memory is read in pieces of whole rows, and only the pieces that are on their way are
+//! held.
 
 use super::{DType, HostTensor};
 use crate::error::{Error, Result};
-use crate::future::Answer;
+use crate::future::BoxFuture;
 use crate::reserve;
 use bytes::Bytes;
 use futures_util::future::try_join;
@@ -16,7 +17,8 @@ use std::pin::pin;
 
 /// Pieces that are read at the same time: the next one comes while one is uploaded.
 const AHEAD: usize = 2;
-/// The rows of every piece but the last are a multiple of this, so that pieces of any type start on whole words.
+/// The rows of every piece but the last are a multiple of this, so that pieces of any type start on
+/// whole words.
 const ROWS: usize = 4;
 
 /// A tensor that is read as it is uploaded. Row-major; its first dimension counts *rows*.
@@ -24,7 +26,7 @@ pub struct Weight<'a> {
     dtype: DType,
     shape: Vec<usize>,
     /// Rows of a piece.
-    at_once: usize,
+    piece_rows: usize,
     elements: Elements<'a>,
     /// The error for an infinite value or NaN, where one is refused.
     non_finite: Option<Box<dyn Fn() -> Error + 'a>>,
@@ -37,15 +39,15 @@ enum Elements<'a> {
 
 /// The bytes of a tensor that is somewhere else.
 pub(crate) trait ReadAt {
-    /// The tensor's bytes in `range`, all of which it has.
-    fn read_at(&self, range: Range<u64>) -> Answer<'_, Bytes>;
+    /// The tensor's bytes in `range`, which lies inside it.
+    fn read_at(&self, range: Range<u64>) -> BoxFuture<'_, Bytes>;
 }
 
 impl From<HostTensor> for Weight<'_> {
     /// One piece, which shares the tensor's memory.
     fn from(tensor: HostTensor) -> Self {
         let (dtype, shape) = (tensor.dtype(), tensor.shape().to_vec());
-        Self { dtype, shape, at_once: usize::MAX, elements: Elements::Here(tensor), non_finite: None }
+        Self { dtype, shape, piece_rows: usize::MAX, elements: Elements::Here(tensor), non_finite: None }
     }
 }
 
@@ -59,13 +61,13 @@ impl<'a> Weight<'a> {
     /// A tensor whose bytes come from `bytes`.
     pub(crate) fn there(dtype: DType, shape: &[usize], bytes: impl ReadAt + 'a) -> Self {
         let elements = Elements::There(Box::new(bytes));
-        Self { dtype, shape: shape.to_vec(), at_once: usize::MAX, elements, non_finite: None }
+        Self { dtype, shape: shape.to_vec(), piece_rows: usize::MAX, elements, non_finite: None }
     }
 
     /// The same tensor in pieces of about `bytes` bytes, at least four rows each.
     pub fn in_pieces(mut self, bytes: u64) -> Self {
         let rows = usize::try_from(bytes / self.start(1).max(1)).unwrap_or(usize::MAX);
-        self.at_once = (rows / ROWS * ROWS).max(ROWS);
+        self.piece_rows = (rows / ROWS * ROWS).max(ROWS);
         self
     }
 
@@ -95,7 +97,8 @@ impl<'a> Weight<'a> {
         self.shape.iter().skip(1).product::<usize>() * self.dtype.size()
     }
 
-    /// Bytes in front of a row, of which a tensor somewhere else may have more than this program's memory has addresses.
+    /// Byte offset of a row. The type is u64 because a remote tensor may exceed this program's
+    /// address space.
     fn start(&self, row: usize) -> u64 {
         row as u64 * self.row_bytes() as u64
     }
@@ -119,8 +122,9 @@ impl<'a> Weight<'a> {
         }
     }
 
-    /// Hands `take` all rows of `parts`, one part below the other, piece by piece in this order: the number of a piece's
-    /// first row, and the piece. Every piece but the last of a part has a multiple of four rows.
+    /// Hands `take` all rows of `parts`, one part below the other, piece by piece in this order:
+    /// the number of a piece's first row, and the piece. Every piece but the last of a part has a
+    /// multiple of four rows.
     ///
     /// # Errors
     /// Those of reading, and that of `take`, which ends it.
@@ -128,11 +132,11 @@ impl<'a> Weight<'a> {
         let mut wanted = Vec::new();
         let mut above = 0;
         for part in parts {
-            wanted.extend((0..part.rows()).step_by(part.at_once).map(|first| (part, first, above + first)));
+            wanted.extend((0..part.rows()).step_by(part.piece_rows).map(|first| (part, first, above + first)));
             above += part.rows();
         }
         let reads = wanted.into_iter().map(async |(part, first, row): (&Self, usize, usize)| {
-            part.piece(first, part.at_once).await.map(|piece| (row, piece))
+            part.piece(first, part.piece_rows).await.map(|piece| (row, piece))
         });
         let mut pieces = pin!(iter(reads).buffered(AHEAD));
         while let Some(piece) = pieces.next().await {
@@ -155,7 +159,7 @@ impl<'a> Weight<'a> {
             return Err(Error::shape("upload", problem));
         }
         // Types of two sizes have pieces of two heights: the smaller one is for both.
-        let count = first.at_once.min(second.at_once);
+        let count = first.piece_rows.min(second.piece_rows);
         let reads = (0..first.rows()).step_by(count).map(async |row| {
             let pair = try_join(first.piece(row, count), second.piece(row, count)).await?;
             Ok((row, pair.into()))
@@ -173,7 +177,7 @@ impl<'a> Weight<'a> {
     /// # Errors
     /// Those of reading; [`Error::OutOfMemory`].
     pub async fn whole(&self) -> Result<HostTensor> {
-        if self.at_once >= self.rows() {
+        if self.piece_rows >= self.rows() {
             return self.piece(0, self.rows()).await;
         }
         let len = self.start(self.rows());
@@ -199,14 +203,14 @@ impl fmt::Debug for Weight<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::future::at_once;
+    use crate::future::expect_ready;
     use std::cell::Cell;
 
     /// Bytes that count up, and how often they were asked for.
     struct Counting<'a>(&'a Cell<usize>);
 
     impl ReadAt for Counting<'_> {
-        fn read_at(&self, range: Range<u64>) -> Answer<'_, Bytes> {
+        fn read_at(&self, range: Range<u64>) -> BoxFuture<'_, Bytes> {
             self.0.set(self.0.get() + 1);
             Box::pin(async move { Ok(range.map(|byte| byte as u8).collect()) })
         }
@@ -222,7 +226,7 @@ mod tests {
             let weight = Weight::there(dtype, &[11, 3], Counting(&asked)).in_pieces(bytes);
             let (mut found, mut rows) = (Vec::new(), Vec::new());
             let parts = [weight];
-            at_once(Weight::each_piece(&parts, |row, piece| {
+            expect_ready(Weight::each_piece(&parts, |row, piece| {
                 assert_eq!(row, rows.iter().sum::<usize>());
                 assert_eq!((piece.dtype(), &piece.shape()[1..]), (dtype, &[3][..]));
                 rows.push(piece.shape()[0]);
@@ -233,7 +237,7 @@ mod tests {
             assert_eq!(rows, heights);
             assert_eq!(found, (0..33 * dtype.size()).map(|byte| byte as u8).collect::<Vec<_>>());
             assert_eq!(asked.get(), heights.len());
-            assert_eq!(at_once(parts[0].whole()).unwrap().bytes(), &found);
+            assert_eq!(expect_ready(parts[0].whole()).unwrap().bytes(), &found);
         }
     }
 
@@ -244,10 +248,10 @@ mod tests {
             values[at] = f32::NEG_INFINITY;
             let tensor = HostTensor::from_f32(&[11, 1], &values);
             let refusing = || Weight::from(&tensor).finite(|| Error::NonFinitePicture);
-            assert!(matches!(at_once(refusing().whole()), Err(Error::NonFinitePicture)));
+            assert!(matches!(expect_ready(refusing().whole()), Err(Error::NonFinitePicture)));
             let pieces = [refusing().in_pieces(1)];
-            assert!(matches!(at_once(Weight::each_piece(&pieces, |_, _| Ok(()))), Err(Error::NonFinitePicture)));
-            assert!(at_once(Weight::from(&tensor).whole()).is_ok());
+            assert!(matches!(expect_ready(Weight::each_piece(&pieces, |_, _| Ok(()))), Err(Error::NonFinitePicture)));
+            assert!(expect_ready(Weight::from(&tensor).whole()).is_ok());
         }
     }
 
@@ -260,7 +264,7 @@ mod tests {
             seen.push((row, piece.shape()[0], piece.bytes()[0]));
             Ok(())
         };
-        at_once(Weight::each_piece(&parts, take)).unwrap();
+        expect_ready(Weight::each_piece(&parts, take)).unwrap();
         assert_eq!(seen, [(0, 4, 0), (4, 1, 16), (5, 1, 0), (6, 4, 0)]);
     }
 
@@ -274,24 +278,24 @@ mod tests {
             seen.push((row, pair.map(|piece| (piece.shape()[0], piece.bytes()[0]))));
             Ok(())
         };
-        at_once(Weight::each_pair([&first, &second], take)).unwrap();
+        expect_ready(Weight::each_pair([&first, &second], take)).unwrap();
         assert_eq!(seen, [(0, [(4, 0), (4, 0)]), (4, [(4, 64), (4, 128)]), (8, [(1, 128), (1, 0)])]);
     }
 
     #[test]
     fn what_is_in_memory_is_shared_and_an_error_ends_the_reading() {
         let tensor = HostTensor::from_f32(&[6, 1], &[0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
-        let whole = at_once(Weight::from(&tensor).whole()).unwrap();
+        let whole = expect_ready(Weight::from(&tensor).whole()).unwrap();
         assert_eq!(whole.bytes().as_ptr(), tensor.bytes().as_ptr());
         let mut taken = 0;
         let pieces = [Weight::from(&tensor).in_pieces(1)];
-        let refused = at_once(Weight::each_piece(&pieces, |_, _| {
+        let refused = expect_ready(Weight::each_piece(&pieces, |_, _| {
             taken += 1;
             Err(Error::shape("upload", "refused"))
         }));
         assert!(refused.is_err() && taken == 1);
-        assert_eq!(at_once(Weight::from(HostTensor::from_f32(&[], &[7.0])).whole()).unwrap().to_f32(), [7.0]);
+        assert_eq!(expect_ready(Weight::from(HostTensor::from_f32(&[], &[7.0])).whole()).unwrap().to_f32(), [7.0]);
         let empty = [Weight::from(HostTensor::from_f32(&[0, 4], &[]))];
-        at_once(Weight::each_piece(&empty, |_, _| Err(Error::shape("upload", "there is a piece")))).unwrap();
+        expect_ready(Weight::each_piece(&empty, |_, _| Err(Error::shape("upload", "there is a piece")))).unwrap();
     }
 }

@@ -1,7 +1,7 @@
 //! A model's files in the hands of the script.
 
 use crate::error::{Error, Result};
-use crate::weights::{Answer, RemoteFiles};
+use crate::weights::{BoxFuture, RemoteFiles};
 use bytes::Bytes;
 use js_sys::{Array, JsString, Promise, Uint8Array};
 use std::fmt;
@@ -56,7 +56,7 @@ impl Files {
         Self { name: files.name(), files }
     }
 
-    /// What the script answers, or its sentence on why it cannot.
+    /// The script's answer, or the error with the sentence that it threw.
     async fn answer(&self, path: &str, promise: std::result::Result<Promise, JsValue>) -> Result<JsValue> {
         let answer = match promise {
             Ok(promise) => JsFuture::from(promise).await,
@@ -81,7 +81,7 @@ impl fmt::Debug for Files {
 }
 
 impl RemoteFiles for Files {
-    fn size<'a>(&'a self, path: &'a str) -> Answer<'a, Option<u64>> {
+    fn size<'a>(&'a self, path: &'a str) -> BoxFuture<'a, Option<u64>> {
         Box::pin(async move {
             let size = self.answer(path, self.files.size(path)).await?;
             if size.is_undefined() || size.is_null() {
@@ -94,7 +94,7 @@ impl RemoteFiles for Files {
         })
     }
 
-    fn read<'a>(&'a self, path: &'a str, range: Range<u64>) -> Answer<'a, Bytes> {
+    fn read<'a>(&'a self, path: &'a str, range: Range<u64>) -> BoxFuture<'a, Bytes> {
         Box::pin(async move {
             let promise = self.files.read(path, range.start as f64, range.end as f64);
             let bytes = self.answer(path, promise).await?;
@@ -103,7 +103,7 @@ impl RemoteFiles for Files {
         })
     }
 
-    fn list<'a>(&'a self, folder: &'a str) -> Answer<'a, Vec<String>> {
+    fn list<'a>(&'a self, folder: &'a str) -> BoxFuture<'a, Vec<String>> {
         Box::pin(async move {
             let names = self.answer(folder, self.files.list(folder)).await?;
             let names = names.dyn_ref::<Array>().ok_or_else(|| self.wrong(folder, "names"))?;

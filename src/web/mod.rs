@@ -1,12 +1,14 @@
-//! The library in a browser: what a page's script calls, and what this crate calls in that script.
+//! The library in a browser: the functions that a page's script calls, and those of the script that
+//! this crate calls.
 //!
-//! Made for a worker: a step on the processor keeps its thread busy. The script brings the files of a model (see
-//! [`ModelFiles`]), from a server, from the browser's storage or from a folder that was picked; everything else happens
-//! here. `web/` holds the page.
+//! Made for a worker: a step on the processor keeps its thread busy. The script brings the files of
+//! a model (see [`ModelFiles`]), from a server, from the browser's storage or from a folder that
+//! was picked; everything else happens here. `web/` holds the page.
 //!
-//! An error reaches the script as an `Error` whose message is the sentence for the user, with `kind` (`request`,
-//! `files`, `device`, `cancelled` or `internal`) and for some of `device` a `reason`: `lost` when the device is gone and
-//! what was loaded with it, `memory` when it has too little.
+//! An error reaches the script as an `Error` whose message is the sentence for the user, with
+//! `kind` (`request`, `files`, `device`, `cancelled` or `internal`) and for some of `device` a
+//! `reason`: `lost` when the device is gone and what was loaded with it, `memory` when it has too
+//! little.
 
 mod files;
 mod request;
@@ -28,7 +30,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use wasm_bindgen::prelude::{JsValue, wasm_bindgen};
 
-/// What a script gets, or the `Error` that it catches.
+/// A value for the script, or the `Error` that it catches.
 type Answer<T> = Result<T, JsValue>;
 
 #[wasm_bindgen(start)]
@@ -43,8 +45,9 @@ pub struct ZImageEngine(Engine);
 
 #[wasm_bindgen]
 impl ZImageEngine {
-    /// Loads the model that `files` holds onto a backend: `auto`, `webgpu` or `cpu`. `progress` is called with the bytes
-    /// of weights that were read and those to read in all, first with 0, and returns whether to go on.
+    /// Loads the model that `files` holds onto a backend: `auto`, `webgpu` or `cpu`. `progress` is
+    /// called with the bytes of weights that were read and those to read in all, first with 0, and
+    /// returns whether to go on.
     ///
     /// # Errors
     /// Those of [`Model::new`] and [`Engine::load`].
@@ -63,12 +66,13 @@ impl ZImageEngine {
         load.await.map(ZImageEngine).map_err(thrown)
     }
 
-    /// The model and what runs it.
+    /// The model, its backend and its device.
     ///
     /// # Errors
     /// None that is expected.
     pub fn info(&self) -> Answer<JsValue> {
-        let (engine, config) = (&self.0, self.0.config());
+        let engine = &self.0;
+        let config = self.0.config();
         let Limits { multiple, rows, columns, .. } = Limits::of(config);
         let defaults = &config.defaults;
         to_js(&serde_json::json!({
@@ -89,7 +93,8 @@ impl ZImageEngine {
         }))
     }
 
-    /// Draws one picture. `progress` is called with `{stage, done, of, preview?}` and returns whether to go on.
+    /// Draws one picture. `progress` is called with `{stage, done, of, preview?}` and returns
+    /// whether to go on.
     ///
     /// # Errors
     /// Those of [`Engine::generate`].
@@ -119,13 +124,14 @@ impl ZImageEngine {
     }
 }
 
-/// Compares every verb of `webgpu` with that of `cpu`: the cases whose names hold `filter`, on inputs of `seed`, with the
-/// shaders that `backend` names (`webgpu`, `webgpu:plain`, …). `each` is called with every verb's row of the report as it
-/// is done; the report is what `zimage parity --json` prints.
+/// Compares every op of `webgpu` with that of `cpu`: the cases whose names hold `filter`, on
+/// inputs of `seed`, with the shaders that `backend` names (`webgpu`, `webgpu:plain`, …). `each` is
+/// called with every op's row of the report as it is done; the report is what `zimage parity
+/// --json` prints.
 ///
 /// # Errors
-/// [`Error::Device`] when there is no adapter that runs these shaders; [`Error::Request`] when no case has such a name,
-/// and for other backends.
+/// [`Error::Device`] when there is no adapter that runs these shaders; [`Error::Request`] when no
+/// case has such a name, and for other backends.
 #[wasm_bindgen]
 pub async fn parity(filter: Option<String>, seed: JsValue, backend: &str, each: Function) -> Answer<JsValue> {
     let compare = async {
@@ -134,10 +140,11 @@ pub async fn parity(filter: Option<String>, seed: JsValue, backend: &str, each: 
         let BackendChoice::WebGpu(shaders, adapters) = backend.parse()? else {
             return Err(Error::Request(format!("{backend} is not webgpu or one of its variants")));
         };
-        let (reference, candidate) = (Cpu::new(), WebGpu::open_with(adapters, shaders, u64::MAX).await?);
+        let reference = Cpu::new();
+        let candidate = WebGpu::open_with(adapters, shaders, u64::MAX).await?;
         let mut row = |row: &Row| {
             if let Ok(row) = to_js(row) {
-                // What a listener throws does not change what is true.
+                // An error that the listener throws does not change the report.
                 let _ = each.call1(&JsValue::NULL, &row);
             }
         };
@@ -162,7 +169,7 @@ pub fn heap_bytes() -> f64 {
     (core::arch::wasm32::memory_size(0) * (64 << 10)) as f64
 }
 
-/// Tells the script how a run goes on.
+/// Reports a run's progress to the script.
 struct Events {
     progress: Function,
     wanted: bool,
@@ -210,7 +217,7 @@ impl Progress for Events {
     }
 }
 
-/// A listener says `true` to go on; one that throws has no more use for the rest.
+/// A listener returns `true` to go on. One that throws has no use for the rest.
 fn flow(answer: Answer<JsValue>) -> ControlFlow<()> {
     match answer {
         Ok(answer) if answer.is_truthy() => ControlFlow::Continue(()),
@@ -266,7 +273,7 @@ fn pixels(object: &Object, width: usize, height: usize, rgb: &[u8]) -> Answer<()
     set(object, "rgba", &bytes(&rgba))
 }
 
-/// What made a picture, by the names that a request has.
+/// The values that made a picture, by the names of a request.
 fn info(image: &Image) -> Answer<JsValue> {
     let info = &image.info;
     let object: Object = to_js(&serde_json::json!({

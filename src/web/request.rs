@@ -8,7 +8,7 @@ use wasm_bindgen::prelude::{JsCast, JsValue};
 /// The largest number up to which every whole number is one of a script's: 2⁵³ − 1.
 const LARGEST_NUMBER: u64 = (1 << 53) - 1;
 
-/// What is left out, or `undefined`, is the model's default.
+/// A field that is missing or `undefined` is the model's default.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Fields {
@@ -23,7 +23,8 @@ struct Fields {
     cfg_truncation: Option<f64>,
 }
 
-/// Reads `{prompt, negative?, width?, height?, steps?, seed?, guidance?, cfgNormalization?, cfgTruncation?}`.
+/// Reads `{prompt, negative?, width?, height?, steps?, seed?, guidance?, cfgNormalization?,
+/// cfgTruncation?}`.
 pub(super) fn read(request: JsValue) -> Result<Request> {
     let fields: Fields = serde_wasm_bindgen::from_value(request)
         .map_err(|error| Error::Request(format!("the request cannot be read: {error}")))?;

@@ -16,12 +16,13 @@ pub(super) fn in_memory(stored: StoredType) -> Option<DType> {
     }
 }
 
-/// Whether elements have another type in memory.
+/// True if elements have another type in memory.
 pub(super) fn is_converted(stored: StoredType) -> bool {
     matches!(stored, StoredType::F64 | StoredType::F8_E4M3 | StoredType::F8_E5M2)
 }
 
-/// Elements of `stored` as [`in_memory`] has them; shared, not copied, where the types are the same.
+/// Elements of `stored` as [`in_memory`] has them; shared, not copied, where the types are the
+/// same.
 pub(super) fn convert(stored: StoredType, bytes: Bytes) -> Bytes {
     let eights = |value: fn(u8) -> f32| {
         let table: Vec<[u8; 2]> = (0..=u8::MAX).map(|byte| bf16::from_f32(value(byte)).to_le_bytes()).collect();

@@ -88,10 +88,12 @@ impl ModelFile {
     }
 
     /// A file on disk. A small one is read now. A large one is mapped, so that its pages are loaded
-    /// when they are read, or read in pieces where the file system allows no maps; `open` watches it.
+    /// when they are read, or read in pieces where the file system allows no maps; `open` watches
+    /// it.
     ///
     /// # Errors
-    /// [`Error::Io`] for what the system reports, [`Error::File`] when there is no such file or it is not a file.
+    /// [`Error::Io`] for what the system reports, [`Error::File`] when there is no such file or it
+    /// is not a file.
     pub(super) fn open(path: &Path, open: &OpenFiles) -> Result<Self> {
         // Asked before opening: opening a named pipe would wait for its writer.
         let kind = metadata(path).map_err(|e| match e.kind() {
@@ -113,7 +115,8 @@ impl ModelFile {
         Ok(Self { path: path.to_owned(), len: opened.len, contents })
     }
 
-    /// The size of a piece in bytes when a file is read in pieces; `None` for a file whose bytes are in memory or mapped.
+    /// The size of a piece in bytes when a file is read in pieces; `None` for a file whose bytes
+    /// are in memory or mapped.
     pub(super) fn piece(&self) -> Option<u64> {
         match &self.contents {
             Contents::Here(_) => None,
@@ -172,7 +175,8 @@ impl OpenFiles {
 }
 
 impl OpenFile {
-    /// Asks the open file, not its path: a new file of the same name changes nothing for one that is open.
+    /// Asks the open file, not its path: a new file of the same name changes nothing for one that
+    /// is open.
     fn check(&self) -> Result<()> {
         let file = lock(&self.file);
         let now = Stamp::of(&file).map_err(|e| Error::io(&self.path, e))?;
@@ -205,10 +209,11 @@ impl OpenFile {
     #[cfg(not(target_family = "wasm"))]
     fn map(self: &Arc<Self>) -> Option<Bytes> {
         let file = lock(&self.file);
-        // SAFETY: both maps are read-only, live as long as the `Bytes` that own them, and are only ever read as bytes,
-        // for which every value is valid. Another program may change the file meanwhile: overwritten, it shows other
-        // numbers, which `OpenFiles::check` finds; truncated, reading past its new end raises SIGBUS, which
-        // `explain_sigbus` is for. Slices are checked against the length that the file had here.
+        // SAFETY: both maps are read-only, live as long as the `Bytes` that own them, and are only
+        // ever read as bytes, for which every value is valid. Another program may change the file
+        // meanwhile: overwritten, it shows other numbers, which `OpenFiles::check` finds;
+        // truncated, reading past its new end raises SIGBUS, which `explain_sigbus` is for. Slices
+        // are checked against the length that the file had here.
         let map =
             unsafe { memmap2::Mmap::map(&*file).or_else(|_| memmap2::MmapOptions::new().map_copy_read_only(&*file)) };
         let map = map.ok().filter(|map| map.len() as u64 == self.opened.len)?;

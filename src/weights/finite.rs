@@ -1,4 +1,5 @@
-//! The search for a value that is not finite in a model's weights: it says whose fault a broken result is.
+//! The search for a value that is not finite in a model's weights: it says whose fault a broken
+//! result is.
 
 use super::file::ModelFile;
 use super::{StoredType, Tensors};
@@ -12,8 +13,9 @@ const PIECE: u64 = 4 << 20;
 impl Tensors {
     /// The name, as its file spells it, of the first tensor that holds a NaN or an infinity. Only
     /// tensors that something has read count, without those that are `known` to have no part in the
-    /// result; `known` sees names as in [`Tensors::unread`]. All of these tensors are read again, in
-    /// pieces: this takes seconds for a large model and is meant for a result that is not finite.
+    /// result; `known` sees names as in [`Tensors::unread`]. All of these tensors are read again,
+    /// in pieces: this takes seconds for a large model and is meant for a result that is not
+    /// finite.
     ///
     /// # Errors
     /// Those of reading.
@@ -42,7 +44,7 @@ async fn holds_non_finite(file: &ModelFile, range: &Range<u64>, dtype: StoredTyp
     Ok(false)
 }
 
-/// Whether every element is finite as it is used. An exponent of ones marks infinities and NaNs in
+/// True if every element is finite as it is used. An exponent of ones marks infinities and NaNs in
 /// all types but F8_E4M3, which has only NaNs; an F64 is used as an F32.
 fn all_finite(dtype: StoredType, bytes: &[u8]) -> bool {
     let halves = |exponent: u16| chunks(bytes).all(|b| u16::from_le_bytes(b) & exponent != exponent);
@@ -65,7 +67,7 @@ fn chunks<const N: usize>(bytes: &[u8]) -> impl Iterator<Item = [u8; N]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::future::at_once;
+    use crate::future::expect_ready;
     use crate::weights::ModelFolder;
     use safetensors::tensor::TensorView;
 
@@ -78,11 +80,11 @@ mod tests {
         let file = safetensors::serialize(views, None).unwrap();
         let folder = ModelFolder::in_memory("m", &[]);
         let folder = folder.with_files("m", vec![("vae/w.safetensors".to_owned(), file.into())]);
-        at_once(Tensors::open(&folder, "vae", "w")).unwrap()
+        expect_ready(Tensors::open(&folder, "vae", "w")).unwrap()
     }
 
     fn first(tensors: &Tensors) -> Option<String> {
-        at_once(tensors.first_non_finite(|name| name == "known")).unwrap()
+        expect_ready(tensors.first_non_finite(|name| name == "known")).unwrap()
     }
 
     #[test]
@@ -100,7 +102,7 @@ mod tests {
                 [(f32::INFINITY, true), (f32::NEG_INFINITY, true), (f32::NAN, true), (65504.0, false), (0.0, false)]
             {
                 let tensors = part(&[("a", dtype, [bytes(1.0), bytes(-2.0), bytes(value)].concat())]);
-                at_once(tensors.take("a", &[3])).unwrap();
+                expect_ready(tensors.take("a", &[3])).unwrap();
                 assert_eq!(first(&tensors).is_some(), found, "{dtype} {value}");
             }
         }
@@ -113,7 +115,7 @@ mod tests {
             [(StoredType::F64, too_large), (StoredType::F8_E4M3, vec![0xff]), (StoredType::F8_E5M2, vec![0x7c])];
         for (dtype, value) in cases {
             let tensors = part(&[("a", dtype, value)]);
-            at_once(tensors.take("a", &[1])).unwrap();
+            expect_ready(tensors.take("a", &[1])).unwrap();
             assert_eq!(first(&tensors).as_deref(), Some("a"), "{dtype}");
         }
     }
@@ -124,7 +126,7 @@ mod tests {
         let vector = |name| (name, StoredType::F32, nan());
         let tensors = part(&[vector("known"), vector("unread"), vector("used"), vector("z")]);
         for name in ["known", "used", "z"] {
-            at_once(tensors.take(name, &[1])).unwrap();
+            expect_ready(tensors.take(name, &[1])).unwrap();
         }
         assert_eq!(first(&tensors).as_deref(), Some("used"));
     }
@@ -134,7 +136,7 @@ mod tests {
         let mut bytes = vec![0; 2 * PIECE as usize + 4];
         bytes.splice(2 * PIECE as usize.., f32::INFINITY.to_le_bytes());
         let tensors = part(&[("a", StoredType::F32, bytes)]);
-        at_once(tensors.take("a", &[2 * PIECE as usize / 4 + 1])).unwrap();
+        expect_ready(tensors.take("a", &[2 * PIECE as usize / 4 + 1])).unwrap();
         assert_eq!(first(&tensors).as_deref(), Some("a"));
     }
 }

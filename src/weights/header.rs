@@ -1,8 +1,9 @@
 //! The header of a safetensors file, read as if its author meant harm.
 //!
-//! A file is 8 bytes with the header's length, the header in JSON, then the data that the header's offsets count from.
-//! The crate `safetensors` defines the types of elements. The rest stands here, because its own checks do not name the
-//! tensor, let a name occur twice, and count in `usize`, which is too short in a browser for a file of more than 4 GB.
+//! A file is 8 bytes with the header's length, the header in JSON, then the data that the header's
+//! offsets count from. The crate `safetensors` defines the types of elements. The rest stands here,
+//! because its own checks do not name the tensor, let a name occur twice, and count in `usize`,
+//! which is too short in a browser for a file of more than 4 GB.
 
 use super::file::ModelFile;
 use super::{StoredType, excerpt};
@@ -15,8 +16,8 @@ use std::fmt;
 use std::ops::Range;
 use std::path::Path;
 
-/// The format's own limit. What a header makes us allocate is a small multiple of its length, and it has to be in the
-/// file in full.
+/// The format's own limit. What a header makes us allocate is a small multiple of its length, and
+/// it has to be in the file in full.
 const LONGEST_HEADER: u64 = 100_000_000;
 
 /// More dimensions than any tensor has; a longer shape would only be there to take memory.
@@ -41,8 +42,8 @@ pub(super) struct Stored {
     pub(super) range: Range<u64>,
 }
 
-/// Reads and checks the header of `file`: afterwards every range lies inside the file, holds exactly its shape's
-/// elements, and no two overlap.
+/// Reads and checks the header of `file`: afterwards every range lies inside the file, holds
+/// exactly its shape's elements, and no two overlap.
 pub(super) async fn read_header(file: &ModelFile) -> Result<BTreeMap<String, Stored>> {
     let path = &file.path;
     let json = header(file).await?;
@@ -202,7 +203,8 @@ impl<'de> Visitor<'de> for TextsVisitor {
     }
 }
 
-/// Holds every tensor against its shape and type, and all of them against the `data` bytes that the file has.
+/// Holds every tensor against its shape and type, and all of them against the `data` bytes that the
+/// file has.
 fn check(path: &Path, entries: &BTreeMap<String, TensorInfo>, data: u64) -> Result<()> {
     let mut order: Vec<_> = entries.iter().collect();
     order.sort_by_key(|(_, info)| info.data_offsets);
@@ -239,7 +241,8 @@ fn check(path: &Path, entries: &BTreeMap<String, TensorInfo>, data: u64) -> Resu
     Ok(())
 }
 
-/// The bytes that a shape takes; `None` when they overflow or, for types smaller than a byte, do not come out even.
+/// The bytes that a shape takes; `None` when they overflow or, for types smaller than a byte, do
+/// not come out even.
 fn bytes_of(info: &TensorInfo) -> Option<u64> {
     let elements = info.shape.iter().try_fold(1u64, |product, &n| product.checked_mul(n as u64))?;
     let bits = elements.checked_mul(info.dtype.bitsize() as u64)?;

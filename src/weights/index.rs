@@ -1,4 +1,5 @@
-//! The index of a sharded part: `<stem>.safetensors.index.json`, whose `weight_map` says which tensor is in which file.
+//! The index of a sharded part: `<stem>.safetensors.index.json`, whose `weight_map` says which
+//! tensor is in which file.
 
 use super::{excerpt, json};
 use crate::error::{Error, Result};
@@ -29,8 +30,8 @@ pub(super) fn read_index(path: &Path, bytes: &[u8]) -> Result<BTreeMap<String, S
     Ok(map)
 }
 
-/// Shards lie beside their index. Anything else could lead out of the model's folder, on any system, or write what it
-/// likes to the terminal that shows the path in a message.
+/// Shards lie beside their index. Anything else could lead out of the model's folder, on any
+/// system, or write what it likes to the terminal that shows the path in a message.
 fn is_plain_name(shard: &str) -> bool {
     const LONGEST: usize = 255;
     let forbidden = |c: char| c.is_control() || ['/', '\\', ':'].contains(&c);

@@ -53,7 +53,8 @@ pub(crate) fn strict(json: &[u8]) -> Cow<'_, [u8]> {
     Cow::Owned(out)
 }
 
-/// The length of the escape that `rest` begins with, and its replacement if it is half a surrogate pair.
+/// The length of the escape that `rest` begins with, and its replacement if it is half a surrogate
+/// pair.
 fn escape(rest: &[u8]) -> (usize, Option<Vec<u8>>) {
     match (unit(rest), rest.get(6..).and_then(unit)) {
         (Some(0xd800..=0xdbff), Some(0xdc00..=0xdfff)) => (12, None),
@@ -68,7 +69,8 @@ fn unit(escape: &[u8]) -> Option<u16> {
     digits.iter().try_fold(0, |unit, &digit| Some(unit << 4 | char::from(digit).to_digit(16)? as u16))
 }
 
-/// The length of the bare word that `rest` begins with, and its replacement if only Python knows it.
+/// The length of the bare word that `rest` begins with, and its replacement if only Python knows
+/// it.
 fn bare_word(rest: &[u8]) -> (usize, Option<Vec<u8>>) {
     let part_of_word = |byte: &&u8| byte.is_ascii_alphanumeric() || b"+-.".contains(byte);
     let word = &rest[..rest.iter().take_while(part_of_word).count()];

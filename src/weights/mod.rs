@@ -1,8 +1,9 @@
 //! A model's files as named tensors.
 //!
-//! [`ModelFolder`] knows where the bytes come from (a folder on disk, the binary itself, or [`RemoteFiles`]), [`Tensors`]
-//! knows their names, shapes and types. Nothing here knows a device. Every file counts as hostile until it is checked: a wrong one
-//! is an error that names the file, the tensor, what was expected and what was found.
+//! [`ModelFolder`] knows where the bytes come from (a folder on disk, the binary itself, or
+//! [`RemoteFiles`]), [`Tensors`] knows their names, shapes and types. Nothing here knows a device.
+//! Every file counts as hostile until it is checked: a wrong one is an error that names the file,
+//! the tensor, what was expected and what was found.
 
 mod convert;
 mod embedded;
@@ -19,18 +20,19 @@ mod remote;
 mod sigbus;
 mod tensors;
 
-pub use crate::future::Answer;
+pub use crate::future::BoxFuture;
 pub(crate) use folder::LONGEST_CONFIG;
 pub use folder::ModelFolder;
 pub use random::RandomTensors;
 pub use remote::RemoteFiles;
-/// The element types that a safetensors file can name. [`Tensors::take`] reads only floating ones of 8 to 64 bits.
+/// The element types that a safetensors file can name. [`Tensors::take`] reads only floating ones
+/// of 8 to 64 bits.
 pub use safetensors::Dtype as StoredType;
 pub use sigbus::explain_sigbus;
 pub use tensors::{Listing, OnRead, Tensors};
 
-/// Text from a file made fit for a one-line message: control characters escaped, long text cut. A hostile name would
-/// otherwise fill the terminal.
+/// Text from a file made fit for a one-line message: control characters escaped, long text cut. A
+/// hostile name would otherwise fill the terminal.
 pub(crate) fn excerpt(text: &str) -> String {
     const LONGEST: usize = 160;
     let mut out = String::new();

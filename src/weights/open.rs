@@ -19,14 +19,17 @@ use std::sync::atomic::AtomicBool;
 const SCALES: [&str; 6] = ["scale", "scale_weight", "weight_scale", "weight_scale_inv", "scaled_fp8", "comfy_quant"];
 
 impl Tensors {
-    /// Opens `<part>/<stem>.safetensors`, or the shards that `<part>/<stem>.safetensors.index.json` names, and checks
-    /// their headers; no tensor is read yet. Where both are there, the index counts, as in diffusers, or the single file
-    /// for the `stem` of transformers, which is `model`. Tensors that a shard holds beyond what the index says are there
-    /// like all others; shards and tensors of the index that are not there are missed only by [`Tensors::take`]. Of a
-    /// folder with random weights no file is opened: nothing is listed, and every tensor is there.
+    /// Opens `<part>/<stem>.safetensors`, or the shards that `<part>/<stem>.safetensors.index.json`
+    /// names, and checks their headers; no tensor is read yet. Where both are there, the index
+    /// counts, as in diffusers, or the single file for the `stem` of transformers, which is
+    /// `model`. Tensors that a shard holds beyond what the index says are there like all others;
+    /// shards and tensors of the index that are not there are missed only by [`Tensors::take`]. Of
+    /// a folder with random weights no file is opened: nothing is listed, and every tensor is
+    /// there.
     ///
     /// # Errors
-    /// [`Error::File`] and [`Error::Tensor`] for files that are missing, truncated or damaged; those of reading.
+    /// [`Error::File`] and [`Error::Tensor`] for files that are missing, truncated or damaged;
+    /// those of reading.
     pub async fn open(folder: &ModelFolder, part: &str, stem: &str) -> Result<Self> {
         let single = format!("{part}/{stem}.safetensors");
         let index = format!("{single}.index.json");
@@ -66,7 +69,8 @@ impl Tensors {
     /// Opens a file on disk that is no part of a model, with the checks of [`Tensors::open`].
     ///
     /// # Errors
-    /// [`Error::Io`], [`Error::File`] and [`Error::Tensor`] for a file that is missing, truncated or damaged.
+    /// [`Error::Io`], [`Error::File`] and [`Error::Tensor`] for a file that is missing, truncated
+    /// or damaged.
     pub async fn open_file(path: &Path) -> Result<Self> {
         if !path.exists() {
             return Err(Error::file(path, "there is no such file"));
@@ -89,8 +93,8 @@ impl Tensors {
         }
     }
 
-    /// Adds the tensors of a file, under the names of `library`. One that is there already gives way, as in the
-    /// libraries, which load one file after the other.
+    /// Adds the tensors of a file, under the names of `library`. One that is there already gives
+    /// way, as in the libraries, which load one file after the other.
     async fn add(&mut self, file: ModelFile, library: Option<Library>) -> Result<()> {
         for (stored, Stored { info, range }) in read_header(&file).await? {
             let name = library.map_or_else(|| (&*stored).into(), |library| library.own_name(&stored)).into_owned();
@@ -141,8 +145,8 @@ impl Tensors {
         Ok(())
     }
 
-    /// Has the head of a language model answer for its table where the files hold only the head and the config ties
-    /// the two.
+    /// Has the head of a language model answer for its table where the files hold only the head and
+    /// the config ties the two.
     async fn tie(&mut self, folder: &ModelFolder, part: &str) -> Result<()> {
         let config = format!("{part}/config.json");
         if self.entries.contains_key(TABLE) || !self.entries.contains_key(HEAD) || !folder.exists(&config).await? {

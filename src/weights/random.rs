@@ -1,8 +1,10 @@
-//! Weights that nobody trained, made when they are asked for: to measure a model of a size without having its files.
+//! Weights that nobody trained, made when they are asked for: to measure a model of a size without
+//! having its files.
 //!
-//! A tensor is a slice of one long row of normal numbers, which is made once for each scale, so that a model of 20 GB is
-//! there as fast as it can be uploaded. The scales keep activations finite through any depth: matrices and kernels are
-//! `1/√K` for the `K` products of a sum, weights of norms lie around 1, biases around 0.
+//! A tensor is a slice of one long row of normal numbers, which is made once for each scale, so
+//! that a model of 20 GB is there as fast as it can be uploaded. The scales keep activations finite
+//! through any depth: matrices and kernels are `1/√K` for the `K` products of a sum, weights of
+//! norms lie around 1, biases around 0.
 
 use crate::sync::lock;
 use crate::tensor::{DType, HostTensor};
@@ -30,7 +32,7 @@ pub struct RandomTensors {
     rows: Arc<Mutex<BTreeMap<Row, Bytes>>>,
 }
 
-/// What tells rows apart: type, length, and the bits of mean and spread.
+/// The key of a row: type, length, and the bits of mean and spread.
 type Row = (usize, usize, u32, u32);
 
 /// Little-endian elements in memory that is aligned for all of them.
@@ -43,8 +45,8 @@ impl AsRef<[u8]> for Elements {
 }
 
 impl RandomTensors {
-    /// A weight of a model in BF16, at the scale that its name and shape say: a vector whose name ends in `bias` is a
-    /// bias, every other vector the weight of a norm.
+    /// A weight of a model in BF16, at the scale that its name and shape say: a vector whose name
+    /// ends in `bias` is a bias, every other vector the weight of a norm.
     pub fn weight(&self, name: &str, shape: &[usize]) -> HostTensor {
         let (mean, spread) = match shape {
             [_] if name.ends_with("bias") => (0.0, SPREAD),
@@ -57,7 +59,7 @@ impl RandomTensors {
     /// Normal numbers of a floating type; `name` chooses which.
     ///
     /// # Panics
-    /// When `dtype` is none of the floating types.
+    /// If `dtype` is not a floating type.
     pub fn normal(&self, dtype: DType, name: &str, shape: &[usize], mean: f32, spread: f32) -> HostTensor {
         let size = dtype.size();
         let len: usize = shape.iter().product();

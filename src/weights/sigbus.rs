@@ -47,7 +47,8 @@ mod unix {
             let (start, end) = (range.start as usize, AtomicUsize::new(range.end as usize));
             let older = AtomicPtr::default();
             let node = ptr::from_mut(Box::leak(Box::new(Node { start, end, sentence, older })));
-            // SAFETY: the node was just leaked, and from now on nothing has it but by shared references.
+            // SAFETY: the node was just leaked, and from now on nothing has it but by shared
+            // references.
             let shared: &'static Node = unsafe { &*node };
             let link = |newest| {
                 shared.older.store(newest, SeqCst);
@@ -121,7 +122,8 @@ mod unix {
                 let handler: extern "C" fn(libc::c_int) = unsafe { std::mem::transmute(before.sa_sigaction) };
                 handler(signal);
             }
-            // SAFETY: both functions are safe in a handler. The signal is blocked until this one returns.
+            // SAFETY: both functions are safe in a handler. The signal is blocked until this one
+            // returns.
             None => unsafe {
                 libc::signal(signal, libc::SIG_DFL);
                 libc::raise(signal);

@@ -1,12 +1,12 @@
-//! The named tensors of one part of a model, from one file or from shards, each read when it is asked for: shared
-//! where the file is in memory, fetched where it is not.
+//! The named tensors of one part of a model, from one file or from shards, each read when it is
+//! asked for: shared where the file is in memory, fetched where it is not.
 
 use super::convert::{convert, in_memory, is_converted};
 use super::file::ModelFile;
 use super::random::RandomTensors;
 use super::{StoredType, excerpt};
 use crate::error::{Error, Result};
-use crate::future::Answer;
+use crate::future::BoxFuture;
 use crate::tensor::{DType, HostTensor, ReadAt, Weight};
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -23,7 +23,8 @@ pub type OnRead<'a> = &'a dyn Fn(u64) -> Result<()>;
 /// The tensors of one part, such as the transformer, by name.
 #[derive(Debug)]
 pub struct Tensors {
-    /// What to name when a tensor is missing: the single file, or the index of the shards.
+    /// The file that errors about a missing tensor name: the single one, or the index of the
+    /// shards.
     pub(super) path: PathBuf,
     pub(super) files: Vec<ModelFile>,
     /// The prefix of every name in these files, for the names of missing tensors.
@@ -32,10 +33,10 @@ pub struct Tensors {
     pub(super) entries: BTreeMap<String, Entry>,
     /// The tensors of the index that no shard holds, with their shards.
     pub(super) lost: BTreeMap<String, PathBuf>,
-    /// Whether some weights have scales beside them, as files with FP8 weights may have.
+    /// True if some weights have scales beside them, as files with FP8 weights may have.
     pub(super) scaled: bool,
     pub(super) warnings: Vec<String>,
-    /// What answers for every tensor where there are no files.
+    /// The source of every tensor where there are no files.
     pub(super) random: Option<RandomTensors>,
 }
 
@@ -58,7 +59,7 @@ impl Entry {
     }
 }
 
-/// Where a tensor begins that is read in pieces.
+/// The start of a tensor that is read in pieces.
 struct Place<'a> {
     file: &'a ModelFile,
     start: u64,
@@ -69,7 +70,7 @@ struct Place<'a> {
 }
 
 impl ReadAt for Place<'_> {
-    fn read_at(&self, range: Range<u64>) -> Answer<'_, Bytes> {
+    fn read_at(&self, range: Range<u64>) -> BoxFuture<'_, Bytes> {
         Box::pin(async move {
             let place = |byte: u64| self.start + byte / self.size * (self.stored.bitsize() as u64 / 8);
             let bytes = self.file.read(place(range.start)..place(range.end)).await?;
@@ -79,7 +80,7 @@ impl ReadAt for Place<'_> {
     }
 }
 
-/// What is known of a tensor without reading it.
+/// The properties of a tensor that are known without reading it.
 #[derive(Debug, Clone, Copy)]
 pub struct Listing<'a> {
     /// The name that the file uses.
@@ -107,8 +108,9 @@ impl Listing<'_> {
 }
 
 impl Tensors {
-    /// The tensor of this name, which has to have this shape and floating elements. Those of F64 come as F32, those of FP8
-    /// as BF16; others share the memory of a file on this machine. It counts as read from now on.
+    /// The tensor of this name, which has to have this shape and floating elements. Those of F64
+    /// come as F32, those of FP8 as BF16; others share the memory of a file on this machine. It
+    /// counts as read from now on.
     ///
     /// # Errors
     /// [`Error::Tensor`] when it is missing or different, saying how; those of reading.
@@ -128,8 +130,9 @@ impl Tensors {
         self.read(entry, dtype).await.map(Some)
     }
 
-    /// As [`Tensors::take`], but one that is somewhere else is read when it is uploaded, piece by piece. `on_read` is told of
-    /// the bytes of every piece; its error ends the reading. What is on this machine counts at once.
+    /// As [`Tensors::take`], but one that is somewhere else is read when it is uploaded, piece by
+    /// piece. `on_read` is told of the bytes of every piece; its error ends the reading. What is on
+    /// this machine counts at once.
     ///
     /// # Errors
     /// Those of [`Tensors::take`], and that of `on_read`.
@@ -153,7 +156,8 @@ impl Tensors {
         Ok(Weight::there(dtype, shape, place).in_pieces(piece))
     }
 
-    /// The place of the tensor of this name, if there is one, and the type of its elements in memory.
+    /// The place of the tensor of this name, if there is one, and the type of its elements in
+    /// memory.
     fn find(&self, name: &str, shape: &[usize]) -> Result<Option<(&Entry, DType)>> {
         let Some(entry) = self.entries.get(name) else { return Ok(None) };
         let fault = |found| Err(self.fault(self.files[entry.file].path.clone(), entry.stored(name), shape, found));
@@ -174,8 +178,8 @@ impl Tensors {
         Ok(HostTensor::new(dtype, &entry.shape, bytes).expect("the header was held against the shapes"))
     }
 
-    /// The whole numbers of the vector of this name, stored as U32, I32 or I64 and each in the range of a `u32`. It counts
-    /// as read from now on.
+    /// The whole numbers of the vector of this name, stored as U32, I32 or I64 and each in the
+    /// range of a `u32`. It counts as read from now on.
     ///
     /// # Errors
     /// [`Error::Tensor`] when it is missing or different, saying how; those of reading.
@@ -207,7 +211,7 @@ impl Tensors {
         self.entries.get(name).map(|entry| entry.shape.as_slice())
     }
 
-    /// Whether there is a tensor of this name, whatever its shape and type.
+    /// True if a tensor of this name exists, in any shape and type.
     pub fn contains(&self, name: &str) -> bool {
         self.random.is_some() || self.entries.contains_key(name)
     }
@@ -222,8 +226,8 @@ impl Tensors {
         &self.warnings
     }
 
-    /// The tensors that nothing has read and that are not `known` to go unread, by the names that the file uses. `known`
-    /// sees the names that [`Tensors::take`] takes.
+    /// The tensors that nothing has read and that are not `known` to go unread, by the names that
+    /// the file uses. `known` sees the names that [`Tensors::take`] takes.
     pub fn unread(&self, known: impl Fn(&str) -> bool) -> Vec<String> {
         let unread = self.entries.iter().filter(|(_, entry)| !entry.read.load(Ordering::Relaxed));
         unread.filter(|(name, _)| !known(name)).map(|(name, entry)| entry.stored(name).to_owned()).collect()
@@ -239,7 +243,7 @@ impl Tensors {
         self.entries.len()
     }
 
-    /// Whether there are no tensors.
+    /// True if there are no tensors.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
@@ -284,8 +288,8 @@ impl Tensors {
         Error::Tensor { path, tensor: tensor.to_owned(), expected: format!("{shape:?} of F32, F16 or BF16"), found }
     }
 
-    /// Says that a tensor is not there, and where it should be or which one may be meant: among those that nothing has
-    /// read yet, the one whose name begins and ends most alike.
+    /// Says that a tensor is not there, and where it should be or which one may be meant: among
+    /// those that nothing has read yet, the one whose name begins and ends most alike.
     fn absent(&self, name: &str) -> String {
         if let Some(shard) = self.lost.get(name) {
             let file = shard.file_name().unwrap_or_default().display();

@@ -1,5 +1,5 @@
-//! The devices of this machine: each backend with its device, or the reason for its absence, and the adapters that
-//! `--backend webgpu:…` chooses from.
+//! The devices of this machine: each backend with its device, or the reason for its absence, and
+//! the adapters that `--backend webgpu:…` chooses from.
 
 use crate::cli;
 use serde::Serialize;
@@ -19,7 +19,7 @@ struct Adapter {
     /// Its name for `--backend`.
     backend: String,
     name: String,
-    /// Whether it is a GPU of its own, a part of the processor, or the processor itself.
+    /// A discrete GPU, a part of the processor, or the processor itself.
     kind: &'static str,
     /// The interface that it is reached through.
     interface: &'static str,
@@ -30,13 +30,13 @@ struct Adapter {
 struct Device {
     /// Its name for `--backend`.
     backend: String,
-    /// In words; `null` where there is none.
+    /// For display; `null` where the backend has none.
     device: Option<String>,
-    /// The type that products round their operands to.
+    /// The type that matrix products round their operands to.
     operands: Option<String>,
-    /// Elements of the largest activation; `null` where free memory is all that counts.
+    /// The most elements of an activation; `null` where free memory is the only limit.
     largest_activation: Option<usize>,
-    /// Why there is no device.
+    /// The reason why the backend has no device.
     problem: Option<String>,
 }
 

@@ -1,4 +1,5 @@
-//! What a model's folder consists of, from its config files and the headers of its weights; no weight is read.
+//! The parts of a model's folder, from its config files and the headers of its weights; no weight
+//! is read.
 
 use crate::cli;
 use serde::Serialize;
@@ -18,7 +19,7 @@ struct Model {
     bytes: u64,
     parameters: u64,
     defaults: Defaults,
-    /// What both sides of a picture are multiples of.
+    /// Both sides of a picture are multiples of this.
     size_multiple: usize,
     /// Width and height.
     largest_size: [usize; 2],
@@ -39,7 +40,7 @@ struct Defaults {
 #[derive(Serialize)]
 struct Scheduler {
     shift: f64,
-    /// All of the schedule, in words.
+    /// The whole schedule, for display.
     schedule: String,
 }
 
@@ -156,7 +157,7 @@ impl Model {
         })
     }
 
-    /// The same in words.
+    /// The same for display.
     fn describe(&self) -> String {
         let Self { defaults, parts, .. } = self;
         let [width, height] = self.largest_size;

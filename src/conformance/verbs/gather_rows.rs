@@ -3,7 +3,7 @@
 use super::super::case::{Suite, in_pieces, steps};
 use super::super::tolerance::COPY;
 use crate::backend::Backend;
-use crate::future::at_once;
+use crate::future::expect_ready;
 use crate::tensor::DType;
 
 pub(super) fn cases<B: Backend + 'static>(suite: &mut Suite<B>) {
@@ -25,7 +25,7 @@ pub(super) fn cases<B: Backend + 'static>(suite: &mut Suite<B>) {
         }
         suite.add("gather_rows", name, COPY, move |s| {
             let table = s.weights(dtype, &[rows, width], 0.0, scale);
-            let table = at_once(s.b.upload_table(&in_pieces(table, pieces)))?;
+            let table = expect_ready(s.b.upload_table(&in_pieces(table, pieces)))?;
             let picked = |v: f32| ((v + 1.0) / 2.0 * rows as f32) as u32 % rows as u32;
             let mut ids: Vec<u32> = s.draw(prompts * tokens).into_iter().map(picked).collect();
             ids[0] = rows as u32 - 1;

@@ -3,7 +3,7 @@
 use super::super::case::{Suite, in_pieces, steps};
 use super::super::tolerance::PRODUCT;
 use crate::backend::Backend;
-use crate::future::at_once;
+use crate::future::expect_ready;
 use crate::tensor::DType;
 
 pub(super) fn cases<B: Backend + 'static>(suite: &mut Suite<B>) {
@@ -57,8 +57,8 @@ pub(super) fn cases<B: Backend + 'static>(suite: &mut Suite<B>) {
                 in_pieces(s.weights(dtype, &[n, width], 0.0, spread * (3.0 / width as f32).sqrt()), pieces)
             });
             let biases = parts.map(|(n, dtype)| s.weights(dtype, &[n], 0.0, 1.0));
-            let with = at_once(s.b.upload_linear(&matrices, &biases))?;
-            let without = at_once(s.b.upload_linear(&matrices, &[]))?;
+            let with = expect_ready(s.b.upload_linear(&matrices, &biases))?;
+            let without = expect_ready(s.b.upload_linear(&matrices, &[]))?;
             steps(move |b: &B| Ok(vec![b.linear(&x, &with)?, b.linear(&x, &without)?]))
         });
     }

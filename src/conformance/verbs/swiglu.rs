@@ -3,7 +3,7 @@
 use super::super::case::{Suite, in_pieces, steps};
 use super::super::tolerance::GATED_PRODUCT;
 use crate::backend::Backend;
-use crate::future::at_once;
+use crate::future::expect_ready;
 use crate::tensor::DType;
 
 pub(super) fn cases<B: Backend + 'static>(suite: &mut Suite<B>) {
@@ -28,7 +28,7 @@ pub(super) fn cases<B: Backend + 'static>(suite: &mut Suite<B>) {
         suite.add("swiglu", name, GATED_PRODUCT, move |s| {
             let x = s.activation(&[1, tokens, k], scale)?;
             let (gate, up) = (s.matrix(dtype, f, k), s.matrix(dtype, f, k));
-            let w = at_once(s.b.upload_swiglu(&gate.into(), &up.into()))?;
+            let w = expect_ready(s.b.upload_swiglu(&gate.into(), &up.into()))?;
             steps(move |b: &B| Ok(vec![b.swiglu(&x, &w)?]))
         });
     }
@@ -41,7 +41,7 @@ pub(super) fn cases<B: Backend + 'static>(suite: &mut Suite<B>) {
         suite.add("swiglu", name, GATED_PRODUCT, move |s| {
             let x = s.activation(&[1, 19, k], 1.0)?;
             let [gate, up] = types.map(|dtype| in_pieces(s.matrix(dtype, 37, k), Some(3000)));
-            let w = at_once(s.b.upload_swiglu(&gate, &up))?;
+            let w = expect_ready(s.b.upload_swiglu(&gate, &up))?;
             steps(move |b: &B| Ok(vec![b.swiglu(&x, &w)?]))
         });
     }

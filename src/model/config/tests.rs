@@ -1,5 +1,5 @@
 use super::*;
-use crate::future::at_once;
+use crate::future::expect_ready;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::fs;
@@ -72,7 +72,7 @@ fn read_files(files: Vec<(&'static str, Value)>) -> Result<ModelConfig> {
     for (name, value) in files {
         write(dir.path(), name, &value.to_string());
     }
-    at_once(ModelConfig::read(&ModelFolder::open(dir.path()).unwrap()))
+    expect_ready(ModelConfig::read(&ModelFolder::open(dir.path()).unwrap()))
 }
 
 #[track_caller]
@@ -303,7 +303,7 @@ fn broken_files_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path();
     write(root, INDEX, "{\"_class_name\": \"ZImagePipeline\"}");
-    let message = || at_once(ModelConfig::read(&ModelFolder::open(root).unwrap())).unwrap_err().to_string();
+    let message = || expect_ready(ModelConfig::read(&ModelFolder::open(root).unwrap())).unwrap_err().to_string();
     assert!(message().contains("transformer/config.json: there is no such file"));
     for (text, expected) in [
         ("", "broken JSON: EOF while parsing"),

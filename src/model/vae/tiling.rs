@@ -1,11 +1,13 @@
-//! The autoencoder in tiles, where a whole picture's activations do not fit the device: each tile goes through the
-//! network alone, with its own group norms, and fades into the tiles above it and to its left.
+//! The autoencoder in tiles, where a whole picture's activations do not fit the device: each tile
+//! goes through the network alone, with its own group norms, and fades into the tiles above it and
+//! to its left.
 //!
-//! The rule is that of `AutoencoderKL` in diffusers: neighbours overlap by a quarter; in the overlap the weight goes
-//! linearly from one tile to the next; a tile is blended with the blended one above it, then with the blended one to its
-//! left. Blending is done on the host, as a backend would gain nothing by it: what it reads has to come to the host
-//! anyway and is small beside the network's activations, and the picture is never a tensor of the device, so that memory
-//! there is bounded by the tile alone. Pixels become bytes only once they are blended.
+//! The rule is that of `AutoencoderKL` in diffusers: neighbours overlap by a quarter; in the
+//! overlap the weight goes linearly from one tile to the next; a tile is blended with the blended
+//! one above it, then with the blended one to its left. Blending is done on the host, as a backend
+//! would gain nothing by it: what it reads has to come to the host anyway and is small beside the
+//! network's activations, and the picture is never a tensor of the device, so that memory there is
+//! bounded by the tile alone. Pixels become bytes only once they are blended.
 
 use super::Vae;
 use crate::backend::{Backend, DeviceTensor, level};
@@ -17,14 +19,15 @@ use std::fmt;
 use std::ops::Range;
 use std::str::FromStr;
 
-/// The tiles that are tried one after the other, in pixels; the first is diffusers' for this autoencoder.
+/// The tiles that are tried one after the other, in pixels; the first is diffusers' for this
+/// autoencoder.
 const SIZES: [usize; 4] = [1024, 512, 256, 128];
 /// Neighbours share this part of a tile: one in so many.
 const OVERLAP: usize = 4;
 /// The side of the largest tile that can be asked for, in pixels.
 const MAX_TILE: usize = 1 << 16;
 
-/// Whether pictures go through the autoencoder whole or in tiles.
+/// The tiles in which pictures go through the autoencoder, or none for whole pictures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum VaeTile {
@@ -79,12 +82,13 @@ impl fmt::Display for VaeTile {
     }
 }
 
-/// What tiles are multiples of, in pixels.
+/// Tiles are multiples of this many pixels.
 fn step(config: &VaeConfig) -> usize {
     OVERLAP * config.scale_factor()
 }
 
-/// The tiles that are left to try for pictures of one size, the first being the one in use; `None` is the whole picture.
+/// The tiles that are left to try for pictures of one size, the first being the one in use; `None`
+/// is the whole picture.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tiles {
     left: VecDeque<Option<usize>>,
@@ -92,8 +96,8 @@ pub struct Tiles {
 }
 
 impl Tiles {
-    /// `largest` says how many elements the largest activation has for a picture of `[height, width]` pixels, and
-    /// `room` how many there may be.
+    /// `largest` says how many elements the largest activation has for a picture of `[height,
+    /// width]` pixels, and `room` how many there may be.
     fn new(
         wish: VaeTile,
         config: &VaeConfig,
@@ -124,7 +128,7 @@ impl Tiles {
         self.left.front().copied().flatten()
     }
 
-    /// What the user should know: that there are tiles which were not asked for.
+    /// A warning for the user about tiles that were not asked for.
     pub fn warning(&self) -> Option<String> {
         let tile = self.pixels().filter(|_| self.chosen)?;
         Some(format!(
@@ -143,7 +147,7 @@ impl Tiles {
     }
 }
 
-/// How a side is cut: tiles of `tile` latent pixels, `stride` from start to start.
+/// The cut of a side: tiles of `tile` latent pixels, `stride` from start to start.
 #[derive(Debug, Clone, Copy)]
 struct Cut {
     tile: usize,
@@ -177,12 +181,12 @@ impl<B: Backend> Vae<B> {
         Tiles::new(wish, &self.config, size, largest, b.largest_activation())
     }
 
-    /// Latents F32 `[1, C, h, w]` to a picture U8 `[H, W, 3]`, in tiles where `tiles` says so; when memory runs out, in
-    /// the next smaller ones.
+    /// Latents F32 `[1, C, h, w]` to a picture U8 `[H, W, 3]`, in tiles where `tiles` says so; when
+    /// memory runs out, in the next smaller ones.
     ///
     /// # Errors
-    /// [`Error::NonFinitePicture`] for infinite values or NaN, [`Error::OutOfMemory`] when there are no smaller
-    /// tiles, and the others of the backend.
+    /// [`Error::NonFinitePicture`] for infinite values or NaN, [`Error::OutOfMemory`] when there
+    /// are no smaller tiles, and the others of the backend.
     pub async fn decode_picture(&self, b: &B, latents: &HostTensor, tiles: &mut Tiles) -> Result<HostTensor> {
         let decode = async |tile| match tile {
             Some(tile) => self.decode_tiles(b, latents, tile).await,
@@ -195,8 +199,9 @@ impl<B: Backend> Vae<B> {
         fitting(b, tiles, decode).await
     }
 
-    /// A picture U8 `[H, W, 3]`, with sides that are multiples of [`VaeConfig::scale_factor`], to the latents F32
-    /// `[1, C, h, w]` of [`Vae::encode`], in tiles as [`Vae::decode_picture`] decodes.
+    /// A picture U8 `[H, W, 3]`, with sides that are multiples of [`VaeConfig::scale_factor`], to
+    /// the latents F32 `[1, C, h, w]` of [`Vae::encode`], in tiles as [`Vae::decode_picture`]
+    /// decodes.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`] when there are no smaller tiles, and the others of the backend.
@@ -216,7 +221,8 @@ impl<B: Backend> Vae<B> {
         Ok(HostTensor::from_u8(&[mosaic.size[0], mosaic.size[1], mosaic.inner], &mosaic.values))
     }
 
-    /// Latents F32 `[1, C, h, w]` to F32 `[1, H, W, 3]` between about −1 and 1, in tiles of so many pixels.
+    /// Latents F32 `[1, C, h, w]` to F32 `[1, H, W, 3]` between about −1 and 1, in tiles of so many
+    /// pixels.
     ///
     /// # Errors
     /// As [`Vae::decode_picture`], with these tiles only.
@@ -302,7 +308,8 @@ fn part(tensor: &HostTensor, axis: usize, range: Range<usize>) -> HostTensor {
     HostTensor::new(tensor.dtype(), &shape, bytes.into()).expect("as many bytes as the ranges hold")
 }
 
-/// A picture, or latents, that tiles are put together to, row by row: `[outer, height, width, inner]`.
+/// A picture, or latents, that tiles are put together to, row by row: `[outer, height, width,
+/// inner]`.
 struct Mosaic<T> {
     size: [usize; 2],
     inner: usize,
@@ -310,16 +317,17 @@ struct Mosaic<T> {
     /// From one tile's start to the next.
     stride: usize,
     overlap: usize,
-    /// Where the next tile goes.
+    /// The corner of the next tile.
     at: [usize; 2],
-    /// The last rows of the tiles above, from the one above the next tile on, and then of those before it.
+    /// The last rows of the tiles above, from the one above the next tile on, and then of those
+    /// before it.
     above: VecDeque<Vec<f32>>,
     /// The last columns of the tile to the left.
     left: Vec<f32>,
 }
 
 impl<T: Copy + Default> Mosaic<T> {
-    /// `factor` is how many entries of a side stand for a latent pixel.
+    /// `factor` is the number of entries along a side for one latent pixel.
     fn new(outer: usize, size: [usize; 2], inner: usize, cut: Cut, factor: usize) -> Self {
         Self {
             size,
@@ -333,7 +341,8 @@ impl<T: Copy + Default> Mosaic<T> {
         }
     }
 
-    /// Blends the next tile `[outer, height, width, inner]` with its neighbours, and puts in what no later tile changes.
+    /// Blends the next tile `[outer, height, width, inner]` with its neighbours, and puts in what
+    /// no later tile changes.
     fn add(&mut self, mut tile: Vec<f32>, [height, width]: [usize; 2], finish: &impl Fn(f32) -> T) -> Result<()> {
         if !tile.iter().all(|value| value.is_finite()) {
             return Err(Error::NonFinitePicture);
@@ -372,8 +381,9 @@ fn tail(values: &[f32], len: usize, item: usize, count: usize) -> Vec<f32> {
     values.chunks_exact(len * item).flat_map(|axis| &axis[(len - count) * item..]).copied().collect()
 }
 
-/// Fades `before`, the last `overlap` entries of the neighbour along an axis, into the first entries of a tile that has
-/// `len` of `item` values. A tile that is shorter than the overlap ends where its neighbour ends.
+/// Fades `before`, the last `overlap` entries of the neighbour along an axis, into the first
+/// entries of a tile that has `len` of `item` values. A tile that is shorter than the overlap ends
+/// where its neighbour ends.
 fn fade(values: &mut [f32], len: usize, item: usize, before: &[f32], overlap: usize) {
     let extent = overlap.min(len);
     for (axis, before) in values.chunks_exact_mut(len * item).zip(before.chunks_exact(overlap * item)) {

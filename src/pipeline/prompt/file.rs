@@ -92,8 +92,8 @@ fn refused(field: &str, expected: &str, found: &str) -> String {
     format!("{field}: expected {expected} as in Qwen's tokenizer, found {}", excerpt(found))
 }
 
-/// Refuses fields that Qwen's file leaves empty and that have a value here: they change the tokens, or break the
-/// crate that would read them.
+/// Refuses fields that Qwen's file leaves empty and that have a value here: they change the tokens,
+/// or break the crate that would read them.
 fn empty(fields: &[(String, &RawValue)], known: &[&str], prefix: &str) -> Result<(), String> {
     let nothing = |text: &str| matches!(text, "null" | "false" | "\"\"" | "[]" | "{}" | "0" | "0.0");
     match fields.iter().find(|(key, text)| !known.contains(&key.as_str()) && !nothing(text.get())) {
@@ -121,7 +121,8 @@ fn check_pre_tokenizer(step: &Value) -> Result<(), String> {
     let [split, bytes] = steps(step, "pretokenizers")[..] else {
         return Err(refused("pre_tokenizer", "Split and ByteLevel", &step.to_string()));
     };
-    let (pattern, no) = (&split["pattern"]["Regex"], Value::Bool(false));
+    let pattern = &split["pattern"]["Regex"];
+    let no = Value::Bool(false);
     if split["type"] != "Split" || bytes["type"] != "ByteLevel" {
         return Err(refused("pre_tokenizer", "Split and ByteLevel", &step.to_string()));
     }

@@ -15,12 +15,13 @@ const MERGES: &str = "tokenizer/merges.txt";
 const LARGEST_FILE: u64 = 64 << 20;
 
 impl Tokenizer {
-    /// Reads the tokenizer of a model: tokenizer.json, or else vocab.json and merges.txt, and the files
-    /// beside them.
+    /// Reads the tokenizer of a model: tokenizer.json, or else vocab.json and merges.txt, and the
+    /// files beside them.
     ///
     /// # Errors
-    /// [`Error::File`] for a file that is missing, broken or too large, for a tokenizer of another kind than Qwen's, and
-    /// for one without the tokens that its chat template writes; those of the folder.
+    /// [`Error::File`] for a file that is missing, broken or too large, for a tokenizer of another
+    /// kind than Qwen's, and for one without the tokens that its chat template writes; those of the
+    /// folder.
     pub async fn load(folder: &ModelFolder) -> Result<Self> {
         let settings = Settings::read(folder).await?;
         if Self::files(folder).await?.contains(&FILE) {
@@ -38,7 +39,7 @@ impl Tokenizer {
         let ids: Vec<(String, u32)> =
             settings.added.iter().filter_map(|(id, token)| Some((token.content.clone(), (*id)?))).collect();
         let tokenizer = Self::build(Parts { vocabulary, merges, ..Parts::default() }, settings, &path)?;
-        // Here nothing but these ids says which token is which row of the embeddings.
+        // These ids alone map a token to its row of the embeddings.
         match ids.into_iter().find(|(content, id)| tokenizer.tokenizer.token_to_id(content) != Some(*id)) {
             Some((content, id)) => {
                 let found = tokenizer.tokenizer.token_to_id(&content).unwrap_or_default();
@@ -53,7 +54,8 @@ impl Tokenizer {
         }
     }
 
-    /// The files that hold the vocabulary of a model: tokenizer.json, or else vocab.json and merges.txt.
+    /// The files that hold the vocabulary of a model: tokenizer.json, or else vocab.json and
+    /// merges.txt.
     ///
     /// # Errors
     /// [`Error::File`] when there is neither; those of the folder.

@@ -21,11 +21,11 @@ pub(super) struct Settings {
     /// Tokens to be added to those of the vocabulary's file, in this order. Those that transformers
     /// 4 saves come with their ids.
     pub added: Vec<(Option<u32>, Added)>,
-    /// The token to put before the text where no post-processor says what to add.
+    /// The token before the text, used where the tokenizer has no post-processor.
     pub before: Option<String>,
-    /// The token to put after the text, likewise.
+    /// The token after the text, likewise.
     pub after: Option<String>,
-    /// Whether a text that is too long loses its beginning.
+    /// True if a text that is too long loses its beginning.
     pub cut_left: Option<bool>,
     pub template: ChatTemplate,
 }
@@ -148,10 +148,11 @@ async fn older_decoder(folder: &ModelFolder, special: [&Tokens; 2]) -> Result<BT
 }
 
 impl Settings {
-    /// Reads what the folder of a tokenizer says beside its vocabulary.
+    /// Reads the files of a tokenizer's folder beside its vocabulary.
     ///
     /// # Errors
-    /// [`Error::File`] for a file that cannot be read or that asks for what is not supported; those of the folder.
+    /// [`Error::File`] for a file that cannot be read or has a setting that is not supported; those
+    /// of the folder.
     pub(super) async fn read(folder: &ModelFolder) -> Result<Self> {
         let path = folder.path(CONFIG);
         let config = match small(folder, CONFIG).await? {
@@ -191,7 +192,8 @@ impl Settings {
         named.extend(tokens.named());
         let named: BTreeMap<_, _> = named.into_iter().map(|(name, token)| (name, token.content().to_owned())).collect();
         let token = |add: Option<bool>, name: &str| add.unwrap_or(false).then(|| named.get(name).cloned()).flatten();
-        let (before, after) = (token(add_bos_token, "bos_token"), token(add_eos_token, "eos_token"));
+        let before = token(add_bos_token, "bos_token");
+        let after = token(add_eos_token, "eos_token");
         let mut added: Vec<(Option<u32>, Added)> = decoder.into_iter().map(|(id, token)| (Some(id), token)).collect();
         for token in tokens.all().into_iter().chain(older.all()) {
             if added.iter().all(|(_, other)| other.content != token.content()) {

@@ -1,7 +1,7 @@
-//! Chat templates: what turns a prompt into the text that is put into tokens.
+//! Chat templates, which turn a prompt into the text that is tokenized.
 //!
-//! A folder's own template is rendered as transformers' `apply_chat_template` does for diffusers: one
-//! message of the user, `add_generation_prompt` and `enable_thinking`.
+//! A folder's own template is rendered as transformers' `apply_chat_template` does for diffusers:
+//! one message of the user, `add_generation_prompt` and `enable_thinking`.
 
 mod filters;
 mod guard;
@@ -42,7 +42,8 @@ impl ChatTemplate {
     /// A template of Jinja, read from `path`.
     ///
     /// # Errors
-    /// [`Error::File`] for a template that is too long, or that cannot be rendered for a short prompt.
+    /// [`Error::File`] for a template that is too long, or that cannot be rendered for a short
+    /// prompt.
     pub(super) fn new(source: String, path: PathBuf, names: BTreeMap<&'static str, String>) -> Result<Self> {
         if source.len() > LONGEST {
             let problem =
@@ -54,14 +55,14 @@ impl ChatTemplate {
         Ok(template)
     }
 
-    /// Whether the template writes this text itself.
+    /// True if the template writes this text itself.
     pub(super) fn writes(&self, text: &str) -> bool {
         self.0.as_ref().is_none_or(|file| file.source.contains(text))
     }
 
     /// A prompt as the one message of a chat that the model is about to answer.
     ///
-    /// Without a template of the folder's own this is what Qwen3's makes of it.
+    /// Without a template of the folder's own, Qwen3's template renders it.
     ///
     /// # Errors
     /// [`Error::File`] for a template that fails, or that takes too many steps or too much memory.

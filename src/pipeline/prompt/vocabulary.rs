@@ -22,7 +22,7 @@ pub(super) struct Vocabulary(pub bpe::Vocab);
 #[derive(Default)]
 pub(super) struct Merges(pub bpe::Merges);
 
-/// Checks what the `tokenizers` crate takes for granted or silently does without.
+/// Checks the properties that the `tokenizers` crate assumes or silently does without.
 ///
 /// The crate copies both tokens of a merge into a buffer as long as the longest token: a merge that
 /// makes a longer one would panic there.
@@ -147,7 +147,8 @@ impl<'de> Deserialize<'de> for Merges {
 }
 
 impl Merges {
-    /// Reads `merges.txt` as transformers does: two tokens a line, perhaps below a `#version:` line.
+    /// Reads `merges.txt` as transformers does: two tokens a line, perhaps below a `#version:`
+    /// line.
     ///
     /// # Errors
     /// One sentence without the file's name.

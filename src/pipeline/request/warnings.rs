@@ -4,7 +4,7 @@ use crate::model::config::Defaults;
 
 /// The longest side in pixels that the published models draw well.
 const LONGEST_TRAINED: usize = 2048;
-/// So many of a model's sizes are named.
+/// The most sizes of a model that are named.
 const MOST_NAMED: usize = 4;
 
 /// A sentence for a picture of `[width, height]` that the model was not trained for.
@@ -36,7 +36,8 @@ pub(super) fn of_prompts(prompts: &[String]) -> Vec<String> {
     empty.map(sentence).collect()
 }
 
-/// Whether a character leaves no ink: spaces, control characters, and the default-ignorable ones of Unicode.
+/// True for a character without ink: spaces, control characters, and the default-ignorable ones of
+/// Unicode.
 fn invisible(c: char) -> bool {
     c.is_whitespace()
         || c.is_control()

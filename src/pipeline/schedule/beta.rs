@@ -1,7 +1,7 @@
 //! Quantiles of a beta distribution with two equal parameters.
 
-/// The `x` with `P(X ≤ x) = q` for `X` of the beta distribution with both parameters `a`, which lies in (0, 1]; `q` lies
-/// in 0..=1.
+/// The `x` with `P(X ≤ x) = q` for `X` of the beta distribution with both parameters `a`, which
+/// lies in (0, 1]; `q` lies in 0..=1.
 pub(super) fn quantile(q: f64, a: f64) -> f64 {
     // The distribution is symmetric about 1/2.
     if q > 0.5 { 1.0 - lower_quantile(1.0 - q, a) } else { lower_quantile(q, a) }
@@ -13,8 +13,9 @@ fn lower_quantile(q: f64, a: f64) -> f64 {
         return 0.0;
     }
     let area = 2.0 * q * incomplete(0.5, a);
-    // The series' first term alone is too small, so its inverse is too large; from there Newton's iterates
-    // fall below the quantile and then rise to it, because the distribution function is concave up to 1/2.
+    // The series' first term alone is too small, so its inverse is too large; from there Newton's
+    // iterates fall below the quantile and then rise to it, because the distribution function is
+    // concave up to 1/2.
     let mut x = (area * a).powf(1.0 / a).min(0.5);
     for _ in 0..64 {
         let next = x - (incomplete(x, a) - area) * (x * (1.0 - x)).powf(1.0 - a);
@@ -30,7 +31,9 @@ fn lower_quantile(q: f64, a: f64) -> f64 {
 /// The incomplete beta function `∫₀ˣ (t·(1 − t))^(a − 1) dt` for `x` up to 1/2, as the power series
 /// `x^a·Σ (1 − a)ₙ·xⁿ / (n!·(a + n))` (DLMF 8.17.8).
 fn incomplete(x: f64, a: f64) -> f64 {
-    let (mut power, mut sum, mut n) = (1.0, 0.0, 0.0);
+    let mut power = 1.0;
+    let mut sum = 0.0;
+    let mut n = 0.0;
     // Terms halve at least, as x is at most 1/2 and (1 − a + n)/(n + 1) at most 1.
     while power > f64::EPSILON / 16.0 {
         sum += power / (a + n);

@@ -76,8 +76,8 @@ pub(super) fn other_pipeline(class: Option<&Value>) -> String {
     format!("_class_name: expected one of {}, found {found}: this is {kind}", PIPELINES.join(", "))
 }
 
-/// The folder's own name, or the repository's when the folder is a snapshot in the Hugging Face cache, where folders
-/// are named for commits: `models--owner--name/snapshots/commit`.
+/// The folder's own name, or the repository's when the folder is a snapshot in the Hugging Face
+/// cache, where folders are named for commits: `models--owner--name/snapshots/commit`.
 pub(super) fn display_name(path: &Path) -> String {
     let absolute = path.canonicalize().unwrap_or_else(|_| path.to_owned());
     let mut names = absolute.ancestors().map(|folder| folder.file_name().unwrap_or_default().to_string_lossy());

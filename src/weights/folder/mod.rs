@@ -1,8 +1,8 @@
-//! Where a model's bytes come from. This is the only place that knows: the rest asks for files by their path inside a
-//! diffusers folder, whether that folder is on disk, compiled into the binary, or on another machine.
+//! The source of a model's bytes. All other code asks for files by their path inside a diffusers
+//! folder, which may be on disk, compiled into the binary, or remote.
 //!
-//! Reading is asynchronous, because a browser cannot wait. What is on this machine is there at once: a future that reads
-//! only that is ready when it is polled for the first time.
+//! Reading is asynchronous, because a browser cannot wait. A future that reads only local files is
+//! ready on its first poll.
 
 mod hints;
 
@@ -11,7 +11,7 @@ use super::json;
 use super::random::RandomTensors;
 use super::remote::RemoteFiles;
 use crate::error::{Error, Result};
-use crate::future::at_once;
+use crate::future::expect_ready;
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -28,7 +28,7 @@ pub(crate) const LONGEST_CONFIG: u64 = 1 << 20;
 /// The pipelines whose five parts are the ones that this crate runs.
 const PIPELINES: [&str; 3] = ["ZImagePipeline", "ZImageImg2ImgPipeline", "ZImageInpaintPipeline"];
 
-/// How the text file begins that git leaves in place of a large file it has not fetched.
+/// The beginning of the text file that git leaves in place of a large file it has not fetched.
 const LFS_POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
 /// More than any such file has.
 const LONGEST_LFS_POINTER: u64 = 1024;
@@ -40,7 +40,7 @@ pub struct ModelFolder {
     source: Source,
     /// Files that stand in for those of the source, or beside them.
     replaced: Vec<(String, Bytes)>,
-    /// Where weights come from that are not in the files.
+    /// The source of weights that are not in the files.
     random: Option<RandomTensors>,
 }
 
@@ -55,8 +55,8 @@ impl ModelFolder {
     /// A folder on disk, the one that holds `model_index.json`.
     ///
     /// # Errors
-    /// [`Error::File`] when it is not there, not a folder, one part of a model instead of the whole, or the folder of
-    /// another pipeline.
+    /// [`Error::File`] when it is not there, not a folder, one part of a model instead of the
+    /// whole, or the folder of another pipeline.
     pub fn open(path: &Path) -> Result<Self> {
         let kind = fs::metadata(path).map_err(|e| match e.kind() {
             ErrorKind::NotFound => Error::file(path, "there is no such folder"),
@@ -67,7 +67,7 @@ impl ModelFolder {
         }
         let source = Source::Disk(path.to_owned(), OpenFiles::default());
         let folder = Self { name: hints::display_name(path), source, replaced: Vec::new(), random: None };
-        at_once(async {
+        expect_ready(async {
             if !folder.exists(INDEX).await? {
                 return Err(Error::file(path, hints::no_index(path)));
             }
@@ -79,7 +79,8 @@ impl ModelFolder {
     /// A folder that is somewhere else, under the name that the user knows it by.
     ///
     /// # Errors
-    /// [`Error::File`] when it has no `model_index.json` or is the folder of another pipeline; those of `files`.
+    /// [`Error::File`] when it has no `model_index.json` or is the folder of another pipeline;
+    /// those of `files`.
     pub async fn remote(name: &str, files: Arc<dyn RemoteFiles>) -> Result<Self> {
         let folder = Self { name: name.to_owned(), source: Source::Remote(files), replaced: Vec::new(), random: None };
         if !folder.exists(INDEX).await? {
@@ -90,37 +91,38 @@ impl ModelFolder {
         Ok(folder)
     }
 
-    /// A model that is compiled into the program: pairs of a path inside the folder, such as `vae/config.json`, and the
-    /// bytes of that file.
+    /// A model that is compiled into the program: pairs of a path inside the folder, such as
+    /// `vae/config.json`, and the bytes of that file.
     pub fn in_memory(name: &str, files: &'static [(&'static str, &'static [u8])]) -> Self {
         Self { name: name.to_owned(), source: Source::Memory(files), replaced: Vec::new(), random: None }
     }
 
-    /// This model under another name, with `files` (pairs of a path inside the folder and that file's bytes) in the
-    /// place of those that it has, or beside them. Only in memory: nothing is written.
+    /// This model under another name, with `files` (pairs of a path inside the folder and that
+    /// file's bytes) in the place of those that it has, or beside them. Only in memory: nothing is
+    /// written.
     pub fn with_files(&self, name: &str, files: Vec<(String, Bytes)>) -> Self {
         let replaced = [files, self.replaced.clone()].concat();
         Self { name: name.to_owned(), source: self.source.clone(), replaced, random: self.random.clone() }
     }
 
-    /// This model with random weights in the place of those of its files, if it has any: [`RandomTensors::weight`] answers
-    /// for every tensor, whatever its name and shape.
+    /// This model with random weights in the place of those of its files, if it has any:
+    /// [`RandomTensors::weight`] answers for every tensor, whatever its name and shape.
     pub fn with_random_weights(mut self) -> Self {
         self.random = Some(RandomTensors::default());
         self
     }
 
-    /// Where the weights come from when they are not in the files.
+    /// The source of weights that are not in the files.
     pub(super) fn random_weights(&self) -> Option<&RandomTensors> {
         self.random.as_ref()
     }
 
-    /// What to call the model when talking to the user.
+    /// The model's name, for display.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Where a file would be, for messages.
+    /// The path of a file, which need not exist, for messages.
     pub fn path(&self, relative: &str) -> PathBuf {
         match &self.source {
             Source::Disk(root, _) => root.join(relative),
@@ -128,10 +130,11 @@ impl ModelFolder {
         }
     }
 
-    /// Whether there is a file of this path, relative to the folder and with `/` between its parts.
+    /// True if a file of this path exists, relative to the folder and with `/` between its parts.
     ///
     /// # Errors
-    /// [`Error::Io`] when the system does not tell, as in a folder that may not be read; those of remote files.
+    /// [`Error::Io`] when the system does not tell, as in a folder that may not be read; those of
+    /// remote files.
     pub async fn exists(&self, relative: &str) -> Result<bool> {
         if self.replacement(relative).is_some() {
             return Ok(true);
@@ -143,12 +146,13 @@ impl ModelFolder {
         })
     }
 
-    /// The bytes of a file. A large one on disk is mapped, not copied: its pages are loaded when they are read, and
-    /// everything sliced from the result shares the map.
+    /// The bytes of a file. A large one on disk is mapped, not copied: its pages are loaded when
+    /// they are read, and everything sliced from the result shares the map.
     ///
     /// # Errors
-    /// [`Error::Io`] for what the system reports, [`Error::File`] when there is no such file, when it is not a file, or
-    /// when it is the pointer that git-lfs leaves in place of one; those of remote files.
+    /// [`Error::Io`] for what the system reports, [`Error::File`] when there is no such file, when
+    /// it is not a file, or when it is the pointer that git-lfs leaves in place of one; those of
+    /// remote files.
     pub async fn read(&self, relative: &str) -> Result<Bytes> {
         let file = self.file(relative).await?;
         file.read(0..file.len).await
@@ -157,7 +161,8 @@ impl ModelFolder {
     /// The bytes of a file that has at most `most` of them.
     ///
     /// # Errors
-    /// [`Error::File`] for a longer file, before anything of it is read or fetched; those of [`ModelFolder::read`].
+    /// [`Error::File`] for a longer file, before anything of it is read or fetched; those of
+    /// [`ModelFolder::read`].
     pub async fn read_at_most(&self, relative: &str, most: u64) -> Result<Bytes> {
         let file = self.file(relative).await?;
         if file.len > most {
@@ -175,9 +180,9 @@ impl ModelFolder {
         json::parse(&self.path(relative), &self.read_at_most(relative, most).await?)
     }
 
-    /// Checks that no file that weights are still read from has changed since it was opened: a result of both the old
-    /// and the new contents would be wrong without a sign. Files that are in memory, on a device or elsewhere do not
-    /// count.
+    /// Checks that no file that weights are still read from has changed since it was opened: a
+    /// result of both the old and the new contents would be wrong without a sign. Files that are in
+    /// memory, on a device or elsewhere do not count.
     ///
     /// # Errors
     /// [`Error::File`] that names the changed file.
@@ -218,8 +223,8 @@ impl ModelFolder {
         self.replaced.iter().find(|(path, _)| path == relative).map(|(_, bytes)| bytes)
     }
 
-    /// The names of the files in one folder of the model, for messages that say what was found; empty when there is no
-    /// such folder or it is somewhere that cannot be listed.
+    /// The names of the files in one folder of the model, for messages that say what was found;
+    /// empty when there is no such folder or it is somewhere that cannot be listed.
     ///
     /// # Errors
     /// [`Error::Io`] when the folder is there and may not be read.
@@ -270,7 +275,7 @@ fn stays_inside(relative: &str) -> bool {
     !relative.is_empty() && Path::new(relative).components().all(|part| matches!(part, Component::Normal(_)))
 }
 
-/// Whether there is a file at `path`, when the system tells.
+/// True if a file exists at `path`, where the system tells.
 fn is_file(path: &Path) -> Result<bool> {
     match fs::metadata(path) {
         Ok(kind) => Ok(kind.is_file()),
@@ -306,12 +311,16 @@ mod tests {
     fn memory_serves_its_files() {
         let folder = ModelFolder::in_memory("emoji", FILES);
         assert_eq!(folder.name(), "emoji");
-        assert_eq!(at_once(folder.read("vae/config.json")).unwrap(), "{\"a\": 1}");
-        assert!(at_once(folder.exists("vae/config.json")).unwrap() && !at_once(folder.exists("vae")).unwrap());
-        assert_eq!(at_once(folder.list("vae")).unwrap(), ["config.json", "weights.safetensors"]);
-        let error = at_once(folder.read("vae/nothing")).unwrap_err().to_string();
+        assert_eq!(expect_ready(folder.read("vae/config.json")).unwrap(), "{\"a\": 1}");
+        assert!(
+            expect_ready(folder.exists("vae/config.json")).unwrap() && !expect_ready(folder.exists("vae")).unwrap()
+        );
+        assert_eq!(expect_ready(folder.list("vae")).unwrap(), ["config.json", "weights.safetensors"]);
+        let error = expect_ready(folder.read("vae/nothing")).unwrap_err().to_string();
         assert!(error.starts_with("emoji/vae/nothing: there is no such file"), "{error}");
-        assert!(at_once(folder.read("vae/weights.safetensors")).unwrap_err().to_string().contains("run git lfs pull"));
+        assert!(
+            expect_ready(folder.read("vae/weights.safetensors")).unwrap_err().to_string().contains("run git lfs pull")
+        );
         assert_eq!(format!("{folder:?}"), "ModelFolder(emoji, 3 files in memory)");
     }
 
@@ -321,18 +330,18 @@ mod tests {
         let folder = ModelFolder::in_memory("emoji", FILES);
         let other = folder.with_files("other", vec![file("vae/config.json", "{}"), file("vae/new.json", "[]")]);
         assert_eq!((other.name(), other.path("a")), ("other", PathBuf::from("other/a")));
-        assert_eq!(at_once(other.read("vae/config.json")).unwrap(), "{}");
+        assert_eq!(expect_ready(other.read("vae/config.json")).unwrap(), "{}");
         assert!(
-            at_once(other.exists("vae/new.json")).unwrap()
-                && at_once(other.exists("model_index.json")).unwrap()
-                && !at_once(other.exists("vae")).unwrap()
+            expect_ready(other.exists("vae/new.json")).unwrap()
+                && expect_ready(other.exists("model_index.json")).unwrap()
+                && !expect_ready(other.exists("vae")).unwrap()
         );
         assert_eq!(
-            at_once(other.with_files("third", vec![file("vae/new.json", "1")]).read("vae/new.json")).unwrap(),
+            expect_ready(other.with_files("third", vec![file("vae/new.json", "1")]).read("vae/new.json")).unwrap(),
             "1"
         );
-        assert_eq!(at_once(folder.read("vae/config.json")).unwrap(), "{\"a\": 1}");
-        assert!(!at_once(folder.exists("vae/new.json")).unwrap());
+        assert_eq!(expect_ready(folder.read("vae/config.json")).unwrap(), "{\"a\": 1}");
+        assert!(!expect_ready(folder.exists("vae/new.json")).unwrap());
     }
 
     #[test]
@@ -344,10 +353,10 @@ mod tests {
         let absolute = dir.path().join("secret");
         for path in ["../secret", "a/../../secret", "", "./../secret", absolute.to_str().unwrap()] {
             assert!(
-                at_once(folder.read(path)).unwrap_err().to_string().contains("inside the model's folder"),
+                expect_ready(folder.read(path)).unwrap_err().to_string().contains("inside the model's folder"),
                 "{path}"
             );
-            assert!(!at_once(folder.exists(path)).unwrap(), "{path}");
+            assert!(!expect_ready(folder.exists(path)).unwrap(), "{path}");
         }
     }
 
@@ -388,14 +397,15 @@ mod tests {
         write(&dir.path().join(INDEX), "{\"_class_name\": \"ZImagePipeline\"}");
         write(&dir.path().join("vae/empty"), "");
         let folder = ModelFolder::open(dir.path()).unwrap();
-        assert!(at_once(folder.read("vae")).unwrap_err().to_string().contains("expected a file"));
-        assert!(at_once(folder.read("vae/empty")).unwrap().is_empty());
+        assert!(expect_ready(folder.read("vae")).unwrap_err().to_string().contains("expected a file"));
+        assert!(expect_ready(folder.read("vae/empty")).unwrap().is_empty());
     }
     /// Runs `check` as a user who may not read everything: as root every folder can be read.
     #[cfg(target_os = "linux")]
     fn as_nobody(check: impl FnOnce() + Send) {
         let drop_rights_and_check = || {
-            // SAFETY: the raw call changes the user of this thread alone, and fails without rights to lose.
+            // SAFETY: the raw call changes the user of this thread alone, and fails without rights
+            // to lose.
             unsafe { libc::syscall(libc::SYS_setresuid, 65534, 65534, 65534) };
             check();
         };
@@ -421,12 +431,12 @@ mod tests {
         allow(&root.join("vae"), 0o311);
         as_nobody(|| {
             let folder = ModelFolder::open(&root).unwrap();
-            denied(at_once(folder.list("vae")).unwrap_err());
+            denied(expect_ready(folder.list("vae")).unwrap_err());
         });
         allow(&root.join("vae"), 0o600);
         as_nobody(|| {
             let folder = ModelFolder::open(&root).unwrap();
-            denied(at_once(folder.exists("vae/config.json")).unwrap_err());
+            denied(expect_ready(folder.exists("vae/config.json")).unwrap_err());
         });
         allow(&root, 0o600);
         as_nobody(|| denied(ModelFolder::open(&root).unwrap_err()));

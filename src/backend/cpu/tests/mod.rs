@@ -12,7 +12,7 @@ use super::super::*;
 use super::{Cpu, CpuLinear, CpuTensor};
 use crate::conformance::{noise, relative_error};
 use crate::error::Result;
-use crate::future::at_once;
+use crate::future::expect_ready;
 use crate::tensor::{DType, HostTensor, Weight};
 use pollster::block_on;
 
@@ -62,7 +62,7 @@ fn f64s(tensor: &HostTensor) -> Vec<f64> {
 
 fn linear(parts: &[HostTensor], biases: &[HostTensor]) -> CpuLinear {
     let parts: Vec<Weight<'_>> = parts.iter().map(Weight::from).collect();
-    at_once(Cpu::new().upload_linear(&parts, biases)).unwrap()
+    expect_ready(Cpu::new().upload_linear(&parts, biases)).unwrap()
 }
 
 fn silu(a: f64) -> f64 {

@@ -75,7 +75,7 @@ fn swiglu() {
         let (gate, g) = stored(&random(11, &[hidden, k], 1.0), dtype, true);
         // The second matrix in another type than the first.
         let (up, u) = stored(&random(12, &[hidden, k], 1.0), DType::F32, true);
-        let w = at_once(Cpu::new().upload_swiglu(&gate.into(), &up.into())).unwrap();
+        let w = expect_ready(Cpu::new().upload_swiglu(&gate.into(), &up.into())).unwrap();
         let (g, u) = (naive_linear(&f64s(&x), &g, None, k), naive_linear(&f64s(&x), &u, None, k));
         let reference: Vec<f64> = g.iter().zip(&u).map(|(&g, &u)| silu(g) * u).collect();
         let ran = both([x], |b, [x]| b.swiglu(x, &w));

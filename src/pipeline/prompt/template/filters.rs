@@ -9,7 +9,7 @@ use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
 use std::io::{self, Write};
 use std::sync::Arc;
 
-/// Adds everything to an empty environment; `limits` is charged for what is made.
+/// Adds everything to an empty environment; `limits` is charged for every value that is made.
 pub(super) fn add(environment: &mut Environment<'_>, limits: &Arc<Limits>) {
     for (name, test) in [
         ("defined", Value::from_function(tests::is_defined)),
@@ -186,7 +186,8 @@ pub(super) fn joined(list: &Value, between: &str, limits: &Limits) -> Result<Val
     limits.made(joined.into())
 }
 
-/// JSON as Python's `json.dumps` writes it: spaces after commas and colons, no escapes beyond ASCII's.
+/// JSON as Python's `json.dumps` writes it: spaces after commas and colons, no escapes beyond
+/// ASCII's.
 fn to_json(value: &Value, options: &Kwargs, limits: &Limits) -> Result<Value, Error> {
     struct Python;
     impl Formatter for Python {

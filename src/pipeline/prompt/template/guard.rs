@@ -1,4 +1,5 @@
-//! Templates made safe before they run: what could fill the memory becomes a call that is charged.
+//! Templates made safe before they run: an operation that could fill the memory becomes a call that
+//! is charged.
 
 use super::limits::refused;
 use minijinja::Error;

@@ -1,8 +1,8 @@
 //! The memory that a template may fill.
 //!
-//! `minijinja` counts the steps of a template, but one step may make a text of any length. Everything
-//! that makes a value from others is charged here: its size, with all that it holds, and the sum of
-//! all such sizes.
+//! `minijinja` counts the steps of a template, but one step may make a text of any length.
+//! Everything that makes a value from others is charged here: its size, with all that it holds, and
+//! the sum of all such sizes.
 
 use minijinja::value::ValueKind;
 use minijinja::{Error, ErrorKind, Value};

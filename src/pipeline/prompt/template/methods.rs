@@ -6,7 +6,7 @@ use minijinja::value::{ValueKind, from_args};
 use minijinja::{Environment, Error, ErrorKind, Value};
 use std::sync::Arc;
 
-/// Has an environment know the methods; `limits` is charged for what they make.
+/// Adds the methods to an environment; `limits` is charged for every value that they make.
 pub(super) fn add(environment: &mut Environment<'_>, limits: &Arc<Limits>) {
     let limits = limits.clone();
     environment.set_unknown_method_callback(move |_, value, method, args| match (value.as_str(), value.kind()) {
@@ -87,7 +87,7 @@ fn of_text(text: &str, method: &str, args: &[Value], limits: &Limits) -> Result<
     }
 }
 
-/// Whether `test` holds for the argument, or for one of a list of arguments.
+/// True if `test` holds for the argument, or for one of a list of arguments.
 fn any(args: &[Value], test: impl Fn(&str) -> bool) -> Result<Value, Error> {
     let (parts,): (Value,) = from_args(args)?;
     match parts.as_str() {
