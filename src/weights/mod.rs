@@ -19,6 +19,7 @@ mod random;
 mod remote;
 mod sigbus;
 mod tensors;
+mod transform;
 
 pub use crate::future::BoxFuture;
 pub(crate) use folder::LONGEST_CONFIG;
@@ -30,6 +31,7 @@ pub use remote::RemoteFiles;
 pub use safetensors::Dtype as StoredType;
 pub use sigbus::explain_sigbus;
 pub use tensors::{Listing, OnRead, Tensors};
+pub use transform::Transform;
 
 /// Text from a file made fit for a one-line message: control characters escaped, long text cut. A
 /// hostile name would otherwise fill the terminal.

@@ -34,6 +34,7 @@ impl Tensors {
         let single = format!("{part}/{stem}.safetensors");
         let index = format!("{single}.index.json");
         let mut tensors = Self::none(folder.path(&single), folder.random_weights().cloned());
+        tensors.transform = folder.transform().cloned();
         if tensors.random.is_some() {
             return Ok(tensors);
         }
@@ -90,6 +91,7 @@ impl Tensors {
             scaled: false,
             warnings: Vec::new(),
             random,
+            transform: None,
         }
     }
 

@@ -4,6 +4,7 @@
 use super::convert::{convert, in_memory, is_converted};
 use super::file::ModelFile;
 use super::random::RandomTensors;
+use super::transform::Transform;
 use super::{StoredType, excerpt};
 use crate::error::{Error, Result};
 use crate::future::BoxFuture;
@@ -12,6 +13,7 @@ use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Bytes in memory that are converted at once of a tensor whose elements have another type there.
@@ -38,6 +40,7 @@ pub struct Tensors {
     pub(super) warnings: Vec<String>,
     /// The source of every tensor where there are no files.
     pub(super) random: Option<RandomTensors>,
+    pub(super) transform: Option<Arc<dyn Transform>>,
 }
 
 #[derive(Debug)]
@@ -127,7 +130,11 @@ impl Tensors {
             return Ok(Some(random.weight(name, shape)));
         }
         let Some((entry, dtype)) = self.find(name, shape)? else { return Ok(None) };
-        self.read(entry, dtype).await.map(Some)
+        let tensor = self.read(entry, dtype).await?;
+        Ok(Some(match self.transform_of(name) {
+            Some(transform) => transform.apply(name, tensor),
+            None => tensor,
+        }))
     }
 
     /// As [`Tensors::take`], but one that is somewhere else is read when it is uploaded, piece by
@@ -144,6 +151,9 @@ impl Tensors {
         if let Some(random) = &self.random {
             return here(random.weight(name, shape));
         }
+        if self.transform_of(name).is_some() {
+            return here(self.take(name, shape).await?);
+        }
         let Some((entry, dtype)) = self.find(name, shape)? else { return Err(self.missing(name, shape)) };
         let file = &self.files[entry.file];
         let piece = match file.piece() {
@@ -154,6 +164,11 @@ impl Tensors {
         entry.read.store(true, Ordering::Relaxed);
         let place = Place { file, start: entry.range.start, stored: entry.dtype, size: dtype.size() as u64, on_read };
         Ok(Weight::there(dtype, shape, place).in_pieces(piece))
+    }
+
+    /// The transform that changes the tensor of this name.
+    fn transform_of(&self, name: &str) -> Option<&dyn Transform> {
+        self.transform.as_deref().filter(|transform| transform.changes(name))
     }
 
     /// The place of the tensor of this name, if there is one, and the type of its elements in

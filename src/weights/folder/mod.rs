@@ -9,6 +9,7 @@ mod hints;
 use super::file::{ModelFile, OpenFiles, missing};
 use super::json;
 use super::random::RandomTensors;
+use super::transform::Transform;
 use super::remote::RemoteFiles;
 use crate::error::{Error, Result};
 use crate::future::expect_ready;
@@ -42,6 +43,7 @@ pub struct ModelFolder {
     replaced: Vec<(String, Bytes)>,
     /// The source of weights that are not in the files.
     random: Option<RandomTensors>,
+    transform: Option<Arc<dyn Transform>>,
 }
 
 #[derive(Clone)]
@@ -52,6 +54,10 @@ enum Source {
 }
 
 impl ModelFolder {
+    fn new(name: &str, source: Source) -> Self {
+        Self { name: name.to_owned(), source, replaced: Vec::new(), random: None, transform: None }
+    }
+
     /// A folder on disk, the one that holds `model_index.json`.
     ///
     /// # Errors
@@ -65,8 +71,7 @@ impl ModelFolder {
         if !kind.is_dir() {
             return Err(Error::file(path, hints::no_folder(path)));
         }
-        let source = Source::Disk(path.to_owned(), OpenFiles::default());
-        let folder = Self { name: hints::display_name(path), source, replaced: Vec::new(), random: None };
+        let folder = Self::new(&hints::display_name(path), Source::Disk(path.to_owned(), OpenFiles::default()));
         expect_ready(async {
             if !folder.exists(INDEX).await? {
                 return Err(Error::file(path, hints::no_index(path)));
@@ -82,7 +87,7 @@ impl ModelFolder {
     /// [`Error::File`] when it has no `model_index.json` or is the folder of another pipeline;
     /// those of `files`.
     pub async fn remote(name: &str, files: Arc<dyn RemoteFiles>) -> Result<Self> {
-        let folder = Self { name: name.to_owned(), source: Source::Remote(files), replaced: Vec::new(), random: None };
+        let folder = Self::new(name, Source::Remote(files));
         if !folder.exists(INDEX).await? {
             let problem = format!("this does not look like a diffusers folder: it has no {INDEX}");
             return Err(Error::file(Path::new(name), problem));
@@ -94,7 +99,7 @@ impl ModelFolder {
     /// A model that is compiled into the program: pairs of a path inside the folder, such as
     /// `vae/config.json`, and the bytes of that file.
     pub fn in_memory(name: &str, files: &'static [(&'static str, &'static [u8])]) -> Self {
-        Self { name: name.to_owned(), source: Source::Memory(files), replaced: Vec::new(), random: None }
+        Self::new(name, Source::Memory(files))
     }
 
     /// This model under another name, with `files` (pairs of a path inside the folder and that
@@ -102,7 +107,12 @@ impl ModelFolder {
     /// written.
     pub fn with_files(&self, name: &str, files: Vec<(String, Bytes)>) -> Self {
         let replaced = [files, self.replaced.clone()].concat();
-        Self { name: name.to_owned(), source: self.source.clone(), replaced, random: self.random.clone() }
+        Self { name: name.to_owned(), replaced, ..self.clone() }
+    }
+
+    /// This model under another name, with the weights of its files changed by `transform`.
+    pub fn with_transform(&self, name: &str, transform: Arc<dyn Transform>) -> Self {
+        Self { name: name.to_owned(), transform: Some(transform), ..self.clone() }
     }
 
     /// This model with random weights in the place of those of its files, if it has any:
@@ -110,6 +120,11 @@ impl ModelFolder {
     pub fn with_random_weights(mut self) -> Self {
         self.random = Some(RandomTensors::default());
         self
+    }
+
+    /// The change of the weights of its files.
+    pub(super) fn transform(&self) -> Option<&Arc<dyn Transform>> {
+        self.transform.as_ref()
     }
 
     /// The source of weights that are not in the files.
