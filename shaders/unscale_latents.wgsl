@@ -1,5 +1,5 @@
-// unscale_latents: out[b, y, x, c] = latents[b, c, y, x] / scale + shift, one thread for each value
-// of out.
+// unscale_latents: out[i, y, x, c] = latents[first + i, c, y, x] / scale + shift, one thread for
+// each value of out.
 
 #import shared/dispatch
 
@@ -7,6 +7,7 @@ struct Params {
     count: u32,
     channels: u32,
     pixels: u32,
+    first: u32,
     scale: f32,
     shift: f32,
 }
@@ -27,6 +28,6 @@ fn main(
     }
     let c = at % p.channels;
     let pixel = at / p.channels % p.pixels;
-    let item = at / p.channels / p.pixels;
+    let item = p.first + at / p.channels / p.pixels;
     out[at] = latents[(item * p.channels + c) * p.pixels + pixel] / p.scale + p.shift;
 }

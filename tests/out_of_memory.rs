@@ -77,8 +77,8 @@ fn every_large_allocation_of_the_processor_is_an_error() {
     refused(b.embed_patches(&latents, 2, &narrow, &pad, 512 * 256, 1));
     refused(b.attention(&qkv, many, Mask { causal: false, lengths: None }));
     refused(b.conv2d(&picture, &large, Conv2d { stride: 1, pad: [16, 16, 15, 15], ..Conv2d::default() }, None));
-    refused(b.unscale_latents(&latents, 1.0, 0.0));
-    let made = b.record(|b| b.unscale_latents(&latents, 1.0, 0.0).map(drop));
+    refused(b.unscale_latents(&latents, 0..1, 1.0, 0.0));
+    let made = b.record(|b| b.unscale_latents(&latents, 0..1, 1.0, 0.0).map(drop));
     refused(made);
     assert_eq!(block_on(b.download(&norm)).unwrap().to_f32(), [1.0; 8], "the backend goes on");
 }

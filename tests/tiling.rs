@@ -88,7 +88,9 @@ fn a_smooth_picture_hardly_changes_in_tiles() {
     let both_ways = |wish| {
         let latents = block_on(vae.encode_picture(b, &picture, &mut vae.encoder_tiles(b, wish, size))).unwrap();
         assert_eq!((latents.shape(), latents.dtype()), (&[1, 16, 26, 22][..], DType::F32));
-        let decoded = block_on(vae.decode_picture(b, &latents, &mut vae.decoder_tiles(b, wish, size))).unwrap();
+        let decoded =
+            block_on(vae.decode_picture(b, &b.upload(&latents).unwrap(), 0, &mut vae.decoder_tiles(b, wish, size)))
+                .unwrap();
         assert_eq!(decoded.shape(), picture.shape());
         decoded
     };
@@ -104,22 +106,23 @@ fn what_is_no_picture_is_refused() {
     let pipeline = embedded(Cpu::new());
     let (b, vae) = (pipeline.backend(), pipeline.vae());
     let tiles = |wish| vae.decoder_tiles(b, wish, [192, 192]);
-    let latents = |batch| HostTensor::from_f32(&[batch, 16, 24, 24], &vec![0.5; batch * 16 * 24 * 24]);
+    let latents = HostTensor::from_f32(&[1, 16, 24, 24], &vec![0.5; 16 * 24 * 24]);
     for wish in [VaeTile::Off, VaeTile::Pixels(64)] {
-        let refused = block_on(vae.decode_picture(b, &latents(2), &mut tiles(wish))).unwrap_err();
+        let refused = block_on(vae.decode_picture(b, &b.upload(&latents).unwrap(), 1, &mut tiles(wish))).unwrap_err();
         assert!(matches!(refused, Error::Shape { .. }), "{refused}");
         for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-            let mut broken = latents(1).to_f32();
+            let mut broken = latents.to_f32();
             broken[16 * 24 * 24 - 1] = value;
             let broken = HostTensor::from_f32(&[1, 16, 24, 24], &broken);
-            let refused = block_on(vae.decode_picture(b, &broken, &mut tiles(wish))).unwrap_err();
+            let refused =
+                block_on(vae.decode_picture(b, &b.upload(&broken).unwrap(), 0, &mut tiles(wish))).unwrap_err();
             assert!(matches!(refused, Error::NonFinitePicture), "{refused}");
         }
         let gray = HostTensor::from_u8(&[64, 64], &[0; 64 * 64]);
         let refused = block_on(vae.encode_picture(b, &gray, &mut tiles(wish))).unwrap_err();
         assert!(matches!(refused, Error::Shape { .. }), "{refused}");
     }
-    let refused = block_on(vae.decode_tiles_unrounded(b, &latents(1), 100)).unwrap_err();
+    let refused = block_on(vae.decode_tiles_unrounded(b, &latents, 100)).unwrap_err();
     assert!(matches!(refused, Error::Request(_)), "{refused}");
 }
 

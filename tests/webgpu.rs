@@ -284,7 +284,7 @@ fn long_dispatches_are_split_over_two_dimensions() {
     let w = 4096;
     let values = noise(1, h * w);
     let latents = b.upload(&HostTensor::from_f32(&[1, 1, h, w], &values)).unwrap();
-    let out = block_on(b.download(&b.unscale_latents(&latents, 0.5, 1.0).unwrap())).unwrap().to_f32();
+    let out = block_on(b.download(&b.unscale_latents(&latents, 0..1, 0.5, 1.0).unwrap())).unwrap().to_f32();
     assert!(out.iter().zip(&values).all(|(out, value)| *out == value / 0.5 + 1.0));
 }
 

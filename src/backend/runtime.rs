@@ -52,6 +52,9 @@ pub trait Runtime: Sized + Debug {
     /// ops run as they are called.
     const IN_FLIGHT: usize;
 
+    /// True if recordings use the same memory, so that one more costs no memory unless it needs more than the others.
+    const RECORDINGS_SHARE_MEMORY: bool = false;
+
     /// The backend's name in the user interface: `cpu`, `webgpu`, `cuda`.
     fn name(&self) -> &'static str;
 

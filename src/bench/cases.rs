@@ -222,7 +222,7 @@ fn pictures<B: Backend + 'static>(sizes: &Sizes<'_>) -> Vec<Case<B>> {
     vec![
         Case::new("unscale_latents".into(), format!("{latents:?}"), None, move |inputs| {
             let latents = inputs.latents(&latents)?;
-            call(move |b: &B| b.unscale_latents(&latents, scaling_factor, shift_factor).map(Some))
+            call(move |b: &B| b.unscale_latents(&latents, 0..1, scaling_factor, shift_factor).map(Some))
         }),
         Case::new("to_rgb8".into(), format!("{height}×{width}×3"), None, move |inputs| {
             let x = inputs.activation(&[1, height, width, 3])?;

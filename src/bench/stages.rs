@@ -162,7 +162,7 @@ impl<B: Backend> Bench<'_, B> {
         let [called, replayed] = VAE;
         if wanted(called) {
             watched.measure(called)?;
-            let run = async || vae.decode_picture(b, &latents, &mut tiles).await.map(drop);
+            let run = async || vae.decode_picture(b, &b.upload(&latents)?, 0, &mut tiles).await.map(drop);
             let ms = timed(self.runs, run).await?;
             let what = format!("{height}×{width} from host to host");
             // In tiles there is more to do than a whole picture's operations.
@@ -175,7 +175,7 @@ impl<B: Backend> Bench<'_, B> {
         if wanted(replayed) && tiles.pixels().is_none() {
             watched.measure(replayed)?;
             let latents = b.upload(&latents)?;
-            let ms = self.replayed(&b.record(|b| vae.decode(b, &latents).map(drop))?).await?;
+            let ms = self.replayed(&b.record(|b| vae.decode(b, &latents, 0..1).map(drop))?).await?;
             watched.row(Row::new(replayed, &format!("{height}×{width}"), ms, 1).with_flop(flop))?;
         }
         b.trim();

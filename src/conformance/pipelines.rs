@@ -246,7 +246,7 @@ async fn autoencoder<B: Backend>(pipeline: &Pipeline<B>, options: &Options) -> R
         if options.full { [config.defaults.height / factor, config.defaults.width / factor] } else { [7, 10] };
     let shape = [1, config.vae.latent_channels, height, width];
     let latents = HostTensor::from_f32(&shape, &noise(options.seed ^ 0xdec0, shape.iter().product()));
-    let decoded = vae.decode_unrounded(b, &b.upload(&latents)?)?;
+    let decoded = vae.decode_unrounded(b, &b.upload(&latents)?, 0..1)?;
     let decoded = Seen { place: "decode".into(), values: b.download(&decoded).await?.to_f32() };
 
     let shape = [1, height * factor, width * factor, 3];

@@ -292,7 +292,7 @@ async fn decode<B: Backend>(b: &B, vae: &Vae<B>, latents: &HostTensor) -> Result
     let mut shape = Vec::new();
     for values in latents.to_f32().chunks_exact(item.iter().product()) {
         let latents = b.upload(&HostTensor::from_f32(&item_shape, values))?;
-        let image = b.download(&vae.decode_unrounded(b, &latents)?).await?;
+        let image = b.download(&vae.decode_unrounded(b, &latents, 0..1)?).await?;
         pixels.extend(image.to_f32());
         shape = image.shape().to_vec();
     }

@@ -8,6 +8,7 @@ use crate::backend::{Backend, Branch, Conv2d, DeviceTensor, Heads, Mask};
 use crate::error::{Error, Result};
 use crate::weights::{ModelFolder, OnRead, Tensors};
 use futures_util::future::try_join;
+use std::ops::Range;
 
 /// Channels of a picture.
 const RGB: usize = 3;
@@ -244,20 +245,21 @@ impl<B: Backend> Vae<B> {
         })
     }
 
-    /// Latents F32 `[B, C, h, w]` to pixels U8 `[B, H, W, 3]`.
+    /// Items of latents F32 `[B, C, h, w]` to pixels U8 `[n, H, W, 3]`.
     ///
     /// # Errors
     /// Those of the backend.
-    pub fn decode(&self, b: &B, latents: &B::Tensor) -> Result<B::Tensor> {
-        b.to_rgb8(&self.decode_unrounded(b, latents)?)
+    pub fn decode(&self, b: &B, latents: &B::Tensor, items: Range<usize>) -> Result<B::Tensor> {
+        b.to_rgb8(&self.decode_unrounded(b, latents, items)?)
     }
 
-    /// Latents F32 `[B, C, h, w]` to an activation `[B, H, W, 3]` between about −1 and 1.
+    /// Items of latents F32 `[B, C, h, w]` to an activation `[n, H, W, 3]` between about −1 and 1.
     ///
     /// # Errors
     /// Those of the backend.
-    pub fn decode_unrounded(&self, b: &B, latents: &B::Tensor) -> Result<B::Tensor> {
-        let mut x = b.unscale_latents(latents, self.config.scaling_factor, self.config.shift_factor)?;
+    pub fn decode_unrounded(&self, b: &B, latents: &B::Tensor, items: Range<usize>) -> Result<B::Tensor> {
+        let VaeConfig { scaling_factor, shift_factor, .. } = self.config;
+        let mut x = b.unscale_latents(latents, items, scaling_factor, shift_factor)?;
         if let Some(conv) = &self.post_quant {
             x = b.conv2d(&x, conv, POINTWISE, None)?;
         }

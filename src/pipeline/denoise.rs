@@ -28,22 +28,43 @@ impl<B: Backend> Pipeline<B> {
         guidance: &Guidance,
         run: &mut Run<'_>,
     ) -> Result<B::Tensor> {
+        let recorded = self.record_denoising(start.clone(), captions, schedule, guidance, run).await?;
+        self.run_denoising(&recorded, run).await?;
+        Ok(recorded.sampler.into_latents())
+    }
+
+    /// Uploads `start` and records the steps of the loop. The host waits for nothing, so it records
+    /// while the device encodes text.
+    pub(super) async fn record_denoising(
+        &self,
+        start: HostTensor,
+        captions: &Encoded<B>,
+        schedule: &Schedule,
+        guidance: &Guidance,
+        run: &mut Run<'_>,
+    ) -> Result<Denoising<B>> {
         let b = &self.backend;
         let transformer = &*self.networks.transformer(b, &self.config, run.progress()).await?;
-        let mut sampler = Sampler::upload(b, start, schedule, guidance, &self.config.transformer)?;
+        let mut sampler = Sampler::upload(b, &start, schedule, guidance, &self.config.transformer)?;
         let guided = schedule.guided(guidance);
         let steps = self.record(&mut sampler, transformer, captions, &guided)?;
+        Ok(Denoising { start, sampler, guided, sigmas: schedule.sigmas().to_vec(), steps })
+    }
 
+    /// Runs the loop.
+    pub(super) async fn run_denoising(&self, recorded: &Denoising<B>, run: &mut Run<'_>) -> Result<()> {
+        let b = &self.backend;
+        let Denoising { start, sampler, guided, sigmas, steps } = recorded;
         let mut before = match run.wants_preview() {
             true => Some((self.latent2rgb().await?, start.to_f32())),
             false => None,
         };
         let mut queue = Queue { b, events: VecDeque::new(), last: Instant::now() };
-        for (guided, sigmas) in guided.into_iter().zip(schedule.sigmas().windows(2)) {
+        for (guided, sigmas) in guided.iter().zip(sigmas.windows(2)) {
             if queue.events.len() == B::IN_FLIGHT {
                 queue.finish_oldest(run).await?;
             }
-            queue.replay(steps.of(guided)?)?;
+            queue.replay(steps.of(*guided)?)?;
             if let Some((latent2rgb, before)) = &mut before {
                 let now = b.download(sampler.latents()).await?.to_f32();
                 let clean = preview::predicted(before, &now, [sigmas[0], sigmas[1]]);
@@ -56,8 +77,7 @@ impl<B: Backend> Pipeline<B> {
                 run.latents(&b.download(sampler.latents()).await?);
             }
         }
-        queue.finish(run).await?;
-        Ok(sampler.into_latents())
+        queue.finish(run).await
     }
 
     /// Records the kinds of step that `guided`, a bool for each step, has.
@@ -74,6 +94,23 @@ impl<B: Backend> Pipeline<B> {
             recorded.then(|| sampler.record(&self.backend, transformer, &captions.captions, items)).transpose()
         };
         Ok(Steps { guided: record(true, &both)?, plain: record(false, &captions.positive)? })
+    }
+}
+
+/// A denoising loop that is recorded but has not run.
+pub(super) struct Denoising<B: Backend> {
+    start: HostTensor,
+    sampler: Sampler<B>,
+    /// For each step, whether it is guided.
+    guided: Vec<bool>,
+    sigmas: Vec<f32>,
+    steps: Steps<B>,
+}
+
+impl<B: Backend> Denoising<B> {
+    /// The latents F32 `[B, C, h, w]` that the loop changes in place.
+    pub(super) fn latents(&self) -> &B::Tensor {
+        self.sampler.latents()
     }
 }
 

@@ -1,11 +1,14 @@
 //! The latents that denoising starts from: seeded noise.
 
+use super::Pipeline;
+use super::noise::normal;
 use super::request::Job;
-use super::{Pipeline, noise};
 use crate::backend::Backend;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::reserve;
 use crate::tensor::HostTensor;
+#[cfg(not(target_family = "wasm"))]
+use std::thread::{Builder, JoinHandle};
 
 impl<B: Backend> Pipeline<B> {
     /// The size of the latents of a `width`×`height` picture: channels, rows, columns.
@@ -14,13 +17,54 @@ impl<B: Backend> Pipeline<B> {
         [self.config.vae.latent_channels, height / factor, width / factor]
     }
 
-    /// The start of a batch of pictures, given by their numbers: noise F32 `[B, C, h, w]`, each
-    /// picture's of its own seed.
-    pub(super) fn start(&self, job: &Job, batch: &[usize]) -> Result<HostTensor> {
-        let [channels, rows, columns] = self.latent_size(job.width, job.height);
-        let item = channels * rows * columns;
-        let mut values = reserve::with_room(batch.len() * item, "the noise")?;
-        batch.iter().for_each(|&image| values.extend(noise::normal(job.seed(image), item)));
-        HostTensor::try_from_f32(&[batch.len(), channels, rows, columns], &values)
+    /// The start of a batch of pictures, given by their numbers.
+    pub(super) fn start(&self, job: &Job, batch: &[usize]) -> Start {
+        let seeds = batch.iter().map(|&image| job.seed(image)).collect();
+        Start::new(self.latent_size(job.width, job.height), seeds)
     }
+}
+
+/// The latents at the start of denoising: noise of a seed for each picture. It is drawn on a thread
+/// of its own, where the platform has threads, while the text encoder runs.
+pub(super) struct Start {
+    /// Channels, rows, columns.
+    size: [usize; 3],
+    seeds: Vec<u64>,
+    #[cfg(not(target_family = "wasm"))]
+    thread: Option<JoinHandle<Result<HostTensor>>>,
+}
+
+impl Start {
+    #[cfg(not(target_family = "wasm"))]
+    fn new(size: [usize; 3], seeds: Vec<u64>) -> Self {
+        let drawn = seeds.clone();
+        // Without a thread, the noise is drawn where it is needed.
+        let thread = Builder::new().name("noise".into()).spawn(move || noise(size, &drawn)).ok();
+        Self { size, seeds, thread }
+    }
+
+    #[cfg(target_family = "wasm")]
+    fn new(size: [usize; 3], seeds: Vec<u64>) -> Self {
+        Self { size, seeds }
+    }
+
+    /// The noise, F32 `[B, C, h, w]`.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] when the host has no memory for it.
+    pub(super) fn latents(self) -> Result<HostTensor> {
+        #[cfg(not(target_family = "wasm"))]
+        if let Some(thread) = self.thread {
+            return thread.join().unwrap_or_else(|_| Err(Error::internal("the thread that draws noise panicked")));
+        }
+        noise(self.size, &self.seeds)
+    }
+}
+
+/// Noise F32 `[B, C, h, w]`, each picture's of its own seed.
+fn noise([channels, rows, columns]: [usize; 3], seeds: &[u64]) -> Result<HostTensor> {
+    let item = channels * rows * columns;
+    let mut values = reserve::with_room(seeds.len() * item, "the noise")?;
+    seeds.iter().for_each(|&seed| values.extend(normal(seed, item)));
+    HostTensor::try_from_f32(&[seeds.len(), channels, rows, columns], &values)
 }

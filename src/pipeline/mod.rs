@@ -196,19 +196,29 @@ impl<B: Backend> Pipeline<B> {
             warnings.extend(self.networks.unread());
         }
         for batch in batches {
-            let captions = self.captions(&mut captions, prompts(batch), &mut run).await?;
+            let start = self.start(job, batch);
+            let (captions, launched) = self.captions(&mut captions, prompts(batch), &mut run).await?;
+            // While the device encodes text, the host records all that follows.
+            let start = start.latents()?;
+            let denoising = self.record_denoising(start, captions, &schedule, &job.guidance, &mut run).await?;
+            let decoding = self.record_decoding(denoising.latents(), &tiles)?;
+            self.finish_captions(launched, &mut run).await?;
 
             let loop_start = Instant::now();
-            let noise = self.start(job, batch)?;
             run.report_step()?;
-            let latents = self.denoise(&noise, captions, &schedule, &job.guidance, &mut run).await?;
-            self.backend.trim();
+            self.run_denoising(&denoising, &mut run).await?;
             run.timings.transformer_ms += since(loop_start);
 
             let decoder_start = Instant::now();
             run.report(Stage::Vae)?;
-            let pictures = self.decode(&latents, &mut tiles).await?;
-            drop(latents);
+            let latents = denoising.latents().clone();
+            // A decoder that is not recorded needs the memory of the recorded steps.
+            let denoising = decoding.is_some().then_some(denoising);
+            if denoising.is_none() {
+                self.backend.trim();
+            }
+            let pictures = self.decode_recorded(&latents, decoding, &mut tiles).await?;
+            drop((latents, denoising));
             self.backend.trim();
             run.timings.vae_ms += since(decoder_start);
             batch.iter().zip(pictures).try_for_each(|(&image, picture)| each(image, picture))?;

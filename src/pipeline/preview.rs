@@ -47,7 +47,7 @@ impl Latent2Rgb {
         let latents: Vec<f32> =
             (0..channels * SIDE * SIDE).map(|i| latent(i / (SIDE * SIDE), i / SIDE % SIDE, i % SIDE)).collect();
         let latents = b.upload(&HostTensor::from_f32(&[1, channels, SIDE, SIDE], &latents))?;
-        let decoded = vae.decode(b, &latents)?;
+        let decoded = vae.decode(b, &latents, 0..1)?;
         let width = decoded.shape()[2];
         let pixels = b.download(&decoded).await?.to_f32();
 
@@ -100,7 +100,7 @@ impl<B: Backend> Pipeline<B> {
             return Ok(latent2rgb);
         }
         let fitted = Latent2Rgb::fit(&self.backend, self.vae(), self.config.vae.latent_channels).await;
-        let fitted = self.blamed(fitted).await?;
+        let fitted = self.blamed(fitted, None).await?;
         Ok(self.latent2rgb.get_or_init(|| fitted))
     }
 }

@@ -61,6 +61,15 @@ pub struct Encoded<B: Backend> {
     pub(super) negative: Vec<usize>,
 }
 
+/// Captions whose computation was launched.
+pub(super) struct Launched<B: Backend> {
+    start: Instant,
+    /// The features that are not checked yet.
+    features: Option<Features<B::Tensor>>,
+    /// False for the captions of the last batch.
+    is_new: bool,
+}
+
 /// The captions of a run, batch by batch.
 #[derive(Debug)]
 pub(super) struct CaptionSource<B: Backend> {
@@ -113,11 +122,19 @@ impl<B: Backend> Pipeline<B> {
     /// # Errors
     /// [`Error::NonFinite`], and those of the backend.
     pub async fn encode(&self, positives: &[Vec<u32>], negatives: &[Vec<u32>]) -> Result<Encoded<B>> {
-        let features = self.features(&*self.text_encoder().await?, positives, negatives)?;
-        let captions = self.refine(&features).await?;
-        // Last, so that the device does not wait for the host.
+        let (captions, features) = self.launch_encoder(positives, negatives).await?;
         self.download_features(&features).await?;
         Ok(captions)
+    }
+
+    /// As [`Pipeline::encode`], without waiting for the device: the features are not checked.
+    async fn launch_encoder(
+        &self,
+        positives: &[Vec<u32>],
+        negatives: &[Vec<u32>],
+    ) -> Result<(Encoded<B>, Features<B::Tensor>)> {
+        let features = self.features(&*self.text_encoder().await?, positives, negatives)?;
+        Ok((self.refine(&features).await?, features))
     }
 
     /// Computes the features of all batches, whose prompts are `batches`, and then loads the
@@ -151,31 +168,51 @@ impl<B: Backend> Pipeline<B> {
         Ok(())
     }
 
-    /// The captions of the next batch, whose pictures show `prompts`.
+    /// The captions of the next batch, whose pictures show `prompts`. They are computed while the
+    /// caller goes on, up to [`Pipeline::finish_captions`].
     pub(super) async fn captions<'a>(
         &self,
         source: &'a mut CaptionSource<B>,
         prompts: Vec<usize>,
         run: &mut Run<'_>,
-    ) -> Result<&'a Encoded<B>> {
+    ) -> Result<(&'a Encoded<B>, Launched<B>)> {
+        let start = Instant::now();
+        let mut launched = Launched { start, features: None, is_new: true };
         let captions = match source.last.take() {
-            Some((of, captions)) if of == prompts => captions,
-            _ => {
-                let encoder_start = Instant::now();
-                let captions = match source.ahead.pop_front() {
-                    Some(features) => self.refine(&features.moved(|host| self.backend.upload(&host))?).await?,
-                    None => {
-                        run.report(Stage::TextEncoder)?;
-                        let [positives, negatives] = source.texts.of(&prompts);
-                        self.encode(&positives, &negatives).await?
-                    }
-                };
-                finish(&self.backend).await?;
-                run.timings.text_encoder_ms += since(encoder_start);
+            Some((of, captions)) if of == prompts => {
+                launched.is_new = false;
                 captions
             }
+            _ => match source.ahead.pop_front() {
+                Some(features) => self.refine(&features.moved(|host| self.backend.upload(&host))?).await?,
+                None => {
+                    run.report(Stage::TextEncoder)?;
+                    let [positives, negatives] = source.texts.of(&prompts);
+                    let (captions, features) = self.launch_encoder(&positives, &negatives).await?;
+                    launched.features = Some(features);
+                    captions
+                }
+            },
         };
-        Ok(&source.last.insert((prompts, captions)).1)
+        Ok((&source.last.insert((prompts, captions)).1, launched))
+    }
+
+    /// Waits for the captions and checks the features that they are made of.
+    ///
+    /// # Errors
+    /// [`Error::NonFinite`], and those of the backend.
+    pub(super) async fn finish_captions(&self, launched: Launched<B>, run: &mut Run<'_>) -> Result<()> {
+        if !launched.is_new {
+            return Ok(());
+        }
+        if let Some(features) = &launched.features {
+            self.download_features(features).await?;
+        }
+        let start = launched.start;
+        drop(launched);
+        finish(&self.backend).await?;
+        run.timings.text_encoder_ms += since(start);
+        Ok(())
     }
 
     /// Runs the text encoder on each distinct prompt.

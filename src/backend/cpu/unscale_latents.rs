@@ -6,10 +6,12 @@ use crate::error::Result;
 
 impl UnscaleLatentsOp for Cpu {
     fn run_unscale_latents(&self, args: UnscaleLatentsArgs<'_, CpuTensor>, shape: [usize; 4]) -> Result<CpuTensor> {
-        let UnscaleLatentsArgs { latents, scale, shift } = args;
-        let [_, h, w, c] = shape;
+        let UnscaleLatentsArgs { latents, items, scale, shift } = args;
+        let [n, h, w, c] = shape;
+        let item = c * h * w;
+        let elements = items.start * item..(items.start + n) * item;
         self.fill(&shape, [latents], move |[latents], out| {
-            unscale_latents(&latents.f32()?, c, h * w, scale, shift, out);
+            unscale_latents(&latents.f32()?[elements.clone()], c, h * w, scale, shift, out);
             Ok(())
         })
     }

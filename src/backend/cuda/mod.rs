@@ -88,6 +88,7 @@ impl Runtime for Cuda {
     type Event = CudaPoint;
 
     const IN_FLIGHT: usize = 2;
+    const RECORDINGS_SHARE_MEMORY: bool = true;
 
     fn name(&self) -> &'static str {
         "cuda"

@@ -2,7 +2,7 @@
 
 use super::super::case::{Suite, steps};
 use super::super::tolerance::{LEVELS, POINTWISE};
-use crate::backend::Backend;
+use crate::backend::{Backend, DeviceTensor};
 
 pub(super) fn cases<B: Backend + 'static>(suite: &mut Suite<B>) {
     for (name, [b, c, h, w], scale) in [
@@ -17,7 +17,7 @@ pub(super) fn cases<B: Backend + 'static>(suite: &mut Suite<B>) {
         }
         suite.add("unscale_latents", name, POINTWISE, move |s| {
             let x = s.latents(&[b, c, h, w], scale)?;
-            steps(move |b: &B| Ok(vec![b.unscale_latents(&x, 0.3611, 0.1159)?]))
+            steps(move |b: &B| Ok(vec![b.unscale_latents(&x, 0..x.shape()[0], 0.3611, 0.1159)?]))
         });
         // The encoder also returns the deviations, which are not read.
         suite.add("scale_latents", name, POINTWISE, move |s| {

@@ -181,20 +181,28 @@ impl<B: Backend> Vae<B> {
         Tiles::new(wish, &self.config, size, largest, b.largest_activation())
     }
 
-    /// Latents F32 `[1, C, h, w]` to a picture U8 `[H, W, 3]`, in tiles where `tiles` says so; when
-    /// memory runs out, in the next smaller ones.
+    /// One item of latents F32 `[B, C, h, w]` to a picture U8 `[H, W, 3]`, in tiles where `tiles`
+    /// says so; when memory runs out, in the next smaller ones.
     ///
     /// # Errors
     /// [`Error::NonFinitePicture`] for infinite values or NaN, [`Error::OutOfMemory`] when there
     /// are no smaller tiles, and the others of the backend.
-    pub async fn decode_picture(&self, b: &B, latents: &HostTensor, tiles: &mut Tiles) -> Result<HostTensor> {
+    pub async fn decode_picture(
+        &self,
+        b: &B,
+        latents: &B::Tensor,
+        item: usize,
+        tiles: &mut Tiles,
+    ) -> Result<HostTensor> {
+        if item >= latents.shape()[0] {
+            return Err(Error::shape("decode", format!("latents {:?} have no item {item}", latents.shape())));
+        }
         let decode = async |tile| match tile {
-            Some(tile) => self.decode_tiles(b, latents, tile).await,
-            None => {
-                let pixels = self.decode(b, &b.upload(latents)?)?;
-                let size = pixels.shape()[1..].to_vec();
-                b.download(&pixels.reshaped(&size)?).await
+            Some(tile) => {
+                let latents = part(&b.download(latents).await?, 0, item..item + 1);
+                self.decode_tiles(b, &latents, tile).await
             }
+            None => picture(b, &self.decode(b, latents, item..item + 1)?).await,
         };
         fitting(b, tiles, decode).await
     }
@@ -249,7 +257,7 @@ impl<B: Backend> Vae<B> {
             for columns in cut.tiles(width) {
                 let latents = part(&band, 3, columns);
                 made_room(b, &mut last, &latents);
-                let tile = b.download(&self.decode_unrounded(b, &b.upload(&latents)?)?).await?;
+                let tile = b.download(&self.decode_unrounded(b, &b.upload(&latents)?, 0..1)?).await?;
                 let size = [tile.shape()[1], tile.shape()[2]];
                 mosaic.add(tile.to_f32(), size, &finish)?;
             }
@@ -276,6 +284,12 @@ impl<B: Backend> Vae<B> {
         }
         Ok(HostTensor::from_f32(&[1, channels, height, width], &mosaic.values))
     }
+}
+
+/// Downloads pixels U8 `[1, H, W, 3]` as `[H, W, 3]`.
+pub(crate) async fn picture<B: Backend>(b: &B, pixels: &B::Tensor) -> Result<HostTensor> {
+    let size = pixels.shape()[1..].to_vec();
+    b.download(&pixels.reshaped(&size)?).await
 }
 
 /// Runs `run` with ever smaller tiles until the device has room for them.

@@ -184,6 +184,7 @@ impl<B: Backend> Runtime for Faulty<B> {
     type Event = B::Event;
 
     const IN_FLIGHT: usize = B::IN_FLIGHT;
+    const RECORDINGS_SHARE_MEMORY: bool = B::RECORDINGS_SHARE_MEMORY;
 
     fn name(&self) -> &'static str {
         "faulty"

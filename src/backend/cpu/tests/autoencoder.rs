@@ -161,7 +161,7 @@ fn latents_in_and_out_of_the_autoencoder() {
                 }
             }
         }
-        let ran = both([latents], |b, [x]| b.unscale_latents(x, scale, shift));
+        let ran = both([latents], |b, [x]| b.unscale_latents(x, 0..x.shape()[0], scale, shift));
         expect(&[b, c, h, w], &ran.out, &decoder);
         let ran = both([encoded], |b, [x]| b.scale_latents(x, c, scale, shift));
         expect(&[b, c, h, w], &ran.out, &encoder);

@@ -20,7 +20,7 @@ impl UnscaleLatentsOp for Cuda {
     fn run_unscale_latents(&self, args: UnscaleLatentsArgs<'_, CudaTensor>, shape: [usize; 4]) -> Result<CudaTensor> {
         let op = "unscale_latents";
         let gpu = &self.gpu;
-        let UnscaleLatentsArgs { latents, scale, shift } = args;
+        let UnscaleLatentsArgs { latents, items, scale, shift } = args;
         let [_, h, w, channels] = shape;
         let out = gpu.output(op, &shape, DType::Bf16)?;
         let args = [
@@ -29,6 +29,7 @@ impl UnscaleLatentsOp for Cuda {
             Arg::U32(out.len()),
             Arg::U32(channels),
             Arg::U32(h * w),
+            Arg::U32(items.start),
             Arg::F32(scale),
             Arg::F32(shift),
         ];

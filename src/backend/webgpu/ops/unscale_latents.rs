@@ -19,6 +19,7 @@ uniform! {
         count: u32,
         channels: u32,
         pixels: u32,
+        first: u32,
         scale: f32,
         shift: f32,
     }
@@ -34,10 +35,16 @@ impl UnscaleLatentsOp for WebGpu {
         args: UnscaleLatentsArgs<'_, WebGpuTensor>,
         shape @ [_, h, w, channels]: [usize; 4],
     ) -> Result<WebGpuTensor> {
-        let UnscaleLatentsArgs { latents, scale, shift } = args;
+        let UnscaleLatentsArgs { latents, items, scale, shift } = args;
         let out = self.0.output(OP, &shape, DType::F32)?;
-        let params =
-            Params { count: out.len() as u32, channels: channels as u32, pixels: (h * w) as u32, scale, shift };
+        let params = Params {
+            count: out.len() as u32,
+            channels: channels as u32,
+            pixels: (h * w) as u32,
+            first: items.start as u32,
+            scale,
+            shift,
+        };
         let bindings = [latents, &out].map(Binding::from);
         self.0.dispatch(&program(), &bindings, params, out.len().div_ceil(THREADS))?;
         Ok(out)
