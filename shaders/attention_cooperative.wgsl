@@ -152,7 +152,7 @@ fn main(
     // This subgroup's queries, and its part of what they share.
     let row0 = subgroup / ACROSS * SIDE;
     let part = subgroup % ACROSS;
-    // Where its matrices pass through the memory of the scores.
+    // The start of this subgroup's matrix in `scores`.
     let strip = subgroup * AREA;
     // This thread's query.
     let query = thread / TEAM;

@@ -314,7 +314,8 @@ fn non_finite_pictures_are_errors() {
         out = Some(b.to_rgb8(&values)?);
         Ok(())
     });
-    let (recording, out) = (recording.unwrap(), out.unwrap());
+    let recording = recording.unwrap();
+    let out = out.unwrap();
     assert_eq!(block_on(b.download(&picture(&good))).unwrap().bytes()[..], levels, "nothing has run yet");
     b.replay(&recording).unwrap();
     assert!(block_on(b.download(&values)).unwrap().to_f32()[0].is_nan(), "only pictures are checked");

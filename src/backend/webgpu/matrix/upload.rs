@@ -11,7 +11,7 @@ use crate::tensor::HostTensor;
 
 /// A matrix, or the two of a swiglu, during its upload.
 ///
-/// Rows are uploaded as they are stored. Where the variant wants F16, the device converts them at
+/// Rows are uploaded as they are stored. If the variant wants F16, the device converts them at
 /// the end, when the largest magnitude is known.
 pub(crate) struct MatrixUpload<'g> {
     gpu: &'g Gpu,

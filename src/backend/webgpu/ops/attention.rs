@@ -1,17 +1,9 @@
 //! `attention` on the GPU's ordinary units and on cooperative matrices.
 
-use super::f32s;
-use crate::backend::webgpu::WebGpu;
+use super::{Binding, DType, Error, Program, Result, WebGpu, WebGpuTensor, f32s, uniform, wgsl};
 use crate::backend::webgpu::driver::variant::{Cooperative, Reduction, Variant};
 use crate::backend::webgpu::gemm::cooperative::matrix_size;
-use crate::backend::webgpu::launch::binding::Binding;
-use crate::backend::webgpu::launch::program::Program;
-use crate::backend::webgpu::launch::shader::wgsl;
-use crate::backend::webgpu::launch::uniform::uniform;
-use crate::backend::webgpu::memory::tensor::WebGpuTensor;
 use crate::backend::{AttentionArgs, AttentionOp};
-use crate::error::{Error, Result};
-use crate::tensor::DType;
 
 const OP: &str = "attention";
 /// The widest head whose output fits a thread's registers.

@@ -1,17 +1,10 @@
 //! `conv2d` as an implicit gemm.
 
-use super::{f32s, upload_bias};
-use crate::backend::webgpu::WebGpu;
+use super::{DType, DeviceTensor, HostTensor, Program, Result, WebGpu, WebGpuTensor, f32s, uniform, upload_bias, wgsl};
 use crate::backend::webgpu::gemm::{self, Gemm, GemmOp, UseGemv};
-use crate::backend::webgpu::launch::program::Program;
-use crate::backend::webgpu::launch::shader::wgsl;
-use crate::backend::webgpu::launch::uniform::uniform;
 use crate::backend::webgpu::matrix::upload::MatrixUpload;
 use crate::backend::webgpu::matrix::{WebGpuConv2d, padded_channels};
-use crate::backend::webgpu::memory::tensor::WebGpuTensor;
-use crate::backend::{Conv2d, Conv2dArgs, Conv2dOp, DeviceTensor};
-use crate::error::Result;
-use crate::tensor::{DType, HostTensor};
+use crate::backend::{Conv2d, Conv2dArgs, Conv2dOp};
 
 const OP: GemmOp =
     GemmOp { name: "conv2d", shader: wgsl!("conv2d"), f16: true, paired: false, prologue: false, gemv: UseGemv::Never };

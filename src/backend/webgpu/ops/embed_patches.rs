@@ -1,16 +1,9 @@
 //! `embed_patches`.
 
-use crate::backend::webgpu::WebGpu;
+use super::{Binding, DType, DeviceTensor, Program, Result, WebGpu, WebGpuTensor, uniform, wgsl};
 use crate::backend::webgpu::gemm::{self, Gemm, GemmOp, UseGemv};
-use crate::backend::webgpu::launch::binding::Binding;
-use crate::backend::webgpu::launch::program::Program;
-use crate::backend::webgpu::launch::shader::wgsl;
-use crate::backend::webgpu::launch::uniform::uniform;
 use crate::backend::webgpu::matrix::WebGpuLinear;
-use crate::backend::webgpu::memory::tensor::WebGpuTensor;
-use crate::backend::{DeviceTensor, EmbedPatchesArgs, EmbedPatchesOp};
-use crate::error::Result;
-use crate::tensor::DType;
+use crate::backend::{EmbedPatchesArgs, EmbedPatchesOp};
 
 /// The product is small next to a block, and the latents are what the picture is made of, so it is
 /// F32.

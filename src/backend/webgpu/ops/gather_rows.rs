@@ -1,16 +1,9 @@
 //! `gather_rows`, and the upload of its table.
 
-use super::THREADS;
-use crate::backend::webgpu::WebGpu;
-use crate::backend::webgpu::launch::binding::Binding;
-use crate::backend::webgpu::launch::program::Program;
-use crate::backend::webgpu::launch::shader::wgsl;
-use crate::backend::webgpu::launch::uniform::uniform;
+use super::{Binding, DType, DeviceTensor, Error, Program, Result, THREADS, WebGpu, WebGpuTensor, uniform, wgsl};
 use crate::backend::webgpu::matrix::stored::Stored;
-use crate::backend::webgpu::memory::tensor::WebGpuTensor;
-use crate::backend::{DeviceTensor, GatherRowsArgs, GatherRowsOp};
-use crate::error::{Error, Result};
-use crate::tensor::{DType, Weight};
+use crate::backend::{GatherRowsArgs, GatherRowsOp};
+use crate::tensor::Weight;
 
 const OP: &str = "gather_rows";
 /// Windows of a table start at a multiple of so many rows. Rows have elements of two or four bytes,

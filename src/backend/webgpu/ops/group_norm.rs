@@ -1,16 +1,7 @@
 //! `group_norm` in three dispatches: statistics of parts, their merge, and the result.
 
-use super::f32s;
-use crate::backend::webgpu::WebGpu;
-use crate::backend::webgpu::driver::variant::Reduction;
-use crate::backend::webgpu::launch::binding::Binding;
-use crate::backend::webgpu::launch::program::Program;
-use crate::backend::webgpu::launch::shader::wgsl;
-use crate::backend::webgpu::launch::uniform::uniform;
-use crate::backend::webgpu::memory::tensor::WebGpuTensor;
+use super::{Binding, DType, Program, Reduction, Result, WebGpu, WebGpuTensor, f32s, uniform, wgsl};
 use crate::backend::{GroupNormArgs, GroupNormOp};
-use crate::error::Result;
-use crate::tensor::DType;
 
 const OP: &str = "group_norm";
 /// Threads of a workgroup.

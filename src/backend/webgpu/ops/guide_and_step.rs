@@ -1,15 +1,7 @@
 //! `guide_and_step` in two dispatches: the norms, then the step.
 
-use crate::backend::webgpu::WebGpu;
-use crate::backend::webgpu::driver::variant::Reduction;
-use crate::backend::webgpu::launch::binding::Binding;
-use crate::backend::webgpu::launch::program::Program;
-use crate::backend::webgpu::launch::shader::wgsl;
-use crate::backend::webgpu::launch::uniform::uniform;
-use crate::backend::webgpu::memory::tensor::WebGpuTensor;
-use crate::backend::{DeviceTensor, GuideAndStepArgs, GuideAndStepOp};
-use crate::error::Result;
-use crate::tensor::DType;
+use super::{Binding, DType, DeviceTensor, Program, Reduction, Result, WebGpu, WebGpuTensor, uniform, wgsl};
+use crate::backend::{GuideAndStepArgs, GuideAndStepOp};
 
 const OP: &str = "guide_and_step";
 /// Values of an item that a workgroup takes.

@@ -1,15 +1,7 @@
 //! `join_sequence`.
 
-use super::{THREADS, f32s};
-use crate::backend::webgpu::WebGpu;
-use crate::backend::webgpu::launch::binding::Binding;
-use crate::backend::webgpu::launch::program::Program;
-use crate::backend::webgpu::launch::shader::wgsl;
-use crate::backend::webgpu::launch::uniform::uniform;
-use crate::backend::webgpu::memory::tensor::WebGpuTensor;
-use crate::backend::{DeviceTensor, JoinSequenceArgs, JoinSequenceOp};
-use crate::error::Result;
-use crate::tensor::DType;
+use super::{Binding, DType, DeviceTensor, Program, Result, THREADS, WebGpu, WebGpuTensor, f32s, uniform, wgsl};
+use crate::backend::{JoinSequenceArgs, JoinSequenceOp};
 
 const OP: &str = "join_sequence";
 

@@ -1,18 +1,12 @@
 //! `linear`, and the product that `modulation` and `timestep_embedding` share with it.
 
-use super::{f32s, upload_bias};
-use crate::backend::webgpu::WebGpu;
+use super::{DType, Gpu, HostTensor, Program, Result, WebGpu, WebGpuTensor, f32s, upload_bias, wgsl};
 use crate::backend::webgpu::gemm::{self, Gemm, GemmOp, UseGemv};
-use crate::backend::webgpu::launch::gpu::Gpu;
-use crate::backend::webgpu::launch::program::Program;
-use crate::backend::webgpu::launch::shader::wgsl;
 use crate::backend::webgpu::matrix::WebGpuLinear;
 use crate::backend::webgpu::matrix::stored::Stored;
 use crate::backend::webgpu::matrix::upload::MatrixUpload;
-use crate::backend::webgpu::memory::tensor::WebGpuTensor;
 use crate::backend::{LinearArgs, LinearOp};
-use crate::error::Result;
-use crate::tensor::{DType, HostTensor, Weight};
+use crate::tensor::Weight;
 
 pub(super) const OP: GemmOp = GemmOp {
     name: "linear",

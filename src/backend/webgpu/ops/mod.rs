@@ -23,14 +23,19 @@ mod timestep_embedding;
 mod to_rgb8;
 mod unscale_latents;
 
-use super::launch::gpu::Gpu;
-use super::launch::program::Program;
-use super::memory::tensor::WebGpuTensor;
 use crate::backend::DeviceTensor;
+use crate::backend::webgpu::WebGpu;
+use crate::backend::webgpu::driver::variant::Reduction;
+use crate::backend::webgpu::launch::binding::Binding;
+use crate::backend::webgpu::launch::gpu::Gpu;
+use crate::backend::webgpu::launch::program::Program;
+use crate::backend::webgpu::launch::shader::wgsl;
+use crate::backend::webgpu::launch::uniform::uniform;
+use crate::backend::webgpu::memory::tensor::WebGpuTensor;
 use crate::error::{Error, Result};
 use crate::tensor::{DType, HostTensor};
 
-/// Threads of a workgroup of the elementwise ops, each of which has one value, or one word.
+/// Threads of a workgroup of the elementwise ops. A thread has one value, or one word.
 const THREADS: usize = 256;
 
 /// Every program of every op.

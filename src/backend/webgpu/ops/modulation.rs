@@ -1,14 +1,10 @@
 //! `modulation`.
 
 use super::linear::{self, product};
-use crate::backend::webgpu::WebGpu;
+use super::{DType, Program, Result, WebGpu, WebGpuTensor};
 use crate::backend::webgpu::gemm::{self, GemmOp};
-use crate::backend::webgpu::launch::program::Program;
 use crate::backend::webgpu::matrix::WebGpuLinear;
-use crate::backend::webgpu::memory::tensor::WebGpuTensor;
 use crate::backend::{ModulationArgs, ModulationOp};
-use crate::error::Result;
-use crate::tensor::DType;
 
 /// The table is small and every block reads it, so F32 costs nothing.
 pub(super) const OP: GemmOp = GemmOp { name: "modulation", f16: false, ..linear::OP };

@@ -1,14 +1,7 @@
 //! `pad_rows`.
 
-use super::THREADS;
-use crate::backend::webgpu::WebGpu;
-use crate::backend::webgpu::launch::binding::Binding;
-use crate::backend::webgpu::launch::program::Program;
-use crate::backend::webgpu::launch::shader::wgsl;
-use crate::backend::webgpu::launch::uniform::uniform;
-use crate::backend::webgpu::memory::tensor::WebGpuTensor;
+use super::{Binding, Program, Result, THREADS, WebGpu, WebGpuTensor, uniform, wgsl};
 use crate::backend::{PadRowsArgs, PadRowsOp};
-use crate::error::Result;
 
 uniform! {
     /// `Params` of `pad_rows.wgsl`.

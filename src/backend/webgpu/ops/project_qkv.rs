@@ -1,6 +1,6 @@
 //! `project_qkv`: the two ops of its default.
 
+use super::WebGpu;
 use crate::backend::ProjectQkvOp;
-use crate::backend::webgpu::WebGpu;
 
 impl ProjectQkvOp for WebGpu {}

@@ -1,14 +1,7 @@
 //! `qk_norm_rope`.
 
-use crate::backend::webgpu::WebGpu;
-use crate::backend::webgpu::driver::variant::Reduction;
-use crate::backend::webgpu::launch::binding::Binding;
-use crate::backend::webgpu::launch::program::Program;
-use crate::backend::webgpu::launch::shader::wgsl;
-use crate::backend::webgpu::launch::uniform::uniform;
-use crate::backend::webgpu::memory::tensor::WebGpuTensor;
-use crate::backend::{DeviceTensor, QkNormRope, QkNormRopeArgs, QkNormRopeOp, RopePairs};
-use crate::error::Result;
+use super::{Binding, DeviceTensor, Program, Reduction, Result, WebGpu, WebGpuTensor, uniform, wgsl};
+use crate::backend::{QkNormRope, QkNormRopeArgs, QkNormRopeOp, RopePairs};
 
 /// Threads of a workgroup.
 const THREADS: usize = 64;

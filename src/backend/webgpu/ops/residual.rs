@@ -1,10 +1,8 @@
 //! `residual`, by the shader of `residual_norm`.
 
 use super::residual_norm::launch;
-use crate::backend::webgpu::WebGpu;
-use crate::backend::webgpu::memory::tensor::WebGpuTensor;
+use super::{Result, WebGpu, WebGpuTensor};
 use crate::backend::{ResidualArgs, ResidualOp};
-use crate::error::Result;
 
 impl ResidualOp for WebGpu {
     fn run_residual(&self, args: ResidualArgs<'_, WebGpuTensor>, shape: [usize; 3]) -> Result<()> {

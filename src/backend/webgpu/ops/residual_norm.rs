@@ -1,18 +1,8 @@
 //! `residual_norm`, and the shader that `rms_norm` and `residual` share with it.
 
-use super::f32s;
+use super::{Binding, DType, DeviceTensor, Gpu, Program, Reduction, Result, WebGpu, WebGpuTensor, f32s, uniform, wgsl};
 use crate::backend::gpu::residual_norm::Parts;
-use crate::backend::webgpu::WebGpu;
-use crate::backend::webgpu::driver::variant::Reduction;
-use crate::backend::webgpu::launch::binding::Binding;
-use crate::backend::webgpu::launch::gpu::Gpu;
-use crate::backend::webgpu::launch::program::Program;
-use crate::backend::webgpu::launch::shader::wgsl;
-use crate::backend::webgpu::launch::uniform::uniform;
-use crate::backend::webgpu::memory::tensor::WebGpuTensor;
-use crate::backend::{Branch, DeviceTensor, Modulation, ResidualNormArgs, ResidualNormOp, RmsNorm};
-use crate::error::Result;
-use crate::tensor::DType;
+use crate::backend::{Branch, Modulation, ResidualNormArgs, ResidualNormOp, RmsNorm};
 
 const OP: &str = "residual_norm";
 

@@ -1,11 +1,8 @@
 //! `rms_norm`, by the shader of `residual_norm`.
 
 use super::residual_norm::{Norm, launch};
-use crate::backend::webgpu::WebGpu;
-use crate::backend::webgpu::memory::tensor::WebGpuTensor;
+use super::{DType, Result, WebGpu, WebGpuTensor};
 use crate::backend::{RmsNormArgs, RmsNormOp};
-use crate::error::Result;
-use crate::tensor::DType;
 
 const OP: &str = "rms_norm";
 

@@ -1,17 +1,12 @@
 //! `swiglu`.
 
-use super::{f32s, linear};
-use crate::backend::webgpu::WebGpu;
+use super::{DType, HostTensor, Program, Result, WebGpu, WebGpuTensor, f32s, linear, wgsl};
 use crate::backend::webgpu::gemm::{self, Gemm, GemmOp};
-use crate::backend::webgpu::launch::program::Program;
-use crate::backend::webgpu::launch::shader::wgsl;
 use crate::backend::webgpu::matrix::WebGpuSwiGlu;
 use crate::backend::webgpu::matrix::stored::Stored;
 use crate::backend::webgpu::matrix::upload::MatrixUpload;
-use crate::backend::webgpu::memory::tensor::WebGpuTensor;
 use crate::backend::{SwiGluArgs, SwiGluOp};
-use crate::error::Result;
-use crate::tensor::{DType, HostTensor, Weight};
+use crate::tensor::Weight;
 
 const OP: GemmOp = GemmOp { name: "swiglu", shader: wgsl!("swiglu"), paired: true, ..linear::OP };
 

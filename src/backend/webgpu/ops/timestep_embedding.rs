@@ -1,18 +1,10 @@
 //! `timestep_embedding`: sinusoids through a gemv, then a linear.
 
 use super::linear::product;
-use super::modulation;
-use crate::backend::webgpu::WebGpu;
+use super::{Binding, DType, DeviceTensor, Program, Result, WebGpu, WebGpuTensor, modulation, uniform, wgsl};
 use crate::backend::webgpu::gemm::{self, Gemm, GemmOp, UseGemv};
-use crate::backend::webgpu::launch::binding::Binding;
-use crate::backend::webgpu::launch::program::Program;
-use crate::backend::webgpu::launch::shader::wgsl;
-use crate::backend::webgpu::launch::uniform::uniform;
 use crate::backend::webgpu::matrix::WebGpuLinear;
-use crate::backend::webgpu::memory::tensor::WebGpuTensor;
-use crate::backend::{DeviceTensor, TimestepEmbeddingArgs, TimestepEmbeddingOp};
-use crate::error::Result;
-use crate::tensor::DType;
+use crate::backend::{TimestepEmbeddingArgs, TimestepEmbeddingOp};
 
 const OP: GemmOp = GemmOp {
     name: "timestep_embedding",

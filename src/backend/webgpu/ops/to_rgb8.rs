@@ -1,15 +1,7 @@
 //! `to_rgb8`.
 
-use super::{THREADS, f32s};
-use crate::backend::webgpu::WebGpu;
-use crate::backend::webgpu::launch::binding::Binding;
-use crate::backend::webgpu::launch::program::Program;
-use crate::backend::webgpu::launch::shader::wgsl;
-use crate::backend::webgpu::launch::uniform::uniform;
-use crate::backend::webgpu::memory::tensor::WebGpuTensor;
+use super::{Binding, DType, Program, Result, THREADS, WebGpu, WebGpuTensor, f32s, uniform, wgsl};
 use crate::backend::{ToRgb8Args, ToRgb8Op};
-use crate::error::Result;
-use crate::tensor::DType;
 
 const OP: &str = "to_rgb8";
 /// Values of a thread: the bytes of a word.

@@ -1,15 +1,7 @@
 //! `unscale_latents`.
 
-use super::THREADS;
-use crate::backend::webgpu::WebGpu;
-use crate::backend::webgpu::launch::binding::Binding;
-use crate::backend::webgpu::launch::program::Program;
-use crate::backend::webgpu::launch::shader::wgsl;
-use crate::backend::webgpu::launch::uniform::uniform;
-use crate::backend::webgpu::memory::tensor::WebGpuTensor;
+use super::{Binding, DType, Program, Result, THREADS, WebGpu, WebGpuTensor, uniform, wgsl};
 use crate::backend::{UnscaleLatentsArgs, UnscaleLatentsOp};
-use crate::error::Result;
-use crate::tensor::DType;
 
 const OP: &str = "unscale_latents";
 
