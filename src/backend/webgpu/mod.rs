@@ -64,7 +64,7 @@ impl WebGpu {
 /// Every shader in every variant.
 ///
 /// # Errors
-/// [`Error::Device`](crate::Error::Device) for a directive that the preprocessor cannot follow.
+/// [`Error::Internal`](crate::Error::Internal) for a directive that the preprocessor cannot follow.
 pub fn shaders() -> Result<Vec<Shader>> {
     programs().iter().map(Program::shader).collect()
 }

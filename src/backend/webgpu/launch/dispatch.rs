@@ -112,7 +112,7 @@ impl Gpu {
         let recorder = lock(&self.queue).recorder.take();
         result?;
         let Some(Recorder { dispatches, pool, outside }) = recorder else {
-            return Err(Error::shape("record", "the recording is gone"));
+            return Err(Error::internal("record: the recording is gone"));
         };
         let prepared = Prepared::new(&self.device.device, dispatches);
         self.device.faults.check()?;

@@ -90,7 +90,7 @@ impl Program {
     /// The WGSL.
     fn text(&self) -> Result<String> {
         preprocess(self.file, &self.flags, &self.constants)
-            .map_err(|problem| Error::Device(format!("{}: {problem}", self.name)))
+            .map_err(|problem| Error::internal(format!("{}: {problem}", self.name)))
     }
 
     /// The WGSL with its bindings, for the driver's compiler.

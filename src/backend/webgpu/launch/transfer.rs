@@ -117,6 +117,6 @@ impl Gpu {
         let len = tensor.len() * tensor.dtype().size();
         let stored = reserve::copied(&view[..len], "what comes back from the GPU")?;
         HostTensor::new(tensor.dtype(), tensor.shape(), stored.into())
-            .ok_or_else(|| Error::shape("download", "a tensor's memory does not hold its shape"))
+            .ok_or_else(|| Error::internal("download: a tensor's memory does not hold its shape"))
     }
 }
