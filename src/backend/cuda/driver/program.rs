@@ -51,7 +51,7 @@ pub(crate) enum Parameter {
 impl Program {
     /// The program of `files`, which every program has two more in front of.
     pub(crate) fn new(name: &'static str, files: &[File]) -> Self {
-        let files = [&[kernel!("instructions.cuh"), kernel!("common.cuh")], files].concat();
+        let files = [&[kernel!("common/mma.cuh"), kernel!("common/vec.cuh")], files].concat();
         Self { name, files, constants: Vec::new() }
     }
 

@@ -38,7 +38,7 @@ impl Gemv<'_> {
 }
 
 fn program(op: &'static str, file: File, rows: usize, constants: &[(&'static str, usize)]) -> Program {
-    let program = Program::new(op, &[kernel!("rows.cuh"), file]).with("ROWS", rows);
+    let program = Program::new(op, &[kernel!("gemm/gemv.cuh"), file]).with("ROWS", rows);
     constants.iter().fold(program, |program, (name, value)| program.with(name, *value))
 }
 

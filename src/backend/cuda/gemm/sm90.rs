@@ -126,7 +126,7 @@ impl Config {
     }
 
     fn program(self, op: &'static str, file: File, constants: &[(&'static str, usize)]) -> Program {
-        let files = [kernel!("sm90/instructions.cuh"), kernel!("sm90/product.cuh"), file];
+        let files = [kernel!("sm90/ptx/wgmma.cuh"), kernel!("sm90/gemm.cuh"), file];
         let program = Program::new(op, &files)
             .with("SM90", 1usize)
             .with("CONSUMERS", self.tile.consumers)

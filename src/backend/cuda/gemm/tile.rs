@@ -76,7 +76,7 @@ impl TiledGemm<'_> {
 }
 
 fn program(op: &'static str, file: File, tile: Tile, constants: &[(&'static str, usize)]) -> Program {
-    let program = Program::new(op, &[kernel!("product.cuh"), file])
+    let program = Program::new(op, &[kernel!("gemm/tile.cuh"), file])
         .with("TILE_M", tile.m)
         .with("TILE_N", tile.n)
         .with("WARPS_M", tile.warps[0])

@@ -84,7 +84,7 @@ impl Variant {
 }
 
 fn sm90_program(causal: bool, lengths: bool, cluster: usize) -> Program {
-    Program::new("attention", &[kernel!("sm90/instructions.cuh"), kernel!("sm90/attention.cu")])
+    Program::new("attention", &[kernel!("sm90/ptx/wgmma.cuh"), kernel!("sm90/attention.cu")])
         .with("CAUSAL", causal)
         .with("HAS_LENGTHS", lengths)
         .with("CLUSTER", cluster)
