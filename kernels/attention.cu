@@ -1,83 +1,85 @@
-// attention: softmax(q·kᵀ/√dim + mask)·v for every head of a fused projection, `[items, tokens, (query + 2·key)·HEAD]` to
-// `[items, tokens, query·HEAD]`, without the scores ever leaving the chip (flash attention: the sums are kept relative
-// to the largest score so far, and scaled again where a larger one comes).
+// attention: softmax(q·kᵀ/√HEAD + mask)·v for every head of a fused projection
+// `[items, tokens, (query + 2·key)·HEAD]`, to `[items, tokens, query·HEAD]`. Flash attention:
+// scores stay on the chip; the output is relative to a running row_max and rescaled when that
+// grows.
 //
-// A block takes 16 queries a warp of one head, and goes over the keys that any of them sees in tiles of KEYS. A warp's scores
-// become the left fragments of their product with the values in the registers where they are: both lie alike.
-// Constants: HEAD, WARPS, KEYS, CAUSAL, HAS_LENGTHS, ALIGNED (HEAD is a multiple of 8).
+// Grid: (tokens / QUERIES, query heads, items), WARPS warps with 16 queries each. A CTA goes over
+//   the keys that any of its queries sees in tiles of KEYS.
+// Pipeline: two stages of keys and of values, by cp.async. The accumulators of q·kᵀ have the layout
+//   of the left fragments of p·v, so p stays in registers.
+// Constants: HEAD (up to 128), WARPS, KEYS, CAUSAL, HAS_LENGTHS, ALIGNED (HEAD is a multiple of 8).
+
+#include "common/attention.cuh"
+#include "common/ptx/mma.cuh"
+
+#ifndef HEAD
+#define HEAD 128
+#define WARPS 4
+#define KEYS 64
+#define CAUSAL 0
+#define HAS_LENGTHS 1
+#define ALIGNED 1
+#endif
 
 constexpr unsigned THREADS = 32 * WARPS, QUERIES = 16 * WARPS;
-// The head in steps of 16, which the tensor cores take; zeros behind it.
+// The head in steps of 16 for mma; zeros behind it.
 constexpr unsigned STEPS = (HEAD + 15) / 16, WIDTH = 16 * STEPS;
-// Rows in shared memory are an odd number of 16 bytes apart: the eight that ldmatrix reads at once lie in different banks.
+// Rows in shared memory are an odd number of 16 bytes apart: the eight rows of an ldmatrix lie in
+// different banks.
 constexpr unsigned STRIDE = WIDTH + 8;
-constexpr unsigned TILE = KEYS * STRIDE;
-// Less than any score, and not so little that differences overflow.
-constexpr float NOTHING = -1e30f;
+constexpr unsigned TILE_SIZE = KEYS * STRIDE;
 
-// Starts to copy `ROWS` rows of a head, from row `first` on, zeros from row `end` on.
-template <unsigned ROWS>
-__device__ __forceinline__ void load_rows(bf16 *to, const bf16 *from, u64 stride, unsigned first, unsigned end) {
-    constexpr unsigned PARTS = WIDTH / 8;
-    for (unsigned at = threadIdx.x; at < ROWS * PARTS; at += THREADS) {
-        const unsigned row = at / PARTS, column = at % PARTS * 8;
-        bf16 *place = to + row * STRIDE + column;
-        const bf16 *source = from + (first + row) * stride + column;
-        if (ALIGNED) {
-            const bool take = first + row < end && column < HEAD;
-            cp_async_16(place, take ? source : from, take ? 16 : 0);
-        } else {
-            for (unsigned i = 0; i < 8; i++) {
-                place[i] = first + row < end && column + i < HEAD ? source[i] : bf16{0};
-            }
-        }
-    }
+template <unsigned Rows>
+__device__ __forceinline__ void load(bf16 *to, const bf16 *from, u64 stride, unsigned first, unsigned end) {
+    load_head<Rows, HEAD, WIDTH, THREADS, ALIGNED>(to, from, stride, first, end, [](bf16 *to, unsigned row, unsigned column) {
+        return to + row * STRIDE + column;
+    });
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
     attention(const bf16 *qkv, const unsigned *lengths, bf16 *out, unsigned tokens, unsigned query_heads,
               unsigned key_heads, float scale) {
-    extern __shared__ __align__(1024) unsigned char shared[];
-    bf16 *keys = reinterpret_cast<bf16 *>(shared), *values = keys + 2 * TILE;
+    extern __shared__ __align__(1024) unsigned char smem[];
+    bf16 *smem_k = reinterpret_cast<bf16 *>(smem), *smem_v = smem_k + 2 * TILE_SIZE;
     const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    // The last queries of a causal head see the most keys: they start first.
+    // The last queries of a causal head see the most keys, so they start first.
     const unsigned tile = CAUSAL ? gridDim.x - 1 - blockIdx.x : blockIdx.x;
     const unsigned head = blockIdx.y, item = blockIdx.z, first = tile * QUERIES;
     const u64 stride = static_cast<u64>(query_heads + 2 * key_heads) * HEAD;
     const bf16 *base = qkv + item * tokens * stride;
-    const unsigned shared_head = head / (query_heads / key_heads);
-    const bf16 *k = base + (query_heads + shared_head) * HEAD, *v = k + key_heads * HEAD;
+    const unsigned key_head = head / (query_heads / key_heads);
+    const bf16 *k = base + (query_heads + key_head) * HEAD, *v = k + key_heads * HEAD;
     const unsigned length = HAS_LENGTHS ? min(lengths[item], tokens) : tokens;
     const unsigned end = CAUSAL ? min(length, first + QUERIES) : length;
-    const unsigned tiles = (end + KEYS - 1) / KEYS;
+    const unsigned key_tiles = (end + KEYS - 1) / KEYS;
 
-    // The queries pass through the place of the values.
+    // The queries pass through the shared memory of the values.
     unsigned q[STEPS][4];
-    static_assert(2 * KEYS >= QUERIES, "the queries fit where the values go");
-    load_rows<QUERIES>(values, base + head * HEAD, stride, first, tokens);
+    static_assert(2 * KEYS >= QUERIES, "the queries fit in the shared memory of the values");
+    load<QUERIES>(smem_v, base + head * HEAD, stride, first, tokens);
     cp_async_commit();
-    load_rows<KEYS>(keys, k, stride, 0, end);
+    load<KEYS>(smem_k, k, stride, 0, end);
     cp_async_commit();
     cp_async_wait<1>();
     __syncthreads();
 #pragma unroll
     for (unsigned step = 0; step < STEPS; step++) {
-        ldmatrix_x4(q[step], values + (16 * warp + lane % 16) * STRIDE + 16 * step + lane / 16 * 8);
+        ldmatrix_x4(q[step], smem_v + (16 * warp + lane % 16) * STRIDE + 16 * step + lane / 16 * 8);
     }
     __syncthreads();
-    load_rows<KEYS>(values, v, stride, 0, end);
+    load<KEYS>(smem_v, v, stride, 0, end);
     cp_async_commit();
 
     // A lane holds rows lane/4 and lane/4 + 8 of its warp's sixteen.
-    float sums[2 * STEPS][4] = {}, largest[2] = {NOTHING, NOTHING}, total[2] = {};
-    const float to_exponent = scale * 1.44269504f;
+    float acc_o[2 * STEPS][4] = {}, row_max[2] = {MIN_ROW_MAX, MIN_ROW_MAX}, row_sum[2] = {};
+    const float scale_log2 = scale * LOG2E;
     const unsigned own = first + 16 * warp + lane / 4;
-    for (unsigned j = 0; j < tiles; j++) {
-        const bf16 *key = keys + j % 2 * TILE, *value = values + j % 2 * TILE;
+    for (unsigned j = 0; j < key_tiles; j++) {
+        const bf16 *tile_k = smem_k + j % 2 * TILE_SIZE, *tile_v = smem_v + j % 2 * TILE_SIZE;
         // In flight: this tile's keys, then its values.
         cp_async_wait<1>();
         __syncthreads();
-        if (j + 1 < tiles) load_rows<KEYS>(keys + (j + 1) % 2 * TILE, k, stride, (j + 1) * KEYS, end);
+        if (j + 1 < key_tiles) load<KEYS>(smem_k + (j + 1) % 2 * TILE_SIZE, k, stride, (j + 1) * KEYS, end);
         cp_async_commit();
 
         float scores[KEYS / 8][4] = {};
@@ -86,7 +88,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 #pragma unroll
             for (unsigned n = 0; n < KEYS / 8; n += 2) {
                 unsigned both[4];
-                ldmatrix_x4(both, key + (8 * n + lane / 16 * 8 + lane % 8) * STRIDE + 16 * step + lane / 8 % 2 * 8);
+                ldmatrix_x4(both, tile_k + (8 * n + lane / 16 * 8 + lane % 8) * STRIDE + 16 * step + lane / 8 % 2 * 8);
                 mma_m16n8k16_bf16(scores[n], q[step], {both[0], both[1]});
                 mma_m16n8k16_bf16(scores[n + 1], q[step], {both[2], both[3]});
             }
@@ -94,55 +96,55 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 
         const unsigned start = j * KEYS;
         const bool masked = start + KEYS > length || (CAUSAL && start + KEYS > first + 16 * warp);
-        float most[2] = {largest[0], largest[1]};
+        float new_max[2] = {row_max[0], row_max[1]};
 #pragma unroll
         for (unsigned n = 0; n < KEYS / 8; n++) {
 #pragma unroll
             for (unsigned i = 0; i < 4; i++) {
                 const unsigned column = start + 8 * n + lane % 4 * 2 + i % 2, row = own + i / 2 * 8;
-                if (masked && (column >= length || (CAUSAL && column > row))) scores[n][i] = __uint_as_float(0xff800000u);
-                most[i / 2] = fmaxf(most[i / 2], scores[n][i] * to_exponent);
+                if (masked && (column >= length || (CAUSAL && column > row))) scores[n][i] = NEG_INF;
+                new_max[i / 2] = fmaxf(new_max[i / 2], scores[n][i] * scale_log2);
             }
         }
 #pragma unroll
         for (unsigned i = 0; i < 2; i++) {
-            most[i] = fmaxf(most[i], __shfl_xor_sync(0xffffffffu, most[i], 1));
-            most[i] = fmaxf(most[i], __shfl_xor_sync(0xffffffffu, most[i], 2));
-            const float again = exp2_approx(largest[i] - most[i]);
-            largest[i] = most[i];
-            total[i] *= again;
+            new_max[i] = fmaxf(new_max[i], __shfl_xor_sync(0xffffffffu, new_max[i], 1));
+            new_max[i] = fmaxf(new_max[i], __shfl_xor_sync(0xffffffffu, new_max[i], 2));
+            const float factor = exp2_approx(row_max[i] - new_max[i]);
+            row_max[i] = new_max[i];
+            row_sum[i] *= factor;
 #pragma unroll
             for (unsigned n = 0; n < 2 * STEPS; n++) {
-                sums[n][2 * i] *= again;
-                sums[n][2 * i + 1] *= again;
+                acc_o[n][2 * i] *= factor;
+                acc_o[n][2 * i + 1] *= factor;
             }
         }
-        unsigned weights[KEYS / 16][4];
+        unsigned p[KEYS / 16][4];
 #pragma unroll
         for (unsigned n = 0; n < KEYS / 8; n++) {
-            float p[4];
+            float exps[4];
 #pragma unroll
             for (unsigned i = 0; i < 4; i++) {
-                p[i] = exp2_approx(scores[n][i] * to_exponent - largest[i / 2]);
-                total[i / 2] += p[i];
+                exps[i] = exp2_approx(scores[n][i] * scale_log2 - row_max[i / 2]);
+                row_sum[i / 2] += exps[i];
             }
-            weights[n / 2][n % 2 * 2] = bf16x2_from_floats(p[0], p[1]);
-            weights[n / 2][n % 2 * 2 + 1] = bf16x2_from_floats(p[2], p[3]);
+            p[n / 2][n % 2 * 2] = bf16x2_from_floats(exps[0], exps[1]);
+            p[n / 2][n % 2 * 2 + 1] = bf16x2_from_floats(exps[2], exps[3]);
         }
 
-        // The values of this tile: all groups but the next keys'.
+        // The values of this tile have landed; the next keys may still be in flight.
         cp_async_wait<1>();
         __syncthreads();
-        if (j + 1 < tiles) load_rows<KEYS>(values + (j + 1) % 2 * TILE, v, stride, (j + 1) * KEYS, end);
+        if (j + 1 < key_tiles) load<KEYS>(smem_v + (j + 1) % 2 * TILE_SIZE, v, stride, (j + 1) * KEYS, end);
         cp_async_commit();
 #pragma unroll
         for (unsigned step = 0; step < KEYS / 16; step++) {
 #pragma unroll
             for (unsigned n = 0; n < 2 * STEPS; n += 2) {
                 unsigned both[4];
-                ldmatrix_x4_trans(both, value + (16 * step + lane % 16) * STRIDE + 8 * n + lane / 16 * 8);
-                mma_m16n8k16_bf16(sums[n], weights[step], {both[0], both[1]});
-                mma_m16n8k16_bf16(sums[n + 1], weights[step], {both[2], both[3]});
+                ldmatrix_x4_trans(both, tile_v + (16 * step + lane % 16) * STRIDE + 8 * n + lane / 16 * 8);
+                mma_m16n8k16_bf16(acc_o[n], p[step], {both[0], both[1]});
+                mma_m16n8k16_bf16(acc_o[n + 1], p[step], {both[2], both[3]});
             }
         }
     }
@@ -150,21 +152,21 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     bf16 *to = out + (static_cast<u64>(item) * tokens * query_heads + head) * HEAD;
 #pragma unroll
     for (unsigned i = 0; i < 2; i++) {
-        total[i] += __shfl_xor_sync(0xffffffffu, total[i], 1);
-        total[i] += __shfl_xor_sync(0xffffffffu, total[i], 2);
+        row_sum[i] += __shfl_xor_sync(0xffffffffu, row_sum[i], 1);
+        row_sum[i] += __shfl_xor_sync(0xffffffffu, row_sum[i], 2);
         const unsigned row = own + 8 * i;
-        const float factor = 1.0f / total[i];
+        const float factor = 1.0f / row_sum[i];
         if (row >= tokens) continue;
-        bf16 *place = to + static_cast<u64>(row) * query_heads * HEAD;
+        bf16 *to_row = to + static_cast<u64>(row) * query_heads * HEAD;
 #pragma unroll
         for (unsigned n = 0; n < 2 * STEPS; n++) {
             const unsigned column = 8 * n + lane % 4 * 2;
             if (HEAD % 2 == 0) {
-                const unsigned pair = bf16x2_from_floats(sums[n][2 * i] * factor, sums[n][2 * i + 1] * factor);
-                if (column < HEAD) *reinterpret_cast<unsigned *>(place + column) = pair;
+                const unsigned pair = bf16x2_from_floats(acc_o[n][2 * i] * factor, acc_o[n][2 * i + 1] * factor);
+                if (column < HEAD) *reinterpret_cast<unsigned *>(to_row + column) = pair;
             } else {
-                if (column < HEAD) place[column] = narrow(sums[n][2 * i] * factor);
-                if (column + 1 < HEAD) place[column + 1] = narrow(sums[n][2 * i + 1] * factor);
+                if (column < HEAD) to_row[column] = to_bf16(acc_o[n][2 * i] * factor);
+                if (column + 1 < HEAD) to_row[column + 1] = to_bf16(acc_o[n][2 * i + 1] * factor);
             }
         }
     }

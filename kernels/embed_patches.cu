@@ -1,10 +1,22 @@
-// embed_patches: latents F32 `[items, channels, height, width]` to tokens `[copies·items, tokens, n]`. A patch has its values
-// by (row, column, channel), rounded to BF16; rows behind the last patch become the pad token.
+// embed_patches: latents F32 `[items, channels, height, width]` to tokens
+// `[copies·items, tokens, n]`. A patch has its values in the order (row, column, channel), rounded
+// to BF16; rows behind the last patch become the pad token.
 //
-// `gather` makes rows of the patches, which are small: `[items, patches, stride]`, zeros behind the k values. In the
-// product a warp makes 32 tokens × 32 columns. Which columns a fragment has is free too, so that each lane ends with
-// eight neighbouring ones.
+// Grid: two kernels.
+//   gather         a thread per value makes rows of the patches, `[items, patches, stride]`, with
+//                  zeros behind the k values.
+//   embed_patches  CTAs of 64 tokens × 128 columns, 2 × 4 warps with 32 × 32 each, operands
+//                  straight from memory (gemm/fragments.cuh). The columns of a fragment are
+//                  permuted so that each lane ends with eight neighbouring ones.
 // Constants: PATCH, HAS_BIAS, ALIGNED_OUT (n is a multiple of 8).
+
+#include "gemm/fragments.cuh"
+
+#ifndef PATCH
+#define PATCH 2
+#define HAS_BIAS 1
+#define ALIGNED_OUT 1
+#endif
 
 constexpr unsigned WARPS_M = 2, WARPS_N = 4, THREADS = 32 * WARPS_M * WARPS_N;
 constexpr unsigned SIDE = 32;
@@ -18,7 +30,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     const unsigned channel = value % channels, inner = value / channels, across = width / PATCH;
     const unsigned down = patch / across * PATCH + inner / PATCH, right = patch % across * PATCH + inner % PATCH;
     const u64 from = ((static_cast<u64>(item) * channels + channel) * height + down) * width + right;
-    out[at] = value < k ? narrow(latents[from]) : bf16{0};
+    out[at] = value < k ? to_bf16(latents[from]) : bf16{0};
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
@@ -40,52 +52,52 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     for (unsigned j = 0; j < SIDE / 8; j++) {
         w_rows[j] = weights + static_cast<u64>(min(left + line / 2 * 8 + 2 * j + line % 2, n - 1)) * stride;
     }
-    float sums[SIDE / 16][SIDE / 8][4] = {};
+    float acc[SIDE / 16][SIDE / 8][4] = {};
 #pragma unroll 2
     for (unsigned at = part; at - part < stride; at += STEP) {
         uint4 a[SIDE / 8], w[SIDE / 8];
 #pragma unroll
-        for (unsigned i = 0; i < SIDE / 8; i++) a[i] = eight_of<true>(a_rows[i], at, stride);
+        for (unsigned i = 0; i < SIDE / 8; i++) a[i] = load_fragment<true>(a_rows[i], at, stride);
 #pragma unroll
-        for (unsigned j = 0; j < SIDE / 8; j++) w[j] = eight_of<true>(w_rows[j], at, stride);
+        for (unsigned j = 0; j < SIDE / 8; j++) w[j] = load_fragment<true>(w_rows[j], at, stride);
 #pragma unroll
         for (unsigned i = 0; i < SIDE / 16; i++) {
 #pragma unroll
-            for (unsigned j = 0; j < SIDE / 8; j++) multiply(sums[i][j], a[2 * i], a[2 * i + 1], w[j]);
+            for (unsigned j = 0; j < SIDE / 8; j++) mma_step(acc[i][j], a[2 * i], a[2 * i + 1], w[j]);
         }
     }
 
     const unsigned column = left + part;
     if (column >= n) return;
-    auto of_columns = [&](const float *from) {
-        Values<8> values;
+    auto load_columns = [&](const float *from) {
+        Vec<8> values;
         if (ALIGNED_OUT) {
-            read_values(values, from + column);
+            load_vec(values, from + column);
         } else {
 #pragma unroll
             for (unsigned i = 0; i < 8; i++) values.value[i] = column + i < n ? from[column + i] : 0.0f;
         }
         return values;
     };
-    Values<8> added{};
-    if (HAS_BIAS) added = of_columns(bias);
+    Vec<8> bias_values{};
+    if (HAS_BIAS) bias_values = load_columns(bias);
 #pragma unroll
     for (unsigned i = 0; i < SIDE / 8; i++) {
         const unsigned row = top + 8 * i + line;
         if (row >= m) continue;
-        Values<8> values;
+        Vec<8> values;
         if (is_patch[i]) {
 #pragma unroll
             for (unsigned v = 0; v < 8; v++) {
-                values.value[v] = sums[i / 2][v / 2][i % 2 * 2 + v % 2] + added.value[v];
+                values.value[v] = acc[i / 2][v / 2][i % 2 * 2 + v % 2] + bias_values.value[v];
             }
         } else {
-            values = of_columns(pad);
+            values = load_columns(pad);
         }
-        const uint4 words = packed(values);
+        const uint4 words = pack(values);
         for (unsigned copy = 0; copy < copies; copy++) {
             bf16 *to = out + (static_cast<u64>(copy) * m + row) * n;
-            store_eight<ALIGNED_OUT>(to, column, n, reinterpret_cast<const bf16 *>(&words));
+            store8<ALIGNED_OUT>(to, column, n, reinterpret_cast<const bf16 *>(&words));
         }
     }
 }

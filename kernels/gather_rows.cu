@@ -1,16 +1,24 @@
-// gather_rows: out[i] = table[ids[i]], a block a row. The table is F32, BF16 or F16 as it was stored.
-// Constants: TYPE (0: F32, 1: BF16, 2: F16), VECTOR (8, or 1 where width is no multiple of 8).
+// gather_rows: out[i] = table[ids[i]]. table `[rows, width]` of F32, BF16 or F16.
+// Grid: a CTA of 128 per row.
+// Constants: TYPE (0: F32, 1: BF16, 2: F16), VECTOR (8, or 1 if width is not a multiple of 8).
+
+#include "common/vec.cuh"
+
+#ifndef TYPE
+#define TYPE 1
+#define VECTOR 8
+#endif
 
 #if TYPE == 2
 struct f16 {
     unsigned short bits;
 };
 
-__device__ __forceinline__ void read_values(Values<1> &to, const f16 *from) {
+__device__ __forceinline__ void load_vec(Vec<1> &to, const f16 *from) {
     to.value[0] = float_from_f16(from->bits);
 }
 
-__device__ __forceinline__ void read_values(Values<8> &to, const f16 *from) {
+__device__ __forceinline__ void load_vec(Vec<8> &to, const f16 *from) {
 #pragma unroll
     for (int i = 0; i < 8; i++) to.value[i] = float_from_f16(from[i].bits);
 }
@@ -27,8 +35,8 @@ extern "C" __global__ void __launch_bounds__(128)
     const Entry *from = static_cast<const Entry *>(table) + static_cast<u64>(min(ids[blockIdx.x], rows - 1)) * width;
     bf16 *to = out + static_cast<u64>(blockIdx.x) * width;
     for (unsigned at = threadIdx.x * VECTOR; at < width; at += 128 * VECTOR) {
-        Values<VECTOR> values;
-        read_values(values, from + at);
-        write_values(to + at, values);
+        Vec<VECTOR> values;
+        load_vec(values, from + at);
+        store_vec(to + at, values);
     }
 }

@@ -1,58 +1,72 @@
-// group_norm: (x − mean)/√(variance + eps)·weight + bias over the channels of a group and all pixels, then SiLU where
-// wanted. x `[items, pixels, channels]`.
+// group_norm: (x − mean)/√(variance + eps)·weight + bias over the channels of a group and all
+// pixels, then optionally SiLU. x `[items, pixels, channels]`.
 //
-// `measure` sums over chunks of pixels around a value of the group, so that a mean far from 0 costs no digits; `merge` puts
-// the chunks' means and squares together (Chan, Golub, LeVeque 1979); `apply` reads x again, from its end on, because what
-// `measure` read last may still be in the L2.
-// Constants: ALIGNED (channels are a multiple of 8 and at most 2048, each vector of 8 in one thread), SILU.
+// Grid: three kernels.
+//   measure  a CTA per chunk of pixels (ALIGNED: all groups, else one) sums relative to a value of
+//            the group, so that a mean far from 0 costs no digits.
+//   merge    a CTA per group combines the chunks' means and squares (Chan, Golub, LeVeque 1979).
+//   apply    a CTA per chunk reads x again, the last chunks first, because the L2 may still have
+//            them.
+// Constants: ALIGNED (channels are a multiple of 8, at most 2048; a thread per vector of 8), SILU.
+
+#include "common/math.cuh"
+#include "common/reduce.cuh"
+#include "common/vec.cuh"
+
+#ifndef ALIGNED
+#define ALIGNED 1
+#define SILU 1
+#endif
 
 constexpr unsigned THREADS = 256;
 
-// Mean and sum of squares around it, of every group in a chunk: `[items, groups, chunks, 2]`.
+// `partial` has the mean of every group in a chunk, and the sum of squares around it:
+// `[items, groups, chunks, 2]`.
 #if ALIGNED
 
-// Where a thread works: eight channels of every `lines`-th pixel of a chunk. Threads from line `lines` on have none.
-struct Place {
+// A thread's part of a chunk: eight channels of every `lines`-th pixel. Threads from line `lines`
+// on have no part.
+struct Part {
     unsigned lines, line, channel;
 
-    __device__ __forceinline__ explicit Place(unsigned channels)
+    __device__ __forceinline__ explicit Part(unsigned channels)
         : lines(THREADS / (channels / 8)), line(threadIdx.x / (channels / 8)),
           channel(threadIdx.x % (channels / 8) * 8) {}
 
-    // Calls visit(values, pixel) for this thread's pixels of the `count` from `start` on, of which it reads four before it
-    // uses the first.
+    // Calls visit(values, pixel) for this thread's pixels of the `count` from `start` on. Four
+    // loads are in flight at a time.
     template <class Visit>
     __device__ __forceinline__ void each(const bf16 *start, unsigned channels, unsigned count, Visit visit) const {
         constexpr unsigned AT_ONCE = 4;
         if (line >= lines) return;
         for (unsigned pixel = line; pixel < count; pixel += AT_ONCE * lines) {
-            Stored<8> stored[AT_ONCE];
+            PackedVec<8> packed[AT_ONCE];
 #pragma unroll
             for (unsigned i = 0; i < AT_ONCE; i++) {
                 const unsigned at = min(pixel + i * lines, count - 1);
-                read_stored(stored[i], start + static_cast<u64>(at) * channels + channel);
+                load_packed(packed[i], start + static_cast<u64>(at) * channels + channel);
             }
 #pragma unroll
             for (unsigned i = 0; i < AT_ONCE; i++) {
-                if (pixel + i * lines < count) visit(unpacked(stored[i]), pixel + i * lines);
+                if (pixel + i * lines < count) visit(unpack(packed[i]), pixel + i * lines);
             }
         }
     }
 };
 
-// All groups of a chunk at once.
+// A CTA measures all groups of a chunk.
 extern "C" __global__ void __launch_bounds__(THREADS)
     measure(const bf16 *x, float *partial, unsigned pixels, unsigned channels, unsigned groups, unsigned chunk,
             unsigned chunks) {
     __shared__ float sums[THREADS * 8], squares[THREADS * 8];
     const unsigned item = blockIdx.x / chunks, first = blockIdx.x % chunks * chunk;
     const unsigned count = min(chunk, pixels - first), width = channels / groups;
-    const Place place(channels);
+    const Part part(channels);
     const bf16 *start = x + (static_cast<u64>(item) * pixels + first) * channels;
     float center[8], sum[8] = {}, square[8] = {};
 #pragma unroll
-    for (int i = 0; i < 8; i++) center[i] = widen(start[(place.channel + i) / width * width]);
-    place.each(start, channels, count, [&](const Values<8> &values, unsigned) {
+    for (int i = 0; i < 8; i++) center[i] = to_float(start[(part.channel + i) / width * width]);
+    part.each(start, channels, count, [&](const Vec<8> &values, unsigned) {
 #pragma unroll
         for (int i = 0; i < 8; i++) {
             const float away = values.value[i] - center[i];
@@ -60,17 +74,17 @@ extern "C" __global__ void __launch_bounds__(THREADS)
             square[i] += away * away;
         }
     });
-    if (place.line < place.lines) {
+    if (part.line < part.lines) {
 #pragma unroll
         for (int i = 0; i < 8; i++) {
-            sums[place.line * channels + place.channel + i] = sum[i];
-            squares[place.line * channels + place.channel + i] = square[i];
+            sums[part.line * channels + part.channel + i] = sum[i];
+            squares[part.line * channels + part.channel + i] = square[i];
         }
     }
     __syncthreads();
-    // The lines of a channel, then the channels of a group.
+    // Sums over the lines of a channel, then over the channels of a group.
     for (unsigned channel = threadIdx.x; channel < channels; channel += THREADS) {
-        for (unsigned line = 1; line < place.lines; line++) {
+        for (unsigned line = 1; line < part.lines; line++) {
             sums[channel] += sums[line * channels + channel];
             squares[channel] += squares[line * channels + channel];
         }
@@ -84,43 +98,43 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         }
         const float n = static_cast<float>(count * width), mean = all / n;
         float *to = partial + ((static_cast<u64>(item) * groups + group) * chunks + blockIdx.x % chunks) * 2;
-        to[0] = widen(start[group * width]) + mean;
+        to[0] = to_float(start[group * width]) + mean;
         to[1] = all_squares - all * mean;
     }
 }
 
-// A block takes the pixels of one of measure's.
+// A CTA applies the norm to a chunk of `measure`.
 extern "C" __global__ void __launch_bounds__(THREADS)
     apply(const bf16 *x, const float *weight, const float *bias, const float *moments, bf16 *out, unsigned pixels,
           unsigned channels, unsigned groups, unsigned chunk, unsigned chunks) {
     const unsigned block = gridDim.x - 1 - blockIdx.x, item = block / chunks, first = block % chunks * chunk;
     const unsigned width = channels / groups;
-    const Place place(channels);
+    const Part part(channels);
     const u64 start = (static_cast<u64>(item) * pixels + first) * channels;
-    Values<8> factors, biases;
+    Vec<8> factors, biases;
     float mean[8];
-    read_values(factors, weight + place.channel);
-    read_values(biases, bias + place.channel);
+    load_vec(factors, weight + part.channel);
+    load_vec(biases, bias + part.channel);
 #pragma unroll
     for (int i = 0; i < 8; i++) {
-        const float *moment = moments + 2 * (static_cast<u64>(item) * groups + (place.channel + i) / width);
+        const float *moment = moments + 2 * (static_cast<u64>(item) * groups + (part.channel + i) / width);
         mean[i] = moment[0];
         factors.value[i] *= moment[1];
     }
-    bf16 *to = out + start + place.channel;
-    place.each(x + start, channels, min(chunk, pixels - first), [&](Values<8> values, unsigned pixel) {
+    bf16 *to = out + start + part.channel;
+    part.each(x + start, channels, min(chunk, pixels - first), [&](Vec<8> values, unsigned pixel) {
 #pragma unroll
         for (int i = 0; i < 8; i++) {
             const float value = (values.value[i] - mean[i]) * factors.value[i] + biases.value[i];
             values.value[i] = SILU ? silu(value) : value;
         }
-        write_values(to + static_cast<u64>(pixel) * channels, values);
+        store_vec(to + static_cast<u64>(pixel) * channels, values);
     });
 }
 
 #else
 
-// One group of a chunk, value by value.
+// A CTA measures one group of a chunk, value by value.
 extern "C" __global__ void __launch_bounds__(THREADS)
     measure(const bf16 *x, float *partial, unsigned pixels, unsigned channels, unsigned groups, unsigned chunk,
             unsigned chunks) {
@@ -129,10 +143,10 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     const unsigned first = blockIdx.x % chunks * chunk;
     const unsigned width = channels / groups, count = min(chunk, pixels - first) * width;
     const bf16 *start = x + (static_cast<u64>(item) * pixels + first) * channels + group * width;
-    const float center = widen(start[0]);
+    const float center = to_float(start[0]);
     float sum = 0.0f, square = 0.0f;
     for (unsigned i = threadIdx.x; i < count; i += THREADS) {
-        const float away = widen(start[static_cast<u64>(i / width) * channels + i % width]) - center;
+        const float away = to_float(start[static_cast<u64>(i / width) * channels + i % width]) - center;
         sum += away;
         square += away * away;
     }
@@ -146,7 +160,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     }
 }
 
-// Value by value.
+// A CTA applies the norm to one group of a chunk, value by value.
 extern "C" __global__ void __launch_bounds__(THREADS)
     apply(const bf16 *x, const float *weight, const float *bias, const float *moments, bf16 *out, unsigned pixels,
           unsigned channels, unsigned groups, unsigned chunk, unsigned chunks) {
@@ -159,14 +173,14 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     for (unsigned i = threadIdx.x; i < count; i += THREADS) {
         const unsigned channel = group * width + i % width;
         const u64 at = start + static_cast<u64>(i / width) * channels + i % width;
-        const float value = (widen(x[at]) - mean) * (factor * weight[channel]) + bias[channel];
-        out[at] = narrow(SILU ? silu(value) : value);
+        const float value = (to_float(x[at]) - mean) * (factor * weight[channel]) + bias[channel];
+        out[at] = to_bf16(SILU ? silu(value) : value);
     }
 }
 
 #endif
 
-// So many values, their mean and the sum of squares around it.
+// The count of some values, their mean, and the sum of squares around it.
 struct Moments {
     float count = 0.0f, mean = 0.0f, squares = 0.0f;
 
@@ -180,7 +194,7 @@ struct Moments {
     }
 };
 
-// Mean and 1/√(variance + eps) of every group, a block each: `[items, groups, 2]`.
+// `moments` has the mean and 1/√(variance + eps) of every group: `[items, groups, 2]`.
 extern "C" __global__ void __launch_bounds__(THREADS)
     merge(const float *partial, float *moments, unsigned width, unsigned pixels, unsigned chunk,
           unsigned chunks, float eps) {

@@ -1,5 +1,12 @@
-// join_sequence: out[n] = [image[n mod pictures], caption[captions[n]]], a block a row. Rows are `width` wide.
-// Constants: VECTOR (8, or 1 where width is no multiple of 8).
+// join_sequence: out[n] = [image[n mod pictures], caption[captions[n]]]. Rows of `width`.
+// Grid: a CTA of 128 per row of out.
+// Constants: VECTOR (8, or 1 if width is not a multiple of 8).
+
+#include "common/types.cuh"
+
+#ifndef VECTOR
+#define VECTOR 8
+#endif
 
 extern "C" __global__ void __launch_bounds__(128)
     join_sequence(const bf16 *image, const bf16 *caption, const unsigned *captions, bf16 *out, unsigned pictures,

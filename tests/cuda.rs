@@ -1,49 +1,71 @@
-//! The `cuda` backend without a GPU: every kernel is compiled for every architecture that is named, and what is missing
-//! gets a sentence. What its verbs mean is for the conformance suite.
+//! The `cuda` backend without a GPU: every kernel file is consistent and compiles for every
+//! architecture, and a missing library gets one sentence. The conformance suite tests the ops.
 #![cfg(feature = "cuda")]
 
+use std::collections::BTreeSet;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use zimage::backend::cuda::{self, Cuda, Placement};
+use zimage::backend::cuda::{self, Cuda, File, Placement, Program};
 
 /// Ampere's two, Hopper, and Blackwell's two.
 const ARCHITECTURES: [&str; 5] = ["sm_80", "sm_89", "sm_90a", "sm_100a", "sm_120a"];
 
-#[test]
-fn every_kernel_compiles_for_every_architecture() {
-    if let Err(error) = cuda::compile("empty", "extern \"C\" __global__ void empty() {}", "sm_80") {
-        let sentence = error.to_string();
-        assert!(sentence.contains("libnvrtc") || sentence.contains("nvrtc64"), "{sentence}");
-        writeln!(std::io::stderr(), "skipped: cuda: {sentence}").unwrap();
-        return;
-    }
-    let jobs: Vec<_> = ARCHITECTURES
-        .iter()
-        .flat_map(|architecture| cuda::kernels(architecture).into_iter().map(move |kernel| (kernel, *architecture)))
-        .collect();
-    assert!(jobs.len() > 300, "only {} kernels", jobs.len());
-    let jobs = Mutex::new(jobs.into_iter());
+/// True if NVRTC is installed; else the test is skipped with a line that says why.
+fn nvrtc() -> bool {
+    let empty = Program::new("empty", File { name: "empty.cu", text: "extern \"C\" __global__ void empty() {}" });
+    let Err(error) = cuda::compile(&empty, "sm_80") else { return true };
+    let sentence = error.to_string();
+    assert!(sentence.contains("libnvrtc") || sentence.contains("nvrtc64"), "{sentence}");
+    writeln!(std::io::stderr(), "skipped: cuda: {sentence}").unwrap();
+    false
+}
+
+/// Runs `job` for all items on all cores.
+fn on_all_cores<T: Send>(items: Vec<T>, job: impl Fn(T) + Sync) {
+    let items = Mutex::new(items.into_iter());
     std::thread::scope(|scope| {
         for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
             scope.spawn(|| {
                 loop {
-                    let next = jobs.lock().unwrap().next();
-                    let Some(((name, source), architecture)) = next else { break };
-                    compiles(&name, &source, architecture);
+                    let next = items.lock().unwrap().next();
+                    let Some(item) = next else { break };
+                    job(item);
                 }
             });
         }
     });
 }
 
-/// Bytes of registers that a thread may keep in memory: some variants put a few aside before their loop. An array that
-/// was not unrolled, or accumulators that do not fit, are hundreds.
+fn with_architectures(programs: impl Fn(&str) -> Vec<Program>) -> Vec<(Program, &'static str)> {
+    let with = |architecture| programs(architecture).into_iter().map(move |program| (program, architecture));
+    ARCHITECTURES.into_iter().flat_map(with).collect()
+}
+
+#[test]
+fn every_kernel_compiles_for_every_architecture() {
+    if !nvrtc() {
+        return;
+    }
+    let jobs = with_architectures(cuda::programs);
+    assert!(jobs.len() > 300, "only {} kernels", jobs.len());
+    on_all_cores(jobs, |(program, architecture)| compiles(&program, architecture));
+}
+
+/// The most bytes of registers that a thread may spill: some variants spill a few before their loop.
+/// An array that was not unrolled, or accumulators that do not fit, are hundreds.
 const SPILLS: u32 = 64;
 
-fn compiles(name: &str, source: &str, architecture: &str) {
-    let compiled = cuda::compile(name, source, architecture).unwrap_or_else(|error| panic!("{error}"));
+fn compiles(program: &Program, architecture: &str) {
+    let name = program.label();
+    let compiled = cuda::compile(program, architecture).unwrap_or_else(|error| panic!("{error}"));
     assert!(compiled.cubin.starts_with(b"\x7fELF"), "{name} for {architecture}");
+    // For tools/sass/compare.py.
+    if let Some(folder) = std::env::var_os("ZIMAGE_CUBINS") {
+        let folder = Path::new(&folder).join(architecture);
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join(name.replace('/', ".") + ".cubin"), &compiled.cubin).unwrap();
+    }
     let spilled = |line: &str| {
         let (before, _) = line.split_once(" bytes spill stores")?;
         before.rsplit(' ').next()?.parse::<u32>().ok()
@@ -51,15 +73,79 @@ fn compiles(name: &str, source: &str, architecture: &str) {
     let spills: Vec<u32> = compiled.log.lines().filter_map(spilled).collect();
     assert!(!spills.is_empty(), "{name} for {architecture}: {}", compiled.log);
     assert!(spills.iter().all(|&bytes| bytes <= SPILLS), "{name} for {architecture} spills {spills:?} bytes");
-    // What ptxas says when it makes wgmma wait after each instruction, or does not move registers between warpgroups.
+    // The words of ptxas for a wgmma that waits after each instruction, and for a setmaxnreg without effect.
     let complaint = ["serialized", "ignored"].into_iter().find(|word| compiled.log.contains(word));
     assert_eq!(complaint, None, "{name} for {architecture}: {}", compiled.log);
 }
 
-/// What comes before the wait of a kernel that starts early, and its parameters that lie in memory: pointers, tensor maps, and
-/// structures that hold some.
+/// The kernel files and the headers that they include, for an architecture.
+fn files(architecture: &str) -> BTreeSet<(&'static str, &'static str)> {
+    let of = |program: Program| program.headers().unwrap().into_iter().chain([program.file()]);
+    cuda::programs(architecture).into_iter().flat_map(of).map(|file| (file.name, file.text)).collect()
+}
+
+#[test]
+fn every_file_compiles_alone() {
+    if !nvrtc() {
+        return;
+    }
+    let alone = |(name, text)| Program::new("alone", File { name, text });
+    let jobs = with_architectures(|architecture| files(architecture).into_iter().map(alone).collect());
+    on_all_cores(jobs, |(program, architecture)| {
+        cuda::compile(&program, architecture).unwrap_or_else(|error| panic!("{error}"));
+    });
+}
+
+#[test]
+fn every_file_belongs_to_a_program() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels");
+    let mut on_disk = BTreeSet::new();
+    let mut folders = vec![root.clone()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let is_source = path.extension().is_some_and(|extension| extension == "cu" || extension == "cuh");
+            if path.is_dir() {
+                folders.push(path);
+            } else if is_source {
+                let name = path.strip_prefix(&root).unwrap().to_str().unwrap().replace('\\', "/");
+                on_disk.insert(name);
+            }
+        }
+    }
+    let used: BTreeSet<String> = files("sm_90a").into_iter().map(|(name, _)| name.to_owned()).collect();
+    assert_eq!(on_disk, used);
+}
+
+/// The names that a text gives a default in an `#ifndef` block.
+fn defaults(text: &'static str) -> impl Iterator<Item = &'static str> {
+    let blocks = text.split("\n#ifndef ").skip(1).filter_map(|rest| rest.split("\n#endif").next());
+    let names = |line: &'static str| line.strip_prefix("#define ")?.split(' ').next();
+    blocks.flat_map(move |block| block.lines().filter_map(names))
+}
+
+/// A constant that a launcher forgets would have its default, which is for editors.
+#[test]
+fn programs_define_all_constants_of_their_files() {
+    for program in cuda::programs("sm_90a") {
+        let files = program.headers().unwrap().into_iter().chain([program.file()]);
+        let declared: BTreeSet<&str> = files.flat_map(|file| defaults(file.text)).collect();
+        assert_eq!(program.constants().collect::<BTreeSet<_>>(), declared, "{}", program.label());
+    }
+}
+
+#[test]
+fn programs_declare_dependent_launch_if_they_wait() {
+    for program in cuda::programs("sm_90a") {
+        let waits = program.source().contains("griddepcontrol_wait();");
+        assert_eq!(program.is_pdl(), waits, "{}", program.label());
+    }
+}
+
+/// The text before each `griddepcontrol_wait` of a kernel, and its parameters in memory: pointers,
+/// tensor maps, and structures that may hold some.
 fn before_waits(source: &str) -> Vec<(&str, Vec<&str>)> {
-    let waits = source.match_indices("\n    wait_for_previous();").map(|(at, _)| &source[..at]);
+    let waits = source.match_indices("\n    griddepcontrol_wait();").map(|(at, _)| &source[..at]);
     waits
         .map(|text| {
             let start = text.rfind("__global__").max(text.rfind("__device__")).expect("a wait is in a function");
@@ -86,13 +172,14 @@ fn declared(parameter: &str) -> &str {
     parameter.trim().rsplit([' ', '*', '&']).next().unwrap_or_default()
 }
 
-/// The driver starts these kernels while the one before still runs, and neither the emulation nor most runs on a GPU would show
-/// that one reads too early.
+/// With programmatic dependent launch the preceding kernel may still be writing. Neither the
+/// emulation nor most runs on a GPU would show that a kernel reads too early.
 #[test]
-fn a_kernel_that_starts_early_touches_nothing_before_it_waits() {
+fn kernels_touch_no_memory_before_they_wait() {
     let mut seen = 0;
-    for (name, source) in cuda::kernels("sm_90a") {
-        for (body, parameters) in before_waits(&source) {
+    for program in cuda::programs("sm_90a") {
+        let name = program.label();
+        for (body, parameters) in before_waits(&program.source()) {
             seen += 1;
             assert!(!parameters.is_empty(), "{name}: {body}");
             let words = body.split(|c: char| !c.is_alphanumeric() && c != '_');
@@ -100,23 +187,38 @@ fn a_kernel_that_starts_early_touches_nothing_before_it_waits() {
             assert_eq!(touched, Vec::<&str>::new(), "{name}");
         }
     }
-    assert!(seen > 50, "only {seen} kernels start early");
-    let early = "__global__ void __launch_bounds__(32) f(const float *x, unsigned n) {\n    float a = x[0];\n    wait_for_previous();\n";
+    assert!(seen > 50, "only {seen} kernels wait");
+    let early = "__global__ void __launch_bounds__(32) f(const float *x, unsigned n) {\n    float a = x[0];\n    \
+                 griddepcontrol_wait();\n";
     assert_eq!(before_waits(early), [("    float a = x[0];", vec!["x"])]);
 }
 
+/// The error for a file that must not compile.
+fn rejected(text: &'static str) -> zimage::Error {
+    let program = Program::new("broken", File { name: "broken.cu", text });
+    let Err(error) = cuda::compile(&program, "sm_80") else { panic!("it compiled") };
+    error
+}
+
 #[test]
-fn a_text_that_is_no_kernel_is_refused_with_a_sentence() {
-    let Err(error) = cuda::compile("broken.cu", "extern \"C\" __global__ void broken( {}", "sm_80") else {
-        panic!("it compiled")
-    };
+fn an_invalid_kernel_gets_one_sentence() {
+    let error = rejected("#include \"common/types.cuh\"\nextern \"C\" __global__ void broken( {}");
     let sentence = error.to_string();
     assert!(matches!(error, zimage::Error::Device(_)) && !sentence.contains('\n'), "{sentence}");
     let missing = sentence.contains("libnvrtc") || sentence.contains("nvrtc64");
-    assert!(missing || sentence.starts_with("broken.cu cannot be compiled for sm_80: "), "{sentence}");
+    let right =
+        sentence.starts_with("broken.cu cannot be compiled for sm_80: ") && sentence.contains("broken.cu(2): error");
+    assert!(missing || right, "{sentence}");
 }
 
-/// Where the system may find the driver's library.
+#[test]
+fn a_missing_include_is_named() {
+    let error = rejected("#include \"common/none.cuh\"\n");
+    let sentence = "broken.cu cannot be compiled: broken.cu includes common/none.cuh, which is not in kernels/";
+    assert!(matches!(&error, zimage::Error::Internal(found) if found == sentence), "{error}");
+}
+
+/// The driver's library, if the system has it.
 fn driver() -> Option<PathBuf> {
     let named = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
     let usual =

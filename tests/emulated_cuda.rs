@@ -1,4 +1,5 @@
-//! The emulated CUDA against its own cases: kernels with known answers, and a wrong one for everything that it catches.
+//! The emulated CUDA itself: kernels with known answers, a wrong kernel for every fault that it
+//! catches, and a twin for every header with PTX.
 
 #[path = "support/emulated_cuda.rs"]
 mod emulated_cuda;
@@ -7,11 +8,27 @@ use std::path::Path;
 use std::process::Command;
 
 #[test]
-fn the_emulation_is_right_and_catches_what_is_wrong() {
+fn the_emulation_passes_its_selftest() {
     let Some(folder) = emulated_cuda::built() else { return };
     let kernels = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/emulated_cuda/selftest.cu");
     let out = Command::new(folder.join("selftest")).arg(kernels).output().unwrap();
     let said = String::from_utf8_lossy(&out.stdout);
     assert!(out.status.success(), "{said}{}", String::from_utf8_lossy(&out.stderr));
     assert!(said.lines().filter(|line| line.starts_with("ok: ")).count() > 30, "{said}");
+}
+
+#[cfg(feature = "cuda")]
+#[test]
+fn every_header_with_ptx_has_an_emulated_twin() {
+    let twins = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/emulated_cuda");
+    let mut seen = 0;
+    for program in zimage::backend::cuda::programs("sm_90a") {
+        for file in program.headers().unwrap().into_iter().chain([program.file()]) {
+            if file.text.contains("asm(") || file.text.contains("asm volatile(") {
+                seen += 1;
+                assert!(twins.join(file.name).is_file(), "tests/emulated_cuda/{} is missing", file.name);
+            }
+        }
+    }
+    assert!(seen > 100, "only {seen} files with PTX");
 }

@@ -1,86 +1,104 @@
-// The tiled product of tensor cores, C[m, n] = Σ A[m, k]·W[n, k], around which the verbs put what they do to A and C.
+// Tiled GEMM on tensor cores, C[m, n] = Σₖ A[m, k]·W[n, k]: mma.sync on a ring filled by cp.async.
 //
-// A block makes a tile of TILE_M × TILE_N in WARPS_M × WARPS_N warps. A ring of STAGES stages in shared memory holds
-// steps of 32 along k: while one is multiplied the next ones are on their way. 16-byte chunks of a row are swapped among
-// each other (`chunk`), so that the eight rows which ldmatrix reads at once lie in different banks.
+// Grid: one CTA per tile of TILE_M × TILE_N, WARPS_M × WARPS_N warps, each with its part of the
+//   tile.
+// Pipeline: a ring of STAGES stages in shared memory, each 32 along k. All threads load stage
+//   s + STAGES - 1 while stage s is multiplied.
+// Swizzle: 16-byte chunks of a row are permuted (`chunk`), so that the eight rows of an ldmatrix
+//   lie in different banks.
 //
-// A verb gives two structures:
-//   Left:  struct Row;  Row row(unsigned m);  void load(bf16 *to, const Row &, unsigned k): eight values of a row from k
-//          on into shared memory, by cp_async_16 or by a store; zeros past the ends of m and k.
-//   Out:   WIDTH: columns of the output that two columns of the product make, 2 or 1, or 0 where it stores by itself;
-//          unsigned pair(m, n, a, b): what is kept of columns n and n + 1, two BF16 or one; only for rows and columns that exist.
-//          void store(m, column, const bf16 *eight): eight columns of a row to memory.
-// Constants: TILE_M, TILE_N, WARPS_M, WARPS_N, STAGES.
+// An op passes an `Epilogue` (gemm/epilogue.cuh) and
+//   A:  struct Row;  Row row(unsigned m);  void load(bf16 *to, const Row &, unsigned k): copies
+//       eight values of a row from k on to shared memory, by cp_async_16 or by a store; zeros past
+//       the ends of m and k.
+#pragma once
 
-constexpr unsigned STEP = 32;
-constexpr unsigned CHUNKS = STEP / 8;
+#include "common/ptx/cp_async.cuh"
+#include "common/ptx/mma.cuh"
+#include "common/vec.cuh"
+#include "gemm/epilogue.cuh"
+
+// ALIGNED_OUT: rows of the output are a multiple of 8.
+#ifndef TILE_M
+#define TILE_M 128
+#define TILE_N 128
+#define WARPS_M 2
+#define WARPS_N 4
+#define STAGES 4
+#define ALIGNED_OUT 1
+#endif
+
+constexpr unsigned TILE_K = 32, CHUNKS = TILE_K / 8;
 constexpr unsigned THREADS = 32 * WARPS_M * WARPS_N;
-constexpr unsigned LEFT = TILE_M * STEP, RIGHT = TILE_N * STEP;
-constexpr unsigned STAGE = LEFT + RIGHT;
+// Elements of a stage.
+constexpr unsigned A_SIZE = TILE_M * TILE_K, W_SIZE = TILE_N * TILE_K, STAGE_SIZE = A_SIZE + W_SIZE;
 // A warp's part of the tile, in fragments of 16 rows and of 8 columns.
 constexpr unsigned FRAGMENTS_M = TILE_M / WARPS_M / 16, FRAGMENTS_N = TILE_N / WARPS_N / 8;
 // Rows of A and of W that a thread loads.
 constexpr unsigned ROWS_A = (TILE_M * CHUNKS + THREADS - 1) / THREADS, ROWS_W = (TILE_N * CHUNKS + THREADS - 1) / THREADS;
+// CTAs go down this many tiles of m before the next tile of n: a wave shares its rows and columns
+// in the L2.
+constexpr unsigned BAND = 8;
 
 static_assert(TILE_M % (16 * WARPS_M) == 0 && TILE_N % (16 * WARPS_N) == 0, "fragments of W are loaded two at a time");
-static_assert(THREADS % CHUNKS == 0, "a thread stays in its chunk of the rows");
+static_assert(THREADS % CHUNKS == 0, "a thread loads the same chunk of every row");
 
-// Where chunk c of a row lies, in elements.
+// The offset of chunk c of a row in shared memory, in elements.
 __device__ __forceinline__ unsigned chunk(unsigned row, unsigned c) {
     return (row * CHUNKS + (c ^ (row / 2 % CHUNKS))) * 8;
 }
 
-// Blocks go down eight tiles of m before they go to the next tile of n, so that those which run together share their
-// rows and columns in the L2.
-__device__ __forceinline__ uint2 tile_of(unsigned block, unsigned m, unsigned n) {
+// The first row and column of a CTA's tile.
+__device__ __forceinline__ uint2 tile_origin(unsigned cta, unsigned m, unsigned n) {
     const unsigned tiles_m = (m + TILE_M - 1) / TILE_M, tiles_n = (n + TILE_N - 1) / TILE_N;
-    const unsigned band = block / (8 * tiles_n);
-    const unsigned height = min(8u, tiles_m - 8 * band);
-    const unsigned inside = block % (8 * tiles_n);
-    return make_uint2((8 * band + inside % height) * TILE_M, inside / height * TILE_N);
+    const unsigned band = cta / (BAND * tiles_n);
+    const unsigned height = min(BAND, tiles_m - BAND * band);
+    const unsigned inside = cta % (BAND * tiles_n);
+    return make_uint2((BAND * band + inside % height) * TILE_M, inside / height * TILE_N);
 }
 
-template <class Left, class Out>
-__device__ __forceinline__ void product(const Left &left, const bf16 *weights, unsigned stride, unsigned m, unsigned n,
-                                        unsigned k, const Out &out) {
-    extern __shared__ __align__(1024) unsigned char shared[];
-    bf16 *ring = reinterpret_cast<bf16 *>(shared);
+// W `[n, stride]` has zeros from column k on; out `[m, out_width]`.
+template <class A, class E>
+__device__ __forceinline__ void gemm(const A &a, const bf16 *weights, unsigned stride, unsigned m, unsigned n,
+                                     unsigned k, const E &epilogue, bf16 *out, unsigned out_width) {
+    extern __shared__ __align__(1024) unsigned char smem[];
+    bf16 *ring = reinterpret_cast<bf16 *>(smem);
     const unsigned thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
-    const uint2 origin = tile_of(blockIdx.x, m, n);
+    const uint2 origin = tile_origin(blockIdx.x, m, n);
 
-    // What this thread loads of each step: chunk `part` of some rows.
+    // A thread loads chunk `part` of these rows in every step.
     const unsigned part = thread % CHUNKS, first = thread / CHUNKS;
-    typename Left::Row rows[ROWS_A];
+    typename A::Row rows[ROWS_A];
 #pragma unroll
-    for (unsigned i = 0; i < ROWS_A; i++) rows[i] = left.row(origin.x + first + i * (THREADS / CHUNKS));
-    const bf16 *columns[ROWS_W];
-    bool inside[ROWS_W];
+    for (unsigned i = 0; i < ROWS_A; i++) rows[i] = a.row(origin.x + first + i * (THREADS / CHUNKS));
+    const bf16 *w_rows[ROWS_W];
+    bool exists[ROWS_W];
 #pragma unroll
     for (unsigned i = 0; i < ROWS_W; i++) {
         const unsigned column = origin.y + first + i * (THREADS / CHUNKS);
-        inside[i] = column < n;
-        columns[i] = weights + static_cast<u64>(inside[i] ? column : 0) * stride;
+        exists[i] = column < n;
+        w_rows[i] = weights + static_cast<u64>(exists[i] ? column : 0) * stride;
     }
     auto load = [&](unsigned step) {
-        bf16 *stage = ring + step % STAGES * STAGE;
-        const unsigned at = step * STEP + part * 8;
+        bf16 *stage = ring + step % STAGES * STAGE_SIZE;
+        const unsigned at = step * TILE_K + part * 8;
 #pragma unroll
         for (unsigned i = 0; i < ROWS_A; i++) {
             const unsigned row = first + i * (THREADS / CHUNKS);
-            if (TILE_M * CHUNKS % THREADS == 0 || row < TILE_M) left.load(stage + chunk(row, part), rows[i], at);
+            if (TILE_M * CHUNKS % THREADS == 0 || row < TILE_M) a.load(stage + chunk(row, part), rows[i], at);
         }
 #pragma unroll
         for (unsigned i = 0; i < ROWS_W; i++) {
             const unsigned row = first + i * (THREADS / CHUNKS);
-            const bool take = inside[i] && at < stride;
+            const bool take = exists[i] && at < stride;
             if (TILE_N * CHUNKS % THREADS == 0 || row < TILE_N) {
-                cp_async_16(stage + LEFT + chunk(row, part), columns[i] + (take ? at : 0), take ? 16 : 0);
+                cp_async_16(stage + A_SIZE + chunk(row, part), w_rows[i] + (take ? at : 0), take ? 16 : 0);
             }
         }
     };
 
-    float sums[FRAGMENTS_M][FRAGMENTS_N][4] = {};
-    const unsigned steps = (k + STEP - 1) / STEP;
+    float acc[FRAGMENTS_M][FRAGMENTS_N][4] = {};
+    const unsigned steps = (k + TILE_K - 1) / TILE_K;
 #pragma unroll
     for (unsigned step = 0; step < STAGES - 1; step++) {
         if (step < steps) load(step);
@@ -89,37 +107,38 @@ __device__ __forceinline__ void product(const Left &left, const bf16 *weights, u
     const unsigned warp_m = warp / WARPS_N * (TILE_M / WARPS_M), warp_n = warp % WARPS_N * (TILE_N / WARPS_N);
     for (unsigned step = 0; step < steps; step++) {
         cp_async_wait<STAGES - 2>();
-        // All see this step, and all are done with the one whose place the next load takes.
+        // This step has landed for all threads, and all are done with the stage that the next load
+        // overwrites.
         __syncthreads();
         if (step + STAGES - 1 < steps) load(step + STAGES - 1);
         cp_async_commit();
-        const bf16 *a = ring + step % STAGES * STAGE, *w = a + LEFT;
+        const bf16 *stage_a = ring + step % STAGES * STAGE_SIZE, *stage_w = stage_a + A_SIZE;
 #pragma unroll
-        for (unsigned inner = 0; inner < STEP / 16; inner++) {
-            unsigned left_fragments[FRAGMENTS_M][4], right_fragments[FRAGMENTS_N][2];
+        for (unsigned inner = 0; inner < TILE_K / 16; inner++) {
+            unsigned a_fragments[FRAGMENTS_M][4], w_fragments[FRAGMENTS_N][2];
 #pragma unroll
             for (unsigned i = 0; i < FRAGMENTS_M; i++) {
-                ldmatrix_x4(left_fragments[i], a + chunk(warp_m + 16 * i + lane % 16, 2 * inner + lane / 16));
+                ldmatrix_x4(a_fragments[i], stage_a + chunk(warp_m + 16 * i + lane % 16, 2 * inner + lane / 16));
             }
 #pragma unroll
             for (unsigned j = 0; j < FRAGMENTS_N; j += 2) {
                 unsigned both[4];
-                ldmatrix_x4(both, w + chunk(warp_n + 8 * j + lane / 16 * 8 + lane % 8, 2 * inner + lane / 8 % 2));
-                right_fragments[j][0] = both[0], right_fragments[j][1] = both[1];
-                right_fragments[j + 1][0] = both[2], right_fragments[j + 1][1] = both[3];
+                ldmatrix_x4(both, stage_w + chunk(warp_n + 8 * j + lane / 16 * 8 + lane % 8, 2 * inner + lane / 8 % 2));
+                w_fragments[j][0] = both[0], w_fragments[j][1] = both[1];
+                w_fragments[j + 1][0] = both[2], w_fragments[j + 1][1] = both[3];
             }
 #pragma unroll
             for (unsigned i = 0; i < FRAGMENTS_M; i++) {
 #pragma unroll
                 for (unsigned j = 0; j < FRAGMENTS_N; j++) {
-                    mma_m16n8k16_bf16(sums[i][j], left_fragments[i], right_fragments[j]);
+                    mma_m16n8k16_bf16(acc[i][j], a_fragments[i], w_fragments[j]);
                 }
             }
         }
     }
 
-    // The tile goes through shared memory, so that rows are written 16 bytes a thread.
-    constexpr unsigned KEPT = TILE_N * Out::WIDTH / 2, PADDED = KEPT + 8;
+    // The output passes through shared memory, so that a thread stores 16 bytes of a row.
+    constexpr unsigned OUT_N = TILE_N * E::OUT_PER_PAIR / 2, OUT_STRIDE = OUT_N + 8;
     cp_async_wait<0>();
     __syncthreads();
 #pragma unroll
@@ -130,30 +149,29 @@ __device__ __forceinline__ void product(const Left &left, const bf16 *weights, u
             for (unsigned half = 0; half < 2; half++) {
                 const unsigned row = warp_m + 16 * i + 8 * half + lane / 4, column = warp_n + 8 * j + lane % 4 * 2;
                 if (origin.x + row >= m || origin.y + column >= n) continue;
-                const unsigned kept =
-                    out.pair(origin.x + row, origin.y + column, sums[i][j][2 * half], sums[i][j][2 * half + 1]);
-                if (Out::WIDTH == 2) {
-                    *reinterpret_cast<unsigned *>(ring + row * PADDED + column) = kept;
-                } else if (Out::WIDTH == 1) {
-                    ring[row * PADDED + column / 2].bits = static_cast<unsigned short>(kept);
+                const unsigned word =
+                    epilogue.pair(origin.x + row, origin.y + column, acc[i][j][2 * half], acc[i][j][2 * half + 1]);
+                if (E::OUT_PER_PAIR == 2) {
+                    *reinterpret_cast<unsigned *>(ring + row * OUT_STRIDE + column) = word;
+                } else {
+                    ring[row * OUT_STRIDE + column / 2].bits = static_cast<unsigned short>(word);
                 }
             }
         }
     }
-    if constexpr (Out::WIDTH != 0) {
-        __syncthreads();
-        const unsigned width = n * Out::WIDTH / 2, start = origin.y * Out::WIDTH / 2;
-        for (unsigned at = thread; at < TILE_M * (KEPT / 8); at += THREADS) {
-            const unsigned row = at / (KEPT / 8), column = at % (KEPT / 8) * 8;
-            if (origin.x + row < m && start + column < width) {
-                out.store(origin.x + row, start + column, ring + row * PADDED + column);
-            }
+    __syncthreads();
+    const unsigned width = n * E::OUT_PER_PAIR / 2, start = origin.y * E::OUT_PER_PAIR / 2;
+    for (unsigned at = thread; at < TILE_M * (OUT_N / 8); at += THREADS) {
+        const unsigned row = at / (OUT_N / 8), column = at % (OUT_N / 8) * 8;
+        if (origin.x + row < m && start + column < width) {
+            const bf16 *from = ring + row * OUT_STRIDE + column;
+            store8<ALIGNED_OUT>(out + static_cast<u64>(origin.x + row) * out_width, start + column, out_width, from);
         }
     }
 }
 
-// Rows of a matrix `[m, k]`: in chunks where k is a multiple of 8, else one by one.
-template <bool CHUNKED> struct MatrixRows {
+// A row-major matrix `[m, k]` of BF16. Aligned: k is a multiple of 8.
+template <bool Aligned> struct RowMajor {
     const bf16 *x;
     unsigned m, k;
 
@@ -168,7 +186,7 @@ template <bool CHUNKED> struct MatrixRows {
 
     __device__ __forceinline__ void load(bf16 *to, const Row &row, unsigned at) const {
         const bool take = at < row.k;
-        if (CHUNKED) {
+        if (Aligned) {
             cp_async_16(to, row.start + (take ? at : 0), take ? 16 : 0);
         } else {
             for (unsigned i = 0; i < 8; i++) to[i] = at + i < row.k ? row.start[at + i] : bf16{0};

@@ -1,272 +1,297 @@
-// attention for heads of 128 on Hopper: the same sums as ../attention.cu, by wgmma from tiles that the copy engine brings.
+// attention on Hopper for heads of 128: softmax(q·kᵀ/√128 + mask)·v as in ../attention.cu, by TMA
+// and wgmma.
 //
-// A block takes tiles of 192 queries of one head, one after the other. One warpgroup, the producer, asks for the queries of
-// a tile and then for 128 keys and their values at a time, two places for each in turn; three others, the consumers, have
-// 64 queries each. While one of them takes exponentials, the tensor cores work for the others (the idea is
-// FlashAttention-3's, Shah et al. 2024, which has two consumers and orders them). The output leaves through the place of its
-// queries, while the next tile is under way.
-//
-// Exponentials are taken relative to a score that was the largest of its row at some time. It is replaced when another is
-// larger by LAG powers of two, which is rare after the first keys: until then the sums are not scaled again, and their
-// quotient is the same (the idea is FlashAttention-4's).
-//
-// CLUSTER blocks, 1 or 2, take neighbouring tiles of one head and share its keys and values: each brings a part of them to
-// both, so that they cross the L2 once.
+// Grid: one CTA per SM, each of which takes tiles of 192 queries of one head until none is left.
+// Roles:
+//   producer   the last warpgroup; one thread of it loads the queries of a tile, then 128 keys and
+//              their values at a time, double-buffered.
+//   consumers  three warpgroups with 64 queries each. While one computes exponentials, the tensor
+//              cores work for the others (an idea of FlashAttention-3, Shah et al. 2024, which has
+//              two consumers and orders them). The output leaves by TMA through the shared memory
+//              of its queries, during the next tile.
+// Barriers: {q,k,v}_full[s] complete when a stage has landed, {q,k,v}_empty[s] when all consumers
+//   are done with it.
+// Softmax: exponentials are relative to a running row_max. It is replaced, and the output rescaled,
+//   only when a score exceeds it by RESCALE_THRESHOLD powers of two, which is rare after the first
+//   keys; the quotient is the same (an idea of FlashAttention-4).
+// Clusters: CLUSTER CTAs, 1 or 2, take neighbouring tiles of one head and share its keys and
+//   values: each multicasts a part of them, so that they cross the L2 once.
 // Constants: CAUSAL, HAS_LENGTHS, CLUSTER.
 
-constexpr unsigned HEAD = 128, KEYS = 128, STAGES = 2;
-constexpr unsigned CONSUMERS = 3, QUERIES = 64 * CONSUMERS, THREADS = 128 * (CONSUMERS + 1);
-// Rows of a box that the copy engine brings, which has 64 columns; a tile of queries, keys or values is two columns of boxes.
-constexpr unsigned BOX = 64;
-constexpr unsigned QUERY_HALF = QUERIES * 64, KEY_HALF = KEYS * 64;
-// Less than any score, and not so little that differences overflow.
-constexpr float NOTHING = -1e30f;
-constexpr float LAG = 8.0f;
+#include "common/attention.cuh"
+#include "sm90/ptx/barrier.cuh"
+#include "sm90/ptx/cluster.cuh"
+#include "sm90/ptx/pdl.cuh"
+#include "sm90/ptx/tma.cuh"
+#include "sm90/ptx/wgmma.cuh"
 
-// A tile: its head, item and first query, and how many keys any query of the cluster sees, in tiles. The last cluster of a head
-// may have a tile past its queries.
-struct Work {
-    unsigned head, item, first, length, tiles;
+#ifndef CAUSAL
+#define CAUSAL 0
+#define HAS_LENGTHS 1
+#define CLUSTER 2
+#endif
+
+constexpr unsigned HEAD = 128, KEYS = 128, STAGES = 2;
+constexpr unsigned WARPGROUP = 128, CONSUMERS = 3, QUERIES = 64 * CONSUMERS, THREADS = WARPGROUP * (CONSUMERS + 1);
+// Registers of a thread of the producer and of a consumer: all 64 K of the SM.
+constexpr unsigned PRODUCER_REGISTERS = 32, CONSUMER_REGISTERS = 160;
+// Rows and columns of a TMA box. A tile of queries, keys or values is two columns of boxes.
+constexpr unsigned BOX = 64;
+constexpr unsigned Q_HALF = QUERIES * BOX, KV_HALF = KEYS * BOX;
+constexpr float RESCALE_THRESHOLD = 8.0f;
+
+// A tile of queries: its head, item and first query; `key_tiles` cover all keys that any query of
+// the cluster sees. The last cluster of a head may have a tile past its queries.
+struct Tile {
+    unsigned head, item, first, length, key_tiles;
 };
 
-// How many clusters' worth of tiles a head has.
-__device__ __forceinline__ unsigned places(unsigned tokens) {
+__device__ __forceinline__ unsigned clusters_per_head(unsigned tokens) {
     return (tokens + CLUSTER * QUERIES - 1) / (CLUSTER * QUERIES);
 }
 
-// Tiles of one head follow each other, those with the most keys first.
-__device__ __forceinline__ Work work_at(unsigned at, unsigned rank, const unsigned *lengths, unsigned tokens,
+// The tile of CTA `rank` of the i-th cluster. Tiles of a head follow each other, those with the
+// most keys first.
+__device__ __forceinline__ Tile tile_at(unsigned i, unsigned rank, const unsigned *lengths, unsigned tokens,
                                         unsigned query_heads) {
-    const unsigned down = places(tokens), place = CAUSAL ? down - 1 - at % down : at % down;
-    Work work;
-    work.head = at / down % query_heads;
-    work.item = at / down / query_heads;
-    work.first = (place * CLUSTER + rank) * QUERIES;
-    work.length = HAS_LENGTHS ? min(lengths[work.item], tokens) : tokens;
-    const unsigned end = CAUSAL ? min(work.length, (place + 1) * CLUSTER * QUERIES) : work.length;
-    // One even where a length is 0, which no item has: the barriers below wait for it.
-    work.tiles = max((end + KEYS - 1) / KEYS, 1u);
-    return work;
+    const unsigned down = clusters_per_head(tokens), row = CAUSAL ? down - 1 - i % down : i % down;
+    Tile tile;
+    tile.head = i / down % query_heads;
+    tile.item = i / down / query_heads;
+    tile.first = (row * CLUSTER + rank) * QUERIES;
+    tile.length = HAS_LENGTHS ? min(lengths[tile.item], tokens) : tokens;
+    const unsigned end = CAUSAL ? min(tile.length, (row + 1) * CLUSTER * QUERIES) : tile.length;
+    // At least one, because the barriers below wait for it; no item has a length of 0.
+    tile.key_tiles = max((end + KEYS - 1) / KEYS, 1u);
+    return tile;
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTER, 1, 1)
     attention(const __grid_constant__ TensorMap qkv, const unsigned *lengths, const __grid_constant__ TensorMap out,
               unsigned tokens, unsigned items, unsigned query_heads, unsigned key_heads, float scale) {
-    extern __shared__ __align__(1024) unsigned char shared[];
-    __shared__ Barrier queries_full[2], queries_empty[2];
-    __shared__ Barrier keys_full[STAGES], keys_empty[STAGES], values_full[STAGES], values_empty[STAGES];
-    bf16 *queries = reinterpret_cast<bf16 *>(shared), *keys = queries + 2 * 2 * QUERY_HALF;
-    bf16 *values = keys + STAGES * 2 * KEY_HALF;
-    const unsigned group = uniform(threadIdx.x / 128), warp = uniform(threadIdx.x / 32 % 4), lane = threadIdx.x % 32;
-    const unsigned count = places(tokens) * query_heads * items;
+    extern __shared__ __align__(1024) unsigned char smem[];
+    __shared__ Barrier q_full[2], q_empty[2];
+    __shared__ Barrier k_full[STAGES], k_empty[STAGES], v_full[STAGES], v_empty[STAGES];
+    bf16 *smem_q = reinterpret_cast<bf16 *>(smem), *smem_k = smem_q + 2 * 2 * Q_HALF;
+    bf16 *smem_v = smem_k + STAGES * 2 * KV_HALF;
+    const unsigned group = warp_uniform(threadIdx.x / WARPGROUP), warp = warp_uniform(threadIdx.x / 32 % 4), lane = threadIdx.x % 32;
+    const unsigned count = clusters_per_head(tokens) * query_heads * items;
     const unsigned rank = CLUSTER > 1 ? cluster_rank() : 0;
-    let_next_start();
+    griddepcontrol_launch_dependents();
     if (threadIdx.x == 0) {
         for (unsigned i = 0; i < 2; i++) {
-            queries_full[i].init(1);
-            queries_empty[i].init(CONSUMERS);
+            q_full[i].init(1);
+            q_empty[i].init(CONSUMERS);
         }
         for (unsigned i = 0; i < STAGES; i++) {
-            keys_full[i].init(1);
-            values_full[i].init(1);
-            keys_empty[i].init(CONSUMERS * CLUSTER);
-            values_empty[i].init(CONSUMERS * CLUSTER);
+            k_full[i].init(1);
+            v_full[i].init(1);
+            k_empty[i].init(CONSUMERS * CLUSTER);
+            v_empty[i].init(CONSUMERS * CLUSTER);
         }
-        fence_barriers();
+        fence_barrier_init();
     }
     cluster_sync<CLUSTER>();
-    wait_for_previous();
+    griddepcontrol_wait();
 
     if (group == CONSUMERS) {
-        registers_give<32>();
-        if (threadIdx.x % 128 == 0) {
-            // Queries are a block's own; of keys and values each block brings some boxes to all.
-            auto load_queries = [&](bf16 *to, Barrier &full, unsigned column, unsigned row, unsigned item) {
-                full.expect(QUERIES * HEAD * sizeof(bf16));
+        // Producer.
+        warpgroup_reg_dealloc<PRODUCER_REGISTERS>();
+        if (threadIdx.x % WARPGROUP == 0) {
+            // Queries are the CTA's own; each CTA of the cluster loads some boxes of keys and
+            // values for all.
+            auto load_q = [&](bf16 *to, Barrier &full, unsigned head, unsigned row, unsigned item) {
+                full.arrive_expect_tx(QUERIES * HEAD * sizeof(bf16));
 #pragma unroll 1
                 for (unsigned box = 0; box < 2 * CONSUMERS; box++) {
                     const unsigned half = box % 2, down = box / 2 * BOX;
-                    copy_box(to + half * QUERY_HALF + down * 64, qkv, full, column * HEAD + 64 * half, row + down, item);
+                    tma_load(to + half * Q_HALF + down * 64, qkv, full, head * HEAD + 64 * half, row + down, item);
                 }
             };
-            auto load_keys = [&](bf16 *to, Barrier &full, unsigned column, unsigned row, unsigned item) {
-                full.expect(KEYS * HEAD * sizeof(bf16));
+            auto load_kv = [&](bf16 *to, Barrier &full, unsigned head, unsigned row, unsigned item) {
+                full.arrive_expect_tx(KEYS * HEAD * sizeof(bf16));
 #pragma unroll 1
                 for (unsigned box = rank; box < 2 * KEYS / BOX; box += CLUSTER) {
                     const unsigned half = box % 2, down = box / 2 * BOX;
-                    bf16 *place = to + half * KEY_HALF + down * 64;
+                    bf16 *to_box = to + half * KV_HALF + down * 64;
                     if constexpr (CLUSTER == 1) {
-                        copy_box(place, qkv, full, column * HEAD + 64 * half, row + down, item);
+                        tma_load(to_box, qkv, full, head * HEAD + 64 * half, row + down, item);
                     } else {
-                        copy_box_to_all(place, qkv, full, column * HEAD + 64 * half, row + down, item);
+                        tma_load_multicast(to_box, qkv, full, head * HEAD + 64 * half, row + down, item);
                     }
                 }
             };
-            unsigned at = 0, done = 0;
-            for (unsigned i = blockIdx.x / CLUSTER; i < count; i += gridDim.x / CLUSTER, done++) {
-                const Work work = work_at(i, rank, lengths, tokens, query_heads);
-                const unsigned key_head = query_heads + work.head / (query_heads / key_heads);
-                // The first round finds every place empty.
-                queries_empty[done % 2].wait((done / 2 + 1) % 2);
-                load_queries(queries + done % 2 * 2 * QUERY_HALF, queries_full[done % 2], work.head, work.first, work.item);
-                for (unsigned j = 0; j < work.tiles; j++, at++) {
-                    const unsigned slot = at % STAGES, empty = (at / STAGES + 1) % 2;
-                    keys_empty[slot].wait(empty);
-                    load_keys(keys + slot * 2 * KEY_HALF, keys_full[slot], key_head, j * KEYS, work.item);
-                    values_empty[slot].wait(empty);
-                    load_keys(values + slot * 2 * KEY_HALF, values_full[slot], key_head + key_heads, j * KEYS, work.item);
+            // Tiles of keys and of queries so far.
+            unsigned kv = 0, q = 0;
+            for (unsigned i = blockIdx.x / CLUSTER; i < count; i += gridDim.x / CLUSTER, q++) {
+                const Tile tile = tile_at(i, rank, lengths, tokens, query_heads);
+                const unsigned key_head = query_heads + tile.head / (query_heads / key_heads);
+                // The phase before the first one counts as completed: every stage is empty at
+                // first.
+                q_empty[q % 2].wait((q / 2 + 1) % 2);
+                load_q(smem_q + q % 2 * 2 * Q_HALF, q_full[q % 2], tile.head, tile.first, tile.item);
+                for (unsigned j = 0; j < tile.key_tiles; j++, kv++) {
+                    const unsigned slot = kv % STAGES, empty = (kv / STAGES + 1) % 2;
+                    k_empty[slot].wait(empty);
+                    load_kv(smem_k + slot * 2 * KV_HALF, k_full[slot], key_head, j * KEYS, tile.item);
+                    v_empty[slot].wait(empty);
+                    load_kv(smem_v + slot * 2 * KV_HALF, v_full[slot], key_head + key_heads, j * KEYS, tile.item);
                 }
             }
         }
     } else {
-        registers_take<160>();
-        // A lane holds rows lane/4 and lane/4 + 8 of its warp's sixteen.
-        float scores[KEYS / 2], sums[HEAD / 2], largest[2], total[2];
-        unsigned weights[KEYS / 16][4];
-        const float to_exponent = scale * 1.44269504f;
-        const bool speaks = threadIdx.x % 128 == 0;
+        // Consumer. A lane holds rows lane / 4 and lane / 4 + 8 of its warp's sixteen.
+        warpgroup_reg_alloc<CONSUMER_REGISTERS>();
+        float scores[KEYS / 2], acc_o[HEAD / 2], row_max[2], row_sum[2];
+        unsigned p[KEYS / 16][4];
+        const float scale_log2 = scale * LOG2E;
+        const bool leader = threadIdx.x % WARPGROUP == 0;
         // Tiles of keys and of queries so far.
-        unsigned at = 0, done = 0;
+        unsigned kv = 0, q = 0;
 
-        // One thread of the warpgroup tells each block of the cluster that a place may be filled again.
+        // One thread per CTA of the cluster tells its producer that this warpgroup is done with a
+        // stage.
         auto release = [&](Barrier &empty) {
-            if (threadIdx.x % 128 < CLUSTER) empty.arrive_at<CLUSTER>(threadIdx.x % 128);
+            if (threadIdx.x % WARPGROUP < CLUSTER) empty.arrive_remote<CLUSTER>(threadIdx.x % WARPGROUP);
         };
-        auto score = [&](const bf16 *own) {
-            const u64 query = matrix_at(own), key = matrix_at(keys + at % STAGES * 2 * KEY_HALF);
-            hold(scores);
+        // scores = q·kᵀ.
+        auto qk = [&](const bf16 *own_q) {
+            const u64 desc_q = smem_desc(own_q), desc_k = smem_desc(smem_k + kv % STAGES * 2 * KV_HALF);
+            warpgroup_fence_operand(scores);
             wgmma_fence();
 #pragma unroll
             for (unsigned step = 0; step < HEAD / 16; step++) {
                 const unsigned half = step / 4, inside = step % 4 * 32;
-                const u64 q = later(query, half * QUERY_HALF * sizeof(bf16) + inside);
-                wgmma_k16(scores, q, later(key, half * KEY_HALF * sizeof(bf16) + inside), step != 0);
+                const u64 a = advance(desc_q, half * Q_HALF * sizeof(bf16) + inside);
+                wgmma_ss(scores, a, advance(desc_k, half * KV_HALF * sizeof(bf16) + inside), step != 0);
             }
             wgmma_commit();
             wgmma_wait<0>();
-            hold(scores);
+            warpgroup_fence_operand(scores);
         };
-        auto weigh = [&] {
-            const u64 value = matrix_at(values + at % STAGES * 2 * KEY_HALF, KEY_HALF * sizeof(bf16));
-            hold(sums);
+        // acc_o += p·v.
+        auto pv = [&] {
+            const u64 desc_v = smem_desc(smem_v + kv % STAGES * 2 * KV_HALF, KV_HALF * sizeof(bf16));
+            warpgroup_fence_operand(acc_o);
             wgmma_fence();
 #pragma unroll
             for (unsigned step = 0; step < KEYS / 16; step++) {
                 // Sixteen keys are sixteen rows of 128 bytes.
-                wgmma_k16_rows(sums, weights[step], later(value, step * 16 * 128), true);
+                wgmma_rs(acc_o, p[step], advance(desc_v, step * 16 * 128), true);
             }
             wgmma_commit();
             wgmma_wait<0>();
-            hold(sums);
+            warpgroup_fence_operand(acc_o);
         };
-        // Hides scores of the keys from `start` on that a query does not see.
-        auto hide = [&](unsigned start, unsigned length, unsigned row) {
+        // Masks the keys from `start` on that a query does not see.
+        auto mask = [&](unsigned start, unsigned length, unsigned row) {
             if (start + KEYS <= length && !(CAUSAL && start + KEYS > row)) return;
             const unsigned own = row + lane / 4;
 #pragma unroll
             for (unsigned i = 0; i < KEYS / 2; i++) {
                 const unsigned column = start + i / 4 * 8 + lane % 4 * 2 + i % 2;
                 const bool hidden = column >= length || (CAUSAL && column > own + i / 2 % 2 * 8);
-                scores[i] = hidden ? __uint_as_float(0xff800000u) : scores[i];
+                scores[i] = hidden ? NEG_INF : scores[i];
             }
         };
-        // Has the scores' exponentials taken relative to a score that none exceeds by far.
-        auto follow = [&] {
-            float most[2];
+        // Raises row_max, and rescales the sums, if a score exceeds it by far.
+        auto rescale = [&] {
+            float new_max[2];
 #pragma unroll
             for (unsigned half = 0; half < 2; half++) {
-                most[half] = largest[half];
+                new_max[half] = row_max[half];
 #pragma unroll
                 for (unsigned i = 0; i < KEYS / 8; i++) {
-                    most[half] = fmaxf(most[half], fmaxf(scores[4 * i + 2 * half], scores[4 * i + 2 * half + 1]));
+                    new_max[half] = fmaxf(new_max[half], fmaxf(scores[4 * i + 2 * half], scores[4 * i + 2 * half + 1]));
                 }
-                most[half] = fmaxf(most[half], __shfl_xor_sync(0xffffffffu, most[half], 1));
-                most[half] = fmaxf(most[half], __shfl_xor_sync(0xffffffffu, most[half], 2));
+                new_max[half] = fmaxf(new_max[half], __shfl_xor_sync(0xffffffffu, new_max[half], 1));
+                new_max[half] = fmaxf(new_max[half], __shfl_xor_sync(0xffffffffu, new_max[half], 2));
             }
-            const float risen = fmaxf(most[0] - largest[0], most[1] - largest[1]) * to_exponent;
-            if (!__any_sync(0xffffffffu, risen > LAG)) return;
+            const float rise = fmaxf(new_max[0] - row_max[0], new_max[1] - row_max[1]) * scale_log2;
+            if (!__any_sync(0xffffffffu, rise > RESCALE_THRESHOLD)) return;
             float factor[2];
 #pragma unroll
             for (unsigned half = 0; half < 2; half++) {
-                factor[half] = exp2_approx((largest[half] - most[half]) * to_exponent);
-                largest[half] = most[half];
-                total[half] *= factor[half];
+                factor[half] = exp2_approx((row_max[half] - new_max[half]) * scale_log2);
+                row_max[half] = new_max[half];
+                row_sum[half] *= factor[half];
             }
 #pragma unroll
-            for (unsigned k = 0; k < HEAD / 2; k++) sums[k] *= factor[k / 2 % 2];
+            for (unsigned k = 0; k < HEAD / 2; k++) acc_o[k] *= factor[k / 2 % 2];
         };
-        // Scores to weights.
-        auto soften = [&] {
-            const float base[2] = {largest[0] * to_exponent, largest[1] * to_exponent};
+        // p = exp(scores - row_max).
+        auto softmax = [&] {
+            const float base[2] = {row_max[0] * scale_log2, row_max[1] * scale_log2};
 #pragma unroll
             for (unsigned i = 0; i < KEYS / 8; i++) {
 #pragma unroll
                 for (unsigned half = 0; half < 2; half++) {
-                    const float a = exp2_approx(scores[4 * i + 2 * half] * to_exponent - base[half]);
-                    const float b = exp2_approx(scores[4 * i + 2 * half + 1] * to_exponent - base[half]);
-                    total[half] += a + b;
-                    weights[i / 2][i % 2 * 2 + half] = bf16x2_from_floats(a, b);
+                    const float a = exp2_approx(scores[4 * i + 2 * half] * scale_log2 - base[half]);
+                    const float b = exp2_approx(scores[4 * i + 2 * half + 1] * scale_log2 - base[half]);
+                    row_sum[half] += a + b;
+                    p[i / 2][i % 2 * 2 + half] = bf16x2_from_floats(a, b);
                 }
             }
         };
 
-        for (unsigned i = blockIdx.x / CLUSTER; i < count; i += gridDim.x / CLUSTER, done++) {
-            const Work work = work_at(i, rank, lengths, tokens, query_heads);
-            const unsigned row = work.first + 64 * group + 16 * warp;
-            bf16 *own = queries + done % 2 * 2 * QUERY_HALF + group * BOX * 64;
-            largest[0] = largest[1] = NOTHING;
-            total[0] = total[1] = 0.0f;
+        for (unsigned i = blockIdx.x / CLUSTER; i < count; i += gridDim.x / CLUSTER, q++) {
+            const Tile tile = tile_at(i, rank, lengths, tokens, query_heads);
+            const unsigned row = tile.first + 64 * group + 16 * warp;
+            bf16 *own_q = smem_q + q % 2 * 2 * Q_HALF + group * BOX * 64;
+            row_max[0] = row_max[1] = MIN_ROW_MAX;
+            row_sum[0] = row_sum[1] = 0.0f;
 #pragma unroll
-            for (unsigned k = 0; k < HEAD / 2; k++) sums[k] = 0.0f;
+            for (unsigned k = 0; k < HEAD / 2; k++) acc_o[k] = 0.0f;
 
-            queries_full[done % 2].wait(done / 2 % 2);
-            for (unsigned j = 0; j < work.tiles; j++, at++) {
-                const unsigned slot = at % STAGES, phase = at / STAGES % 2;
-                keys_full[slot].wait(phase);
-                score(own);
-                release(keys_empty[slot]);
-                if (speaks && j == 0 && done > 0) {
-                    // The tile before has left, and its place is free.
-                    store_wait<0>();
-                    queries_empty[(done - 1) % 2].arrive();
+            q_full[q % 2].wait(q / 2 % 2);
+            for (unsigned j = 0; j < tile.key_tiles; j++, kv++) {
+                const unsigned slot = kv % STAGES, phase = kv / STAGES % 2;
+                k_full[slot].wait(phase);
+                qk(own_q);
+                release(k_empty[slot]);
+                if (leader && j == 0 && q > 0) {
+                    // The previous tile's output has left, and its queries' shared memory is free.
+                    tma_store_wait<0>();
+                    q_empty[(q - 1) % 2].arrive();
                 }
-                hide(j * KEYS, work.length, row);
-                follow();
-                soften();
-                values_full[slot].wait(phase);
-                weigh();
-                release(values_empty[slot]);
+                mask(j * KEYS, tile.length, row);
+                rescale();
+                softmax();
+                v_full[slot].wait(phase);
+                pv();
+                release(v_empty[slot]);
             }
             float factor[2];
 #pragma unroll
             for (unsigned half = 0; half < 2; half++) {
-                total[half] += __shfl_xor_sync(0xffffffffu, total[half], 1);
-                total[half] += __shfl_xor_sync(0xffffffffu, total[half], 2);
-                factor[half] = 1.0f / total[half];
+                row_sum[half] += __shfl_xor_sync(0xffffffffu, row_sum[half], 1);
+                row_sum[half] += __shfl_xor_sync(0xffffffffu, row_sum[half], 2);
+                factor[half] = 1.0f / row_sum[half];
             }
 
-            // To the place of the queries, which all of this warpgroup are done with: chunks of eight swapped as the engine has it.
-            barrier_sync(1 + group, 128);
+            // The output replaces this warpgroup's queries, in TMA's swizzle: chunk c of row r is
+            // at c ^ r % 8.
+            named_barrier_sync(CONSUMER_BARRIER + group, WARPGROUP);
 #pragma unroll
             for (unsigned k = 0; k < HEAD / 8; k++) {
 #pragma unroll
                 for (unsigned half = 0; half < 2; half++) {
-                    const unsigned below = 16 * warp + 8 * half + lane / 4, part = (k % 8) ^ (below % 8);
-                    const float a = sums[4 * k + 2 * half] * factor[half], b = sums[4 * k + 2 * half + 1] * factor[half];
-                    bf16 *to = own + k / 8 * QUERY_HALF + below * 64 + part * 8 + lane % 4 * 2;
+                    const unsigned down = 16 * warp + 8 * half + lane / 4, chunk = (k % 8) ^ (down % 8);
+                    const float a = acc_o[4 * k + 2 * half] * factor[half], b = acc_o[4 * k + 2 * half + 1] * factor[half];
+                    bf16 *to = own_q + k / 8 * Q_HALF + down * 64 + chunk * 8 + lane % 4 * 2;
                     *reinterpret_cast<unsigned *>(to) = bf16x2_from_floats(a, b);
                 }
             }
-            fence_shared();
-            barrier_sync(1 + group, 128);
-            if (speaks) {
-                store_box(out, own, work.head * HEAD, work.first + 64 * group, work.item);
-                store_box(out, own + QUERY_HALF, work.head * HEAD + 64, work.first + 64 * group, work.item);
-                store_commit();
+            fence_proxy_async();
+            named_barrier_sync(CONSUMER_BARRIER + group, WARPGROUP);
+            if (leader) {
+                tma_store(out, own_q, tile.head * HEAD, tile.first + 64 * group, tile.item);
+                tma_store(out, own_q + Q_HALF, tile.head * HEAD + 64, tile.first + 64 * group, tile.item);
+                tma_store_commit();
             }
         }
-        if (speaks) store_wait<0>();
+        if (leader) tma_store_wait<0>();
     }
-    // No block ends while the other one may still write to its memory or its barriers.
+    // No CTA ends while its peer may still write to its shared memory or barriers.
     cluster_sync<CLUSTER>();
 }

@@ -24,10 +24,22 @@
     extern "C" const char name[] __attribute__((visibility("hidden")));
 EMBED(emulated_cuda_runtime_text, "runtime.h")
 EMBED(emulated_cuda_prelude_text, "prelude.h")
-EMBED(emulated_cuda_instructions_text, "instructions.h")
-EMBED(emulated_cuda_hopper_text, "hopper.h")
+// The headers that replace those of the same names, whose functions are PTX.
+#define HEADERS(header)                                                                                               \
+    header(convert, "common/ptx/convert.cuh") header(cp_async, "common/ptx/cp_async.cuh")                             \
+    header(mma, "common/ptx/mma.cuh") header(barrier, "sm90/ptx/barrier.cuh") header(box, "sm90/ptx/box.cuh")         \
+    header(cluster, "sm90/ptx/cluster.cuh") header(pdl, "sm90/ptx/pdl.cuh") header(tma, "sm90/ptx/tma.cuh")           \
+    header(wgmma, "sm90/ptx/wgmma.cuh")
+#define EMBED_HEADER(name, file) EMBED(emulated_cuda_##name##_text, file)
+HEADERS(EMBED_HEADER)
 
 namespace {
+
+struct Header {
+    const char *name, *text;
+};
+#define HEADER(name, file) {file, emulated_cuda_##name##_text},
+const Header headers[] = {HEADERS(HEADER)};
 
 enum Result { success = 0, program_failure = 2, invalid_input = 3, invalid_program = 4, invalid_option = 5, compilation = 6,
               no_expression = 8, internal = 11 };
@@ -156,7 +168,7 @@ std::vector<std::string> kernels(const std::string &text) {
 }
 
 int compile(Program &program, const std::vector<std::string> &options) {
-    std::vector<std::string> defines{"-DZIMAGE_EMULATED", "-D__CUDACC_RTC__", "-D__CUDACC__"};
+    std::vector<std::string> defines{"-D__CUDACC_RTC__", "-D__CUDACC__"};
     if (!translate(options, defines, program)) return invalid_option;
     Folder folder;
     if (folder.path.empty()) return program.log = "no temporary folder can be made\n", internal;
@@ -164,6 +176,7 @@ int compile(Program &program, const std::vector<std::string> &options) {
                 library = folder.path / "library.so";
     write(source, "#line 1 \"" + program.name + "\"\n" + program.source);
     for (const auto &[name, text] : program.headers) write(folder.path / "include" / name, text);
+    for (const Header &header : headers) write(folder.path / "include" / header.name, header.text);
     std::vector<std::string> arguments{"-E", "-x", "c++", "-std=c++17", "-nostdinc", "-I" + (folder.path / "include").string(),
                                        source, "-o", expanded};
     arguments.insert(arguments.end(), defines.begin(), defines.end());
@@ -178,8 +191,7 @@ int compile(Program &program, const std::vector<std::string> &options) {
         rows.push_back("emulated_cuda::entry<" + std::string(expression.front() == '&' ? "" : "&") + expression + ">(1024, 1)");
     std::ostringstream unit;
     unit << "#line 1 \"runtime.h\"\n" << emulated_cuda_runtime_text << "#line 1 \"prelude.h\"\n" << emulated_cuda_prelude_text
-         << "#line 1 \"instructions.h\"\n" << emulated_cuda_instructions_text
-         << "#line 1 \"hopper.h\"\n" << emulated_cuda_hopper_text << text << "\n#line 1 \"kernels of the module\"\n"
+         << text << "\n#line 1 \"kernels of the module\"\n"
          << "extern \"C\" __attribute__((visibility(\"default\"))) const emulated_cuda::Kernel emulated_cuda_kernels[] = {";
     for (const std::string &row : rows) unit << "\n    " << row << ",";
     unit << "\n    {nullptr, nullptr, nullptr, 0, 0, 0}};\n";
@@ -216,13 +228,15 @@ __attribute__((constructor)) void hide_functions() {
 
 #define API extern "C" __attribute__((visibility("default"))) int
 
-/// The minor version is made from the texts, so that a program which keeps what it compiled takes neither NVIDIA's nor
-/// another state's of this emulation for ours.
+/// The minor version is a hash of the texts, so that a program's cache of machine code does not mix
+/// this emulation with NVIDIA's compiler or with another state of itself.
 API nvrtcVersion(int *major, int *minor) {
     unsigned hash = 2166136261;
-    for (const char *text : {emulated_cuda_runtime_text, emulated_cuda_prelude_text, emulated_cuda_instructions_text,
-                             emulated_cuda_hopper_text})
+    auto add = [&](const char *text) {
         for (; *text; text++) hash = (hash ^ (unsigned char)*text) * 16777619;
+    };
+    add(emulated_cuda_runtime_text), add(emulated_cuda_prelude_text);
+    for (const Header &header : headers) add(header.text);
     return *major = 13, *minor = int(1000 + hash % 1000000), success;
 }
 

@@ -346,7 +346,7 @@ const Case cases[] = {
     {"brings boxes to both blocks", [] { expect(share_boxes(1), "what came"); }},
     {"brings boxes to both blocks in any order", [] { expect(share_boxes(1), "what came"); }, "", "5"},
     {"catches a box for which a block has no place yet", [] { expect(!share_boxes(0), "no luck"); },
-     "brings a box to where another one is on its way"},
+     "loads a box to where another one is in flight"},
     {"catches a box for which a block has no place yet in any order", [] { expect(!share_boxes(0), "no luck"); }, "", "5"},
     {"catches a value that nobody waits for", [] { expect_code(send_over(0, 0, 1), launch_failed, "the launch"); },
      "ends its block while 0 boxes and 32 values are on their way to it"},

@@ -1,4 +1,12 @@
-// Kernels with known answers, right ones and wrong ones, for selftest.cpp.
+// Kernels with known answers, correct and wrong ones, for selftest.cpp.
+
+#include "common/ptx/convert.cuh"
+#include "common/ptx/cp_async.cuh"
+#include "common/ptx/mma.cuh"
+#include "sm90/ptx/barrier.cuh"
+#include "sm90/ptx/cluster.cuh"
+#include "sm90/ptx/tma.cuh"
+#include "sm90/ptx/wgmma.cuh"
 
 extern "C" __global__ void __launch_bounds__(256) add(const float *a, const float *b, float *out, unsigned n) {
     unsigned i = blockIdx.x * blockDim.x + threadIdx.x;
@@ -161,9 +169,9 @@ extern "C" __global__ void halves(unsigned *out) {
     unsigned half = threadIdx.x / 64;
     for (int i = 0; i < 3; i++) {
         if (threadIdx.x % 64 == 63) value[half] = half * 10 + i;
-        barrier_sync(1 + half, 64);
+        named_barrier_sync(1 + half, 64);
         out[threadIdx.x] = value[half];
-        barrier_sync(1 + half, 64);
+        named_barrier_sync(1 + half, 64);
     }
 }
 
@@ -178,7 +186,7 @@ extern "C" __global__ void disagree(int *out) {
 }
 extern "C" __global__ void wait_for_nobody(int *out) {
     if (threadIdx.x < 32) __syncthreads();
-    else barrier_sync(1, 64);
+    else named_barrier_sync(1, 64);
     out[threadIdx.x] = 1;
 }
 extern "C" __global__ void misaligned(const float *x, float *out) {
@@ -196,19 +204,19 @@ extern "C" __global__ void through_shared(const TensorMap in, const TensorMap ou
     __shared__ Barrier full;
     if (threadIdx.x == 0) {
         full.init(1);
-        fence_barriers();
-        full.expect(bytes);
-        copy_box(box, in, full, 0u, x, y, 0u);
+        fence_barrier_init();
+        full.arrive_expect_tx(bytes);
+        tma_load(box, in, full, 0u, x, y, 0u);
     }
     __syncthreads();
     full.wait(0);
     __syncthreads();
     if (threadIdx.x == 0) {
-        store_box(out, box, 0u, 0u, 0u, 0u);
-        store_commit();
-        if (waits == 2) store_wait<0>();
+        tma_store(out, box, 0u, 0u, 0u, 0u);
+        tma_store_commit();
+        if (waits == 2) tma_store_wait<0>();
         for (unsigned i = 0; i < bytes; i++) box[i] = 0;
-        if (waits == 1) store_wait<0>();
+        if (waits == 1) tma_store_wait<0>();
     }
 }
 
@@ -218,21 +226,21 @@ extern "C" __global__ void warpgroup_product(const TensorMap a, const TensorMap 
     __shared__ Barrier full;
     if (threadIdx.x == 0) {
         full.init(1);
-        fence_barriers();
-        full.expect(2 * 64 * 64 * 2);
-        copy_box(shared, a, full, 0u, 0u);
-        copy_box(shared + 64 * 64 * 2, b, full, 0u, 0u);
+        fence_barrier_init();
+        full.arrive_expect_tx(2 * 64 * 64 * 2);
+        tma_load(shared, a, full, 0u, 0u);
+        tma_load(shared + 64 * 64 * 2, b, full, 0u, 0u);
     }
     __syncthreads();
     full.wait(0);
     float sums[32];
-    hold(sums);
+    warpgroup_fence_operand(sums);
     wgmma_fence();
     for (unsigned step = 0; step < 4; step++)
-        wgmma_k16(sums, later(matrix_at(shared), 32 * step), later(matrix_at(shared + 64 * 64 * 2), 32 * step), step != 0);
+        wgmma_ss(sums, advance(smem_desc(shared), 32 * step), advance(smem_desc(shared + 64 * 64 * 2), 32 * step), step != 0);
     wgmma_commit();
     wgmma_wait<0>();
-    hold(sums);
+    warpgroup_fence_operand(sums);
     const unsigned lane = threadIdx.x % 32, row = threadIdx.x / 32 * 16 + lane / 4;
     for (unsigned i = 0; i < 32; i++) d[(row + i / 2 % 2 * 8) * 64 + i / 4 * 8 + lane % 4 * 2 + i % 2] = sums[i];
 }
@@ -274,11 +282,11 @@ extern "C" __global__ void CLUSTER_OF(BLOCKS) send_over(const float *x, float *o
     const unsigned mine = blockIdx.x * 32 + threadIdx.x;
     float own = x[mine], *heard = (in_dynamic ? dynamic : fixed) + threadIdx.x;
     if (fault != 3 && threadIdx.x == 0) told.init(1);
-    fence_barriers();
+    fence_barrier_init();
     if (fault != 2) cluster_sync<2>();
-    send(fault == 4 ? &own : heard, own, told, fault == 5 ? 2 : 1 - cluster_rank());
+    st_async(fault == 4 ? &own : heard, own, told, fault == 5 ? 2 : 1 - cluster_rank());
     for (int i = 0; i < naps && threadIdx.x == 0; i++) __nanosleep(1);
-    if (threadIdx.x == 0) told.expect((fault == 6 ? 33 : 32) * sizeof(float));
+    if (threadIdx.x == 0) told.arrive_expect_tx((fault == 6 ? 33 : 32) * sizeof(float));
     if (fault != 1) told.wait(0);
     out[mine] = *heard;
     cluster_sync<2>();
@@ -290,11 +298,11 @@ extern "C" __global__ void CLUSTER_OF(BLOCKS) read_before_it_comes(float *out) {
     __shared__ Barrier told;
     heard = 1;
     told.init(1);
-    fence_barriers();
+    fence_barrier_init();
     cluster_sync<2>();
-    send(&heard, 2, told, 1 - cluster_rank());
+    st_async(&heard, 2, told, 1 - cluster_rank());
     cluster_sync<2>();
-    told.expect(sizeof heard);
+    told.arrive_expect_tx(sizeof heard);
     out[2 * blockIdx.x] = heard;
     told.wait(0);
     out[2 * blockIdx.x + 1] = heard;
@@ -310,20 +318,20 @@ extern "C" __global__ void CLUSTER_OF(BLOCKS) share_boxes(const TensorMap in, un
     if (threadIdx.x == 0) {
         full.init(1);
         empty.init(2);
-        fence_barriers();
+        fence_barrier_init();
     }
     cluster_sync<2>();
     for (unsigned round = 0; round < rounds; round++) {
         if (threadIdx.x == 0) {
             if (waits) empty.wait(1 - round % 2);
-            full.expect(2 * 64 * 64 * 2);
-            copy_box_to_all(boxes + rank * 64 * 64, in, full, 0u, round * 128 + rank * 64);
+            full.arrive_expect_tx(2 * 64 * 64 * 2);
+            tma_load_multicast(boxes + rank * 64 * 64, in, full, 0u, round * 128 + rank * 64);
         }
         full.wait(round % 2);
         unsigned short *to = out + (blockIdx.x * rounds + round) * 128 * 64;
         for (unsigned i = threadIdx.x; i < 128 * 64; i += blockDim.x) to[i] = boxes[i];
         __syncthreads();
-        if (threadIdx.x < 2) empty.arrive_at<2>(threadIdx.x);
+        if (threadIdx.x < 2) empty.arrive_remote<2>(threadIdx.x);
     }
     cluster_sync<2>();
 }
@@ -336,7 +344,7 @@ extern "C" __global__ void CLUSTER_OF(BLOCKS) leave_the_cluster(int waits) {
     if (cluster_rank() == 1) return;
     for (int i = 0; i < 100; i++) __nanosleep(1);
     if (waits) cluster_sync<2>();
-    else told.arrive_at<2>(1);
+    else told.arrive_remote<2>(1);
 }
 
 // One thread waits for a barrier of its block, the others for the cluster.

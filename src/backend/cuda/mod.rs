@@ -19,6 +19,7 @@ use crate::error::Result;
 use crate::tensor::{DType, HostTensor};
 use cudarc::driver::CudaEvent;
 pub use driver::nvrtc::Compiled;
+pub use driver::program::{File, Program};
 use driver::{device, functions, nvrtc};
 use gemm::autotune::Autotuner;
 use launch::gpu::Gpu;
@@ -62,10 +63,10 @@ impl Cuda {
     }
 }
 
-/// Every kernel for an architecture such as `sm_90a`, in many of its variants, as (name, CUDA C++):
-/// for tests that compile them.
-pub fn kernels(architecture: &str) -> Vec<(String, String)> {
-    ops::programs(architecture).into_iter().map(|program| (program.label(), program.source())).collect()
+/// Every program for an architecture such as `sm_90a`, in many of its variants: for tests that
+/// compile them.
+pub fn programs(architecture: &str) -> Vec<Program> {
+    ops::programs(architecture)
 }
 
 /// The driver functions that the backend calls: for tests on an emulated driver.
@@ -73,13 +74,14 @@ pub fn driver_functions() -> &'static [&'static str] {
     functions::DRIVER
 }
 
-/// Compiles a kernel for an architecture such as `sm_90a`, as the backend does; needs no GPU.
+/// Compiles a program for an architecture such as `sm_90a`, as the backend does; needs no GPU.
 ///
 /// # Errors
+/// [`Error::Internal`](crate::Error::Internal) if an include is missing or cyclic;
 /// [`Error::Device`](crate::Error::Device) if NVRTC is missing, does not know the architecture, or
-/// rejects the source.
-pub fn compile(name: &str, source: &str, architecture: &str) -> Result<Compiled> {
-    nvrtc::compile(name, source, architecture)
+/// rejects the program.
+pub fn compile(program: &Program, architecture: &str) -> Result<Compiled> {
+    nvrtc::compile(program, architecture)
 }
 
 impl Runtime for Cuda {

@@ -24,8 +24,8 @@ const USUAL_SHARED: usize = 48 << 10;
 pub(crate) struct Kernel {
     pub function: CudaFunction,
     pub parameters: Vec<Parameter>,
-    /// Whether it may start while the kernel before it ends.
-    pub early: bool,
+    /// Whether it is launched by programmatic dependent launch (PDL).
+    pub pdl: bool,
     /// Bytes of shared memory that a block was allowed beside those that the kernel declares.
     allowed: Mutex<usize>,
 }
@@ -56,18 +56,18 @@ impl Kernel {
 pub(crate) struct Kernels {
     context: Arc<CudaContext>,
     architecture: String,
-    /// Whether the device and its driver start kernels that wait by themselves early.
-    early: bool,
+    /// Whether the device and its driver support PDL.
+    pdl: bool,
     compiler: (i32, i32),
     modules: Mutex<HashMap<String, Arc<CudaModule>>>,
     made: Mutex<HashMap<(String, &'static str), Arc<Kernel>>>,
 }
 
 impl Kernels {
-    pub(crate) fn new(context: &Arc<CudaContext>, architecture: String, early: bool) -> Result<Self> {
+    pub(crate) fn new(context: &Arc<CudaContext>, architecture: String, pdl: bool) -> Result<Self> {
         let compiler = nvrtc::version()?;
         let (modules, made) = (Mutex::default(), Mutex::default());
-        Ok(Self { context: context.clone(), architecture, early, compiler, modules, made })
+        Ok(Self { context: context.clone(), architecture, pdl, compiler, modules, made })
     }
 
     /// The compiler's major and minor version.
@@ -87,7 +87,7 @@ impl Kernels {
             .parameters(entry)
             .ok_or_else(|| Error::shape(program.name, format!("{} declares no kernel {entry}", key.0)))?;
         let kernel =
-            Arc::new(Kernel { function, parameters, early: self.early && program.waits(), allowed: Mutex::default() });
+            Arc::new(Kernel { function, parameters, pdl: self.pdl && program.is_pdl(), allowed: Mutex::default() });
         lock(&self.made).insert(key, kernel.clone());
         Ok(kernel)
     }
@@ -104,7 +104,7 @@ impl Kernels {
         let module = match found {
             Some(module) => module,
             None => {
-                let compiled = nvrtc::compile(label, &source, &self.architecture)?;
+                let compiled = nvrtc::compile(program, &self.architecture)?;
                 if let Some(file) = &file {
                     file.write(&compiled.cubin);
                 }

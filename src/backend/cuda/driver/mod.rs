@@ -2,6 +2,7 @@
 
 pub(crate) mod device;
 pub(crate) mod error;
+pub(crate) mod files;
 pub(crate) mod functions;
 pub(crate) mod kernels;
 pub(crate) mod library;

@@ -1,15 +1,18 @@
-//! NVRTC, NVIDIA's compiler as a library: where it is found, and text to machine code.
+//! NVRTC, NVIDIA's compiler as a library: the search for it, and CUDA C++ to machine code.
 
+use super::files::File;
 use super::functions;
 use super::library::Library;
+use super::program::Program;
 use crate::error::{Error, Result};
 use cudarc::nvrtc::result::{self, NvrtcError};
 use cudarc::nvrtc::sys;
-use std::ffi::{CString, c_char};
+use std::ffi::{CString, c_char, c_int};
 use std::path::PathBuf;
+use std::ptr;
 use std::sync::OnceLock;
 
-/// The environment variable that names the library, or the folder it stands in.
+/// The environment variable that names the library or its folder.
 const VARIABLE: &str = "ZIMAGE_NVRTC";
 
 const LIBRARY: Library = Library {
@@ -18,19 +21,19 @@ const LIBRARY: Library = Library {
     package: "cuda_nvrtc",
 };
 
-/// What the compiler made.
+/// The compiler's output.
 #[derive(Debug, Clone)]
 pub struct Compiled {
     /// Machine code for the architecture.
     pub cubin: Vec<u8>,
-    /// What the compiler said: registers and memory of each kernel.
+    /// The compiler's messages: registers and memory of each kernel.
     pub log: String,
 }
 
 /// Finds the library, once.
 ///
 /// # Errors
-/// [`Error::Device`] when it is nowhere, with the places that were looked at.
+/// [`Error::Device`] when it is not found, with the folders that were searched.
 pub(crate) fn find() -> Result<()> {
     static FOUND: OnceLock<std::result::Result<(), String>> = OnceLock::new();
     FOUND.get_or_init(look).clone().map_err(Error::Device)
@@ -66,12 +69,12 @@ pub(crate) fn named() -> Vec<PathBuf> {
 pub(crate) fn version() -> Result<(i32, i32)> {
     find()?;
     let (mut major, mut minor) = (0, 0);
-    // SAFETY: both are written.
+    // SAFETY: the call writes both numbers.
     unsafe { sys::nvrtcVersion(&mut major, &mut minor) }.result().map_err(|error| refused("its version", error))?;
     Ok((major, minor))
 }
 
-/// The options that every kernel is compiled with for `architecture`, such as `sm_90a`.
+/// The options of every program for an architecture such as `sm_90a`.
 pub(crate) fn options(architecture: &str) -> Vec<String> {
     vec![format!("--gpu-architecture={architecture}"), "--std=c++17".into(), "--ptxas-options=-v".into()]
 }
@@ -80,27 +83,65 @@ fn refused(what: &str, error: NvrtcError) -> Error {
     Error::Device(format!("NVIDIA's compiler library failed at {what}: {error}"))
 }
 
-/// A program of the library, which is freed when it is dropped.
+/// An `nvrtcProgram`, destroyed on drop.
 struct Compilation(sys::nvrtcProgram);
+
+impl Compilation {
+    /// A compilation of `file`, whose includes are looked up in `headers` by name.
+    fn new(file: &Text, headers: &[Text]) -> std::result::Result<Self, NvrtcError> {
+        let texts: Vec<*const c_char> = headers.iter().map(|header| header.text.as_ptr()).collect();
+        let names: Vec<*const c_char> = headers.iter().map(|header| header.name.as_ptr()).collect();
+        let mut program = ptr::null_mut();
+        // SAFETY: all strings live during the call, which copies them, and both arrays have the
+        // length that is passed. The program is written.
+        unsafe {
+            sys::nvrtcCreateProgram(
+                &mut program,
+                file.text.as_ptr(),
+                file.name.as_ptr(),
+                headers.len() as c_int,
+                texts.as_ptr(),
+                names.as_ptr(),
+            )
+        }
+        .result()?;
+        Ok(Self(program))
+    }
+}
 
 impl Drop for Compilation {
     fn drop(&mut self) {
-        // SAFETY: it was made by `create_program` and is destroyed once. It cannot fail in a way that anyone can mend.
+        // SAFETY: `new` created it, and it is destroyed once. A failure has no remedy.
         let _ = unsafe { result::destroy_program(self.0) };
     }
 }
 
-/// Compiles a text that `name` stands for in messages.
+/// A file as a C library takes it.
+struct Text {
+    name: CString,
+    text: CString,
+}
+
+impl Text {
+    fn new(file: &File) -> Result<Self> {
+        let text = |text: &str| CString::new(text).map_err(|_| Error::internal("a kernel's source holds a NUL"));
+        Ok(Self { name: text(file.name)?, text: text(file.text)? })
+    }
+}
+
+/// Compiles a program for an architecture such as `sm_90a`.
 ///
 /// # Errors
-/// [`Error::Device`] when the library is missing, does not know the architecture or refuses the text.
-pub(crate) fn compile(name: &str, source: &str, architecture: &str) -> Result<Compiled> {
+/// [`Error::Internal`] when an include is missing or cyclic; [`Error::Device`] when the library is
+/// missing, does not know the architecture or rejects the program.
+pub(crate) fn compile(program: &Program, architecture: &str) -> Result<Compiled> {
+    let headers = program.headers()?.iter().map(Text::new).collect::<Result<Vec<_>>>()?;
     find()?;
-    let text = |text: &str| CString::new(text).map_err(|_| Error::internal("a kernel's source holds a NUL"));
-    let (source, file) = (text(source)?, text(name)?);
-    let compilation = Compilation(result::create_program(&source, Some(&file)).map_err(|e| refused(name, e))?);
-    // SAFETY: the program lives, and so do its text and its name.
-    let compiled = unsafe { result::compile_program(compilation.0, &options(architecture)) };
+    let name = &program.label();
+    let compilation = Compilation::new(&Text::new(&program.file())?, &headers).map_err(|error| refused(name, error))?;
+    let options: Vec<String> = options(architecture).into_iter().chain(program.defines()).collect();
+    // SAFETY: the program lives.
+    let compiled = unsafe { result::compile_program(compilation.0, &options) };
     // SAFETY: as above.
     let log = unsafe { result::get_program_log(compilation.0) }.map_err(|error| refused(name, error))?;
     let log = utf8(&log);
@@ -119,7 +160,7 @@ pub(crate) fn compile(name: &str, source: &str, architecture: &str) -> Result<Co
         }
     }
     let mut size = 0;
-    // SAFETY: the program lives, and the size is written.
+    // SAFETY: the program lives, and the call writes the size.
     unsafe { sys::nvrtcGetCUBINSize(compilation.0, &mut size) }.result().map_err(|error| refused(name, error))?;
     let mut cubin = vec![0u8; size];
     // SAFETY: the buffer is as large as the library said.

@@ -1,40 +1,28 @@
-//! Kernels as text: which files make a program, the constants in front of them, and what their entries take.
+//! Programs: a kernel file, the constants it is compiled with, and the parameters of its entries.
 //!
-//! A *program* is a few files of `kernels/` joined behind `#define`s, compiled for the device at hand. Sizes that a loop
-//! is unrolled by, and choices that a thread should not make, are constants; everything else is an argument. The
-//! arguments of a launch are held against the parameters that the text declares, because nothing else would.
+//! A program is one file of `kernels/`, compiled for the device at hand together with the headers
+//! it includes. Loop bounds and choices that a thread should not make are constants; all else is an
+//! argument. A launch's arguments are checked against the parameters that the text declares, because
+//! nothing else would.
 
+pub use super::files::File;
+pub(crate) use super::files::kernel;
+use super::files::{self, HEADERS};
+use crate::error::{Error, Result};
 use crate::tensor::DType;
 use std::fmt::Write;
 
-/// A file in `kernels/`.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct File {
-    pub name: &'static str,
-    pub text: &'static str,
-}
-
-/// The file `kernels/<name>`.
-macro_rules! kernel {
-    ($name:literal) => {
-        $crate::backend::cuda::driver::program::File {
-            name: $name,
-            text: include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/kernels/", $name)),
-        }
-    };
-}
-pub(crate) use kernel;
-
-/// One text with all its choices made.
+/// A kernel file with all its constants.
 #[derive(Debug, Clone)]
-pub(crate) struct Program {
-    /// The verb, or the part of it.
-    pub name: &'static str,
-    files: Vec<File>,
+pub struct Program {
+    /// The op, or a part of it.
+    pub(crate) name: &'static str,
+    file: File,
     constants: Vec<(&'static str, usize)>,
+    pdl: bool,
 }
 
-/// What a kernel takes at one place.
+/// The type of a kernel's parameter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Parameter {
     /// A tensor of these elements, or of any; changed when `mutable`.
@@ -42,68 +30,94 @@ pub(crate) enum Parameter {
         elements: Option<DType>,
         mutable: bool,
     },
-    /// What Hopper's copy engine knows of a tensor.
+    /// A tensor map for TMA.
     Map,
     U32,
     F32,
 }
 
 impl Program {
-    /// The program of `files`, which every program has two more in front of.
-    pub(crate) fn new(name: &'static str, files: &[File]) -> Self {
-        let files = [&[kernel!("common/mma.cuh"), kernel!("common/vec.cuh")], files].concat();
-        Self { name, files, constants: Vec::new() }
+    /// The program of `file`, which may include any header of `kernels/`.
+    pub fn new(name: &'static str, file: File) -> Self {
+        Self { name, file, constants: Vec::new(), pdl: false }
     }
 
-    /// Puts `#define name value` in front.
+    /// Defines a constant.
     pub(crate) fn with(mut self, name: &'static str, value: impl Into<usize>) -> Self {
         self.constants.push((name, value.into()));
         self
     }
 
-    /// What tells this program from all others: its files and constants in words.
-    pub(crate) fn label(&self) -> String {
-        let mut label = self.name.to_owned();
-        for file in self.files.iter().skip(2) {
-            let _ = write!(label, " {}", file.name);
-        }
+    /// Defines several constants.
+    pub(crate) fn with_all<V: Into<usize>>(self, constants: impl IntoIterator<Item = (&'static str, V)>) -> Self {
+        constants.into_iter().fold(self, |program, (name, value)| program.with(name, value))
+    }
+
+    /// Declares that the kernels call `griddepcontrol_wait` before they touch memory, so that they
+    /// may launch before the preceding ones have ended (programmatic dependent launch).
+    pub(crate) fn pdl(mut self) -> Self {
+        self.pdl = true;
+        self
+    }
+
+    /// Whether the kernels are launched by programmatic dependent launch.
+    pub fn is_pdl(&self) -> bool {
+        self.pdl
+    }
+
+    /// The names of the constants.
+    pub fn constants(&self) -> impl Iterator<Item = &'static str> {
+        self.constants.iter().map(|(name, _)| *name)
+    }
+
+    /// A unique key: the file's name and the constants.
+    pub fn label(&self) -> String {
+        let mut label = self.file.name.to_owned();
         for (name, value) in &self.constants {
             let _ = write!(label, " {name}={value}");
         }
         label
     }
 
-    /// The text.
-    pub(crate) fn source(&self) -> String {
-        let mut source = String::new();
-        for (name, value) in &self.constants {
-            let _ = writeln!(source, "#define {name} {value}");
-        }
-        for file in &self.files {
-            source.push_str(file.text);
-        }
-        source
+    /// The kernel file.
+    pub fn file(&self) -> File {
+        self.file
     }
 
-    /// Whether its kernels wait by themselves for what was called before them, so that they may start while it ends.
-    pub(crate) fn waits(&self) -> bool {
-        self.files.iter().any(|file| file.text.contains("wait_for_previous();"))
+    /// The headers that the file includes, directly or through others.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] when an include is missing or cyclic.
+    pub fn headers(&self) -> Result<Vec<File>> {
+        let problem = |problem| Error::internal(format!("{} cannot be compiled: {problem}", self.file.name));
+        files::included(self.file, HEADERS).map_err(problem)
     }
 
-    /// What the kernel `entry` takes, read from its declaration; `None` when there is no such kernel.
-    pub(crate) fn parameters(&self, entry: &str) -> Option<Vec<Parameter>> {
-        let declared = |file: &File| {
-            file.text.split("extern \"C\" __global__").skip(1).find_map(|text| {
-                let head = text.split('{').next()?;
-                let rest = head.split_once(&format!(" {entry}("))?.1;
-                rest.rsplit_once(')')?.0.split(',').map(parameter).collect()
-            })
-        };
-        self.files.iter().find_map(declared)
+    /// The compiler options that define the constants.
+    pub(super) fn defines(&self) -> impl Iterator<Item = String> {
+        self.constants.iter().map(|(name, value)| format!("-D{name}={value}"))
+    }
+
+    /// All text that the machine code is made from: constants, headers and file. A file whose
+    /// includes are wrong is rejected when it is compiled.
+    pub fn source(&self) -> String {
+        let headers = self.headers().unwrap_or_default();
+        let texts = headers.iter().chain([&self.file]).map(|file| file.text.to_owned());
+        self.defines().map(|define| define + "\n").chain(texts).collect()
+    }
+
+    /// The parameters of the kernel `entry`, parsed from its declaration; `None` without such a
+    /// kernel.
+    pub(super) fn parameters(&self, entry: &str) -> Option<Vec<Parameter>> {
+        self.file.text.split("extern \"C\" __global__").skip(1).find_map(|text| {
+            let head = text.split('{').next()?;
+            let rest = head.split_once(&format!(" {entry}("))?.1;
+            rest.rsplit_once(')')?.0.split(',').map(parameter).collect()
+        })
     }
 }
 
-/// A declaration such as `const bf16 *x` or `unsigned n`.
+/// The type that a declaration such as `const bf16 *x` or `unsigned n` has.
 fn parameter(text: &str) -> Option<Parameter> {
     let declared = text.trim();
     if declared.starts_with("const __grid_constant__ TensorMap ") {
@@ -135,17 +149,25 @@ fn parameter(text: &str) -> Option<Parameter> {
 mod tests {
     use super::*;
 
+    const TEXT: &str = "// a comment\n#include \"common/math.cuh\"\nextern \"C\" __global__ void \
+                        __launch_bounds__(32) first(const bf16 *x, float *y,\n    unsigned n, float eps) {\n}\n\
+                        extern \"C\" __global__ void second(const void *x, unsigned char *y) {}\n";
+
     #[test]
-    fn a_program_says_what_its_kernels_take() {
-        let text = "// a comment\nextern \"C\" __global__ void __launch_bounds__(32) first(const bf16 *x, float *y,\n    \
-                    unsigned n, float eps) {\n}\nextern \"C\" __global__ void second(const void *x, unsigned char *y) {}\n";
-        let program = Program::new("test", &[File { name: "test.cu", text }]).with("WIDE", true).with("N", 3usize);
+    fn parameters_are_parsed_from_declarations() {
+        let program = Program::new("test", File { name: "test.cu", text: TEXT });
         let tensor = |elements, mutable| Parameter::Tensor { elements, mutable };
         let first = [tensor(Some(DType::Bf16), false), tensor(Some(DType::F32), true), Parameter::U32, Parameter::F32];
         assert_eq!(program.parameters("first").unwrap(), first);
         assert_eq!(program.parameters("second").unwrap(), [tensor(None, false), tensor(Some(DType::U8), true)]);
         assert_eq!(program.parameters("third"), None);
-        assert!(program.source().starts_with("#define WIDE 1\n#define N 3\n//"));
-        assert_eq!(program.label(), "test test.cu WIDE=1 N=3");
+    }
+
+    #[test]
+    fn a_source_covers_constants_headers_and_file() {
+        let program = Program::new("test", File { name: "test.cu", text: TEXT }).with("WIDE", true).with("N", 3usize);
+        assert_eq!(program.label(), "test.cu WIDE=1 N=3");
+        let math = HEADERS.iter().find(|header| header.name == "common/math.cuh").unwrap();
+        assert_eq!(program.source(), format!("-DWIDE=1\n-DN=3\n{}{TEXT}", math.text));
     }
 }

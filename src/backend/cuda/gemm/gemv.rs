@@ -1,6 +1,6 @@
-//! Launches the gemv kernel, `kernels/rows.cuh`, for products with few rows.
+//! Launches the gemv kernel, `kernels/gemm/gemv.cuh`, for products with few rows.
 
-use crate::backend::cuda::driver::program::{File, Program, kernel};
+use crate::backend::cuda::driver::program::{File, Program};
 use crate::backend::cuda::launch::args::Arg;
 use crate::backend::cuda::launch::gpu::Gpu;
 use crate::backend::cuda::launch::kernel::Grid;
@@ -38,8 +38,7 @@ impl Gemv<'_> {
 }
 
 fn program(op: &'static str, file: File, rows: usize, constants: &[(&'static str, usize)]) -> Program {
-    let program = Program::new(op, &[kernel!("gemm/gemv.cuh"), file]).with("ROWS", rows);
-    constants.iter().fold(program, |program, (name, value)| program.with(name, *value))
+    Program::new(op, file).with("ROWS", rows).with_all(constants.iter().copied())
 }
 
 /// The kernel around `file` for one row and for the most.

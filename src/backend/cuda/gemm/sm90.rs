@@ -1,6 +1,6 @@
-//! Launches Hopper's gemm, `kernels/sm90/product.cuh`: its tile, its clusters, and the tensor maps.
+//! Launches Hopper's gemm, `kernels/sm90/gemm.cuh`: its tile, its clusters, and the tensor maps.
 
-use crate::backend::cuda::driver::program::{File, Program, kernel};
+use crate::backend::cuda::driver::program::{File, Program};
 use crate::backend::cuda::launch::args::Arg;
 use crate::backend::cuda::launch::gpu::Gpu;
 use crate::backend::cuda::launch::kernel::Grid;
@@ -126,16 +126,16 @@ impl Config {
     }
 
     fn program(self, op: &'static str, file: File, constants: &[(&'static str, usize)]) -> Program {
-        let files = [kernel!("sm90/ptx/wgmma.cuh"), kernel!("sm90/gemm.cuh"), file];
-        let program = Program::new(op, &files)
-            .with("SM90", 1usize)
+        let [cluster_m, cluster_n] = if self.shares_a { [1, self.cluster] } else { [self.cluster, 1] };
+        Program::new(op, file)
             .with("CONSUMERS", self.tile.consumers)
             .with("TILE_N", self.tile.n)
             .with("STAGES", self.tile.stages)
-            .with("BUFFERS", self.tile.buffers)
-            .with("CLUSTER", self.cluster)
-            .with("BESIDE", self.shares_a);
-        constants.iter().fold(program, |program, (name, value)| program.with(name, *value))
+            .with("OUT_STAGES", self.tile.buffers)
+            .with("CLUSTER_M", cluster_m)
+            .with("CLUSTER_N", cluster_n)
+            .with_all(constants.iter().copied())
+            .pdl()
     }
 
     fn grid(self, m: usize, n: usize, sms: usize) -> Grid {
@@ -151,7 +151,7 @@ impl Config {
 
 /// One gemm `A·Wᵀ` on Hopper.
 pub(crate) struct Sm90Gemm<'a> {
-    /// The op.
+    /// The op, which is also the name of its kernel.
     pub op: &'static str,
     pub file: File,
     pub constants: &'a [(&'static str, usize)],
@@ -184,7 +184,7 @@ impl Sm90Gemm<'_> {
         args.push(Arg::Map(&self.out));
         args.extend(numbers);
         let program = config.program(self.op, self.file, self.constants);
-        gpu.launch(&program, "hopper", config.grid(self.m, n, sms), &args)
+        gpu.launch(&program, self.op, config.grid(self.m, n, sms), &args)
     }
 }
 

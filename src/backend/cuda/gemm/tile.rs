@@ -1,6 +1,6 @@
-//! Launches the tiled tensor-core gemm, `kernels/product.cuh`.
+//! Launches the tiled tensor-core gemm, `kernels/gemm/tile.cuh`.
 
-use crate::backend::cuda::driver::program::{File, Program, kernel};
+use crate::backend::cuda::driver::program::{File, Program};
 use crate::backend::cuda::launch::args::Arg;
 use crate::backend::cuda::launch::gpu::Gpu;
 use crate::backend::cuda::launch::kernel::{Grid, WARP};
@@ -76,13 +76,13 @@ impl TiledGemm<'_> {
 }
 
 fn program(op: &'static str, file: File, tile: Tile, constants: &[(&'static str, usize)]) -> Program {
-    let program = Program::new(op, &[kernel!("gemm/tile.cuh"), file])
+    Program::new(op, file)
         .with("TILE_M", tile.m)
         .with("TILE_N", tile.n)
         .with("WARPS_M", tile.warps[0])
         .with("WARPS_N", tile.warps[1])
-        .with("STAGES", STAGES);
-    constants.iter().fold(program, |program, (name, value)| program.with(name, *value))
+        .with("STAGES", STAGES)
+        .with_all(constants.iter().copied())
 }
 
 /// The gemm around `file` with the largest and with the smallest tile.

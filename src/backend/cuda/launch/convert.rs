@@ -23,7 +23,7 @@ pub(crate) fn type_number(dtype: DType) -> usize {
 }
 
 fn program(from: DType, to: DType) -> Program {
-    Program::new("convert", &[kernel!("convert.cu")]).with("FROM", type_number(from)).with("TO", type_number(to))
+    Program::new("convert", kernel!("convert.cu")).with("FROM", type_number(from)).with("TO", type_number(to))
 }
 
 impl Gpu {

@@ -86,7 +86,7 @@ impl Work for KernelLaunch {
             sharedMemBytes: shared as u32,
             hStream: stream.cu_stream(),
             attrs: &raw mut pdl,
-            numAttrs: u32::from(self.kernel.early),
+            numAttrs: u32::from(self.kernel.pdl),
         };
         let values = self.args.iter().map(Bound::value).collect::<Result<Vec<_>>>()?;
         let mut pointers: Vec<*mut c_void> = values.iter().map(Value::as_ptr).collect();

@@ -61,7 +61,7 @@ impl Variant {
     fn narrow(dim: usize) -> Self {
         let stride = dim.next_multiple_of(16) + VECTOR;
         Self {
-            program: Program::new("attention", &[kernel!("attention.cu")]).with("WARPS", WARPS).with("KEYS", KEYS),
+            program: Program::new("attention", kernel!("attention.cu")).with("WARPS", WARPS).with("KEYS", KEYS),
             queries: WARP_QUERIES * WARPS,
             threads: WARP * WARPS,
             // Two stages of keys and of values.
@@ -75,7 +75,7 @@ impl Variant {
         let probabilities = WIDE_QUERIES * WIDE_KEYS * DType::Bf16.size();
         let statistics = WIDE_QUERIES * 4 * DType::F32.size();
         Self {
-            program: Program::new("attention", &[kernel!("attention_wide.cu")]),
+            program: Program::new("attention", kernel!("attention_wide.cu")),
             queries: WIDE_QUERIES,
             threads: WARP * WIDE_WARPS,
             shared: rows + probabilities + statistics,
@@ -84,10 +84,11 @@ impl Variant {
 }
 
 fn sm90_program(causal: bool, lengths: bool, cluster: usize) -> Program {
-    Program::new("attention", &[kernel!("sm90/ptx/wgmma.cuh"), kernel!("sm90/attention.cu")])
+    Program::new("attention", kernel!("sm90/attention.cu"))
         .with("CAUSAL", causal)
         .with("HAS_LENGTHS", lengths)
         .with("CLUSTER", cluster)
+        .pdl()
 }
 
 /// The clusters of Hopper's kernel.

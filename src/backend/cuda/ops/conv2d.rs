@@ -15,10 +15,8 @@ use crate::error::Result;
 use crate::tensor::{DType, HostTensor};
 use std::ops::Range;
 
-const FILE: File = kernel!("conv2d.cu");
-
-/// The geometry of Hopper's kernel; the kernel takes the padding as an argument.
-const SM90_GEOMETRY: Conv2d = Conv2d { stride: 1, pad: [1; 4], upsample: false };
+const TILED: File = kernel!("conv2d.cu");
+const SM90: File = kernel!("sm90/conv2d.cu");
 
 /// Columns of the picture that a tile of Hopper's kernel covers.
 const SM90_TILE_WIDTH: usize = 16;
@@ -26,27 +24,33 @@ const SM90_TILE_WIDTH: usize = 16;
 /// Threads of a CTA of `merge_taps`.
 const MERGE_THREADS: usize = 128;
 
-/// The constants of a kernel besides its tile.
+/// The constants of both kernels besides their tiles.
 struct Constants {
     /// `[O, kh, kw, I]`.
     kernel: [usize; 4],
-    geometry: Conv2d,
     has_bias: bool,
     has_residual: bool,
 }
 
 impl Constants {
-    fn list(&self) -> [(&'static str, usize); 7] {
-        let [out_channels, _, kernel_width, channels] = self.kernel;
+    fn list(&self) -> [(&'static str, usize); 4] {
+        let [_, _, kernel_width, channels] = self.kernel;
         [
             ("CHANNELS", channels),
             ("KERNEL_WIDTH", kernel_width),
-            ("STRIDE", self.geometry.stride),
-            ("UPSAMPLE", usize::from(self.geometry.upsample)),
             ("HAS_BIAS", usize::from(self.has_bias)),
             ("HAS_RESIDUAL", usize::from(self.has_residual)),
-            ("ALIGNED_OUT", aligned(out_channels)),
         ]
+    }
+
+    /// The list with the constants of the tiled kernel.
+    fn tiled(&self, geometry: Conv2d) -> Vec<(&'static str, usize)> {
+        let tiled = [
+            ("STRIDE", geometry.stride),
+            ("UPSAMPLE", usize::from(geometry.upsample)),
+            ("ALIGNED_OUT", aligned(self.kernel[0])),
+        ];
+        [&self.list()[..], &tiled].concat()
     }
 }
 
@@ -87,8 +91,7 @@ impl Conv2dOp for Cuda {
                 return Ok(out);
             }
         }
-        let constants =
-            Constants { kernel: w.dims(), geometry, has_bias: w.bias.is_some(), has_residual: residual.is_some() };
+        let constants = Constants { kernel: w.dims(), has_bias: w.bias.is_some(), has_residual: residual.is_some() };
         let [_, in_h, in_w, _] = x.dims();
         let m = items * out_h * out_w;
         let args = [
@@ -107,7 +110,8 @@ impl Conv2dOp for Cuda {
             Arg::U32(top),
             Arg::U32(left),
         ];
-        TiledGemm { op, file: FILE, constants: &constants.list(), m, n: o, args: &args }.launch(gpu)?;
+        let constants = constants.tiled(geometry);
+        TiledGemm { op, file: TILED, constants: &constants, m, n: o, args: &args }.launch(gpu)?;
         Ok(out)
     }
 }
@@ -167,7 +171,6 @@ impl Sm90Conv2d<'_> {
         let [items, x_height, x_width, _] = self.x.dims();
         let constants = Constants {
             kernel: [o, kh, kw, channels],
-            geometry: SM90_GEOMETRY,
             has_bias: self.w.bias.is_some(),
             has_residual: self.residual.is_some(),
         };
@@ -175,7 +178,7 @@ impl Sm90Conv2d<'_> {
         let m = items * width.div_ceil(SM90_TILE_WIDTH) * height.div_ceil(tile_height) * UNSHARED_TILE_M;
         let gemm = Sm90Gemm {
             op: "conv2d",
-            file: FILE,
+            file: SM90,
             constants: &constants.list(),
             m,
             weights,
@@ -219,7 +222,7 @@ impl Sm90Conv2d<'_> {
 }
 
 fn merge_program() -> Program {
-    Program::new("merge_taps", &[kernel!("merge_taps.cu")])
+    Program::new("merge_taps", kernel!("merge_taps.cu"))
 }
 
 /// The programs for Hopper.
@@ -227,8 +230,8 @@ pub(crate) fn sm90_programs() -> Vec<Program> {
     [([512, 3, 3, 16], false), ([512, 3, 3, 512], true), ([128, 1, 1, 256], false), ([256, 2, 2, 256], false)]
         .into_iter()
         .flat_map(|(kernel, has_residual)| {
-            let constants = Constants { kernel, geometry: SM90_GEOMETRY, has_bias: true, has_residual };
-            sm90::programs("conv2d", FILE, &constants.list(), Sharing::None)
+            let constants = Constants { kernel, has_bias: true, has_residual };
+            sm90::programs("conv2d", SM90, &constants.list(), Sharing::None)
         })
         .collect()
 }
@@ -247,8 +250,8 @@ pub(crate) fn programs() -> Vec<Program> {
         ([128, 3, 3, 128], Conv2d { stride: 2, ..plain }, false),
         ([13, 2, 5, 7], Conv2d { stride: 3, pad: [2, 0, 1, 3], upsample: true }, true),
     ] {
-        let constants = Constants { kernel, geometry, has_bias: true, has_residual };
-        programs.extend(tile::extreme_programs("conv2d", FILE, &constants.list()));
+        let constants = Constants { kernel, has_bias: true, has_residual };
+        programs.extend(tile::extreme_programs("conv2d", TILED, &constants.tiled(geometry)));
     }
     programs
 }

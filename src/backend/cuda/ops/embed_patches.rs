@@ -17,7 +17,7 @@ const TILE_TOKENS: usize = 64;
 const TILE_COLUMNS: usize = 128;
 
 fn program(patch: usize, bias: bool, aligned_out: usize) -> Program {
-    Program::new("embed_patches", &[kernel!("gemm/fragments.cuh"), kernel!("embed_patches.cu")])
+    Program::new("embed_patches", kernel!("embed_patches.cu"))
         .with("PATCH", patch)
         .with("HAS_BIAS", bias)
         .with("ALIGNED_OUT", aligned_out)

@@ -20,7 +20,7 @@ const TILE_COLUMNS: usize = 64;
 const SHARED: usize = WARPS * TILE_COLUMNS * (TILE_TOKENS + 4) * size_of::<f32>();
 
 fn program(patch: usize, bias: bool, shared_table: bool, aligned: usize) -> Program {
-    Program::new("final_layer", &[kernel!("gemm/fragments.cuh"), kernel!("final_layer.cu")])
+    Program::new("final_layer", kernel!("final_layer.cu"))
         .with("PATCH", patch)
         .with("HAS_BIAS", bias)
         .with("SHARED", shared_table)

@@ -14,7 +14,7 @@ use crate::tensor::{DType, Weight};
 const THREADS: usize = 128;
 
 fn program(dtype: DType, vector: usize) -> Program {
-    Program::new("gather_rows", &[kernel!("gather_rows.cu")]).with("TYPE", type_number(dtype)).with("VECTOR", vector)
+    Program::new("gather_rows", kernel!("gather_rows.cu")).with("TYPE", type_number(dtype)).with("VECTOR", vector)
 }
 
 impl GatherRowsOp for Cuda {

@@ -17,7 +17,7 @@ const MIN_VALUES: usize = 8_192;
 const CTAS_PER_SM: usize = 16;
 
 fn program(aligned: bool, silu: bool) -> Program {
-    Program::new("group_norm", &[kernel!("group_norm.cu")]).with("ALIGNED", aligned).with("SILU", silu)
+    Program::new("group_norm", kernel!("group_norm.cu")).with("ALIGNED", aligned).with("SILU", silu)
 }
 
 impl GroupNormOp for Cuda {

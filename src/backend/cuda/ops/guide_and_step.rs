@@ -16,7 +16,7 @@ const THREADS: usize = 256;
 const CHUNK: usize = 2 * THREADS * VECTOR;
 
 fn program(guided: bool, vector: usize) -> Program {
-    Program::new("guide_and_step", &[kernel!("guide_and_step.cu")]).with("GUIDED", guided).with("VECTOR", vector)
+    Program::new("guide_and_step", kernel!("guide_and_step.cu")).with("GUIDED", guided).with("VECTOR", vector)
 }
 
 impl GuideAndStepOp for Cuda {

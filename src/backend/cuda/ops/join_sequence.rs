@@ -13,7 +13,7 @@ use crate::tensor::DType;
 const THREADS: usize = 128;
 
 fn program(vector: usize) -> Program {
-    Program::new("join_sequence", &[kernel!("join_sequence.cu")]).with("VECTOR", vector)
+    Program::new("join_sequence", kernel!("join_sequence.cu")).with("VECTOR", vector)
 }
 
 impl JoinSequenceOp for Cuda {

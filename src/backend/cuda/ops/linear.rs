@@ -15,7 +15,9 @@ use crate::backend::{DeviceWeight, LinearArgs, LinearOp};
 use crate::error::Result;
 use crate::tensor::{DType, HostTensor, Weight};
 
-const FILE: File = kernel!("linear.cu");
+const GEMV: File = kernel!("linear_gemv.cu");
+const TILED: File = kernel!("linear.cu");
+const SM90: File = kernel!("sm90/linear.cu");
 
 /// `x·Wᵀ + b`, or `SiLU(x)·Wᵀ + b`, into `out` by the gemv kernel.
 pub(super) fn gemv(
@@ -31,7 +33,7 @@ pub(super) fn gemv(
     let has_bias = usize::from(w.bias.is_some());
     let constants = [("ALIGNED", aligned(k)), ("HAS_BIAS", has_bias), ("SILU", usize::from(silu))];
     let args = args(x, w, out, m);
-    Gemv { op, file: FILE, entry: "linear", constants: &constants, m, n, shared: 0, args: &args }.launch(gpu)
+    Gemv { op, file: GEMV, entry: "linear", constants: &constants, m, n, shared: 0, args: &args }.launch(gpu)
 }
 
 /// `x·Wᵀ + b` into `out` by our own gemm.
@@ -40,14 +42,14 @@ fn gemm(gpu: &Gpu, x: &CudaTensor, w: &CudaLinear, out: &CudaTensor) -> Result<(
     let [n, k] = w.dims();
     let m = out.len() / n;
     let has_bias = usize::from(w.bias.is_some());
-    let constants = &[("ALIGNED", aligned(k)), ("HAS_BIAS", has_bias), ("ALIGNED_OUT", aligned(n))];
     if !sm90::supports(gpu, [k, n]) {
-        return TiledGemm { op, file: FILE, constants, m, n, args: &args(x, w, out, m) }.launch(gpu);
+        let constants = &[("ALIGNED", aligned(k)), ("HAS_BIAS", has_bias), ("ALIGNED_OUT", aligned(n))];
+        return TiledGemm { op, file: TILED, constants, m, n, args: &args(x, w, out, m) }.launch(gpu);
     }
     let gemm = Sm90Gemm {
         op,
-        file: FILE,
-        constants,
+        file: SM90,
+        constants: &[("HAS_BIAS", has_bias)],
         m,
         weights: &w.matrix,
         columns: 0..n,
@@ -113,8 +115,8 @@ fn source_hash() -> u64 {
 
 /// The programs for Hopper.
 pub(crate) fn sm90_programs() -> Vec<Program> {
-    let constants = |bias| [("ALIGNED", 1), ("HAS_BIAS", bias), ("ALIGNED_OUT", 1)];
-    [0, 1].into_iter().flat_map(|bias| sm90::programs("linear", FILE, &constants(bias), Sharing::WIfFaster)).collect()
+    let programs = |bias| sm90::programs("linear", SM90, &[("HAS_BIAS", bias)], Sharing::WIfFaster);
+    [0, 1].into_iter().flat_map(programs).collect()
 }
 
 /// Programs of every tile, with and without alignment.
@@ -122,7 +124,7 @@ pub(crate) fn programs() -> Vec<Program> {
     let programs = |flag| {
         let tiled = [("ALIGNED", flag), ("HAS_BIAS", flag), ("ALIGNED_OUT", flag)];
         let few = [("ALIGNED", flag), ("HAS_BIAS", flag), ("SILU", flag)];
-        [tile::programs("linear", FILE, &tiled), gemv::programs("linear", FILE, &few)].concat()
+        [tile::programs("linear", TILED, &tiled), gemv::programs("linear", GEMV, &few)].concat()
     };
     [0, 1].into_iter().flat_map(programs).collect()
 }

@@ -13,7 +13,7 @@ use crate::tensor::DType;
 const THREADS: usize = 256;
 
 fn program() -> Program {
-    Program::new("normalize_rgb8", &[kernel!("normalize_rgb8.cu")])
+    Program::new("normalize_rgb8", kernel!("normalize_rgb8.cu"))
 }
 
 impl NormalizeRgb8Op for Cuda {

@@ -12,7 +12,7 @@ use crate::error::Result;
 const THREADS: usize = 128;
 
 fn program(vector: usize) -> Program {
-    Program::new("pad_rows", &[kernel!("pad_rows.cu")]).with("VECTOR", vector)
+    Program::new("pad_rows", kernel!("pad_rows.cu")).with("VECTOR", vector)
 }
 
 impl PadRowsOp for Cuda {

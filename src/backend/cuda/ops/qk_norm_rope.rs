@@ -19,11 +19,12 @@ fn lanes(dim: usize) -> Option<usize> {
 }
 
 fn program(dim: usize, pairs: RopePairs) -> Program {
-    Program::new("qk_norm_rope", &[kernel!("qk_norm_rope.cu")])
+    Program::new("qk_norm_rope", kernel!("qk_norm_rope.cu"))
         .with("HEAD", dim)
         .with("INTERLEAVED", pairs == RopePairs::Interleaved)
         .with("FAST", lanes(dim).is_some())
         .with("TEAM", lanes(dim).unwrap_or(WARP))
+        .pdl()
 }
 
 impl QkNormRopeOp for Cuda {

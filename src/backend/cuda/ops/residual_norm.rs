@@ -23,11 +23,12 @@ fn threads(width: usize) -> usize {
 fn program(op: &'static str, width: usize, parts: Parts) -> Program {
     let threads = threads(width);
     let vector = vector(width);
-    let program = Program::new(op, &[kernel!("residual_norm.cu")])
+    Program::new(op, kernel!("residual_norm.cu"))
         .with("THREADS", threads)
         .with("VECTOR", vector)
-        .with("PARTS", width.div_ceil(threads * vector));
-    parts.constants().into_iter().fold(program, |program, (name, value)| program.with(name, value))
+        .with("PARTS", width.div_ceil(threads * vector))
+        .with_all(parts.constants())
+        .pdl()
 }
 
 /// A modulation row as the kernel reads it: its table, the distance of two items' rows, and the

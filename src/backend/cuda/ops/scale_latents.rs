@@ -13,7 +13,7 @@ use crate::tensor::DType;
 const THREADS: usize = 256;
 
 fn program() -> Program {
-    Program::new("scale_latents", &[kernel!("scale_latents.cu")])
+    Program::new("scale_latents", kernel!("scale_latents.cu"))
 }
 
 impl ScaleLatentsOp for Cuda {

@@ -13,7 +13,9 @@ use crate::backend::{DeviceWeight, SwiGluArgs, SwiGluOp};
 use crate::error::Result;
 use crate::tensor::{DType, Weight};
 
-const FILE: File = kernel!("swiglu.cu");
+const GEMV: File = kernel!("swiglu_gemv.cu");
+const TILED: File = kernel!("swiglu.cu");
+const SM90: File = kernel!("sm90/swiglu.cu");
 
 impl SwiGluOp for Cuda {
     type SwiGlu = CudaSwiGlu;
@@ -40,15 +42,14 @@ impl SwiGluOp for Cuda {
             Arg::U32(k),
             Arg::U32(w.matrix.stride()),
         ];
-        let constants = &[("ALIGNED", aligned(k)), ("ALIGNED_OUT", aligned(hidden))];
         if m <= MAX_ROWS {
-            let constants = &constants[..1];
-            Gemv { op, file: FILE, entry: op, constants, m, n, shared: 0, args: &args }.launch(gpu)?;
+            let constants = &[("ALIGNED", aligned(k))];
+            Gemv { op, file: GEMV, entry: op, constants, m, n, shared: 0, args: &args }.launch(gpu)?;
         } else if sm90::supports(gpu, [k, hidden]) {
             let gemm = Sm90Gemm {
                 op,
-                file: FILE,
-                constants,
+                file: SM90,
+                constants: &[],
                 m,
                 weights: &w.matrix,
                 columns: 0..n,
@@ -59,7 +60,8 @@ impl SwiGluOp for Cuda {
             };
             gemm.launch(gpu, &[], &[m, n, k].map(Arg::U32))?;
         } else {
-            TiledGemm { op, file: FILE, constants, m, n, args: &args }.launch(gpu)?;
+            let constants = &[("ALIGNED", aligned(k)), ("ALIGNED_OUT", aligned(hidden))];
+            TiledGemm { op, file: TILED, constants, m, n, args: &args }.launch(gpu)?;
         }
         Ok(out)
     }
@@ -67,14 +69,14 @@ impl SwiGluOp for Cuda {
 
 /// The programs for Hopper.
 pub(crate) fn sm90_programs() -> Vec<Program> {
-    sm90::programs("swiglu", FILE, &[("ALIGNED", 1), ("ALIGNED_OUT", 1)], Sharing::WIfFaster)
+    sm90::programs("swiglu", SM90, &[], Sharing::WIfFaster)
 }
 
 /// Programs of every tile, with and without alignment.
 pub(crate) fn programs() -> Vec<Program> {
     let programs = |flag| {
         let constants = [("ALIGNED", flag), ("ALIGNED_OUT", flag)];
-        [tile::programs("swiglu", FILE, &constants), gemv::programs("swiglu", FILE, &constants[..1])].concat()
+        [tile::programs("swiglu", TILED, &constants), gemv::programs("swiglu", GEMV, &constants[..1])].concat()
     };
     [0, 1].into_iter().flat_map(programs).collect()
 }

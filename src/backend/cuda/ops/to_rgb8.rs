@@ -16,7 +16,7 @@ const THREADS: usize = 256;
 const VALUES: usize = 8;
 
 fn program() -> Program {
-    Program::new("to_rgb8", &[kernel!("to_rgb8.cu")])
+    Program::new("to_rgb8", kernel!("to_rgb8.cu"))
 }
 
 impl ToRgb8Op for Cuda {

@@ -13,7 +13,7 @@ use crate::tensor::DType;
 const THREADS: usize = 256;
 
 fn program() -> Program {
-    Program::new("unscale_latents", &[kernel!("unscale_latents.cu")])
+    Program::new("unscale_latents", kernel!("unscale_latents.cu"))
 }
 
 impl UnscaleLatentsOp for Cuda {

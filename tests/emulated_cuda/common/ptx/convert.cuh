@@ -1,0 +1,21 @@
+// Emulates kernels/common/ptx/convert.cuh.
+#pragma once
+
+inline float float_from_bf16(unsigned short bits) { return __uint_as_float(unsigned(bits) << 16); }
+inline unsigned short bf16_from_float(float x) {
+    unsigned bits = __float_as_uint(x);
+    if (x != x) return 0x7fff;
+    return (unsigned short)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+inline unsigned bf16x2_from_floats(float low, float high) {
+    return unsigned(bf16_from_float(high)) << 16 | bf16_from_float(low);
+}
+
+inline float float_from_f16(unsigned short bits) {
+    unsigned sign = unsigned(bits & 0x8000) << 16, magnitude = unsigned(bits & 0x7fff) << 13;
+    if (magnitude >= 0x7c00u << 13) return __uint_as_float(sign | magnitude | 0x7f800000);
+    // The exponents' biases differ by 112; the product also normalizes subnormals.
+    return __uint_as_float(sign | __float_as_uint(__uint_as_float(magnitude) * 0x1p112f));
+}
+
+inline float exp2_approx(float x) { return exp2f(x); }
