@@ -29,11 +29,15 @@ constexpr unsigned STEPS = (HEAD + 15) / 16, WIDTH = 16 * STEPS;
 constexpr unsigned STRIDE = WIDTH + 8;
 constexpr unsigned TILE_SIZE = KEYS * STRIDE;
 
+struct PaddedRows {
+    static __device__ __forceinline__ bf16 *address(bf16 *to, unsigned row, unsigned column) {
+        return to + row * STRIDE + column;
+    }
+};
+
 template <unsigned Rows>
 __device__ __forceinline__ void load(bf16 *to, const bf16 *from, u64 stride, unsigned first, unsigned end) {
-    load_head<Rows, HEAD, WIDTH, THREADS, ALIGNED>(to, from, stride, first, end, [](bf16 *to, unsigned row, unsigned column) {
-        return to + row * STRIDE + column;
-    });
+    load_head<PaddedRows, Rows, HEAD, WIDTH, THREADS, ALIGNED>(to, from, stride, first, end);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)

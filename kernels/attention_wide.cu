@@ -32,11 +32,15 @@ __device__ __forceinline__ unsigned swizzle_p(unsigned row, unsigned column) {
     return row * KEYS + ((column / 8) ^ (row / 2 % 4)) * 8;
 }
 
+struct SwizzledRows {
+    static __device__ __forceinline__ bf16 *address(bf16 *to, unsigned row, unsigned column) {
+        return to + swizzle(row, column);
+    }
+};
+
 template <unsigned Rows>
 __device__ __forceinline__ void load(bf16 *to, const bf16 *from, u64 stride, unsigned first, unsigned end) {
-    load_head<Rows, HEAD, WIDTH, THREADS, ALIGNED>(to, from, stride, first, end, [](bf16 *to, unsigned row, unsigned column) {
-        return to + swizzle(row, column);
-    });
+    load_head<SwizzledRows, Rows, HEAD, WIDTH, THREADS, ALIGNED>(to, from, stride, first, end);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)

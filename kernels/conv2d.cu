@@ -34,7 +34,8 @@ struct ReceptiveFields {
         const unsigned row = at < m ? at : 0;
         const unsigned item = row / (out_height * out_width), pixel = row % (out_height * out_width);
         const unsigned y = pixel / out_width, column = pixel % out_width;
-        return Row{x + static_cast<u64>(item) * height * width * CHANNELS, static_cast<int>(y * STRIDE) - static_cast<int>(top),
+        return Row{x + static_cast<u64>(item) * height * width * CHANNELS,
+                   static_cast<int>(y * STRIDE) - static_cast<int>(top),
                    static_cast<int>(column * STRIDE) - static_cast<int>(left), at < m ? k : 0};
     }
 
@@ -58,9 +59,9 @@ struct ReceptiveFields {
 };
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-    conv2d(const bf16 *x, const bf16 *weights, const float *bias, const bf16 *residual, bf16 *out, unsigned m, unsigned n,
-           unsigned k, unsigned height, unsigned width, unsigned out_height, unsigned out_width, unsigned top,
-           unsigned left) {
+    conv2d(const bf16 *x, const bf16 *weights, const float *bias, const bf16 *residual, bf16 *out, unsigned m,
+           unsigned n, unsigned k, unsigned height, unsigned width, unsigned out_height, unsigned out_width,
+           unsigned top, unsigned left) {
     const ReceptiveFields fields{x, m, k, height, width, out_height, out_width, top, left};
     const ResidualEpilogue<HAS_BIAS, HAS_RESIDUAL, ALIGNED_OUT> epilogue{{}, bias, residual, n};
     gemm(fields, weights, k, m, n, k, epilogue, out, n);

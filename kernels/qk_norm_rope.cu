@@ -19,8 +19,8 @@
 #endif
 
 extern "C" __global__ void __launch_bounds__(128)
-    qk_norm_rope(bf16 *qkv, const float *q_norm, const float *k_norm, const float *rotation, unsigned tokens, unsigned rows,
-                 unsigned query_heads, unsigned key_heads, unsigned rotation_stride, float eps) {
+    qk_norm_rope(bf16 *qkv, const float *q_norm, const float *k_norm, const float *rotation, unsigned tokens,
+                 unsigned rows, unsigned query_heads, unsigned key_heads, unsigned rotation_stride, float eps) {
     griddepcontrol_launch_dependents();
     griddepcontrol_wait();
     const unsigned team = (blockIdx.x * 128 + threadIdx.x) / TEAM, member = threadIdx.x % TEAM;

@@ -26,9 +26,9 @@
 #endif
 
 extern "C" __global__ void __launch_bounds__(THREADS, THREADS < 768 ? 768 / THREADS : 1)
-    residual_norm(bf16 *x, const bf16 *y, const float *norm, const bf16 *gate, const float *weight, const bf16 *scale, bf16 *out,
-                  unsigned tokens, unsigned width, unsigned gate_stride, unsigned gate_offset, unsigned scale_stride,
-                  unsigned scale_offset, float branch_eps, float eps) {
+    residual_norm(bf16 *x, const bf16 *y, const float *norm, const bf16 *gate, const float *weight, const bf16 *scale,
+                  bf16 *out, unsigned tokens, unsigned width, unsigned gate_stride, unsigned gate_offset,
+                  unsigned scale_stride, unsigned scale_offset, float branch_eps, float eps) {
     __shared__ float scratch[2][THREADS / 32];
     griddepcontrol_launch_dependents();
     griddepcontrol_wait();

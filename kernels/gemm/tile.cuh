@@ -35,7 +35,8 @@ constexpr unsigned A_SIZE = TILE_M * TILE_K, W_SIZE = TILE_N * TILE_K, STAGE_SIZ
 // A warp's part of the tile, in fragments of 16 rows and of 8 columns.
 constexpr unsigned FRAGMENTS_M = TILE_M / WARPS_M / 16, FRAGMENTS_N = TILE_N / WARPS_N / 8;
 // Rows of A and of W that a thread loads.
-constexpr unsigned ROWS_A = (TILE_M * CHUNKS + THREADS - 1) / THREADS, ROWS_W = (TILE_N * CHUNKS + THREADS - 1) / THREADS;
+constexpr unsigned ROWS_A = (TILE_M * CHUNKS + THREADS - 1) / THREADS,
+                   ROWS_W = (TILE_N * CHUNKS + THREADS - 1) / THREADS;
 // CTAs go down this many tiles of m before the next tile of n: a wave shares its rows and columns
 // in the L2.
 constexpr unsigned BAND = 8;

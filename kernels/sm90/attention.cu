@@ -74,7 +74,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
     __shared__ Barrier k_full[STAGES], k_empty[STAGES], v_full[STAGES], v_empty[STAGES];
     bf16 *smem_q = reinterpret_cast<bf16 *>(smem), *smem_k = smem_q + 2 * 2 * Q_HALF;
     bf16 *smem_v = smem_k + STAGES * 2 * KV_HALF;
-    const unsigned group = warp_uniform(threadIdx.x / WARPGROUP), warp = warp_uniform(threadIdx.x / 32 % 4), lane = threadIdx.x % 32;
+    const unsigned group = warp_uniform(threadIdx.x / WARPGROUP), warp = warp_uniform(threadIdx.x / 32 % 4),
+                   lane = threadIdx.x % 32;
     const unsigned count = clusters_per_head(tokens) * query_heads * items;
     const unsigned rank = CLUSTER > 1 ? cluster_rank() : 0;
     griddepcontrol_launch_dependents();
@@ -277,7 +278,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
 #pragma unroll
                 for (unsigned half = 0; half < 2; half++) {
                     const unsigned down = 16 * warp + 8 * half + lane / 4, chunk = (k % 8) ^ (down % 8);
-                    const float a = acc_o[4 * k + 2 * half] * factor[half], b = acc_o[4 * k + 2 * half + 1] * factor[half];
+                    const float a = acc_o[4 * k + 2 * half] * factor[half],
+                                b = acc_o[4 * k + 2 * half + 1] * factor[half];
                     bf16 *to = own_q + k / 8 * Q_HALF + down * 64 + chunk * 8 + lane % 4 * 2;
                     *reinterpret_cast<unsigned *>(to) = bf16x2_from_floats(a, b);
                 }

@@ -33,12 +33,14 @@ struct TmaPixels {
     };
 
     __device__ __forceinline__ Tile tile(unsigned m) const {
-        const unsigned across = (out_width + TILE_WIDTH - 1) / TILE_WIDTH, down = (out_height + TILE_HEIGHT - 1) / TILE_HEIGHT;
+        const unsigned across = (out_width + TILE_WIDTH - 1) / TILE_WIDTH,
+                       down = (out_height + TILE_HEIGHT - 1) / TILE_HEIGHT;
         const unsigned tile = m / TILE_M;
         return Tile{tile / (across * down), tile / across % down * TILE_HEIGHT, tile % across * TILE_WIDTH};
     }
 
-    __device__ __forceinline__ void load(bf16 *to, Barrier &full, unsigned step, const Tile &tile, unsigned first) const {
+    __device__ __forceinline__ void load(bf16 *to, Barrier &full, unsigned step, const Tile &tile,
+                                         unsigned first) const {
         tma_load(to, map, full, step % PARTS * TILE_K, x(step, tile), y(step, tile, first), tile.item);
     }
 
@@ -66,9 +68,9 @@ struct TmaPixels {
 };
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTER, 1, 1)
-    conv2d(const __grid_constant__ TensorMap x, const __grid_constant__ TensorMap weights, const float *bias, const bf16 *residual,
-           const __grid_constant__ TensorMap out, unsigned m, unsigned n, unsigned taps, unsigned out_height, unsigned out_width, unsigned top,
-           unsigned left) {
+    conv2d(const __grid_constant__ TensorMap x, const __grid_constant__ TensorMap weights, const float *bias,
+           const bf16 *residual, const __grid_constant__ TensorMap out, unsigned m, unsigned n, unsigned taps,
+           unsigned out_height, unsigned out_width, unsigned top, unsigned left) {
     const TmaPixels pixels{x, out_height, out_width, static_cast<int>(top), static_cast<int>(left)};
     // n is a multiple of 8, which the output's map demands.
     const ResidualEpilogue<HAS_BIAS, HAS_RESIDUAL, true> epilogue{{}, bias, residual, n};

@@ -119,7 +119,8 @@ __device__ __forceinline__ void store_tile(const A &a, const typename A::Tile &t
             for (unsigned half = 0; half < 2; half++) {
                 const unsigned row = own + 8 * half;
                 if (E::OUT_PER_PAIR == 2) {
-                    *reinterpret_cast<unsigned *>(buffer + row * 64 + (j ^ row % 8) * 8 + lane % 4 * 2) = words[j][half];
+                    *reinterpret_cast<unsigned *>(buffer + row * 64 + (j ^ row % 8) * 8 + lane % 4 * 2) =
+                        words[j][half];
                 } else {
                     const unsigned at = row * 32 + (j / 2 ^ row / 2 % 4) * 8 + j % 2 * 4 + lane % 4;
                     buffer[at].bits = static_cast<unsigned short>(words[j][half]);
@@ -180,7 +181,8 @@ __device__ __forceinline__ void gemm(const A &a, const TensorMap &w, unsigned m,
                         }
                     }
                     if (CLUSTER > 1 && !index.shares_a) {
-                        tma_load_multicast(stage_w + rank * HALF_N * TILE_K, w, full[slot], column, index.n + rank * HALF_N);
+                        tma_load_multicast(stage_w + rank * HALF_N * TILE_K, w, full[slot], column,
+                                           index.n + rank * HALF_N);
                     } else {
                         tma_load(stage_w, w, full[slot], column, index.n);
                         tma_load(stage_w + HALF_N * TILE_K, w, full[slot], column, index.n + HALF_N);
@@ -249,7 +251,8 @@ struct TmaRows {
         return Tile{at};
     }
 
-    __device__ __forceinline__ void load(bf16 *to, Barrier &full, unsigned step, const Tile &tile, unsigned first) const {
+    __device__ __forceinline__ void load(bf16 *to, Barrier &full, unsigned step, const Tile &tile,
+                                         unsigned first) const {
         tma_load(to, map, full, step * TILE_K, tile.first + first);
     }
 

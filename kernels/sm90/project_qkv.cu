@@ -89,10 +89,12 @@ struct NormRopeEpilogue : Epilogue {
         float factor[PARTS][2];
 #pragma unroll
         for (unsigned half = 0; half < 2; half++) {
-            const float own[PARTS] = {squares[0][half], squares[1][half], squares[2][half]}, other = from_peer[8 * half];
+            const float own[PARTS] = {squares[0][half], squares[1][half], squares[2][half]},
+                        other = from_peer[8 * half];
             const float rest[PARTS] = {rank ? other : own[1], rank ? own[2] : own[0], rank ? own[1] : other};
 #pragma unroll
-            for (unsigned part = 0; part < PARTS; part++) factor[part][half] = rsqrtf((own[part] + rest[part]) / HEAD + eps);
+            for (unsigned part = 0; part < PARTS; part++)
+                factor[part][half] = rsqrtf((own[part] + rest[part]) / HEAD + eps);
         }
         // Norms and rotates 32 columns of a part from 8·start on, columns `first` onwards of its
         // head.
@@ -108,7 +110,8 @@ struct NormRopeEpilogue : Epilogue {
 #pragma unroll
                 for (unsigned half = 0; half < 2; half++) {
                     float *pair = acc + (part * 8 + start + j) * 4 + 2 * half;
-                    const float a = pair[0] * factor[part][half] * norm[j].x, b = pair[1] * factor[part][half] * norm[j].y;
+                    const float a = pair[0] * factor[part][half] * norm[j].x,
+                                b = pair[1] * factor[part][half] * norm[j].y;
                     pair[0] = a * cos_sin[j][half].x - b * cos_sin[j][half].y;
                     pair[1] = a * cos_sin[j][half].y + b * cos_sin[j][half].x;
                 }
@@ -134,8 +137,9 @@ struct NormRopeEpilogue : Epilogue {
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTER, 1, 1)
     project_qkv(const __grid_constant__ TensorMap x, const __grid_constant__ TensorMap weights, const float *q_norm,
-                const float *k_norm, const float *rotation, const __grid_constant__ TensorMap out, unsigned m, unsigned n,
-                unsigned k, unsigned tokens, unsigned query_heads, unsigned key_heads, unsigned rotation_stride, float eps) {
+                const float *k_norm, const float *rotation, const __grid_constant__ TensorMap out, unsigned m,
+                unsigned n, unsigned k, unsigned tokens, unsigned query_heads, unsigned key_heads,
+                unsigned rotation_stride, float eps) {
     __shared__ PeerSquares peer;
     // gemm() begins with a barrier of the cluster, which makes these visible.
     if (threadIdx.x < 2 * CONSUMERS) peer.full[threadIdx.x / CONSUMERS][threadIdx.x % CONSUMERS].init(1);

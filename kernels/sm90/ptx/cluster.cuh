@@ -21,8 +21,9 @@ template <unsigned Ctas> __device__ __forceinline__ void cluster_sync() {
 
 // Stores a value to the address of `to` in CTA `rank`, and completes four bytes at `barrier` there.
 __device__ __forceinline__ void st_async(float *to, float value, Barrier &barrier, unsigned rank) {
-    asm volatile("{\n.reg .b32 there, told;\nmapa.shared::cluster.u32 there, %0, %3;\nmapa.shared::cluster.u32 told, %2, %3;\n"
-                 "st.async.shared::cluster.mbarrier::complete_tx::bytes.u32 [there], %1, [told];\n}" ::"r"(shared_address(to)),
-                 "r"(__float_as_uint(value)), "r"(shared_address(&barrier)), "r"(rank)
-                 : "memory");
+    asm volatile(
+        "{\n.reg .b32 there, told;\nmapa.shared::cluster.u32 there, %0, %3;\nmapa.shared::cluster.u32 told, %2, %3;\n"
+        "st.async.shared::cluster.mbarrier::complete_tx::bytes.u32 [there], %1, [told];\n}" ::"r"(shared_address(to)),
+        "r"(__float_as_uint(value)), "r"(shared_address(&barrier)), "r"(rank)
+        : "memory");
 }

@@ -54,8 +54,9 @@ template <int Count> __device__ __forceinline__ void warpgroup_fence_operand(flo
 }
 
 // The accumulators as asm operands, and their numbers in the text.
-#define OPERANDS_8(d, i) \
-    "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), "+f"(d[i + 7])
+#define OPERANDS_8(d, i)                                                                                               \
+    "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]),        \
+        "+f"(d[i + 7])
 #define OPERANDS_32(d, i) OPERANDS_8(d, i), OPERANDS_8(d, i + 8), OPERANDS_8(d, i + 16), OPERANDS_8(d, i + 24)
 #define NUMBERS_32 \
     "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
@@ -99,7 +100,8 @@ __device__ __forceinline__ void wgmma_ss(float (&d)[96], u64 a, u64 b, bool accu
 
 __device__ __forceinline__ void wgmma_ss(float (&d)[128], u64 a, u64 b, bool accumulate) {
     asm volatile("{\n.reg .pred p;\nsetp.ne.u32 p, %130, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {" NUMBERS_128 "}, %128, %129, p, 1, 1, 0, 0;\n}"
+                 "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {" NUMBERS_128
+                 "}, %128, %129, p, 1, 1, 0, 0;\n}"
                  : OPERANDS_32(d, 0), OPERANDS_32(d, 32), OPERANDS_32(d, 64), OPERANDS_32(d, 96)
                  : "l"(a), "l"(b), "r"(static_cast<unsigned>(accumulate)));
 }
@@ -107,7 +109,8 @@ __device__ __forceinline__ void wgmma_ss(float (&d)[128], u64 a, u64 b, bool acc
 // wgmma_ss with a in registers, in the layout of mma.sync, and b MN-major.
 __device__ __forceinline__ void wgmma_rs(float (&d)[64], const unsigned (&a)[4], u64 b, bool accumulate) {
     asm volatile("{\n.reg .pred p;\nsetp.ne.u32 p, %69, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" NUMBERS_64 "}, {%64, %65, %66, %67}, %68, p, 1, 1, 1;\n}"
+                 "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" NUMBERS_64
+                 "}, {%64, %65, %66, %67}, %68, p, 1, 1, 1;\n}"
                  : OPERANDS_32(d, 0), OPERANDS_32(d, 32)
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<unsigned>(accumulate)));
 }
