@@ -182,7 +182,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 
 // The count of some values, their mean, and the sum of squares around it.
 struct Moments {
-    float count = 0.0f, mean = 0.0f, squares = 0.0f;
+    float count, mean, squares;
 
     __device__ __forceinline__ void add(float n, float other, float other_squares) {
         const float all = count + n;
@@ -201,7 +201,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     __shared__ Moments of_warp[THREADS / 32];
     const unsigned group = blockIdx.x;
     const float *from = partial + static_cast<u64>(group) * chunks * 2;
-    Moments all;
+    Moments all{};
 #pragma unroll 4
     for (unsigned i = threadIdx.x; i < chunks; i += THREADS) {
         all.add(static_cast<float>(min(chunk, pixels - i * chunk) * width), from[2 * i], from[2 * i + 1]);

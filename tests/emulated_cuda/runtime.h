@@ -1,5 +1,6 @@
-// What a compiled kernel and the driver that runs it agree on. The driver is the other side of every declaration
-// here; the prelude builds CUDA's language on it. Included in both, so it needs no standard header.
+// The interface between a compiled kernel and the driver that runs it. The driver defines what is
+// declared here; the prelude builds CUDA's language on it. Both include it, so it includes no
+// standard header.
 #pragma once
 
 namespace emulated_cuda {
@@ -11,55 +12,56 @@ struct Index {
     unsigned x, y, z;
 };
 
-/// One cp.async of 16 bytes on its way: `bytes` come from `from`, the rest is zero.
+/// A cp.async of 16 bytes in flight: `bytes` come from `from`, the rest is zero.
 struct Copy {
     void *to;
     const void *from;
     unsigned bytes, group;
 };
 
-/// What cuTensorMapEncodeTiled writes: a tensor of 16-bit elements and the boxes to copy of it, innermost first, with ones
-/// past its rank.
+/// The output of cuTensorMapEncodeTiled: a tensor of 16-bit elements and its boxes, innermost
+/// dimension first, with ones past its rank.
 struct TensorMap {
     Word address, sizes[4], strides[3];
     unsigned box[4], rank, unused[11];
 };
 static_assert(sizeof(TensorMap) == 128, "the size of CUtensorMap");
 
-/// A box of a tensor and its place in shared memory, where rows are swizzled.
+/// A box of a tensor and its address in shared memory, where rows are swizzled.
 struct Box {
     char *in_shared;
     TensorMap map;
     int at[4];
 };
 
-/// One box on its way to shared memory, and the barrier there that counts its bytes.
+/// A TMA load in flight, and the barrier that counts its bytes.
 struct Load {
     Box box;
     void *barrier;
 };
 
-/// One value on its way from another block of the cluster, and the barrier that counts its bytes.
+/// An st.async in flight from another CTA of the cluster, and the barrier that counts its bytes.
 struct Sent {
     float *place, value;
     void *barrier;
 };
 
-/// What is on its way to the shared memory of a block, oldest first. Addresses are those that the block itself has for it.
+/// Loads and stores in flight to the shared memory of a CTA, oldest first. Addresses are the CTA's
+/// own.
 struct Arrivals {
     unsigned loads, values;
     Load load[64];
     Sent sent[1024];
 };
 
-/// One box on its way from shared memory.
+/// A TMA store in flight.
 struct Store {
     Box box;
     unsigned group;
 };
 
-/// One wgmma on its way, of this thread's part: the sums, the matrices, and this lane's part of the left one where it is in
-/// registers.
+/// This thread's part of a wgmma in flight: the accumulators, the matrices, and this lane's part of
+/// A if that is in registers.
 struct Wgmma {
     float *sums;
     Word left, right;
@@ -74,36 +76,38 @@ struct Thread {
     Index thread, block, block_size, grid_size;
     unsigned warp, lane;
     void *dynamic_shared;
-    // The number of its block in the cluster, and what comes to each block of it.
+    // The rank of its CTA in the cluster, and what is in flight to each CTA of it.
     unsigned rank;
     Arrivals *arrivals;
-    // Groups of cp.async: those committed so far, and the copies that have not landed, oldest first.
+    // Groups of cp.async: those committed so far, and the copies that have not landed, oldest
+    // first.
     unsigned committed, copies;
     Copy copy[512];
-    // The same of boxes that leave shared memory, and of wgmma.
+    // The same for TMA stores and for wgmma.
     unsigned stores_committed, stores;
     Store store[8];
     unsigned wgmma_committed, wgmmas;
     Wgmma wgmma[32];
 };
 
-/// What the last lane to arrive at a collective does for all: `lanes` has a bit for each that takes part, and
-/// `arguments[lane]` is what that lane brought.
+/// The work that the last lane to arrive at a collective does for all: `lanes` has a bit for each
+/// that takes part, and `arguments[lane]` is the argument of a lane.
 using Collective = void (*)(void **arguments, unsigned lanes);
 
-/// A kernel as the module exports it, in an array `emulated_cuda_kernels` that ends with an entry of nulls.
+/// A kernel as the module exports it, in an array `emulated_cuda_kernels` that ends with an entry
+/// of nulls.
 struct Kernel {
     void (*function)();
     void (*invoke)(void **parameters);
     const unsigned *sizes;
     unsigned parameters;
     unsigned max_threads;
-    /// The blocks of a cluster, which are neighbours in x.
+    /// The CTAs of a cluster, which are neighbours along x.
     unsigned cluster;
 };
 
-/// Where another block of the cluster has what the calling one has at some address of its own: the address by which that block
-/// knows it, and the one at which the caller may write to it until it waits.
+/// The counterpart of an address in another CTA of the cluster: the address that this CTA uses for
+/// it, and the one at which the caller may write to it until it waits.
 struct Mapped {
     void *there, *here;
 };
@@ -112,36 +116,38 @@ struct Mapped {
 
 #pragma GCC visibility push(default)
 extern "C" {
-/// The thread that runs here. Its address stays valid across waits, since a fiber never changes its host thread.
+/// The thread that runs here. Its address stays valid across waits, since a fiber never changes its
+/// host thread.
 extern __thread emulated_cuda::Thread *emulated_cuda_current __attribute__((tls_model("initial-exec")));
 
-/// Waits for `threads` threads of the block (0 for all) at barrier `id`, as bar.sync and bar.red do: `predicate` is
-/// counted and the count is returned.
+/// Waits for `threads` threads of the CTA (0 for all) at barrier `id`, as bar.sync and bar.red do;
+/// returns how many passed a true `predicate`.
 unsigned emulated_cuda_barrier(unsigned id, unsigned threads, bool predicate);
 
-/// Waits for the lanes of `mask` that have not left, and has the last one run `collective`.
+/// Waits for the lanes of `mask` that have not exited; the last one runs `collective`.
 void emulated_cuda_collective(unsigned mask, emulated_cuda::Collective collective, void *argument);
 
-/// The lanes of this thread's warp that have not left.
+/// The lanes of this thread's warp that have not exited.
 unsigned emulated_cuda_lanes();
 
 /// Lets other threads of the cluster run.
 void emulated_cuda_yield();
 
-/// Waits at an mbarrier, until its phase may be over or, where it returns true, until nobody else can run: then something is on
-/// its way to it, which the caller lands.
+/// Waits at an mbarrier until its phase may have completed, or until nobody else can run; then it
+/// returns true, something is in flight to the mbarrier, and the caller lands it.
 bool emulated_cuda_sleep(const void *mbarrier);
 
-/// Has those go on who wait at an mbarrier of block `rank`, by the address that this block has for it.
+/// Wakes the threads that wait at an mbarrier of CTA `rank`, by the address that this CTA uses for
+/// it.
 void emulated_cuda_wake(const void *mbarrier, unsigned rank);
 
-/// Waits for all threads of a cluster of so many blocks.
+/// Waits for all threads of a cluster of `blocks` CTAs.
 void emulated_cuda_cluster_barrier(unsigned blocks);
 
-/// Where what lies at `local` in shared memory is in block `rank` of the cluster.
+/// The counterpart in CTA `rank` of the cluster of shared memory at `local`.
 emulated_cuda::Mapped emulated_cuda_mapped(const void *local, unsigned bytes, unsigned rank);
 
-/// Ends the launch with an error and this sentence.
+/// Ends the launch with an error and a message.
 [[noreturn]] void emulated_cuda_fail(const char *format, ...) __attribute__((format(printf, 1, 2)));
 }
 #pragma GCC visibility pop

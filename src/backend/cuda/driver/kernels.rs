@@ -1,8 +1,8 @@
-//! Programs to kernels on the device: compiled once a machine, loaded once a run.
+//! Programs to kernels on the device: compiled once per machine, loaded once per run.
 //!
-//! NVRTC's machine code is kept in the user's cache folder, one entry a program, by everything that
-//! it was made from: text, options, versions. An entry that is damaged or that the driver refuses
-//! is compiled again.
+//! The user's cache folder has an entry of machine code per program, whose key is everything that it
+//! was made from: constants, headers, file, options and versions. An entry that is damaged or that
+//! the driver rejects is compiled again.
 
 use super::error::fault;
 use super::nvrtc;
@@ -16,7 +16,7 @@ use cudarc::nvrtc::Ptx;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
-/// Shared memory that a block may have without being asked for it, in bytes.
+/// Bytes of shared memory that a CTA may have without opting in.
 const USUAL_SHARED: usize = 48 << 10;
 
 /// An entry of a program.
@@ -26,12 +26,12 @@ pub(crate) struct Kernel {
     pub parameters: Vec<Parameter>,
     /// Whether it is launched by programmatic dependent launch (PDL).
     pub pdl: bool,
-    /// Bytes of shared memory that a block was allowed beside those that the kernel declares.
+    /// Bytes of dynamic shared memory that a CTA may have so far.
     allowed: Mutex<usize>,
 }
 
 impl Kernel {
-    /// Lets a block have `bytes` of shared memory, of the `most` that the device has.
+    /// Allows a CTA `bytes` of dynamic shared memory, up to `most`.
     pub(crate) fn allow_shared(&self, verb: &'static str, bytes: usize, most: usize) -> Result<()> {
         if bytes <= USUAL_SHARED {
             return Ok(());
@@ -51,7 +51,7 @@ impl Kernel {
     }
 }
 
-/// All kernels that were asked for so far.
+/// The kernels that have been used so far.
 #[derive(Debug)]
 pub(crate) struct Kernels {
     context: Arc<CudaContext>,
@@ -60,14 +60,15 @@ pub(crate) struct Kernels {
     pdl: bool,
     compiler: (i32, i32),
     modules: Mutex<HashMap<String, Arc<CudaModule>>>,
-    made: Mutex<HashMap<(String, &'static str), Arc<Kernel>>>,
+    kernels: Mutex<HashMap<(String, &'static str), Arc<Kernel>>>,
 }
 
 impl Kernels {
     pub(crate) fn new(context: &Arc<CudaContext>, architecture: String, pdl: bool) -> Result<Self> {
         let compiler = nvrtc::version()?;
-        let (modules, made) = (Mutex::default(), Mutex::default());
-        Ok(Self { context: context.clone(), architecture, pdl, compiler, modules, made })
+        let modules = Mutex::default();
+        let kernels = Mutex::default();
+        Ok(Self { context: context.clone(), architecture, pdl, compiler, modules, kernels })
     }
 
     /// The compiler's major and minor version.
@@ -78,7 +79,7 @@ impl Kernels {
     /// The kernel `entry` of `program`.
     pub(crate) fn get(&self, program: &Program, entry: &'static str) -> Result<Arc<Kernel>> {
         let key = (program.label(), entry);
-        if let Some(kernel) = lock(&self.made).get(&key) {
+        if let Some(kernel) = lock(&self.kernels).get(&key) {
             return Ok(kernel.clone());
         }
         let module = self.module(program, &key.0)?;
@@ -88,7 +89,7 @@ impl Kernels {
             .ok_or_else(|| Error::shape(program.name, format!("{} declares no kernel {entry}", key.0)))?;
         let kernel =
             Arc::new(Kernel { function, parameters, pdl: self.pdl && program.is_pdl(), allowed: Mutex::default() });
-        lock(&self.made).insert(key, kernel.clone());
+        lock(&self.kernels).insert(key, kernel.clone());
         Ok(kernel)
     }
 
@@ -97,16 +98,16 @@ impl Kernels {
             return Ok(module.clone());
         }
         let source = program.source();
-        let file = kept(&source, &self.architecture, self.compiler);
+        let entry = cache_entry(&source, &self.architecture, self.compiler);
         let load = |cubin: Vec<u8>| self.context.load_module(Ptx::from_binary(cubin));
-        // What the driver does not take from the file, it may take from the compiler.
-        let found = file.as_ref().and_then(CacheEntry::read).and_then(|cubin| load(cubin).ok());
+        // If the driver rejects the cached machine code, it may accept newly compiled code.
+        let found = entry.as_ref().and_then(CacheEntry::read).and_then(|cubin| load(cubin).ok());
         let module = match found {
             Some(module) => module,
             None => {
                 let compiled = nvrtc::compile(program, &self.architecture)?;
-                if let Some(file) = &file {
-                    file.write(&compiled.cubin);
+                if let Some(entry) = &entry {
+                    entry.write(&compiled.cubin);
                 }
                 load(compiled.cubin).map_err(|error| fault(program.name, error))?
             }
@@ -116,8 +117,8 @@ impl Kernels {
     }
 }
 
-/// Where a program's machine code is kept.
-fn kept(source: &str, architecture: &str, (major, minor): (i32, i32)) -> Option<CacheEntry> {
+/// The cache entry of a program's machine code.
+fn cache_entry(source: &str, architecture: &str, (major, minor): (i32, i32)) -> Option<CacheEntry> {
     let options = nvrtc::options(architecture).join(" ");
     CacheEntry::hashed(&format!("cuda-{architecture}"), "cubin", format!("NVRTC {major}.{minor} {options}\n{source}"))
 }
@@ -127,9 +128,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn machine_code_is_kept_by_all_that_it_was_made_from() {
+    fn the_cache_key_covers_all_inputs() {
         let [first, second, third] = [("a", "sm_80", (13, 0)), ("a", "sm_90a", (13, 0)), ("a", "sm_80", (13, 1))]
-            .map(|(source, sm, version)| kept(source, sm, version));
+            .map(|(source, sm, version)| cache_entry(source, sm, version));
         assert!(first.is_none() || first != second && first != third && second != third);
     }
 }
