@@ -1,5 +1,5 @@
-// Spreads the clusters of a launch over the cores, each of which runs one after the other, and turns what the processor refuses
-// in a kernel into the end of its launch.
+// Runs the clusters of a launch on all cores, and turns a processor fault in a kernel into the end
+// of its launch.
 
 #include "worker.h"
 #include <algorithm>
@@ -14,11 +14,12 @@
 namespace emulated_cuda {
 namespace {
 
-// ---- what the processor refuses --------------------------------------------------------------------------------
+// ---- what the processor refuses
+// --------------------------------------------------------------------------------
 
 struct sigaction previous[65];
 
-/// A fault inside a kernel ends its launch; any other goes to whoever handled it before.
+/// A fault inside a kernel ends its launch; any other goes to the previous handler.
 void on_fault(int signal, siginfo_t *info, void *context) {
     if (!worker || !worker->inside) {
         sigaction(signal, &previous[signal], nullptr);

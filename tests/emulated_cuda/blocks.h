@@ -20,7 +20,7 @@ struct Launch {
     std::string name;
     Index grid, block;
     unsigned dynamic_shared;
-    /// Where each argument lies in `bytes`.
+    /// The offset of each argument in `bytes`.
     std::vector<void *> arguments;
     std::vector<unsigned char> bytes;
 };

@@ -1,6 +1,6 @@
-// What the driver's interface shares: the calls that cudarc's safe interface makes, with the meaning and the error codes of
-// NVIDIA's documentation ("CUDA Driver API"). Its chapters are device_calls.cpp, memory_calls.cpp, module_calls.cpp and
-// stream_calls.cpp.
+// Shared parts of the driver's interface: the calls that cudarc makes, with the meaning and the
+// error codes of NVIDIA's documentation ("CUDA Driver API"). Its chapters are device_calls.cpp,
+// memory_calls.cpp, module_calls.cpp and stream_calls.cpp.
 #pragma once
 
 #include "streams.h"
@@ -45,7 +45,7 @@ extern std::recursive_mutex mutex;
 extern bool initialized;
 extern thread_local bool current;
 
-/// What nearly every call begins with: it holds the lock, and wants a context and no earlier error.
+/// Runs `body` under the lock, if there is a context and no earlier error; nearly every call does.
 template <class F> int call(F body) {
     std::lock_guard lock(mutex);
     if (!initialized) return not_initialized;

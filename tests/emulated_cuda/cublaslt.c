@@ -1,4 +1,5 @@
-// A cuBLASLt that knows no algorithm: a program that has found it tries its own kernels against nothing.
+// A cuBLASLt that knows no algorithm: a program that has found it tries its own kernels against
+// nothing.
 #include <stddef.h>
 #include <stdint.h>
 

@@ -28,7 +28,8 @@ int say(int code, const std::string &sentence) {
 
 namespace {
 
-/// The major compute capability: 8, or 9, or less for tests of what a program says to an old device.
+/// The major compute capability: 8, or 9, or less for tests of what a program says to an old
+/// device.
 int capability() {
     return number("EMULATED_CUDA_CAPABILITY", 8);
 }

@@ -1,5 +1,5 @@
-// The functions that a library of the emulation exports: a name that is hidden is not found by dlsym, as if the library were of a
-// version without it.
+// The functions that a library of the emulation exports: a name that is hidden is not found by
+// dlsym, as if the library were of a version without it.
 #pragma once
 
 #include <cstdint>

@@ -1,5 +1,6 @@
-// Threads that hand over to each other by hand: a switch saves what the calling convention lets a function rely on,
-// and costs a few nanoseconds, where the C library's swapcontext makes two system calls.
+// Threads that hand over to each other by hand: a switch saves what the calling convention lets a
+// function rely on, and costs a few nanoseconds, where the C library's swapcontext makes two system
+// calls.
 #pragma once
 
 #include <sys/mman.h>

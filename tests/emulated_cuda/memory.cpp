@@ -20,7 +20,8 @@ std::size_t used = 0;
 
 std::size_t pages(std::size_t bytes) { return (bytes + page_bytes - 1) & -page_bytes; }
 
-/// Addresses that were never given out, with a page before them that stays closed; 0 where they are used up.
+/// Addresses that were never given out, with a page before them that stays closed; 0 where they are
+/// used up.
 std::uintptr_t take_addresses(std::size_t bytes) {
     static const std::uintptr_t start = [] {
         void *mapped = mmap(nullptr, reserved, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);

@@ -38,7 +38,8 @@ int launch(const Function &function, Index grid, Index block, unsigned dynamic, 
     Launch launch{&kernel, function.module, function.name, grid, block, dynamic, {}, {}};
     std::size_t bytes = 0;
     for (unsigned i = 0; i < kernel.parameters; i++) bytes += (kernel.sizes[i] + 15) & ~15u;
-    // Aligned as the largest parameter type is: vectors of bytes come from the allocator, which aligns to 16.
+    // Aligned as the largest parameter type is: vectors of bytes come from the allocator, which
+    // aligns to 16.
     launch.bytes.resize(bytes);
     unsigned char *at = launch.bytes.data();
     for (unsigned i = 0; i < kernel.parameters; at += (kernel.sizes[i] + 15) & ~15u, i++) {
@@ -130,7 +131,8 @@ API cuLaunchKernelEx(const LaunchConfig *config, void *function, void **paramete
             return say(not_supported, "clusters that a launch asks for, not its kernel, are not emulated");
     return cuLaunchKernel(function, g.x, g.y, g.z, b.x, b.y, b.z, config->dynamic, config->stream, parameters, extra);
 }
-/// Of the kinds of maps only those of BF16 whose boxes have rows as wide as their swizzle, of 128 bytes or 64.
+/// Of the kinds of maps only those of BF16 whose boxes have rows as wide as their swizzle, of 128
+/// bytes or 64.
 API cuTensorMapEncodeTiled(void *map, unsigned type, unsigned rank, void *address, const unsigned long long *sizes,
                            const unsigned long long *strides, const unsigned *box, const unsigned *steps, unsigned interleave,
                            unsigned swizzle, unsigned, unsigned fill) {

@@ -8,7 +8,8 @@
 namespace emulated_cuda {
 namespace {
 
-/// The bytes of the thread-local variables that the function `name` declares, by their mangled names.
+/// The bytes of the thread-local variables that the function `name` declares, by their mangled
+/// names.
 std::size_t locals_of(const std::string &name, const char *image) {
     std::string prefix = "_ZZ" + (name.starts_with("_Z") ? name.substr(2) : std::to_string(name.size()) + name) + "E";
     auto header = reinterpret_cast<const Elf64_Ehdr *>(image);
@@ -52,8 +53,8 @@ std::unique_ptr<Module> Module::load(const void *image, std::string *why) {
         }
         written += std::size_t(n);
     }
-    // The file stays open: the loader knows libraries by their paths, and another file of this number would be taken for
-    // this library.
+    // The file stays open: the loader knows libraries by their paths, and another file of this
+    // number would be taken for this library.
     std::string path = "/proc/self/fd/" + std::to_string(module->file);
     module->library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
     if (!module->library) {

@@ -13,9 +13,9 @@ struct Function {
     const Module *module;
     const Kernel *kernel;
     std::string name;
-    /// What the kernel itself, not what it calls, declares `__shared__`.
+    /// The `__shared__` memory that the kernel itself declares, without that of functions it calls.
     std::size_t shared_bytes;
-    /// What CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES was set to, or what the kernel's own leaves.
+    /// CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES; its default is what static memory leaves.
     unsigned max_dynamic_shared;
 };
 
@@ -30,7 +30,7 @@ struct Module {
     Module(const Module &) = delete;
     ~Module();
 
-    /// Loads an image; where it is none, says why.
+    /// Loads an image; null if it is invalid, with the reason in `why`.
     static std::unique_ptr<Module> load(const void *image, std::string *why);
     Function *find(const char *name) const;
 };

@@ -1,5 +1,5 @@
-// The NVRTC API over the host's C++ compiler: a program is preprocessed, its kernels are found, and prelude, program
-// and a table of the kernels become a shared library, whose bytes are the "cubin".
+// The NVRTC API over the host's C++ compiler: a program is preprocessed, its kernels are found, and
+// prelude, program and a table of the kernels become a shared library, whose bytes are the "cubin".
 
 #include "exports.h"
 #include "runtime.h"
@@ -18,7 +18,7 @@
 #include <unistd.h>
 #include <vector>
 
-// The texts that every kernel is compiled with; the build passes their folder to the assembler.
+// The texts that kernels are compiled with; the build passes their folder to the assembler.
 #define EMBED(name, file)                                                                                             \
     asm(".pushsection .rodata\n" #name ": .incbin \"" file "\"\n.byte 0\n.popsection");                               \
     extern "C" const char name[] __attribute__((visibility("hidden")));
@@ -95,7 +95,8 @@ bool run_compiler(const std::vector<std::string> &arguments, const Folder &folde
     return !error && status == 0;
 }
 
-/// The options that NVRTC and the compiler share, as the compiler's; false for one that is not known.
+/// The options that NVRTC and the compiler share, as the compiler's; false for one that is not
+/// known.
 bool translate(const std::vector<std::string> &options, std::vector<std::string> &out, Program &program) {
     std::string architecture;
     for (std::size_t i = 0; i < options.size(); i++) {
@@ -129,7 +130,7 @@ bool translate(const std::vector<std::string> &options, std::vector<std::string>
     return true;
 }
 
-/// Where the parenthesis that opens at `at` closes.
+/// The position at which the parenthesis at `at` closes.
 std::size_t closing(const std::string &text, std::size_t at) {
     int depth = 0;
     for (; at < text.size(); at++) {
@@ -139,7 +140,8 @@ std::size_t closing(const std::string &text, std::size_t at) {
     return std::string::npos;
 }
 
-/// The rows of the kernels' table: every `__global__` function that is not a template, with its launch bounds and its cluster.
+/// The rows of the kernels' table: every `__global__` function that is not a template, with its
+/// launch bounds and its cluster.
 std::vector<std::string> kernels(const std::string &text) {
     std::vector<std::string> names, rows;
     const std::string mark = "__global__";
@@ -182,7 +184,8 @@ int compile(Program &program, const std::vector<std::string> &options) {
     arguments.insert(arguments.end(), defines.begin(), defines.end());
     if (!run_compiler(arguments, folder, program.log)) return compilation;
 
-    // The one thing that no macro turns into C++: an array without a size. The lambda refuses to stand outside a function.
+    // The one thing that no macro turns into C++: an array without a size. The lambda refuses to
+    // stand outside a function.
     static const std::regex dynamic(R"(extern\s+__shared__\s+(?:(?:__align__|alignas)\s*\([^)]*\)\s*)?([\w:<>\s]+?)\s+(\w+)\s*\[\s*\]\s*;)");
     std::string text = std::regex_replace(read(expanded), dynamic,
         "$1 *const $2 = [&] { return static_cast<$1 *>(emulated_cuda_current->dynamic_shared); }();");
@@ -276,7 +279,7 @@ API nvrtcGetCUBIN(Program *program, char *out) {
     if (!program->real || program->image.empty()) return invalid_program;
     return std::memcpy(out, program->image.data(), program->image.size()), success;
 }
-// The same image: whoever takes PTX hands it to cuModuleLoadData as well.
+// The same image, because cuModuleLoadData takes PTX as well.
 API nvrtcGetPTXSize(Program *program, std::size_t *bytes) { return *bytes = program->image.size(), success; }
 API nvrtcGetPTX(Program *program, char *out) {
     if (program->image.empty()) return invalid_program;

@@ -11,8 +11,8 @@
 #define __launch_bounds__(...)
 #define __cluster_dims__(...)
 #define __align__(n) __attribute__((aligned(n)))
-// A block runs on one host thread, and a host thread runs one block at a time, or those of a cluster: what is in here is then
-// that of the block whose thread runs.
+// A block runs on one host thread, and a host thread runs one block at a time, or those of a
+// cluster: what is in here is then that of the block whose thread runs.
 #define __shared__ thread_local
 
 #define threadIdx (emulated_cuda_current->thread)
@@ -107,7 +107,8 @@ inline unsigned __funnelshift_r(unsigned low, unsigned high, unsigned shift) {
 
 // ---- mathematics -----------------------------------------------------------------------------------------------
 
-// The C library's functions, under CUDA's names; where CUDA has a fast or a rounded variant, it is the exact one.
+// The C library's functions, under CUDA's names; where CUDA has a fast or a rounded variant, it is
+// the exact one.
 #define EMULATED_CUDA_UNARY(name, builtin)                                                                            \
     inline float name(float x) { return builtin(x); }
 #define EMULATED_CUDA_BINARY(name, builtin)                                                                           \
@@ -240,7 +241,8 @@ template <class T> inline T atomicCAS(T *p, emulated_cuda::Given<T> compare, emu
     return emulated_cuda::atomically(p, [=](T old) { return old == compare ? value : old; });
 }
 
-// ---- barriers and collectives ----------------------------------------------------------------------------------
+// ---- barriers and collectives
+// ----------------------------------------------------------------------------------
 
 inline void __syncthreads() { emulated_cuda_barrier(0, 0, false); }
 inline int __syncthreads_count(int predicate) { return int(emulated_cuda_barrier(0, 0, predicate)); }
@@ -262,7 +264,7 @@ template <class T> inline void exchange(void **arguments, unsigned lanes) {
     auto all = reinterpret_cast<Exchange<T> **>(arguments);
     each_lane(lanes, [=](unsigned lane) {
         unsigned from = all[lane]->from;
-        // What a lane that takes no part would give is undefined.
+        // The value of a lane that does not take part is undefined.
         all[lane]->taken = lanes >> from & 1 ? all[from]->given : poison<T>();
     });
 }
@@ -330,7 +332,8 @@ inline void __syncwarp(unsigned mask = 0xffffffff) {
 EMULATED_CUDA_REDUCE(int)
 EMULATED_CUDA_REDUCE(unsigned)
 
-// ---- what a module exports -------------------------------------------------------------------------------------
+// ---- what a module exports
+// -------------------------------------------------------------------------------------
 
 namespace emulated_cuda {
 template <class T> struct Plain { using type = T; };
@@ -348,7 +351,8 @@ thread_local char shared_memory;
 
 /// Of `__launch_bounds__(threads, blocks)` the threads.
 template <class... Rest> constexpr unsigned first(unsigned threads, Rest...) { return threads; }
-/// The blocks of `__cluster_dims__(x, y, z)`, or 0 where they are not all neighbours in x, which is not emulated.
+/// The blocks of `__cluster_dims__(x, y, z)`, or 0 where they are not all neighbours in x, which is
+/// not emulated.
 constexpr unsigned blocks_of(unsigned x, unsigned y = 1, unsigned z = 1) { return y == 1 && z == 1 ? x : 0; }
 template <auto F> Kernel entry(unsigned max_threads, unsigned cluster) {
     using E = Entry<F>;

@@ -1,5 +1,5 @@
-// What kernels call while they run: the driver's side of runtime.h, which checks what a kernel asks for before its worker does
-// it, and what the compiler's own checks report to.
+// The functions that kernels call: the driver's side of runtime.h, which checks the arguments
+// before the worker acts, and the handlers of the compiler's sanitizer.
 
 #include "runtime.h"
 #include "worker.h"
@@ -10,7 +10,7 @@ using namespace emulated_cuda;
 
 namespace {
 
-/// What the compiler says of a place in the program.
+/// A source location, as the sanitizer passes it.
 struct SourcePlace {
     const char *file;
     unsigned line, column;
@@ -111,7 +111,8 @@ void emulated_cuda_fail(const char *format, ...) {
     worker->abandon();
 }
 
-// The compiler's checks for undefined behaviour (-fsanitize) call these; all they are given starts with the place.
+// The compiler's checks for undefined behaviour (-fsanitize) call these; all they are given starts
+// with the place.
 #define EMULATED_CUDA_CHECK(name, words)                                                                              \
     extern "C" __attribute__((visibility("default"))) void __ubsan_handle_##name##_abort(const SourcePlace *at) {     \
         emulated_cuda_fail("%s:%u:%u: %s", at->file, at->line, at->column, words);                                    \

@@ -1,5 +1,6 @@
-// Holds the emulated CUDA to known answers, and to what it says it catches. Every case runs in a process of its own,
-// since an error of a kernel ends a context for good. Usage: selftest FILE_OF_KERNELS
+// Holds the emulated CUDA to known answers, and to what it says it catches. Every case runs in a
+// process of its own, since an error of a kernel ends a context for good. Usage: selftest
+// FILE_OF_KERNELS
 
 #include "selftest.h"
 #include <cmath>
@@ -26,7 +27,7 @@ void expect_product(const std::vector<float> &d, const std::vector<float> &a, co
 struct Case {
     const char *name;
     std::function<void()> body;
-    /// What must stand in what it prints, for what it is to catch.
+    /// The message that a wrong kernel must print.
     const char *said = "";
     /// EMULATED_CUDA_SEED, or none.
     const char *seed = nullptr;
@@ -40,7 +41,7 @@ void transposes() {
     for (int i = 0; i < 1024; i++) expect(found[i] == x[i % 32 * 32 + i / 32], "the transpose");
 }
 
-/// Whether `shift` without its barrier is right all the same.
+/// True if `shift` is right without its barrier.
 bool shifts_by_luck() {
     auto x = values(256, 1);
     Device in = upload(x), out = alloc(1024);
@@ -99,7 +100,7 @@ void clusters() {
         expect(found[i] == i / 64 % 4 * 100 + 5 * (i / 64) + 2, "what thread " + std::to_string(i) + " saw");
 }
 
-/// Whether blocks see what the others of their clusters wrote.
+/// True if CTAs see the writes of the others in their clusters.
 bool pass_through_memory(int barrier) {
     Device between = alloc(6 * 96 * 4), out = alloc(6 * 96 * 4);
     ok(run("pass_through_memory", {6, 96}, between, out, barrier));
@@ -123,7 +124,7 @@ void sends_over() {
         for (int naps : {0, 100}) ok(send_over(in_dynamic, naps, 0));
 }
 
-/// Whether both blocks of a cluster have all boxes, chunks of 16 bytes swapped within rows.
+/// True if both CTAs of a cluster have all boxes, with chunks of 16 bytes swizzled within rows.
 bool share_boxes(int waits) {
     constexpr unsigned rounds = 3, count = rounds * 128 * 64;
     auto x = bf16(values(count, 1));
@@ -390,7 +391,7 @@ int compile(const std::string &source, std::vector<const char *> options, std::s
     return code;
 }
 
-/// What a case's process prints, and whether it ended well.
+/// Runs a case in a process of its own; returns its output in `printed`, and true if it succeeded.
 bool run_case(const Case &test, std::string &printed) {
     int pipes[2];
     if (pipe(pipes)) give_up("no pipe can be made");

@@ -32,7 +32,8 @@ extern "C" __global__ void block_sum(const float *x, float *out) {
     if (threadIdx.x % 32 == 0) partial[threadIdx.x / 32] = sum;
     __syncthreads();
     if (threadIdx.x < 32) {
-        // Not a constant, so that the index of a lane that is past the end cannot be read before it is known.
+        // Not a constant, so that the index of a lane that is past the end cannot be read before it
+        // is known.
         sum = threadIdx.x < 8 ? partial[threadIdx.x] : 0;
         for (int delta = 16; delta > 0; delta /= 2) sum += __shfl_down_sync(0xffffffff, sum, delta);
         if (threadIdx.x == 0) out[blockIdx.x] = sum;
@@ -55,7 +56,7 @@ extern "C" __global__ void shift(const float *in, float *out, int barrier) {
     out[threadIdx.x] = threadIdx.x ? row[threadIdx.x - 1] : 0;
 }
 
-// What nobody wrote.
+// Reads memory that was never written.
 extern "C" __global__ void read_fresh(unsigned *out) {
     extern __shared__ __align__(16) unsigned dynamic[];
     __shared__ unsigned fixed[32];
@@ -107,7 +108,8 @@ extern "C" __global__ void product_ldmatrix(const unsigned short *a, const unsig
     for (int i = 0; i < 4; i++) d[(lane / 4 + i / 2 * 8) * 8 + lane % 4 * 2 + i % 2] = sum[i];
 }
 
-// out[i] = Σ over the tiles of x[tile][i], three tiles in flight; `keep` groups may be on their way when one is read.
+// out[i] = Σ over the tiles of x[tile][i], three tiles in flight; `keep` groups may be on their way
+// when one is read.
 template <int Keep> __device__ void pipeline(const float *x, float *out, int tiles) {
     __shared__ __align__(16) float stage[3][128];
     int at = threadIdx.x * 4;
@@ -130,7 +132,7 @@ template <int Keep> __device__ void pipeline(const float *x, float *out, int til
 extern "C" __global__ void copied_sum(const float *x, float *out, int tiles) { pipeline<2>(x, out, tiles); }
 extern "C" __global__ void copied_sum_too_early(const float *x, float *out, int tiles) { pipeline<3>(x, out, tiles); }
 
-// Copies 16 bytes a thread, of which the last one brings `last` and zeros.
+// Each thread copies 16 bytes; the last one copies `last` bytes and zeros.
 extern "C" __global__ void copy_ragged(const unsigned char *x, unsigned *out, int last) {
     __shared__ __align__(16) unsigned words[32][4];
     cp_async_16(words[threadIdx.x], x + threadIdx.x * 16, threadIdx.x == 31 ? last : 16);
@@ -139,8 +141,8 @@ extern "C" __global__ void copy_ragged(const unsigned char *x, unsigned *out, in
     for (unsigned i = 0; i < 4; i++) out[threadIdx.x * 4 + i] = words[threadIdx.x][i];
 }
 
-// out[h] has bit 0 where widening and narrowing the BF16 h gives it back, and bit 1 where the midpoint between h and its
-// successor goes to the even one of them.
+// out[h] has bit 0 where widening and narrowing the BF16 h gives it back, and bit 1 where the
+// midpoint between h and its successor goes to the even one of them.
 extern "C" __global__ void conversions(unsigned *out) {
     unsigned h = blockIdx.x * 256 + threadIdx.x;
     if ((h & 0x7fff) >= 0x7f80) return;
@@ -197,8 +199,8 @@ extern "C" __global__ void asserted(const int *x) { assert(x[threadIdx.x] == 1);
 
 template <int N> __global__ void scaled(float *x) { x[threadIdx.x] *= N; }
 
-// Brings a box of in, `[h, w, 64]` or `[h, w, 32]`, from (x, y) on, and sends it to out at (0, 0). It waits before it writes
-// over its memory where `waits` is 2, after that where it is 1, and never where it is 0.
+// Loads a box of in, `[h, w, 64]` or `[h, w, 32]`, from (x, y) on, and stores it to out at (0, 0).
+// Waits before it overwrites the box if `waits` is 2, afterwards if 1, and never if 0.
 extern "C" __global__ void through_shared(const TensorMap in, const TensorMap out, unsigned bytes, int x, int y, int waits) {
     extern __shared__ __align__(1024) unsigned char box[];
     __shared__ Barrier full;
@@ -250,7 +252,8 @@ extern "C" __global__ void warpgroup_product(const TensorMap a, const TensorMap 
 #define BLOCKS 2
 #define CLUSTER_OF(blocks) __cluster_dims__(blocks, 1, 1)
 
-// out[block] = its rank · 100 + what it keeps in static and in dynamic shared memory while the others run.
+// out[block] = its rank · 100 + what it keeps in static and in dynamic shared memory while the
+// others run.
 extern "C" __global__ void __launch_bounds__(64) CLUSTER_OF(BLOCKS + 2) cluster_of_four(unsigned *out) {
     extern __shared__ unsigned dynamic[];
     __shared__ unsigned fixed[64];
@@ -263,7 +266,8 @@ extern "C" __global__ void __launch_bounds__(64) CLUSTER_OF(BLOCKS + 2) cluster_
     }
 }
 
-// out[i] = what the thread of its number in the other block of the cluster wrote to `between`, with barriers between or without.
+// out[i] = what the thread of its number in the other block of the cluster wrote to `between`, with
+// barriers between or without.
 extern "C" __global__ void CLUSTER_OF(BLOCKS) pass_through_memory(float *between, float *out, int barrier) {
     const unsigned mine = blockIdx.x * blockDim.x + threadIdx.x;
     between[mine] = mine;
@@ -271,9 +275,10 @@ extern "C" __global__ void CLUSTER_OF(BLOCKS) pass_through_memory(float *between
     out[mine] = between[(blockIdx.x ^ 1) * blockDim.x + threadIdx.x];
 }
 
-// out[i] = what the other block of the cluster has of x there, sent to static shared memory or to dynamic. The barrier hears of
-// the bytes after `naps`. With `fault` 1 nobody waits for them; with 2 they are sent before the other block may have begun; with
-// 3 the barrier is not initialised; with 4 they are sent to what is not shared, with 5 to a block that there is not; with 6 more
+// out[i] = what the other block of the cluster has of x there, sent to static shared memory or to
+// dynamic. The barrier hears of the bytes after `naps`. With `fault` 1 nobody waits for them; with
+// 2 they are sent before the other block may have begun; with 3 the barrier is not initialised;
+// with 4 they are sent to what is not shared, with 5 to a block that there is not; with 6 more
 // bytes are announced than come.
 extern "C" __global__ void CLUSTER_OF(BLOCKS) send_over(const float *x, float *out, int in_dynamic, int naps, int fault) {
     extern __shared__ float dynamic[];
@@ -292,7 +297,7 @@ extern "C" __global__ void CLUSTER_OF(BLOCKS) send_over(const float *x, float *o
     cluster_sync<2>();
 }
 
-// What is in shared memory before a value has come there, and after.
+// Reads shared memory before a value has landed there, and after.
 extern "C" __global__ void CLUSTER_OF(BLOCKS) read_before_it_comes(float *out) {
     __shared__ float heard;
     __shared__ Barrier told;
@@ -309,8 +314,9 @@ extern "C" __global__ void CLUSTER_OF(BLOCKS) read_before_it_comes(float *out) {
     cluster_sync<2>();
 }
 
-// out[block][round] = two boxes of in, `[rounds * 128, 64]`, as they lie in shared memory: block 0 brings the upper one to both,
-// block 1 the lower one. Without `waits` they come before both blocks have taken out those of the round before.
+// out[block][round] = two boxes of in, `[rounds * 128, 64]`, as they lie in shared memory: block 0
+// multicasts the upper one, block 1 the lower one. Without `waits` they are loaded before both
+// blocks have read those of the previous round.
 extern "C" __global__ void CLUSTER_OF(BLOCKS) share_boxes(const TensorMap in, unsigned short *out, unsigned rounds, int waits) {
     extern __shared__ __align__(1024) unsigned short boxes[];
     __shared__ Barrier full, empty;

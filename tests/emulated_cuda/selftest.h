@@ -1,4 +1,4 @@
-// What the selftest says to the emulated driver and compiler, and how it finds fault.
+// The calls of the selftest to the emulated driver and compiler, and its assertions.
 #pragma once
 
 #include <cstdio>
@@ -68,7 +68,8 @@ void expect_code(int found, int wanted, const std::string &what) {
 }
 void ok(int code) { expect_code(code, 0, "a call"); }
 
-// ---- a small program against the API ---------------------------------------------------------------------------
+// ---- a small program against the API
+// ---------------------------------------------------------------------------
 
 void *module_;
 

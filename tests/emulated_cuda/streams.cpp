@@ -125,7 +125,8 @@ int record(Event &event, Stream &stream) {
 int wait(Stream &stream, Event &event) {
     if (event.capture) {
         if (stream.capture && stream.capture != event.capture) return capture_isolation;
-        // A stream that waits for a captured event is captured with it; nodes keep the order of their calls.
+        // A stream that waits for a captured event is captured with it; nodes keep the order of
+        // their calls.
         stream.capture = event.capture;
         event.capture->joined.insert(&stream);
         return 0;

@@ -1,5 +1,5 @@
-// Streams, events and graphs. A stream runs its work at the latest moment that the API allows: when somebody waits
-// for it. What a program forgot to wait for is thereby never there in time.
+// Streams, events and graphs. A stream runs its work at the latest moment that the API allows: when
+// somebody waits for it. What a program forgot to wait for is thereby never there in time.
 #pragma once
 
 #include <chrono>
@@ -19,7 +19,7 @@ struct Graph {
     std::vector<Work> nodes;
 };
 
-/// What is being captured: from which stream, and which streams have joined.
+/// A capture in progress: its stream, and the streams that have joined.
 struct Capture {
     Graph graph;
     struct Stream *origin;
@@ -50,7 +50,8 @@ struct Event {
     bool reached() const { return !stream || stream->done >= position; }
 };
 
-/// Streams and events live as long as the process: queued work may name them after their program has let them go.
+/// Streams and events live as long as the process: queued work may name them after their program
+/// has let them go.
 Stream *create_stream(bool blocking);
 Event *create_event();
 Stream *legacy_stream();
@@ -63,7 +64,8 @@ int fail(int code);
 /// Begins to capture the stream; ends it, with what was captured.
 int begin_capture(Stream &stream, int mode);
 int end_capture(Stream &stream, Graph *graph);
-/// An error where the calling thread may not do what could wait, since it captures; that breaks the capture.
+/// An error where the calling thread may not do what could wait, since it captures; that breaks the
+/// capture.
 int forbid_in_capture();
 
 int record(Event &event, Stream &stream);

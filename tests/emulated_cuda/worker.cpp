@@ -1,5 +1,5 @@
-// How a host thread begins a cluster of blocks, hands over between its fibers and ends them: what is too long to stand in the
-// worker itself.
+// The longer functions of Worker: starting a cluster of CTAs on a host thread, switching between
+// its fibers, and ending them.
 
 #include "worker.h"
 #include <cstdio>
@@ -49,7 +49,7 @@ Thread *Worker::next_to_land() {
 
 void Worker::yield() {
     Thread *me = emulated_cuda_current, *to = nullptr;
-    // What all those ask for may come from a thread that waits for what is on its way.
+    // All ready threads may be polling for something that a thread waiting for a landing would do.
     if (!ready_warps || ++yields % (4 * max_threads) == 0) to = next_to_land();
     if (!to && !ready_warps) return;
     if (!to) {

@@ -1,6 +1,6 @@
-// A block is a set of fibers on one host thread, and so is a cluster of blocks. A thread runs until it has to wait for others;
-// whoever makes a wait end marks its threads ready. When nobody is ready and somebody waits, the kernel is wrong, and the launch
-// says so.
+// A CTA is a set of fibers on one host thread, and so is a cluster of CTAs. A thread runs until it
+// has to wait for others; the thread that completes a wait marks the waiting ones ready. If no
+// thread is ready and some wait, the kernel has a deadlock, and the launch fails with that message.
 #pragma once
 
 #include "blocks.h"
@@ -23,7 +23,7 @@ struct Meeting {
 
 struct Warp {
     unsigned alive, ready;
-    /// Which of `meetings` are under way.
+    /// A bit for each of `meetings` that is in progress.
     unsigned open;
     Meeting meetings[warp_lanes];
 };
@@ -33,7 +33,7 @@ struct Barrier {
     unsigned waiting[max_warps];
 };
 
-/// What a block of a cluster has for itself.
+/// The state of a CTA of a cluster.
 struct Block {
     /// Dynamic shared memory, which ends with the arena, behind which a page is closed.
     std::uint8_t *arena, *dynamic;
@@ -50,8 +50,8 @@ struct Block {
     }
 };
 
-/// One host thread's share of a launch: the cluster that it runs now, of one block where the kernel knows of none. The warps of
-/// its blocks stand behind each other.
+/// One host thread's share of a launch: the cluster that it runs now, of one block where the kernel
+/// knows of none. The warps of its blocks stand behind each other.
 struct Worker {
     Stacks stacks{max_threads};
     std::unique_ptr<Thread[]> threads{new Thread[max_threads]()};
@@ -61,12 +61,14 @@ struct Worker {
     /// The barrier of the whole cluster, and whether all have once come to it.
     Barrier together;
     bool met;
-    /// Threads that wait at an mbarrier, and which one; and whether the next one to run is to land what it waits for.
+    /// Threads that wait at an mbarrier, and which one; and whether the next one to run is to land
+    /// what it waits for.
     unsigned asleep[max_warps];
     const void *waits_at[max_threads];
     bool lands;
     unsigned ready_warps, warp, left, yields;
-    /// The threads and the warps of a block, and the blocks; and the block whose static shared memory is in its place.
+    /// The threads and the warps of a block, and the blocks; and the block whose static shared
+    /// memory is in its place.
     unsigned size, block_warps, blocks, live;
     StaticShared statics;
     const Launch *launch;
@@ -111,7 +113,8 @@ struct Worker {
         return nullptr;
     }
 
-    /// A thread that waits for what is on its way, no longer asleep: it is to land the oldest of that.
+    /// A thread that waits for what is on its way, no longer asleep: it is to land the oldest of
+    /// that.
     Thread *next_to_land();
 
     /// The next thread to run, no longer marked ready; none where all wait.
@@ -145,7 +148,8 @@ struct Worker {
         if (to != me) switch_to(to, &me->stack);
     }
 
-    /// Waits at an mbarrier until somebody wakes those who do; true where the current thread is to land what it waits for.
+    /// Waits at an mbarrier until somebody wakes those who do; true where the current thread is to
+    /// land what it waits for.
     bool sleep(const void *mbarrier) {
         const Thread &me = *emulated_cuda_current;
         waits_at[&me - &threads[0]] = mbarrier;
@@ -169,11 +173,12 @@ struct Worker {
         wait();
     }
 
-    /// Runs the next thread in order that can, so that one which asks again and again for something lets all others run.
+    /// Runs the next thread in order that can, so that one which asks again and again for something
+    /// lets all others run.
     void yield();
 
-    /// Waits at `b` until `expected` threads have come, all of `count` warps from `first` on; returns how many brought
-    /// `predicate`.
+    /// Waits at `b` until `expected` threads have come, all of `count` warps from `first` on;
+    /// returns how many brought `predicate`.
     unsigned meet(Barrier &b, unsigned expected, unsigned first, unsigned count, bool predicate);
 
     [[noreturn]] void deadlock();
@@ -184,7 +189,7 @@ struct Worker {
         __builtin_unreachable();
     }
 
-    /// Where the current thread stands, for a sentence.
+    /// The current thread's indices, for a message.
     std::string place() const;
 
     void finish(Warp &w, unsigned slot) {
@@ -202,8 +207,8 @@ struct Worker {
     void run_cluster(Index first, std::uint64_t seed);
 };
 
-/// That of the calling host thread; null where it runs no blocks. A constant to begin with, so that no use of it asks whether it
-/// has been made.
+/// That of the calling host thread; null where it runs no blocks. A constant to begin with, so that
+/// no use of it asks whether it has been made.
 extern constinit thread_local Worker *worker;
 
 } // namespace emulated_cuda

@@ -16,7 +16,7 @@ pub(crate) fn built() -> Option<&'static Path> {
     BUILT.get_or_init(|| missing().map_or_else(|| Ok(build()), Err)).as_deref().map_err(skip).ok()
 }
 
-/// What this machine has not that the emulation needs.
+/// A requirement of the emulation that this machine lacks.
 fn missing() -> Option<String> {
     if !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
         return Some("CUDA is emulated on Linux and x86-64 only".into());

@@ -30,8 +30,8 @@ EMULATED_CUDA_UNCHECKED inline void widen_pairs(const unsigned (&pairs)[Rows][8]
         }
 }
 
-/// D += A·B for all 32 lanes, with the fragments of m16n8k16: a lane's registers hold pairs along K,
-/// of A over the halves of its rows and then of K, of B over the halves of K.
+/// D += A·B for all 32 lanes, with the fragments of m16n8k16: a lane's registers hold pairs along
+/// K, of A over the halves of its rows and then of K, of B over the halves of K.
 EMULATED_CUDA_UNCHECKED inline void multiply(void **arguments, unsigned present) {
     require_warp(present, "mma");
     auto lanes = reinterpret_cast<Mma **>(arguments);

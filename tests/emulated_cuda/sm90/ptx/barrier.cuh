@@ -1,5 +1,5 @@
-// Emulates kernels/sm90/ptx/barrier.cuh. A box, or a value from another CTA, lands as late as it may:
-// when a thread waits for it and nobody else can run.
+// Emulates kernels/sm90/ptx/barrier.cuh. A box, or a value from another CTA, lands as late as it
+// may: when a thread waits for it and nobody else can run.
 #pragma once
 
 #include "sm90/ptx/box.cuh"
@@ -42,8 +42,8 @@ inline unsigned land(const void *barrier) {
 
 struct Barrier {
     unsigned short pending, count;
-    // Expected bytes that have not landed, or landed before they were expected; the lowest bit is the
-    // phase.
+    // Expected bytes that have not landed, or landed before they were expected; the lowest bit is
+    // the phase.
     int phased_bytes;
 
     void init(unsigned threads) {
