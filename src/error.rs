@@ -176,3 +176,36 @@ fn non_finite(network: &str, path: &Path, tensor: Option<&str>) -> String {
         ),
     }
 }
+
+/// Text from a file made fit for a one-line message: control characters escaped, long text cut. A
+/// hostile name would otherwise fill the terminal.
+pub(crate) fn excerpt(text: &str) -> String {
+    const LONGEST: usize = 160;
+    let mut out = String::new();
+    for (i, c) in text.chars().enumerate() {
+        if i == LONGEST {
+            out.push('…');
+            break;
+        }
+        if c.is_control() {
+            out.extend(c.escape_default());
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::excerpt;
+
+    #[test]
+    fn an_excerpt_is_one_short_line() {
+        assert_eq!(excerpt("layers.0.weight"), "layers.0.weight");
+        assert_eq!(excerpt("a\n\u{1b}[31mb"), "a\\n\\u{1b}[31mb");
+        let long = excerpt(&"é".repeat(1_000_000));
+        assert_eq!(long.chars().count(), 161);
+        assert!(long.ends_with('…'));
+    }
+}

@@ -77,11 +77,11 @@ mod engine;
 mod error;
 mod future;
 mod image;
+mod json;
 pub mod model;
 mod named;
 mod output_file;
 pub mod pipeline;
-mod png_text;
 pub mod reserve;
 mod sync;
 pub mod tensor;
@@ -93,7 +93,7 @@ pub use engine::{BackendChoice, DeviceInfo, Engine, LoadOptions, Output, Precisi
 #[cfg(not(target_family = "wasm"))]
 pub use engine::{Event, Generation, Worker};
 pub use error::{Error, ErrorKind, MemoryKind, Result};
-pub use image::{Image, Info};
+pub use image::{Foreign, Image, Info, PngText};
 pub use model::Model;
 pub use model::vae::tiling::VaeTile;
 pub use output_file::OutputFile;
@@ -101,4 +101,3 @@ pub use pipeline::preview::Preview;
 pub use pipeline::progress::{Progress, Stage, Timings};
 pub use pipeline::request::Request;
 pub use pipeline::{Offload, RunInfo};
-pub use png_text::{Foreign, PngText};

@@ -20,7 +20,7 @@
 //! rounded to the type that the backend keeps activations in.
 
 use crate::backend::Backend;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, excerpt};
 use crate::model::Model;
 use crate::model::config::{ModelConfig, TransformerConfig};
 use crate::model::text_encoder::TextEncoder;
@@ -31,7 +31,7 @@ use crate::pipeline::progress::{Loading, Progress};
 use crate::pipeline::prompt::MAX_TOKENS;
 use crate::reserve::zeros;
 use crate::tensor::HostTensor;
-use crate::weights::{Tensors, excerpt};
+use crate::weights::Tensors;
 use std::path::Path;
 
 /// The inputs of the stages.

@@ -1,9 +1,9 @@
 //! The check at the end of every network: its result is finite, or an error names the network and
 //! the tensor to blame.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, excerpt};
 use crate::tensor::HostTensor;
-use crate::weights::{Tensors, excerpt};
+use crate::weights::Tensors;
 use std::path::Path;
 
 /// A network of a model.

@@ -11,8 +11,7 @@ mod settings;
 mod template;
 mod vocabulary;
 
-use crate::error::{Error, Result};
-use crate::weights::excerpt;
+use crate::error::{Error, Result, excerpt};
 use added::Added;
 use settings::Settings;
 use std::fmt;

@@ -5,9 +5,9 @@
 //! because its own checks do not name the tensor, let a name occur twice, and count in `usize`,
 //! which is too short in a browser for a file of more than 4 GB.
 
+use super::StoredType;
 use super::file::ModelFile;
-use super::{StoredType, excerpt};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, excerpt};
 use bytes::Bytes;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, MapAccess, SeqAccess, Visitor};

@@ -1,8 +1,8 @@
 //! The index of a sharded part: `<stem>.safetensors.index.json`, whose `weight_map` says which
 //! tensor is in which file.
 
-use super::{excerpt, json};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, excerpt};
+use crate::json;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::Path;

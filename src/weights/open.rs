@@ -1,6 +1,5 @@
 //! The opening of a part: which files are read, and which tensor is in which of them.
 
-use super::excerpt;
 use super::file::{ModelFile, OpenFiles};
 use super::folder::{LONGEST_CONFIG, ModelFolder};
 use super::header::{Stored, read_header};
@@ -8,7 +7,7 @@ use super::index::{self, read_index};
 use super::names::{HEAD, Library, TABLE};
 use super::random::RandomTensors;
 use super::tensors::{Entry, Tensors};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, excerpt};
 use futures_util::future::try_join;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};

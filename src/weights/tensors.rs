@@ -1,12 +1,12 @@
 //! The named tensors of one part of a model, from one file or from shards, each read when it is
 //! asked for: shared where the file is in memory, fetched where it is not.
 
+use super::StoredType;
 use super::convert::{convert, in_memory, is_converted};
 use super::file::ModelFile;
 use super::random::RandomTensors;
 use super::transform::Transform;
-use super::{StoredType, excerpt};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, excerpt};
 use crate::future::BoxFuture;
 use crate::tensor::{DType, HostTensor, ReadAt, Weight};
 use bytes::Bytes;

@@ -1,8 +1,8 @@
 //! The keys of one config file, read one by one. Deserialising into a struct would be shorter, but its errors do not
 //! name the key.
 
-use crate::error::{Error, Result};
-use crate::weights::{LONGEST_CONFIG, ModelFolder, excerpt};
+use crate::error::{Error, Result, excerpt};
+use crate::weights::{LONGEST_CONFIG, ModelFolder};
 use serde_json::{Map, Value};
 use std::fmt::Display;
 use std::ops::RangeInclusive;

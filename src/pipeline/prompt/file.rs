@@ -7,7 +7,7 @@
 use super::added::{self, Added};
 use super::vocabulary::{self, Merges, Vocabulary};
 use super::{PATTERN, Parts};
-use crate::weights::excerpt;
+use crate::error::excerpt;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, MapAccess, Visitor};
 use serde_json::Value;

@@ -3,8 +3,8 @@
 use super::settings::Settings;
 use super::vocabulary::{self, Merges};
 use super::{Parts, Tokenizer};
-use crate::error::{Error, Result};
-use crate::weights::{ModelFolder, excerpt};
+use crate::error::{Error, Result, excerpt};
+use crate::weights::ModelFolder;
 
 /// The files of a vocabulary: one that holds everything, or the two that transformers 4 saves.
 const FILE: &str = "tokenizer/tokenizer.json";

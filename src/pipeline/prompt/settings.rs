@@ -4,8 +4,9 @@
 use super::LARGEST_SETTINGS;
 use super::added::{self, Added};
 use super::template::ChatTemplate;
-use crate::error::{Error, Result};
-use crate::weights::{ModelFolder, excerpt, json};
+use crate::error::{Error, Result, excerpt};
+use crate::json;
+use crate::weights::ModelFolder;
 use bytes::Bytes;
 use serde::Deserialize;
 use std::collections::{BTreeMap, HashSet};

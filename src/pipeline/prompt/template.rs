@@ -9,8 +9,7 @@ mod limits;
 mod methods;
 
 use super::MARKERS;
-use crate::error::{Error, Result};
-use crate::weights::excerpt;
+use crate::error::{Error, Result, excerpt};
 use limits::Limits;
 use minijinja::machinery::{CompiledTemplate, TemplateConfig, Vm, WhitespaceConfig, make_string_output};
 use minijinja::{AutoEscape, Environment, ErrorKind, Value, context};

@@ -1,6 +1,6 @@
 //! The vocabulary and the merges of byte-level BPE, bounded while they are read.
 
-use crate::weights::excerpt;
+use crate::error::excerpt;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use std::collections::HashSet;

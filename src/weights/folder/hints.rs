@@ -1,7 +1,7 @@
 //! The sentences for a path that is no model, and the names for those that are.
 
 use super::{INDEX, PIPELINES};
-use crate::weights::excerpt;
+use crate::error::excerpt;
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -7,12 +7,12 @@
 mod hints;
 
 use super::file::{ModelFile, OpenFiles, missing};
-use super::json;
 use super::random::RandomTensors;
 use super::remote::RemoteFiles;
 use super::transform::Transform;
 use crate::error::{Error, Result};
 use crate::future::expect_ready;
+use crate::json;
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde_json::Value;

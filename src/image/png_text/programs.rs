@@ -1,52 +1,10 @@
-//! Texts of other programs than AUTOMATIC1111: each has names and a form of its own.
+//! The forms in which other programs than AUTOMATIC1111 write generation data.
 
-use super::{PARAMETERS, Texts, comfy};
-use crate::weights::json::strict;
-use serde::{Serialize, Serializer};
+use super::foreign::{Foreign, scalar};
+use super::texts::Texts;
+use super::{PARAMETERS, comfy};
+use crate::json::strict;
 use serde_json::{Map, Value};
-
-/// The most settings that are kept of a picture, and the most characters of one.
-const MOST_SETTINGS: usize = 48;
-const LONGEST_SETTING: usize = 400;
-
-/// Generation data as another program wrote it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Foreign {
-    /// The program's name; empty when the file does not tell it.
-    pub program: String,
-    /// The prompt, where it could be found.
-    pub prompt: Option<String>,
-    /// The negative prompt, where there is one.
-    pub negative: Option<String>,
-    /// The other settings, by the program's own names.
-    #[serde(serialize_with = "map")]
-    pub settings: Vec<(String, String)>,
-}
-
-fn map<S: Serializer>(settings: &[(String, String)], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_map(settings.iter().map(|(name, value)| (name, value)))
-}
-
-impl Foreign {
-    pub(super) fn of(program: &str, prompt: Option<String>, negative: Option<String>) -> Self {
-        let given = |text: &String| !text.trim().is_empty();
-        let (prompt, negative) = (prompt.filter(given), negative.filter(given));
-        Self { program: program.to_owned(), prompt, negative, settings: Vec::new() }
-    }
-
-    /// Keeps a setting, each name once.
-    pub(super) fn set(&mut self, name: &str, value: String) {
-        let known = self.settings.iter().any(|(old, _)| old == name);
-        if known || value.is_empty() || self.settings.len() == MOST_SETTINGS {
-            return;
-        }
-        let short = |text: &str| match text.char_indices().nth(LONGEST_SETTING) {
-            Some((end, _)) => format!("{}…", &text[..end]),
-            None => text.to_owned(),
-        };
-        self.settings.push((short(name), short(&value)));
-    }
-}
 
 /// The text in AUTOMATIC1111's form: the chunk of that name, or a comment that is written like it.
 pub(super) fn parameters(texts: &Texts) -> Option<String> {
@@ -127,16 +85,6 @@ fn parsed(text: &str) -> Option<Value> {
         return None;
     }
     serde_json::from_slice(&strict(text.as_bytes())).ok()
-}
-
-/// A number, a word or a truth as text.
-pub(super) fn scalar(value: &Value) -> Option<String> {
-    match value {
-        Value::String(text) => Some(text.clone()),
-        Value::Number(number) => Some(number.to_string()),
-        Value::Bool(truth) => Some(truth.to_string()),
-        _ => None,
-    }
 }
 
 /// A prompt: a text, or a list of texts with their weights.

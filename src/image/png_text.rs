@@ -6,17 +6,20 @@
 mod comfy;
 mod exif;
 mod foreign;
+mod programs;
 #[cfg(test)]
 mod tests;
+mod texts;
 mod xmp;
 
+use super::info::Info;
 use crate::error::{Error, Result};
-use crate::image::Info;
 pub use foreign::Foreign;
 use serde::Serialize;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Seek};
 use std::path::Path;
+use texts::Texts;
 
 /// The text chunk with an [`Info`] in JSON.
 pub(crate) const KEY: &str = "zimage";
@@ -27,12 +30,10 @@ pub(crate) const PARAMETERS: &str = "parameters";
 const MAX_SIDE: u32 = 1 << 16;
 /// The bytes that a PNG's chunks may take in memory.
 const MAX_CHUNKS: usize = 32 << 20;
-/// The bytes that one compressed text may grow to, and that all texts may have.
+/// The bytes that one compressed text may grow to.
 const MAX_TEXT: usize = 4 << 20;
-const MAX_TEXTS: usize = 16 << 20;
-/// The most names of text chunks that are kept, and the most texts that are read.
+/// The most names of text chunks that are kept.
 const MAX_KEYS: usize = 8;
-const MAX_READ: usize = 256;
 
 /// The texts of a PNG, written by this program or by another.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -51,28 +52,6 @@ pub struct PngText {
     /// The names of the text chunks, each once: the first eight, for a file may hold any number.
     #[serde(skip)]
     pub keys: Vec<String>,
-}
-
-/// The texts of a file by their names, in its order.
-#[derive(Default)]
-struct Texts {
-    list: Vec<(String, String)>,
-    bytes: usize,
-}
-
-impl Texts {
-    /// Keeps a text, unless there are too many or they are too long.
-    fn add(&mut self, name: &str, text: String) {
-        if self.list.len() < MAX_READ && self.bytes + text.len() <= MAX_TEXTS && !text.trim().is_empty() {
-            self.bytes += text.len();
-            self.list.push((name.to_owned(), text));
-        }
-    }
-
-    /// The first text of a name, whatever its case.
-    fn get(&self, name: &str) -> Option<&str> {
-        self.list.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, text)| text.as_str())
-    }
 }
 
 impl PngText {
@@ -142,8 +121,8 @@ impl PngText {
             width: png.width as usize,
             height: png.height as usize,
             info: texts.get(KEY).and_then(|json| serde_json::from_str(json).ok()),
-            parameters: foreign::parameters(&texts),
-            foreign: foreign::read(&texts),
+            parameters: programs::parameters(&texts),
+            foreign: programs::read(&texts),
             keys,
         }
     }

@@ -1,8 +1,7 @@
 //! JSON as Python writes and reads it: its `json` module adds `NaN`, `Infinity` and `-Infinity`,
 //! reads a number past the largest double as an infinity, and allows one half of a surrogate pair.
 
-use super::excerpt;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, excerpt};
 use serde::de::DeserializeOwned;
 use std::borrow::Cow;
 use std::path::Path;
