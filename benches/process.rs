@@ -2,8 +2,8 @@
 //! steps. `cargo bench --bench process` prints the median, fastest and slowest of several runs and
 //! the largest resident size, and fails when a bar is missed.
 //!
-//! The bar is one of processor time, which other programs on the machine hardly change. Seconds on
-//! the clock are printed beside it: on a busy machine they say how busy it is.
+//! The bar limits processor time, which other programs on the machine hardly change. Seconds on the
+//! clock are printed as well, and show how busy the machine is.
 #![allow(missing_docs)]
 
 use std::process::{Command, ExitCode};
@@ -17,11 +17,13 @@ const MEGABYTES: f64 = 600.0;
 fn main() -> ExitCode {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let file = folder.path().join("fox.png");
-    let (mut clock, mut processor) = (Vec::new(), Vec::new());
+    let mut clock = Vec::new();
+    let mut processor = Vec::new();
     for _ in 0..RUNS {
         let mut command = Command::new(env!("CARGO_BIN_EXE_zimage"));
         command.args(["generate", "a red fox", "--seed", "7", "--backend", "cpu", "-o"]).arg(&file);
-        let (start, before) = (Instant::now(), children());
+        let start = Instant::now();
+        let before = children();
         let output = command.output().expect("the binary runs");
         clock.push(start.elapsed().as_secs_f64());
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -38,24 +40,26 @@ fn main() -> ExitCode {
     if met { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// The middle one and both ends, in seconds; sorts the times.
+/// The median and both ends, in seconds; sorts the times.
 fn spread(seconds: &mut [f64]) -> String {
     seconds.sort_by(f64::total_cmp);
-    let (median, last) = (seconds[RUNS / 2], seconds[RUNS - 1]);
+    let median = seconds[RUNS / 2];
+    let last = seconds[RUNS - 1];
     format!("median {median:.2} s, {:.2} to {last:.2} s over {RUNS} runs", seconds[0])
 }
 
-/// The processes that were started so far and have ended.
+/// The resources of all child processes that have ended.
 struct Usage {
     /// Processor time in seconds, over all of them.
     seconds: f64,
-    /// The largest resident size of one.
+    /// The largest resident size of a process.
     megabytes: f64,
 }
 
 #[cfg(target_os = "linux")]
 fn children() -> Option<Usage> {
-    // SAFETY: `rusage` is plain numbers, for which zeros are valid, and getrusage fills it through a valid pointer.
+    // SAFETY: `rusage` is plain numbers, for which zeros are valid, and getrusage fills it through
+    // a valid pointer.
     let usage = unsafe {
         let mut usage: libc::rusage = std::mem::zeroed();
         (libc::getrusage(libc::RUSAGE_CHILDREN, &raw mut usage) == 0).then_some(usage)

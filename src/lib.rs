@@ -72,6 +72,7 @@
 
 pub mod backend;
 pub mod bench;
+pub mod catalogue;
 pub mod conformance;
 mod engine;
 mod error;
@@ -80,6 +81,7 @@ mod image;
 mod json;
 pub mod model;
 mod named;
+mod numbers;
 mod output_file;
 pub mod pipeline;
 pub mod reserve;

@@ -1,4 +1,5 @@
-//! `zimage bench` with the embedded model at a small size, and with random weights at the published models' sizes.
+//! `zimage bench` with the embedded model at a small size, and with random weights at the published
+//! models' sizes.
 #![cfg(all(feature = "cli", feature = "embedded-model"))]
 
 use assert_cmd::Command;
@@ -47,15 +48,15 @@ fn everything_is_measured() {
         "stage/transformer/batch-1",
         "stage/transformer/batch-2",
         "stage/vae",
-        "verb/linear/qkv",
-        "verb/swiglu/block",
-        "verb/attention/block",
-        "verb/attention/text-block",
-        "verb/attention/vae",
-        "verb/conv2d/3x3-96-96-16-up",
-        "verb/group_norm/32-64-silu",
-        "verb/guide_and_step",
-        "verb/to_rgb8",
+        "op/linear/qkv",
+        "op/swiglu/block",
+        "op/attention/block",
+        "op/attention/text-block",
+        "op/attention/vae",
+        "op/conv2d/3x3-96-96-16-up",
+        "op/group_norm/32-64-silu",
+        "op/guide_and_step",
+        "op/to_rgb8",
     ] {
         assert!(names(&all).contains(&name), "{name} is not in {:?}", names(&all));
     }
@@ -72,14 +73,14 @@ fn a_filter_chooses_rows() {
     let stages = document(&["--filter", "stage/transformer"]);
     assert_eq!(names(&stages), ["stage/transformer/batch-1", "stage/transformer/batch-2"]);
     assert!(stages["pictures"].is_null());
-    let table = prints(&["--filter", "verb/attention/"]);
-    let rows: Vec<&str> = table.lines().filter(|line| line.starts_with("verb/")).collect();
-    assert!(rows.len() == 3 && rows.iter().all(|row| row.starts_with("verb/attention/")), "{table}");
+    let table = prints(&["--filter", "op/attention/"]);
+    let rows: Vec<&str> = table.lines().filter(|line| line.starts_with("op/")).collect();
+    assert!(rows.len() == 3 && rows.iter().all(|row| row.starts_with("op/attention/")), "{table}");
     assert!(table.starts_with("cpu: ") && table.contains("emoji: 64×64") && table.contains("TFLOP/s"), "{table}");
 }
 
 #[test]
-fn what_goes_on_is_said_while_it_is_measured() {
+fn phases_are_printed_while_they_run() {
     let output = bench(&["--filter", "picture", "--json"]);
     let lines = String::from_utf8(output.stderr).unwrap();
     let phases: Vec<&str> = lines.lines().collect();
@@ -95,18 +96,18 @@ fn what_goes_on_is_said_while_it_is_measured() {
 
 #[test]
 fn published_models_need_no_files() {
-    let verbs = document(&["--random", "turbo", "--filter", "verb/qk_norm_rope"]);
-    assert_eq!(verbs["model"], "turbo with random weights");
-    assert_eq!(verbs["rows"][0]["what"], "64 tokens, 30 and 30 heads of 128");
-    // The autoencoder draws numbers: a picture that has others is refused.
+    let ops = document(&["--random", "turbo", "--filter", "op/qk_norm_rope"]);
+    assert_eq!(ops["model"], "turbo with random weights");
+    assert_eq!(ops["rows"][0]["what"], "64 tokens, 30 and 30 heads of 128");
+    // The autoencoder gives finite values: a picture with others is refused.
     let decoded = document(&["--random", "base", "--filter", "stage/vae"]);
     assert_eq!(names(&decoded), ["stage/vae", "stage/vae/replayed"]);
 }
 
 #[test]
-fn what_cannot_be_measured_is_refused_in_a_sentence() {
+fn impossible_measurements_are_refused() {
     for (arguments, says) in [
-        (&["--filter", "verb/sorting"][..], "verb/sorting"),
+        (&["--filter", "op/sorting"][..], "op/sorting"),
         (&["--random", "tiny"], "turbo, base"),
         (&["--random", "turbo", "--model", "folder"], "--model"),
         (&["--runs", "0"], "use 1 to 1000"),

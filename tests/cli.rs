@@ -83,7 +83,7 @@ fn parity_says_whether_backends_agree() {
     let document: Value = serde_json::from_str(&json).unwrap();
     assert_eq!(document["passed"], true);
     let row = &document["reports"][0]["rows"][0];
-    assert_eq!((&row["verb"], &row["cases"], &row["worst"]["error"]), (&"linear".into(), &2.into(), &0.0.into()));
+    assert_eq!((&row["op"], &row["cases"], &row["worst"]["error"]), (&"linear".into(), &2.into(), &0.0.into()));
     fails(f, &["parity", "--backends", "cpu,abacus"], 2, "cpu");
     fails(f, &["parity", "--backends", "auto"], 2, "auto");
     fails(f, &["parity", "-q", "--filter", "no such case"], 2, "no such case");

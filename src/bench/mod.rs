@@ -1,32 +1,35 @@
-//! How fast a backend is: every verb at the sizes of a model, every stage, and whole pictures. Needs no model files:
-//! [`Published`] makes the published models with random weights.
+//! The speed of a backend: ops at the sizes of a model, stages, and whole pictures. No model files
+//! are needed: [`Published`] makes the published models with random weights.
 //!
-//! Host clock around work that was queued and waited for; medians of several runs after warming up. What is measured is
-//! what the pipeline does: the same recording of a step, the same calls of the other networks.
+//! The host's clock measures work that was queued and waited for; rows are medians of several runs
+//! after warm-ups. The work is that of the pipeline: the same recording of a step, the same calls
+//! of the other networks. The ops come from [`mod@crate::catalogue`].
 //!
 //! # The share of the denoising loop in which the device is idle
-//! A step's own time is the median of replays that are queued back to back, so that the device never waits for the host.
-//! The loop's time is the host's, from the first launch to the end of the last step, while a picture is drawn. What the
-//! loop takes longer than `steps` times a step is time in which the device waits: `1 − steps · step / loop`.
+//! The time of a step is the median of replays that are queued back to back, so that the device
+//! never waits for the host. The time of the loop is the host's, from the first launch to the end
+//! of the last step, while a picture is generated. The loop takes longer than its steps because the
+//! device waits in between, for a share of `1 − steps · step / loop`.
 //!
 //! # Memory
-//! [`Backend::peak_memory`] is read once the pictures are drawn and before anything else is measured, and again at the
-//! end.
+//! [`Runtime::peak_memory`](crate::backend::Runtime::peak_memory) is read after the pictures and
+//! before the other rows, and again at the end.
 
 mod cases;
+mod ops;
 mod pictures;
 mod published;
 mod report;
 mod sizes;
 mod stages;
 mod timing;
-mod verbs;
 
 pub use published::Published;
 pub use report::{Header, Pictures, Report, Row, Units};
 pub use timing::Spread;
 
 use crate::backend::Backend;
+use crate::catalogue::Case;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::model::config::ModelConfig;
@@ -42,13 +45,12 @@ use pictures::PICTURE;
 use sizes::Sizes;
 use stages::{Bench, TEXT_ENCODER, TRANSFORMER, VAE};
 use std::ops::ControlFlow;
-use verbs::Case;
 use web_time::Instant;
 
-/// The most runs that can be asked for.
-const MOST_RUNS: usize = 1000;
+/// The most runs of a row.
+const MAX_RUNS: usize = 1000;
 
-/// What to measure.
+/// The rows to measure.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
     /// Width of the picture in pixels; `None` is the model's own.
@@ -57,9 +59,9 @@ pub struct Options {
     pub height: Option<usize>,
     /// Tokens of the caption, those of the chat template included.
     pub caption_tokens: usize,
-    /// How often each thing is measured at most; once at least, and less often where it takes long.
+    /// The most runs of each row, at least 1. Rows that take long have fewer runs.
     pub runs: usize,
-    /// Only what has this in its name. Networks that nothing of it needs are not loaded.
+    /// Only rows whose name holds this text. A network that no such row needs is not loaded.
     pub filter: String,
 }
 
@@ -70,21 +72,21 @@ impl Default for Options {
     }
 }
 
-/// Something to see while things are measured.
+/// An event of a run.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Seen<'a> {
     /// The subject of the measurements, before any begins.
     Header(&'a Header),
-    /// The work that begins now, in words: loading, or measuring a row.
+    /// The work that begins, in words: loading, or measuring a row.
     Phase(&'a str),
-    /// The progress of that work, where it has stages.
+    /// The progress of that work, if it has stages.
     Stage(Stage),
-    /// A row, as soon as it is there.
+    /// A row, as soon as it is measured.
     Row(&'a Row),
 }
 
-/// Rows as they are measured, and the one who watches them.
+/// The rows so far, and the callback that sees them.
 struct Watched<'a> {
     see: &'a mut dyn FnMut(Seen<'_>) -> Result<()>,
     rows: Vec<Row>,
@@ -95,7 +97,7 @@ impl Watched<'_> {
         (self.see)(Seen::Phase(words))
     }
 
-    /// The row of this name is measured from now on.
+    /// Begins the phase of a row.
     fn measure(&mut self, name: &str) -> Result<()> {
         self.phase(&format!("measuring {name}"))
     }
@@ -116,12 +118,13 @@ impl Progress for Watched<'_> {
     }
 }
 
-/// Measures a backend with a model; `see` is told of every phase and of every row. An error from it
-/// about a stage ends the run as [`Error::Cancelled`].
+/// Measures a backend with a model and calls `see` with every event. An error of `see` for a stage
+/// ends the run as [`Error::Cancelled`].
 ///
 /// # Errors
-/// [`Error::Request`] for sizes that the model has not, or when nothing has the filter in its name; those of the files, of
-/// the backend, and of `see`. What the device has no room for is a row without times where it is a verb, else an error.
+/// [`Error::Request`] for sizes that the model does not support, and when no row has the filter in
+/// its name; those of the files, of the backend, and of `see`. An op that does not fit into the
+/// device's memory is a row without times; a network that does not fit is an error.
 pub async fn run<B: Backend + 'static>(
     backend: B,
     model: &Model,
@@ -131,13 +134,14 @@ pub async fn run<B: Backend + 'static>(
     let config = model.config();
     let sizes = checked(config, options)?;
     let wanted = |name: &str| name.contains(&options.filter);
-    let cases: Vec<Case<B>> = cases::all(&sizes).into_iter().filter(|case: &Case<B>| wanted(&case.name)).collect();
+    let cases = cases::all(&sizes, options.runs).into_iter();
+    let cases: Vec<Case<B>> = cases.filter(|case| wanted(&ops::name(case))).collect();
     let any = |names: &[&str]| names.iter().any(|name| wanted(name));
     if cases.is_empty() && !any(&[&PICTURE[..], &TEXT_ENCODER, &TRANSFORMER, &VAE].concat()) {
-        return Err(Error::Request(format!("nothing that is measured has {:?} in its name", options.filter)));
+        return Err(Error::Request(format!("no row has {:?} in its name", options.filter)));
     }
 
-    // Before anything is loaded, so that what cannot be drawn costs no time.
+    // A request that is not possible fails before anything is loaded.
     let job = if any(&PICTURE) { Some(pictures::job(model, &sizes).await?) } else { None };
     let activations = backend.activations();
     let header = Header {
@@ -154,7 +158,8 @@ pub async fn run<B: Backend + 'static>(
     see(Seen::Header(&header))?;
     let mut watched = Watched { see, rows: Vec::new() };
 
-    let (random, runs) = (RandomTensors::default(), options.runs);
+    let random = RandomTensors::default();
+    let runs = options.runs;
     let mut pictures = None;
     let backend = if let Some(job) = job {
         watched.phase("loading the model")?;
@@ -168,7 +173,9 @@ pub async fn run<B: Backend + 'static>(
         bench.vae(pipeline.vae(), wanted, &mut watched).await?;
         pipeline.into_backend()
     } else {
-        let (b, folder, on_read) = (&backend, model.folder(), &|_| Ok(()));
+        let b = &backend;
+        let folder = model.folder();
+        let on_read = &|_| Ok(());
         let bench = Bench { b, sizes, random: &random, activations, runs };
         if any(&TEXT_ENCODER) {
             watched.phase("loading the text encoder")?;
@@ -192,18 +199,18 @@ pub async fn run<B: Backend + 'static>(
     };
     backend.trim();
     for case in &cases {
-        watched.measure(&case.name)?;
-        watched.row(case.measure(&backend, &random, activations, runs).await?)?;
+        watched.measure(&ops::name(case))?;
+        watched.row(ops::measure(case, &backend, &random, runs).await?)?;
     }
     Ok(Report { header, units: Units::ALL, rows: watched.rows, pictures, peak_memory: backend.peak_memory() })
 }
 
-/// The sizes that are wanted, if they are some that the model has.
+/// The sizes of the options, if the model supports them.
 fn checked<'a>(config: &'a ModelConfig, options: &Options) -> Result<Sizes<'a>> {
     let Options { width, height, caption_tokens, runs, .. } = *options;
     let job = Request { width, height, ..Request::new("") }.check(config)?;
-    if !(1..=MOST_RUNS).contains(&runs) {
-        return Err(Error::Request(format!("{runs} runs are not possible: use 1 to {MOST_RUNS}")));
+    if !(1..=MAX_RUNS).contains(&runs) {
+        return Err(Error::Request(format!("{runs} runs are not possible: use 1 to {MAX_RUNS}")));
     }
     if !(1..=MAX_TOKENS).contains(&caption_tokens) {
         return Err(Error::Request(format!(

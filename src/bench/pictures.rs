@@ -13,12 +13,12 @@ use crate::pipeline::prompt::{MAX_TOKENS, Tokenizer};
 use crate::pipeline::request::{Job, Request};
 use crate::pipeline::{Offload, Pipeline};
 
-/// What [`draw`] measures: a picture from its request to its pixels, and its parts.
+/// The rows of [`draw`]: a picture from its request to its pixels, and its parts.
 pub(super) const PICTURE: [&str; 4] = ["picture", "picture/text_encoder", "picture/denoise", "picture/vae"];
 const SEED: u64 = 42;
 
-/// A picture with the model's own steps and guidance, whose prompt has as many tokens as `sizes` says; so has its negative
-/// prompt, which is another one, so that both captions cost the same.
+/// A picture with the model's own steps and guidance. Its prompt and its negative prompt differ,
+/// and both have the number of tokens of `sizes`, so that both captions cost the same.
 pub(super) async fn job(model: &Model, sizes: &Sizes<'_>) -> Result<Job> {
     let tokenizer = Tokenizer::load(model.folder()).await?;
     let [height, width] = sizes.picture;
@@ -41,11 +41,13 @@ pub(super) async fn draw<B: Backend>(
     wanted: impl Fn(&str) -> bool,
     watched: &mut Watched<'_>,
 ) -> Result<Pictures> {
-    let (mut tile, mut in_turn) = (None, false);
+    let mut tile = None;
+    let mut in_turn = false;
     watched.measure(PICTURE[0])?;
     let run = async || {
         let (_, drawn) = pipeline.generate(job, watched).await?;
-        (tile, in_turn) = (drawn.vae_tile, drawn.offload == Offload::Sequential);
+        tile = drawn.vae_tile;
+        in_turn = drawn.offload == Offload::Sequential;
         Ok(drawn.timings)
     };
     let timings: Vec<Timings> = measured(bench.runs, run).await?.into_iter().map(|(_, timings)| timings).collect();
@@ -54,7 +56,8 @@ pub(super) async fn draw<B: Backend>(
     let spread = |part: &dyn Fn(&Timings) -> f64| Spread::of(&timings.iter().map(part).collect::<Vec<_>>());
     let parts: [&dyn Fn(&Timings) -> f64; 4] =
         [&|t| t.total_ms, &|t| t.text_encoder_ms, &|t| t.transformer_ms, &|t| t.vae_ms];
-    let (steps, guidance) = (job.steps, job.guidance.scale);
+    let steps = job.steps;
+    let guidance = job.guidance.scale;
     let tiled = tile.map_or(String::new(), |tile| format!(", decoded in tiles of {tile}×{tile}"));
     let loaded = if in_turn { ", its networks loaded in turn" } else { "" };
     let picture =
@@ -86,7 +89,7 @@ pub(super) async fn draw<B: Backend>(
     })
 }
 
-/// A prompt that makes exactly so many tokens with its chat template, mostly of one word.
+/// A prompt of `tokens` tokens with its chat template, mostly of one word.
 fn prompt(tokenizer: &Tokenizer, word: &str, tokens: usize) -> Result<String> {
     let count = |text: &str| tokenizer.encode(text).map(|found| found.ids.len() + found.cut);
     let mut prompt = String::new();
@@ -123,7 +126,7 @@ mod tests {
     use std::path::Path;
 
     #[test]
-    fn prompts_have_exactly_the_tokens_that_are_wanted() {
+    fn prompts_have_the_wanted_tokens() {
         let model = Published::Turbo.with_random_weights().unwrap();
         let json = expect_ready(model.folder().read("tokenizer/tokenizer.json")).unwrap();
         let tokenizer = Tokenizer::read(&json, Path::new("tokenizer.json")).unwrap();

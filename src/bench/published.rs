@@ -1,4 +1,5 @@
-//! The published models without their files: their configuration, random weights, and a tokenizer of one token a byte.
+//! The published models without their files: their configuration, random weights, and a tokenizer
+//! of one token a byte.
 
 use crate::error::{Error, Result};
 use crate::future::expect_ready;
@@ -8,7 +9,8 @@ use crate::weights::ModelFolder;
 use serde_json::{Map, Value, json};
 use std::str::FromStr;
 
-/// A published model. Both are the same three networks; the schedule and what a request means by default differ.
+/// A published model. Both have the same three networks; the schedule and the defaults of a request
+/// differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Published {
     /// Z-Image-Turbo: 8 steps without guidance.
@@ -91,9 +93,10 @@ fn vae() -> Value {
     })
 }
 
-/// In Qwen's layout, with the alphabet of bytes and the two tokens of the chat template alone.
+/// A tokenizer in Qwen's layout, with the alphabet of bytes and the two tokens of the chat template
+/// alone.
 fn tokenizer() -> Value {
-    // The 188 characters that byte-level BPE shows as themselves, and 68 from U+0100 on for the other bytes.
+    // Byte-level BPE shows 188 bytes as themselves and the other 68 as characters from U+0100 on.
     let themselves = ('!'..='~').chain('¡'..='¬').chain('®'..='ÿ');
     let alphabet = themselves.chain('\u{100}'..='\u{143}').map(String::from);
     let vocabulary: Map<String, Value> = alphabet.zip(0..).map(|(symbol, id): (_, u32)| (symbol, id.into())).collect();
@@ -123,7 +126,7 @@ mod tests {
     use std::path::Path;
 
     #[test]
-    fn the_published_models_are_told_apart_as_their_files_would_be() {
+    fn published_models_have_their_own_defaults() {
         for (published, variant, steps, guidance) in
             [(Published::Turbo, "Turbo", 8, 0.0), (Published::Base, "base", 50, 4.0)]
         {
@@ -143,7 +146,7 @@ mod tests {
         assert_eq!(tokenizer.vocabulary(), 258);
         let empty = tokenizer.encode("").unwrap().ids.len();
         let all: String = (1..=0x2ff).filter_map(char::from_u32).collect();
-        // Composed already: NFC leaves it as long as it is.
+        // The characters are composed, so that NFC changes none.
         assert_eq!(tokenizer.encode(&all).unwrap().ids.len() + tokenizer.encode(&all).unwrap().cut, empty + all.len());
     }
 }

@@ -1,10 +1,10 @@
-//! What was measured: rows as they come, and a document for programs.
+//! The results: rows as they are measured, and a document for programs.
 
 use super::timing::Spread;
 use serde::Serialize;
 use std::fmt;
 
-/// What a run of the measurements is about.
+/// The subject of a run.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Header {
@@ -12,9 +12,9 @@ pub struct Header {
     pub backend: String,
     /// Its device in words, with the variant of its kernels.
     pub device: String,
-    /// The type of its activations.
+    /// The type of activations.
     pub activations: String,
-    /// The type that products round their operands to.
+    /// The type to which matrix products round their operands.
     pub operands: String,
     /// The model's name.
     pub model: String,
@@ -24,101 +24,113 @@ pub struct Header {
     pub height: usize,
     /// Tokens of the caption.
     pub caption_tokens: usize,
-    /// Tokens that the main layers of the transformer see: image and caption, each with its padding.
+    /// Tokens of the main layers of the transformer: image and caption, each with its padding.
     pub sequence_tokens: usize,
 }
 
-/// One thing that was measured.
+/// One measurement.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Row {
-    /// `verb/…`, `stage/…` or `picture/…`.
+    /// `op/…`, `stage/…` or `picture/…`.
     pub name: String,
     /// The sizes, in words.
     pub what: String,
-    /// Milliseconds of one call; `None` where the device has no room for it.
+    /// Milliseconds of one call; `None` if the device has no memory for it.
     pub ms: Option<Spread>,
-    /// Calls in each run, of which the times are a part.
+    /// Calls in each run; the times are those of one call.
     pub calls: usize,
-    /// Floating-point operations of the products in one call, where they are what takes the time.
+    /// Floating-point operations of the matrix products in one call, for a row whose time is
+    /// theirs.
     pub flop: Option<f64>,
-    /// 10¹² of them a second, at the median.
+    /// 10¹² floating-point operations per second, at the median.
     pub tflops: Option<f64>,
     /// The bytes that one call has to move at least: inputs read once, outputs written once.
     pub bytes: Option<f64>,
-    /// 10⁹ of them a second, at the median.
+    /// 10⁹ bytes per second, at the median.
     pub gbs: Option<f64>,
-    /// Why there are no times.
+    /// The reason for missing times.
     pub problem: Option<String>,
 }
 
 impl Row {
-    /// With times of one of so many calls.
+    /// A row with the times of one of `calls` calls.
     pub(super) fn new(name: &str, what: &str, ms: Spread, calls: usize) -> Self {
         Self { ms: Some(ms), calls, ..Self::empty(name, what) }
     }
 
-    /// Without times, for the reason that `problem` is.
+    /// A row without times for the reason `problem`.
     pub(super) fn without_room(name: &str, what: &str, problem: String) -> Self {
         Self { problem: Some(problem), ..Self::empty(name, what) }
     }
 
     fn empty(name: &str, what: &str) -> Self {
-        let (name, what) = (name.to_owned(), what.to_owned());
-        Self { name, what, ms: None, calls: 0, flop: None, tflops: None, bytes: None, gbs: None, problem: None }
+        Self {
+            name: name.to_owned(),
+            what: what.to_owned(),
+            ms: None,
+            calls: 0,
+            flop: None,
+            tflops: None,
+            bytes: None,
+            gbs: None,
+            problem: None,
+        }
     }
 
-    /// With the floating-point operations of one call.
+    /// The row with the floating-point operations of one call.
     pub(super) fn with_flop(self, flop: Option<f64>) -> Self {
         let tflops = flop.zip(self.ms).map(|(flop, ms)| flop / ms.median / 1e9);
         Self { flop, tflops, ..self }
     }
 
-    /// With the bytes that one call has to move.
+    /// The row with the bytes that one call has to move.
     pub(super) fn with_bytes(self, bytes: Option<f64>) -> Self {
         let gbs = bytes.zip(self.ms).map(|(bytes, ms)| bytes / ms.median / 1e6);
         Self { bytes, gbs, ..self }
     }
 }
 
-/// The pictures, beyond their rows.
+/// The figures of whole pictures that are not rows.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Pictures {
     /// Denoising steps.
     pub steps: usize,
-    /// Guidance as diffusers counts it.
+    /// Guidance as in diffusers.
     pub guidance: f32,
     /// The seed.
     pub seed: u64,
-    /// Milliseconds that loading the model took.
+    /// Milliseconds of loading the model.
     pub load_ms: f64,
-    /// Milliseconds of one step when steps are queued back to back, so that the device never waits for the host: the median.
+    /// The median milliseconds of one step, with steps queued back to back so that the device never
+    /// waits for the host.
     pub step_ms: f64,
-    /// Milliseconds of the denoising loop, from its first launch until its last step has finished: the median.
+    /// The median milliseconds of the denoising loop, from its first launch to the end of its last
+    /// step.
     pub loop_ms: f64,
     /// The share of `loop_ms` in which the device is idle: `1 − steps · step_ms / loop_ms`.
     pub idle_in_loop: f64,
-    /// Bytes that the backend held on the device at most while the model was loaded and pictures were drawn; `None` where it
-    /// does not know.
+    /// The most bytes that the backend held on the device while it loaded the model and drew
+    /// pictures; `None` if it does not count them.
     pub peak_memory: Option<u64>,
 }
 
-/// Everything that was measured.
+/// All results.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Report {
-    /// What it is about.
+    /// The subject.
     #[serde(flatten)]
     pub header: Header,
     /// The units of the numbers.
     pub units: Units,
-    /// In the order they were measured in.
+    /// The rows, in the order of their measurement.
     pub rows: Vec<Row>,
-    /// What holds for the pictures; `None` when none were drawn.
+    /// The figures of whole pictures; `None` if none was drawn.
     pub pictures: Option<Pictures>,
-    /// Bytes that the backend held on the device at most, over everything that was measured; `None` where it does not
-    /// know.
+    /// The most bytes that the backend held on the device over all measurements; `None` if it does
+    /// not count them.
     pub peak_memory: Option<u64>,
 }
 
@@ -126,13 +138,13 @@ pub struct Report {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Units {
-    /// Of times.
+    /// The unit of times.
     pub ms: &'static str,
-    /// Of `tflops`.
+    /// The unit of `tflops`.
     pub tflops: &'static str,
-    /// Of `gbs`.
+    /// The unit of `gbs`.
     pub gbs: &'static str,
-    /// Of `peak_memory`.
+    /// The unit of `peak_memory`.
     pub peak_memory: &'static str,
 }
 
@@ -145,7 +157,7 @@ impl Units {
     };
 }
 
-/// Columns that fit every name.
+/// The columns of a name.
 const NAME: usize = 38;
 
 impl fmt::Display for Header {
@@ -153,7 +165,7 @@ impl fmt::Display for Header {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { backend, device, activations, operands, model, width, height, caption_tokens, sequence_tokens } =
             self;
-        writeln!(f, "{backend}: {device}; activations {activations}, operands of products {operands}")?;
+        writeln!(f, "{backend}: {device}; activations {activations}, operands {operands}")?;
         writeln!(
             f,
             "{model}: {width}×{height}, {caption_tokens} caption tokens, {sequence_tokens} tokens in the main layers"
@@ -178,14 +190,14 @@ impl fmt::Display for Row {
     }
 }
 
-/// Four digits that count, or all before the point.
+/// Four significant digits, or all before the point.
 fn digits(value: f64) -> String {
     let before = value.abs().max(1e-3).log10().floor() as i32;
     format!("{value:.*}", usize::try_from(3 - before).unwrap_or(0))
 }
 
 impl Report {
-    /// The lines below the rows; empty when there is nothing to add.
+    /// The lines below the rows.
     pub fn summary(&self) -> String {
         let gib = |bytes: u64| format!("{:.2} GiB", bytes as f64 / (1u64 << 30) as f64);
         let mut lines = String::new();
@@ -217,14 +229,14 @@ mod tests {
     #[test]
     fn rates_are_those_of_the_median() {
         let ms = Spread::of(&[1.0, 2.0, 4.0]);
-        let row = Row::new("verb/linear/qkv", "", ms, 3).with_flop(Some(6e9)).with_bytes(Some(4e6));
+        let row = Row::new("op/linear/qkv", "", ms, 3).with_flop(Some(6e9)).with_bytes(Some(4e6));
         assert_eq!((row.tflops, row.gbs), (Some(3.0), Some(2.0)));
-        let full = Row::without_room("verb/linear/qkv", "", "no room".into()).with_flop(Some(6e9));
+        let full = Row::without_room("op/linear/qkv", "", "no room".into()).with_flop(Some(6e9));
         assert!(full.tflops.is_none() && full.to_string().ends_with("not measured: no room"), "{full}");
     }
 
     #[test]
-    fn numbers_have_the_digits_that_count() {
+    fn numbers_have_four_significant_digits() {
         let shown = [0.0, 0.000_123, 0.012_345, 1.234_56, 98.765_4, 1234.56, 98_765.4].map(digits);
         assert_eq!(shown, ["0.000000", "0.000123", "0.01235", "1.235", "98.77", "1235", "98765"]);
     }

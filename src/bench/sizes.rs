@@ -1,9 +1,15 @@
-//! Every size that a model's configuration, the picture and the caption give, and the floating-point operations of the
-//! stages: two for each product and its addition, of products alone.
+//! The sizes that follow from a model's configuration, the picture and the caption, and the
+//! floating-point operations of the stages: those of the matrix products alone, two for each
+//! multiplication and its addition.
 
-use crate::backend::Heads;
+use crate::backend::{Conv2d, Heads};
+use crate::catalogue::{Conv2dCase, GroupNormCase, OpCase, attention_flop, gemm_flop};
 use crate::model::config::{ModelConfig, VaeConfig};
 use crate::model::transformer::padded;
+use crate::tensor::DType;
+
+/// √3, the scale of uniform numbers with a standard deviation of 1, which norms give activations.
+pub(super) const UNIT: f32 = 1.732_050_8;
 
 /// A model's sizes for one picture.
 #[derive(Debug, Clone, Copy)]
@@ -25,33 +31,11 @@ pub(super) struct BlockSizes {
     pub causal: bool,
 }
 
-/// A convolution of the decoder.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Conv {
-    pub input: usize,
-    pub output: usize,
-    /// The side of its kernel.
-    pub side: usize,
-    /// Height and width of what it reads.
-    pub size: [usize; 2],
-    pub upsample: bool,
-    pub residual: bool,
-}
-
-/// A group norm of the decoder.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Norm {
-    pub channels: usize,
-    /// Height and width.
-    pub size: [usize; 2],
-    pub silu: bool,
-}
-
 /// The convolutions and group norms of a decoder, in order.
 #[derive(Debug, Default)]
 pub(super) struct Decoder {
-    pub convs: Vec<Conv>,
-    pub norms: Vec<Norm>,
+    pub convs: Vec<Conv2dCase>,
+    pub norms: Vec<GroupNormCase>,
 }
 
 impl Sizes<'_> {
@@ -98,23 +82,24 @@ impl Sizes<'_> {
         }
     }
 
-    /// Operations of the text encoder.
+    /// The operations of the text encoder.
     pub(super) fn text_flop(&self) -> f64 {
         (self.config.text_encoder.num_hidden_layers - 1) as f64 * self.text_block().flop()
     }
 
-    /// Operations of the caption's embedding and refiner.
+    /// The operations of the caption's embedding and refiner.
     pub(super) fn caption_flop(&self) -> f64 {
-        let (config, tokens) = (&self.config.transformer, self.caption_tokens());
+        let config = &self.config.transformer;
+        let tokens = self.caption_tokens();
         let block = BlockSizes { tokens, ..self.layer() };
-        linear_flop(tokens, config.dim, config.cap_feat_dim) + config.n_refiner_layers as f64 * block.flop()
+        gemm_flop(tokens, config.dim, config.cap_feat_dim) + config.n_refiner_layers as f64 * block.flop()
     }
 
-    /// Operations of a denoising step of one picture with so many captions, all of this length.
+    /// The operations of a denoising step of one picture with `captions` captions of this length.
     pub(super) fn step_flop(&self, captions: usize) -> f64 {
         let config = &self.config.transformer;
         let image = BlockSizes { tokens: self.image_tokens(), ..self.layer() };
-        let patches = linear_flop(self.image_tokens(), config.dim, config.patch_dim());
+        let patches = gemm_flop(self.image_tokens(), config.dim, config.patch_dim());
         let refiner = config.n_refiner_layers as f64 * image.flop();
         patches + refiner + captions as f64 * (config.n_layers as f64 * self.layer().flop() + patches)
     }
@@ -124,13 +109,13 @@ impl Sizes<'_> {
         Decoder::new(&self.config.vae, self.latents())
     }
 
-    /// Operations of decoding.
+    /// The operations of decoding.
     pub(super) fn decoder_flop(&self) -> f64 {
-        let (config, [height, width]) = (&self.config.vae, self.latents());
-        let (pixels, c) = (height * width, self.decoder_width());
-        let attention = linear_flop(pixels, 4 * c, c) + attention_flop(pixels, c, false);
-        let convs: f64 = self.decoder().convs.iter().map(Conv::flop).sum();
-        convs + if config.mid_block_add_attention { attention } else { 0.0 }
+        let pixels = self.latents().iter().product();
+        let c = self.decoder_width();
+        let attention = gemm_flop(pixels, 4 * c, c) + attention_flop(pixels, c, false);
+        let convs: f64 = self.decoder().convs.iter().filter_map(OpCase::flop).sum();
+        convs + if self.config.vae.mid_block_add_attention { attention } else { 0.0 }
     }
 
     /// The channels in the middle of the decoder.
@@ -143,29 +128,7 @@ impl BlockSizes {
     fn flop(&self) -> f64 {
         let Self { tokens, width, hidden, heads, causal } = *self;
         let out = heads.query * heads.dim;
-        linear_flop(tokens, heads.fused_width() + out + 3 * hidden, width) + attention_flop(tokens, out, causal)
-    }
-}
-
-/// Operations of `[m, k]` times `[n, k]`.
-pub(super) fn linear_flop(m: usize, n: usize, k: usize) -> f64 {
-    2.0 * m as f64 * n as f64 * k as f64
-}
-
-/// Operations of attention with `width` in all query heads; only those that the mask leaves.
-pub(super) fn attention_flop(tokens: usize, width: usize, causal: bool) -> f64 {
-    let pairs = if causal { tokens * (tokens + 1) / 2 } else { tokens * tokens };
-    4.0 * pairs as f64 * width as f64
-}
-
-impl Conv {
-    /// Height and width of what it writes.
-    pub(super) fn written(&self) -> [usize; 2] {
-        self.size.map(|side| if self.upsample { 2 * side } else { side })
-    }
-
-    pub(super) fn flop(&self) -> f64 {
-        linear_flop(self.written().iter().product(), self.output, self.side * self.side * self.input)
+        gemm_flop(tokens, heads.fused_width() + out + 3 * hidden, width) + attention_flop(tokens, out, causal)
     }
 }
 
@@ -179,22 +142,23 @@ impl Decoder {
             decoder.conv(config.latent_channels, config.latent_channels, 1, size);
         }
         decoder.conv(config.latent_channels, width, 3, size);
-        decoder.resnet(width, width, size);
+        decoder.resnet(config, width, width, size);
         if config.mid_block_add_attention {
-            decoder.norms.push(Norm { channels: width, size, silu: false });
+            decoder.norms.push(norm(config, width, size, false));
         }
-        decoder.resnet(width, width, size);
+        decoder.resnet(config, width, width, size);
         for (level, &wide) in widths.iter().enumerate() {
             for _ in 0..=config.layers_per_block {
-                decoder.resnet(width, wide, size);
+                decoder.resnet(config, width, wide, size);
                 width = wide;
             }
             if level + 1 < widths.len() {
-                decoder.convs.push(Conv { upsample: true, ..plain(width, width, 3, size) });
+                let conv = plain(width, width, 3, size);
+                decoder.convs.push(Conv2dCase { geometry: Conv2d { upsample: true, ..conv.geometry }, ..conv });
                 size = size.map(|side| 2 * side);
             }
         }
-        decoder.norms.push(Norm { channels: width, size, silu: true });
+        decoder.norms.push(norm(config, width, size, true));
         decoder.conv(width, 3, 3, size);
         decoder
     }
@@ -203,22 +167,38 @@ impl Decoder {
         self.convs.push(plain(input, output, side, size));
     }
 
-    fn resnet(&mut self, input: usize, output: usize, size: [usize; 2]) {
-        self.norms.push(Norm { channels: input, size, silu: true });
+    fn resnet(&mut self, config: &VaeConfig, input: usize, output: usize, size: [usize; 2]) {
+        self.norms.push(norm(config, input, size, true));
         self.conv(input, output, 3, size);
-        self.norms.push(Norm { channels: output, size, silu: true });
+        self.norms.push(norm(config, output, size, true));
         if input != output {
             self.conv(input, output, 1, size);
         }
-        self.convs.push(Conv { residual: true, ..plain(output, output, 3, size) });
+        self.convs.push(Conv2dCase { residual: true, ..plain(output, output, 3, size) });
     }
 }
 
-fn plain(input: usize, output: usize, side: usize, size: [usize; 2]) -> Conv {
-    Conv { input, output, side, size, upsample: false, residual: false }
+/// A convolution that keeps the size, with a square kernel in BF16.
+fn plain(input: usize, output: usize, side: usize, size: [usize; 2]) -> Conv2dCase {
+    let geometry = Conv2d { stride: 1, pad: [side / 2; 4], upsample: false };
+    Conv2dCase {
+        input,
+        output,
+        kernel: [side, side],
+        size,
+        geometry,
+        dtype: DType::Bf16,
+        scale: UNIT,
+        ..Conv2dCase::PLAIN
+    }
 }
 
-/// Each of `all` once, in order, with how often it is there.
+fn norm(config: &VaeConfig, channels: usize, size: [usize; 2], silu: bool) -> GroupNormCase {
+    let groups = config.norm_num_groups;
+    GroupNormCase { channels, size, groups, silu, bias: DType::Bf16, scale: UNIT, ..GroupNormCase::PLAIN }
+}
+
+/// Each item of `all` once, in order, with its count.
 pub(super) fn distinct<T: PartialEq + Copy>(all: &[T]) -> Vec<(T, usize)> {
     let mut found: Vec<(T, usize)> = Vec::new();
     for &item in all {
@@ -235,9 +215,9 @@ mod tests {
     use super::super::Published;
     use super::*;
 
-    /// Against figures that were worked out apart from this code.
+    /// The figures were worked out apart from this code.
     #[test]
-    fn operations_are_those_of_z_image() {
+    fn flop_are_those_of_z_image() {
         let model = Published::Turbo.with_random_weights().unwrap();
         let sizes = Sizes { config: model.config(), picture: [1024, 1024], caption: 20 };
         let near = |flop: f64, tera: f64| assert!((flop / 1e12 / tera - 1.0).abs() < 0.02, "{flop:e} is not {tera}e12");
@@ -254,10 +234,11 @@ mod tests {
         let decoder = Sizes { config: model.config(), picture: [512, 256], caption: 20 }.decoder();
         assert_eq!(decoder.convs.first(), Some(&plain(16, 512, 3, [64, 32])));
         assert_eq!(decoder.convs.last(), Some(&plain(128, 3, 3, [512, 256])));
-        // Three resnets a level and two in the middle, two shortcuts, three upsamplings, and both ends.
+        // Three resnets per level and two in the middle, two shortcuts, three upsamplings, and both
+        // ends.
         assert_eq!(decoder.convs.len(), 2 * (4 * 3 + 2) + 2 + 3 + 2);
         assert_eq!(decoder.norms.len(), 2 * (4 * 3 + 2) + 1 + 1);
-        let wide = Conv { residual: true, ..plain(512, 512, 3, [64, 32]) };
+        let wide = Conv2dCase { residual: true, ..plain(512, 512, 3, [64, 32]) };
         assert!(distinct(&decoder.convs).contains(&(wide, 5)));
     }
 }

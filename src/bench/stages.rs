@@ -16,17 +16,22 @@ use crate::pipeline::schedule::Schedule;
 use crate::tensor::{DType, HostTensor};
 use crate::weights::RandomTensors;
 
-/// What [`text_encoder`] measures: called as the pipeline calls it, and as a recording, without the host's work.
+/// The rows of [`Bench::text_encoder`]: called as by the pipeline, and as a recording, without the
+/// host's work.
 pub(super) const TEXT_ENCODER: [&str; 2] = ["stage/text_encoder", "stage/text_encoder/replayed"];
-/// What [`transformer`] measures: embedding and refining a caption; a denoising step without guidance and with it.
+/// The rows of [`Bench::transformer`]: embedding and refining a caption, and a denoising step
+/// without and with guidance.
 pub(super) const TRANSFORMER: [&str; 3] = ["stage/captions", "stage/transformer/batch-1", "stage/transformer/batch-2"];
-/// What [`vae`] measures: from latents on the host to a picture there as the pipeline does it, and as a recording.
+/// The rows of [`Bench::vae`]: from latents to a picture, both on the host as in the pipeline, and
+/// as a recording.
 pub(super) const VAE: [&str; 2] = ["stage/vae", "stage/vae/replayed"];
 
-/// How often a step is replayed in each run.
+/// Replays of a step in each run.
 const REPLAYS: usize = 4;
+/// A step that takes longer than this is replayed once in each run, in milliseconds.
+const SLOW_STEP_MS: f64 = 2e3;
 
-/// What all stages are measured with.
+/// A backend, and everything that all stages need.
 pub(super) struct Bench<'a, B> {
     pub b: &'a B,
     pub sizes: Sizes<'a>,
@@ -36,12 +41,12 @@ pub(super) struct Bench<'a, B> {
 }
 
 impl<B: Backend> Bench<'_, B> {
-    /// Waits for everything that was called.
+    /// Waits for all earlier calls.
     async fn finish(&self) -> Result<()> {
         self.b.wait(self.b.event()?).await
     }
 
-    /// Calls `run` and waits for it, several times.
+    /// The times of calling `run` and waiting for it.
     async fn called(&self, mut run: impl FnMut() -> Result<()>) -> Result<Spread> {
         timed(self.runs, async || {
             run()?;
@@ -55,8 +60,7 @@ impl<B: Backend> Bench<'_, B> {
     }
 
     fn tokens(&self) -> String {
-        let (caption, padded) = (self.sizes.caption, self.sizes.caption_tokens());
-        format!("{caption} tokens, {padded} with padding")
+        format!("{} tokens, {} with padding", self.sizes.caption, self.sizes.caption_tokens())
     }
 
     /// The rows of [`TEXT_ENCODER`] that are `wanted`.
@@ -66,7 +70,8 @@ impl<B: Backend> Bench<'_, B> {
         wanted: impl Fn(&str) -> bool,
         watched: &mut Watched<'_>,
     ) -> Result<()> {
-        let (b, tokens) = (self.b, self.sizes.caption_tokens());
+        let b = self.b;
+        let tokens = self.sizes.caption_tokens();
         let known = self.sizes.config.text_encoder.vocab_size as u32;
         let prompt: Vec<u32> = (0..self.sizes.caption as u32).map(|i| i.wrapping_mul(7919) % known).collect();
         let forward = |b: &B| encoder.forward(b, std::slice::from_ref(&prompt), tokens, &mut |_, _| Ok(()));
@@ -112,20 +117,22 @@ impl<B: Backend> Bench<'_, B> {
         Ok(())
     }
 
-    /// Text features of so many captions.
+    /// Text features of `captions` captions.
     fn features(&self, captions: usize) -> Result<B::Tensor> {
         let shape = [captions, self.sizes.caption_tokens(), self.sizes.config.transformer.cap_feat_dim];
         self.b.upload(&self.random.normal(self.activations, "features", &shape, 0.0, 1.0))
     }
 
-    /// Times of a denoising step of one picture as the pipeline records it, with one caption or, guided, with two;
-    /// replayed several times before the host waits, so that launching costs nothing. And how many times.
+    /// The times of a denoising step of one picture as the pipeline records it, with one caption
+    /// or, guided, with two, and the number of replays before the host waits, which hide the time
+    /// of launching.
     pub(super) async fn step(&self, transformer: &Transformer<B>, captions: usize) -> Result<(Spread, usize)> {
-        let (b, sizes) = (self.b, &self.sizes);
+        let b = self.b;
+        let sizes = &self.sizes;
         let features = self.features(captions)?;
         let lengths = vec![sizes.caption; captions];
         let refined = transformer.captions(b, &features, &lengths, &mut |_, _| Ok(()))?;
-        // As many steps as there may be replays: each takes the next one.
+        // Each replay takes the next step of the schedule.
         let schedule = Schedule::new(&sizes.config.scheduler, REPLAYS * (self.runs + 4), sizes.latents())?;
         let scale = if captions > 1 { 4.0 } else { 0.0 };
         let guidance = Guidance { scale, normalization: 0.0, truncation: 1.0 };
@@ -137,8 +144,8 @@ impl<B: Backend> Bench<'_, B> {
             (0..times).try_for_each(|_| b.replay(&step.recording))?;
             self.finish().await
         };
-        // Where a step takes seconds, launching costs nothing anyway.
-        let times = if since_start(async || replay(1).await).await? < 2e3 { REPLAYS } else { 1 };
+        // If a step takes seconds, the time of launching does not matter.
+        let times = if since_start(async || replay(1).await).await? < SLOW_STEP_MS { REPLAYS } else { 1 };
         Ok((timed(self.runs, async || replay(times).await).await?.divided(times), times))
     }
 
@@ -155,7 +162,8 @@ impl<B: Backend> Bench<'_, B> {
         wanted: impl Fn(&str) -> bool,
         watched: &mut Watched<'_>,
     ) -> Result<()> {
-        let (b, latents) = (self.b, self.latents());
+        let b = self.b;
+        let latents = self.latents();
         let mut tiles = vae.decoder_tiles(b, VaeTile::Auto, self.sizes.picture);
         let [height, width] = self.sizes.picture;
         let flop = Some(self.sizes.decoder_flop());
@@ -165,7 +173,7 @@ impl<B: Backend> Bench<'_, B> {
             let run = async || vae.decode_picture(b, &b.upload(&latents)?, 0, &mut tiles).await.map(drop);
             let ms = timed(self.runs, run).await?;
             let what = format!("{height}×{width} from host to host");
-            // In tiles there is more to do than a whole picture's operations.
+            // Tiles overlap, so they need more operations than a whole picture.
             let (what, flop) = match tiles.pixels() {
                 Some(tile) => (format!("{what}, in tiles of {tile}×{tile}"), None),
                 None => (what, flop),

@@ -1,52 +1,52 @@
-//! The clock: how often something runs, and what its times are.
+//! The clock: the number of runs, and the spread of their times.
 
 use crate::error::Result;
 use crate::pipeline::progress::since;
 use serde::Serialize;
 use web_time::Instant;
 
-/// Runs that only warm up, unless they are slow.
+/// Runs before the measured ones, unless they are slow.
 const WARM_UPS: usize = 2;
 /// A warm-up that takes longer than this is the last one, in milliseconds.
-const SLOW: f64 = 3e3;
+const LAST_WARM_UP_MS: f64 = 3e3;
 /// A warm-up that takes longer than this counts as a run, in milliseconds.
-const TOO_SLOW: f64 = 30e3;
-/// No further runs begin after this, in milliseconds.
-const ENOUGH: f64 = 45e3;
+const COUNTED_WARM_UP_MS: f64 = 30e3;
+/// No further run begins after this, in milliseconds.
+const MAX_MS: f64 = 45e3;
 
 /// Times of several runs, in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Spread {
-    /// The middle one, or the mean of the two in the middle.
+    /// The median: the middle time, or the mean of the two in the middle.
     pub median: f64,
-    /// The shortest.
+    /// The shortest time.
     pub min: f64,
-    /// The longest.
+    /// The longest time.
     pub max: f64,
-    /// How many there were.
+    /// The number of runs.
     pub runs: usize,
 }
 
 impl Spread {
-    /// Of at least one time.
+    /// The spread of at least one time.
     pub(super) fn of(times: &[f64]) -> Self {
         let mut sorted = times.to_vec();
         sorted.sort_by(f64::total_cmp);
         let middle = [(sorted.len() - 1) / 2, sorted.len() / 2].map(|i| sorted[i]);
-        let (min, max) = (sorted[0], sorted[sorted.len() - 1]);
-        Self { median: (middle[0] + middle[1]) / 2.0, min, max, runs: sorted.len() }
+        let median = (middle[0] + middle[1]) / 2.0;
+        Self { median, min: sorted[0], max: sorted[sorted.len() - 1], runs: sorted.len() }
     }
 
-    /// Of one of so many equal parts.
+    /// The spread of one of `parts` equal parts.
     pub(super) fn divided(self, parts: usize) -> Self {
         let part = |ms: f64| ms / parts as f64;
         Self { median: part(self.median), min: part(self.min), max: part(self.max), runs: self.runs }
     }
 }
 
-/// Runs `run` up to `runs` times after warming up, fewer times where that would take too long, but once at least; returns
-/// what each measured run returned.
+/// Runs `run` at least once and up to `runs` times after warm-ups, less often if that would take
+/// too long. Returns the milliseconds and the result of each measured run.
 pub(super) async fn measured<T>(runs: usize, mut run: impl AsyncFnMut() -> Result<T>) -> Result<Vec<(f64, T)>> {
     let mut timed = async || {
         let start = Instant::now();
@@ -57,27 +57,27 @@ pub(super) async fn measured<T>(runs: usize, mut run: impl AsyncFnMut() -> Resul
     let began = Instant::now();
     for _ in 0..WARM_UPS {
         let (ms, value) = timed().await?;
-        if ms > TOO_SLOW {
+        if ms > COUNTED_WARM_UP_MS {
             measured.push((ms, value));
         }
-        if ms > SLOW {
+        if ms > LAST_WARM_UP_MS {
             break;
         }
     }
-    while measured.is_empty() || (measured.len() < runs && since(began) < ENOUGH) {
+    while measured.is_empty() || (measured.len() < runs && since(began) < MAX_MS) {
         measured.push(timed().await?);
     }
     Ok(measured)
 }
 
-/// Milliseconds that `run` takes.
+/// The milliseconds of `run`.
 pub(super) async fn since_start(run: impl AsyncFnOnce() -> Result<()>) -> Result<f64> {
     let start = Instant::now();
     run().await?;
     Ok(since(start))
 }
 
-/// The times of [`measured`].
+/// The spread of [`measured`].
 pub(super) async fn timed(runs: usize, run: impl AsyncFnMut() -> Result<()>) -> Result<Spread> {
     let times: Vec<f64> = measured(runs, run).await?.into_iter().map(|(ms, ())| ms).collect();
     Ok(Spread::of(&times))
@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_spread_has_the_middle_and_both_ends() {
+    fn a_spread_has_median_and_ends() {
         assert_eq!(Spread::of(&[3.0, 1.0, 2.0]), Spread { median: 2.0, min: 1.0, max: 3.0, runs: 3 });
         assert_eq!(Spread::of(&[4.0, 1.0, 2.0, 9.0]).median, 3.0);
         assert_eq!(Spread::of(&[5.0]), Spread { median: 5.0, min: 5.0, max: 5.0, runs: 1 });

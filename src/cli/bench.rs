@@ -48,7 +48,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = super::whole, allow_hyphen_values = true)]
     runs: usize,
 
-    /// Only rows whose name holds this text, such as verb/attention, stage/vae or picture; loads
+    /// Only rows whose name holds this text, such as op/attention, stage/vae or picture; loads
     /// only what they need
     #[arg(long, value_name = "PATTERN", default_value = "", allow_hyphen_values = true)]
     filter: String,

@@ -1,24 +1,27 @@
-//! Runs the cases on two backends, one case at a time.
+//! Runs the cases of the catalogue on two backends, one case at a time.
 
-use super::case::{Case, Inputs};
+use super::finding::{Finding, difference};
+use super::rejections::{self, REJECTIONS};
+use super::replay_error;
 use super::report::{Outcome, Report, Row};
-use super::tolerance::{EQUAL, Precision, Tolerance};
-use super::{relative_error, replay_error, verbs};
-use crate::backend::Backend;
+use crate::backend::{Backend, Runtime};
+use crate::catalogue::{self, Call, Case, EQUAL, Entry, Inputs, Noise, Precision, Tolerance, Written};
 use crate::error::{Error, Result};
-use crate::tensor::{DType, HostTensor};
+use crate::tensor::HostTensor;
 use std::collections::BTreeMap;
 
-/// What to compare, and on which inputs.
+/// The cases to run, and their inputs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
-    /// What the inputs are made from: the same seed makes the same inputs.
+    /// The seed of the inputs: the same seed makes the same inputs.
     pub seed: u64,
     /// Only cases whose name (`attention/causal-gqa-257`) holds this text; empty for all.
     pub filter: String,
-    /// Adds the cases of real size: those of a 1024×1024 picture, for GPUs. They take minutes on a CPU.
+    /// Adds the cases of real size, those of a 1024×1024 picture. They are for GPUs and take
+    /// minutes on a CPU.
     pub full: bool,
-    /// Also records and replays every case; the results have to equal those of calling its verbs. On by default.
+    /// Also records and replays every case, which must give the results of calling its ops. On by
+    /// default.
     pub replay: bool,
 }
 
@@ -28,8 +31,8 @@ impl Default for Options {
     }
 }
 
-/// Compares every verb of `candidate` with that of `reference`, on the same inputs. What the candidate refuses is a
-/// failure in the report.
+/// Compares every op of `candidate` with that of `reference`, on the same inputs. An error of the
+/// candidate is a failure in the report.
 ///
 /// # Errors
 /// Those of the reference, which leave nothing to compare with.
@@ -40,6 +43,13 @@ where
 {
     compare_each(reference, candidate, options, &mut |_| ()).await
 }
+
+/// The case of replaying a recording twice.
+const REPLAY: &str = "replay";
+const REPLAY_CASE: &str = "replay/twice";
+/// The case of pictures that are not finite, in the row of `to_rgb8`.
+const TO_RGB8: &str = "to_rgb8";
+const NON_FINITE_CASE: &str = "to_rgb8/non-finite-is-refused";
 
 /// As [`compare`], but hands every row to `each` as soon as all of its cases have run.
 ///
@@ -55,47 +65,60 @@ where
     A: Backend + 'static,
     B: Backend + 'static,
 {
-    let (own, other) = (Precision::of(reference)?, Precision::of(candidate)?);
-    let precision = own.coarser(other);
-    let inputs = |activations| Inputs { seed: options.seed, precision, activations, poison: false };
-    let (expect, inputs) = (inputs(own.activations), inputs(other.activations));
+    let precision = Precision::of(reference)?.coarser(Precision::of(candidate)?);
+    let noise = Noise { seed: options.seed, precision, poison: false };
     let mut report = empty(reference, candidate, precision, options);
-    let cases = verbs::suite::<A>(options.full).cases.into_iter().zip(verbs::suite::<B>(options.full).cases);
-    let cases: Vec<_> = cases.filter(|(case, _)| case.name.contains(&options.filter)).collect();
-    let [twice, non_finite] = ["replay/twice", "to_rgb8/non-finite-is-refused"];
-    let replays = options.replay && twice.contains(&options.filter);
-    let refuses = non_finite.contains(&options.filter);
-    // How many cases each row still waits for.
-    let mut left = BTreeMap::<&str, usize>::from([("replay", 1), ("to_rgb8", usize::from(refuses))]);
-    cases.iter().for_each(|(case, _)| *left.entry(case.verb).or_default() += 1);
-    let mut add = |verb: &'static str, outcome: Outcome| {
-        report.add(verb, outcome);
-        let left = left.entry(verb).or_default();
+    let wanted = |name: &str| name.contains(&options.filter);
+    let mut cases = Vec::new();
+    let mut rejections = Vec::new();
+    for (known, other) in everything::<A>().zip(everything::<B>()) {
+        let pairs = known.cases.into_iter().zip(other.cases);
+        cases.extend(pairs.filter(|(case, _)| wanted(&case.name) && (options.full || !case.is_full())));
+        let pairs = known.rejections.into_iter().zip(other.rejections);
+        rejections.extend(pairs.filter(|(rejection, _)| wanted(&rejections::name(rejection))));
+    }
+    let replays = options.replay && wanted(REPLAY_CASE);
+    let non_finite = wanted(NON_FINITE_CASE);
+
+    // The number of cases that each row still waits for.
+    let mut left = BTreeMap::from([
+        (REPLAY, usize::from(replays)),
+        (TO_RGB8, usize::from(non_finite)),
+        (REJECTIONS, rejections.len()),
+    ]);
+    cases.iter().for_each(|(case, _)| *left.entry(case.op).or_default() += 1);
+    let mut add = |row: &'static str, outcome: Outcome| {
+        report.add(row, outcome);
+        let left = left.entry(row).or_default();
         *left -= 1;
         if *left == 0 {
-            report.row(verb).into_iter().for_each(&mut *each);
+            report.row(row).into_iter().for_each(&mut *each);
         }
     };
     for (known, case) in cases {
-        let expected = called(reference, &known, expect).await?;
-        let result = examine(candidate, &case, inputs, &expected, options.replay).await;
-        add(case.verb, outcome(case.name, case.tolerance, precision, result));
+        let expected = called(reference, &known, noise).await?;
+        let result = examine(candidate, &case, noise, &expected, options.replay).await;
+        add(case.op, outcome(case.name, case.tolerance, precision, result));
+    }
+    if non_finite {
+        let result = rejects_non_finite(candidate).await;
+        add(TO_RGB8, outcome(NON_FINITE_CASE.into(), EQUAL, precision, result));
+    }
+    for (known, rejection) in rejections {
+        let expected = rejections::expected(reference, &known)?;
+        let result = rejections::examine(candidate, &rejection, &expected, options.replay).await;
+        add(REJECTIONS, outcome(rejections::name(&rejection), EQUAL, precision, result));
     }
     if replays {
         let result = replay_error(candidate, options.seed).await.map(|error| Finding { error, problem: None });
-        add("replay", outcome(twice.into(), EQUAL, precision, result));
-    }
-    if refuses {
-        let result = refuses_non_finite(candidate).await;
-        add("to_rgb8", outcome(non_finite.into(), EQUAL, precision, result));
+        add(REPLAY, outcome(REPLAY_CASE.into(), EQUAL, precision, result));
     }
     Ok(report)
 }
 
-/// What was found out about a case.
-pub(super) struct Finding {
-    pub error: f64,
-    pub problem: Option<String>,
+/// The uploads, then the ops of the catalogue.
+fn everything<B: Backend + 'static>() -> impl Iterator<Item = Entry<B>> {
+    std::iter::once(catalogue::upload()).chain(catalogue::entries())
 }
 
 /// A report without rows.
@@ -115,40 +138,43 @@ pub(super) fn empty<A: Backend, B: Backend>(
     }
 }
 
-/// A case's finding, or what the candidate refused it with, against its tolerance.
+/// The finding of a case against its tolerance. An error of the candidate is a problem.
 pub(super) fn outcome(case: String, tolerance: Tolerance, at: Precision, result: Result<Finding>) -> Outcome {
-    let refused = |error: Error| Finding { error: f64::INFINITY, problem: Some(error.to_string()) };
-    let Finding { error, problem } = result.unwrap_or_else(refused);
+    let Finding { error, problem } = result.unwrap_or_else(|error| Finding::problem(error.to_string()));
     Outcome { case, error, tolerance: tolerance.at(at), reason: tolerance.reason.to_owned(), problem }
 }
 
-/// Runs a case on the candidate: recorded, then called, each on poisoned memory.
+/// Runs a case on the candidate, recorded and then called, each time in poisoned memory. The
+/// recorded run is first: if a replay writes nothing, no right result has been computed yet that
+/// could take its place.
 async fn examine<B: Backend>(
     b: &B,
     case: &Case<B>,
-    inputs: Inputs,
+    noise: Noise,
     expected: &[HostTensor],
     replay: bool,
 ) -> Result<Finding> {
     let mut by_replay = None;
     if replay {
-        poison(b, case, inputs).await?;
-        by_replay = Some(replayed(b, case, inputs).await?);
+        poison(b, case, noise).await?;
+        by_replay = Some(replayed(b, case, noise).await?);
     }
-    poison(b, case, inputs).await?;
-    let by_call = called(b, case, inputs).await?;
+    poison(b, case, noise).await?;
+    let by_call = called(b, case, noise).await?;
     let mut finding = difference(&by_call, expected);
     if let (Some(by_replay), None) = (by_replay, &finding.problem) {
         let change = difference(&by_replay, &by_call);
         if change.error != 0.0 && finding.error.is_finite() {
-            finding.problem = Some(format!("replayed, it differs by {:.2e} from the same verbs called", change.error));
+            let error = change.error;
+            finding.problem = Some(format!("a replay differs by {error:.2e} from calls of the same ops"));
         }
     }
     Ok(finding)
 }
 
-/// The law of pictures: one with an infinite value or NaN never reaches the host, and the next one does.
-async fn refuses_non_finite<B: Backend>(b: &B) -> Result<Finding> {
+/// Checks that a picture with an infinite value or NaN never reaches the host, and that the next
+/// picture does.
+async fn rejects_non_finite<B: Backend>(b: &B) -> Result<Finding> {
     let activations = b.activations();
     let picture = async |value: f32| {
         let x = b.upload(&HostTensor::rounded(activations, &[1, 1, 2, 3], &[1.0, 1.0, 1.0, 1.0, value, 1.0]))?;
@@ -157,54 +183,46 @@ async fn refuses_non_finite<B: Backend>(b: &B) -> Result<Finding> {
     for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
         if !matches!(picture(value).await, Err(Error::NonFinitePicture)) {
             let problem = format!("a picture with the value {value} is not refused as one that is not finite");
-            return Ok(Finding { error: f64::INFINITY, problem: Some(problem) });
+            return Ok(Finding::problem(problem));
         }
     }
     Ok(difference(&[picture(1.0).await?], &[HostTensor::from_u8(&[1, 1, 2, 3], &[255; 6])]))
 }
 
-/// Leaves memory without a right value in it behind; see [`super::case`].
-async fn poison<B: Backend>(b: &B, case: &Case<B>, inputs: Inputs) -> Result<()> {
-    drop(case.prepare(b, Inputs { poison: true, ..inputs })?(b)?);
+/// Uploads the inputs of a case.
+fn prepared<B: Backend>(b: &B, case: &Case<B>, noise: Noise) -> Result<Call<B>> {
+    case.prepare(&mut Inputs::of_noise(b, &case.name, noise))
+}
+
+/// Leaves memory without a right value behind, as [`crate::catalogue`]'s inputs explain.
+async fn poison<B: Backend>(b: &B, case: &Case<B>, noise: Noise) -> Result<()> {
+    drop(prepared(b, case, Noise { poison: true, ..noise })?(b)?);
     b.wait(b.event()?).await
 }
 
-/// The results of calling a case's verbs.
-async fn called<B: Backend>(b: &B, case: &Case<B>, inputs: Inputs) -> Result<Vec<HostTensor>> {
-    let steps = case.prepare(b, inputs)?;
-    download(b, &steps(b)?).await
+/// The results of calling a case's ops.
+async fn called<B: Backend>(b: &B, case: &Case<B>, noise: Noise) -> Result<Vec<HostTensor>> {
+    let written = prepared(b, case, noise)?(b)?;
+    download(b, written).await
 }
 
-/// The results of recording a case's verbs and replaying them once.
-async fn replayed<B: Backend>(b: &B, case: &Case<B>, inputs: Inputs) -> Result<Vec<HostTensor>> {
-    let steps = case.prepare(b, inputs)?;
-    let mut results = Vec::new();
+/// The results of recording a case's ops and replaying them once.
+async fn replayed<B: Backend>(b: &B, case: &Case<B>, noise: Noise) -> Result<Vec<HostTensor>> {
+    let call = prepared(b, case, noise)?;
+    let mut written = Written { changed: Vec::new(), new: Vec::new() };
     let recording = b.record(|b| {
-        results = steps(b)?;
+        written = call(b)?;
         Ok(())
     })?;
     b.replay(&recording)?;
-    download(b, &results).await
+    download(b, written).await
 }
 
-async fn download<B: Backend>(b: &B, tensors: &[B::Tensor]) -> Result<Vec<HostTensor>> {
-    let mut results = Vec::with_capacity(tensors.len());
-    for tensor in tensors {
+/// The tensors that a call changed, then those that it made.
+async fn download<B: Runtime>(b: &B, written: Written<B::Tensor>) -> Result<Vec<HostTensor>> {
+    let mut results = Vec::new();
+    for tensor in written.changed.iter().chain(&written.new) {
         results.push(b.download(tensor).await?);
     }
     Ok(results)
-}
-
-/// The largest relative error among several results; shapes and kinds of elements have to agree.
-fn difference(results: &[HostTensor], expected: &[HostTensor]) -> Finding {
-    let mut finding = Finding { error: 0.0, problem: None };
-    for (result, expected) in results.iter().zip(expected) {
-        let whole = |dtype| matches!(dtype, DType::U8 | DType::U32).then_some(dtype);
-        if result.shape() != expected.shape() || whole(result.dtype()) != whole(expected.dtype()) {
-            let problem = format!("the result is {result:?}, not {expected:?}");
-            return Finding { error: f64::INFINITY, problem: Some(problem) };
-        }
-        finding.error = finding.error.max(relative_error(&result.to_f32(), &expected.to_f32()));
-    }
-    finding
 }

@@ -1,18 +1,20 @@
-//! What a backend must do to be called right, for anyone who writes or ports one.
+//! The tests of a backend, for anyone who writes or ports one.
 //!
-//! [`compare`] runs every verb of two backends on the same inputs and returns a [`Report`]: how far apart they are, how
-//! far they may be, and why. [`cpu`](crate::backend::cpu) is the executable meaning of the verbs and the usual reference;
-//! two GPUs can be compared as well. [`compare_pipelines`] does the same for the stages of a model and for whole
-//! pictures, [`beyond_f16`] makes a model harder without changing its pictures, and [`compare_all`] does everything.
+//! [`compare`] runs every op of two backends on the same inputs and returns a [`Report`]: the
+//! distance of the results, its bound, and the reason for the bound. [`cpu`](crate::backend::cpu)
+//! is the executable meaning of the ops and the usual reference; two GPUs can be compared as well.
+//! [`compare_pipelines`] does the same for the stages of a model and for whole pictures,
+//! [`beyond_f16`] makes a model harder without changing its pictures, and [`compare_all`] does
+//! everything.
 //!
-//! A backend of your own is proved by a test of a few lines:
+//! A test of a few lines proves a backend:
 //!
 //! ```
 //! use zimage::backend::cpu::Cpu;
 //! use zimage::conformance::{Options, compare};
 //!
 //! # use Cpu as MyBackend;
-//! let options = Options { filter: "linear/odd".into(), ..Options::default() }; // leave the filter out for all verbs
+//! let options = Options { filter: "linear/odd".into(), ..Options::default() }; // leave the filter out for all ops
 //! let report = pollster::block_on(compare(&Cpu::new(), &MyBackend::new(), &options))?;
 //! assert!(report.passed(), "{report}");
 //! # assert_eq!(report.cases(), 2);
@@ -20,29 +22,39 @@
 //! ```
 //!
 //! # Cases
-//! Each verb has cases of the widths that Z-Image has (with fewer tokens than a picture of 1024×1024, unless
-//! [`Options::full`]) and awkward ones: one token, ragged lengths, odd widths, sizes that no tile divides, activations of
-//! 10⁴ and far more, values where eps decides. Weights come in F32, F16 and BF16. Inputs are random, of one seed and the
-//! case's name, and are rounded beforehand to what both backends hold, so that only the verb's own arithmetic is
-//! compared. Every result is computed in memory that was poisoned as far as the trait allows, once by calling the verb
-//! and once by recording and replaying it, which must not make a difference. A picture with an infinite value or NaN in
-//! it must not come back as pixels.
+//! The cases of each op come from [`mod@crate::catalogue`]. They have the widths of Z-Image, with
+//! fewer tokens than a picture of 1024×1024 unless [`Options::full`], and awkward sizes: one token,
+//! ragged lengths, odd widths, sizes that no tile divides, activations of 10⁴ and far more, values
+//! where eps decides. Weights come in F32, F16 and BF16. Inputs are random, of one seed and the
+//! case's name, and are rounded beforehand to a precision that both backends hold, so that only the
+//! op's own arithmetic is compared. Every result is computed in poisoned memory, once by calling
+//! the op and once by recording and replaying it, and both must agree. A picture with an infinite
+//! value or NaN must not come back as pixels.
+//!
+//! # Rejections
+//! Every op and every upload is called with arguments that it must reject: wrong ranks, sizes and
+//! types, empty tensors, and inputs that share memory with a tensor that is changed in place. The
+//! candidate must return [`Error::Shape`](crate::Error::Shape) with the message of the reference,
+//! when the op is called and when it is recorded, and must still draw a picture afterwards. These
+//! cases are the row `rejections`; their names are `rejections/linear-width-of-x` and the like.
 //!
 //! # Tolerances
-//! Values are compared as whole tensors by [`relative_error`], never element by element: rounding spreads over a tensor,
-//! and a single small element says little about it. What is tolerated depends on the types that the coarser of the two
-//! backends rounds to: that of its activations, found by looking at a verb's result, and [`Backend::operands`] of its
-//! products. Every figure comes with its reason, in the report as well.
+//! Values are compared as whole tensors by [`relative_error`], never element by element: rounding
+//! spreads over a tensor, and a single small element says little about it. The tolerance depends on
+//! the types to which the coarser of the two backends rounds:
+//! [`Runtime::activations`](crate::backend::Runtime::activations) and
+//! [`Runtime::operands`](crate::backend::Runtime::operands). Every figure has its reason, which the
+//! report shows.
 
-mod case;
 mod compare;
+mod finding;
 mod overflow;
 mod pipelines;
+mod rejections;
 mod report;
 pub mod stages;
-mod tolerance;
-mod verbs;
 
+pub use crate::numbers::noise;
 pub use compare::{Options, compare, compare_each};
 pub use overflow::beyond_f16;
 pub use pipelines::{compare_all, compare_pipelines};
@@ -52,8 +64,8 @@ use crate::backend::{Backend, Branch, RmsNorm};
 use crate::error::Result;
 use crate::tensor::HostTensor;
 
-/// `‖out − reference‖ / ‖reference‖` in f64. Values that are not numbers, and lengths that differ, are infinitely wrong;
-/// for a reference of zeros it is the length of `out`.
+/// `‖out − reference‖ / ‖reference‖` in f64. It is infinite for values that are not numbers and for
+/// lengths that differ; for a reference of zeros it is the length of `out`.
 pub fn relative_error(out: &[f32], reference: &[f32]) -> f64 {
     if out.len() != reference.len() {
         return f64::INFINITY;
@@ -65,25 +77,15 @@ pub fn relative_error(out: &[f32], reference: &[f32]) -> f64 {
     if error.is_nan() { f64::INFINITY } else { error }
 }
 
-/// Values between −1 and 1 that depend on `seed` alone and look random to a tensor product (a splitmix64 sequence).
-pub fn noise(seed: u64, count: usize) -> Vec<f32> {
-    let next = |i: u64| {
-        let mut z = seed.wrapping_add(i.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) >> 40
-    };
-    (1..=count as u64).map(|i| next(i) as f32 / (1 << 23) as f32 - 1.0).collect()
-}
-
-/// The law of recordings: replaying a recording twice leaves what calling its verbs twice leaves. The verbs drop
-/// tensors on the way, so a backend that reuses their memory too early is found. Returns the [`relative_error`], which
-/// must be 0.
+/// The difference between replaying a recording twice and calling its ops twice, as a
+/// [`relative_error`], which must be 0. The ops drop tensors on the way, so that a backend which
+/// reuses their memory too early has another result.
 ///
 /// # Errors
 /// Those of the backend.
 pub async fn replay_error<B: Backend>(b: &B, seed: u64) -> Result<f64> {
-    let (tokens, width) = (5, 48);
+    let tokens = 5;
+    let width = 48;
     let activations = b.activations();
     let upload = |salt: u64, shape: &[usize]| {
         let values = noise(seed ^ salt, shape.iter().product());
@@ -93,7 +95,9 @@ pub async fn replay_error<B: Backend>(b: &B, seed: u64) -> Result<f64> {
         let values = noise(seed ^ salt, width * width);
         b.upload_linear(&[HostTensor::from_f32(&[width, width], &values).into()], &[]).await
     };
-    let (first, second, weight) = (matrix(1).await?, matrix(2).await?, upload(3, &[width])?);
+    let first = matrix(1).await?;
+    let second = matrix(2).await?;
+    let weight = upload(3, &[width])?;
     let norm = || RmsNorm { weight: &weight, scale: None, eps: 1e-5 };
     let steps = |b: &B, x: &mut B::Tensor| {
         let mut h = b.rms_norm(x, norm())?;
@@ -119,7 +123,7 @@ mod tests {
     use crate::backend::cpu::Cpu;
 
     #[test]
-    fn what_is_not_a_number_is_infinitely_wrong() {
+    fn nan_is_infinitely_wrong() {
         assert_eq!(relative_error(&[1.0, 2.0], &[1.0, 2.0]), 0.0);
         assert_eq!(relative_error(&[3.0, 0.0], &[0.0, 4.0]), 1.25);
         assert_eq!(relative_error(&[f32::NAN], &[1.0]), f64::INFINITY);

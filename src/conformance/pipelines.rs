@@ -1,13 +1,14 @@
 //! The stages of a model, and whole pictures, on two backends.
 //!
-//! Each stage is given the same inputs on both, so that a report says in which stage, and in which
-//! block of it, the two part.
+//! Each stage gets the same inputs on both, so that a report shows the stage, and the block of it,
+//! where they diverge.
 
-use super::compare::{Finding, Options, compare, empty, outcome};
+use super::compare::{Options, compare, empty, outcome};
+use super::finding::Finding;
 use super::report::Report;
-use super::tolerance::{PICTURE, Precision, STAGE, Tolerance};
 use super::{beyond_f16, noise, relative_error};
 use crate::backend::{Backend, Branch, DeviceTensor};
+use crate::catalogue::{Precision, Tolerance};
 use crate::error::Result;
 use crate::model::Model;
 use crate::model::transformer::{Clock, ProbePoint, padded};
@@ -16,7 +17,24 @@ use crate::pipeline::request::Request;
 use crate::tensor::HostTensor;
 use std::ops::ControlFlow;
 
-/// One prompt within the 32 tokens that captions are padded to, one past them: a ragged batch.
+/// The tolerance of a whole network, block by block.
+const STAGE: Tolerance = Tolerance::gemm(
+    1e-4,
+    3e-3,
+    4e-2,
+    "roundings of a block add up over the blocks: tens of them at the precision of one matrix product each",
+);
+
+/// The tolerance of a picture, as root mean square error over the range of a pixel: 40 dB PSNR, and
+/// 30 dB where activations or operands are BF16.
+const PICTURE: Tolerance = Tolerance::gemm(
+    1e-2,
+    1e-2,
+    3.2e-2,
+    "40 dB PSNR, differences that nobody sees; 30 dB where BF16 rounds, as that grows from step to step",
+);
+
+/// One prompt within the 32 tokens that captions are padded to and one past them: a ragged batch.
 const PROMPTS: [&str; 2] = [
     "a red fox",
     "two owls on a wooden table beside a river, in the light of a summer morning, painted with thick strokes of oil \
@@ -60,22 +78,22 @@ where
 /// The stages, as rows of a report.
 const STAGES: [&str; 4] = ["text_encoder", "transformer", "vae", "picture"];
 
-/// True if a stage of a model runs: the filter is a part of `stage/model`, or continues it.
+/// Whether the filter is part of `stage/model` or begins with it.
 fn chosen(stage: &str, model: &str, options: &Options) -> bool {
     let name = format!("{stage}/{model}/");
     name.contains(&options.filter) || options.filter.starts_with(&name)
 }
 
-/// A stage's result at one place, in F32, without rows that have no meaning.
-struct Seen {
-    place: String,
+/// The values of a stage at one probe point, in F32, without padding.
+struct Probed {
+    point: String,
     values: Vec<f32>,
 }
 
 /// Compares the stages of one model, which both pipelines have loaded, and two of its pictures:
 /// without and with guidance. `model` is its name, for the report. The cases are
-/// `text_encoder/<model>/block-<i>`, `transformer/<model>/…` for every place of [`ProbePoint`] and
-/// the velocity, `vae/<model>/decode` and `…/encode`, and `picture/<model>/plain` and `…/guided`; a
+/// `text_encoder/<model>/block-<i>`, `transformer/<model>/…` for every [`ProbePoint`] and the
+/// velocity, `vae/<model>/decode` and `…/encode`, and `picture/<model>/plain` and `…/guided`; a
 /// picture's error is its root mean square error over 255, so that 0.01 is 40 dB PSNR. With
 /// [`Options::full`] pictures are of the model's own size and steps.
 ///
@@ -91,7 +109,7 @@ pub async fn compare_pipelines<A: Backend, B: Backend>(
     let mut report = empty(reference.backend(), candidate.backend(), precision, options);
     let prompts = PROMPTS.map(|prompt| reference.tokenizer().encode(prompt).map(|tokens| tokens.ids));
     let prompts = prompts.into_iter().collect::<Result<Vec<_>>>()?;
-    let mut compare = |stage: &str, tolerance: Tolerance, known: Vec<Seen>, other: Result<Vec<Seen>>| {
+    let mut compare = |stage: &str, tolerance: Tolerance, known: Vec<Probed>, other: Result<Vec<Probed>>| {
         let others = match other {
             Ok(others) => others,
             Err(error) => {
@@ -101,7 +119,7 @@ pub async fn compare_pipelines<A: Backend, B: Backend>(
         };
         let measure = if stage == "picture" { picture_error } else { relative_error };
         for (known, other) in known.into_iter().zip(others) {
-            let name = format!("{stage}/{model}/{}", known.place);
+            let name = format!("{stage}/{model}/{}", known.point);
             if name.contains(&options.filter) {
                 let finding = Finding { error: measure(&other.values, &known.values), problem: None };
                 report.add(stage, outcome(name, tolerance, precision, Ok(finding)));
@@ -134,7 +152,7 @@ fn picture_error(picture: &[f32], reference: &[f32]) -> f64 {
     relative_error(picture, reference) * rms / 255.0
 }
 
-/// A copy of an activation that changes in place later: the branch added to zeros.
+/// A copy of an activation that is changed in place later: zeros plus the activation as a branch.
 fn copy<B: Backend>(b: &B, x: &B::Tensor) -> Result<B::Tensor> {
     let width = x.shape().last().copied().unwrap_or(1);
     let rows = x.shape().iter().product::<usize>() / width.max(1);
@@ -144,37 +162,38 @@ fn copy<B: Backend>(b: &B, x: &B::Tensor) -> Result<B::Tensor> {
     Ok(zeros)
 }
 
-/// Tensors that were seen on the way, with the rows of each item that have a meaning (empty: all of
-/// them).
-struct Places<B: Backend>(Vec<(String, Vec<usize>, B::Tensor)>);
+/// Copies of the tensors at the probe points, with the number of rows of each item that are not
+/// padding; empty for all.
+struct Probes<B: Backend>(Vec<(String, Vec<usize>, B::Tensor)>);
 
-impl<B: Backend> Places<B> {
-    fn push(&mut self, b: &B, place: String, rows: &[usize], x: &B::Tensor) -> Result<()> {
-        self.0.push((place, rows.to_vec(), copy(b, x)?));
+impl<B: Backend> Probes<B> {
+    fn push(&mut self, b: &B, point: String, rows: &[usize], x: &B::Tensor) -> Result<()> {
+        self.0.push((point, rows.to_vec(), copy(b, x)?));
         Ok(())
     }
 
-    async fn download(self, b: &B) -> Result<Vec<Seen>> {
-        let mut seen = Vec::with_capacity(self.0.len());
-        for (place, rows, tensor) in self.0 {
+    async fn download(self, b: &B) -> Result<Vec<Probed>> {
+        let mut probed = Vec::with_capacity(self.0.len());
+        for (point, rows, tensor) in self.0 {
             let values = b.download(&tensor).await?.to_f32();
             let width = tensor.shape()[2];
             let item = values.len() / rows.len().max(1);
             let kept = |(values, rows): (&[f32], &usize)| values[..(rows * width).min(values.len())].to_vec();
             let values = if rows.is_empty() { values } else { values.chunks(item).zip(&rows).flat_map(kept).collect() };
-            seen.push(Seen { place, values });
+            probed.push(Probed { point, values });
         }
-        Ok(seen)
+        Ok(probed)
     }
 }
 
-async fn text_encoder<B: Backend>(pipeline: &Pipeline<B>, prompts: &[Vec<u32>]) -> Result<Vec<Seen>> {
-    let (b, encoder) = (pipeline.backend(), pipeline.text_encoder().await?);
+async fn text_encoder<B: Backend>(pipeline: &Pipeline<B>, prompts: &[Vec<u32>]) -> Result<Vec<Probed>> {
+    let b = pipeline.backend();
+    let encoder = pipeline.text_encoder().await?;
     let lengths: Vec<usize> = prompts.iter().map(Vec::len).collect();
     let tokens = padded(lengths.iter().copied().max().unwrap_or(0));
-    let mut places = Places(Vec::new());
-    encoder.forward(b, prompts, tokens, &mut |i, x| places.push(b, format!("block-{i}"), &lengths, x))?;
-    places.download(b).await
+    let mut probes = Probes(Vec::new());
+    encoder.forward(b, prompts, tokens, &mut |i, x| probes.push(b, format!("block-{i}"), &lengths, x))?;
+    probes.download(b).await
 }
 
 /// Text features as a transformer reads them, on the host.
@@ -184,7 +203,7 @@ struct Captions {
     lengths: Vec<usize>,
 }
 
-/// Random ones: what the text encoder makes of the prompts is compared before.
+/// Random text features; those of the text encoder are compared in its own stage.
 fn captions<B: Backend>(pipeline: &Pipeline<B>, prompts: &[Vec<u32>], precision: Precision, seed: u64) -> Captions {
     let lengths: Vec<usize> = prompts.iter().map(Vec::len).collect();
     let tokens = padded(lengths.iter().copied().max().unwrap_or(0));
@@ -193,20 +212,21 @@ fn captions<B: Backend>(pipeline: &Pipeline<B>, prompts: &[Vec<u32>], precision:
     Captions { shape, values: values.into_iter().map(|v| precision.round(v)).collect(), lengths }
 }
 
-/// One call as guidance makes it: one picture with two captions of unequal length.
+/// One guided call: one picture with two captions of unequal length.
 async fn transformer_step<B: Backend>(
     pipeline: &Pipeline<B>,
     captions: &Captions,
     options: &Options,
-) -> Result<Vec<Seen>> {
-    let (b, transformer) = (pipeline.backend(), pipeline.transformer().await?);
+) -> Result<Vec<Probed>> {
+    let b = pipeline.backend();
+    let transformer = pipeline.transformer().await?;
     let config = &pipeline.config().transformer;
     let size = if options.full {
         let [_, height, width] =
             pipeline.latent_size(pipeline.config().defaults.width, pipeline.config().defaults.height);
         [height, width]
     } else {
-        // 60 patches, so that there is padding.
+        // 60 patches, which are padded.
         [6 * config.patch_size, 10 * config.patch_size]
     };
     let items = captions.lengths.len();
@@ -214,14 +234,14 @@ async fn transformer_step<B: Backend>(
     let caption_rows: Vec<usize> = captions.lengths.iter().map(|&length| padded(length)).collect();
     let rows: Vec<usize> = caption_rows.iter().map(|caption| image + caption).collect();
 
-    let mut places = Places(Vec::new());
+    let mut probes = Probes(Vec::new());
     let mut probe = |stage: ProbePoint, x: &B::Tensor| match stage {
-        ProbePoint::Timestep => places.push(b, "timestep".into(), &[], x),
-        ProbePoint::EmbedPatches => places.push(b, "embed_patches".into(), &[], x),
-        ProbePoint::EmbedCaption => places.push(b, "embed_caption".into(), &caption_rows, x),
-        ProbePoint::NoiseRefiner(i) => places.push(b, format!("noise_refiner-{i}"), &[], x),
-        ProbePoint::ContextRefiner(i) => places.push(b, format!("context_refiner-{i}"), &caption_rows, x),
-        ProbePoint::Layer(i) => places.push(b, format!("layer-{i}"), &rows, x),
+        ProbePoint::Timestep => probes.push(b, "timestep".into(), &[], x),
+        ProbePoint::EmbedPatches => probes.push(b, "embed_patches".into(), &[], x),
+        ProbePoint::EmbedCaption => probes.push(b, "embed_caption".into(), &caption_rows, x),
+        ProbePoint::NoiseRefiner(i) => probes.push(b, format!("noise_refiner-{i}"), &[], x),
+        ProbePoint::ContextRefiner(i) => probes.push(b, format!("context_refiner-{i}"), &caption_rows, x),
+        ProbePoint::Layer(i) => probes.push(b, format!("layer-{i}"), &rows, x),
     };
     let features = b.upload(&HostTensor::rounded(b.activations(), &captions.shape, &captions.values))?;
     let refined = transformer.captions(b, &features, &captions.lengths, &mut probe)?;
@@ -233,13 +253,14 @@ async fn transformer_step<B: Backend>(
     let clock = Clock { times: &times, step: &step };
     let velocity = transformer.forward(b, &latents, clock, &refined, &sequence, &mut probe)?;
     let velocity = b.download(&velocity).await?.to_f32();
-    let mut seen = places.download(b).await?;
-    seen.push(Seen { place: "velocity".into(), values: velocity });
-    Ok(seen)
+    let mut probed = probes.download(b).await?;
+    probed.push(Probed { point: "velocity".into(), values: velocity });
+    Ok(probed)
 }
 
-async fn autoencoder<B: Backend>(pipeline: &Pipeline<B>, options: &Options) -> Result<Vec<Seen>> {
-    let (b, vae) = (pipeline.backend(), pipeline.vae());
+async fn autoencoder<B: Backend>(pipeline: &Pipeline<B>, options: &Options) -> Result<Vec<Probed>> {
+    let b = pipeline.backend();
+    let vae = pipeline.vae();
     let config = pipeline.config();
     let factor = config.vae.scale_factor();
     let [height, width] =
@@ -247,21 +268,23 @@ async fn autoencoder<B: Backend>(pipeline: &Pipeline<B>, options: &Options) -> R
     let shape = [1, config.vae.latent_channels, height, width];
     let latents = HostTensor::from_f32(&shape, &noise(options.seed ^ 0xdec0, shape.iter().product()));
     let decoded = vae.decode_unrounded(b, &b.upload(&latents)?, 0..1)?;
-    let decoded = Seen { place: "decode".into(), values: b.download(&decoded).await?.to_f32() };
+    let decoded = Probed { point: "decode".into(), values: b.download(&decoded).await?.to_f32() };
 
     let shape = [1, height * factor, width * factor, 3];
     let levels = noise(options.seed ^ 0xe0c0, shape.iter().product());
     let pixels: Vec<u8> = levels.into_iter().map(|v| ((v + 1.0) * 127.99) as u8).collect();
     let encoded = vae.encode(b, &b.upload(&HostTensor::from_u8(&shape, &pixels))?)?;
-    let encoded = Seen { place: "encode".into(), values: b.download(&encoded).await?.to_f32() };
+    let encoded = Probed { point: "encode".into(), values: b.download(&encoded).await?.to_f32() };
     Ok(vec![decoded, encoded])
 }
 
-async fn pictures<B: Backend>(pipeline: &Pipeline<B>, options: &Options) -> Result<Vec<Seen>> {
+async fn pictures<B: Backend>(pipeline: &Pipeline<B>, options: &Options) -> Result<Vec<Probed>> {
     let multiple = pipeline.config().size_multiple();
     let mut request = Request { seed: options.seed, ..Request::new(PROMPTS[0]) };
     if !options.full {
-        (request.width, request.height, request.steps) = (Some(8 * multiple), Some(6 * multiple), Some(4));
+        request.width = Some(8 * multiple);
+        request.height = Some(6 * multiple);
+        request.steps = Some(4);
     }
     let guided = Request {
         negative: vec!["a blurred photograph".into()],
@@ -269,12 +292,12 @@ async fn pictures<B: Backend>(pipeline: &Pipeline<B>, options: &Options) -> Resu
         cfg_normalization: 1.0,
         ..request.clone()
     };
-    let mut seen = Vec::new();
-    for (place, request) in [("plain", request), ("guided", guided)] {
+    let mut probed = Vec::new();
+    for (point, request) in [("plain", request), ("guided", guided)] {
         let job = request.check(pipeline.config())?;
         let (pictures, _) = pipeline.generate(&job, &mut |_| ControlFlow::Continue(())).await?;
         let values = pictures.iter().flat_map(HostTensor::to_f32).collect();
-        seen.push(Seen { place: place.into(), values });
+        probed.push(Probed { point: point.into(), values });
     }
-    Ok(seen)
+    Ok(probed)
 }

@@ -1,57 +1,60 @@
-//! What came out of a comparison: a table for people, a document for programs.
+//! The result of a comparison: a table for people, a document for programs.
 
 use serde::{Serialize, Serializer};
 use std::fmt;
 
-/// How one backend compares with another.
+/// The comparison of one backend with another.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Report {
-    /// The backend that was taken to be right, with its device.
+    /// The backend that counts as right, with its device.
     pub reference: String,
-    /// The backend that was held against it, with its device.
+    /// The backend that is compared with it, with its device.
     pub candidate: String,
-    /// What the inputs were made from.
+    /// The seed of the inputs.
     pub seed: u64,
-    /// The coarser activation type of the two, which tolerances depend on.
+    /// The coarser activation type of the two, on which tolerances depend.
     pub activations: String,
-    /// What the operands of products were rounded to, on the coarser of the two.
+    /// The coarser operand type of matrix products of the two.
     pub operands: String,
-    /// One row a verb, then one a stage of the pipeline.
+    /// One row per op, one for rejected arguments, one for replays, then one per stage of the
+    /// pipeline.
     pub rows: Vec<Row>,
 }
 
-/// All cases of one verb or stage.
+/// All cases of one op or stage.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Row {
-    /// The verb or the stage.
-    pub verb: String,
-    /// How many cases ran.
+    /// The op or the stage.
+    pub op: String,
+    /// The number of cases that ran.
     pub cases: usize,
     /// Whether all of them passed.
     pub passed: bool,
-    /// The case that used most of its tolerance; of several that failed, the one that is furthest off.
+    /// The case that used most of its tolerance; among several that failed, the one with the
+    /// largest error.
     pub worst: Outcome,
     /// Every case that failed.
     pub failures: Vec<Outcome>,
 }
 
-/// What came out of one case.
+/// The outcome of one case.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Outcome {
     /// The case, such as `attention/causal-gqa-257`.
     pub case: String,
-    /// Its relative error; for pictures the root mean square error over 255. Infinite when values are not numbers, when
-    /// shapes differ and when the backend refused, which JSON has as null.
+    /// Its relative error; for pictures the root mean square error over 255. It is infinite, which
+    /// JSON has as null, if values are not numbers, if shapes differ, and if the backend returned
+    /// an error.
     #[serde(serialize_with = "finite")]
     pub error: f64,
-    /// What the error may be.
+    /// The bound on the error.
     pub tolerance: f64,
-    /// Why it may be that.
+    /// The reason for the bound.
     pub reason: String,
-    /// What is wrong, where the error alone does not say it.
+    /// A problem that the error alone does not show.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
 }
@@ -66,7 +69,7 @@ impl Outcome {
         self.problem.is_none() && self.error <= self.tolerance
     }
 
-    /// How much of the tolerance is used; more than 1 for a case that failed.
+    /// The share of the tolerance that is used; more than 1 for a case that failed.
     fn used(&self) -> f64 {
         match (self.passed(), self.error > 0.0) {
             (true, false) => 0.0,
@@ -78,12 +81,12 @@ impl Outcome {
 }
 
 impl Report {
-    /// Whether every case passed, and there was at least one.
+    /// Whether at least one case ran and all passed.
     pub fn passed(&self) -> bool {
         !self.rows.is_empty() && self.rows.iter().all(|row| row.passed)
     }
 
-    /// How many cases ran.
+    /// The number of cases that ran.
     pub fn cases(&self) -> usize {
         self.rows.iter().map(|row| row.cases).sum()
     }
@@ -93,47 +96,32 @@ impl Report {
         self.rows.iter().flat_map(|row| &row.failures)
     }
 
-    /// The row of a verb or stage.
-    pub fn row(&self, verb: &str) -> Option<&Row> {
-        self.rows.iter().find(|row| row.verb == verb)
+    /// The row of an op or stage.
+    pub fn row(&self, op: &str) -> Option<&Row> {
+        self.rows.iter().find(|row| row.op == op)
     }
 
-    /// Adds a case to its verb's row.
-    pub(super) fn add(&mut self, verb: &str, outcome: Outcome) {
-        let failure = (!outcome.passed()).then(|| outcome.clone());
-        match self.rows.iter_mut().find(|row| row.verb == verb) {
-            Some(row) => {
-                row.cases += 1;
-                row.passed &= failure.is_none();
-                row.failures.extend(failure);
-                if outcome.used() > row.worst.used() {
-                    row.worst = outcome;
-                }
-            }
-            None => self.rows.push(Row {
-                verb: verb.to_owned(),
-                cases: 1,
-                passed: failure.is_none(),
-                failures: failure.into_iter().collect(),
-                worst: outcome,
-            }),
-        }
+    /// Adds a case to the row of its op or stage.
+    pub(super) fn add(&mut self, op: &str, outcome: Outcome) {
+        let failures = if outcome.passed() { Vec::new() } else { vec![outcome.clone()] };
+        self.merge(Row { op: op.to_owned(), cases: 1, passed: failures.is_empty(), worst: outcome, failures });
     }
 
     /// Adds the rows of a comparison of the same two backends.
     pub(super) fn append(&mut self, other: Report) {
-        for row in other.rows {
-            match self.rows.iter_mut().find(|own| own.verb == row.verb) {
-                Some(own) => {
-                    own.cases += row.cases;
-                    own.passed &= row.passed;
-                    own.failures.extend(row.failures);
-                    if row.worst.used() > own.worst.used() {
-                        own.worst = row.worst;
-                    }
-                }
-                None => self.rows.push(row),
-            }
+        other.rows.into_iter().for_each(|row| self.merge(row));
+    }
+
+    fn merge(&mut self, other: Row) {
+        let Some(row) = self.rows.iter_mut().find(|row| row.op == other.op) else {
+            self.rows.push(other);
+            return;
+        };
+        row.cases += other.cases;
+        row.passed &= other.passed;
+        row.failures.extend(other.failures);
+        if other.worst.used() > row.worst.used() {
+            row.worst = other.worst;
         }
     }
 }
@@ -142,13 +130,13 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Report { reference, candidate, seed, activations, operands, .. } = self;
         writeln!(f, "{candidate} against {reference}")?;
-        writeln!(f, "{activations} activations, products of {operands}, seed {seed}\n")?;
-        let width = self.rows.iter().map(|row| row.verb.len()).max().unwrap_or(0).max(4);
-        writeln!(f, "{:width$}  cases  worst error  tolerance        its case", "verb")?;
-        for Row { verb, cases, passed, worst, .. } in &self.rows {
+        writeln!(f, "{activations} activations, {operands} operands, seed {seed}\n")?;
+        let width = self.rows.iter().map(|row| row.op.len()).max().unwrap_or(0).max(4);
+        writeln!(f, "{:width$}  cases  worst error  tolerance        its case", "op")?;
+        for Row { op, cases, passed, worst, .. } in &self.rows {
             let verdict = if *passed { "pass" } else { "FAIL" };
-            let (error, tolerance, case) = (worst.error, worst.tolerance, &worst.case);
-            writeln!(f, "{verb:width$}  {cases:5}  {error:11.1e}  {tolerance:9.1e}  {verdict}  {case}")?;
+            let Outcome { error, tolerance, case, .. } = worst;
+            writeln!(f, "{op:width$}  {cases:5}  {error:11.1e}  {tolerance:9.1e}  {verdict}  {case}")?;
         }
         writeln!(f)?;
         for Outcome { case, error, tolerance, reason, problem } in self.failures() {
@@ -174,15 +162,21 @@ mod tests {
 
     fn report(outcomes: &[Outcome]) -> Report {
         let name = || "cpu".to_owned();
-        let (activations, operands) = ("F32".to_owned(), "F32".to_owned());
-        let mut report =
-            Report { reference: name(), candidate: name(), seed: 7, activations, operands, rows: Vec::new() };
+        let f32 = || "F32".to_owned();
+        let mut report = Report {
+            reference: name(),
+            candidate: name(),
+            seed: 7,
+            activations: f32(),
+            operands: f32(),
+            rows: Vec::new(),
+        };
         outcomes.iter().for_each(|outcome| report.add("linear", outcome.clone()));
         report
     }
 
     #[test]
-    fn the_worst_case_is_the_one_that_uses_most_of_its_tolerance() {
+    fn the_worst_case_uses_most_of_its_tolerance() {
         let near = outcome("linear/near", 9e-4, 1e-3, None);
         let loose = outcome("linear/loose", 2e-3, 1.0, None);
         let good = report(&[outcome("linear/exact", 0.0, 0.0, None), near.clone(), loose]);
@@ -197,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_and_the_document_say_the_same() {
+    fn the_table_and_the_document_agree() {
         let report = report(&[outcome("linear/wide", f64::INFINITY, 1e-3, None)]);
         let table = report.to_string();
         assert!(table.contains("FAIL  linear/wide") && table.contains("1 of 1 cases FAILED"), "{table}");

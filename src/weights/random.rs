@@ -1,11 +1,11 @@
-//! Weights that nobody trained, made when they are asked for: to measure a model of a size without
-//! having its files.
+//! Random weights, made on demand, to measure a model of any size without its files.
 //!
-//! A tensor is a slice of one long row of normal numbers, which is made once for each scale, so
-//! that a model of 20 GB is there as fast as it can be uploaded. The scales keep activations finite
-//! through any depth: matrices and kernels are `1/√K` for the `K` products of a sum, weights of
-//! norms lie around 1, biases around 0.
+//! A tensor is a slice of one long row of normal numbers. The row is made once for each scale, so
+//! that a model of 20 GB is made as fast as it is uploaded. The scales keep activations finite
+//! through any depth: matrices and kernels have the deviation `1/√K` for sums of `K` products,
+//! weights of norms lie around 1, biases around 0.
 
+use crate::numbers::{fnv1a, splitmix64};
 use crate::sync::lock;
 use crate::tensor::{DType, HostTensor};
 use bytes::Bytes;
@@ -17,9 +17,9 @@ use std::sync::{Arc, Mutex};
 const LONGEST_ROW: usize = 1 << 26;
 /// Elements of the shortest row.
 const SHORTEST_ROW: usize = 1 << 21;
-/// Elements that a row has at least beyond the tensor, so that there are many places to begin at.
-const ROOM: usize = 1 << 20;
-/// Elements between two places to begin at: at 16 bytes in every type.
+/// Elements of a row beyond the tensor, at least, so that tensors begin at many offsets.
+const MARGIN: usize = 1 << 20;
+/// Elements between two offsets: at least 16 bytes in every type.
 const STEP: usize = 8;
 /// Different values in a row: enough for BF16, which has 8 bits of precision.
 const VALUES: usize = 1 << 14;
@@ -45,8 +45,8 @@ impl AsRef<[u8]> for Elements {
 }
 
 impl RandomTensors {
-    /// A weight of a model in BF16, at the scale that its name and shape say: a vector whose name
-    /// ends in `bias` is a bias, every other vector the weight of a norm.
+    /// A weight of a model in BF16, at the scale of its kind: a vector whose name ends in `bias` is
+    /// a bias, every other vector the weight of a norm.
     pub fn weight(&self, name: &str, shape: &[usize]) -> HostTensor {
         let (mean, spread) = match shape {
             [_] if name.ends_with("bias") => (0.0, SPREAD),
@@ -63,7 +63,7 @@ impl RandomTensors {
     pub fn normal(&self, dtype: DType, name: &str, shape: &[usize], mean: f32, spread: f32) -> HostTensor {
         let size = dtype.size();
         let len: usize = shape.iter().product();
-        let bytes = if len + ROOM > LONGEST_ROW {
+        let bytes = if len + MARGIN > LONGEST_ROW {
             let row = self.row(dtype, LONGEST_ROW, mean, spread);
             let mut bytes = Vec::with_capacity(len * size);
             while bytes.len() < len * size {
@@ -71,9 +71,9 @@ impl RandomTensors {
             }
             bytes.into()
         } else {
-            let length = (len + ROOM).next_power_of_two().max(SHORTEST_ROW);
-            let places = (length - len) / STEP;
-            let start = (hash(name) % places as u64) as usize * STEP;
+            let length = (len + MARGIN).next_power_of_two().max(SHORTEST_ROW);
+            let offsets = (length - len) / STEP;
+            let start = (mixed(fnv1a(name.as_bytes())) % offsets as u64) as usize * STEP;
             self.row(dtype, length, mean, spread).slice(start * size..(start + len) * size)
         };
         HostTensor::new(dtype, shape, bytes).expect("as many bytes as the shape has")
@@ -112,24 +112,16 @@ fn make(dtype: DType, length: usize, mean: f32, spread: f32) -> Bytes {
 fn normal_values() -> Vec<f32> {
     let uniform = |i: u64| ((mixed(!i) >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
     let pair = |i: u64| {
-        let (radius, angle) = ((-2.0 * uniform(2 * i).ln()).sqrt(), std::f64::consts::TAU * uniform(2 * i + 1));
+        let radius = (-2.0 * uniform(2 * i).ln()).sqrt();
+        let angle = std::f64::consts::TAU * uniform(2 * i + 1);
         [(radius * angle.cos()) as f32, (radius * angle.sin()) as f32]
     };
     (0..VALUES as u64 / 2).flat_map(pair).collect()
 }
 
-/// The splitmix64 sequence.
+/// Number `i`, counted from 0, of the splitmix64 sequence.
 fn mixed(i: u64) -> u64 {
-    let mut z = i.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
-}
-
-/// FNV-1a, mixed once more.
-fn hash(name: &str) -> u64 {
-    let step = |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-    mixed(name.bytes().fold(0xcbf2_9ce4_8422_2325, step))
+    splitmix64(0, i.wrapping_add(1))
 }
 
 #[cfg(test)]
@@ -146,7 +138,8 @@ mod tests {
 
     #[test]
     fn the_same_name_is_the_same_tensor_whatever_came_before() {
-        let (fresh, used) = (RandomTensors::default(), RandomTensors::default());
+        let fresh = RandomTensors::default();
+        let used = RandomTensors::default();
         used.weight("other", &[3, 100]);
         used.weight("longer", &[30_000, 100]);
         let tensor = fresh.weight("layers.0.weight", &[300, 100]);

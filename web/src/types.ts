@@ -105,9 +105,9 @@ export interface Info {
   warnings: string[];
 }
 
-/** One verb of a parity report, or one stage, with all of its cases. */
+/** One op of a parity report, or one stage, with all of its cases. */
 export interface ParityRow {
-  verb: string;
+  op: string;
   cases: number;
   passed: boolean;
   /** The case that came closest to its tolerance, or went furthest past it. */

@@ -49,7 +49,7 @@ export interface ParityOptions {
   seed?: number;
   /** Which shaders: `webgpu` for the best that the adapter runs, `webgpu:plain` and so on for others. */
   backend?: string;
-  /** Called with each verb's row as it is done. */
+  /** Called with the row of each op as soon as it is done. */
   onRow?: (row: ParityRow) => void;
   signal?: AbortSignal;
 }
@@ -103,7 +103,7 @@ export class ZImage {
   }
 }
 
-/** Compares every verb of `webgpu` with that of `cpu` in this browser, on a worker of its own. */
+/** Compares every op of `webgpu` with that of `cpu` in this browser, on a worker of its own. */
 export async function parity(options: ParityOptions = {}): Promise<ParityReport> {
   const { filter = "", seed = 0, backend = "webgpu", onRow, signal } = options;
   const engine = new Engine();

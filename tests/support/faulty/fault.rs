@@ -1,15 +1,15 @@
-//! What may be wrong with a backend, for `faulty.rs` to plant.
+//! The faults that a backend may have.
 
-/// What is wrong.
+/// A fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// Nothing.
+    /// No fault.
     None,
-    /// The result of one verb, `Verb`, is damaged.
+    /// The result of one op is damaged.
     Result(&'static str, Damage),
     BiasForgotten,
     GateAndUpSwapped,
-    /// Of a table or matrix that comes in pieces.
+    /// The last piece of a table or matrix that is read in pieces is lost.
     LastPieceForgotten,
     EpsZero,
     ScaleForgotten,
@@ -39,21 +39,30 @@ pub(crate) enum Fault {
     InfinityIsClamped,
     FirstReplaySkipped,
     RunsWhileRecording,
-    /// There is no memory for a `conv2d` with more elements, which nobody knows before.
+    /// The memory is too small for a `conv2d` with more elements, which the backend does not
+    /// announce.
     NoMemoryPast(usize),
-    /// The device has so many bytes free.
+    /// The device has this many free bytes.
     FreeMemory(u64),
+    /// `upload`, `linear` or `residual` accepts arguments that it must reject.
+    Accepts(&'static str),
+    /// One of these accepts such arguments inside a recording.
+    AcceptsRecorded(&'static str),
+    /// One of these rejects such arguments with another message.
+    RejectsWithAnotherMessage(&'static str),
+    /// A recording that fails never ends.
+    KeepsRecording,
 }
 
-/// What happens to a result.
+/// The damage to a result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Damage {
-    /// Times 1.001.
+    /// The result is multiplied by 1.001.
     Scaled,
-    /// Nothing is written to the last row; the memory holds what it held.
+    /// The last row is not written; the memory keeps its earlier values.
     LastRowUnwritten,
-    /// Nothing is written at all.
+    /// Nothing is written.
     Unwritten,
-    /// Stored as F16 on the way.
+    /// The result is rounded to F16.
     ThroughF16,
 }

@@ -1,7 +1,8 @@
 //! A backend that forwards everything to another one, except for one planted fault.
 //!
-//! Faults of arguments (a forgotten mask, another eps) are planted everywhere. Damage to results needs the host, so it is
-//! done to ops that are called; recorded ones pass unharmed, which is a difference between the two that is caught too.
+//! Faults of arguments (a forgotten mask, another eps) are planted in calls and in recordings.
+//! Damage to results needs the host, so only ops that are called are damaged; a test that also
+//! records sees a difference between the two.
 
 mod fault;
 mod ops;
@@ -11,23 +12,25 @@ use half::{bf16, f16};
 use pollster::block_on;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use zimage::Result;
 use zimage::backend::*;
+use zimage::catalogue::{self, Feature};
 use zimage::tensor::{DType, HostTensor, Weight};
+use zimage::{Error, Result};
 
 /// A backend with a fault.
 #[derive(Debug)]
 pub(crate) struct Faulty<B: Backend> {
     inner: B,
     fault: Fault,
-    /// What results (F32 or BF16) and weights in products (F32, F16 or BF16) are rounded to, which is no fault.
+    /// The types to which results (F32 or BF16) and operands of matrix products (F32, F16 or BF16)
+    /// are rounded: no fault.
     precision: [DType; 2],
     recording: Cell<bool>,
-    /// What memory of a length held last, for results that are not written.
+    /// The last result of each op and length, as the content of memory that is not written.
     memory: RefCell<HashMap<(usize, &'static str), HostTensor>>,
 }
 
-/// A recording, and how often it was replayed.
+/// A recording, and the number of its replays.
 #[derive(Debug)]
 pub(crate) struct Replays<R>(R, Cell<usize>);
 
@@ -93,13 +96,13 @@ impl<B: Backend> Faulty<B> {
         self.inner.upload(&stored(host.dtype(), host.shape(), &values))
     }
 
-    /// A weight of a product.
+    /// A weight of a matrix product.
     fn operand(&self, weight: &HostTensor) -> HostTensor {
         let dtype = self.precision[1];
         if dtype == DType::F32 { weight.clone() } else { stored(dtype, weight.shape(), &weight.to_f32()) }
     }
 
-    /// All of a weight that came.
+    /// A weight as it arrives.
     async fn arrived(&self, weight: &Weight<'_>) -> Result<HostTensor> {
         let whole = weight.whole().await?;
         let mut last = 0;
@@ -124,9 +127,8 @@ impl<B: Backend> Faulty<B> {
             _ => None,
         };
         // Velocities, latents and pictures keep their type on every backend.
-        let activation = out.dtype() == DType::F32
-            && !["final_layer", "guide_and_step", "scale_latents"].contains(&op)
-            && self.precision[0] != DType::F32;
+        let f32_result = catalogue::ops().any(|known| known.name == op && known.features.contains(&Feature::F32Result));
+        let activation = out.dtype() == DType::F32 && !f32_result && self.precision[0] != DType::F32;
         if self.recording.get() || (damage.is_none() && !activation) {
             return Ok(out);
         }
@@ -147,13 +149,35 @@ impl<B: Backend> Faulty<B> {
         self.inner.upload(&stored(dtype, out.shape(), &values))
     }
 
-    /// Converts an activation to F32, the activations of the backend inside, before an op changes it in place.
+    /// Converts an activation to F32, the activations of the backend inside, before an op changes
+    /// it in place.
     fn widen(&self, x: &mut B::Tensor) -> Result<()> {
         if x.dtype() == DType::Bf16 && !self.recording.get() {
             let host = block_on(self.inner.download(x))?;
             *x = self.inner.upload(&HostTensor::from_f32(host.shape(), &host.to_f32()))?;
         }
         Ok(())
+    }
+
+    /// The result of an op's check, or `None` where the fault lets wrong arguments pass.
+    fn checked<T>(&self, op: &str, check: Result<T>) -> Result<Option<T>> {
+        let accepted = match self.fault {
+            Fault::Accepts(wrong) => wrong == op,
+            Fault::AcceptsRecorded(wrong) => wrong == op && self.recording.get(),
+            _ => false,
+        };
+        match check {
+            Err(_) if accepted => Ok(None),
+            Err(_) if matches!(self.fault, Fault::RejectsWithAnotherMessage(wrong) if wrong == op) => {
+                self.inner.upload(&HostTensor::from_f32(&[0, 1], &[])).map(|_| None)
+            }
+            check => check.map(Some),
+        }
+    }
+
+    /// The result of an op with wrong arguments that pass.
+    fn meaningless(&self) -> Result<B::Tensor> {
+        self.inner.upload(&HostTensor::from_f32(&[1], &[0.0]))
     }
 
     /// As [`Faulty::result`], for a tensor that an op has changed in place.
@@ -194,7 +218,8 @@ impl<B: Backend> Runtime for Faulty<B> {
         format!("{:?}", self.fault)
     }
 
-    /// Results are rounded on the host, so inside a recording they keep the type of the backend inside.
+    /// Results are rounded on the host, so inside a recording they keep the type of the backend
+    /// inside.
     fn activations(&self) -> DType {
         if self.recording.get() { self.inner.activations() } else { self.precision[0] }
     }
@@ -215,11 +240,21 @@ impl<B: Backend> Runtime for Faulty<B> {
         self.inner.trim();
     }
 
+    fn upload(&self, tensor: &HostTensor) -> Result<B::Tensor> {
+        match self.checked("upload", self.inner.upload(tensor))? {
+            Some(uploaded) => Ok(uploaded),
+            None => self.meaningless(),
+        }
+    }
+
     fn run_upload(&self, tensor: &HostTensor) -> Result<B::Tensor> {
-        self.inner.upload(tensor)
+        self.inner.run_upload(tensor)
     }
 
     async fn download(&self, tensor: &B::Tensor) -> Result<HostTensor> {
+        if self.recording.get() {
+            return Err(Error::Device("download: a recording is being made".into()));
+        }
         self.inner.download(tensor).await
     }
 
@@ -227,7 +262,7 @@ impl<B: Backend> Runtime for Faulty<B> {
         let recording = self.inner.record(|_| {
             self.recording.set(true);
             let done = steps(self);
-            self.recording.set(false);
+            self.recording.set(done.is_err() && self.is(Fault::KeepsRecording));
             done
         })?;
         if self.is(Fault::RunsWhileRecording) {

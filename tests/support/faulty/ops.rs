@@ -1,4 +1,5 @@
-//! The ops of [`Faulty`]: each plants its faults in the arguments and hands them to the backend inside.
+//! The ops of [`Faulty`]: each plants its faults in the arguments and hands them to the backend
+//! inside.
 
 use super::{Fault, Faulty};
 use zimage::backend::*;
@@ -80,6 +81,14 @@ impl<B: Backend> LinearOp for Faulty<B> {
         self.inner.upload_linear(&operands, if self.is(Fault::BiasForgotten) { &[] } else { biases }).await
     }
 
+    fn linear(&self, x: &B::Tensor, w: &B::Linear) -> Result<B::Tensor> {
+        let args = LinearArgs { x, w };
+        match self.checked("linear", args.check())? {
+            Some(shape) => self.run_linear(args, &shape),
+            None => self.meaningless(),
+        }
+    }
+
     fn run_linear(&self, args: LinearArgs<'_, B::Tensor, B::Linear>, shape: &[usize]) -> Result<B::Tensor> {
         self.result("linear", self.inner.run_linear(args, shape)?)
     }
@@ -89,9 +98,11 @@ impl<B: Backend> SwiGluOp for Faulty<B> {
     type SwiGlu = B::SwiGlu;
 
     async fn run_upload_swiglu(&self, gate: &Weight<'_>, up: &Weight<'_>, _: [usize; 2]) -> Result<B::SwiGlu> {
-        let (gate, up) = (self.arrived(gate).await?, self.arrived(up).await?);
-        let (gate, up) = (self.operand(&gate).into(), self.operand(&up).into());
-        let (gate, up) = if self.is(Fault::GateAndUpSwapped) { (up, gate) } else { (gate, up) };
+        let gate = self.operand(&self.arrived(gate).await?).into();
+        let up = self.operand(&self.arrived(up).await?).into();
+        if self.is(Fault::GateAndUpSwapped) {
+            return self.inner.upload_swiglu(&up, &gate).await;
+        }
         self.inner.upload_swiglu(&gate, &up).await
     }
 
@@ -124,6 +135,14 @@ impl<B: Backend> Conv2dOp for Faulty<B> {
 }
 
 impl<B: Backend> ResidualOp for Faulty<B> {
+    fn residual(&self, x: &mut B::Tensor, branch: Branch<'_, B::Tensor>) -> Result<()> {
+        let args = ResidualArgs { x, branch };
+        match self.checked("residual", args.check(self.activations()))? {
+            Some(shape) => self.run_residual(args, shape),
+            None => Ok(()),
+        }
+    }
+
     fn run_residual(&self, args: ResidualArgs<'_, B::Tensor>, _: [usize; 3]) -> Result<()> {
         let ResidualArgs { x, branch } = args;
         self.widen(x)?;

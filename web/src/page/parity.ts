@@ -66,7 +66,7 @@ async function compare(): Promise<void> {
 function finish({ rows, candidate, reference, activations, operands, seed }: ParityReport): void {
   const failed = rows.flatMap((row) => row.failures);
   const cases = rows.reduce((sum, row) => sum + row.cases, 0);
-  const details = `${candidate} against ${reference}; ${activations} activations, products of ${operands}, seed ${seed}`;
+  const details = `${candidate} against ${reference}; ${activations} activations, ${operands} operands, seed ${seed}`;
   byId("device", HTMLParagraphElement).textContent = details;
   failures.replaceChildren(
     ...failed.map(({ case: name, error, tolerance, reason, problem }) =>
@@ -78,9 +78,9 @@ function finish({ rows, candidate, reference, activations, operands, seed }: Par
   else enter("failed", cases === 0 ? "No case ran." : `${failed.length} of ${cases} cases failed.`);
 }
 
-function line({ verb, cases, passed, worst }: ParityRow): HTMLTableRowElement {
+function line({ op, cases, passed, worst }: ParityRow): HTMLTableRowElement {
   const row = document.createElement("tr");
-  const name = Object.assign(text("th", verb), { scope: "row" });
+  const name = Object.assign(text("th", op), { scope: "row" });
   const numbers = [String(cases), exponent(worst.error), exponent(worst.tolerance)]
     .map((value) => Object.assign(text("td", value), { className: "number" }));
   const verdict = Object.assign(text("td", passed ? "pass" : "FAIL"), { className: passed ? "pass" : "fail" });

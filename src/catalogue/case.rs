@@ -1,0 +1,106 @@
+//! One op at one size, with the call that runs it on any backend.
+
+use super::inputs::Inputs;
+use super::tolerance::Tolerance;
+use crate::backend::{Backend, Runtime};
+use crate::error::Result;
+
+/// The sizes of an op: its inputs, its tolerance and its cost follow from them.
+pub(crate) trait OpCase: Copy + 'static {
+    /// The name of the op.
+    const OP: &'static str;
+    /// The tolerance of the results.
+    const TOLERANCE: Tolerance;
+
+    /// The tolerance of the results of this case.
+    fn tolerance(&self) -> Tolerance {
+        Self::TOLERANCE
+    }
+
+    /// The sizes in words, for the rows of the bench; empty for an op that the bench does not
+    /// measure.
+    fn sizes(&self) -> String {
+        String::new()
+    }
+
+    /// The floating-point operations of one call, for an op whose time is that of its matrix
+    /// products.
+    fn flop(&self) -> Option<f64> {
+        None
+    }
+
+    /// Uploads the inputs of one call. `inputs` counts the bytes that the call reads of them and
+    /// writes to them.
+    fn prepare<B: Backend + 'static>(&self, inputs: &mut Inputs<'_, B>) -> Result<Call<B>>;
+
+    /// The case under a name, which follows that of the op: `attention/NAME`.
+    fn named<B: Backend + 'static>(self, name: &str) -> Case<B> {
+        let name = if name.is_empty() { Self::OP.to_owned() } else { format!("{}/{name}", Self::OP) };
+        Case {
+            op: Self::OP,
+            name,
+            sizes: self.sizes(),
+            flop: self.flop(),
+            tolerance: self.tolerance(),
+            prepare: Box::new(move |inputs| self.prepare(inputs)),
+        }
+    }
+}
+
+/// An [`OpCase`] of any op.
+pub(crate) struct Case<B: Backend> {
+    pub op: &'static str,
+    /// The op and the name: `attention/causal-gqa-257`.
+    pub name: String,
+    pub sizes: String,
+    pub flop: Option<f64>,
+    pub tolerance: Tolerance,
+    prepare: Box<Prepare<B>>,
+}
+
+type Prepare<B> = dyn Fn(&mut Inputs<'_, B>) -> Result<Call<B>>;
+
+/// Calls an op on uploaded inputs, any number of times.
+pub(crate) type Call<B> = Box<dyn Fn(&B) -> Result<Written<<B as Runtime>::Tensor>>>;
+
+/// The tensors that a call wrote.
+pub(crate) struct Written<T> {
+    /// Inputs that were changed in place.
+    pub changed: Vec<T>,
+    /// New tensors.
+    pub new: Vec<T>,
+}
+
+impl<B: Backend> Case<B> {
+    /// Uploads the inputs of one call.
+    pub(crate) fn prepare(&self, inputs: &mut Inputs<'_, B>) -> Result<Call<B>> {
+        (self.prepare)(inputs)
+    }
+
+    /// Whether the case has the size of a 1024×1024 picture, as those have whose name starts with
+    /// `full`.
+    pub(crate) fn is_full(&self) -> bool {
+        self.name.split_once('/').is_some_and(|(_, name)| name.starts_with("full"))
+    }
+}
+
+/// The cases of a table.
+pub(super) fn named<B: Backend + 'static, C: OpCase>(
+    cases: impl IntoIterator<Item = (&'static str, C)>,
+) -> Vec<Case<B>> {
+    cases.into_iter().map(|(name, case)| case.named(name)).collect()
+}
+
+/// A call that returns new tensors.
+pub(super) fn returns<B: Backend, const N: usize>(
+    call: impl Fn(&B) -> Result<[B::Tensor; N]> + 'static,
+) -> Result<Call<B>> {
+    Ok(Box::new(move |b| Ok(Written { changed: Vec::new(), new: call(b)?.into() })))
+}
+
+/// A call that changes tensors in place.
+pub(super) fn changes<B: Backend, const N: usize>(
+    call: impl Fn(&B) -> Result<[B::Tensor; N]> + 'static,
+) -> Result<Call<B>> {
+    Ok(Box::new(move |b| Ok(Written { changed: call(b)?.into(), new: Vec::new() })))
+}

@@ -1,0 +1,277 @@
+//! The inputs of cases.
+//!
+//! There are two sources of numbers. *Noise* is for comparisons: uniform, the same on every
+//! backend, and rounded to a precision that both backends of a comparison hold. *Normal* numbers
+//! are for measurements: slices of a long row, which cost no time to make.
+//!
+//! # Poison
+//! An op that leaves an element unwritten may still be right by luck, when the memory holds the
+//! right value from an earlier run. The trait has no way to fill memory, so a comparison first runs
+//! a case on poisoned inputs: NaN in activations, weights and tables, inverted values in pictures.
+//! A backend that reuses memory then hands out memory without a right value in it.
+
+use super::tolerance::Precision;
+use crate::backend::Backend;
+use crate::error::Result;
+use crate::future::expect_ready;
+use crate::numbers::{fnv1a, noise};
+use crate::tensor::{DType, HostTensor, Weight};
+use crate::weights::RandomTensors;
+
+/// The multiplier of the draw's number in its seed.
+const SEED_STEP: u64 = 0xd134_2543_de82_ef95;
+
+/// Uniform numbers for a comparison.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Noise {
+    pub seed: u64,
+    /// The precision that both backends hold exactly.
+    pub precision: Precision,
+    /// Replaces every number by one that no right result can contain.
+    pub poison: bool,
+}
+
+/// The source of numbers.
+#[derive(Debug, Clone, Copy)]
+enum Numbers<'a> {
+    Noise(Noise),
+    Normal(&'a RandomTensors),
+}
+
+/// Makes and uploads inputs, and counts the bytes that one call has to move for them.
+#[derive(Debug)]
+pub(crate) struct Inputs<'a, B> {
+    pub b: &'a B,
+    numbers: Numbers<'a>,
+    activations: DType,
+    draws: u64,
+    bytes: u64,
+}
+
+impl<'a, B: Backend> Inputs<'a, B> {
+    /// Inputs of noise for the case of this name, whichever other cases run.
+    pub(crate) fn of_noise(b: &'a B, name: &str, noise: Noise) -> Self {
+        let seed = noise.seed ^ fnv1a(name.as_bytes());
+        Self::new(b, Numbers::Noise(Noise { seed, ..noise }))
+    }
+
+    /// Inputs of normal numbers, with the standard deviation of uniform noise of the same scale.
+    pub(crate) fn of_normal_numbers(b: &'a B, random: &'a RandomTensors) -> Self {
+        Self::new(b, Numbers::Normal(random))
+    }
+
+    fn new(b: &'a B, numbers: Numbers<'a>) -> Self {
+        Self { b, numbers, activations: b.activations(), draws: 0, bytes: 0 }
+    }
+
+    /// The bytes that calls on the inputs made so far have to move: inputs read once, inputs
+    /// changed in place written once.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    fn poison(&self) -> bool {
+        matches!(self.numbers, Numbers::Noise(Noise { poison: true, .. }))
+    }
+
+    /// Numbers of the next tensor: noise between −1 and 1, or normal numbers of its deviation.
+    pub(super) fn draw(&mut self, count: usize) -> Vec<f32> {
+        self.draws += 1;
+        match self.numbers {
+            Numbers::Noise(Noise { seed, .. }) => noise(seed.wrapping_add(self.draws.wrapping_mul(SEED_STEP)), count),
+            Numbers::Normal(random) => normal(random, self.draws, DType::F32, &[count], 0.0, 1.0).to_f32(),
+        }
+    }
+
+    /// Numbers within `mean ± spread`, rounded to `dtype`, before `change`.
+    fn drawn(
+        &mut self,
+        dtype: DType,
+        shape: &[usize],
+        [mean, spread]: [f32; 2],
+        change: impl Fn(f32) -> f32,
+    ) -> HostTensor {
+        match self.numbers {
+            Numbers::Noise(_) => {
+                let values = self.draw(shape.iter().product());
+                let values: Vec<f32> = values.into_iter().map(|v| change(mean + v * spread)).collect();
+                HostTensor::rounded(dtype, shape, &values)
+            }
+            Numbers::Normal(random) => {
+                self.draws += 1;
+                normal(random, self.draws, dtype, shape, mean, spread)
+            }
+        }
+    }
+
+    /// The value that both backends of a comparison hold exactly, or poison.
+    fn held(&self) -> impl Fn(f32) -> f32 + use<B> {
+        let numbers = match self.numbers {
+            Numbers::Noise(noise) => Some(noise),
+            Numbers::Normal(_) => None,
+        };
+        move |value| match numbers {
+            Some(Noise { poison: true, .. }) => f32::NAN,
+            Some(Noise { precision, .. }) => precision.round(value),
+            None => value,
+        }
+    }
+
+    /// Uploads a tensor that a call reads.
+    pub(super) fn read(&mut self, tensor: &HostTensor) -> Result<B::Tensor> {
+        self.bytes += tensor.bytes().len() as u64;
+        self.b.upload(tensor)
+    }
+
+    /// Counts `elements` of an activation that a call does not read or write.
+    pub(super) fn skipped(&mut self, elements: usize) {
+        self.bytes -= (elements * self.activations.size()) as u64;
+    }
+
+    /// An activation within ±`scale`.
+    pub(super) fn activation(&mut self, shape: &[usize], scale: f32) -> Result<B::Tensor> {
+        self.activation_around(shape, 0.0, scale)
+    }
+
+    /// An activation within `mean` ± `scale`.
+    pub(super) fn activation_around(&mut self, shape: &[usize], mean: f32, scale: f32) -> Result<B::Tensor> {
+        let tensor = self.drawn(self.activations, shape, [mean, scale], self.held());
+        self.read(&tensor)
+    }
+
+    /// An activation of these values.
+    pub(super) fn activation_of(&mut self, shape: &[usize], values: Vec<f32>) -> Result<B::Tensor> {
+        let values: Vec<f32> = values.into_iter().map(self.held()).collect();
+        self.read(&HostTensor::rounded(self.activations, shape, &values))
+    }
+
+    /// An activation within ±`scale` that a call reads and writes.
+    pub(super) fn activation_in_place(&mut self, shape: &[usize], scale: f32) -> Result<B::Tensor> {
+        self.bytes += (shape.iter().product::<usize>() * self.activations.size()) as u64;
+        self.activation(shape, scale)
+    }
+
+    /// A modulation table `[items, rows, width]` within ±`scale`. A call reads `read` rows of it.
+    pub(super) fn modulation(
+        &mut self,
+        [items, rows, width]: [usize; 3],
+        read: usize,
+        scale: f32,
+    ) -> Result<B::Tensor> {
+        let table = self.activation(&[items, rows, width], scale)?;
+        self.skipped(items * (rows - read) * width);
+        Ok(table)
+    }
+
+    /// An activation that is a picture within ±`scale`.
+    pub(super) fn picture(&mut self, shape: &[usize], scale: f32) -> Result<B::Tensor> {
+        match self.numbers {
+            Numbers::Noise(_) => {
+                let values = self.draw(shape.iter().product()).into_iter().map(|v| v * scale).collect();
+                self.picture_of(shape, values)
+            }
+            Numbers::Normal(_) => self.activation(shape, scale),
+        }
+    }
+
+    /// An activation that is a picture of these values. Its poison is white for black and black for
+    /// white, because a backend may reject a picture with NaN.
+    pub(super) fn picture_of(&mut self, shape: &[usize], values: Vec<f32>) -> Result<B::Tensor> {
+        if self.poison() {
+            let inverted = |v: f32| if v > 0.0 { -1.0 } else { 1.0 };
+            let values: Vec<f32> = values.into_iter().map(inverted).collect();
+            return self.read(&HostTensor::rounded(self.activations, shape, &values));
+        }
+        self.activation_of(shape, values)
+    }
+
+    /// Latents or a prediction within ±`scale`: F32 on every backend.
+    pub(super) fn latents(&mut self, shape: &[usize], scale: f32) -> Result<B::Tensor> {
+        let tensor = self.drawn(DType::F32, shape, [0.0, scale], self.held());
+        self.read(&tensor)
+    }
+
+    /// Latents within ±`scale` that a call reads and writes.
+    pub(super) fn latents_in_place(&mut self, shape: &[usize], scale: f32) -> Result<B::Tensor> {
+        self.bytes += (shape.iter().product::<usize>() * DType::F32.size()) as u64;
+        self.latents(shape, scale)
+    }
+
+    /// F32 values as they are: rotations and times.
+    pub(super) fn floats(&mut self, shape: &[usize], values: &[f32]) -> Result<B::Tensor> {
+        let poison = if self.poison() { f32::NAN } else { 0.0 };
+        let values: Vec<f32> = values.iter().map(|v| v + poison).collect();
+        self.read(&HostTensor::from_f32(shape, &values))
+    }
+
+    /// A table of steps. A call reads one row of it, too little to count.
+    pub(super) fn step_table(&mut self, shape: &[usize], values: &[f32]) -> Result<B::Tensor> {
+        let table = self.floats(shape, values)?;
+        self.bytes -= size_of_val(values) as u64;
+        Ok(table)
+    }
+
+    /// Integers: ids, lengths, counters. They are too few to count.
+    pub(super) fn integers(&self, shape: &[usize], values: &[u32]) -> Result<B::Tensor> {
+        self.b.upload(&HostTensor::from_u32(shape, values))
+    }
+
+    /// A picture of bytes.
+    pub(super) fn pixels(&mut self, shape: &[usize]) -> Result<B::Tensor> {
+        let inverted = if self.poison() { 255 } else { 0 };
+        let values = self.draw(shape.iter().product());
+        let values: Vec<u8> = values.iter().map(|v| ((v + 1.0) * 127.99) as u8 ^ inverted).collect();
+        self.read(&HostTensor::from_u8(shape, &values))
+    }
+
+    /// Weights within `mean ± spread`, stored as `dtype`.
+    pub(super) fn weights(&mut self, dtype: DType, shape: &[usize], mean: f32, spread: f32) -> HostTensor {
+        let mean = if self.poison() { f32::NAN } else { mean };
+        let tensor = self.drawn(dtype, shape, [mean, spread], |v| v);
+        self.bytes += tensor.bytes().len() as u64;
+        tensor
+    }
+
+    /// The weight of a norm, away from 1.
+    pub(super) fn norm_weight(&mut self, dtype: DType, width: usize) -> Result<B::Tensor> {
+        let weight = self.weights(dtype, &[width], 1.0, 0.5);
+        self.b.upload(&weight)
+    }
+
+    /// A vector within ±`spread`: a token, or the bias of a norm.
+    pub(super) fn vector(&mut self, dtype: DType, width: usize, spread: f32) -> Result<B::Tensor> {
+        let vector = self.weights(dtype, &[width], 0.0, spread);
+        self.b.upload(&vector)
+    }
+
+    /// A matrix `[n, k]` that gives products of the size of its input.
+    pub(super) fn matrix(&mut self, dtype: DType, n: usize, k: usize) -> HostTensor {
+        self.weights(dtype, &[n, k], 0.0, (3.0 / k as f32).sqrt())
+    }
+
+    /// The bias of a matrix with `n` rows.
+    pub(super) fn bias(&mut self, dtype: DType, n: usize) -> HostTensor {
+        self.weights(dtype, &[n], 0.0, 1.0)
+    }
+
+    /// A [`Inputs::matrix`] on the device, with a bias if one is wanted.
+    pub(super) fn linear(&mut self, dtype: DType, n: usize, k: usize, bias: bool) -> Result<B::Linear> {
+        let matrix = self.matrix(dtype, n, k);
+        let bias = bias.then(|| self.bias(dtype, n));
+        expect_ready(self.b.upload_linear(&[matrix.into()], bias.as_slice()))
+    }
+}
+
+/// Normal numbers with the deviation of uniform ones within `mean ± spread`.
+fn normal(random: &RandomTensors, draw: u64, dtype: DType, shape: &[usize], mean: f32, spread: f32) -> HostTensor {
+    random.normal(dtype, &draw.to_string(), shape, mean, spread / 3f32.sqrt())
+}
+
+/// A weight that is uploaded in pieces of about this many bytes, or whole.
+pub(super) fn in_pieces(tensor: HostTensor, bytes: Option<u64>) -> Weight<'static> {
+    let whole = Weight::from(tensor);
+    match bytes {
+        Some(bytes) => whole.in_pieces(bytes),
+        None => whole,
+    }
+}

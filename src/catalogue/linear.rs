@@ -1,0 +1,180 @@
+//! `linear`: the widths of Z-Image, sizes that no tile divides, stacked parts, biases, large
+//! activations.
+
+use super::{
+    Backend, Call, DType, Entry, Feature, GEMM, Inputs, Op, OpCase, Rejection, Result, Tolerance, Zeros, expect_ready,
+    in_pieces, named, rejections_with, returns, upload_rejection, zeros,
+};
+use crate::tensor::{HostTensor, Weight};
+
+/// The floating-point operations of `[m, k]` times `[k, n]`.
+pub(crate) fn gemm_flop(m: usize, n: usize, k: usize) -> f64 {
+    2.0 * m as f64 * n as f64 * k as f64
+}
+
+/// `x` `[1, tokens, k]` times one matrix `[n, k]`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LinearCase {
+    pub tokens: usize,
+    pub k: usize,
+    pub n: usize,
+    pub dtype: DType,
+    pub bias: bool,
+    pub scale: f32,
+    /// `x` is `[tokens, k]`.
+    pub flat: bool,
+}
+
+impl LinearCase {
+    pub(crate) const PLAIN: Self =
+        Self { tokens: 33, k: 256, n: 128, dtype: DType::Bf16, bias: false, scale: 1.0, flat: false };
+}
+
+impl OpCase for LinearCase {
+    const OP: &'static str = "linear";
+    const TOLERANCE: Tolerance = GEMM;
+
+    fn sizes(&self) -> String {
+        let Self { tokens, k, n, .. } = self;
+        format!("[{tokens}, {k}] · [{n}, {k}]ᵀ")
+    }
+
+    fn flop(&self) -> Option<f64> {
+        Some(gemm_flop(self.tokens, self.n, self.k))
+    }
+
+    fn prepare<B: Backend + 'static>(&self, inputs: &mut Inputs<'_, B>) -> Result<Call<B>> {
+        let Self { tokens, k, n, dtype, bias, scale, flat } = *self;
+        let shape = [1, tokens, k];
+        let x = inputs.activation(if flat { &shape[1..] } else { &shape }, scale)?;
+        let w = inputs.linear(dtype, n, k, bias)?;
+        returns(move |b: &B| Ok([b.linear(&x, &w)?]))
+    }
+}
+
+/// Parts as q, k and v are stored: of unequal height, whole or in pieces, with and without biases.
+#[derive(Debug, Clone, Copy)]
+struct StackedCase {
+    width: usize,
+    q: DType,
+    k: DType,
+    v: DType,
+    /// The bytes of a piece of a part.
+    pieces: Option<u64>,
+    /// The scale of v beside those of q and k.
+    scale_of_v: f32,
+}
+
+impl StackedCase {
+    const fn of(dtype: DType, width: usize, pieces: u64) -> Self {
+        // A backend that derives its f16 scale from the first piece overflows.
+        Self { width, q: dtype, k: dtype, v: dtype, pieces: Some(pieces), scale_of_v: 8.0 }
+    }
+}
+
+impl OpCase for StackedCase {
+    const OP: &'static str = LinearCase::OP;
+    const TOLERANCE: Tolerance = GEMM;
+
+    fn prepare<B: Backend + 'static>(&self, inputs: &mut Inputs<'_, B>) -> Result<Call<B>> {
+        let Self { width, q, k, v, pieces, scale_of_v } = *self;
+        let x = inputs.activation(&[2, 9, width], 1.0)?;
+        let parts = [(128, q, 1.0), (32, k, 1.0), (33, v, scale_of_v)];
+        let matrices = parts.map(|(n, dtype, scale)| {
+            in_pieces(inputs.weights(dtype, &[n, width], 0.0, scale * (3.0 / width as f32).sqrt()), pieces)
+        });
+        let biases = parts.map(|(n, dtype, _)| inputs.bias(dtype, n));
+        let with = expect_ready(inputs.b.upload_linear(&matrices, &biases))?;
+        let without = expect_ready(inputs.b.upload_linear(&matrices, &[]))?;
+        returns(move |b: &B| Ok([b.linear(&x, &with)?, b.linear(&x, &without)?]))
+    }
+}
+
+pub(super) fn entry<B: Backend + 'static>() -> Entry<B> {
+    use DType::{Bf16, F16, F32};
+    const PLAIN: LinearCase = LinearCase::PLAIN;
+    const ODD: LinearCase = LinearCase { tokens: 19, k: 61, n: 37, bias: true, ..PLAIN };
+    let mixed = StackedCase { width: 160, q: Bf16, k: F16, v: F32, pieces: None, scale_of_v: 1.0 };
+    let mut cases = named([
+        ("one-token", LinearCase { tokens: 1, n: 768, ..PLAIN }),
+        ("33-tokens", LinearCase { n: 257, bias: true, ..PLAIN }),
+        ("257-tokens", LinearCase { tokens: 257, k: 128, n: 130, dtype: F16, bias: true, ..PLAIN }),
+        ("qkv-slice-width-3840", LinearCase { tokens: 65, k: 3840, n: 384, ..PLAIN }),
+        ("down-slice-width-10240", LinearCase { k: 10_240, n: 96, ..PLAIN }),
+        ("caption-2560", LinearCase { tokens: 32, k: 2560, n: 240, dtype: F32, bias: true, ..PLAIN }),
+        ("one-output", LinearCase { tokens: 7, k: 96, n: 1, dtype: F32, bias: true, ..PLAIN }),
+        ("odd-widths", ODD),
+        ("odd-widths-f16", LinearCase { k: 63, n: 35, dtype: F16, bias: false, ..ODD }),
+        ("narrower-than-a-tile", LinearCase { tokens: 5, k: 3, n: 5, dtype: F32, bias: true, ..PLAIN }),
+        ("bf16-activations-1e4", LinearCase { tokens: 64, k: 384, n: 256, bias: true, scale: 1e4, ..PLAIN }),
+        ("f16-activations-1e5", LinearCase { dtype: F16, bias: true, scale: 1e5, ..PLAIN }),
+        ("f32-activations-1e9", LinearCase { tokens: 17, dtype: F32, bias: true, scale: 1e9, ..PLAIN }),
+        ("small-activations", LinearCase { scale: 1e-6, ..PLAIN }),
+        // Pairs of tiles, some with one tile.
+        ("400-tokens", LinearCase { tokens: 400, k: 200, n: 264, bias: true, ..PLAIN }),
+        ("600-tokens", LinearCase { tokens: 600, k: 200, n: 520, ..PLAIN }),
+        ("full-qkv", LinearCase { tokens: 4224, k: 3840, n: 11_520, ..PLAIN }),
+        ("full-down", LinearCase { tokens: 4224, k: 10_240, n: 3840, scale: 1e4, ..PLAIN }),
+        ("rank-2-input", LinearCase { tokens: 3, k: 64, n: 64, bias: true, scale: 100.0, flat: true, ..PLAIN }),
+    ]);
+    cases.extend(named([
+        ("stacked-gqa", mixed),
+        ("stacked-gqa-in-pieces", StackedCase { pieces: Some(5000), ..mixed }),
+        ("stacked-bf16-in-pieces", StackedCase::of(Bf16, 61, 1000)),
+        ("stacked-f16-in-pieces", StackedCase::of(F16, 63, 1)),
+        ("stacked-f32-in-pieces", StackedCase::of(F32, 160, 5000)),
+    ]));
+    let features = &[Feature::Bias, Feature::Pieces, Feature::BeyondF16];
+    let mut rejections = matrix_rejections(LinearCase::OP, matrix, |b: &B, w, x| b.linear(&x, w).map(drop));
+    rejections.extend(upload_rejections());
+    Entry { op: Op { name: LinearCase::OP, features }, cases, rejections }
+}
+
+/// A matrix `[7, 5]`.
+fn matrix<B: Backend>(b: &B) -> Result<B::Linear> {
+    expect_ready(b.upload_linear(&[zeros(DType::F32, &[7, 5]).into()], &[]))
+}
+
+/// The rejections of an op that multiplies `x` by a matrix `[7, 5]`.
+pub(super) fn matrix_rejections<B: Backend + 'static, W: 'static>(
+    op: &'static str,
+    matrix: impl Fn(&B) -> Result<W> + Copy + 'static,
+    call: impl Fn(&B, &W, B::Tensor) -> Result<()> + Copy + 'static,
+) -> Vec<Rejection<B>> {
+    rejections_with(
+        op,
+        matrix,
+        move |b, w, [x]: [B::Tensor; 1]| call(b, w, x),
+        [
+            ("rank-of-x", [Zeros::Activation(&[])]),
+            ("width-of-x", [Zeros::Activation(&[2, 3, 4])]),
+            ("type-of-x", [Zeros::U32(&[2, 3, 5])]),
+        ],
+    )
+}
+
+fn upload_rejections<B: Backend + 'static>() -> Vec<Rejection<B>> {
+    const OP: &str = "upload_linear";
+    type Parts = &'static [(DType, &'static [usize])];
+    let upload_parts = |name, parts: Parts, biases: Parts| {
+        upload_rejection(OP, name, move |b: &B| {
+            let host = |parts: Parts| parts.iter().map(|&(dtype, shape)| zeros(dtype, shape)).collect();
+            let matrices: Vec<HostTensor> = host(parts);
+            let matrices: Vec<Weight<'_>> = matrices.iter().map(Weight::from).collect();
+            let biases: Vec<HostTensor> = host(biases);
+            expect_ready(b.upload_linear(&matrices, &biases)).map(drop)
+        })
+    };
+    const MATRIX: (DType, &[usize]) = (DType::Bf16, &[3, 5]);
+    vec![
+        upload_parts("nothing", &[], &[]),
+        upload_parts("empty", &[(DType::Bf16, &[0, 5])], &[]),
+        upload_parts("rank", &[(DType::Bf16, &[3])], &[]),
+        upload_parts("type", &[(DType::U32, &[3, 5])], &[]),
+        upload_parts("widths", &[MATRIX, (DType::Bf16, &[2, 4])], &[]),
+        upload_parts("type-of-second-part", &[MATRIX, (DType::U8, &[2, 5])], &[]),
+        upload_parts("count-of-biases", &[MATRIX, MATRIX], &[(DType::Bf16, &[3])]),
+        upload_parts("size-of-bias", &[MATRIX], &[(DType::Bf16, &[2])]),
+        upload_parts("type-of-bias", &[MATRIX], &[(DType::U32, &[3])]),
+    ]
+}

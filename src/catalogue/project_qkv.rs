@@ -1,0 +1,116 @@
+//! `project_qkv`: projections that tiles cut between heads and within them, norms and rotations as
+//! in `qk_norm_rope`.
+
+use super::linear::gemm_flop;
+use super::qk_norm_rope::{QkNormRopeCase, SMALL, SMALL_NORM, SMALL_ROTATION};
+use super::{
+    Backend, Call, DType, Entry, Feature, Inputs, NORMED_GEMM, Op, OpCase, Rejection, Result, Tolerance, Zeros,
+    expect_ready, named, rejections_with, returns, zeros,
+};
+use crate::backend::{Heads, QkNormRope, RopePairs};
+
+/// The projection of `x` `[batch, tokens, width]` to heads, whose scale is that of `x`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ProjectQkvCase {
+    pub width: usize,
+    pub heads: QkNormRopeCase,
+    pub bias: bool,
+}
+
+impl OpCase for ProjectQkvCase {
+    const OP: &'static str = "project_qkv";
+    const TOLERANCE: Tolerance = NORMED_GEMM;
+
+    fn sizes(&self) -> String {
+        let Self { width, heads: QkNormRopeCase { tokens, heads, .. }, .. } = self;
+        let n = heads.fused_width();
+        format!("[{tokens}, {width}] · [{n}, {width}]ᵀ, heads of {} normed and rotated", heads.dim)
+    }
+
+    fn flop(&self) -> Option<f64> {
+        let QkNormRopeCase { batch, tokens, heads, .. } = self.heads;
+        Some(gemm_flop(batch * tokens, heads.fused_width(), self.width))
+    }
+
+    fn prepare<B: Backend + 'static>(&self, inputs: &mut Inputs<'_, B>) -> Result<Call<B>> {
+        let Self { width, heads: case, bias } = *self;
+        let heads = case.heads;
+        let x = inputs.activation(&[case.batch, case.tokens, width], case.scale)?;
+        let w = inputs.linear(DType::Bf16, heads.fused_width(), width, bias)?;
+        let norm_rope = case.norm_rope(inputs)?;
+        returns(move |b: &B| Ok([b.project_qkv(&x, &w, heads, norm_rope.args())?]))
+    }
+}
+
+pub(super) fn entry<B: Backend + 'static>() -> Entry<B> {
+    let case = |batch, tokens, [query, key_value, dim]: [usize; 3]| {
+        let heads = QkNormRopeCase { batch, tokens, heads: Heads { query, key_value, dim }, ..QkNormRopeCase::PLAIN };
+        ProjectQkvCase { width: 64, heads, bias: false }
+    };
+    let halves = |case: ProjectQkvCase| {
+        let heads = QkNormRopeCase { pairs: RopePairs::Halves, ..case.heads };
+        ProjectQkvCase { heads, ..case }
+    };
+    let by_item = |case: ProjectQkvCase| {
+        let heads = QkNormRopeCase { rotations: case.heads.batch, ..case.heads };
+        ProjectQkvCase { heads, ..case }
+    };
+    let scaled = |scale| {
+        let case = case(1, 200, [3, 3, 128]);
+        ProjectQkvCase { heads: QkNormRopeCase { scale, ..case.heads }, ..case }
+    };
+    let cases = named([
+        ("one-token", case(1, 1, [3, 3, 128])),
+        ("transformer-30-heads", case(1, 33, [30, 30, 128])),
+        ("qwen-32-8-heads", halves(case(1, 33, [32, 8, 128]))),
+        // More rows than a tile has.
+        ("257-tokens-by-item", by_item(case(2, 257, [3, 3, 128]))),
+        // Queries, keys and values in one tile, or in one pair of tiles that the width does not
+        // fill.
+        ("batch-of-one-rotation", case(3, 129, [4, 2, 128])),
+        ("two-heads", case(1, 200, [2, 2, 128])),
+        ("one-head", ProjectQkvCase { width: 96, ..case(1, 193, [1, 1, 128]) }),
+        ("two-queries-a-key", ProjectQkvCase { width: 200, ..case(1, 400, [2, 1, 128]) }),
+        ("odd-width", ProjectQkvCase { width: 61, ..case(1, 200, [2, 2, 128]) }),
+        ("bias", ProjectQkvCase { bias: true, ..case(1, 200, [3, 3, 128]) }),
+        ("halves-200", halves(case(1, 200, [3, 3, 128]))),
+        ("head-of-96", case(1, 200, [2, 1, 96])),
+        ("activations-1e6", scaled(1e6)),
+        ("eps-decides", scaled(5e-3)),
+        ("full", ProjectQkvCase { width: 3840, ..by_item(case(2, 4224, [30, 30, 128])) }),
+        ("full-refiner", ProjectQkvCase { width: 3840, ..case(1, 4096, [30, 30, 128]) }),
+    ]);
+    let features = &[Feature::Bias, Feature::Eps, Feature::QkNormRope, Feature::BeyondF16];
+    Entry { op: Op { name: ProjectQkvCase::OP, features }, cases, rejections: projection_rejections() }
+}
+
+fn projection_rejections<B: Backend + 'static>() -> Vec<Rejection<B>> {
+    const OP: &str = ProjectQkvCase::OP;
+    const X: Zeros = Zeros::Activation(&[2, 3, 5]);
+    let matrix = |b: &B| expect_ready(b.upload_linear(&[zeros(DType::Bf16, &[16, 5]).into()], &[]));
+    let with_heads = |heads| {
+        move |b: &B, w: &B::Linear, [x, q_norm, k_norm, rotation]: [B::Tensor; 4]| {
+            let pairs = RopePairs::Interleaved;
+            let args = QkNormRope { q_norm: &q_norm, k_norm: &k_norm, eps: 1e-5, rotation: &rotation, pairs };
+            b.project_qkv(&x, w, heads, args).map(drop)
+        }
+    };
+    let mut all = rejections_with(
+        OP,
+        matrix,
+        with_heads(SMALL),
+        [
+            ("rank-of-x", [Zeros::Activation(&[6, 5]), SMALL_NORM, SMALL_NORM, SMALL_ROTATION]),
+            ("width-of-x", [Zeros::Activation(&[2, 3, 4]), SMALL_NORM, SMALL_NORM, SMALL_ROTATION]),
+            ("type-of-x", [Zeros::U32(&[2, 3, 5]), SMALL_NORM, SMALL_NORM, SMALL_ROTATION]),
+            ("size-of-query-norm", [X, Zeros::F32(&[5]), SMALL_NORM, SMALL_ROTATION]),
+            ("type-of-key-norm", [X, SMALL_NORM, Zeros::U32(&[4]), SMALL_ROTATION]),
+            ("tokens-of-rotation", [X, SMALL_NORM, SMALL_NORM, Zeros::F32(&[1, 4, 2, 2])]),
+            ("type-of-rotation", [X, SMALL_NORM, SMALL_NORM, Zeros::U32(&[1, 3, 2, 2])]),
+        ],
+    );
+    let more = Heads { query: 4, key_value: 1, dim: 4 };
+    let tensors = [X, SMALL_NORM, SMALL_NORM, SMALL_ROTATION];
+    all.extend(rejections_with(OP, matrix, with_heads(more), [("heads", tensors)]));
+    all
+}

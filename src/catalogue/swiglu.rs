@@ -1,0 +1,103 @@
+//! `swiglu`: both feed-forward widths, and gates so large that an exponential overflows.
+
+use super::linear::{gemm_flop, matrix_rejections};
+use super::{
+    Backend, Call, DType, Entry, Feature, GATED_GEMM, Inputs, Op, OpCase, Rejection, Result, Tolerance, expect_ready,
+    in_pieces, named, returns, upload_rejection, zeros,
+};
+
+/// `x` `[1, tokens, k]` times two matrices `[f, k]`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SwiGluCase {
+    pub tokens: usize,
+    pub k: usize,
+    pub f: usize,
+    pub gate: DType,
+    pub up: DType,
+    /// The bytes of a piece of either matrix.
+    pub pieces: Option<u64>,
+    pub scale: f32,
+}
+
+impl SwiGluCase {
+    /// BF16 matrices.
+    pub(crate) const fn new(tokens: usize, k: usize, f: usize) -> Self {
+        Self { tokens, k, f, gate: DType::Bf16, up: DType::Bf16, pieces: None, scale: 1.0 }
+    }
+
+    const fn stored(self, gate: DType, up: DType) -> Self {
+        Self { gate, up, ..self }
+    }
+
+    const fn in_pieces(k: usize, gate: DType, up: DType) -> Self {
+        Self { pieces: Some(3000), ..Self::new(19, k, 37).stored(gate, up) }
+    }
+}
+
+impl OpCase for SwiGluCase {
+    const OP: &'static str = "swiglu";
+    const TOLERANCE: Tolerance = GATED_GEMM;
+
+    fn sizes(&self) -> String {
+        let Self { tokens, k, f, .. } = self;
+        format!("[{tokens}, {k}] · 2 × [{f}, {k}]ᵀ")
+    }
+
+    fn flop(&self) -> Option<f64> {
+        Some(gemm_flop(self.tokens, 2 * self.f, self.k))
+    }
+
+    fn prepare<B: Backend + 'static>(&self, inputs: &mut Inputs<'_, B>) -> Result<Call<B>> {
+        let Self { tokens, k, f, gate, up, pieces, scale } = *self;
+        let x = inputs.activation(&[1, tokens, k], scale)?;
+        let gate = in_pieces(inputs.matrix(gate, f, k), pieces);
+        let up = in_pieces(inputs.matrix(up, f, k), pieces);
+        let w = expect_ready(inputs.b.upload_swiglu(&gate, &up))?;
+        returns(move |b: &B| Ok([b.swiglu(&x, &w)?]))
+    }
+}
+
+pub(super) fn entry<B: Backend + 'static>() -> Entry<B> {
+    use DType::{Bf16, F16, F32};
+    let new = SwiGluCase::new;
+    let cases = named([
+        ("one-token", new(1, 256, 384)),
+        ("33-tokens", new(33, 256, 682)),
+        ("257-tokens", SwiGluCase { scale: 2.0, ..new(257, 64, 130).stored(F16, F16) }),
+        ("slice-width-3840", new(65, 3840, 160)),
+        ("odd-widths", SwiGluCase { scale: 3.0, ..new(19, 61, 37) }),
+        ("odd-widths-f32", new(3, 7, 1).stored(F32, F32)),
+        // The product of the two is 1e8, far past F16, as in Z-Image's deep blocks.
+        ("bf16-activations-1e4", SwiGluCase { scale: 1e4, ..new(64, 384, 256) }),
+        ("f32-activations-1e5", SwiGluCase { scale: 1e5, ..new(33, 128, 96).stored(F32, F32) }),
+        // Pairs of tiles, some with one tile.
+        ("400-tokens", new(400, 200, 264)),
+        ("600-tokens", new(600, 200, 520)),
+        ("full", new(4224, 3840, 10_240)),
+        // Matrices in pieces of equal and of unequal height, and of types that no shader reads side
+        // by side.
+        ("in-pieces-bf16", SwiGluCase::in_pieces(61, Bf16, Bf16)),
+        ("in-pieces-f32", SwiGluCase::in_pieces(64, F32, F32)),
+        ("in-pieces-mixed", SwiGluCase::in_pieces(96, F32, F16)),
+    ]);
+    let matrices = |b: &B| expect_ready(b.upload_swiglu(&zeros(F32, &[7, 5]).into(), &zeros(F32, &[7, 5]).into()));
+    let mut rejections = matrix_rejections(SwiGluCase::OP, matrices, |b: &B, w, x| b.swiglu(&x, w).map(drop));
+    rejections.extend(upload_rejections());
+    Entry { op: Op { name: SwiGluCase::OP, features: &[Feature::Pieces, Feature::BeyondF16] }, cases, rejections }
+}
+
+fn upload_rejections<B: Backend + 'static>() -> [Rejection<B>; 5] {
+    let upload_pair = |name, gate: (DType, &'static [usize]), up: (DType, &'static [usize])| {
+        upload_rejection("upload_swiglu", name, move |b: &B| {
+            expect_ready(b.upload_swiglu(&zeros(gate.0, gate.1).into(), &zeros(up.0, up.1).into())).map(drop)
+        })
+    };
+    const MATRIX: (DType, &[usize]) = (DType::Bf16, &[3, 5]);
+    [
+        upload_pair("empty", (DType::Bf16, &[3, 0]), (DType::Bf16, &[3, 0])),
+        upload_pair("rank", (DType::Bf16, &[3]), MATRIX),
+        upload_pair("type", (DType::U32, &[3, 5]), MATRIX),
+        upload_pair("size-of-up", MATRIX, (DType::Bf16, &[2, 5])),
+        upload_pair("type-of-up", MATRIX, (DType::U32, &[3, 5])),
+    ]
+}
