@@ -147,7 +147,7 @@ API cuTensorMapEncodeTiled(void *map, unsigned type, unsigned rank, void *addres
         fits = fits && out.sizes[i] && out.sizes[i] >> 32 == 0 && out.box[i] && out.box[i] <= 256 && (i >= rank || steps[i] == 1);
         if (i + 1 < rank) fits = fits && (out.strides[i] = strides[i]) % 16 == 0;
     }
-    if (!fits) return say(invalid_value, "a tensor map that the copy engine does not take");
+    if (!fits) return say(invalid_value, "a tensor map that TMA does not take");
     return std::memcpy(map, &out, sizeof out), success;
 }
 API cuLaunchHostFunc(void *stream, void (*function)(void *), void *data) {
