@@ -66,7 +66,7 @@
 //!    become tables on the device.
 //! 7. [`pipeline::sampler`] records one denoising step,
 //!    [`model::transformer::Transformer::forward`] and
-//!    [`guide_and_step`](backend::Backend::guide_and_step), and the loop replays it for every step.
+//!    [`sampler_step`](backend::SamplerStepOp::sampler_step), and the loop replays it for every step.
 //! 8. [`model::vae`] decodes the latents to pixels, and [`Image`] writes them as a PNG with the
 //!    values that made them.
 

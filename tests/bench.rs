@@ -55,7 +55,7 @@ fn everything_is_measured() {
         "op/attention/vae",
         "op/conv2d/3x3-96-96-16-up",
         "op/group_norm/32-64-silu",
-        "op/guide_and_step",
+        "op/sampler_step",
         "op/to_rgb8",
     ] {
         assert!(names(&all).contains(&name), "{name} is not in {:?}", names(&all));

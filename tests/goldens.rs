@@ -170,7 +170,7 @@ fn schedules() {
             assert_eq!(schedule.sigmas(), recorded("sigmas"), "{} steps", steps);
             assert_eq!(schedule.times(1.0), recorded("times"), "{} steps", steps);
             let guidance = Guidance { scale: 0.0, normalization: 0.0, truncation: 1.0 };
-            let deltas: Vec<f32> = schedule.step_rows(&guidance).iter().map(|[delta, ..]| -delta).collect();
+            let deltas: Vec<f32> = schedule.step_rows(&guidance).iter().map(|row| -row.prediction).collect();
             assert_eq!(deltas, recorded("deltas"), "{} steps", steps);
         }
     }
@@ -393,13 +393,14 @@ fn guidance_and_its_cap<T: Tested>() {
         };
         let steps = number(&case["steps"]);
         let schedule = Schedule::new(&golden.pipeline.config().scheduler, steps, [32, 32]).unwrap();
-        let rows = schedule.step_rows(&guidance).concat();
-        let table = b.upload(&HostTensor::from_f32(&[steps, 3], &rows)).unwrap();
+        let rows: Vec<f32> = schedule.step_rows(&guidance).iter().flat_map(SamplerRow::values).collect();
+        let table = b.upload(&HostTensor::from_f32(&[steps, 7], &rows)).unwrap();
         let mut step = b.upload(&HostTensor::from_u32(&[1], &[0])).unwrap();
         let mut latents = b.upload(&golden.tensors.f32("loop.cfg_normalized.noise")).unwrap();
         for i in 0..steps {
             let prediction = b.upload(&golden.tensors.f32(&format!("loop.cfg_normalized.velocity.{i}"))).unwrap();
-            b.guide_and_step(&mut latents, &prediction, &table, &mut step).unwrap();
+            let sampler = SamplerState { table: &table, history: None, noise: None };
+            b.sampler_step(&mut latents, &prediction, sampler, &mut step).unwrap();
             let name = format!("loop.cfg_normalized.step.{i}");
             golden.expect(&name, &download(b, &latents).unwrap(), T::STEP);
         }

@@ -27,7 +27,6 @@ pub trait Backend:
     + FinalLayerOp
     + GatherRowsOp
     + GroupNormOp
-    + GuideAndStepOp
     + JoinSequenceOp
     + LinearOp
     + ModulationOp
@@ -38,6 +37,7 @@ pub trait Backend:
     + ResidualNormOp
     + ResidualOp
     + RmsNormOp
+    + SamplerStepOp
     + ScaleLatentsOp
     + SwiGluOp
     + TimestepEmbeddingOp
@@ -54,7 +54,6 @@ impl<B> Backend for B where
         + FinalLayerOp
         + GatherRowsOp
         + GroupNormOp
-        + GuideAndStepOp
         + JoinSequenceOp
         + LinearOp
         + ModulationOp
@@ -65,6 +64,7 @@ impl<B> Backend for B where
         + ResidualNormOp
         + ResidualOp
         + RmsNormOp
+        + SamplerStepOp
         + ScaleLatentsOp
         + SwiGluOp
         + TimestepEmbeddingOp

@@ -2,10 +2,10 @@
 
 use super::ops::MAX_CALLS;
 use super::sizes::{BlockSizes, Sizes, UNIT, distinct};
-use crate::backend::{Backend, Heads, RopePairs};
+use crate::backend::{Backend, Heads, RopePairs, SamplerRow};
 use crate::catalogue::{
-    AttentionCase, Case, EmbedPatchesCase, FinalLayerCase, GuideAndStepCase, JoinSequenceCase, Lengths, LinearCase,
-    ModulationCase, OpCase, ProjectQkvCase, QkNormRopeCase, ResidualCase, ResidualNormCase, SwiGluCase,
+    AttentionCase, Case, EmbedPatchesCase, FinalLayerCase, JoinSequenceCase, Lengths, LinearCase, ModulationCase,
+    OpCase, ProjectQkvCase, QkNormRopeCase, ResidualCase, ResidualNormCase, SamplerStepCase, SwiGluCase,
     TimestepEmbeddingCase, ToRgb8Case, UnscaleLatentsCase, Values,
 };
 use crate::model::config::TransformerConfig;
@@ -82,15 +82,15 @@ fn once_a_step<B: Backend + 'static>(sizes: &Sizes<'_>, runs: usize) -> Vec<Case
     let join = JoinSequenceCase { image, caption, width: dim, ..JoinSequenceCase::PLAIN };
     let last =
         FinalLayerCase { tokens: image + caption, dim, channels, size, patch, scale: UNIT, ..FinalLayerCase::PLAIN };
-    let step = GuideAndStepCase {
+    let step = SamplerStepCase {
         batch: 1,
         channels,
         size,
-        rows: &[[1e-4, 4.0, 1.0]],
+        rows: &[SamplerRow::euler(1e-4, 4.0, 1.0)],
         // Every call of every replay reads the next row.
         repeats: MAX_CALLS * (runs + 12),
         scale: UNIT,
-        ..GuideAndStepCase::GUIDED
+        ..SamplerStepCase::GUIDED
     };
     vec![timestep.named(""), modulation.named(""), embed.named(""), join.named(""), last.named(""), step.named("")]
 }

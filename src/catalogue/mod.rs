@@ -18,7 +18,6 @@ mod embed_patches;
 mod final_layer;
 mod gather_rows;
 mod group_norm;
-mod guide_and_step;
 mod inputs;
 mod join_sequence;
 mod linear;
@@ -31,6 +30,7 @@ mod rejection;
 mod residual;
 mod residual_norm;
 mod rms_norm;
+mod sampler_step;
 mod scale_latents;
 mod swiglu;
 mod timestep_embedding;
@@ -45,7 +45,6 @@ pub(crate) use conv2d::Conv2dCase;
 pub(crate) use embed_patches::EmbedPatchesCase;
 pub(crate) use final_layer::FinalLayerCase;
 pub(crate) use group_norm::GroupNormCase;
-pub(crate) use guide_and_step::GuideAndStepCase;
 pub(crate) use inputs::{Inputs, Noise};
 pub(crate) use join_sequence::JoinSequenceCase;
 pub(crate) use linear::{LinearCase, gemm_flop};
@@ -55,6 +54,7 @@ pub(crate) use qk_norm_rope::QkNormRopeCase;
 pub(crate) use rejection::Rejection;
 pub(crate) use residual::ResidualCase;
 pub(crate) use residual_norm::ResidualNormCase;
+pub(crate) use sampler_step::SamplerStepCase;
 pub(crate) use swiglu::SwiGluCase;
 pub(crate) use timestep_embedding::TimestepEmbeddingCase;
 pub(crate) use to_rgb8::{ToRgb8Case, Values};
@@ -139,7 +139,7 @@ pub(crate) fn entries<B: Backend + 'static>() -> Vec<Entry<B>> {
         final_layer::entry(),
         pad_rows::entry(),
         join_sequence::entry(),
-        guide_and_step::entry(),
+        sampler_step::entry(),
         conv2d::entry(),
         group_norm::entry(),
         unscale_latents::entry(),

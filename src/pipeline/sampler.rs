@@ -6,8 +6,8 @@
 
 use super::guidance::Guidance;
 use super::schedule::Schedule;
-use crate::backend::Backend;
 use crate::backend::shape::dims;
+use crate::backend::{Backend, SamplerRow, SamplerState};
 use crate::error::Result;
 use crate::model::config::TransformerConfig;
 use crate::model::transformer::{Captions, Clock, Sequence, Transformer};
@@ -46,13 +46,13 @@ impl<B: Backend> Sampler<B> {
     ) -> Result<Self> {
         let steps = schedule.steps();
         let shape = dims::<4>("denoise", "the noise", start.shape())?;
-        let rows = schedule.step_rows(guidance).concat();
+        let rows: Vec<f32> = schedule.step_rows(guidance).iter().flat_map(SamplerRow::values).collect();
         let times = schedule.times(config.t_scale as f32);
         Ok(Self {
             latents: b.upload(start)?,
             shape,
             times: b.upload(&HostTensor::from_f32(&[steps, 1], &times))?,
-            table: b.upload(&HostTensor::from_f32(&[steps, 3], &rows))?,
+            table: b.upload(&HostTensor::from_f32(&[steps, SamplerRow::COLUMNS], &rows))?,
             step: b.upload(&HostTensor::from_u32(&[1], &[0]))?,
         })
     }
@@ -76,7 +76,8 @@ impl<B: Backend> Sampler<B> {
             let clock = Clock { times: &self.times, step: &self.step };
             let probe = &mut |_, _: &B::Tensor| Ok(());
             let prediction = transformer.forward(b, &self.latents, clock, captions, &sequence, probe)?;
-            b.guide_and_step(&mut self.latents, &prediction, &self.table, &mut self.step)
+            let sampler = SamplerState { table: &self.table, history: None, noise: None };
+            b.sampler_step(&mut self.latents, &prediction, sampler, &mut self.step)
         })?;
         Ok(Step { recording, _sequence: sequence })
     }

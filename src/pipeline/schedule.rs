@@ -7,6 +7,7 @@
 mod beta;
 
 use super::guidance::Guidance;
+use crate::backend::SamplerRow;
 use crate::error::{Error, Result};
 use crate::model::config::{SchedulerConfig, Spacing, TimeShift};
 
@@ -80,14 +81,18 @@ impl Schedule {
         self.model_times().map(|t| guidance.is_on(t)).collect()
     }
 
-    /// The rows `(delta, g, c)` of [`crate::backend::Backend::guide_and_step`]. `delta` is
-    /// `−(σ_{i+1} − σ_i)`, because the model predicts minus the velocity. Where guidance is off,
-    /// `g` and `c` are 0, so that a prediction of both prompts steps by the positive one alone.
-    pub fn step_rows(&self, guidance: &Guidance) -> Vec<[f32; 3]> {
+    /// The Euler steps as rows of [`sampler_step`](crate::backend::SamplerStepOp::sampler_step). The
+    /// coefficient of the prediction is `−(σ_{i+1} − σ_i)`, because the model predicts minus the
+    /// velocity. Where guidance is off, scale and cap are 0, so that a prediction of both prompts
+    /// steps by the positive one alone.
+    pub fn step_rows(&self, guidance: &Guidance) -> Vec<SamplerRow> {
         let deltas = self.sigmas.windows(2).map(|pair| pair[0] - pair[1]);
         deltas
             .zip(self.guided(guidance))
-            .map(|(delta, on)| if on { [delta, guidance.scale, guidance.normalization] } else { [delta, 0.0, 0.0] })
+            .map(|(delta, on)| match on {
+                true => SamplerRow::euler(delta, guidance.scale, guidance.normalization),
+                false => SamplerRow::euler(delta, 0.0, 0.0),
+            })
             .collect()
     }
 
@@ -218,10 +223,10 @@ mod tests {
         for steps in [1, 2, 7, 50, 1000] {
             let rows = fixed(steps, 6.0).step_rows(&ON);
             assert_eq!(rows.len(), steps);
-            assert!(rows.iter().all(|&[delta, g, c]| delta > 0.0 && g == 4.0 && c == 1.5));
-            assert!((rows.iter().map(|row| row[0]).sum::<f32>() - 1.0).abs() < 1e-5);
+            assert!(rows.iter().all(|row| row.prediction > 0.0 && row.guidance == 4.0 && row.cap == 1.5));
+            assert!((rows.iter().map(|row| row.prediction).sum::<f32>() - 1.0).abs() < 1e-5);
         }
-        assert_eq!(fixed(8, 3.0).step_rows(&ON)[7], [0.3, 4.0, 1.5]);
+        assert_eq!(fixed(8, 3.0).step_rows(&ON)[7], SamplerRow::euler(0.3, 4.0, 1.5));
     }
 
     #[test]
@@ -230,7 +235,7 @@ mod tests {
         let guided_until = |guidance: Guidance| {
             let guided = schedule.guided(&guidance);
             let rows = schedule.step_rows(&guidance);
-            assert!(guided.iter().zip(&rows).all(|(&on, row)| on == (row[1] > 0.0) && on == (row[2] > 0.0)));
+            assert!(guided.iter().zip(&rows).all(|(&on, row)| on == (row.guidance > 0.0) && on == (row.cap > 0.0)));
             assert!(guided.is_sorted_by(|a, b| a >= b));
             guided.iter().filter(|on| **on).count()
         };

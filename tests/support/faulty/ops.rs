@@ -240,25 +240,36 @@ impl<B: Backend> JoinSequenceOp for Faulty<B> {
     }
 }
 
-impl<B: Backend> GuideAndStepOp for Faulty<B> {
-    fn run_guide_and_step(&self, args: GuideAndStepArgs<'_, B::Tensor>) -> Result<()> {
-        let GuideAndStepArgs { latents, prediction, table, step } = args;
-        let column = match self.fault {
-            Fault::GuidanceForgotten => Some(1),
-            Fault::CapForgotten => Some(2),
-            _ => None,
+impl<B: Backend> SamplerStepOp for Faulty<B> {
+    fn run_sampler_step(&self, args: SamplerStepArgs<'_, B::Tensor>, _: usize) -> Result<()> {
+        let SamplerStepArgs { latents, prediction, sampler, step } = args;
+        let SamplerState { table, history, noise } = sampler;
+        let columns = table.shape()[1];
+        let forgotten = match self.fault {
+            Fault::GuidanceForgotten => 0..1,
+            Fault::CapForgotten => 1..2,
+            Fault::NoiseForgotten => 4..5,
+            Fault::HistoryForgotten => SamplerRow::COLUMNS..columns,
+            _ => 0..0,
         };
-        let without = match column.filter(|_| !self.recording.get()) {
-            Some(column) => Some(self.changed(table, |v| v.chunks_mut(3).for_each(|row| row[column] = 0.0))?),
-            None => None,
+        let without = match !forgotten.is_empty() && !self.recording.get() {
+            true => {
+                let forget = |row: &mut [f32]| row[forgotten.clone()].fill(0.0);
+                Some(self.changed(table, |v| v.chunks_mut(columns).for_each(forget))?)
+            }
+            false => None,
         };
         let table = without.as_ref().unwrap_or(table);
-        if self.is(Fault::StepNotAdvanced) && !self.recording.get() {
-            self.inner.guide_and_step(latents, prediction, table, &mut self.changed(step, |_| ())?)?;
-        } else {
-            self.inner.guide_and_step(latents, prediction, table, step)?;
-        }
-        self.changed_in_place("guide_and_step", latents)
+        let copy = |of: &B::Tensor, fault| match self.is(fault) && !self.recording.get() {
+            true => self.changed(of, |_| ()).map(Some),
+            false => Ok(None),
+        };
+        let mut stale = history.as_deref().map(|history| copy(history, Fault::HistoryNotStored)).transpose()?.flatten();
+        let mut stopped = copy(step, Fault::StepNotAdvanced)?;
+        let history = if stale.is_some() { stale.as_mut() } else { history };
+        let sampler = SamplerState { table, history, noise };
+        self.inner.sampler_step(latents, prediction, sampler, stopped.as_mut().unwrap_or(step))?;
+        self.changed_in_place("sampler_step", latents)
     }
 }
 

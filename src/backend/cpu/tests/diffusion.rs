@@ -1,6 +1,6 @@
 //! The verbs of the diffusion transformer.
 
-use super::super::super::Modulation;
+use super::super::super::{Modulation, SamplerRow, SamplerState};
 use super::*;
 
 #[test]
@@ -220,9 +220,10 @@ fn naive_step(x: &[f64], p: &[f64], q: Option<&[f64]>, [delta, g, c]: [f64; 3]) 
 }
 
 #[test]
-fn guide_and_step() {
+fn sampler_step() {
     let rows = [[-0.1, 3.0, 0.0], [0.25, 2.5, 1.5], [-0.5, 0.0, 1.0], [-0.3, 4.0, 1.0]];
-    let table = HostTensor::from_f32(&[4, 3], rows.as_flattened());
+    let values = rows.map(|[delta, guidance, cap]: [f32; 3]| SamplerRow::euler(delta, guidance, cap).values());
+    let table = HostTensor::from_f32(&[4, 7], values.as_flattened());
     for shape in [[1, 1, 1, 1], [2, 3, 5, 7], [3, 16, 1, 2]] {
         for (guided, step, scale) in [(true, 0, 1.0), (true, 1, 1.0), (true, 2, 1e4), (true, 3, 1e4), (false, 1, 1.0)] {
             let [b, item] = [shape[0], shape[1] * shape[2] * shape[3]];
@@ -251,7 +252,7 @@ fn guide_and_step() {
             }
             let counter = HostTensor::from_u32(&[1], &[step as u32]);
             let ran = both([latents, prediction, table.clone(), counter], |b, [latents, prediction, table, step]| {
-                b.guide_and_step(latents, prediction, table, step)?;
+                b.sampler_step(latents, prediction, SamplerState { table, history: None, noise: None }, step)?;
                 Ok(latents.clone())
             });
             expect(&(shape, guided, step), &ran.inputs[0], &reference);

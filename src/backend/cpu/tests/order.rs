@@ -1,6 +1,6 @@
 //! Values past a table, and the memory of recordings.
 
-use super::super::super::{Branch, Modulation, RmsNorm};
+use super::super::super::{Branch, Modulation, RmsNorm, SamplerState};
 use super::*;
 use crate::error::Error;
 
@@ -51,8 +51,9 @@ fn what_is_past_a_table_is_an_error() {
     let b = Cpu::new();
     let (mut latents, mut step) = (f32s(&[1, 1, 2, 2]), u32s(&[2]));
     let before = block_on(b.download(&latents)).unwrap();
-    let result = b.guide_and_step(&mut latents, &f32s(&[1, 1, 2, 2]), &f32s(&[2, 3]), &mut step);
-    refused(result, "guide_and_step", "step 2 is past the table's 2 rows");
+    let sampler = SamplerState { table: &f32s(&[2, 7]), history: None, noise: None };
+    let result = b.sampler_step(&mut latents, &f32s(&[1, 1, 2, 2]), sampler, &mut step);
+    refused(result, "sampler_step", "step 2 is past the table's 2 rows");
     assert_eq!(block_on(b.download(&latents)).unwrap().bytes(), before.bytes());
     assert_eq!(block_on(b.download(&step)).unwrap().to_u32().unwrap(), [2]);
 }

@@ -6,7 +6,6 @@ pub(crate) mod embed_patches;
 pub(crate) mod final_layer;
 pub(crate) mod gather_rows;
 pub(crate) mod group_norm;
-pub(crate) mod guide_and_step;
 pub(crate) mod join_sequence;
 pub(crate) mod linear;
 pub(crate) mod modulation;
@@ -17,6 +16,7 @@ pub(crate) mod qk_norm_rope;
 pub(crate) mod residual;
 pub(crate) mod residual_norm;
 pub(crate) mod rms_norm;
+pub(crate) mod sampler_step;
 pub(crate) mod scale_latents;
 pub(crate) mod swiglu;
 pub(crate) mod timestep_embedding;
@@ -36,7 +36,7 @@ pub(crate) fn programs(architecture: &str) -> Vec<Program> {
         final_layer::programs(),
         gather_rows::programs(),
         group_norm::programs(),
-        guide_and_step::programs(),
+        sampler_step::programs(),
         join_sequence::programs(),
         linear::programs(),
         normalize_rgb8::programs(),

@@ -6,7 +6,6 @@ mod embed_patches;
 mod final_layer;
 mod gather_rows;
 mod group_norm;
-mod guide_and_step;
 mod join_sequence;
 mod linear;
 mod modulation;
@@ -17,6 +16,7 @@ mod qk_norm_rope;
 mod residual;
 mod residual_norm;
 mod rms_norm;
+mod sampler_step;
 mod scale_latents;
 mod swiglu;
 mod timestep_embedding;
@@ -47,7 +47,7 @@ pub(super) fn programs() -> Vec<Program> {
         final_layer::programs(),
         gather_rows::programs(),
         group_norm::programs(),
-        guide_and_step::programs(),
+        sampler_step::programs(),
         join_sequence::programs(),
         linear::programs(),
         modulation::programs(),

@@ -5,7 +5,8 @@ use crate::backend::webgpu::driver::variant::{Reduction, Shaders, Variant};
 use crate::backend::webgpu::memory::tensor::WebGpuTensor;
 use crate::backend::webgpu::{Runtime, WebGpu};
 use crate::backend::{
-    Branch, GroupNormOp, GuideAndStepOp, Heads, QkNormRope, QkNormRopeOp, ResidualNormOp, RmsNorm, RopePairs,
+    Branch, GroupNormOp, Heads, QkNormRope, QkNormRopeOp, ResidualNormOp, RmsNorm, RopePairs, SamplerRow, SamplerState,
+    SamplerStepOp,
 };
 use crate::conformance::noise;
 use crate::tensor::HostTensor;
@@ -52,10 +53,11 @@ fn reduced(b: &WebGpu) -> Vec<Found> {
     keep("group_norm".into(), &b.group_norm(&x, &weight, &bias, 2, 1e-6, false).unwrap());
     let mut latents = tensor(&[1, 4, 33, 33], 1.0);
     let prediction = tensor(&[2, 4, 33, 33], 1.0);
-    let table = b.upload(&HostTensor::from_f32(&[1, 3], &[-0.1, 4.0, 1.0])).unwrap();
+    let table = b.upload(&HostTensor::from_f32(&[1, 7], &SamplerRow::euler(-0.1, 4.0, 1.0).values())).unwrap();
     let mut step = b.upload(&HostTensor::from_u32(&[1], &[0])).unwrap();
-    b.guide_and_step(&mut latents, &prediction, &table, &mut step).unwrap();
-    keep("guide_and_step".into(), &latents);
+    let sampler = SamplerState { table: &table, history: None, noise: None };
+    b.sampler_step(&mut latents, &prediction, sampler, &mut step).unwrap();
+    keep("sampler_step".into(), &latents);
     found
 }
 
