@@ -13,10 +13,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tower::ServiceExt;
 use zimage::{BackendChoice, Engine, Error, ErrorKind, Event, Model, Request, Stage, Worker};
 
-/// One test at a time: the count of threads is the process's.
+/// Runs one test at a time, because they count the threads of the process. The threads of the
+/// processor's pool start here: they take the name of the thread that starts them.
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+    let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    rayon::broadcast(|_| ());
+    alone
 }
 
 fn silent(_: Stage) -> ControlFlow<()> {

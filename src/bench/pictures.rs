@@ -65,8 +65,8 @@ pub(super) async fn draw<B: Backend>(
     let whats = [
         picture,
         "tokens, text encoder and captions".into(),
-        format!("noise, recording, {steps} steps, latents to the host"),
-        "latents on the host to pixels there".into(),
+        format!("noise, recording, {steps} steps"),
+        "latents on the device to pixels on the host".into(),
     ];
     for ((name, part), what) in PICTURE.into_iter().zip(parts).zip(whats) {
         if wanted(name) {
