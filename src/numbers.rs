@@ -20,6 +20,19 @@ pub fn noise(seed: u64, count: usize) -> Vec<f32> {
     (1..=count as u64).map(|i| (splitmix64(seed, i) >> 40) as f32 / (1 << 23) as f32 - 1.0).collect()
 }
 
+/// `‖out − reference‖ / ‖reference‖` in f64. It is infinite for values that are not numbers and for
+/// lengths that differ; for a reference of zeros it is the length of `out`.
+pub fn relative_error(out: &[f32], reference: &[f32]) -> f64 {
+    if out.len() != reference.len() {
+        return f64::INFINITY;
+    }
+    let square = |x: f64| x * x;
+    let difference: f64 = out.iter().zip(reference).map(|(&o, &r)| square(f64::from(o) - f64::from(r))).sum();
+    let length: f64 = reference.iter().map(|&r| square(f64::from(r))).sum();
+    let error = if length > 0.0 { (difference / length).sqrt() } else { difference.sqrt() };
+    if error.is_nan() { f64::INFINITY } else { error }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -40,5 +53,15 @@ mod tests {
         let mean = values.iter().sum::<f32>() / values.len() as f32;
         let square = values.iter().map(|value| value * value).sum::<f32>() / values.len() as f32;
         assert!(mean.abs() < 0.01 && (square - 1.0 / 3.0).abs() < 0.01, "{mean} {square}");
+    }
+
+    #[test]
+    fn nan_is_infinitely_wrong() {
+        assert_eq!(relative_error(&[1.0, 2.0], &[1.0, 2.0]), 0.0);
+        assert_eq!(relative_error(&[3.0, 0.0], &[0.0, 4.0]), 1.25);
+        assert_eq!(relative_error(&[f32::NAN], &[1.0]), f64::INFINITY);
+        assert_eq!(relative_error(&[1.0], &[f32::NAN]), f64::INFINITY);
+        assert_eq!(relative_error(&[1.0], &[1.0, 1.0]), f64::INFINITY);
+        assert_eq!(relative_error(&[0.5], &[0.0]), 0.5);
     }
 }

@@ -19,7 +19,7 @@ const CRATE: &[&[&str]] = &[
     &["weights", "backend"],
     &["tensor"],
     &["image"],
-    &["json", "output_file", "reserve", "future", "named"],
+    &["json", "output_file", "reserve", "future", "named", "numbers"],
     &["error", "sync"],
 ];
 /// The modules of `backend`.

@@ -86,7 +86,7 @@ fn once_a_step<B: Backend + 'static>(sizes: &Sizes<'_>, runs: usize) -> Vec<Case
         batch: 1,
         channels,
         size,
-        rows: &[SamplerRow::euler(1e-4, 4.0, 1.0)],
+        rows: const { &[SamplerRow::euler(1e-4, 4.0, 1.0)] },
         // Every call of every replay reads the next row.
         repeats: MAX_CALLS * (runs + 12),
         scale: UNIT,

@@ -118,8 +118,8 @@ pub(super) fn entry<B: Backend + 'static>() -> Entry<B> {
         ("guided", SamplerStepCase { size: [16, 24], ..GUIDED }),
         // The length of each item caps that item.
         ("capped", SamplerStepCase { batch: 3, rows: CAPPED, ..GUIDED }),
-        ("cap-not-reached", SamplerStepCase { rows: &[euler(-0.2, 0.1, 3.0)], ..GUIDED }),
-        ("no-negatives-no-cap", SamplerStepCase { guided: false, rows: &[euler(-0.2, 4.0, 0.5)], ..GUIDED }),
+        ("cap-not-reached", SamplerStepCase { rows: const { &[euler(-0.2, 0.1, 3.0)] }, ..GUIDED }),
+        ("no-negatives-no-cap", SamplerStepCase { guided: false, rows: const { &[euler(-0.2, 4.0, 0.5)] }, ..GUIDED }),
         ("steps-in-a-row", SamplerStepCase { batch: 1, size: [5, 7], rows: VARIED, steps: 3, ..GUIDED }),
         ("last-row", SamplerStepCase { batch: 1, size: [1, 1], rows: LAST, first: 1, ..GUIDED }),
         ("prediction-1e4", SamplerStepCase { size: [16, 16], rows: CAPPED, scale: 1e4, ..GUIDED }),

@@ -10,9 +10,9 @@ mod tokens;
 
 use super::super::*;
 use super::{Cpu, CpuLinear, CpuTensor};
-use crate::conformance::{noise, relative_error};
 use crate::error::Result;
 use crate::future::expect_ready;
+use crate::numbers::{noise, relative_error};
 use crate::tensor::{DType, HostTensor, Weight};
 use pollster::block_on;
 

@@ -8,7 +8,7 @@ use crate::backend::{
     Branch, GroupNormOp, Heads, QkNormRope, QkNormRopeOp, ResidualNormOp, RmsNorm, RopePairs, SamplerRow, SamplerState,
     SamplerStepOp,
 };
-use crate::conformance::noise;
+use crate::numbers::noise;
 use crate::tensor::HostTensor;
 use pollster::block_on;
 use std::process::Command;
