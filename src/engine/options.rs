@@ -31,7 +31,7 @@ impl From<BackendChoice> for LoadOptions {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Precision {
-    /// The backend's own: [`Backend::operands`].
+    /// The backend's own: [`Runtime::operands`](crate::backend::Runtime::operands).
     #[default]
     Auto,
     /// BF16, which the `cuda` backend has.

@@ -28,15 +28,17 @@ impl<B: Backend> Pipeline<B> {
         guidance: &Guidance,
         run: &mut Run<'_>,
     ) -> Result<B::Tensor> {
-        let recorded = self.record_denoising(start.clone(), captions, schedule, guidance, run).await?;
+        let sampler = Sampler::upload(&self.backend, start, schedule, guidance, &self.config.transformer)?;
+        let recorded = self.record_denoising(sampler, start.clone(), captions, schedule, guidance, run).await?;
         self.run_denoising(&recorded, run).await?;
         Ok(recorded.sampler.into_latents())
     }
 
-    /// Uploads `start` and records the steps of the loop. The host waits for nothing, so it records
-    /// while the device encodes text.
+    /// Records the steps of the loop that `sampler` is at the start of. The host waits for nothing,
+    /// so it records while the device encodes text.
     pub(super) async fn record_denoising(
         &self,
+        mut sampler: Sampler<B>,
         start: HostTensor,
         captions: &Encoded<B>,
         schedule: &Schedule,
@@ -45,7 +47,6 @@ impl<B: Backend> Pipeline<B> {
     ) -> Result<Denoising<B>> {
         let b = &self.backend;
         let transformer = &*self.networks.transformer(b, &self.config, run.progress()).await?;
-        let mut sampler = Sampler::upload(b, &start, schedule, guidance, &self.config.transformer)?;
         let guided = schedule.guided(guidance);
         let steps = self.record(&mut sampler, transformer, captions, &guided)?;
         Ok(Denoising { start, sampler, guided, sigmas: schedule.sigmas().to_vec(), steps })

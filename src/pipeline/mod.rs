@@ -33,6 +33,7 @@ use prompt::Tokenizer;
 use request::Job;
 use residency::Networks;
 pub use residency::Offload;
+use sampler::Sampler;
 use schedule::Schedule;
 use std::ops::ControlFlow;
 use std::sync::{Arc, OnceLock};
@@ -200,8 +201,10 @@ impl<B: Backend> Pipeline<B> {
             let (captions, launched) = self.captions(&mut captions, prompts(batch), &mut run).await?;
             // While the device encodes text, the host records all that follows.
             let start = start.latents()?;
-            let denoising = self.record_denoising(start, captions, &schedule, &job.guidance, &mut run).await?;
-            let decoding = self.record_decoding(denoising.latents(), &tiles)?;
+            let sampler = Sampler::upload(&self.backend, &start, &schedule, &job.guidance, &self.config.transformer)?;
+            // The decoder first: the loop, which needs less memory, then shares the decoder's.
+            let decoding = self.record_decoding(sampler.latents(), &tiles)?;
+            let denoising = self.record_denoising(sampler, start, captions, &schedule, &job.guidance, &mut run).await?;
             self.finish_captions(launched, &mut run).await?;
 
             let loop_start = Instant::now();
@@ -218,9 +221,9 @@ impl<B: Backend> Pipeline<B> {
                 self.backend.trim();
             }
             let pictures = self.decode_recorded(&latents, decoding, &mut tiles).await?;
+            run.timings.vae_ms += since(decoder_start);
             drop((latents, denoising));
             self.backend.trim();
-            run.timings.vae_ms += since(decoder_start);
             batch.iter().zip(pictures).try_for_each(|(&image, picture)| each(image, picture))?;
         }
         let mut timings = run.timings;

@@ -27,7 +27,7 @@ pub struct Sampler<B: Backend> {
 /// A recorded step, to be replayed once for every step of the schedule.
 #[derive(Debug)]
 pub struct Step<B: Backend> {
-    /// The argument of [`Backend::replay`].
+    /// The argument of [`Runtime::replay`](crate::backend::Runtime::replay).
     pub recording: B::Recording,
     _sequence: Sequence<B>,
 }

@@ -13,6 +13,7 @@ impl SamplerStepOp for Cpu {
         let columns = SamplerRow::COLUMNS + slots;
         let counter = step.memory();
         let history = history.map(|history| history.memory());
+        let has_noise = noise.is_some();
         self.update(latents, [prediction, table, or(noise, table)], move |[prediction, table, noise], latents| {
             let table = table.f32()?;
             let row = table_row("sampler_step", &table, columns, &counter.read())?;
@@ -23,8 +24,8 @@ impl SamplerStepOp for Cpu {
                 None => &mut [],
             };
             let noise = noise.f32()?;
-            let noise =
-                &noise[if row[NOISE] == 0.0 { 0..0 } else { index * latents.len()..(index + 1) * latents.len() }];
+            let is_read = has_noise && row[NOISE] != 0.0;
+            let noise = if is_read { &noise[index * latents.len()..][..latents.len()] } else { &[] };
             sampler_step(Step { row, index, noise, item }, latents, &prediction.f32()?, history);
             counter.write().u32_mut().iter_mut().for_each(|step| *step += 1);
             Ok(())

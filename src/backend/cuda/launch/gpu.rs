@@ -120,7 +120,8 @@ impl Gpu {
     ) -> Result<T> {
         let mut made = allocate();
         if out_of_memory(&made) {
-            self.trim_arenas();
+            self.trim_tensors();
+            self.recordings.trim();
             made = allocate();
         }
         if out_of_memory(&made) {
@@ -139,16 +140,16 @@ impl Gpu {
         self.device.context.mem_get_info().ok().map(|(free, _)| free as u64)
     }
 
-    /// Frees memory that no tensor uses.
+    /// Frees memory that no tensor uses, except that of recordings: the next picture needs as much,
+    /// and allocating it takes milliseconds in which the device is idle.
     pub(crate) fn trim(&self) {
-        self.trim_arenas();
+        self.trim_tensors();
         self.staging.trim();
     }
 
-    fn trim_arenas(&self) {
+    fn trim_tensors(&self) {
         self.arena.trim();
         self.exact.trim();
-        self.recordings.trim();
     }
 
     // ---- order ----
