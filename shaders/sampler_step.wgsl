@@ -114,7 +114,11 @@ fn advance(at: u32, me: Thread) {
         }
         let value = item * p.size + i;
         let x = latents[value];
-        var next = a_x * x + b_v * v;
+        // Euler's step, in which the compiler may fuse multiplication and addition.
+        var next = x + b_v * v;
+        if (a_x != 1.0) {
+            next = a_x * x + b_v * v;
+        }
         if (HISTORY > 0u) {
             let slots = max(HISTORY, 1u);
             for (var j = 1u; j <= HISTORY; j++) {

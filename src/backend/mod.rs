@@ -18,57 +18,39 @@ pub mod webgpu;
 pub use ops::*;
 pub use runtime::{DeviceTensor, DeviceWeight, Runtime};
 
-/// A GPU, a CPU, anything that computes the ops: the one list of them.
-pub trait Backend:
-    Runtime
-    + AttentionOp
-    + Conv2dOp
-    + EmbedPatchesOp
-    + FinalLayerOp
-    + GatherRowsOp
-    + GroupNormOp
-    + JoinSequenceOp
-    + LinearOp
-    + ModulationOp
-    + NormalizeRgb8Op
-    + PadRowsOp
-    + ProjectQkvOp
-    + QkNormRopeOp
-    + ResidualNormOp
-    + ResidualOp
-    + RmsNormOp
-    + SamplerStepOp
-    + ScaleLatentsOp
-    + SwiGluOp
-    + TimestepEmbeddingOp
-    + ToRgb8Op
-    + UnscaleLatentsOp
-{
+/// Defines [`Backend`] as the sum of the runtime and the ops.
+macro_rules! backend {
+    ($($op:ident),+ $(,)?) => {
+        /// A GPU, a CPU, anything that computes the ops. It is implemented for every type that has
+        /// a runtime and all ops.
+        pub trait Backend: Runtime $(+ $op)+ {}
+
+        impl<B: Runtime $(+ $op)+> Backend for B {}
+    };
 }
 
-impl<B> Backend for B where
-    B: Runtime
-        + AttentionOp
-        + Conv2dOp
-        + EmbedPatchesOp
-        + FinalLayerOp
-        + GatherRowsOp
-        + GroupNormOp
-        + JoinSequenceOp
-        + LinearOp
-        + ModulationOp
-        + NormalizeRgb8Op
-        + PadRowsOp
-        + ProjectQkvOp
-        + QkNormRopeOp
-        + ResidualNormOp
-        + ResidualOp
-        + RmsNormOp
-        + SamplerStepOp
-        + ScaleLatentsOp
-        + SwiGluOp
-        + TimestepEmbeddingOp
-        + ToRgb8Op
-        + UnscaleLatentsOp
-{
+// The one list of the ops.
+backend! {
+    AttentionOp,
+    Conv2dOp,
+    EmbedPatchesOp,
+    FinalLayerOp,
+    GatherRowsOp,
+    GroupNormOp,
+    JoinSequenceOp,
+    LinearOp,
+    ModulationOp,
+    NormalizeRgb8Op,
+    PadRowsOp,
+    ProjectQkvOp,
+    QkNormRopeOp,
+    ResidualNormOp,
+    ResidualOp,
+    RmsNormOp,
+    SamplerStepOp,
+    ScaleLatentsOp,
+    SwiGluOp,
+    TimestepEmbeddingOp,
+    ToRgb8Op,
+    UnscaleLatentsOp,
 }
