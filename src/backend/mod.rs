@@ -1,8 +1,8 @@
 //! The backend trait: the ops that the pipeline is written in, and the runtime under them.
 //!
-//! An op is as much work as a GPU should do in one pass over memory. [`ops`] defines each one by a formula with shapes and
-//! types, [`cpu`] is its executable meaning, `shaders/` and `kernels/` hold it for GPUs under the same name, and
-//! [`crate::conformance`] compares them.
+//! An op is as much work as a GPU should do in one pass over memory. [`ops`] defines each one by a
+//! formula with shapes and types, [`cpu`] is its executable meaning, `shaders/` and `kernels/` hold
+//! it for GPUs under the same name, and [`crate::conformance`] compares them.
 
 pub mod cpu;
 #[cfg(feature = "cuda")]

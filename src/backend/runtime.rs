@@ -37,22 +37,24 @@ pub trait DeviceWeight<const N: usize>: Debug {
 
 /// Tensors, memory and order.
 ///
-/// Ops may run later than they are called, in the order of the calls. [`Runtime::download`] and [`Runtime::wait`] wait for
-/// them; nothing else does. Uploads read the weights and wait for nothing else: a weight in memory is ready when the future
-/// is polled for the first time.
+/// Ops may run later than they are called, in the order of the calls. [`Runtime::download`] and
+/// [`Runtime::wait`] wait for them; nothing else does. Uploads read the weights and wait for
+/// nothing else: a weight in memory is ready when the future is polled for the first time.
 pub trait Runtime: Sized + Debug {
     /// Device memory with a shape and an element type.
     type Tensor: DeviceTensor;
-    /// A sequence of ops that is replayed without host work (a CUDA graph; prepared wgpu dispatches).
+    /// A sequence of ops that is replayed without host work (a CUDA graph; prepared wgpu
+    /// dispatches).
     type Recording: Debug;
     /// A point in the order of the ops that the host can wait for.
     type Event: Debug;
 
-    /// The number of replays that may be in flight: enough to keep the device busy, few enough to cancel quickly. 1 where
-    /// ops run as they are called.
+    /// The number of replays that may be in flight: enough to keep the device busy, few enough to
+    /// cancel quickly. 1 where ops run as they are called.
     const IN_FLIGHT: usize;
 
-    /// True if recordings use the same memory, so that one more costs no memory unless it needs more than the others.
+    /// True if recordings use the same memory, so that one more costs no memory unless it needs
+    /// more than the others.
     const RECORDINGS_SHARE_MEMORY: bool = false;
 
     /// The backend's name in the user interface: `cpu`, `webgpu`, `cuda`.
@@ -61,13 +63,15 @@ pub trait Runtime: Sized + Debug {
     /// A description of the device.
     fn device(&self) -> String;
 
-    /// The type of activations. A tensor uploaded in this type can be used as an activation without a conversion.
+    /// The type of activations. A tensor uploaded in this type can be used as an activation without
+    /// a conversion.
     fn activations(&self) -> DType {
         DType::F32
     }
 
-    /// The type that matrix products (`linear`, `swiglu`, `attention`, `conv2d` and the ops that contain one) round their
-    /// operands to, F32 for no rounding. Accumulation is always F32. Conformance derives its tolerances from this.
+    /// The type that matrix products (`linear`, `swiglu`, `attention`, `conv2d` and the ops that
+    /// contain one) round their operands to, F32 for no rounding. Accumulation is always F32.
+    /// Conformance derives its tolerances from this.
     fn operands(&self) -> DType {
         DType::F32
     }
@@ -77,30 +81,30 @@ pub trait Runtime: Sized + Debug {
         stored
     }
 
-    /// The most elements that an activation may have, whatever memory is free; `usize::MAX` without such a limit. Callers
-    /// use it to choose sizes that fit.
+    /// The most elements that an activation may have, whatever memory is free; `usize::MAX` without
+    /// such a limit. Callers use it to choose sizes that fit.
     fn largest_activation(&self) -> usize {
         usize::MAX
     }
 
-    /// Free bytes of the device's memory; `None` where they are unknown or the memory is the host's. Callers use it to decide
-    /// which networks are resident together.
+    /// Free bytes of the device's memory; `None` where they are unknown or the memory is the
+    /// host's. Callers use it to decide which networks are resident together.
     fn free_memory(&self) -> Option<u64> {
         None
     }
 
-    /// The largest number of bytes that the backend has held at once since it was opened: tensors, cached memory and
-    /// recordings, without the driver's own. `None` where it is unknown.
+    /// The largest number of bytes that the backend has held at once since it was opened: tensors,
+    /// cached memory and recordings, without the driver's own. `None` where it is unknown.
     fn peak_memory(&self) -> Option<u64> {
         None
     }
 
-    /// Marks the end of a stage. Cached memory that no tensor uses is freed, or handed to the next stage before an
-    /// allocation would raise the peak.
+    /// Marks the end of a stage. Cached memory that no tensor uses is freed, or handed to the next
+    /// stage before an allocation would raise the peak.
     fn trim(&self) {}
 
-    /// Copies a tensor to the device, as it is stored or widened exactly. Takes effect at once, as all uploads do, also
-    /// inside [`Runtime::record`].
+    /// Copies a tensor to the device, as it is stored or widened exactly. Takes effect at once, as
+    /// all uploads do, also inside [`Runtime::record`].
     fn upload(&self, tensor: &HostTensor) -> Result<Self::Tensor> {
         shape::not_empty("upload", "the tensor", tensor.shape())?;
         self.run_upload(tensor)
@@ -109,13 +113,14 @@ pub trait Runtime: Sized + Debug {
     /// Runs [`Runtime::upload`] on a tensor that is not empty.
     fn run_upload(&self, tensor: &HostTensor) -> Result<Self::Tensor>;
 
-    /// Copies a tensor back after all earlier ops have run; an error inside [`Runtime::record`]. F32, U32 and U8 come back
-    /// unchanged, activations in the backend's own type.
+    /// Copies a tensor back after all earlier ops have run; an error inside [`Runtime::record`].
+    /// F32, U32 and U8 come back unchanged, activations in the backend's own type.
     fn download(&self, tensor: &Self::Tensor) -> impl Future<Output = Result<HostTensor>>;
 
-    /// Records the ops that `steps` calls instead of running them. Tensors made inside belong to the recording: after a
-    /// replay they can be read while both exist, until another recording is made or replayed. Tensors from outside are
-    /// read and written in place at each replay. Recordings do not nest.
+    /// Records the ops that `steps` calls instead of running them. Tensors made inside belong to
+    /// the recording: after a replay they can be read while both exist, until another recording is
+    /// made or replayed. Tensors from outside are read and written in place at each replay.
+    /// Recordings do not nest.
     fn record(&self, steps: impl FnOnce(&Self) -> Result<()>) -> Result<Self::Recording>;
 
     /// Runs a recording once; an error inside [`Runtime::record`].

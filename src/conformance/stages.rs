@@ -6,7 +6,8 @@
 //! | `text.NAME.ids` | U32, I32 or I64 `[n]`: the token ids of a prompt, template included |
 //! | `transformer.NAME.latents` | `[P, C, h, w]` |
 //! | `transformer.NAME.times` | `[1]`, or `[N]` where `N = P`: 0 is noise, 1 the picture |
-//! | `transformer.NAME.caption.i` | `[nᵢ, features]` for `i` from 0 to `N − 1`: item `i` draws latents `i mod P` |
+//! | `transformer.NAME.caption.i` | `[nᵢ, features]` for `i` from 0 to `N − 1`: item `i` draws
+//! latents `i mod P` |
 //! | `vae.NAME.latents` | `[B, C, h, w]`, scaled as the transformer reads them |
 //!
 //! | output, F32 | is |

@@ -1,7 +1,7 @@
 //! The texts of a PNG: what this crate wrote, and what other programs say about a picture's making.
 //!
-//! A file may come from anywhere: its size and its chunks are bounded before anything is allocated for them, texts have a
-//! bounded number and length, and JSON in them a bounded depth.
+//! A file may come from anywhere: its size and its chunks are bounded before anything is allocated
+//! for them, texts have a bounded number and length, and JSON in them a bounded depth.
 
 mod comfy;
 mod exif;
@@ -45,7 +45,8 @@ pub struct PngText {
     /// The generation data, when this crate wrote the picture.
     #[serde(rename = "zimage")]
     pub info: Option<Info>,
-    /// The text that AUTOMATIC1111's web UI introduced, from the chunk of its name or from a comment in that form.
+    /// The text that AUTOMATIC1111's web UI introduced, from the chunk of its name or from a
+    /// comment in that form.
     pub parameters: Option<String>,
     /// The data of another program in its own form.
     pub foreign: Option<Foreign>,
@@ -62,7 +63,8 @@ impl PngText {
     pub fn open(path: &Path) -> Result<Self> {
         let mut reader = decoder(path)?.read_info().map_err(|error| broken(path, &error))?;
         let mut text = Self::read(reader.info());
-        // Texts usually precede the pixels, so that a file cut off behind them still tells how it was made.
+        // Texts usually precede the pixels, so that a file cut off behind them still tells how it
+        // was made.
         if !text.tells() {
             reader.finish().map_err(|error| broken(path, &error))?;
             text = Self::read(reader.info());
@@ -156,8 +158,8 @@ pub(crate) fn broken(path: &Path, error: &png::DecodingError) -> Error {
     Error::file(path, format!("a broken PNG: {error}"))
 }
 
-/// A text of a tEXt or zTXt chunk. PNG says that it is Latin-1, but many programs write UTF-8, which text in Latin-1
-/// hardly ever is by chance.
+/// A text of a tEXt or zTXt chunk. PNG says that it is Latin-1, but many programs write UTF-8,
+/// which text in Latin-1 hardly ever is by chance.
 fn utf8_in_latin1(text: &str) -> String {
     let bytes: Option<Vec<u8>> = text.chars().map(|c| u8::try_from(c).ok()).collect();
     bytes.and_then(|bytes| String::from_utf8(bytes).ok()).unwrap_or_else(|| text.to_owned())

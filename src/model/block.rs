@@ -1,14 +1,15 @@
-//! The block that both transformers are made of: attention, then a gated feed-forward, each normed and added to the
-//! residual stream.
+//! The block that both transformers are made of: attention, then a gated feed-forward, each normed
+//! and added to the residual stream.
 //!
 //! With `h = RMS(x)·w·(1 + scale)`:
 //!
-//! - `x += tanh(gate) · RMS(Attention(h))`, then `x += tanh(gate) · RMS(W₂·(SiLU(W₁·h) ⊙ W₃·h))` in the image
+//! - `x += tanh(gate) · RMS(Attention(h))`, then `x += tanh(gate) · RMS(W₂·(SiLU(W₁·h) ⊙ W₃·h))` in
+//!   the image
 //!   transformer, where scale and gate are modulated by the timestep (or absent);
 //! - `x += Attention(h)`, then `x += W₂·(SiLU(W₁·h) ⊙ W₃·h)` in the text encoder.
 //!
-//! The norm that opens a half is computed by the verb that closed the half before it, so the residual stream is read
-//! and written once a half.
+//! The norm that opens a half is computed by the verb that closed the half before it, so the
+//! residual stream is read and written once a half.
 
 use super::load::Loader;
 use crate::backend::{Backend, Branch, Heads, Mask, Modulation, QkNormRope, RmsNorm, RopePairs, Runtime};
@@ -71,12 +72,13 @@ pub(super) struct Stack<'a, B: Backend> {
     pub causal: bool,
     /// Key lengths, U32 `[B]`.
     pub lengths: Option<&'a B::Tensor>,
-    /// The modulation table and the row of the first block; a block reads four: attention scale and gate, feed-forward
-    /// scale and gate.
+    /// The modulation table and the row of the first block; a block reads four: attention scale and
+    /// gate, feed-forward scale and gate.
     pub modulation: Option<(&'a B::Tensor, usize)>,
 }
 
-/// Sees the residual stream after every block, as `(index, x)`: for tests that compare block by block.
+/// Sees the residual stream after every block, as `(index, x)`: for tests that compare block by
+/// block.
 pub(super) type BlockProbe<'a, B> = &'a mut dyn FnMut(usize, &<B as Runtime>::Tensor) -> Result<()>;
 
 impl<B: Backend> Block<B> {

@@ -1,9 +1,10 @@
-//! What a model's config files say: every size of the three networks, the schedule, and what to do when the user does
-//! not say.
+//! What a model's config files say: every size of the three networks, the schedule, and what to do
+//! when the user does not say.
 //!
-//! Keys that mean nothing here are ignored; keys that ask for something this crate does not do are refused, because a
-//! wrong picture is worse than none. Where a key is missing, the default is the one of the reference implementation's
-//! class. All sizes are bounded, so that a hostile file cannot make us allocate without bound.
+//! Keys that mean nothing here are ignored; keys that ask for something this crate does not do are
+//! refused, because a wrong picture is worse than none. Where a key is missing, the default is the
+//! one of the reference implementation's class. All sizes are bounded, so that a hostile file
+//! cannot make us allocate without bound.
 
 mod keys;
 mod parts;
@@ -48,19 +49,24 @@ pub struct ModelConfig {
     variant: &'static str,
 }
 
-/// What a request means that does not say otherwise. The model's own file `zimage.json`, beside `model_index.json`, may
-/// set each of them; else the schedule's shift tells the published models apart.
+/// What a request means that does not say otherwise. The model's own file `zimage.json`, beside
+/// `model_index.json`, may set each of them; else the schedule's shift tells the published models
+/// apart.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Defaults {
-    /// Denoising steps: 8 for Turbo; 50 else, of the 28 to 50 that the base model's authors recommend.
+    /// Denoising steps: 8 for Turbo; 50 else, of the 28 to 50 that the base model's authors
+    /// recommend.
     pub steps: usize,
-    /// Guidance as diffusers counts it, 0 being none: 0 for Turbo; 4 else, of the 3 to 5 that are recommended.
+    /// Guidance as diffusers counts it, 0 being none: 0 for Turbo; 4 else, of the 3 to 5 that are
+    /// recommended.
     pub guidance: f32,
-    /// Width in pixels: that of the first of `sizes`, else 1024 or the most that the model has positions for.
+    /// Width in pixels: that of the first of `sizes`, else 1024 or the most that the model has
+    /// positions for.
     pub width: usize,
     /// Height in pixels, chosen like the width.
     pub height: usize,
-    /// The sizes `[width, height]` that the model was trained for, the best first. Empty where the file does not say.
+    /// The sizes `[width, height]` that the model was trained for, the best first. Empty where the
+    /// file does not say.
     pub sizes: Vec<[usize; 2]>,
 }
 
@@ -68,8 +74,8 @@ impl ModelConfig {
     /// Reads and checks the config files of all parts but the tokenizer.
     ///
     /// # Errors
-    /// [`Error::Io`] and [`Error::File`]; the latter names the file, the key, what was expected and what was found. Those
-    /// of reading.
+    /// [`Error::Io`] and [`Error::File`]; the latter names the file, the key, what was expected and
+    /// what was found. Those of reading.
     pub async fn read(folder: &ModelFolder) -> Result<Self> {
         let transformer = TransformerConfig::read(&Keys::read(folder, TRANSFORMER).await?)?;
         let text_encoder = TextEncoderConfig::read(&Keys::read(folder, TEXT_ENCODER).await?)?;
@@ -92,13 +98,14 @@ impl ModelConfig {
         Ok(Self { transformer, text_encoder, vae, scheduler, defaults, variant })
     }
 
-    /// Which model this is, for display: `Turbo` or `base` by the schedule's shift, or `custom` for a model with another
-    /// shift or with its own `zimage.json`.
+    /// Which model this is, for display: `Turbo` or `base` by the schedule's shift, or `custom` for
+    /// a model with another shift or with its own `zimage.json`.
     pub fn variant(&self) -> &'static str {
         self.variant
     }
 
-    /// What the width and the height of a picture have to be multiples of: one token's pixels, 16 for Z-Image.
+    /// What the width and the height of a picture have to be multiples of: one token's pixels, 16
+    /// for Z-Image.
     pub fn size_multiple(&self) -> usize {
         size_multiple(&self.transformer, &self.vae)
     }

@@ -7,8 +7,9 @@ use crate::weights::{OnRead, Tensors};
 use futures_util::future::try_join_all;
 use std::path::Path;
 
-/// Uploads the tensors of one part. Small ones are read whole and together, because a network answers several questions as
-/// fast as one; tables and matrices in pieces as they are uploaded, so that a model may be larger than the host's memory.
+/// Uploads the tensors of one part. Small ones are read whole and together, because a network
+/// answers several questions as fast as one; tables and matrices in pieces as they are uploaded, so
+/// that a model may be larger than the host's memory.
 #[derive(Clone, Copy)]
 pub(super) struct Loader<'a, B> {
     pub b: &'a B,
@@ -35,7 +36,8 @@ impl<'a, B: Backend> Loader<'a, B> {
         self.tensors.weight(name, shape, self.on_read).await
     }
 
-    /// As [`Loader::weight`], for a weight of `network` that the network would hide an infinite value of.
+    /// As [`Loader::weight`], for a weight of `network` that the network would hide an infinite
+    /// value of.
     pub(super) async fn finite_weight(&self, network: &'static str, name: &str, shape: &[usize]) -> Result<Weight<'a>> {
         let (tensors, tensor) = (self.tensors, name.to_owned());
         let error = move || {

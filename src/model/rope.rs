@@ -1,9 +1,11 @@
-//! Rotary position embeddings as tables of (cos, sin), F32 `[…, dim/2, 2]`, for `Backend::qk_norm_rope`.
+//! Rotary position embeddings as tables of (cos, sin), F32 `[…, dim/2, 2]`, for
+//! `Backend::qk_norm_rope`.
 
 use std::collections::HashMap;
 
-/// The table for positions on several axes, side by side in a head: axis `a` turns `dims[a]` elements by the angles
-/// `pos·θ^(−2k/dims[a])`, computed in f64 and kept in f32 as the reference does.
+/// The table for positions on several axes, side by side in a head: axis `a` turns `dims[a]`
+/// elements by the angles `pos·θ^(−2k/dims[a])`, computed in f64 and kept in f32 as the reference
+/// does.
 #[derive(Debug)]
 pub(super) struct AxesTable {
     dims: [usize; 3],
@@ -59,7 +61,8 @@ mod tests {
         let rows = axes.take();
         let (table, again) = rows.split_at(8);
         assert_eq!(table, again);
-        // Not the same bits: the compiler folds a cosine of a constant more exactly than the library computes it.
+        // Not the same bits: the compiler folds a cosine of a constant more exactly than the
+        // library computes it.
         let angles = [3.0, 3.0 / 16.0, 0.0, 7.0f32];
         let expected: Vec<f32> = angles.iter().flat_map(|angle| [angle.cos(), angle.sin()]).collect();
         let apart = table.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);

@@ -1,4 +1,5 @@
-//! Qwen3 as a text encoder: token ids to the hidden states before its last block, without a final norm.
+//! Qwen3 as a text encoder: token ids to the hidden states before its last block, without a final
+//! norm.
 
 use super::block::{self, Block, BlockProbe, Names, Sizes, Stack};
 use super::config::TextEncoderConfig;
@@ -43,7 +44,8 @@ impl<B: Backend> TextEncoder<B> {
         Tensors::open(folder, "text_encoder", "model").await
     }
 
-    /// Whether a tensor is one that nothing uses: those of the last block, the final norm and the language-model head.
+    /// Whether a tensor is one that nothing uses: those of the last block, the final norm and the
+    /// language-model head.
     pub fn leaves(config: &TextEncoderConfig, name: &str) -> bool {
         let last = format!("layers.{}.", config.num_hidden_layers - 1);
         name == "norm.weight" || name == "lm_head.weight" || name.starts_with(&last)
@@ -64,8 +66,8 @@ impl<B: Backend> TextEncoder<B> {
         Ok(Self { embeddings: b.upload_table(&embeddings).await?, blocks, heads, eps, theta })
     }
 
-    /// Hidden states `[P, tokens, hidden]` of `P` prompts, each padded at the right to `tokens`; rows past a prompt's
-    /// end hold finite values without a meaning.
+    /// Hidden states `[P, tokens, hidden]` of `P` prompts, each padded at the right to `tokens`;
+    /// rows past a prompt's end hold finite values without a meaning.
     ///
     /// # Errors
     /// Those of the backend; `Error::Shape` when a prompt is longer than `tokens` or empty.

@@ -1,9 +1,10 @@
 //! S3-DiT, the image transformer: latents, captions and a time to a prediction of (image − noise).
 //!
-//! Image tokens go through the noise refiner, caption tokens through the context refiner (which does not see the time,
-//! so it runs once a prompt), and both through the main layers as one sequence `[image, caption]`. Each part is padded
-//! to a multiple of [`MULTIPLE`] with learned tokens that attend and are attended to; only the padding between captions
-//! of unequal length is masked.
+//! Image tokens go through the noise refiner, caption tokens through the context refiner (which
+//! does not see the time, so it runs once a prompt), and both through the main layers as one
+//! sequence `[image, caption]`. Each part is padded to a multiple of [`MULTIPLE`] with learned
+//! tokens that attend and are attended to; only the padding between captions of unequal length is
+//! masked.
 
 use super::block::{self, Block, Names, Sizes, Stack};
 use super::config::TransformerConfig;
@@ -87,7 +88,8 @@ pub struct Captions<B: Backend> {
     lengths: Vec<usize>,
 }
 
-/// What a run of steps needs besides latents and time: which caption each item reads, and where its tokens stand.
+/// What a run of steps needs besides latents and time: which caption each item reads, and where its
+/// tokens stand.
 #[derive(Debug)]
 pub struct Sequence<B: Backend> {
     captions: B::Tensor,
@@ -101,7 +103,8 @@ pub struct Sequence<B: Backend> {
     size: [usize; 2],
 }
 
-/// The device-side time: `times` F32 `[N, R]`, already multiplied by `t_scale`, read at `step` U32 `[1]`.
+/// The device-side time: `times` F32 `[N, R]`, already multiplied by `t_scale`, read at `step` U32
+/// `[1]`.
 #[derive(Debug, Clone, Copy)]
 pub struct Clock<'a, T> {
     /// One row a step; `R` is 1, or the number of items when each has a time of its own.
@@ -136,7 +139,8 @@ impl<B: Backend> Transformer<B> {
         let modulated = (0..config.n_refiner_layers).map(|i| format!("noise_refiner.{i}"));
         let modulated: Vec<String> = modulated.chain((0..config.n_layers).map(|i| format!("layers.{i}"))).collect();
         let of = |block: &String, what: &str| format!("{block}.adaLN_modulation.0.{what}");
-        // The blocks take the tanh of what these return, which makes a finite value of an infinite one.
+        // The blocks take the tanh of what these return, which makes a finite value of an infinite
+        // one.
         let weight = async |block| load.finite_weight(NAME, &of(block, "weight"), &[4 * d, adaln]).await;
         let bias = async |block| load.finite_weight(NAME, &of(block, "bias"), &[4 * d]).await?.whole().await;
         let weights = try_join_all(modulated.iter().map(weight));
@@ -162,8 +166,8 @@ impl<B: Backend> Transformer<B> {
         })
     }
 
-    /// Embeds and refines captions: once a prompt. `features` `[P, T, C]` are the text encoder's, `T` a multiple of
-    /// [`MULTIPLE`]; the rows from each of `lengths` on are ignored.
+    /// Embeds and refines captions: once a prompt. `features` `[P, T, C]` are the text encoder's,
+    /// `T` a multiple of [`MULTIPLE`]; the rows from each of `lengths` on are ignored.
     ///
     /// # Errors
     /// Those of the backend.
@@ -186,8 +190,8 @@ impl<B: Backend> Transformer<B> {
         Ok(Captions { tokens: x, lengths: padded_lengths })
     }
 
-    /// Prepares a run for `pictures` latents of `size` (height, width), where item `n` draws picture `n mod pictures`
-    /// with caption `items[n]`.
+    /// Prepares a run for `pictures` latents of `size` (height, width), where item `n` draws
+    /// picture `n mod pictures` with caption `items[n]`.
     ///
     /// # Errors
     /// `Error::Request` when a picture or caption is longer than the model's positions reach.
@@ -213,8 +217,9 @@ impl<B: Backend> Transformer<B> {
             return Err(Error::Request(problem));
         }
 
-        // Positions of a picture start behind its caption, which turns all its tokens alike and so changes nothing
-        // among them, except beside padding, which stands at 0. Without padding all items share one noise refiner.
+        // Positions of a picture start behind its caption, which turns all its tokens alike and so
+        // changes nothing among them, except beside padding, which stands at 0. Without padding all
+        // items share one noise refiner.
         let share = image_tokens == patches || items.iter().all(|&item| captions.lengths[item] == longest);
         let copies = if share { 1 } else { items.len() / pictures };
         let mut axes = self.axes();
@@ -240,8 +245,8 @@ impl<B: Backend> Transformer<B> {
         })
     }
 
-    /// One call: `latents` F32 `[B, C, H, W]` at the clock's time to a prediction F32 `[N, C, H, W]` of (image − noise)
-    /// for the `N` items of `sequence`.
+    /// One call: `latents` F32 `[B, C, H, W]` at the clock's time to a prediction F32 `[N, C, H,
+    /// W]` of (image − noise) for the `N` items of `sequence`.
     ///
     /// # Errors
     /// Those of the backend.

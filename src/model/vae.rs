@@ -38,8 +38,8 @@ struct Encoder<B: Backend> {
     quant: Option<B::Conv2d>,
 }
 
-/// The encoder or the decoder: a convolution, levels of resnets, a middle (before the levels in the decoder, behind
-/// them in the encoder), a norm and a last convolution.
+/// The encoder or the decoder: a convolution, levels of resnets, a middle (before the levels in the
+/// decoder, behind them in the encoder), a norm and a last convolution.
 #[derive(Debug)]
 struct Coder<B: Backend> {
     conv_in: B::Conv2d,
@@ -63,7 +63,8 @@ struct Middle<B: Backend> {
     second: Resnet<B>,
 }
 
-/// `x + Conv(SiLU(Norm(Conv(SiLU(Norm(x))))))`, with a 1×1 convolution on `x` where the width changes.
+/// `x + Conv(SiLU(Norm(Conv(SiLU(Norm(x))))))`, with a 1×1 convolution on `x` where the width
+/// changes.
 #[derive(Debug)]
 struct Resnet<B: Backend> {
     norm1: Norm<B>,
@@ -133,7 +134,8 @@ impl<B: Backend> Parts<'_, B> {
         })
     }
 
-    /// `name` is `encoder` or `decoder`; `level` the name of its levels, `widths` theirs from the input on.
+    /// `name` is `encoder` or `decoder`; `level` the name of its levels, `widths` theirs from the
+    /// input on.
     async fn coder(&self, config: &VaeConfig, side: &Side) -> Result<Coder<B>> {
         let name = side.name;
         let widths: Vec<usize> = if side.grows {
@@ -269,8 +271,8 @@ impl<B: Backend> Vae<B> {
         self.decoder.finish(b, &x)
     }
 
-    /// Pixels U8 `[B, H, W, 3]` to the latents F32 `[B, C, h, w]` at the mode of the encoder's Gaussian, scaled as the
-    /// transformer reads them.
+    /// Pixels U8 `[B, H, W, 3]` to the latents F32 `[B, C, h, w]` at the mode of the encoder's
+    /// Gaussian, scaled as the transformer reads them.
     ///
     /// # Errors
     /// [`Error::Request`] when the model's files lack the encoder; those of the backend.

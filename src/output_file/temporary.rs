@@ -58,7 +58,8 @@ impl Temporary {
         let failed = match self.0.persist_noclobber(name) {
             Ok(_) => return Ok(()),
             Err(failed) if failed.error.kind() == ErrorKind::AlreadyExists => failed,
-            // Some network file systems know neither a rename that spares the target nor hard links.
+            // Some network file systems know neither a rename that spares the target nor hard
+            // links.
             Err(failed) => match OpenOptions::new().write(true).create_new(true).open(name) {
                 Ok(_) => match failed.file.persist(name) {
                     Ok(_) => return Ok(()),

@@ -6,8 +6,8 @@ use crate::reserve;
 use bytes::Bytes;
 use std::fmt;
 
-/// Row-major little-endian elements with a shape, in memory that is shared and never changed: a slice of a mapped
-/// file, of the binary itself, or bytes of its own. Cloning it copies nothing.
+/// Row-major little-endian elements with a shape, in memory that is shared and never changed: a
+/// slice of a mapped file, of the binary itself, or bytes of its own. Cloning it copies nothing.
 #[derive(Clone)]
 pub struct HostTensor {
     dtype: DType,
@@ -213,7 +213,8 @@ mod tests {
         assert_eq!(bits(&odd.to_f32()), bits(&values));
     }
 
-    /// The value that sign, exponent and fraction mean, as the IEEE format of such a width defines it.
+    /// The value that sign, exponent and fraction mean, as the IEEE format of such a width defines
+    /// it.
     fn meaning(bits: u16, fraction_bits: u32) -> f64 {
         let exponent_bits = 15 - fraction_bits;
         let sign = if bits >> 15 == 1 { -1.0 } else { 1.0 };

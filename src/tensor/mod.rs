@@ -1,4 +1,5 @@
-//! Tensors in the host's memory and the types of their elements: the vocabulary that weights and backends share.
+//! Tensors in the host's memory and the types of their elements: the vocabulary that weights and
+//! backends share.
 
 mod dtype;
 mod host;

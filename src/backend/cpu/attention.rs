@@ -24,7 +24,8 @@ impl AttentionOp for Cpu {
     }
 }
 
-/// `softmax(q·kᵀ/√dim + mask)·v` for a fused projection `[B, T, (Hq + 2·Hkv)·dim]`; `out` `[B, T, Hq·dim]`.
+/// `softmax(q·kᵀ/√dim + mask)·v` for a fused projection `[B, T, (Hq + 2·Hkv)·dim]`; `out` `[B, T,
+/// Hq·dim]`.
 fn attention(
     qkv: &[f32],
     heads: Heads,

@@ -67,8 +67,9 @@ impl Conv2dOp for Cpu {
     }
 }
 
-/// `x` of `[H, W]` pixels an item to `out` of `[H', W']`; see the op's definition. Each task unrolls the pixels under
-/// the kernel into rows of a matrix (im2col) and multiplies it by the kernel.
+/// `x` of `[H, W]` pixels an item to `out` of `[H', W']`; see the op's definition. Each task
+/// unrolls the pixels under the kernel into rows of a matrix (im2col) and multiplies it by the
+/// kernel.
 fn conv2d(
     x: &[f32],
     [height, width]: [usize; 2],
@@ -101,7 +102,8 @@ fn conv2d(
                 for (row, pixel) in unrolled.chunks_exact_mut(taps).zip(first..) {
                     let (top, left) = (pixel / out_width * geometry.stride, pixel % out_width * geometry.stride);
                     for (tap, values) in row.chunks_exact_mut(i).enumerate() {
-                        // Coordinates in the padded picture, less the padding; outside it the zeros stay.
+                        // Coordinates in the padded picture, less the padding; outside it the zeros
+                        // stay.
                         let y = (top + tap / kw).wrapping_sub(geometry.pad[0]) >> zoom;
                         let x_ = (left + tap % kw).wrapping_sub(geometry.pad[1]) >> zoom;
                         if y < height && x_ < width {

@@ -23,8 +23,8 @@ impl EmbedPatchesOp for Cpu {
     }
 }
 
-/// `out[b, t] = W·patch + bias` for the patches of every item, then `pad` up to `tokens`; the batch is repeated
-/// until `out` is full.
+/// `out[b, t] = W·patch + bias` for the patches of every item, then `pad` up to `tokens`; the batch
+/// is repeated until `out` is full.
 fn embed_patches(
     latents: &[f32],
     grid: Patches,

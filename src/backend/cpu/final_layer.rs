@@ -23,7 +23,8 @@ impl FinalLayerOp for Cpu {
     }
 }
 
-/// `W·(LN(x)·(1 + scale)) + bias` for the first tokens of every item of `tokens`, put back as patches.
+/// `W·(LN(x)·(1 + scale)) + bias` for the first tokens of every item of `tokens`, put back as
+/// patches.
 fn final_layer(
     x: &[f32],
     tokens: usize,

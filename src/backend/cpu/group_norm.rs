@@ -34,8 +34,9 @@ fn group_norm(x: &[f32], weight: &[f32], bias: &[f32], groups: usize, eps: f32, 
         per_group(x, chunk, channels, groups, |x, g| (f64::from(x) - mean[g]).powi(2)).map(|sum| sum / count);
     let factor: Vec<f64> = variance.map(|variance| 1.0 / (variance + f64::from(eps)).sqrt()).collect();
 
-    // (x − mean)·factor·weight + bias as (x − m)·a + b for each channel: m is the mean as f32, and b corrects its rounding.
-    // Subtracting first keeps the digits of values that are close to each other and far from 0.
+    // (x − mean)·factor·weight + bias as (x − m)·a + b for each channel: m is the mean as f32, and
+    // b corrects its rounding. Subtracting first keeps the digits of values that are close to each
+    // other and far from 0.
     let group = |channel: usize| channel * groups / channels;
     let affine = |c: usize| {
         let (mean, scale) = (mean[group(c)], factor[group(c)] * f64::from(weight[c]));
@@ -53,7 +54,8 @@ fn group_norm(x: &[f32], weight: &[f32], bias: &[f32], groups: usize, eps: f32, 
     });
 }
 
-/// Σ f(x, group) of every group, in f64: a group of a large picture has too many values for sums in f32.
+/// Σ f(x, group) of every group, in f64: a group of a large picture has too many values for sums in
+/// f32.
 fn per_group(
     x: &[f32],
     chunk: usize,

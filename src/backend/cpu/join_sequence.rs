@@ -14,8 +14,8 @@ impl JoinSequenceOp for Cpu {
     }
 }
 
-/// `out[n] = [image[n mod B], caption[captions[n]]]`, where an image holds `image_item` values and a caption
-/// `caption_item`.
+/// `out[n] = [image[n mod B], caption[captions[n]]]`, where an image holds `image_item` values and
+/// a caption `caption_item`.
 fn join_sequence(
     (image, image_item): (&[f32], usize),
     (caption, caption_item): (&[f32], usize),

@@ -1,4 +1,5 @@
-//! Matrix products: strided views over slices, multiplied by the `gemm` crate, and matrices kept as they are stored.
+//! Matrix products: strided views over slices, multiplied by the `gemm` crate, and matrices kept as
+//! they are stored.
 
 use super::parallel::*;
 use super::tensor::floats;
@@ -9,8 +10,8 @@ use futures_util::future::try_join_all;
 use std::borrow::Cow;
 use std::sync::Arc;
 
-/// Stored weights are widened in panels of about this many elements: small enough for the caches, large enough to
-/// multiply at full speed.
+/// Stored weights are widened in panels of about this many elements: small enough for the caches,
+/// large enough to multiply at full speed.
 const PANEL: usize = 1 << 20;
 
 /// A matrix inside a slice: element `(i, j)` is `data[i·row_stride + j·col_stride]`.
@@ -64,8 +65,9 @@ pub(super) fn product(out: ViewMut<'_>, a: View<'_>, b: View<'_>, parallel: bool
         true => gemm::Parallelism::Rayon(0),
         _ => gemm::Parallelism::None,
     };
-    // SAFETY: the assertions above keep every element that the three views name inside its slice; `out` is borrowed
-    // mutably, so it overlaps neither `a` nor `b`, and its rows do not overlap each other.
+    // SAFETY: the assertions above keep every element that the three views name inside its slice;
+    // `out` is borrowed mutably, so it overlaps neither `a` nor `b`, and its rows do not overlap
+    // each other.
     unsafe {
         gemm::gemm(
             out.rows,
@@ -119,8 +121,8 @@ impl StoredMatrix {
         [self.rows, self.width]
     }
 
-    /// The matrix as panels, none crossing a part's border. Panels of equal matrices are equal, so two of them can be
-    /// walked side by side. A panel is an error where there is no memory for it.
+    /// The matrix as panels, none crossing a part's border. Panels of equal matrices are equal, so
+    /// two of them can be walked side by side. A panel is an error where there is no memory for it.
     pub(super) fn panels(&self) -> impl Iterator<Item = Result<Panel<'_>>> {
         let height = (PANEL / self.width.max(1)).max(1);
         let mut first = 0;

@@ -1,8 +1,8 @@
 //! Plain Rust: the executable meaning of every op, and the backend of machines without a GPU.
 //!
-//! One file per op, each a function on slices and the `run_…` method that calls it. `recording` allocates the memory and
-//! keeps the order. All arithmetic is F32, matrix products are the `gemm` crate's, threads are rayon's where the platform
-//! has threads.
+//! One file per op, each a function on slices and the `run_…` method that calls it. `recording`
+//! allocates the memory and keeps the order. All arithmetic is F32, matrix products are the `gemm`
+//! crate's, threads are rayon's where the platform has threads.
 
 mod activation;
 mod attention;

@@ -1,4 +1,5 @@
-//! Work on all threads: rayon's, or where a program has only one thread, loops under the same names.
+//! Work on all threads: rayon's, or where a program has only one thread, loops under the same
+//! names.
 
 #[cfg(not(target_family = "wasm"))]
 pub(super) use rayon::prelude::*;

@@ -20,7 +20,8 @@ impl Patches {
         self.patch * self.patch * self.channels
     }
 
-    /// The index in `[C, H, W]` of value `i` of patch `t`; a patch lists its values by (row, column, channel).
+    /// The index in `[C, H, W]` of value `i` of patch `t`; a patch lists its values by (row,
+    /// column, channel).
     pub(super) fn at(&self, t: usize, i: usize) -> usize {
         let across = self.width / self.patch;
         let (row, column, channel) =

@@ -1,5 +1,5 @@
-//! The order of the ops: each runs at once, or is stored while a recording is made. Either way it is a closure over the
-//! memory of its tensors.
+//! The order of the ops: each runs at once, or is stored while a recording is made. Either way it
+//! is a closure over the memory of its tensors.
 
 use super::Cpu;
 use super::tensor::{CpuTensor, Elements, FreeList};

@@ -36,7 +36,8 @@ impl SamplerStepOp for Cpu {
 /// The column of the noise's coefficient.
 const NOISE: usize = 4;
 
-/// One step: its row, its index, its noise (empty for a coefficient of 0), and the values of an item.
+/// One step: its row, its index, its noise (empty for a coefficient of 0), and the values of an
+/// item.
 struct Step<'a> {
     row: &'a [f32],
     index: usize,
@@ -44,7 +45,8 @@ struct Step<'a> {
     item: usize,
 }
 
-/// Applies a step; see the op's definition. `history` holds as many slots as the row has coefficients for.
+/// Applies a step; see the op's definition. `history` holds as many slots as the row has
+/// coefficients for.
 fn sampler_step(step: Step<'_>, latents: &mut [f32], prediction: &[f32], history: &mut [f32]) {
     let Step { row, index, noise, item } = step;
     let [guidance, cap, a, b, d, e, f] = std::array::from_fn(|column| row[column]);

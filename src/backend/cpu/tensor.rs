@@ -1,7 +1,8 @@
 //! Tensors in the host's memory, and the memory of recordings.
 //!
-//! Uploaded tensors stay the shared bytes they were (a mapped file is not copied) until somebody writes to them.
-//! Inside a recording the memory of a dropped tensor serves the next one of its size, as an arena on a GPU would.
+//! Uploaded tensors stay the shared bytes they were (a mapped file is not copied) until somebody
+//! writes to them. Inside a recording the memory of a dropped tensor serves the next one of its
+//! size, as an arena on a GPU would.
 
 use crate::backend::DeviceTensor;
 use crate::error::Result;
@@ -20,8 +21,8 @@ pub struct CpuTensor {
     handle: Arc<Handle>,
 }
 
-/// What all clones of a tensor share. The ops of a recording hold its memory, not the handle, so that the handle's
-/// end says that no later op will read it.
+/// What all clones of a tensor share. The ops of a recording hold its memory, not the handle, so
+/// that the handle's end says that no later op will read it.
 #[derive(Debug)]
 struct Handle {
     memory: Memory,
@@ -48,7 +49,8 @@ impl FreeList {
     }
 }
 
-/// The elements themselves, shared between a tensor's handle and the ops that were recorded with it.
+/// The elements themselves, shared between a tensor's handle and the ops that were recorded with
+/// it.
 #[derive(Debug, Clone)]
 pub(super) struct Memory(Arc<RwLock<Elements>>);
 
@@ -175,8 +177,8 @@ impl CpuTensor {
         Self::with(tensor.shape(), tensor.dtype(), memory, Weak::new())
     }
 
-    /// Memory for `shape`, in a recording from its free list. Debug builds poison it, so that a op that leaves an
-    /// element unwritten shows.
+    /// Memory for `shape`, in a recording from its free list. Debug builds poison it, so that a op
+    /// that leaves an element unwritten shows.
     pub(super) fn uninit(shape: &[usize], recording: Option<&Arc<FreeList>>) -> Result<Self> {
         let memory = match recording.and_then(|free| free.take(shape.iter().product())) {
             Some(memory) => memory,

@@ -33,7 +33,8 @@ fn timestep_embedding(times: &[f32], w1: &CpuLinear, w2: &CpuLinear, out: &mut [
     let mut sinusoids = zeros(times.len() * width, "the embedding of times")?;
     for (row, &time) in sinusoids.chunks_exact_mut(width).zip(times) {
         for i in 0..half {
-            // Every operation rounds to f32, as in diffusers: at u = 1000 the rounding of the angle matters.
+            // Every operation rounds to f32, as in diffusers: at u = 1000 the rounding of the angle
+            // matters.
             let angle = time * (-MAX_PERIOD.ln() * i as f32 / half as f32).exp();
             row[i] = angle.cos();
             row[half + i] = angle.sin();

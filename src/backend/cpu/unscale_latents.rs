@@ -17,7 +17,8 @@ impl UnscaleLatentsOp for Cpu {
     }
 }
 
-/// `out[y, x, c] = latents[c, y, x] / scale + shift` for every item of `channels` planes of `pixels`.
+/// `out[y, x, c] = latents[c, y, x] / scale + shift` for every item of `channels` planes of
+/// `pixels`.
 fn unscale_latents(latents: &[f32], channels: usize, pixels: usize, scale: f32, shift: f32, out: &mut [f32]) {
     let items = latents.chunks_exact(channels * pixels).zip(out.chunks_exact_mut(channels * pixels));
     for (latents, out) in items {

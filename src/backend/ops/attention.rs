@@ -2,8 +2,8 @@
 
 use super::{DeviceTensor, Result, Runtime, check};
 
-/// The heads of an attention. A *fused projection* is `[B, T, (query + 2·key_value)·dim]`: each token holds all query
-/// heads, then all key heads, then all value heads.
+/// The heads of an attention. A *fused projection* is `[B, T, (query + 2·key_value)·dim]`: each
+/// token holds all query heads, then all key heads, then all value heads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Heads {
     /// Query heads.
@@ -37,8 +37,8 @@ impl Heads {
 pub struct Mask<'a, T> {
     /// A query sees the keys at its own position and before.
     pub causal: bool,
-    /// U32 `[B]`: item `b` has this many keys (1 to `T`), all others are hidden. Every query row is computed, also the
-    /// rows past the length.
+    /// U32 `[B]`: item `b` has this many keys (1 to `T`), all others are hidden. Every query row is
+    /// computed, also the rows past the length.
     pub lengths: Option<&'a T>,
 }
 
@@ -68,8 +68,8 @@ impl<T: DeviceTensor> AttentionArgs<'_, T> {
 
 /// Attention.
 pub trait AttentionOp: Runtime {
-    /// `softmax(q·kᵀ/√dim + mask)·v` for every head of a fused projection; returns `[B, T, query·dim]`, heads side by
-    /// side.
+    /// `softmax(q·kᵀ/√dim + mask)·v` for every head of a fused projection; returns `[B, T,
+    /// query·dim]`, heads side by side.
     fn attention(&self, qkv: &Self::Tensor, heads: Heads, mask: Mask<'_, Self::Tensor>) -> Result<Self::Tensor> {
         let args = AttentionArgs { qkv, heads, mask };
         let shape = args.check()?;

@@ -1,4 +1,5 @@
-//! Conditions on tensors, for the checks of the ops. Each failure names the op, the tensor, and both sizes.
+//! Conditions on tensors, for the checks of the ops. Each failure names the op, the tensor, and
+//! both sizes.
 
 pub(super) use super::super::shape::{dims, ensure, floating, not_empty, same, typed};
 use super::DeviceTensor;

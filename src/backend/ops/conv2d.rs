@@ -74,8 +74,9 @@ pub trait Conv2dOp: Runtime {
         self.run_upload_conv2d(kernel, bias, stored)
     }
 
-    /// A convolution (correlation) with bias, plus `residual` where given. `x` `[B, H, W, I]`; returns `[B, H', W', O]`,
-    /// where `H' = (s·H + pad − kh)/stride + 1` and `s` is 2 with `upsample`, else 1. `residual` has the output's shape.
+    /// A convolution (correlation) with bias, plus `residual` where given. `x` `[B, H, W, I]`;
+    /// returns `[B, H', W', O]`, where `H' = (s·H + pad − kh)/stride + 1` and `s` is 2 with
+    /// `upsample`, else 1. `residual` has the output's shape.
     fn conv2d(
         &self,
         x: &Self::Tensor,
@@ -88,7 +89,8 @@ pub trait Conv2dOp: Runtime {
         self.run_conv2d(args, shape)
     }
 
-    /// Runs [`Conv2dOp::upload_conv2d`] on a checked kernel with the sizes `stored`, `[O, I, kh, kw]`.
+    /// Runs [`Conv2dOp::upload_conv2d`] on a checked kernel with the sizes `stored`, `[O, I, kh,
+    /// kw]`.
     fn run_upload_conv2d(
         &self,
         kernel: &HostTensor,

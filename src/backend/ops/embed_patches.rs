@@ -43,9 +43,10 @@ impl<T: DeviceTensor, W: DeviceWeight<2>> EmbedPatchesArgs<'_, T, W> {
 
 /// The patch embedder of the diffusion transformer.
 pub trait EmbedPatchesOp: LinearOp {
-    /// Latents to tokens: `out[b, y·(W/p) + x] = Wₑ·patch + bₑ`, where a patch lists its `p·p·C` values by (row, column,
-    /// channel); rows from the picture's end up to `tokens` are `pad` `[D]`. The batch is repeated `copies` times.
-    /// `latents` F32 `[B, C, H, W]`; returns `[copies·B, tokens, D]`.
+    /// Latents to tokens: `out[b, y·(W/p) + x] = Wₑ·patch + bₑ`, where a patch lists its `p·p·C`
+    /// values by (row, column, channel); rows from the picture's end up to `tokens` are `pad`
+    /// `[D]`. The batch is repeated `copies` times. `latents` F32 `[B, C, H, W]`; returns
+    /// `[copies·B, tokens, D]`.
     fn embed_patches(
         &self,
         latents: &Self::Tensor,

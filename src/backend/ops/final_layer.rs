@@ -43,9 +43,10 @@ impl<T: DeviceTensor, W: DeviceWeight<2>> FinalLayerArgs<'_, T, W> {
 
 /// The last layer of the diffusion transformer.
 pub trait FinalLayerOp: LinearOp {
-    /// Tokens to velocity: `W·(LN(x)·(1 + scale)) + b` for the first tokens, put back as patches (the inverse of
-    /// [`embed_patches`](super::EmbedPatchesOp::embed_patches)). LN is LayerNorm over D without weights, with `eps` added
-    /// to the variance. `x` `[B, T, D]`, `W` `[p·p·C, D]`; returns F32 `[B, C, H, W]` with `size` = `[H, W]`.
+    /// Tokens to velocity: `W·(LN(x)·(1 + scale)) + b` for the first tokens, put back as patches
+    /// (the inverse of [`embed_patches`](super::EmbedPatchesOp::embed_patches)). LN is LayerNorm
+    /// over D without weights, with `eps` added to the variance. `x` `[B, T, D]`, `W` `[p·p·C, D]`;
+    /// returns F32 `[B, C, H, W]` with `size` = `[H, W]`.
     fn final_layer(
         &self,
         x: &Self::Tensor,

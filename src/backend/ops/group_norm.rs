@@ -36,8 +36,9 @@ impl<T: DeviceTensor> GroupNormArgs<'_, T> {
 
 /// The norm of the autoencoder.
 pub trait GroupNormOp: Runtime {
-    /// `(x − mean)/√(var + eps)·weight + bias` with mean and (biased) variance over a group's channels and all pixels,
-    /// then SiLU when `silu`. `x` `[B, H, W, C]`, `weight` and `bias` `[C]`; returns the same shape.
+    /// `(x − mean)/√(var + eps)·weight + bias` with mean and (biased) variance over a group's
+    /// channels and all pixels, then SiLU when `silu`. `x` `[B, H, W, C]`, `weight` and `bias`
+    /// `[C]`; returns the same shape.
     fn group_norm(
         &self,
         x: &Self::Tensor,

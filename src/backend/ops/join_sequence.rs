@@ -30,8 +30,8 @@ impl<T: DeviceTensor> JoinSequenceArgs<'_, T> {
 
 /// The unified sequence of the diffusion transformer.
 pub trait JoinSequenceOp: Runtime {
-    /// `out[n] = [image[n mod B], caption[captions[n]]]`. `image` `[B, S, D]`, `caption` `[P, T, D]`, `captions` U32
-    /// `[N]`, `N` a multiple of `B`; returns `[N, S + T, D]`.
+    /// `out[n] = [image[n mod B], caption[captions[n]]]`. `image` `[B, S, D]`, `caption` `[P, T,
+    /// D]`, `captions` U32 `[N]`, `N` a multiple of `B`; returns `[N, S + T, D]`.
     fn join_sequence(
         &self,
         image: &Self::Tensor,

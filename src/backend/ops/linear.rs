@@ -55,8 +55,8 @@ pub trait LinearOp: Runtime {
     /// A matrix `[N, K]` on the device, with its bias `[N]` if it has one.
     type Linear: DeviceWeight<2>;
 
-    /// Uploads the matrices `parts`, each `[Nᵢ, K]`, as one matrix `[ΣNᵢ, K]`. `biases` is empty or holds one `[Nᵢ]` per
-    /// part.
+    /// Uploads the matrices `parts`, each `[Nᵢ, K]`, as one matrix `[ΣNᵢ, K]`. `biases` is empty or
+    /// holds one `[Nᵢ]` per part.
     fn upload_linear(&self, parts: &[Weight<'_>], biases: &[HostTensor]) -> impl Future<Output = Result<Self::Linear>> {
         async move {
             let dims = check_stacked(parts, biases)?;

@@ -30,8 +30,8 @@ impl<T: DeviceTensor, W: DeviceWeight<2>> ModulationArgs<'_, T, W> {
 
 /// The modulation table of the diffusion transformer.
 pub trait ModulationOp: LinearOp {
-    /// The adaLN linears of every block at once: `W·a + b` with `a = t`, or `SiLU(t)` when `silu`. `t` `[R, A]`, `W`
-    /// `[n·width, A]`; returns the modulation table `[R, n, width]`.
+    /// The adaLN linears of every block at once: `W·a + b` with `a = t`, or `SiLU(t)` when `silu`.
+    /// `t` `[R, A]`, `W` `[n·width, A]`; returns the modulation table `[R, n, width]`.
     fn modulation(&self, t: &Self::Tensor, w: &Self::Linear, silu: bool, width: usize) -> Result<Self::Tensor> {
         let args = ModulationArgs { t, w, silu, width };
         let shape = args.check()?;

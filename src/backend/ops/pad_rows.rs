@@ -28,7 +28,8 @@ impl<T: DeviceTensor> PadRowsArgs<'_, T> {
 
 /// Padding of captions.
 pub trait PadRowsOp: Runtime {
-    /// `x[b, t] = token` for every `t ≥ lengths[b]`, in place. `x` `[B, T, D]`, `token` `[D]`, `lengths` U32 `[B]`.
+    /// `x[b, t] = token` for every `t ≥ lengths[b]`, in place. `x` `[B, T, D]`, `token` `[D]`,
+    /// `lengths` U32 `[B]`.
     fn pad_rows(&self, x: &mut Self::Tensor, token: &Self::Tensor, lengths: &Self::Tensor) -> Result<()> {
         let args = PadRowsArgs { x, token, lengths };
         let shape = args.check(self.activations())?;

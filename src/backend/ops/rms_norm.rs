@@ -2,7 +2,8 @@
 
 use super::{DeviceTensor, Result, Runtime, check};
 
-/// A row of a modulation table `[R, n, D]`: `table[r, row]`, where `R` is 1 (shared by the batch) or the batch size.
+/// A row of a modulation table `[R, n, D]`: `table[r, row]`, where `R` is 1 (shared by the batch)
+/// or the batch size.
 #[derive(Debug)]
 pub struct Modulation<'a, T> {
     /// The table, an activation.
@@ -30,8 +31,8 @@ impl<T: DeviceTensor> Modulation<'_, T> {
     }
 }
 
-/// An RMSNorm: `x / √(mean(x²) + eps) · weight · (1 + scale)`, with the mean over the last dimension. Without a scale the
-/// last factor is 1.
+/// An RMSNorm: `x / √(mean(x²) + eps) · weight · (1 + scale)`, with the mean over the last
+/// dimension. Without a scale the last factor is 1.
 #[derive(Debug)]
 pub struct RmsNorm<'a, T> {
     /// Weight `[D]`.

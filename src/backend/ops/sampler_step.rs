@@ -11,7 +11,8 @@ pub const MAX_HISTORY: usize = 8;
 pub struct SamplerRow {
     /// `g`, the guidance scale.
     pub guidance: f32,
-    /// `cap`: the norm of the guided prediction is at most `cap` times that of the positive one. 0 is off.
+    /// `cap`: the norm of the guided prediction is at most `cap` times that of the positive one. 0
+    /// is off.
     pub cap: f32,
     /// `a`, of the latents.
     pub latents: f32,
@@ -110,18 +111,20 @@ impl<T: DeviceTensor> SamplerStepArgs<'_, T> {
 
 /// The step of the denoising loop.
 pub trait SamplerStepOp: Runtime {
-    /// One step, in F32. Row `step` of the table is `(g, cap, a, b, d, e, f, c₁ … c_J)`. For every item `i` with the
-    /// latents `x`, `p = prediction[i]` and, where `prediction` holds 2B items, `q = prediction[B + i]`:
+    /// One step, in F32. Row `step` of the table is `(g, cap, a, b, d, e, f, c₁ … c_J)`. For every
+    /// item `i` with the latents `x`, `p = prediction[i]` and, where `prediction` holds 2B items,
+    /// `q = prediction[B + i]`:
     ///
     /// `v = p + g·(p − q)`; if `cap > 0` and `‖v‖ > cap·‖p‖` then `v ← v·(cap·‖p‖/‖v‖)`;
     /// `latents[i] ← a·x + b·v + Σⱼ cⱼ·historyⱼ + d·noise[step]`; `history₀ ← e·x + f·v`.
     ///
-    /// Where `prediction` holds B items, `v = p` and nothing is capped. `historyⱼ` is the slot that was written `j` steps
-    /// ago, and `history₀` the one that this step writes after all slots are read. A term with the coefficient 0 is left
-    /// out, so slots that no step has written, and absent noise, are not read. Then `step += 1`, on the device.
+    /// Where `prediction` holds B items, `v = p` and nothing is capped. `historyⱼ` is the slot that
+    /// was written `j` steps ago, and `history₀` the one that this step writes after all slots are
+    /// read. A term with the coefficient 0 is left out, so slots that no step has written, and
+    /// absent noise, are not read. Then `step += 1`, on the device.
     ///
-    /// Euler is `a = 1, b = Δσ`. The history holds any combination of latents and prediction, because a sampler such as
-    /// DPM++ 2M reads past predictions of the clean latents, `x − σ·v`.
+    /// Euler is `a = 1, b = Δσ`. The history holds any combination of latents and prediction,
+    /// because a sampler such as DPM++ 2M reads past predictions of the clean latents, `x − σ·v`.
     fn sampler_step(
         &self,
         latents: &mut Self::Tensor,

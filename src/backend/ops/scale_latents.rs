@@ -28,8 +28,9 @@ impl<T: DeviceTensor> ScaleLatentsArgs<'_, T> {
 
 /// The output of the autoencoder's encoder.
 pub trait ScaleLatentsOp: Runtime {
-    /// `out[b, c, y, x] = (x[b, y, x, c] − shift)·scale` for the first `channels` of the encoder's output (the mean of
-    /// its Gaussian). `x` `[B, H, W, ≥ channels]`; returns F32 `[B, channels, H, W]`.
+    /// `out[b, c, y, x] = (x[b, y, x, c] − shift)·scale` for the first `channels` of the encoder's
+    /// output (the mean of its Gaussian). `x` `[B, H, W, ≥ channels]`; returns F32 `[B, channels,
+    /// H, W]`.
     fn scale_latents(&self, x: &Self::Tensor, channels: usize, scale: f32, shift: f32) -> Result<Self::Tensor> {
         let args = ScaleLatentsArgs { x, channels, scale, shift };
         let shape = args.check()?;

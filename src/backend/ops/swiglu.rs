@@ -41,7 +41,8 @@ pub trait SwiGluOp: Runtime {
         }
     }
 
-    /// `SiLU(x·Gᵀ) ⊙ (x·Uᵀ)` with `SiLU(a) = a / (1 + e⁻ᵃ)`. `x` `[…, K]`, `G` and `U` `[F, K]`; returns `[…, F]`.
+    /// `SiLU(x·Gᵀ) ⊙ (x·Uᵀ)` with `SiLU(a) = a / (1 + e⁻ᵃ)`. `x` `[…, K]`, `G` and `U` `[F, K]`;
+    /// returns `[…, F]`.
     fn swiglu(&self, x: &Self::Tensor, w: &Self::SwiGlu) -> Result<Self::Tensor> {
         let args = SwiGluArgs { x, w };
         let shape = args.check()?;

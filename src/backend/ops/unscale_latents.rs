@@ -30,8 +30,8 @@ impl<T: DeviceTensor> UnscaleLatentsArgs<'_, T> {
 
 /// The input of the autoencoder's decoder.
 pub trait UnscaleLatentsOp: Runtime {
-    /// `out[i, y, x, c] = latents[items.start + i, c, y, x] / scale + shift`. `latents` F32 `[B, C, H, W]`; returns an
-    /// activation `[n, H, W, C]` for `n` items.
+    /// `out[i, y, x, c] = latents[items.start + i, c, y, x] / scale + shift`. `latents` F32 `[B, C,
+    /// H, W]`; returns an activation `[n, H, W, C]` for `n` items.
     fn unscale_latents(
         &self,
         latents: &Self::Tensor,

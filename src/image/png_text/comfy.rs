@@ -1,5 +1,6 @@
-//! ComfyUI's graphs. A picture holds the nodes that made it as `prompt`, and the editor's view of them as `workflow`; the
-//! texts and numbers are found by following links upward from the node that samples.
+//! ComfyUI's graphs. A picture holds the nodes that made it as `prompt`, and the editor's view of
+//! them as `workflow`; the texts and numbers are found by following links upward from the node that
+//! samples.
 
 use super::foreign::{Foreign, scalar};
 use serde_json::{Map, Value};
@@ -9,7 +10,8 @@ use std::collections::{HashSet, VecDeque};
 const MOST_VISITS: usize = 512;
 /// Inputs with a prompt's words, of the nodes that encode or hold them.
 const WORDS: [&str; 8] = ["text", "prompt", "positive_prompt", "value", "string", "t5xxl", "text_g", "clip_l"];
-/// Inputs with what else made a picture, the most telling first where there are several for one name.
+/// Inputs with what else made a picture, the most telling first where there are several for one
+/// name.
 const SETTINGS: [(&str, &[&str]); 9] = [
     ("seed", &["seed", "noise_seed"]),
     ("steps", &["steps"]),
@@ -40,8 +42,8 @@ pub(super) fn graph(graph: &Value) -> Option<Foreign> {
     Some(found)
 }
 
-/// The data in the editor's view of a graph, for a file without the graph itself: the prompt is the text of the first
-/// node that encodes one.
+/// The data in the editor's view of a graph, for a file without the graph itself: the prompt is the
+/// text of the first node that encodes one.
 pub(super) fn workflow(workflow: &Value) -> Option<Foreign> {
     let nodes = workflow["nodes"].as_array()?;
     let words = nodes.iter().filter(|node| node["type"].as_str().is_some_and(|class| class.contains("TextEncode")));

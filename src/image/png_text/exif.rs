@@ -69,8 +69,8 @@ fn comment(value: &[u8], big: bool) -> String {
     }
 }
 
-/// UTF-16. EXIF has no word for its byte order and programs differ, so that the zeros of plain letters tell it, and the
-/// file's own order where there are none.
+/// UTF-16. EXIF has no word for its byte order and programs differ, so that the zeros of plain
+/// letters tell it, and the file's own order where there are none.
 fn utf16(text: &[u8], big: bool) -> String {
     let zeros = |side: usize| text.chunks_exact(2).filter(|pair| pair[side] == 0).count();
     let big = match zeros(0).cmp(&zeros(1)) {
@@ -93,7 +93,8 @@ fn plain(text: &[u8]) -> String {
     String::from_utf8(text.to_vec()).unwrap_or_else(|_| text.iter().map(|&byte| char::from(byte)).collect())
 }
 
-/// The bytes of a profile that ImageMagick wrote: its name, its length and hexadecimal digits, in lines.
+/// The bytes of a profile that ImageMagick wrote: its name, its length and hexadecimal digits, in
+/// lines.
 pub(super) fn from_digits(text: &str) -> Option<Vec<u8>> {
     let mut words = text.split_ascii_whitespace();
     let (_name, length) = (words.next()?, words.next()?.parse::<usize>().ok()?);

@@ -99,8 +99,8 @@ fn words(value: &Value) -> Option<String> {
     }
 }
 
-/// One object of names and values, in the spellings of SwarmUI, Fooocus, InvokeAI, NovelAI, Draw Things, mflux and others;
-/// `None` when there is no prompt in it.
+/// One object of names and values, in the spellings of SwarmUI, Fooocus, InvokeAI, NovelAI, Draw
+/// Things, mflux and others; `None` when there is no prompt in it.
 fn flat(map: &Map<String, Value>, program: &str) -> Option<Foreign> {
     const PROMPTS: [&str; 5] = ["prompt", "positive_prompt", "Prompt", "c", "full_prompt"];
     const NEGATIVES: [&str; 8] = [

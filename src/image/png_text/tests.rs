@@ -1,4 +1,5 @@
-//! Texts that are wrong, by accident or on purpose. Those of other programs are in `tests/png_text.rs`.
+//! Texts that are wrong, by accident or on purpose. Those of other programs are in
+//! `tests/png_text.rs`.
 
 use super::texts::{MAX_READ, MAX_TEXTS};
 use super::*;

@@ -1,4 +1,5 @@
-//! The texts in XMP, which is XML: the few properties that tell how a picture was made, as elements or as attributes.
+//! The texts in XMP, which is XML: the few properties that tell how a picture was made, as elements
+//! or as attributes.
 
 /// The properties that are read, with the names that their texts get.
 const PROPERTIES: [(&str, &str); 4] = [

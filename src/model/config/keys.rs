@@ -1,5 +1,5 @@
-//! The keys of one config file, read one by one. Deserialising into a struct would be shorter, but its errors do not
-//! name the key.
+//! The keys of one config file, read one by one. Deserialising into a struct would be shorter, but
+//! its errors do not name the key.
 
 use crate::error::{Error, Result, excerpt};
 use crate::weights::{LONGEST_CONFIG, ModelFolder};
@@ -155,8 +155,8 @@ impl Keys {
         }
     }
 
-    /// Returns the place of a text among those that are implemented, and refuses any other. A missing key means
-    /// the first.
+    /// Returns the place of a text among those that are implemented, and refuses any other. A
+    /// missing key means the first.
     pub(super) fn one_of(&self, key: &str, supported: &[&str]) -> Result<usize> {
         let text = match self.get(key) {
             None => return Ok(0),
@@ -167,8 +167,8 @@ impl Keys {
         place.ok_or_else(|| self.wrong(key, &expected()))
     }
 
-    /// Refuses a list of texts that holds anything but `supported`, and says how many there are; `None` when the key is
-    /// missing.
+    /// Refuses a list of texts that holds anything but `supported`, and says how many there are;
+    /// `None` when the key is missing.
     pub(super) fn all_are(&self, key: &str, supported: &str) -> Result<Option<usize>> {
         match self.get(key) {
             None => Ok(None),

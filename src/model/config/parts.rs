@@ -5,8 +5,8 @@ use crate::error::Result;
 
 /// The widest adaLN input, whatever the model's width.
 const ADALN_WIDTH: usize = 256;
-/// No patch is larger, and no autoencoder has more blocks. With the bound on every size these keep the products of sizes
-/// within 32 bits, which is what a browser has.
+/// No patch is larger, and no autoencoder has more blocks. With the bound on every size these keep
+/// the products of sizes within 32 bits, which is what a browser has.
 const LARGEST_PATCH: usize = 16;
 const MOST_VAE_BLOCKS: usize = 8;
 const WIDEST_ATTENTION: usize = 1 << 20;
@@ -14,8 +14,8 @@ const WIDEST_ATTENTION: usize = 1 << 20;
 /// The image transformer (`ZImageTransformer2DModel`).
 #[derive(Debug, Clone, PartialEq)]
 pub struct TransformerConfig {
-    /// Latent pixels along each side of a patch: the one entry of `all_patch_size`. That of `all_f_patch_size`, frames
-    /// to a patch, has to be 1.
+    /// Latent pixels along each side of a patch: the one entry of `all_patch_size`. That of
+    /// `all_f_patch_size`, frames to a patch, has to be 1.
     pub patch_size: usize,
     /// Latent channels.
     pub in_channels: usize,
@@ -25,7 +25,8 @@ pub struct TransformerConfig {
     pub n_layers: usize,
     /// Layers of the noise refiner, and as many of the context refiner.
     pub n_refiner_layers: usize,
-    /// Attention heads. The reference gives each its own keys and values, so `n_kv_heads` has to be the same.
+    /// Attention heads. The reference gives each its own keys and values, so `n_kv_heads` has to be
+    /// the same.
     pub n_heads: usize,
     /// Added to the mean square in the RMSNorms of the blocks and of the caption.
     pub norm_eps: f32,
@@ -42,7 +43,8 @@ pub struct TransformerConfig {
 }
 
 impl TransformerConfig {
-    /// Added to the mean square in the RMSNorms of queries and keys: the reference does not take `norm_eps` for them.
+    /// Added to the mean square in the RMSNorms of queries and keys: the reference does not take
+    /// `norm_eps` for them.
     pub const QK_NORM_EPS: f32 = 1e-5;
     /// Added to the variance in the final LayerNorm.
     pub const FINAL_NORM_EPS: f32 = 1e-6;
@@ -114,7 +116,8 @@ impl TransformerConfig {
         self.dim / self.n_heads
     }
 
-    /// The width inside the SwiGLU: the reference's `int(dim / 3 * 8)`, in the same floating-point arithmetic.
+    /// The width inside the SwiGLU: the reference's `int(dim / 3 * 8)`, in the same floating-point
+    /// arithmetic.
     pub fn ffn_dim(&self) -> usize {
         (self.dim as f64 / 3.0 * 8.0) as usize
     }
@@ -190,15 +193,16 @@ impl TextEncoderConfig {
     }
 }
 
-/// θ, which transformers 4 writes beside the other keys and transformers 5 into `rope_parameters`; `rope_scaling` is
-/// the older name for what else that object says.
+/// θ, which transformers 4 writes beside the other keys and transformers 5 into `rope_parameters`;
+/// `rope_scaling` is the older name for what else that object says.
 fn qwen_theta(keys: &Keys) -> Result<f64> {
     let mut value = theta(keys, 10_000.0)?;
     for object in ["rope_scaling", "rope_parameters"] {
         if let Some(rope) = keys.inner(object)? {
             rope.one_of("rope_type", &["default"])?;
             rope.one_of("type", &["default"])?;
-            // One object a kind of layer: transformers 5 allows it where the kinds differ, which they do not here.
+            // One object a kind of layer: transformers 5 allows it where the kinds differ, which
+            // they do not here.
             rope.refuse("full_attention")?;
             value = theta(&rope, value)?;
         }
@@ -280,7 +284,8 @@ impl VaeConfig {
         })
     }
 
-    /// Pixels of the picture along each side of a latent pixel: every block but the last halves the picture.
+    /// Pixels of the picture along each side of a latent pixel: every block but the last halves the
+    /// picture.
     pub fn scale_factor(&self) -> usize {
         1 << (self.block_out_channels.len() - 1)
     }

@@ -1,10 +1,12 @@
-//! The scheduler's config file: every key of diffusers' `FlowMatchEulerDiscreteScheduler` that `ZImagePipeline` honours.
+//! The scheduler's config file: every key of diffusers' `FlowMatchEulerDiscreteScheduler` that
+//! `ZImagePipeline` honours.
 
 use super::keys::Keys;
 use crate::error::Result;
 use std::fmt;
 
-/// Model times count from 0 to this, whatever `num_train_timesteps` says: the pipeline takes it for granted.
+/// Model times count from 0 to this, whatever `num_train_timesteps` says: the pipeline takes it for
+/// granted.
 const TRAIN_TIMESTEPS: usize = 1000;
 /// Bounds of every shift: far past any picture, and within what F32 holds.
 const LARGEST_SHIFT: f64 = 1e3;
@@ -14,7 +16,8 @@ const LONGEST_SEQUENCE: usize = 1 << 30;
 /// The denoising schedule (`FlowMatchEulerDiscreteScheduler`).
 #[derive(Debug, Clone, PartialEq)]
 pub struct SchedulerConfig {
-    /// `k` in `σ = k·s / (1 + (k − 1)·s)`: it bends the schedule towards noise. A dynamic shift replaces it.
+    /// `k` in `σ = k·s / (1 + (k − 1)·s)`: it bends the schedule towards noise. A dynamic shift
+    /// replaces it.
     pub shift: f64,
     /// A shift that depends on the size of the picture (`use_dynamic_shifting`).
     pub dynamic: Option<DynamicShift>,
@@ -22,12 +25,14 @@ pub struct SchedulerConfig {
     pub terminal: Option<f64>,
     /// The spacing of the levels between the first and the last.
     pub spacing: Spacing,
-    /// The lowest and the highest level that a spacing begins and ends with, where the file says so. They are no
-    /// arguments of the class, but it reads them from its config (`sigma_min`, `sigma_max`).
+    /// The lowest and the highest level that a spacing begins and ends with, where the file says
+    /// so. They are no arguments of the class, but it reads them from its config (`sigma_min`,
+    /// `sigma_max`).
     pub range: [Option<f64>; 2],
     /// Whether every level `σ` becomes `1 − σ` (`invert_sigmas`).
     pub inverted: bool,
-    /// The timestep of the level 1 (`num_train_timesteps`). The pipeline divides timesteps by 1000 all the same.
+    /// The timestep of the level 1 (`num_train_timesteps`). The pipeline divides timesteps by 1000
+    /// all the same.
     pub train_timesteps: usize,
 }
 
@@ -74,7 +79,8 @@ impl SchedulerConfig {
         }
         let line = DynamicShift::read(keys)?;
         let dynamic = keys.flag("use_dynamic_shifting", false)?.then_some(line);
-        // The reference's class computes with the shift at once, unless the dynamic one replaces it.
+        // The reference's class computes with the shift at once, unless the dynamic one replaces
+        // it.
         if dynamic.is_none() {
             keys.not_null(&["shift"])?;
         }
@@ -94,7 +100,8 @@ impl SchedulerConfig {
 }
 
 impl DynamicShift {
-    /// The keys are checked whether or not the shift is used, as the pipeline computes `μ` in any case.
+    /// The keys are checked whether or not the shift is used, as the pipeline computes `μ` in any
+    /// case.
     fn read(keys: &Keys) -> Result<Self> {
         const TOKENS: [&str; 2] = ["base_image_seq_len", "max_image_seq_len"];
         for key in ["time_shift_type", "base_shift", "max_shift"].into_iter().chain(TOKENS) {

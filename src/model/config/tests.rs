@@ -84,8 +84,8 @@ fn refused(file: &str, key: &str, value: Value, parts: &[&str]) {
     assert!(!message.contains('\n') && message.len() < 600, "{message}");
 }
 
-/// diffusers 0.42 passes a null on to the class, where a number or a list is then missing; a flag is
-/// false. The pipeline itself fails to add a shift that is not there.
+/// diffusers 0.42 passes a null on to the class, where a number or a list is then missing; a flag
+/// is false. The pipeline itself fails to add a shift that is not there.
 #[test]
 fn nulls_mean_what_they_do_in_python() {
     let with_null = |file: &str, key: &str| {
@@ -338,7 +338,8 @@ fn value() -> impl Strategy<Value = Value> {
 }
 
 proptest! {
-    /// Whatever a few keys say, the answer is a config or an error for the user that names one of the files.
+    /// Whatever a few keys say, the answer is a config or an error for the user that names one of
+    /// the files.
     #[test]
     fn random_values_are_survived(
         changes in prop::collection::vec((1..5usize, any::<prop::sample::Index>(), value()), 1..4),

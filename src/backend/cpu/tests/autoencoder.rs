@@ -191,7 +191,8 @@ fn to_rgb8_rounds_halves_to_even_and_clamps() {
         let broken = b.upload(&HostTensor::from_f32(&[1, 1, 1, 3], &[0.0, value, 0.0])).unwrap();
         assert!(matches!(b.to_rgb8(&broken), Err(crate::Error::NonFinitePicture)), "white or black would hide {value}");
     }
-    // Values that in f32 fall on a half exactly, where rounding away from 0 would give the odd neighbour.
+    // Values that in f32 fall on a half exactly, where rounding away from 0 would give the odd
+    // neighbour.
     let level = |x: f32| (x / 2.0 + 0.5) * 255.0;
     let near = |n: i32| ((n as f32 + 0.5) / 127.5 - 1.0).to_bits();
     let candidates = (0..255).step_by(2).flat_map(|n| (near(n) - 9..near(n) + 9).map(f32::from_bits));

@@ -230,7 +230,8 @@ fn sampler_step() {
             let latents = random(60, &shape, scale);
             let mut prediction = random(61, &[b, shape[1], shape[2], shape[3]], scale).to_f32();
             if guided {
-                // The first item's predictions are opposites, the others' almost the same: a cap of 1.5 bites on one.
+                // The first item's predictions are opposites, the others' almost the same: a cap of
+                // 1.5 bites on one.
                 let other = noise(62, b * item);
                 let q: Vec<f32> = (0..b * item)
                     .map(|i| if i < item { -prediction[i] } else { prediction[i] * (1.0 + 0.01 * other[i]) })

@@ -1,7 +1,9 @@
-//! Every verb against its definition, written out once more in f64 with nothing but loops and indices.
+//! Every verb against its definition, written out once more in f64 with nothing but loops and
+//! indices.
 //!
-//! The figure is `‖out − reference‖ / ‖reference‖`. F32 rounds to 6e-8 and sums here have up to a few thousand terms of
-//! either sign, so 1e-5 leaves room for the order of a sum and for nothing else.
+//! The figure is `‖out − reference‖ / ‖reference‖`. F32 rounds to 6e-8 and sums here have up to a
+//! few thousand terms of either sign, so 1e-5 leaves room for the order of a sum and for nothing
+//! else.
 
 mod autoencoder;
 mod diffusion;
@@ -30,7 +32,8 @@ fn near_one(seed: u64, shape: &[usize]) -> HostTensor {
     HostTensor::from_f32(shape, &values)
 }
 
-/// `tensor` rounded to `dtype`, in memory that is aligned to nothing when `odd`, and the rounded values.
+/// `tensor` rounded to `dtype`, in memory that is aligned to nothing when `odd`, and the rounded
+/// values.
 fn stored(tensor: &HostTensor, dtype: DType, odd: bool) -> (HostTensor, Vec<f64>) {
     let mut bytes = vec![0xa5; usize::from(odd)];
     let mut values = Vec::new();
@@ -113,8 +116,9 @@ struct Ran {
     inputs: Vec<Vec<f32>>,
 }
 
-/// Calls a verb, and records and replays it, twice each: both must leave the same bits in what it returns and in its
-/// inputs, and recording alone must change nothing. Returns what the first call left.
+/// Calls a verb, and records and replays it, twice each: both must leave the same bits in what it
+/// returns and in its inputs, and recording alone must change nothing. Returns what the first call
+/// left.
 #[track_caller]
 fn both<const N: usize>(inputs: [HostTensor; N], verb: impl Fn(&Cpu, &mut [CpuTensor; N]) -> Result<CpuTensor>) -> Ran {
     let b = Cpu::new();

@@ -107,8 +107,8 @@ fn sides_are_cut_as_diffusers_cuts_them() {
     assert!(Cut::new(100, &config()).is_err() && Cut::new(0, &config()).is_err());
 }
 
-/// Puts `[outer, height, width, inner]` together from tiles cut out of it, each changed by `change`, which knows its
-/// number. Sides are in latent pixels, of `factor` entries each.
+/// Puts `[outer, height, width, inner]` together from tiles cut out of it, each changed by
+/// `change`, which knows its number. Sides are in latent pixels, of `factor` entries each.
 fn through_tiles(
     [outer, height, width, inner]: [usize; 4],
     factor: usize,
@@ -154,12 +154,14 @@ proptest! {
 
 #[test]
 fn the_weight_goes_from_one_tile_to_the_next() {
-    // Two tiles side by side, of 8 latent pixels, the first all 0 and the second all 1; 2 of them overlap.
+    // Two tiles side by side, of 8 latent pixels, the first all 0 and the second all 1; 2 of them
+    // overlap.
     let row = through_tiles([1, 1, 12, 1], 2, 8, &[0.0; 48], |number, _| number as f32);
     let fade = [0.0, 0.25, 0.5, 0.75];
     assert_eq!(row[..24], [&[0.0; 12][..], &fade, &[1.0; 8]].concat());
     assert_eq!(row[24..], row[..24]);
-    // Four tiles: in the corner the lower right one fades in over what is above it, and then over what is to its left.
+    // Four tiles: in the corner the lower right one fades in over what is above it, and then over
+    // what is to its left.
     let square = through_tiles([1, 12, 12, 1], 1, 8, &[0.0; 144], |number, _| [0.0, 1.0, 2.0, 3.0][number]);
     let at = |y: usize, x: usize| square[y * 12 + x];
     assert_eq!([at(5, 5), at(5, 6), at(5, 7), at(5, 8)], [0.0, 0.0, 0.5, 1.0]);
