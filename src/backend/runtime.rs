@@ -1,4 +1,4 @@
-//! The part of a backend that is not an op: tensors, memory, recordings and order.
+//! The runtime part of a backend: tensors, memory, recordings and order.
 
 use super::shape;
 use crate::error::Result;
@@ -13,16 +13,16 @@ pub trait DeviceTensor: Clone + Debug {
     /// The type of the elements.
     fn dtype(&self) -> DType;
 
-    /// Whether both tensors use the same memory.
+    /// True if both tensors use the same memory.
     fn shares(&self, other: &Self) -> bool;
 
-    /// The same memory under `shape`, which holds as many elements.
+    /// The same memory under `shape`, which has the same number of elements.
     fn with_shape(&self, shape: &[usize]) -> Self;
 
     /// The same memory under another shape.
     ///
     /// # Errors
-    /// [`Error::Shape`](crate::Error::Shape) when `shape` holds another number of elements.
+    /// [`Error::Shape`] when `shape` has another number of elements.
     fn reshaped(&self, shape: &[usize]) -> Result<Self> {
         shape::reshaped(self.shape(), shape)?;
         Ok(self.with_shape(shape))
@@ -31,30 +31,30 @@ pub trait DeviceTensor: Clone + Debug {
 
 /// Weights on a device, in a layout that the backend chooses.
 pub trait DeviceWeight<const N: usize>: Debug {
-    /// Sizes as the op that uses the weights defines them.
+    /// Sizes, in the order that the op defines.
     fn dims(&self) -> [usize; N];
 }
 
 /// Tensors, memory and order.
 ///
-/// Ops may run later than they are called, in the order of the calls. [`Runtime::download`] and
-/// [`Runtime::wait`] wait for them; nothing else does. Uploads read the weights and wait for
-/// nothing else: a weight in memory is ready when the future is polled for the first time.
+/// Ops may run later than they are called, in the order of the calls. Only [`Runtime::download`]
+/// and [`Runtime::wait`] wait for them. Uploads wait only for the weights: a weight in memory is
+/// ready when the future is polled for the first time.
 pub trait Runtime: Sized + Debug {
     /// Device memory with a shape and an element type.
     type Tensor: DeviceTensor;
     /// A sequence of ops that is replayed without host work (a CUDA graph; prepared wgpu
     /// dispatches).
     type Recording: Debug;
-    /// A point in the order of the ops that the host can wait for.
+    /// A point in the op order that the host can wait for.
     type Event: Debug;
 
-    /// The number of replays that may be in flight: enough to keep the device busy, few enough to
-    /// cancel quickly. 1 where ops run as they are called.
+    /// Maximum number of replays in flight: enough to keep the device busy, few enough to cancel
+    /// quickly. 1 if ops run as they are called.
     const IN_FLIGHT: usize;
 
-    /// True if recordings use the same memory, so that one more costs no memory unless it needs
-    /// more than the others.
+    /// True if recordings share their memory, so that another recording costs memory only when it
+    /// needs more than the others.
     const RECORDINGS_SHARE_MEMORY: bool = false;
 
     /// The backend's name in the user interface: `cpu`, `webgpu`, `cuda`.
@@ -69,32 +69,32 @@ pub trait Runtime: Sized + Debug {
         DType::F32
     }
 
-    /// The type that matrix products (`linear`, `swiglu`, `attention`, `conv2d` and the ops that
-    /// contain one) round their operands to, F32 for no rounding. Accumulation is always F32.
-    /// Conformance derives its tolerances from this.
+    /// The type to which gemms (`linear`, `swiglu`, `attention`, `conv2d` and the ops that contain
+    /// one) round their operands; F32 means no rounding. Accumulation is always F32. Conformance
+    /// derives its tolerances from this.
     fn operands(&self) -> DType {
         DType::F32
     }
 
-    /// The type on the device of matrices, kernels and tables that are stored as `stored`.
+    /// The device type of matrices, kernels and tables that are stored as `stored`.
     fn weights(&self, stored: DType) -> DType {
         stored
     }
 
-    /// The most elements that an activation may have, whatever memory is free; `usize::MAX` without
-    /// such a limit. Callers use it to choose sizes that fit.
+    /// Maximum number of elements of an activation, independent of free memory; `usize::MAX` means
+    /// no limit. Callers use it to choose sizes that fit.
     fn largest_activation(&self) -> usize {
         usize::MAX
     }
 
-    /// Free bytes of the device's memory; `None` where they are unknown or the memory is the
-    /// host's. Callers use it to decide which networks are resident together.
+    /// Free bytes of the device's memory; `None` if unknown or if the device uses host memory.
+    /// Callers use it to decide which networks are resident together.
     fn free_memory(&self) -> Option<u64> {
         None
     }
 
-    /// The largest number of bytes that the backend has held at once since it was opened: tensors,
-    /// cached memory and recordings, without the driver's own. `None` where it is unknown.
+    /// Peak bytes allocated since the backend was opened: tensors, cached memory and recordings,
+    /// without the driver's own. `None` if unknown.
     fn peak_memory(&self) -> Option<u64> {
         None
     }
@@ -103,14 +103,14 @@ pub trait Runtime: Sized + Debug {
     /// stage before an allocation would raise the peak.
     fn trim(&self) {}
 
-    /// Copies a tensor to the device, as it is stored or widened exactly. Takes effect at once, as
-    /// all uploads do, also inside [`Runtime::record`].
+    /// Copies a tensor to the device, in its stored type or widened exactly. Like all uploads it
+    /// takes effect at once, also inside [`Runtime::record`].
     fn upload(&self, tensor: &HostTensor) -> Result<Self::Tensor> {
         shape::not_empty("upload", "the tensor", tensor.shape())?;
         self.run_upload(tensor)
     }
 
-    /// Runs [`Runtime::upload`] on a tensor that is not empty.
+    /// Runs [`Runtime::upload`] on a non-empty tensor.
     fn run_upload(&self, tensor: &HostTensor) -> Result<Self::Tensor>;
 
     /// Copies a tensor back after all earlier ops have run; an error inside [`Runtime::record`].

@@ -8,7 +8,7 @@ pub(crate) fn ensure(holds: bool, op: &'static str, problem: impl FnOnce() -> St
     if holds { Ok(()) } else { Err(Error::shape(op, problem())) }
 }
 
-/// `shape` as exactly `N` sizes, none of them 0.
+/// `shape` as exactly `N` nonzero sizes.
 pub(crate) fn dims<const N: usize>(op: &'static str, tensor: &str, shape: &[usize]) -> Result<[usize; N]> {
     not_empty(op, tensor, shape)?;
     shape.try_into().map_err(|_| Error::shape(op, format!("{tensor} must have {N} dimensions, has shape {shape:?}")))
@@ -34,7 +34,7 @@ pub(crate) fn floating(op: &'static str, tensor: &str, dtype: DType) -> Result<(
     ensure(dtype.is_floating(), op, || format!("{tensor} must be of a floating type, not {dtype}"))
 }
 
-/// Checks that `to` holds as many elements as `shape`.
+/// Checks that `to` has the element count of `shape`.
 pub(crate) fn reshaped(shape: &[usize], to: &[usize]) -> Result<()> {
     let count = |sizes: &[usize]| sizes.iter().try_fold(1usize, |product, &n| product.checked_mul(n));
     ensure(count(to).is_some() && count(shape) == count(to), "reshape", || {
@@ -64,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn reshaping_keeps_the_element_count() {
+    fn reshaping_preserves_the_element_count() {
         reshaped(&[2, 6], &[3, 4]).unwrap();
         reshaped(&[1], &[]).unwrap();
         rejects(reshaped(&[2, 6], &[5]), "reshape", &["[2, 6]", "[5]"]);

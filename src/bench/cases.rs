@@ -1,4 +1,4 @@
-//! The ops of the catalogue at the sizes at which a model calls them, with weights in BF16.
+//! The ops of the catalogue at the sizes of a model, with BF16 weights.
 
 use super::ops::MAX_CALLS;
 use super::sizes::{BlockSizes, Sizes, UNIT, distinct};
@@ -11,7 +11,7 @@ use crate::catalogue::{
 use crate::model::config::TransformerConfig;
 use crate::tensor::DType;
 
-/// Every op that takes time, for one picture with one caption in `runs` runs.
+/// Every op that takes measurable time, for one picture with one caption in `runs` runs.
 pub(super) fn all<B: Backend + 'static>(sizes: &Sizes<'_>, runs: usize) -> Vec<Case<B>> {
     let mut cases = block("", sizes.layer(), ResidualCase::GATED);
     cases.extend(once_a_step(sizes, runs));
@@ -27,7 +27,7 @@ fn block<B: Backend + 'static>(prefix: &str, sizes: BlockSizes, residual: Residu
     let block = named("block");
     let linear = |name, n, k| LinearCase { tokens, n, k, scale: UNIT, ..LinearCase::PLAIN }.named(&named(name));
     let swiglu = SwiGluCase { scale: UNIT, ..SwiGluCase::new(tokens, width, hidden) };
-    // The text encoder is causal, and gives lengths.
+    // The text encoder is causal and passes lengths.
     let lengths = if causal { Lengths::Full } else { Lengths::None };
     let attention = AttentionCase { causal, lengths, ..attention(tokens, heads) };
     let pairs = if causal { RopePairs::Halves } else { RopePairs::Interleaved };
@@ -39,7 +39,7 @@ fn block<B: Backend + 'static>(prefix: &str, sizes: BlockSizes, residual: Residu
         swiglu.named(&block),
         linear("w2", width, hidden),
         attention.named(&block),
-        // The networks call project_qkv, which does the work of this op and of the first linear.
+        // The networks call `project_qkv`, which fuses this op with the first linear.
         rope.named(&block),
         ProjectQkvCase { width, heads: rope, bias: false }.named(&block),
         ResidualNormCase { residual, weight: DType::Bf16 }.named(&block),
@@ -95,7 +95,7 @@ fn once_a_step<B: Backend + 'static>(sizes: &Sizes<'_>, runs: usize) -> Vec<Case
     vec![timestep.named(""), modulation.named(""), embed.named(""), join.named(""), last.named(""), step.named("")]
 }
 
-/// The ops of the decoder, and those in front of it and after it.
+/// The ops of the decoder, and the ops before and after it.
 fn decoder<B: Backend + 'static>(sizes: &Sizes<'_>) -> Vec<Case<B>> {
     let decoder = sizes.decoder();
     let mut cases = Vec::new();

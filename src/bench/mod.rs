@@ -1,9 +1,9 @@
 //! The speed of a backend: ops at the sizes of a model, stages, and whole pictures. No model files
 //! are needed: [`Published`] makes the published models with random weights.
 //!
-//! The host's clock measures work that was queued and waited for; rows are medians of several runs
-//! after warm-ups. The work is that of the pipeline: the same recording of a step, the same calls
-//! of the other networks. The ops come from [`mod@crate::catalogue`].
+//! Times are host times of queued work, up to the end of the wait for it. Rows are medians of
+//! several runs after warm-ups. The work is the pipeline's own: the same recording of a step, the
+//! same calls of the other networks. The ops come from [`mod@crate::catalogue`].
 //!
 //! # The share of the denoising loop in which the device is idle
 //! The time of a step is the median of replays that are queued back to back, so that the device
@@ -47,7 +47,7 @@ use stages::{Bench, TEXT_ENCODER, TRANSFORMER, VAE};
 use std::ops::ControlFlow;
 use web_time::Instant;
 
-/// The most runs of a row.
+/// Maximum runs of a row.
 const MAX_RUNS: usize = 1000;
 
 /// The rows to measure.
@@ -57,16 +57,16 @@ pub struct Options {
     pub width: Option<usize>,
     /// Height of the picture in pixels; `None` is the model's own.
     pub height: Option<usize>,
-    /// Tokens of the caption, those of the chat template included.
+    /// Tokens of the caption, including the chat template.
     pub caption_tokens: usize,
-    /// The most runs of each row, at least 1. Rows that take long have fewer runs.
+    /// Maximum runs of each row, at least 1. Slow rows have fewer runs.
     pub runs: usize,
-    /// Only rows whose name holds this text. A network that no such row needs is not loaded.
+    /// Only rows whose name contains this text. Networks that no selected row needs are not loaded.
     pub filter: String,
 }
 
 impl Default for Options {
-    /// Everything, ten times, with a caption of 128 tokens at the model's own size.
+    /// All rows, ten runs, a caption of 128 tokens, the model's own size.
     fn default() -> Self {
         Self { width: None, height: None, caption_tokens: 128, runs: 10, filter: String::new() }
     }
@@ -76,17 +76,17 @@ impl Default for Options {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Seen<'a> {
-    /// The subject of the measurements, before any begins.
+    /// The subject of the measurements, before the first one.
     Header(&'a Header),
-    /// The work that begins, in words: loading, or measuring a row.
+    /// The current work in words: loading, or measuring a row.
     Phase(&'a str),
     /// The progress of that work, if it has stages.
     Stage(Stage),
-    /// A row, as soon as it is measured.
+    /// A finished row.
     Row(&'a Row),
 }
 
-/// The rows so far, and the callback that sees them.
+/// The rows so far, and the callback that receives them.
 struct Watched<'a> {
     see: &'a mut dyn FnMut(Seen<'_>) -> Result<()>,
     rows: Vec<Row>,
@@ -97,7 +97,7 @@ impl Watched<'_> {
         (self.see)(Seen::Phase(words))
     }
 
-    /// Begins the phase of a row.
+    /// Starts the phase of a row.
     fn measure(&mut self, name: &str) -> Result<()> {
         self.phase(&format!("measuring {name}"))
     }
@@ -118,13 +118,13 @@ impl Progress for Watched<'_> {
     }
 }
 
-/// Measures a backend with a model and calls `see` with every event. An error of `see` for a stage
+/// Measures a backend with a model and passes every event to `see`. An error from `see` for a stage
 /// ends the run as [`Error::Cancelled`].
 ///
 /// # Errors
-/// [`Error::Request`] for sizes that the model does not support, and when no row has the filter in
-/// its name; those of the files, of the backend, and of `see`. An op that does not fit into the
-/// device's memory is a row without times; a network that does not fit is an error.
+/// [`Error::Request`] for sizes that the model does not support, and if no row name contains the
+/// filter; errors of the files, of the backend, and of `see`. An op that does not fit into the
+/// device's memory becomes a row without times; a network that does not fit is an error.
 pub async fn run<B: Backend + 'static>(
     backend: B,
     model: &Model,
@@ -141,7 +141,7 @@ pub async fn run<B: Backend + 'static>(
         return Err(Error::Request(format!("no row has {:?} in its name", options.filter)));
     }
 
-    // A request that is not possible fails before anything is loaded.
+    // An impossible request fails before anything is loaded.
     let job = if any(&PICTURE) { Some(pictures::job(model, &sizes).await?) } else { None };
     let activations = backend.activations();
     let header = Header {

@@ -1,9 +1,9 @@
-//! Ops one by one, each at the size of a [`Case`].
+//! Single ops, each at the size of a [`Case`].
 //!
-//! An op is recorded as often as it takes to keep the device busy for some milliseconds. The calls
-//! rotate over several sets of inputs and weights, so that these come from memory and not from a
-//! cache, as in a model. The recording is replayed and waited for, and its time is divided by the
-//! number of calls.
+//! An op is recorded often enough to keep the device busy for some milliseconds. The calls rotate
+//! over several sets of inputs and weights, so that these come from memory and not from a cache, as
+//! in a model. The recording is replayed and waited for, and its time is divided by the number of
+//! calls.
 
 use super::report::Row;
 use super::timing::{since_start, timed};
@@ -12,15 +12,15 @@ use crate::catalogue::{Call, Case, Inputs, Written};
 use crate::error::{Error, Result};
 use crate::weights::RandomTensors;
 
-/// The most calls in a recording.
+/// Maximum calls in a recording.
 pub(super) const MAX_CALLS: usize = 1024;
-/// The shortest recording, in milliseconds, unless it has the most calls.
+/// Minimum duration of a recording in milliseconds, unless it has the maximum number of calls.
 const MIN_MS: f64 = 5.0;
-/// An op that takes longer than this is called once, in milliseconds.
+/// An op slower than this many milliseconds is called once.
 const MAX_REPEATED_MS: f64 = 100.0;
-/// Bytes of all sets of inputs of an op: several times the cache of a GPU.
+/// Bytes of all input sets of an op: several times the cache of a GPU.
 const ROTATED_BYTES: u64 = 256 << 20;
-/// The most sets of inputs.
+/// Maximum number of input sets.
 const MAX_SETS: u64 = 64;
 
 /// The name of a case's row.
@@ -28,7 +28,7 @@ pub(super) fn name<B: Backend>(case: &Case<B>) -> String {
     format!("op/{}", case.name)
 }
 
-/// Measures a case. The row has no times if the device has no memory for it.
+/// Measures a case. The row has no times if the device is out of memory.
 pub(super) async fn measure<B: Backend>(case: &Case<B>, b: &B, random: &RandomTensors, runs: usize) -> Result<Row> {
     let measured = times(case, b, random, runs).await;
     b.trim();
@@ -58,7 +58,7 @@ async fn times<B: Backend>(case: &Case<B>, b: &B, random: &RandomTensors, runs: 
         if ms >= MIN_MS && count > 1 {
             break (recording, written);
         }
-        // At least twice as many, and some more than just enough.
+        // The count at least doubles and exceeds the estimate a little.
         let wanted = (1.2 * MIN_MS / ms * count as f64).ceil() as usize;
         count = wanted.max(2 * count).min(MAX_CALLS);
     };
@@ -72,7 +72,7 @@ async fn times<B: Backend>(case: &Case<B>, b: &B, random: &RandomTensors, runs: 
 fn recorded<B: Backend>(b: &B, calls: &[Call<B>], count: usize) -> Result<(B::Recording, u64)> {
     let mut written = 0;
     let recording = b.record(|b| {
-        // Results stay alive while others are made, so that they rotate in memory as the inputs do.
+        // Results stay alive while others are made, so that they rotate in memory like the inputs.
         let mut results: Vec<Option<Written<B::Tensor>>> = calls.iter().map(|_| None).collect();
         for i in 0..count {
             let set = i % calls.len();

@@ -1,4 +1,4 @@
-//! Whole pictures, with the model loaded as a run loads it.
+//! Whole pictures, with the model loaded as the pipeline loads it.
 
 use super::Watched;
 use super::report::{Pictures, Row};
@@ -13,12 +13,12 @@ use crate::pipeline::prompt::{MAX_TOKENS, Tokenizer};
 use crate::pipeline::request::{Job, Request};
 use crate::pipeline::{Offload, Pipeline};
 
-/// The rows of [`draw`]: a picture from its request to its pixels, and its parts.
+/// The rows of [`draw`]: a picture from request to pixels, and its parts.
 pub(super) const PICTURE: [&str; 4] = ["picture", "picture/text_encoder", "picture/denoise", "picture/vae"];
 const SEED: u64 = 42;
 
-/// A picture with the model's own steps and guidance. Its prompt and its negative prompt differ,
-/// and both have the number of tokens of `sizes`, so that both captions cost the same.
+/// A picture with the model's own steps and guidance. Prompt and negative prompt differ and both
+/// have the token count of `sizes`, so that both captions cost the same.
 pub(super) async fn job(model: &Model, sizes: &Sizes<'_>) -> Result<Job> {
     let tokenizer = Tokenizer::load(model.folder()).await?;
     let [height, width] = sizes.picture;
@@ -89,7 +89,7 @@ pub(super) async fn draw<B: Backend>(
     })
 }
 
-/// A prompt of `tokens` tokens with its chat template, mostly of one word.
+/// A prompt that has `tokens` tokens with its chat template, mostly one repeated word.
 fn prompt(tokenizer: &Tokenizer, word: &str, tokens: usize) -> Result<String> {
     let count = |text: &str| tokenizer.encode(text).map(|found| found.ids.len() + found.cut);
     let mut prompt = String::new();

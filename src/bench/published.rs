@@ -1,5 +1,5 @@
-//! The published models without their files: their configuration, random weights, and a tokenizer
-//! of one token a byte.
+//! The published models without their files: configuration, random weights, and a byte-level
+//! tokenizer.
 
 use crate::error::{Error, Result};
 use crate::future::expect_ready;
@@ -9,8 +9,7 @@ use crate::weights::ModelFolder;
 use serde_json::{Map, Value, json};
 use std::str::FromStr;
 
-/// A published model. Both have the same three networks; the schedule and the defaults of a request
-/// differ.
+/// A published model. Both have the same three networks; schedule and request defaults differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Published {
     /// Z-Image-Turbo: 8 steps without guidance.
@@ -32,7 +31,7 @@ impl FromStr for Published {
 }
 
 impl Published {
-    /// The name that [`Published::from_str`] reads.
+    /// The name that [`Published::from_str`] accepts.
     pub fn name(self) -> &'static str {
         match self {
             Published::Turbo => "turbo",
@@ -43,7 +42,7 @@ impl Published {
     /// The model at its real sizes, with random weights.
     ///
     /// # Errors
-    /// None: the configuration is checked as a file's would be, and it is right.
+    /// None in practice: the built-in configuration passes the checks of a file.
     pub fn with_random_weights(self) -> Result<Model> {
         let shift = match self {
             Published::Turbo => 3.0,
@@ -93,10 +92,10 @@ fn vae() -> Value {
     })
 }
 
-/// A tokenizer in Qwen's layout, with the alphabet of bytes and the two tokens of the chat template
-/// alone.
+/// A tokenizer in Qwen's layout, with only the byte alphabet and the two tokens of the chat
+/// template.
 fn tokenizer() -> Value {
-    // Byte-level BPE shows 188 bytes as themselves and the other 68 as characters from U+0100 on.
+    // Byte-level BPE maps 188 bytes to themselves and the other 68 to characters from U+0100 on.
     let themselves = ('!'..='~').chain('¡'..='¬').chain('®'..='ÿ');
     let alphabet = themselves.chain('\u{100}'..='\u{143}').map(String::from);
     let vocabulary: Map<String, Value> = alphabet.zip(0..).map(|(symbol, id): (_, u32)| (symbol, id.into())).collect();
@@ -146,7 +145,7 @@ mod tests {
         assert_eq!(tokenizer.vocabulary(), 258);
         let empty = tokenizer.encode("").unwrap().ids.len();
         let all: String = (1..=0x2ff).filter_map(char::from_u32).collect();
-        // The characters are composed, so that NFC changes none.
+        // The characters are composed, so NFC changes none of them.
         assert_eq!(tokenizer.encode(&all).unwrap().ids.len() + tokenizer.encode(&all).unwrap().cut, empty + all.len());
     }
 }

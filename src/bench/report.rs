@@ -1,4 +1,4 @@
-//! The results: rows as they are measured, and a document for programs.
+//! The results: rows as they are measured, and a JSON document.
 
 use super::timing::Spread;
 use serde::Serialize;
@@ -14,7 +14,7 @@ pub struct Header {
     pub device: String,
     /// The type of activations.
     pub activations: String,
-    /// The type to which matrix products round their operands.
+    /// The type to which gemms round their operands.
     pub operands: String,
     /// The model's name.
     pub model: String,
@@ -36,25 +36,24 @@ pub struct Row {
     pub name: String,
     /// The sizes, in words.
     pub what: String,
-    /// Milliseconds of one call; `None` if the device has no memory for it.
+    /// Milliseconds of one call; `None` if the device is out of memory.
     pub ms: Option<Spread>,
     /// Calls in each run; the times are those of one call.
     pub calls: usize,
-    /// Floating-point operations of the matrix products in one call, for a row whose time is
-    /// theirs.
+    /// Floating-point operations of the gemms in one call, for gemm-bound rows.
     pub flop: Option<f64>,
     /// 10¹² floating-point operations per second, at the median.
     pub tflops: Option<f64>,
-    /// The bytes that one call has to move at least: inputs read once, outputs written once.
+    /// Minimum bytes that one call moves: inputs read once, outputs written once.
     pub bytes: Option<f64>,
     /// 10⁹ bytes per second, at the median.
     pub gbs: Option<f64>,
-    /// The reason for missing times.
+    /// The reason for absent times.
     pub problem: Option<String>,
 }
 
 impl Row {
-    /// A row with the times of one of `calls` calls.
+    /// A row with the times of one call out of `calls`.
     pub(super) fn new(name: &str, what: &str, ms: Spread, calls: usize) -> Self {
         Self { ms: Some(ms), calls, ..Self::empty(name, what) }
     }
@@ -84,7 +83,7 @@ impl Row {
         Self { flop, tflops, ..self }
     }
 
-    /// The row with the bytes that one call has to move.
+    /// The row with the bytes that one call moves.
     pub(super) fn with_bytes(self, bytes: Option<f64>) -> Self {
         let gbs = bytes.zip(self.ms).map(|(bytes, ms)| bytes / ms.median / 1e6);
         Self { bytes, gbs, ..self }
@@ -103,15 +102,15 @@ pub struct Pictures {
     pub seed: u64,
     /// Milliseconds of loading the model.
     pub load_ms: f64,
-    /// The median milliseconds of one step, with steps queued back to back so that the device never
+    /// Median milliseconds of one step, with steps queued back to back so that the device never
     /// waits for the host.
     pub step_ms: f64,
-    /// The median milliseconds of the denoising loop, from its first launch to the end of its last
+    /// Median milliseconds of the denoising loop, from its first launch to the end of its last
     /// step.
     pub loop_ms: f64,
     /// The share of `loop_ms` in which the device is idle: `1 − steps · step_ms / loop_ms`.
     pub idle_in_loop: f64,
-    /// The most bytes that the backend held on the device while it loaded the model and drew
+    /// Peak bytes that the backend allocated on the device while it loaded the model and drew
     /// pictures; `None` if it does not count them.
     pub peak_memory: Option<u64>,
 }
@@ -129,7 +128,7 @@ pub struct Report {
     pub rows: Vec<Row>,
     /// The figures of whole pictures; `None` if none was drawn.
     pub pictures: Option<Pictures>,
-    /// The most bytes that the backend held on the device over all measurements; `None` if it does
+    /// Peak bytes that the backend allocated on the device over all measurements; `None` if it does
     /// not count them.
     pub peak_memory: Option<u64>,
 }
@@ -157,7 +156,7 @@ impl Units {
     };
 }
 
-/// The columns of a name.
+/// Width of the name column.
 const NAME: usize = 38;
 
 impl fmt::Display for Header {
@@ -190,7 +189,7 @@ impl fmt::Display for Row {
     }
 }
 
-/// Four significant digits, or all before the point.
+/// Four significant digits, or all digits before the point if there are more.
 fn digits(value: f64) -> String {
     let before = value.abs().max(1e-3).log10().floor() as i32;
     format!("{value:.*}", usize::try_from(3 - before).unwrap_or(0))

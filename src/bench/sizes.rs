@@ -1,6 +1,5 @@
-//! The sizes that follow from a model's configuration, the picture and the caption, and the
-//! floating-point operations of the stages: those of the matrix products alone, two for each
-//! multiplication and its addition.
+//! Sizes derived from a model's configuration, the picture and the caption, and the floating-point
+//! operations of the stages. Only gemms count, with two operations per multiply-add.
 
 use crate::backend::{Conv2d, Heads};
 use crate::catalogue::{Conv2dCase, GroupNormCase, OpCase, attention_flop, gemm_flop};
@@ -8,7 +7,7 @@ use crate::model::config::{ModelConfig, VaeConfig};
 use crate::model::transformer::padded;
 use crate::tensor::DType;
 
-/// √3, the scale of uniform numbers with a standard deviation of 1, which norms give activations.
+/// √3: uniform numbers of this scale have a standard deviation of 1, like normed activations.
 pub(super) const UNIT: f32 = 1.732_050_8;
 
 /// A model's sizes for one picture.
@@ -178,7 +177,7 @@ impl Decoder {
     }
 }
 
-/// A convolution that keeps the size, with a square kernel in BF16.
+/// A size-preserving convolution with a square BF16 kernel.
 fn plain(input: usize, output: usize, side: usize, size: [usize; 2]) -> Conv2dCase {
     let geometry = Conv2d { stride: 1, pad: [side / 2; 4], upsample: false };
     Conv2dCase {
@@ -198,7 +197,7 @@ fn norm(config: &VaeConfig, channels: usize, size: [usize; 2], silu: bool) -> Gr
     GroupNormCase { channels, size, groups, silu, bias: DType::Bf16, scale: UNIT, ..GroupNormCase::PLAIN }
 }
 
-/// Each item of `all` once, in order, with its count.
+/// Each distinct item of `all`, in order, with its count.
 pub(super) fn distinct<T: PartialEq + Copy>(all: &[T]) -> Vec<(T, usize)> {
     let mut found: Vec<(T, usize)> = Vec::new();
     for &item in all {
@@ -215,7 +214,7 @@ mod tests {
     use super::super::Published;
     use super::*;
 
-    /// The figures were worked out apart from this code.
+    /// The expected figures were computed independently of this code.
     #[test]
     fn flop_are_those_of_z_image() {
         let model = Published::Turbo.with_random_weights().unwrap();

@@ -1,4 +1,4 @@
-//! The networks one by one, as the pipeline runs them.
+//! Single networks, as the pipeline runs them.
 
 use super::Watched;
 use super::report::Row;
@@ -22,16 +22,16 @@ pub(super) const TEXT_ENCODER: [&str; 2] = ["stage/text_encoder", "stage/text_en
 /// The rows of [`Bench::transformer`]: embedding and refining a caption, and a denoising step
 /// without and with guidance.
 pub(super) const TRANSFORMER: [&str; 3] = ["stage/captions", "stage/transformer/batch-1", "stage/transformer/batch-2"];
-/// The rows of [`Bench::vae`]: from latents to a picture, both on the host as in the pipeline, and
-/// as a recording.
+/// The rows of [`Bench::vae`]: from latents to a picture, with host work as in the pipeline, and
+/// replayed.
 pub(super) const VAE: [&str; 2] = ["stage/vae", "stage/vae/replayed"];
 
 /// Replays of a step in each run.
 const REPLAYS: usize = 4;
-/// A step that takes longer than this is replayed once in each run, in milliseconds.
+/// A step slower than this many milliseconds is replayed once per run.
 const SLOW_STEP_MS: f64 = 2e3;
 
-/// A backend, and everything that all stages need.
+/// A backend, and the state that all stages need.
 pub(super) struct Bench<'a, B> {
     pub b: &'a B,
     pub sizes: Sizes<'a>,
@@ -124,8 +124,8 @@ impl<B: Backend> Bench<'_, B> {
     }
 
     /// The times of a denoising step of one picture as the pipeline records it, with one caption
-    /// or, guided, with two, and the number of replays before the host waits, which hide the time
-    /// of launching.
+    /// or, if guided, two. Also returns the number of replays queued before the host waits, which
+    /// hide the launch time.
     pub(super) async fn step(&self, transformer: &Transformer<B>, captions: usize) -> Result<(Spread, usize)> {
         let b = self.b;
         let sizes = &self.sizes;
@@ -144,7 +144,7 @@ impl<B: Backend> Bench<'_, B> {
             (0..times).try_for_each(|_| b.replay(&step.recording))?;
             self.finish().await
         };
-        // If a step takes seconds, the time of launching does not matter.
+        // If a step takes seconds, the launch time does not matter.
         let times = if since_start(async || replay(1).await).await? < SLOW_STEP_MS { REPLAYS } else { 1 };
         Ok((timed(self.runs, async || replay(times).await).await?.divided(times), times))
     }

@@ -7,11 +7,11 @@ use web_time::Instant;
 
 /// Runs before the measured ones, unless they are slow.
 const WARM_UPS: usize = 2;
-/// A warm-up that takes longer than this is the last one, in milliseconds.
+/// A warm-up slower than this many milliseconds is the last one.
 const LAST_WARM_UP_MS: f64 = 3e3;
-/// A warm-up that takes longer than this counts as a run, in milliseconds.
+/// A warm-up slower than this many milliseconds counts as a run.
 const COUNTED_WARM_UP_MS: f64 = 30e3;
-/// No further run begins after this, in milliseconds.
+/// No run starts after this many milliseconds.
 const MAX_MS: f64 = 45e3;
 
 /// Times of several runs, in milliseconds.

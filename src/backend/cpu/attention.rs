@@ -8,7 +8,7 @@ use crate::backend::{AttentionArgs, AttentionOp, Heads};
 use crate::error::Result;
 use crate::reserve::zeros;
 
-/// Queries of one task; their scores against all keys stay in the cache.
+/// Queries of one task. Their scores against all keys stay in the cache.
 const QUERIES: usize = 32;
 
 impl AttentionOp for Cpu {
@@ -63,7 +63,7 @@ fn attention(
     out.chunks_exact_mut(tokens * out_width).enumerate().try_for_each(|(b, out)| item(out, b))
 }
 
-/// `eˢˣ / Σ eˢˣ` over the first `visible` values, 0 after them.
+/// `eˢˣ / Σ eˢˣ` over the first `visible` values; the rest become 0.
 fn softmax(row: &mut [f32], visible: usize, scale: f32) {
     let (seen, hidden) = row.split_at_mut(visible);
     hidden.fill(0.0);

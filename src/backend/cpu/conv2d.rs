@@ -1,4 +1,4 @@
-//! `conv2d`: a convolution over pictures that are channels last.
+//! `conv2d`: a convolution over channels-last pictures, as im2col and gemm.
 
 use super::matrix::{View, ViewMut, product};
 use super::parallel::*;
@@ -11,7 +11,7 @@ use crate::reserve::{self, zeros};
 use crate::tensor::HostTensor;
 use std::sync::Arc;
 
-/// Values of the unrolled picture that one task multiplies at once: they stay in the cache.
+/// Values of the im2col matrix per task; they fit the cache.
 const UNROLLED: usize = 1 << 17;
 
 /// A kernel `[O, kh, kw, I]` and its bias.
@@ -23,7 +23,7 @@ pub struct CpuConv2d {
 }
 
 impl CpuConv2d {
-    /// From `[O, I, kh, kw]` as it is stored.
+    /// From the stored layout `[O, I, kh, kw]`.
     fn new(kernel: &HostTensor, [o, i, kh, kw]: [usize; 4], bias: Option<&HostTensor>) -> Result<Self> {
         let stored = floats(kernel.dtype(), kernel.bytes())?;
         let mut kernel = reserve::with_room(stored.len(), "the kernel of a convolution")?;
@@ -67,7 +67,7 @@ impl Conv2dOp for Cpu {
     }
 }
 
-/// `x` of `[H, W]` pixels an item to `out` of `[H', W']`; see the op's definition. Each task
+/// Convolves `x` `[H, W]` pixels per item to `out` `[H', W']`, as the op defines it. Each task
 /// unrolls the pixels under the kernel into rows of a matrix (im2col) and multiplies it by the
 /// kernel.
 fn conv2d(
@@ -102,8 +102,8 @@ fn conv2d(
                 for (row, pixel) in unrolled.chunks_exact_mut(taps).zip(first..) {
                     let (top, left) = (pixel / out_width * geometry.stride, pixel % out_width * geometry.stride);
                     for (tap, values) in row.chunks_exact_mut(i).enumerate() {
-                        // Coordinates in the padded picture, less the padding; outside it the zeros
-                        // stay.
+                        // Coordinates in the padded picture minus the padding. Positions outside
+                        // the picture stay 0.
                         let y = (top + tap / kw).wrapping_sub(geometry.pad[0]) >> zoom;
                         let x_ = (left + tap % kw).wrapping_sub(geometry.pad[1]) >> zoom;
                         if y < height && x_ < width {

@@ -1,4 +1,4 @@
-//! `group_norm`: GroupNorm over a picture that is channels last, then SiLU.
+//! `group_norm`: GroupNorm over a channels-last picture, then SiLU.
 
 use super::activation::silu;
 use super::parallel::*;
@@ -6,7 +6,7 @@ use super::{Cpu, CpuTensor};
 use crate::backend::{GroupNormArgs, GroupNormOp};
 use crate::error::Result;
 
-/// Values that one task sums or scales at once.
+/// Values per task, for sums and for scaling.
 const CHUNK: usize = 1 << 15;
 
 impl GroupNormOp for Cpu {
@@ -54,8 +54,8 @@ fn group_norm(x: &[f32], weight: &[f32], bias: &[f32], groups: usize, eps: f32, 
     });
 }
 
-/// Σ f(x, group) of every group, in f64: a group of a large picture has too many values for sums in
-/// f32.
+/// Σ f(x, group) of every group, in f64: a large picture has too many values per group for f32
+/// sums.
 fn per_group(
     x: &[f32],
     chunk: usize,
@@ -76,6 +76,6 @@ fn per_group(
         a.iter_mut().zip(b).for_each(|(a, b)| *a += b);
         a
     };
-    // Chunks are added in order, so that the result is the same in every run.
+    // Chunks are added in order, so every run gives the same result.
     sums.collect::<Vec<_>>().into_iter().fold(vec![0.0; groups], add).into_iter()
 }

@@ -1,4 +1,4 @@
-//! `linear`: a product with a stored matrix.
+//! `linear`: a gemm with a stored matrix.
 
 use super::matrix::StoredMatrix;
 use super::{Cpu, CpuTensor};

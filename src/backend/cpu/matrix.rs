@@ -1,5 +1,5 @@
-//! Matrix products: strided views over slices, multiplied by the `gemm` crate, and matrices kept as
-//! they are stored.
+//! Gemms: strided views over slices, multiplied by the `gemm` crate, and matrices in their stored
+//! type.
 
 use super::parallel::*;
 use super::tensor::floats;
@@ -10,8 +10,7 @@ use futures_util::future::try_join_all;
 use std::borrow::Cow;
 use std::sync::Arc;
 
-/// Stored weights are widened in panels of about this many elements: small enough for the caches,
-/// large enough to multiply at full speed.
+/// Elements per panel of widened weights: few enough for the caches, enough for full gemm speed.
 const PANEL: usize = 1 << 20;
 
 /// A matrix inside a slice: element `(i, j)` is `data[i·row_stride + j·col_stride]`.
@@ -24,7 +23,7 @@ pub(super) struct View<'a> {
     pub col_stride: usize,
 }
 
-/// As [`View`], for writing; the elements of a row lie side by side.
+/// As [`View`], for writing. The elements of a row are contiguous.
 pub(super) struct ViewMut<'a> {
     pub data: &'a mut [f32],
     pub rows: usize,
@@ -51,7 +50,7 @@ impl<'a> View<'a> {
     }
 }
 
-/// `out = a·b`, on all threads when `parallel`.
+/// `out = a·b`, on all threads if `parallel`.
 pub(super) fn product(out: ViewMut<'_>, a: View<'_>, b: View<'_>, parallel: bool) {
     assert!(a.cols == b.rows && out.rows == a.rows && out.cols == b.cols, "matrices that do not fit");
     if out.rows == 0 || out.cols == 0 {
@@ -95,13 +94,13 @@ pub(super) fn product(out: ViewMut<'_>, a: View<'_>, b: View<'_>, parallel: bool
 
 /// Rows of a stored matrix as F32.
 pub(super) struct Panel<'a> {
-    /// The first of them.
+    /// Index of the panel's first row.
     pub first: usize,
     pub rows: usize,
     pub values: Cow<'a, [f32]>,
 }
 
-/// Matrices `[Nᵢ, K]` stacked as one `[N, K]`, each in the type and the memory it came in.
+/// Matrices `[Nᵢ, K]` stacked as one `[N, K]`, each in its own type and memory.
 #[derive(Debug, Clone)]
 pub(super) struct StoredMatrix {
     parts: Arc<[HostTensor]>,
@@ -121,8 +120,8 @@ impl StoredMatrix {
         [self.rows, self.width]
     }
 
-    /// The matrix as panels, none crossing a part's border. Panels of equal matrices are equal, so
-    /// two of them can be walked side by side. A panel is an error where there is no memory for it.
+    /// Splits the matrix into panels, none across two parts. Panels of equal matrices are equal, so
+    /// two matrices can be walked in step. A failed allocation is an error.
     pub(super) fn panels(&self) -> impl Iterator<Item = Result<Panel<'_>>> {
         let height = (PANEL / self.width.max(1)).max(1);
         let mut first = 0;
@@ -155,7 +154,7 @@ impl StoredMatrix {
     }
 }
 
-/// Stored elements as f32: borrowed where they are, widened on all threads where they are not.
+/// Stored elements as f32: borrowed if they are f32 already, else widened on all threads.
 fn widened<'a>(part: &HostTensor, bytes: &'a [u8], width: usize) -> Result<Cow<'a, [f32]>> {
     let size = part.dtype().size();
     if size == 4 {

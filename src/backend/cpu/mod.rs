@@ -1,8 +1,8 @@
-//! Plain Rust: the executable meaning of every op, and the backend of machines without a GPU.
+//! Plain Rust: the reference implementation of every op, and the backend of machines without a GPU.
 //!
-//! One file per op, each a function on slices and the `run_…` method that calls it. `recording`
-//! allocates the memory and keeps the order. All arithmetic is F32, matrix products are the `gemm`
-//! crate's, threads are rayon's where the platform has threads.
+//! Each op has one file with a function on slices and the `run_…` method that calls it. `recording`
+//! allocates the memory and preserves the order. All arithmetic is F32, gemms come from the `gemm`
+//! crate, and threads are rayon's on platforms with threads.
 
 mod activation;
 mod attention;

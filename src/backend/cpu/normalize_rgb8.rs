@@ -1,4 +1,4 @@
-//! `normalize_rgb8`: pixels as the autoencoder's encoder reads them.
+//! `normalize_rgb8`: pixels as input of the autoencoder's encoder.
 
 use super::parallel::*;
 use super::{Cpu, CpuTensor};

@@ -13,7 +13,7 @@ impl PadRowsOp for Cpu {
     }
 }
 
-/// `x[b, t] = token` for `t ≥ lengths[b]`; `tokens` rows make an item.
+/// `x[b, t] = token` for `t ≥ lengths[b]`, with `tokens` rows per item.
 fn pad_rows(x: &mut [f32], tokens: usize, token: &[f32], lengths: &[u32]) {
     for (item, &length) in x.chunks_exact_mut(tokens * token.len()).zip(lengths) {
         item.chunks_exact_mut(token.len()).skip(length as usize).for_each(|row| row.copy_from_slice(token));

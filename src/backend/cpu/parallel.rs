@@ -1,16 +1,15 @@
-//! Work on all threads: rayon's, or where a program has only one thread, loops under the same
-//! names.
+//! Work on all threads: rayon's, or loops under the same names in single-threaded programs.
 
 #[cfg(not(target_family = "wasm"))]
 pub(super) use rayon::prelude::*;
 
-/// How many threads there are.
+/// The number of threads.
 #[cfg(not(target_family = "wasm"))]
 pub(super) fn threads() -> usize {
     rayon::current_num_threads()
 }
 
-/// Lets others have the thread, where there is only one.
+/// Yields the thread in single-threaded programs.
 #[cfg(not(target_family = "wasm"))]
 pub(super) async fn turn() {}
 
@@ -34,10 +33,11 @@ mod single {
         fn set_timeout(callback: &Function, milliseconds: i32);
     }
 
-    /// A browser hands over its messages, such as the wish to cancel, only between tasks.
+    /// Ends the current browser task. A browser delivers messages, such as a cancellation, only
+    /// between tasks.
     pub(in super::super) async fn turn() {
         let next_task = Promise::new(&mut |resolve, _| set_timeout(&resolve, 0));
-        // A promise that nothing rejects.
+        // Nothing rejects this promise.
         let _ = JsFuture::from(next_task).await;
     }
 
@@ -67,7 +67,7 @@ mod single {
     }
 
     pub(in super::super) trait Items: Iterator + Sized {
-        /// Calls `f` with a value that is made once for all items, up to the first error.
+        /// Calls `f` with one value shared by all items, up to the first error.
         fn try_for_each_init<S, E>(
             mut self,
             init: impl Fn() -> S,

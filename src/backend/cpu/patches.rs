@@ -1,4 +1,4 @@
-//! The patches of a picture, which `embed_patches` cuts and `final_layer` puts back.
+//! Patches of a picture: `embed_patches` cuts them and `final_layer` puts them back.
 
 /// A picture of `channels` planes, `height`×`width`, cut into squares of `patch`.
 #[derive(Clone, Copy)]

@@ -32,7 +32,7 @@ struct Rotation<'a> {
     pairs: RopePairs,
 }
 
-/// Norms and rotates every head of every token. A table of one item is used for the whole batch.
+/// Norms and rotates every head of every token. A table of one item serves the whole batch.
 fn qk_norm_rope(qkv: &mut [f32], heads: Heads, rotation: Rotation<'_>) {
     let dim = heads.dim;
     let tokens = rotation.table.len() / dim;

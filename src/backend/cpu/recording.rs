@@ -1,5 +1,5 @@
-//! The order of the ops: each runs at once, or is stored while a recording is made. Either way it
-//! is a closure over the memory of its tensors.
+//! The order of the ops. Each op is a closure over the memory of its tensors, which runs at once or
+//! is stored while a recording is made.
 
 use super::Cpu;
 use super::tensor::{CpuTensor, Elements, FreeList};
@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use std::fmt;
 use std::sync::{Arc, MutexGuard, PoisonError};
 
-/// Ops to replay, and the memory they work in.
+/// Ops to replay, and their memory.
 #[derive(Default)]
 pub struct CpuRecording {
     ops: Vec<Box<dyn Fn() -> Result<()> + Send + Sync>>,
@@ -15,7 +15,7 @@ pub struct CpuRecording {
 }
 
 impl CpuRecording {
-    /// Runs every op once, up to the first that fails.
+    /// Runs every op once, up to the first error.
     pub(super) fn run(&self) -> Result<()> {
         self.ops.iter().try_for_each(|op| op())
     }
@@ -75,7 +75,7 @@ impl Cpu {
         Ok(out)
     }
 
-    /// An op that reads `inputs` and changes `target`, which is none of them, in place.
+    /// An op that reads `inputs` and changes `target` in place. `target` is not among the inputs.
     pub(super) fn update<const N: usize>(
         &self,
         target: &CpuTensor,

@@ -21,7 +21,7 @@ impl ResidualOp for Cpu {
     }
 }
 
-/// The tensors of a branch, with `y` in the place of an absent one.
+/// The tensors of a branch. `y` replaces an absent one.
 pub(super) fn inputs<'a>(branch: &Branch<'a, CpuTensor>) -> [&'a CpuTensor; 3] {
     let Branch { y, norm, gate, .. } = *branch;
     [y, or(norm, y), or(gate.map(|gate| gate.table), y)]
@@ -46,7 +46,7 @@ impl Form {
     }
 }
 
-/// A branch as elements that it may own.
+/// The elements of a branch, owned or borrowed.
 pub(super) struct BranchElements<'a> {
     y: Cow<'a, [f32]>,
     norm: Cow<'a, [f32]>,
@@ -90,7 +90,7 @@ impl BranchRows<'_> {
     }
 }
 
-/// `x += branch` for every token of `width`; `tokens` of them make an item.
+/// `x += branch` for every token of `width`, with `tokens` tokens per item.
 fn residual(x: &mut [f32], width: usize, tokens: usize, branch: BranchRows<'_>) {
     x.par_chunks_mut(width).enumerate().for_each(|(t, x)| branch.add(t, t / tokens, x));
 }

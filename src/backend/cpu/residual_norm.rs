@@ -29,7 +29,7 @@ impl ResidualNormOp for Cpu {
     }
 }
 
-/// `x += branch`, and `out` is the norm of the new `x`.
+/// Computes `x += branch` and writes the norm of the new `x` to `out`.
 fn residual_norm(x: &mut [f32], tokens: usize, branch: BranchRows<'_>, norm: Norm<'_>, out: &mut [f32]) {
     let width = norm.weight.len();
     x.par_chunks_mut(width).zip(out.par_chunks_mut(width)).enumerate().for_each(|(t, (x, out))| {

@@ -53,7 +53,7 @@ pub(super) fn inverse_rms(x: &[f32], eps: f32) -> f32 {
     1.0 / (sum / x.len() as f32 + eps).sqrt()
 }
 
-/// The norm of every token; `tokens` of them make an item.
+/// The norm of every token, with `tokens` tokens per item.
 fn rms_norm(x: &[f32], tokens: usize, norm: Norm<'_>, out: &mut [f32]) {
     let width = norm.weight.len();
     out.par_chunks_mut(width)

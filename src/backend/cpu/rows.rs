@@ -49,8 +49,8 @@ pub(super) fn table_row<'a>(op: &'static str, table: &'a [f32], width: usize, st
         .ok_or_else(|| Error::shape(op, format!("step {step} is past the table's {} rows", table.len() / width)))
 }
 
-/// An optional input of an op: the op's closure takes a fixed number of tensors, so `fallback`
-/// takes an absent one's place.
+/// An optional input of an op. The op's closure takes a fixed number of tensors, so `fallback`
+/// replaces an absent one.
 pub(super) fn or<'a>(tensor: Option<&'a CpuTensor>, fallback: &'a CpuTensor) -> &'a CpuTensor {
     tensor.unwrap_or(fallback)
 }

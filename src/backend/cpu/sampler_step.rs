@@ -45,8 +45,7 @@ struct Step<'a> {
     item: usize,
 }
 
-/// Applies a step; see the op's definition. `history` holds as many slots as the row has
-/// coefficients for.
+/// Applies a step as the op defines it. `history` has one slot per history coefficient of the row.
 fn sampler_step(step: Step<'_>, latents: &mut [f32], prediction: &[f32], history: &mut [f32]) {
     let Step { row, index, noise, item } = step;
     let [guidance, cap, a, b, d, e, f] = std::array::from_fn(|column| row[column]);

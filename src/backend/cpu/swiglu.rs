@@ -39,7 +39,7 @@ impl SwiGluOp for Cpu {
 }
 
 /// `out = SiLU(x·Gᵀ) ⊙ (x·Uᵀ)`; `x` `[M, K]`, `gate` and `up` `[F, K]`, `out` `[M, F]`. The two
-/// products of a panel of weights are freed before the next panel.
+/// gemm results of a weight panel are freed before the next panel.
 fn swiglu(x: &[f32], gate: &StoredMatrix, up: &StoredMatrix, out: &mut [f32]) -> Result<()> {
     let [hidden, width] = gate.dims();
     let m = x.len() / width;

@@ -1,8 +1,8 @@
 //! Tensors in the host's memory, and the memory of recordings.
 //!
-//! Uploaded tensors stay the shared bytes they were (a mapped file is not copied) until somebody
-//! writes to them. Inside a recording the memory of a dropped tensor serves the next one of its
-//! size, as an arena on a GPU would.
+//! Uploaded tensors share the bytes they came from (a mapped file is not copied) until an op writes
+//! to them. Inside a recording the memory of a dropped tensor is reused for the next one of its
+//! size, as in a GPU arena.
 
 use crate::backend::DeviceTensor;
 use crate::error::Result;
@@ -21,8 +21,8 @@ pub struct CpuTensor {
     handle: Arc<Handle>,
 }
 
-/// What all clones of a tensor share. The ops of a recording hold its memory, not the handle, so
-/// that the handle's end says that no later op will read it.
+/// State shared by all clones of a tensor. The ops of a recording hold its memory and not the
+/// handle, so dropping the last handle means that no later op reads the tensor.
 #[derive(Debug)]
 struct Handle {
     memory: Memory,
@@ -37,7 +37,7 @@ impl Drop for Handle {
     }
 }
 
-/// Memory of a recording that no tensor uses any more.
+/// Free memory of a recording.
 #[derive(Debug, Default)]
 pub(super) struct FreeList(Mutex<Vec<Memory>>);
 
@@ -49,12 +49,11 @@ impl FreeList {
     }
 }
 
-/// The elements themselves, shared between a tensor's handle and the ops that were recorded with
-/// it.
+/// The elements, shared between a tensor's handle and the ops recorded with it.
 #[derive(Debug, Clone)]
 pub(super) struct Memory(Arc<RwLock<Elements>>);
 
-/// The elements, as they were uploaded or as a op wrote them.
+/// The elements, as uploaded or as an op wrote them.
 #[derive(Debug)]
 pub(super) enum Elements {
     Stored(DType, Bytes),
@@ -78,7 +77,7 @@ impl Memory {
 }
 
 impl Elements {
-    /// The elements as f32, widened where they are stored in another type.
+    /// The elements as f32, widened if they are stored in another type.
     pub(super) fn f32(&self) -> Result<Cow<'_, [f32]>> {
         match self {
             Elements::F32(values) => Ok(Cow::Borrowed(values)),
@@ -106,7 +105,7 @@ impl Elements {
         }
     }
 
-    /// The elements for writing as f32: uploaded ones become a copy of their own first.
+    /// Mutable f32 elements. Uploaded elements are copied first.
     pub(super) fn f32_mut(&mut self) -> Result<&mut [f32]> {
         if !matches!(self, Elements::F32(_)) {
             let own = match self.f32()? {
@@ -121,7 +120,7 @@ impl Elements {
         })
     }
 
-    /// The elements for writing as u32: uploaded ones become a copy of their own first.
+    /// Mutable u32 elements. Uploaded elements are copied first.
     pub(super) fn u32_mut(&mut self) -> &mut [u32] {
         if !matches!(self, Elements::U32(_)) {
             *self = Elements::U32(self.u32().into_owned());
@@ -132,7 +131,7 @@ impl Elements {
         }
     }
 
-    /// The elements for writing as bytes: uploaded ones become a copy of their own first.
+    /// Mutable bytes. Uploaded elements are copied first.
     pub(super) fn u8_mut(&mut self) -> Result<&mut [u8]> {
         if !matches!(self, Elements::U8(_)) {
             *self = Elements::U8(reserve::copied(self.u8(), "a copy of a tensor")?);
@@ -144,7 +143,7 @@ impl Elements {
     }
 }
 
-/// Stored floating elements as f32, without a copy where they already are f32 and aligned.
+/// Stored floating elements as f32, not copied if they are aligned f32 already.
 pub(super) fn floats(dtype: DType, bytes: &[u8]) -> Result<Cow<'_, [f32]>> {
     if dtype == DType::F32
         && cfg!(target_endian = "little")
@@ -166,7 +165,7 @@ fn converted<T: Copy>(values: &[T], convert: impl Fn(T) -> f32) -> Result<Vec<f3
 
 /// The elements of `shape`, all zeros.
 fn allocate<T: Zeroable>(shape: &[usize]) -> Result<Vec<T>> {
-    // Of a product that is too large for a count the memory is refused as well.
+    // A size that overflows is reported as out of memory too.
     let len = shape.iter().try_fold(1usize, |product, &n| product.checked_mul(n)).unwrap_or(usize::MAX);
     zeros(len, &format!("a tensor of {shape:?}"))
 }
@@ -177,8 +176,8 @@ impl CpuTensor {
         Self::with(tensor.shape(), tensor.dtype(), memory, Weak::new())
     }
 
-    /// Memory for `shape`, in a recording from its free list. Debug builds poison it, so that a op
-    /// that leaves an element unwritten shows.
+    /// Memory for `shape`, from the free list in a recording. Debug builds poison it to reveal
+    /// elements that an op leaves unwritten.
     pub(super) fn uninit(shape: &[usize], recording: Option<&Arc<FreeList>>) -> Result<Self> {
         let memory = match recording.and_then(|free| free.take(shape.iter().product())) {
             Some(memory) => memory,
@@ -206,7 +205,7 @@ impl CpuTensor {
         self.handle.memory.clone()
     }
 
-    /// A copy of the elements as they are now.
+    /// A copy of the current elements.
     pub(super) fn to_host(&self) -> Result<HostTensor> {
         match &*self.handle.memory.read() {
             Elements::Stored(dtype, bytes) => {
@@ -243,7 +242,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memory_that_there_is_not_is_an_error() {
+    fn failed_allocations_are_errors() {
         for shape in [[1 << 30, 1 << 29], [1 << 40, 1 << 10]] {
             let message = CpuTensor::uninit(&shape, None).unwrap_err().to_string();
             assert!(message.starts_with("there is no memory for a tensor of [") && message.contains("MB"), "{message}");

@@ -1,4 +1,4 @@
-//! `timestep_embedding`: sinusoids of the time, and the small network on them.
+//! `timestep_embedding`: sinusoids of the time, then a two-layer MLP.
 
 use super::activation::silu;
 use super::linear::CpuLinear;

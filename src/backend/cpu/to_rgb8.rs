@@ -15,7 +15,7 @@ impl ToRgb8Op for Cpu {
     }
 }
 
-/// `round(255·clamp(x/2 + 1/2, 0, 1))`, halves to even.
+/// `round(255·clamp(x/2 + 1/2, 0, 1))`, ties to even.
 fn to_rgb8(x: &[f32], out: &mut [u8]) -> Result<()> {
     if !x.par_iter().all(|x| x.is_finite()) {
         return Err(Error::NonFinitePicture);

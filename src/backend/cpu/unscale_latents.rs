@@ -1,4 +1,4 @@
-//! `unscale_latents`: latents as the autoencoder's decoder reads them.
+//! `unscale_latents`: latents as input of the autoencoder's decoder.
 
 use super::{Cpu, CpuTensor};
 use crate::backend::{UnscaleLatentsArgs, UnscaleLatentsOp};

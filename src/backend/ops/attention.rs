@@ -35,10 +35,10 @@ impl Heads {
 /// The keys that a query attends to.
 #[derive(Debug)]
 pub struct Mask<'a, T> {
-    /// A query sees the keys at its own position and before.
+    /// Causal: a query sees the keys up to its own position.
     pub causal: bool,
-    /// U32 `[B]`: item `b` has this many keys (1 to `T`), all others are hidden. Every query row is
-    /// computed, also the rows past the length.
+    /// U32 `[B]`: item `b` has this many keys (1 to `T`), and all others are masked. Every query
+    /// row is computed, also past the length.
     pub lengths: Option<&'a T>,
 }
 

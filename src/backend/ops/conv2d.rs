@@ -23,7 +23,7 @@ pub struct Conv2dArgs<'a, T, W> {
     pub w: &'a W,
     /// Stride, padding and upsampling.
     pub geometry: Conv2d,
-    /// Added to the output, whose shape it has.
+    /// Added to the output. Has the output's shape.
     pub residual: Option<&'a T>,
 }
 
@@ -65,7 +65,7 @@ fn check_kernel(kernel: &HostTensor, bias: Option<&HostTensor>) -> Result<[usize
 
 /// Convolutions.
 pub trait Conv2dOp: Runtime {
-    /// A kernel `[O, kh, kw, I]` on the device, with its bias `[O]` if it has one.
+    /// A kernel `[O, kh, kw, I]` on the device, with an optional bias `[O]`.
     type Conv2d: DeviceWeight<4>;
 
     /// Uploads a kernel stored as `[O, I, kh, kw]`, and a bias `[O]`.
@@ -74,9 +74,9 @@ pub trait Conv2dOp: Runtime {
         self.run_upload_conv2d(kernel, bias, stored)
     }
 
-    /// A convolution (correlation) with bias, plus `residual` where given. `x` `[B, H, W, I]`;
-    /// returns `[B, H', W', O]`, where `H' = (s·H + pad − kh)/stride + 1` and `s` is 2 with
-    /// `upsample`, else 1. `residual` has the output's shape.
+    /// A convolution (correlation) with bias, plus an optional `residual` of the output's shape.
+    /// `x` `[B, H, W, I]`; returns `[B, H', W', O]` with `H' = (s·H + pad − kh)/stride + 1`, where
+    /// `s` is 2 with `upsample`, else 1.
     fn conv2d(
         &self,
         x: &Self::Tensor,

@@ -16,7 +16,7 @@ pub struct EmbedPatchesArgs<'a, T, W> {
     pub pad: &'a T,
     /// Rows of the output per item.
     pub tokens: usize,
-    /// How often the batch is repeated.
+    /// Number of copies of the batch.
     pub copies: usize,
 }
 
@@ -43,10 +43,10 @@ impl<T: DeviceTensor, W: DeviceWeight<2>> EmbedPatchesArgs<'_, T, W> {
 
 /// The patch embedder of the diffusion transformer.
 pub trait EmbedPatchesOp: LinearOp {
-    /// Latents to tokens: `out[b, y·(W/p) + x] = Wₑ·patch + bₑ`, where a patch lists its `p·p·C`
-    /// values by (row, column, channel); rows from the picture's end up to `tokens` are `pad`
-    /// `[D]`. The batch is repeated `copies` times. `latents` F32 `[B, C, H, W]`; returns
-    /// `[copies·B, tokens, D]`.
+    /// Latents to tokens: `out[b, y·(W/p) + x] = Wₑ·patch + bₑ`. A patch lists its `p·p·C` values
+    /// by (row, column, channel). Rows from the picture's end up to `tokens` are `pad` `[D]`. The
+    /// batch is repeated `copies` times. `latents` F32 `[B, C, H, W]`; returns `[copies·B, tokens,
+    /// D]`.
     fn embed_patches(
         &self,
         latents: &Self::Tensor,

@@ -6,7 +6,7 @@ use crate::tensor::Weight;
 /// The arguments of [`GatherRowsOp::gather_rows`].
 #[derive(Debug)]
 pub struct GatherRowsArgs<'a, T> {
-    /// `[V, D]`, as it is stored.
+    /// `[V, D]`, as stored.
     pub table: &'a T,
     /// U32 `[…]`.
     pub ids: &'a T,
@@ -25,7 +25,7 @@ impl<T: DeviceTensor> GatherRowsArgs<'_, T> {
 
 /// Embedding lookups.
 pub trait GatherRowsOp: Runtime {
-    /// Uploads a floating table `[V, D]` as it is stored.
+    /// Uploads a floating table `[V, D]` in its stored type.
     fn upload_table(&self, table: &Weight<'_>) -> impl Future<Output = Result<Self::Tensor>> {
         async move {
             check::matrix("upload_table", "the table", table)?;

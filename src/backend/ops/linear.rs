@@ -1,4 +1,4 @@
-//! `linear`: a matrix product with bias.
+//! `linear`: a gemm with bias.
 
 use super::{DeviceTensor, DeviceWeight, Result, Runtime, check};
 use crate::error::Error;
@@ -52,7 +52,7 @@ fn check_stacked(parts: &[Weight<'_>], biases: &[HostTensor]) -> Result<[usize; 
 
 /// Linear layers.
 pub trait LinearOp: Runtime {
-    /// A matrix `[N, K]` on the device, with its bias `[N]` if it has one.
+    /// A matrix `[N, K]` on the device, with an optional bias `[N]`.
     type Linear: DeviceWeight<2>;
 
     /// Uploads the matrices `parts`, each `[Nᵢ, K]`, as one matrix `[ΣNᵢ, K]`. `biases` is empty or
@@ -71,7 +71,7 @@ pub trait LinearOp: Runtime {
         self.run_linear(args, &shape)
     }
 
-    /// Runs [`LinearOp::upload_linear`] on checked matrices, together `dims` `[N, K]`.
+    /// Runs [`LinearOp::upload_linear`] on checked matrices that stack to `dims` `[N, K]`.
     fn run_upload_linear(
         &self,
         parts: &[Weight<'_>],
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_dimension_is_multiplied() {
+    fn the_last_dimension_is_reduced() {
         let check = |x: &[usize]| LinearArgs { x: &f32s(x), w: &Sizes([7, 5]) }.check();
         gives(check(&[2, 3, 5]), [2, 3, 7]);
         gives(check(&[5]), [7]);

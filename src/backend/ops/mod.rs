@@ -1,20 +1,17 @@
-//! The fused ops, one file each: the formula, the arguments, the check of the arguments, and the
-//! trait.
+//! The fused ops, one file each: the formula, the arguments, their check, and the trait.
 //!
 //! A trait's provided method checks its arguments and calls the required `run_…` method, which a
-//! backend implements. The check is done once for all backends, so every backend rejects the same
+//! backend implements. The check is shared by all backends, so every backend rejects the same
 //! tensors with the same message, and a `run_…` method relies on it.
 //!
 //! # Conventions
 //! - Tensors are row-major. `[B, T, D]` is batch, tokens, width. Pictures are channels last, `[B,
-//!   H, W, C]`. Latents
-//!   and velocities are channels first, `[B, C, H, W]`, as in diffusers.
-//! - *Activations* are of one floating type that the backend chooses ([`Runtime::activations`]).
-//!   Latents, velocities,
-//!   rotations and step tables are F32 everywhere, ids, lengths and counters U32, pictures U8.
+//!   H, W, C]`. Latents and velocities are channels first, `[B, C, H, W]`, as in diffusers.
+//! - *Activations* have one floating type that the backend chooses ([`Runtime::activations`]).
+//!   Latents, velocities, rotations and step tables are F32 everywhere, ids, lengths and counters
+//!   U32, pictures U8.
 //! - A floating tensor of another type is accepted as an activation or as the weight of a norm, and
-//!   converted. A tensor that
-//!   is changed in place must be an activation.
+//!   converted. A tensor that is changed in place must be an activation.
 //! - Accumulators, norms and softmax are F32.
 //! - No dimension is 0.
 //!
@@ -24,8 +21,8 @@
 //! [`Error::OutOfMemory`](crate::Error::OutOfMemory) when an allocation fails, after which the
 //! backend remains usable, and [`Error::Device`](crate::Error::Device) for other failures of the
 //! device. A value inside a tensor that names a missing row (an id, a caption, a step past its
-//! table) is an error where the host can see it, which for a recording is when it is replayed, and
-//! undefined elsewhere.
+//! table) is an error if the host can see it (for a recording: at replay), else undefined
+//! behaviour.
 
 mod attention;
 mod check;

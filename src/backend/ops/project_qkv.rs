@@ -33,8 +33,8 @@ impl<T: DeviceTensor, W: DeviceWeight<2>> ProjectQkvArgs<'_, T, W> {
 
 /// The projection in front of attention.
 pub trait ProjectQkvOp: LinearOp + QkNormRopeOp {
-    /// [`QkNormRopeOp::qk_norm_rope`] of [`LinearOp::linear`]. A backend may fuse the two, and then
-    /// rounds once. `x` `[B, T, K]`, `W` `[fused width, K]`; returns `[B, T, fused width]`.
+    /// [`QkNormRopeOp::qk_norm_rope`] of [`LinearOp::linear`]. A fused implementation rounds once.
+    /// `x` `[B, T, K]`, `W` `[fused width, K]`; returns `[B, T, fused width]`.
     fn project_qkv(
         &self,
         x: &Self::Tensor,

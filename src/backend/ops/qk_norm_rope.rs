@@ -21,8 +21,8 @@ pub struct QkNormRope<'a, T> {
     pub k_norm: &'a T,
     /// Added to the mean square of a head.
     pub eps: f32,
-    /// F32 `[R, T, dim/2, 2]`, `R` 1 or `B`: `(cos, sin)` of each pair, `(a, b) → (a·cos − b·sin,
-    /// a·sin + b·cos)`.
+    /// F32 `[R, T, dim/2, 2]` with `R` 1 or `B`: `(cos, sin)` of each pair, `(a, b) → (a·cos −
+    /// b·sin, a·sin + b·cos)`.
     pub rotation: &'a T,
     /// The elements of a pair.
     pub pairs: RopePairs,
@@ -75,7 +75,7 @@ impl<T: DeviceTensor> QkNormRopeArgs<'_, T> {
 pub trait QkNormRopeOp: Runtime {
     /// Prepares a fused projection `[B, T, fused width]` for
     /// [`attention`](super::AttentionOp::attention), in place: every query and key head is normed
-    /// and then rotated as [`QkNormRope`] says. Values are unchanged.
+    /// and then rotated by [`QkNormRope`]. Value heads stay unchanged.
     fn qk_norm_rope(&self, qkv: &mut Self::Tensor, heads: Heads, how: QkNormRope<'_, Self::Tensor>) -> Result<()> {
         let args = QkNormRopeArgs { qkv, heads, how };
         let tokens = args.check(self.activations())?;

@@ -3,8 +3,8 @@
 use super::{DeviceTensor, Modulation, Result, Runtime, check};
 use crate::tensor::DType;
 
-/// A branch of the residual stream: `tanh(gate) ⊙ RMS(y)·norm`. Without a norm, `y` is used as it
-/// is; without a gate, the first factor is 1.
+/// A branch of the residual stream: `tanh(gate) ⊙ RMS(y)·norm`. Without a norm, `y` is used
+/// unchanged; without a gate, the first factor is 1.
 #[derive(Debug)]
 pub struct Branch<'a, T> {
     /// The branch's output, `[B, T, D]`.
@@ -18,8 +18,8 @@ pub struct Branch<'a, T> {
 }
 
 impl<'a, T: DeviceTensor> Branch<'a, T> {
-    /// Checks that the branch fits the residual stream `x` of `shape`, and that it does not read
-    /// it.
+    /// Checks that the branch fits the residual stream `x` of `shape`, and that the branch does not
+    /// read the stream.
     pub(super) fn check(&self, op: &'static str, x: &T, shape: [usize; 3]) -> Result<()> {
         check::same(op, "the branch", self.y.shape(), &shape)?;
         check::floating(op, "the branch", self.y.dtype())?;

@@ -29,8 +29,8 @@ impl<T: DeviceTensor> ResidualNormArgs<'_, T> {
 
 /// Residual additions with the norm of the sum.
 pub trait ResidualNormOp: Runtime {
-    /// `x += branch`, in place, and the [`RmsNorm`] of the new `x`, which is returned. `x` `[B, T,
-    /// D]`; returns the same shape.
+    /// Computes `x += branch` in place and returns the [`RmsNorm`] of the new `x`. `x` `[B, T, D]`;
+    /// returns the same shape.
     fn residual_norm(
         &self,
         x: &mut Self::Tensor,

@@ -3,10 +3,10 @@
 use super::{DeviceTensor, Result, Runtime, check};
 use crate::tensor::DType;
 
-/// The most past predictions that a sampler reads.
+/// Maximum number of past predictions that a sampler reads.
 pub const MAX_HISTORY: usize = 8;
 
-/// The coefficients of one step, without those of the history.
+/// The coefficients of one step, except those of the history.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SamplerRow {
     /// `g`, the guidance scale.
@@ -27,7 +27,7 @@ pub struct SamplerRow {
 }
 
 impl SamplerRow {
-    /// Coefficients of a row; those of the history follow them.
+    /// Coefficients of a row. The history's coefficients follow them.
     pub const COLUMNS: usize = 7;
 
     /// An Euler step: `latents += delta·v`.
@@ -112,16 +112,16 @@ impl<T: DeviceTensor> SamplerStepArgs<'_, T> {
 /// The step of the denoising loop.
 pub trait SamplerStepOp: Runtime {
     /// One step, in F32. Row `step` of the table is `(g, cap, a, b, d, e, f, c₁ … c_J)`. For every
-    /// item `i` with the latents `x`, `p = prediction[i]` and, where `prediction` holds 2B items,
-    /// `q = prediction[B + i]`:
+    /// item `i` with the latents `x`, `p = prediction[i]` and, if `prediction` holds 2B items, `q =
+    /// prediction[B + i]`:
     ///
     /// `v = p + g·(p − q)`; if `cap > 0` and `‖v‖ > cap·‖p‖` then `v ← v·(cap·‖p‖/‖v‖)`;
     /// `latents[i] ← a·x + b·v + Σⱼ cⱼ·historyⱼ + d·noise[step]`; `history₀ ← e·x + f·v`.
     ///
-    /// Where `prediction` holds B items, `v = p` and nothing is capped. `historyⱼ` is the slot that
-    /// was written `j` steps ago, and `history₀` the one that this step writes after all slots are
-    /// read. A term with the coefficient 0 is left out, so slots that no step has written, and
-    /// absent noise, are not read. Then `step += 1`, on the device.
+    /// If `prediction` holds B items, `v = p` without a cap. `historyⱼ` is the slot written `j`
+    /// steps ago. This step writes `history₀` after it has read all slots. A term with the
+    /// coefficient 0 is skipped, so unwritten slots and absent noise are not read. Then `step +=
+    /// 1`, on the device.
     ///
     /// Euler is `a = 1, b = Δσ`. The history holds any combination of latents and prediction,
     /// because a sampler such as DPM++ 2M reads past predictions of the clean latents, `x − σ·v`.
@@ -137,7 +137,7 @@ pub trait SamplerStepOp: Runtime {
         self.run_sampler_step(args, slots)
     }
 
-    /// Runs [`SamplerStepOp::sampler_step`] on checked arguments with a history of `slots`.
+    /// Runs [`SamplerStepOp::sampler_step`] on checked arguments; the history has `slots` slots.
     fn run_sampler_step(&self, args: SamplerStepArgs<'_, Self::Tensor>, slots: usize) -> Result<()>;
 }
 

@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_dimension_is_multiplied() {
+    fn the_last_dimension_is_reduced() {
         let check = |x: &[usize]| SwiGluArgs { x: &f32s(x), w: &Sizes([7, 5]) }.check();
         gives(check(&[2, 3, 5]), [2, 3, 7]);
         rejects(check(&[2, 3, 4]), "swiglu", &["[7, 5]", "[2, 3, 4]"]);

@@ -1,4 +1,4 @@
-//! `timestep_embedding`: sinusoids of the time, and the small network on them.
+//! `timestep_embedding`: sinusoids of the time, then a two-layer MLP.
 
 use super::{DeviceTensor, DeviceWeight, LinearOp, Result, check};
 use crate::tensor::DType;
@@ -32,9 +32,9 @@ impl<T: DeviceTensor, W: DeviceWeight<2>> TimestepEmbeddingArgs<'_, T, W> {
 
 /// The timestep embedder of the diffusion transformer.
 pub trait TimestepEmbeddingOp: LinearOp {
-    /// `W₂·SiLU(W₁·e + b₁) + b₂` with `e = [cos(u·f), sin(u·f)]`, `fᵢ = 10000^(−i/h)`, `i < h`,
-    /// where `2h` is the width of `W₁`'s rows and `u` is read from the device-side table `times`
-    /// F32 `[N, R]` at row `step` (U32 `[1]`). Returns `[R, A]`.
+    /// `W₂·SiLU(W₁·e + b₁) + b₂` with `e = [cos(u·f), sin(u·f)]` and `fᵢ = 10000^(−i/h)`, `i < h`.
+    /// `2h` is the width of `W₁`'s rows, and `u` is read from the device-side table `times` F32
+    /// `[N, R]` at row `step` (U32 `[1]`). Returns `[R, A]`.
     fn timestep_embedding(
         &self,
         times: &Self::Tensor,

@@ -20,9 +20,9 @@ impl<T: DeviceTensor> ToRgb8Args<'_, T> {
 pub trait ToRgb8Op: Runtime {
     /// `round(255·clamp(x/2 + 1/2, 0, 1))`, ties to even. `x` `[B, H, W, C]`; returns U8 of that
     /// shape. An infinite value or NaN is
-    /// [`Error::NonFinitePicture`](crate::Error::NonFinitePicture): here where the host can see it,
-    /// else from the [`download`](Runtime::download) of the next U8 tensor. So it never passes as
-    /// white or black.
+    /// [`Error::NonFinitePicture`](crate::Error::NonFinitePicture): from this call if the host can
+    /// see it, else from the [`download`](Runtime::download) of the next U8 tensor. It never passes
+    /// as white or black.
     fn to_rgb8(&self, x: &Self::Tensor) -> Result<Self::Tensor> {
         let args = ToRgb8Args { x };
         let shape = args.check()?;

@@ -1,4 +1,4 @@
-//! `unscale_latents`: latents as the autoencoder's decoder reads them.
+//! `unscale_latents`: latents as input of the autoencoder's decoder.
 
 use super::{DeviceTensor, Result, Runtime, check};
 use crate::tensor::DType;
@@ -9,7 +9,7 @@ use std::ops::Range;
 pub struct UnscaleLatentsArgs<'a, T> {
     /// F32 `[B, C, H, W]`.
     pub latents: &'a T,
-    /// The items to read, at least one.
+    /// Range of the items to read; not empty.
     pub items: Range<usize>,
     /// The autoencoder's scaling factor.
     pub scale: f32,

@@ -1,4 +1,4 @@
-//! The verbs of the autoencoder.
+//! The ops of the autoencoder.
 
 use super::super::super::Conv2d;
 use super::*;
@@ -28,7 +28,7 @@ fn convolutions() -> Vec<Convolution> {
         case([1, 2, 3, 2], [2, 1, 1], Conv2d { upsample: true, ..plain }),
         case([1, 3, 2, 2], [2, 3, 3], Conv2d { upsample: true, stride: 2, pad: [0, 1, 2, 0] }),
         case([1, 5, 5, 2], [2, 1, 1], Conv2d { stride: 2, ..plain }),
-        // More pixels than one task unrolls.
+        // A task unrolls fewer pixels than this.
         case([1, 33, 37, 32], [3, 3, 3], same),
     ]
 }
@@ -92,7 +92,7 @@ fn conv2d() {
 
 #[test]
 fn group_norm() {
-    // Batch, height, width, channels; groups; scale; what is added to every value.
+    // Batch, height, width, channels; groups; scale; offset added to every value.
     let cases = [
         ([1, 1, 1, 1], 1, 1.0, 0.0),
         ([1, 1, 1, 6], 1, 1.0, 0.0),
@@ -100,9 +100,9 @@ fn group_norm() {
         ([2, 5, 7, 12], 1, 1.0, 0.0),
         ([2, 5, 7, 12], 4, 1e4, 0.0),
         ([3, 5, 7, 12], 12, 1.0, 0.5),
-        // Values that lie close together and far from 0.
+        // Values close together and far from 0.
         ([1, 4, 4, 8], 2, 1.0, 300.0),
-        // More values than one task sums.
+        // A task sums fewer values than this.
         ([1, 65, 33, 32], 8, 1.0, 0.1),
     ];
     let eps = 1e-6f32;
@@ -139,11 +139,11 @@ fn group_norm() {
 }
 
 #[test]
-fn latents_in_and_out_of_the_autoencoder() {
+fn scale_and_unscale_latents() {
     let (scale, shift) = (0.3611f32, 0.1159f32);
     for [b, c, h, w] in [[1, 1, 1, 1], [2, 3, 5, 7], [1, 16, 2, 3]] {
         let latents = random(80, &[b, c, h, w], 3.0);
-        // One channel more than is asked for, as an encoder's output has.
+        // The input has one channel more than requested, as an encoder's output has.
         let stored = c + 1;
         let encoded = random(81, &[b, h, w, stored], 3.0);
         let (ls, es) = (f64s(&latents), f64s(&encoded));
@@ -169,7 +169,7 @@ fn latents_in_and_out_of_the_autoencoder() {
 }
 
 #[test]
-fn every_byte_comes_back_as_it_was() {
+fn every_byte_survives_the_round_trip() {
     let pixels: Vec<u8> = (0..=255).chain(0..6).collect();
     let reference: Vec<f64> = pixels.iter().map(|&p| f64::from(p) / 127.5 - 1.0).collect();
     let ran = both([HostTensor::from_u8(&[2, 1, 131, 1], &pixels)], |b, [pixels]| b.normalize_rgb8(pixels));
@@ -191,8 +191,7 @@ fn to_rgb8_rounds_halves_to_even_and_clamps() {
         let broken = b.upload(&HostTensor::from_f32(&[1, 1, 1, 3], &[0.0, value, 0.0])).unwrap();
         assert!(matches!(b.to_rgb8(&broken), Err(crate::Error::NonFinitePicture)), "white or black would hide {value}");
     }
-    // Values that in f32 fall on a half exactly, where rounding away from 0 would give the odd
-    // neighbour.
+    // These values are exact halves in f32; rounding away from 0 would give the odd neighbour.
     let level = |x: f32| (x / 2.0 + 0.5) * 255.0;
     let near = |n: i32| ((n as f32 + 0.5) / 127.5 - 1.0).to_bits();
     let candidates = (0..255).step_by(2).flat_map(|n| (near(n) - 9..near(n) + 9).map(f32::from_bits));

@@ -1,11 +1,11 @@
-//! The verbs of the diffusion transformer.
+//! The ops of the diffusion transformer.
 
 use super::super::super::{Modulation, SamplerRow, SamplerState};
 use super::*;
 
 #[test]
 fn timestep_embedding() {
-    // At u = 1000 an angle in f32 is wrong by up to 3e-5, and its sine and cosine with it.
+    // At u = 1000 an f32 angle is off by up to 3e-5, and so are its sine and cosine.
     for (case, tolerance) in
         [((1, 1, 2, 1, 3, 1.0f32), TOLERANCE), ((5, 2, 64, 33, 48, 1.0), TOLERANCE), ((3, 3, 256, 40, 16, 1e3), 1e-4)]
     {
@@ -39,7 +39,7 @@ fn modulation() {
         let (r, a, n, width, scale) = case;
         for activate in [false, true] {
             let t = random(10, &[r, a], scale);
-            // One part a block, as models store them.
+            // Models store one part per block.
             let (mut parts, mut biases, mut w, mut bias) = (vec![], vec![], vec![], vec![]);
             for block in 0..n {
                 let (part, values) = stored(&random(11 + block, &[width, a], 1.0), DType::Bf16, true);
@@ -61,7 +61,7 @@ fn modulation() {
     }
 }
 
-/// Latents `[B, C, H, W]`, patch, width of a token, tokens behind the picture's end.
+/// Latents `[B, C, H, W]`, patch, token width, tokens past the picture's end.
 const PICTURES: [([usize; 4], usize, usize, usize); 5] = [
     ([1, 1, 1, 1], 1, 1, 0),
     ([2, 3, 4, 6], 2, 33, 5),
@@ -175,7 +175,7 @@ fn pad_rows() {
 
 #[test]
 fn join_sequence() {
-    // Captions shared by several pictures, in another order, and left out.
+    // Captions are shared by several pictures, reordered, and left out.
     let cases = [(1, 1, &[0u32][..]), (2, 1, &[0, 0, 0, 0]), (2, 2, &[1, 0]), (2, 3, &[2, 0, 1, 2, 2, 0])];
     for (b, p, captions) in cases {
         for [s, t, d] in [[1, 1, 1], [6, 5, 7], [1, 33, 4]] {
@@ -201,7 +201,7 @@ fn join_sequence() {
     }
 }
 
-/// The definition for one item; also whether the cap bit.
+/// The definition for one item. Also returns whether the cap took effect.
 fn naive_step(x: &[f64], p: &[f64], q: Option<&[f64]>, [delta, g, c]: [f64; 3]) -> (Vec<f64>, bool) {
     let length = |v: &[f64]| v.iter().map(|v| v * v).sum::<f64>().sqrt();
     let mut v = p.to_vec();
@@ -230,8 +230,8 @@ fn sampler_step() {
             let latents = random(60, &shape, scale);
             let mut prediction = random(61, &[b, shape[1], shape[2], shape[3]], scale).to_f32();
             if guided {
-                // The first item's predictions are opposites, the others' almost the same: a cap of
-                // 1.5 bites on one.
+                // The first item's predictions are opposites and the others' nearly equal, so a cap
+                // of 1.5 affects only one item.
                 let other = noise(62, b * item);
                 let q: Vec<f32> = (0..b * item)
                     .map(|i| if i < item { -prediction[i] } else { prediction[i] * (1.0 + 0.01 * other[i]) })

@@ -1,9 +1,7 @@
-//! Every verb against its definition, written out once more in f64 with nothing but loops and
-//! indices.
+//! Every op against its definition, written once more in f64 with plain loops and indices.
 //!
-//! The figure is `‖out − reference‖ / ‖reference‖`. F32 rounds to 6e-8 and sums here have up to a
-//! few thousand terms of either sign, so 1e-5 leaves room for the order of a sum and for nothing
-//! else.
+//! The figure is `‖out − reference‖ / ‖reference‖`. F32 rounds to 6e-8, and sums here have up to a
+//! few thousand terms of either sign, so 1e-5 allows another order of a sum and nothing else.
 
 mod autoencoder;
 mod diffusion;
@@ -26,14 +24,13 @@ fn random(seed: u64, shape: &[usize], scale: f32) -> HostTensor {
     HostTensor::from_f32(shape, &values)
 }
 
-/// Values for a weight near 1, where that matters: a forgotten weight shows.
+/// Values near 1 for weights, so that a forgotten weight changes the result.
 fn near_one(seed: u64, shape: &[usize]) -> HostTensor {
     let values: Vec<f32> = noise(seed, shape.iter().product()).iter().map(|v| 1.0 + 0.5 * v).collect();
     HostTensor::from_f32(shape, &values)
 }
 
-/// `tensor` rounded to `dtype`, in memory that is aligned to nothing when `odd`, and the rounded
-/// values.
+/// `tensor` rounded to `dtype`, in unaligned memory if `odd`, and the rounded values.
 fn stored(tensor: &HostTensor, dtype: DType, odd: bool) -> (HostTensor, Vec<f64>) {
     let mut bytes = vec![0xa5; usize::from(odd)];
     let mut values = Vec::new();
@@ -109,16 +106,15 @@ fn expect_within(case: &dyn std::fmt::Debug, out: &[f32], reference: &[f64], tol
     assert!(error <= tolerance, "{case:?}: {error:e} is more than {tolerance:e}");
 }
 
-/// What a verb left behind.
+/// The results of an op.
 struct Ran {
     out: Vec<f32>,
-    /// The inputs afterwards: verbs may change them in place.
+    /// The inputs afterwards: ops may change them in place.
     inputs: Vec<Vec<f32>>,
 }
 
-/// Calls a verb, and records and replays it, twice each: both must leave the same bits in what it
-/// returns and in its inputs, and recording alone must change nothing. Returns what the first call
-/// left.
+/// Calls an op twice, and records and replays it twice. Both must give bit-identical results and
+/// inputs, and recording alone must change nothing. Returns the results of the first call.
 #[track_caller]
 fn both<const N: usize>(inputs: [HostTensor; N], verb: impl Fn(&Cpu, &mut [CpuTensor; N]) -> Result<CpuTensor>) -> Ran {
     let b = Cpu::new();
@@ -139,7 +135,7 @@ fn both<const N: usize>(inputs: [HostTensor; N], verb: impl Fn(&Cpu, &mut [CpuTe
         let direct = verb(&b, &mut called);
         let replayed = b.replay(&recording);
         assert_eq!(direct.is_err(), replayed.is_err(), "call {call}: {direct:?}, {replayed:?}");
-        // Some verbs have an end, such as the last row of a table.
+        // Some ops fail in the end, for example past the last row of a table.
         let Ok(direct) = direct else { break };
         for (direct, replayed) in std::iter::once((&direct, &out)).chain(called.iter().zip(&kept)) {
             let (direct, replayed) = (host(direct), host(replayed));

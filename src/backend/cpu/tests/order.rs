@@ -1,4 +1,4 @@
-//! Values past a table, and the memory of recordings.
+//! Reads past a table, and the memory of recordings.
 
 use super::super::super::{Branch, Modulation, RmsNorm, SamplerState};
 use super::*;
@@ -20,7 +20,7 @@ fn refused<T>(result: Result<T>, verb: &str, words: &str) {
     }
 }
 
-/// Runs the verb now, and in a recording that is replayed: both must refuse.
+/// Runs the op now and in a replayed recording: both must fail.
 #[track_caller]
 fn refused_whenever<T>(verb: impl Fn(&Cpu) -> Result<T>, name: &str, words: &str) {
     let b = Cpu::new();
@@ -30,7 +30,7 @@ fn refused_whenever<T>(verb: impl Fn(&Cpu) -> Result<T>, name: &str, words: &str
 }
 
 #[test]
-fn what_is_past_a_table_is_an_error() {
+fn reading_past_a_table_is_an_error() {
     let x = || f32s(&[2, 3, 4]);
     refused_whenever(
         |b| b.gather_rows(&f32s(&[5, 4]), &u32s(&[4, 5])),
@@ -47,7 +47,7 @@ fn what_is_past_a_table_is_an_error() {
     let times = |b: &Cpu| b.timestep_embedding(&f32s(&[3, 1]), &u32s(&[3]), &layer, &layer);
     refused_whenever(times, "timestep_embedding", "step 3 is past the table's 3 rows");
 
-    // A step that is refused leaves the latents and the counter as they were.
+    // A rejected step leaves latents and counter unchanged.
     let b = Cpu::new();
     let (mut latents, mut step) = (f32s(&[1, 1, 2, 2]), u32s(&[2]));
     let before = block_on(b.download(&latents)).unwrap();
@@ -68,7 +68,7 @@ fn inputs_may_share_memory() {
 }
 
 #[test]
-fn recordings_refuse_what_they_cannot_keep() {
+fn recordings_reject_unrecordable_calls() {
     let b = Cpu::new();
     let x = f32s(&[1, 1, 4]);
     let earlier = b.record(|_| Ok(())).unwrap();
@@ -79,13 +79,13 @@ fn recordings_refuse_what_they_cannot_keep() {
         Ok(())
     })
     .unwrap();
-    // A recording that failed is over.
+    // A failed recording is over.
     refused(b.record(|b| b.rms_norm(&x, RmsNorm { weight: &x, scale: None, eps: 0.0 }).map(|_| ())), "rms_norm", "");
     block_on(b.download(&x)).unwrap();
 }
 
 #[test]
-fn a_recording_reuses_memory_that_nobody_can_read_again() {
+fn recordings_reuse_memory_of_dropped_tensors() {
     let b = Cpu::new();
     let x = f32s(&[1, 3, 4]);
     let weight = f32s(&[4]);
@@ -103,7 +103,7 @@ fn a_recording_reuses_memory_that_nobody_can_read_again() {
         assert!(!third.shares(&view), "memory was reused that a view still reads");
         let witness = view.memory();
         drop(view);
-        // Of another size: not the memory that is free now.
+        // Another size does not get the memory that is free now.
         let wide = b.rms_norm(&f32s(&[1, 5, 4]), RmsNorm { weight: &weight, scale: None, eps: 1e-5 })?;
         assert!(!std::ptr::eq(&*wide.memory().read(), &*witness.read()));
         let last = normed(b, &third)?;
@@ -112,7 +112,7 @@ fn a_recording_reuses_memory_that_nobody_can_read_again() {
         Ok(())
     })
     .unwrap();
-    // What outlives its recording belongs to nobody else.
+    // A tensor that outlives its recording keeps its memory.
     let kept = kept.unwrap();
     b.record(|b| {
         assert!(!normed(b, &x)?.shares(&kept));

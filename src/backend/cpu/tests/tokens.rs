@@ -1,4 +1,4 @@
-//! The verbs on tokens.
+//! The ops on tokens.
 
 use super::super::super::{Branch, Heads, Mask, Modulation, QkNormRope, RmsNorm, RopePairs};
 use super::*;
@@ -26,7 +26,8 @@ fn linear_of_any_shape_type_and_alignment() {
         (&[2, 3], &[33, 1, 5], 257),
         (&[257], &[8], 5),
         (&[3, 1], &[12, 4, 4], 16),
-        // More than one panel of about a million elements, in one part and before another.
+        // These need more than one panel of about a million elements, alone and before another
+        // part.
         (&[2], &[2100], 1000),
         (&[1, 3], &[1100, 9], 1024),
     ];
@@ -73,7 +74,7 @@ fn swiglu() {
         let (tokens, hidden, k, dtype, scale) = case;
         let x = random(10, &[tokens, &[k]].concat(), scale);
         let (gate, g) = stored(&random(11, &[hidden, k], 1.0), dtype, true);
-        // The second matrix in another type than the first.
+        // The second matrix has another type than the first.
         let (up, u) = stored(&random(12, &[hidden, k], 1.0), DType::F32, true);
         let w = expect_ready(Cpu::new().upload_swiglu(&gate.into(), &up.into())).unwrap();
         let (g, u) = (naive_linear(&f64s(&x), &g, None, k), naive_linear(&f64s(&x), &u, None, k));
@@ -89,7 +90,7 @@ fn table_row(table: &[f64], [r, n, d]: [usize; 3], row: usize, item: usize) -> &
     &table[(r * n + row) * d..][..d]
 }
 
-/// Batch, tokens, width, rows `R` of the modulation tables, scale of the activations.
+/// Batch, tokens, width; rows `R` of the modulation tables; scale of the activations.
 const TOKENS: [([usize; 3], usize, f32); 6] = [
     ([1, 1, 1], 1, 1.0),
     ([1, 1, 64], 1, 1e4),
@@ -134,7 +135,7 @@ fn residual_and_residual_norm() {
         for options in 0..8 {
             let [has_norm, gated, modulated] = [options & 1 > 0, options & 2 > 0, options & 4 > 0];
             let case = (shape, r, has_norm, gated, modulated);
-            // Tables of different heights, read at different rows.
+            // The tables have different heights and are read at different rows.
             let (gate_dims, gate_row, scale_dims, scale_row) = ([r, 4, d], 3, [1, 2, d], 0);
             let inputs = [
                 random(30, &shape, scale),
