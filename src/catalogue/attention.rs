@@ -1,4 +1,4 @@
-//! `attention`: the heads of all three networks, masks of both kinds, peaks, large values.
+//! `attention`: the heads of all three networks, both kinds of masks, peaks, large values.
 
 use super::{
     ATTENTION, Backend, Call, Entry, Feature, Inputs, Op, OpCase, PEAKED_ATTENTION, Rejection, Result, Tolerance,
@@ -6,8 +6,8 @@ use super::{
 };
 use crate::backend::{Heads, Mask};
 
-/// The floating-point operations of attention with `width` in all query heads; a causal mask hides
-/// nearly half of them.
+/// The floating-point operations of attention whose query heads have `width` in total. A causal
+/// mask skips nearly half of them.
 pub(crate) fn attention_flop(tokens: usize, width: usize, causal: bool) -> f64 {
     let pairs = if causal { tokens * (tokens + 1) / 2 } else { tokens * tokens };
     4.0 * pairs as f64 * width as f64
@@ -19,7 +19,7 @@ pub(crate) struct AttentionCase {
     pub batch: usize,
     pub tokens: usize,
     pub heads: Heads,
-    /// The scale of queries and keys; normed heads have about 1.7.
+    /// The scale of queries and keys, about 1.7 for normed heads.
     pub scale: f32,
     /// The scale of values.
     pub values: f32,
@@ -127,19 +127,20 @@ pub(super) fn entry<B: Backend + 'static>() -> Entry<B> {
         ("vae-one-head-of-512", AttentionCase { tokens: 144, heads: heads(1, 1, 512), ..PLAIN }),
         ("head-of-96", AttentionCase { tokens: 35, heads: heads(1, 1, 96), ..PLAIN }),
         ("odd-head", AttentionCase { tokens: 37, heads: heads(3, 3, 18), ..PLAIN }),
-        // Some items lack tiles of keys that others have, and queries fill no two tiles.
+        // Some items have fewer key tiles than others, and the queries leave the second tile partly
+        // empty.
         ("400-ragged", ragged(400, heads(2, 2, 128), &[400, 130, 1], PLAIN)),
         ("400-causal-ragged", ragged(400, heads(4, 2, 128), &[1, 400, 260], QWEN)),
         ("values-1e6", AttentionCase { values: 1e6, heads: heads(2, 1, 128), ..PLAIN }),
-        // Equal scores: the mean of the values.
+        // Equal scores give the mean of the values.
         ("flat", AttentionCase { tokens: 50, scale: 0.0, ..PLAIN }),
         ("full-transformer", AttentionCase { tokens: 4224, heads: heads(30, 30, 128), ..PLAIN }),
         ("full-ragged", ragged(4224, heads(6, 6, 128), &[4224, 4128], PLAIN)),
         ("full-qwen", AttentionCase { tokens: 512, ..QWEN }),
         ("full-vae", AttentionCase { tokens: 16_384, heads: heads(1, 1, 512), ..PLAIN }),
-        // Scores of some hundreds: an exponential that is not taken relative to the row maximum
-        // overflows. Through many tiles of keys the row maximum rises, by more than any kernel's
-        // rescale threshold.
+        // Scores reach some hundreds, so an exponential overflows unless it is relative to the row
+        // maximum. The row maximum rises over many key tiles, by more than any kernel's rescale
+        // threshold.
         ("peaked", PEAKED),
         ("peaked-449", AttentionCase { tokens: 449, ..PEAKED }),
         ("peaked-causal", PEAKED_CAUSAL),

@@ -5,7 +5,7 @@ use super::tolerance::Tolerance;
 use crate::backend::{Backend, Runtime};
 use crate::error::Result;
 
-/// The sizes of an op: its inputs, its tolerance and its cost follow from them.
+/// The sizes of an op. Its inputs, tolerance and cost are derived from them.
 pub(crate) trait OpCase: Copy + 'static {
     /// The name of the op.
     const OP: &'static str;
@@ -17,23 +17,22 @@ pub(crate) trait OpCase: Copy + 'static {
         Self::TOLERANCE
     }
 
-    /// The sizes in words, for the rows of the bench; empty for an op that the bench does not
+    /// The sizes in words, for the rows of the bench; empty for ops that the bench does not
     /// measure.
     fn sizes(&self) -> String {
         String::new()
     }
 
-    /// The floating-point operations of one call, for an op whose time is that of its matrix
-    /// products.
+    /// The floating-point operations of one call, for gemm-bound ops.
     fn flop(&self) -> Option<f64> {
         None
     }
 
-    /// Uploads the inputs of one call. `inputs` counts the bytes that the call reads of them and
-    /// writes to them.
+    /// Uploads the inputs of one call. `inputs` counts the bytes that the call reads and writes of
+    /// them.
     fn prepare<B: Backend + 'static>(&self, inputs: &mut Inputs<'_, B>) -> Result<Call<B>>;
 
-    /// The case under a name, which follows that of the op: `attention/NAME`.
+    /// The case under the name `OP/NAME`, such as `attention/NAME`.
     fn named<B: Backend + 'static>(self, name: &str) -> Case<B> {
         let name = if name.is_empty() { Self::OP.to_owned() } else { format!("{}/{name}", Self::OP) };
         Case {
@@ -63,9 +62,9 @@ type Prepare<B> = dyn Fn(&mut Inputs<'_, B>) -> Result<Call<B>>;
 /// Calls an op on uploaded inputs, any number of times.
 pub(crate) type Call<B> = Box<dyn Fn(&B) -> Result<Written<<B as Runtime>::Tensor>>>;
 
-/// The tensors that a call wrote.
+/// The tensors written by a call.
 pub(crate) struct Written<T> {
-    /// Inputs that were changed in place.
+    /// Inputs changed in place.
     pub changed: Vec<T>,
     /// New tensors.
     pub new: Vec<T>,
@@ -77,8 +76,7 @@ impl<B: Backend> Case<B> {
         (self.prepare)(inputs)
     }
 
-    /// Whether the case has the size of a 1024×1024 picture, as those have whose name starts with
-    /// `full`.
+    /// True if the case has the size of a 1024×1024 picture. Its name starts with `full`.
     pub(crate) fn is_full(&self) -> bool {
         self.name.split_once('/').is_some_and(|(_, name)| name.starts_with("full"))
     }

@@ -1,4 +1,4 @@
-//! `conv2d`: every convolution of the autoencoder, and geometry that it does not use.
+//! `conv2d`: every convolution of the autoencoder, and geometries beyond those.
 
 use super::linear::gemm_flop;
 use super::{

@@ -1,4 +1,4 @@
-//! `embed_patches`: pictures of every proportion, padding, copies, more tokens than patches.
+//! `embed_patches`: pictures of every aspect ratio, padding, copies, more tokens than patches.
 
 use super::{
     Backend, Call, DType, Entry, Feature, GEMM, Inputs, Op, OpCase, Rejection, Result, Tolerance, Zeros, expect_ready,

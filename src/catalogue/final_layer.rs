@@ -1,5 +1,5 @@
-//! `final_layer`: pictures of every proportion, scales of one item or of each, values where eps
-//! decides.
+//! `final_layer`: pictures of every aspect ratio, scales shared or per item, values of the size of
+//! eps.
 
 use super::{
     Backend, Call, DType, Entry, Feature, GEMM, GEMM_FAR, Inputs, Op, OpCase, Rejection, Result, Tolerance, Zeros,
@@ -69,7 +69,7 @@ pub(super) fn entry<B: Backend + 'static>() -> Entry<B> {
         ("activations-1e4", FinalLayerCase { scale: 1e4, ..large }),
         ("activations-1e9", FinalLayerCase { scale: 1e9, ..large }),
         ("far-from-0", FinalLayerCase { mean: 100.0, ..PLAIN }),
-        // The variance is that of eps.
+        // The variance is as small as eps.
         ("eps-decides", FinalLayerCase { scale: 1e-3, ..PLAIN }),
         ("full", FinalLayerCase { batch: 2, tokens: 4224, size: [128, 128], ..Z_IMAGE }),
     ]);

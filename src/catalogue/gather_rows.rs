@@ -14,7 +14,7 @@ struct GatherRowsCase {
     width: usize,
     prompts: usize,
     tokens: usize,
-    /// The bytes of a piece of the table.
+    /// The bytes per piece of the table.
     pieces: Option<u64>,
 }
 

@@ -1,4 +1,4 @@
-//! `group_norm`: the autoencoder's widths, a group a channel, values far from 0.
+//! `group_norm`: the autoencoder's widths, one group per channel, values far from 0.
 
 use super::{
     Backend, Call, DType, Entry, Feature, Inputs, NORM, NORM_FAR, Op, OpCase, Rejection, Result, Tolerance, Zeros,
@@ -14,7 +14,7 @@ pub(crate) struct GroupNormCase {
     pub channels: usize,
     pub groups: usize,
     pub silu: bool,
-    /// The stored type of the bias; that of the weight is BF16.
+    /// The stored type of the bias. The weight is BF16.
     pub bias: DType,
     pub mean: f32,
     pub scale: f32,
@@ -70,7 +70,7 @@ pub(super) fn entry<B: Backend + 'static>() -> Entry<B> {
         ("odd-groups", GroupNormCase { size: [13, 17], channels: 18, groups: 6, ..SILU }),
         ("activations-1e4", GroupNormCase { scale: 1e4, ..SILU }),
         ("activations-1e9", GroupNormCase { scale: 1e9, ..PLAIN }),
-        // The variance is that of eps.
+        // The variance is as small as eps.
         ("eps-decides", GroupNormCase { scale: 1e-3, ..PLAIN }),
         ("far-from-0", GroupNormCase { size: [32, 32], mean: 100.0, ..PLAIN }),
         ("full", GroupNormCase { size: [1024, 1024], channels: 128, mean: 0.1, ..SILU }),

@@ -1,14 +1,14 @@
 //! The inputs of cases.
 //!
-//! There are two sources of numbers. *Noise* is for comparisons: uniform, the same on every
-//! backend, and rounded to a precision that both backends of a comparison hold. *Normal* numbers
-//! are for measurements: slices of a long row, which cost no time to make.
+//! There are two sources of numbers. *Noise* is for comparisons: uniform, identical on every
+//! backend, and rounded to a precision that both backends of a comparison represent exactly.
+//! *Normal* numbers are for measurements: slices of one long array, which take no time to make.
 //!
 //! # Poison
-//! An op that leaves an element unwritten may still be right by luck, when the memory holds the
-//! right value from an earlier run. The trait has no way to fill memory, so a comparison first runs
-//! a case on poisoned inputs: NaN in activations, weights and tables, inverted values in pictures.
-//! A backend that reuses memory then hands out memory without a right value in it.
+//! An op that leaves an element unwritten may still be right by luck, when the memory contains the
+//! right value from an earlier run. The trait cannot fill memory, so a comparison first runs a case
+//! on poisoned inputs: NaN in activations, weights and tables, inverted values in pictures. A
+//! backend that reuses memory then allocates memory without a right value in it.
 
 use super::tolerance::Precision;
 use crate::backend::Backend;
@@ -18,16 +18,16 @@ use crate::numbers::{fnv1a, noise};
 use crate::tensor::{DType, HostTensor, Weight};
 use crate::weights::RandomTensors;
 
-/// The multiplier of the draw's number in its seed.
+/// Multiplier of the draw's index in its seed.
 const SEED_STEP: u64 = 0xd134_2543_de82_ef95;
 
 /// Uniform numbers for a comparison.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Noise {
     pub seed: u64,
-    /// The precision that both backends hold exactly.
+    /// The precision that both backends represent exactly.
     pub precision: Precision,
-    /// Replaces every number by one that no right result can contain.
+    /// Replaces every number by one that no right result contains.
     pub poison: bool,
 }
 
@@ -38,7 +38,7 @@ enum Numbers<'a> {
     Normal(&'a RandomTensors),
 }
 
-/// Makes and uploads inputs, and counts the bytes that one call has to move for them.
+/// Makes and uploads inputs, and counts the bytes that one call moves for them.
 #[derive(Debug)]
 pub(crate) struct Inputs<'a, B> {
     pub b: &'a B,
@@ -49,7 +49,7 @@ pub(crate) struct Inputs<'a, B> {
 }
 
 impl<'a, B: Backend> Inputs<'a, B> {
-    /// Inputs of noise for the case of this name, whichever other cases run.
+    /// Noise inputs for the case of this name, independent of the other cases.
     pub(crate) fn of_noise(b: &'a B, name: &str, noise: Noise) -> Self {
         let seed = noise.seed ^ fnv1a(name.as_bytes());
         Self::new(b, Numbers::Noise(Noise { seed, ..noise }))
@@ -64,8 +64,8 @@ impl<'a, B: Backend> Inputs<'a, B> {
         Self { b, numbers, activations: b.activations(), draws: 0, bytes: 0 }
     }
 
-    /// The bytes that calls on the inputs made so far have to move: inputs read once, inputs
-    /// changed in place written once.
+    /// Bytes that a call moves for the inputs made so far: inputs read once, inputs changed in
+    /// place written once.
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes
     }
@@ -74,7 +74,7 @@ impl<'a, B: Backend> Inputs<'a, B> {
         matches!(self.numbers, Numbers::Noise(Noise { poison: true, .. }))
     }
 
-    /// Numbers of the next tensor: noise between −1 and 1, or normal numbers of its deviation.
+    /// Numbers of the next tensor: noise between −1 and 1, or normal numbers of the same deviation.
     pub(super) fn draw(&mut self, count: usize) -> Vec<f32> {
         self.draws += 1;
         match self.numbers {
@@ -83,7 +83,7 @@ impl<'a, B: Backend> Inputs<'a, B> {
         }
     }
 
-    /// Numbers within `mean ± spread`, rounded to `dtype`, before `change`.
+    /// Numbers within `mean ± spread`, mapped by `change` and rounded to `dtype`.
     fn drawn(
         &mut self,
         dtype: DType,
@@ -104,7 +104,7 @@ impl<'a, B: Backend> Inputs<'a, B> {
         }
     }
 
-    /// The value that both backends of a comparison hold exactly, or poison.
+    /// A value that both backends of a comparison represent exactly, or poison.
     fn held(&self) -> impl Fn(f32) -> f32 + use<B> {
         let numbers = match self.numbers {
             Numbers::Noise(noise) => Some(noise),
@@ -139,19 +139,19 @@ impl<'a, B: Backend> Inputs<'a, B> {
         self.read(&tensor)
     }
 
-    /// An activation of these values.
+    /// An activation with these values.
     pub(super) fn activation_of(&mut self, shape: &[usize], values: Vec<f32>) -> Result<B::Tensor> {
         let values: Vec<f32> = values.into_iter().map(self.held()).collect();
         self.read(&HostTensor::rounded(self.activations, shape, &values))
     }
 
-    /// An activation within ±`scale` that a call reads and writes.
+    /// An activation within ±`scale`, which a call reads and writes.
     pub(super) fn activation_in_place(&mut self, shape: &[usize], scale: f32) -> Result<B::Tensor> {
         self.bytes += (shape.iter().product::<usize>() * self.activations.size()) as u64;
         self.activation(shape, scale)
     }
 
-    /// A modulation table `[items, rows, width]` within ±`scale`. A call reads `read` rows of it.
+    /// A modulation table `[items, rows, width]` within ±`scale`. A call reads `read` of its rows.
     pub(super) fn modulation(
         &mut self,
         [items, rows, width]: [usize; 3],
@@ -163,7 +163,7 @@ impl<'a, B: Backend> Inputs<'a, B> {
         Ok(table)
     }
 
-    /// An activation that is a picture within ±`scale`.
+    /// An activation that holds a picture within ±`scale`.
     pub(super) fn picture(&mut self, shape: &[usize], scale: f32) -> Result<B::Tensor> {
         match self.numbers {
             Numbers::Noise(_) => {
@@ -174,8 +174,8 @@ impl<'a, B: Backend> Inputs<'a, B> {
         }
     }
 
-    /// An activation that is a picture of these values. Its poison is white for black and black for
-    /// white, because a backend may reject a picture with NaN.
+    /// An activation that holds a picture with these values. Its poison swaps black and white,
+    /// because a backend may reject a picture with NaN.
     pub(super) fn picture_of(&mut self, shape: &[usize], values: Vec<f32>) -> Result<B::Tensor> {
         if self.poison() {
             let inverted = |v: f32| if v > 0.0 { -1.0 } else { 1.0 };
@@ -185,33 +185,33 @@ impl<'a, B: Backend> Inputs<'a, B> {
         self.activation_of(shape, values)
     }
 
-    /// Latents or a prediction within ±`scale`: F32 on every backend.
+    /// Latents or a prediction within ±`scale`, F32 on every backend.
     pub(super) fn latents(&mut self, shape: &[usize], scale: f32) -> Result<B::Tensor> {
         let tensor = self.drawn(DType::F32, shape, [0.0, scale], self.held());
         self.read(&tensor)
     }
 
-    /// Latents within ±`scale` that a call reads and writes.
+    /// Latents within ±`scale`, which a call reads and writes.
     pub(super) fn latents_in_place(&mut self, shape: &[usize], scale: f32) -> Result<B::Tensor> {
         self.bytes += (shape.iter().product::<usize>() * DType::F32.size()) as u64;
         self.latents(shape, scale)
     }
 
-    /// F32 values as they are: rotations and times.
+    /// Exact F32 values: rotations and times.
     pub(super) fn floats(&mut self, shape: &[usize], values: &[f32]) -> Result<B::Tensor> {
         let poison = if self.poison() { f32::NAN } else { 0.0 };
         let values: Vec<f32> = values.iter().map(|v| v + poison).collect();
         self.read(&HostTensor::from_f32(shape, &values))
     }
 
-    /// A table of steps. A call reads one row of it, too little to count.
+    /// A table of steps. A call reads one row, too little to count.
     pub(super) fn step_table(&mut self, shape: &[usize], values: &[f32]) -> Result<B::Tensor> {
         let table = self.floats(shape, values)?;
         self.bytes -= size_of_val(values) as u64;
         Ok(table)
     }
 
-    /// Integers: ids, lengths, counters. They are too few to count.
+    /// Integers: ids, lengths, counters. They are too small to count.
     pub(super) fn integers(&self, shape: &[usize], values: &[u32]) -> Result<B::Tensor> {
         self.b.upload(&HostTensor::from_u32(shape, values))
     }
@@ -244,7 +244,7 @@ impl<'a, B: Backend> Inputs<'a, B> {
         self.b.upload(&vector)
     }
 
-    /// A matrix `[n, k]` that gives products of the size of its input.
+    /// A matrix `[n, k]` whose gemm preserves the scale of its input.
     pub(super) fn matrix(&mut self, dtype: DType, n: usize, k: usize) -> HostTensor {
         self.weights(dtype, &[n, k], 0.0, (3.0 / k as f32).sqrt())
     }
@@ -254,7 +254,7 @@ impl<'a, B: Backend> Inputs<'a, B> {
         self.weights(dtype, &[n], 0.0, 1.0)
     }
 
-    /// A [`Inputs::matrix`] on the device, with a bias if one is wanted.
+    /// [`Inputs::matrix`] on the device, optionally with a bias.
     pub(super) fn linear(&mut self, dtype: DType, n: usize, k: usize, bias: bool) -> Result<B::Linear> {
         let matrix = self.matrix(dtype, n, k);
         let bias = bias.then(|| self.bias(dtype, n));
@@ -267,7 +267,7 @@ fn normal(random: &RandomTensors, draw: u64, dtype: DType, shape: &[usize], mean
     random.normal(dtype, &draw.to_string(), shape, mean, spread / 3f32.sqrt())
 }
 
-/// A weight that is uploaded in pieces of about this many bytes, or whole.
+/// A weight, uploaded whole or in pieces of about this many bytes.
 pub(super) fn in_pieces(tensor: HostTensor, bytes: Option<u64>) -> Weight<'static> {
     let whole = Weight::from(tensor);
     match bytes {

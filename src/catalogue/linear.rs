@@ -52,16 +52,17 @@ impl OpCase for LinearCase {
     }
 }
 
-/// Parts as q, k and v are stored: of unequal height, whole or in pieces, with and without biases.
+/// Stacked parts such as q, k and v: of unequal height, whole or in pieces, with and without
+/// biases.
 #[derive(Debug, Clone, Copy)]
 struct StackedCase {
     width: usize,
     q: DType,
     k: DType,
     v: DType,
-    /// The bytes of a piece of a part.
+    /// The bytes per piece of a part.
     pieces: Option<u64>,
-    /// The scale of v beside those of q and k.
+    /// The scale of v relative to q and k.
     scale_of_v: f32,
 }
 
@@ -110,7 +111,7 @@ pub(super) fn entry<B: Backend + 'static>() -> Entry<B> {
         ("f16-activations-1e5", LinearCase { dtype: F16, bias: true, scale: 1e5, ..PLAIN }),
         ("f32-activations-1e9", LinearCase { tokens: 17, dtype: F32, bias: true, scale: 1e9, ..PLAIN }),
         ("small-activations", LinearCase { scale: 1e-6, ..PLAIN }),
-        // Pairs of tiles, some with one tile.
+        // Tiles are computed in pairs, and some pairs have only one tile.
         ("400-tokens", LinearCase { tokens: 400, k: 200, n: 264, bias: true, ..PLAIN }),
         ("600-tokens", LinearCase { tokens: 600, k: 200, n: 520, ..PLAIN }),
         ("full-qkv", LinearCase { tokens: 4224, k: 3840, n: 11_520, ..PLAIN }),

@@ -1,14 +1,14 @@
 //! One catalogue of the ops: sizes, inputs, tolerances, cost and rejected arguments of each,
 //! defined once.
 //!
-//! One file per op, named as in [`crate::backend`]. It holds the op's sizes as a struct, from which
-//! its inputs, its tolerance, its floating-point operations and its bytes follow; the cases of
-//! [`crate::conformance`], of real and of awkward sizes; and the arguments that every backend
+//! Each op has one file, named as in [`crate::backend`]. It holds a struct with the op's sizes,
+//! from which inputs, tolerance, floating-point operations and bytes are derived; the cases of
+//! [`crate::conformance`], with realistic and awkward sizes; and the arguments that every backend
 //! rejects. [`mod@crate::bench`] measures the same structs at the sizes of a model, and the tests
 //! that plant faults in a backend read [`ops`].
 //!
 //! A case whose name starts with `full` has the size of a 1024×1024 picture and is for GPUs. The
-//! others have its widths with fewer tokens, or awkward sizes: one token, ragged lengths, odd
+//! others have the same widths with fewer tokens, or awkward sizes: one token, ragged lengths, odd
 //! widths, sizes that no tile divides.
 
 mod attention;
@@ -80,17 +80,17 @@ use tolerance::{
 pub struct Op {
     /// The name, as in the trait and in reports.
     pub name: &'static str,
-    /// The properties that it shares with other ops.
+    /// Properties shared with other ops.
     pub features: &'static [Feature],
 }
 
-/// A property that several ops share, and that a backend can get wrong in all of them.
+/// A property that several ops share and that a backend can get wrong in all of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Feature {
     /// A weight is uploaded with a bias.
     Bias,
-    /// A weight is read in pieces.
+    /// A weight is uploaded in pieces.
     Pieces,
     /// A mean square or a variance has an eps.
     Eps,
@@ -106,22 +106,22 @@ pub enum Feature {
     Silu,
     /// Latents are shifted.
     Shift,
-    /// A tensor is changed in place so that a second call changes it again.
+    /// A second call changes an in-place tensor again.
     Accumulates,
     /// The result is F32 on every backend: latents and velocities.
     F32Result,
-    /// A case has results past the range of F16.
+    /// A case has results beyond the range of F16.
     BeyondF16,
 }
 
-/// Everything that the catalogue knows of an op.
+/// The catalogue's data on one op.
 pub(crate) struct Entry<B: Backend> {
     pub op: Op,
     pub cases: Vec<Case<B>>,
     pub rejections: Vec<Rejection<B>>,
 }
 
-/// The catalogue, in the order in which a picture needs the ops first.
+/// The catalogue, in the order in which a picture first needs the ops.
 pub(crate) fn entries<B: Backend + 'static>() -> Vec<Entry<B>> {
     vec![
         gather_rows::entry(),
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn features_say_which_results_exceed_f16() {
+    fn features_mark_results_beyond_f16() {
         let b = Cpu::new();
         let precision = Precision { activations: DType::F32, operands: DType::F32 };
         for entry in entries::<Cpu>() {

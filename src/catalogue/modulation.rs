@@ -1,4 +1,4 @@
-//! `modulation`: the adaLN linears, with and without SiLU in front.
+//! `modulation`: the adaLN linears, with and without SiLU before them.
 
 use super::{
     Backend, Call, DType, Entry, Feature, GEMM, Inputs, Op, OpCase, Rejection, Result, Tolerance, Zeros, expect_ready,
@@ -10,7 +10,7 @@ use super::{
 pub(crate) struct ModulationCase {
     pub items: usize,
     pub adaln: usize,
-    /// Matrices that are uploaded one below the other.
+    /// Matrices, uploaded stacked.
     pub blocks: usize,
     /// Rows of each matrix.
     pub rows: usize,

@@ -1,4 +1,4 @@
-//! `normalize_rgb8`: pictures of real and of odd sizes, at the input of the autoencoder's encoder.
+//! `normalize_rgb8`: pictures of realistic and odd sizes, as input of the autoencoder's encoder.
 
 use super::to_rgb8::shapes;
 use super::{

@@ -1,4 +1,4 @@
-//! `pad_rows`: ragged captions, padding alone, no padding.
+//! `pad_rows`: ragged captions, only padding, no padding.
 
 use super::{
     Backend, COPY, Call, DType, Entry, Feature, Inputs, Op, OpCase, Rejection, Result, Tolerance, Zeros, changes,

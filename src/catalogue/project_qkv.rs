@@ -1,5 +1,5 @@
-//! `project_qkv`: projections that tiles cut between heads and within them, norms and rotations as
-//! in `qk_norm_rope`.
+//! `project_qkv`: projections that tiles cut between heads and inside heads, with the norms and
+//! rotations of `qk_norm_rope`.
 
 use super::linear::gemm_flop;
 use super::qk_norm_rope::{QkNormRopeCase, SMALL, SMALL_NORM, SMALL_ROTATION};
@@ -9,7 +9,7 @@ use super::{
 };
 use crate::backend::{Heads, QkNormRope, RopePairs};
 
-/// The projection of `x` `[batch, tokens, width]` to heads, whose scale is that of `x`.
+/// The projection of `x` `[batch, tokens, width]` to heads. `heads.scale` is the scale of `x`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ProjectQkvCase {
     pub width: usize,
@@ -63,10 +63,9 @@ pub(super) fn entry<B: Backend + 'static>() -> Entry<B> {
         ("one-token", case(1, 1, [3, 3, 128])),
         ("transformer-30-heads", case(1, 33, [30, 30, 128])),
         ("qwen-32-8-heads", halves(case(1, 33, [32, 8, 128]))),
-        // More rows than a tile has.
+        // More rows than one tile.
         ("257-tokens-by-item", by_item(case(2, 257, [3, 3, 128]))),
-        // Queries, keys and values in one tile, or in one pair of tiles that the width does not
-        // fill.
+        // Queries, keys and values share one tile, or one pair of tiles that is partly empty.
         ("batch-of-one-rotation", case(3, 129, [4, 2, 128])),
         ("two-heads", case(1, 200, [2, 2, 128])),
         ("one-head", ProjectQkvCase { width: 96, ..case(1, 193, [1, 1, 128]) }),

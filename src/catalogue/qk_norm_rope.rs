@@ -1,4 +1,4 @@
-//! `qk_norm_rope`: both kinds of pairs, grouped heads, rotations of one item or of each.
+//! `qk_norm_rope`: both kinds of pairs, grouped heads, rotations shared or per item.
 
 use super::{
     Backend, Call, DType, Entry, Feature, Inputs, NORM, Op, OpCase, Rejection, Result, Tolerance, Zeros, changes,
@@ -15,7 +15,7 @@ pub(crate) struct QkNormRopeCase {
     pub pairs: RopePairs,
     /// Items of the rotation.
     pub rotations: usize,
-    /// The stored type of the key norm's weight; that of the query norm is BF16.
+    /// The stored type of the key norm's weight. The query norm's weight is BF16.
     pub k_norm: DType,
     pub scale: f32,
 }

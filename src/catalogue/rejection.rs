@@ -1,4 +1,4 @@
-//! Arguments that every backend rejects, with the same error.
+//! Arguments that every backend rejects with the same error.
 
 use crate::backend::{Backend, DeviceTensor, Runtime};
 use crate::error::Result;
@@ -6,7 +6,7 @@ use crate::tensor::{DType, HostTensor};
 
 /// A call that must fail with [`Error::Shape`](crate::Error::Shape).
 pub(crate) struct Rejection<B: Backend> {
-    /// The op and the wrong argument: `linear-width-of-x`.
+    /// The op and the wrong argument, such as `linear-width-of-x`.
     pub name: String,
     prepare: Box<Prepare<B>>,
 }
@@ -31,7 +31,7 @@ pub(super) enum Zeros {
     F32(&'static [usize]),
     U32(&'static [usize]),
     U8(&'static [usize]),
-    /// The memory of the first tensor, which the op changes in place, under another shape.
+    /// The memory of the first tensor, the in-place target, under another shape.
     Alias(&'static [usize]),
 }
 
@@ -54,7 +54,7 @@ pub(super) fn zeros(dtype: DType, shape: &[usize]) -> HostTensor {
     HostTensor::new(dtype, shape, vec![0; bytes].into()).expect("as many bytes as the shape has")
 }
 
-/// The rejections of an op that is called with `N` tensors and a weight that `weight` uploads.
+/// The rejections of an op that is called with `N` tensors and a weight from `weight`.
 pub(super) fn rejections_with<B: Backend + 'static, W: 'static, const N: usize>(
     op: &'static str,
     weight: impl Fn(&B) -> Result<W> + Copy + 'static,

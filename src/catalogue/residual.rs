@@ -25,7 +25,7 @@ pub(crate) struct ResidualCase {
 impl ResidualCase {
     pub(crate) const PLAIN: Self =
         Self { batch: 1, tokens: 33, width: 256, norm: false, table: 0, scale: 1.0, branch: 1.0 };
-    /// A block of the image transformer.
+    /// The branch of an image transformer block.
     pub(crate) const GATED: Self = Self { norm: true, table: 1, ..Self::PLAIN };
     /// Added to every mean square.
     pub(super) const EPS: f32 = 1e-5;
@@ -55,12 +55,12 @@ impl ResidualCase {
             ("normed-without-gate", Self { norm: true, ..PLAIN }),
             ("gated-without-norm", Self { table: 1, ..PLAIN }),
             ("257-tokens-odd-width", Self { tokens: 257, width: 61, ..GATED }),
-            // The branch is as large as in Z-Image's deep blocks, and the norm brings it back.
+            // The branch is as large as in Z-Image's deep blocks; the norm rescales it.
             ("branch-1e5", Self { branch: 1e5, ..GATED }),
             ("activations-1e4", Self { scale: 1e4, branch: 1e4, ..PLAIN }),
             ("activations-1e6", Self { scale: 1e6, branch: 1e6, ..GATED }),
             ("stream-1e4", Self { scale: 1e4, ..GATED }),
-            // The branch's mean square is that of eps.
+            // The branch's mean square is as small as eps.
             ("eps-decides", Self { branch: 5e-3, ..GATED }),
             ("full", Self { batch: 2, tokens: 4224, width: 3840, ..GATED }),
         ]

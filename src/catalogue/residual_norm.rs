@@ -42,7 +42,7 @@ impl OpCase for ResidualNormCase {
 pub(super) fn entry<B: Backend + 'static>() -> Entry<B> {
     let with_norm = |residual| ResidualNormCase { residual, weight: DType::F32 };
     let mut cases = named(ResidualCase::cases().map(|(name, residual)| (name, with_norm(residual))));
-    // The new stream's mean square is that of eps.
+    // The new stream's mean square is as small as eps.
     let small = ResidualCase { scale: 3e-3, branch: 3e-3, ..ResidualCase::PLAIN };
     cases.push(with_norm(small).named("eps-decides-for-the-next"));
     let features = &[

@@ -1,5 +1,4 @@
-//! `rms_norm`: with and without a scale, and values from where eps decides to where squares are
-//! large.
+//! `rms_norm`: with and without a scale, with values from the size of eps to large squares.
 
 use super::{
     Backend, Call, DType, Entry, Feature, Inputs, NORM, Op, OpCase, Rejection, Result, Tolerance, Zeros, named,
@@ -32,7 +31,7 @@ impl OpCase for RmsNormCase {
         let Self { batch, tokens, width, table, dtype, eps, scale } = *self;
         let x = inputs.activation(&[batch, tokens, width], scale)?;
         let weight = inputs.norm_weight(dtype, width)?;
-        // The middle one of three rows: neither its neighbours nor the first give the same result.
+        // The norm reads the middle one of three rows; the other two would give another result.
         let table = (table > 0).then(|| inputs.modulation([table, 3, width], 1, 0.5)).transpose()?;
         returns(move |b: &B| {
             let scale = table.as_ref().map(|table| Modulation { table, row: 1 });
@@ -51,7 +50,7 @@ pub(super) fn entry<B: Backend + 'static>() -> Entry<B> {
         ("width-1", RmsNormCase { tokens: 3, width: 1, ..PLAIN }),
         ("activations-1e4", RmsNormCase { width: 3840, scale: 1e4, ..BF16 }),
         ("activations-1e9", RmsNormCase { width: 384, table: 1, scale: 1e9, ..PLAIN }),
-        // The mean square is that of eps.
+        // The mean square is as small as eps.
         ("eps-decides", RmsNormCase { scale: 5e-3, ..PLAIN }),
         ("zeros", RmsNormCase { tokens: 4, width: 64, eps: 1e-6, scale: 0.0, ..PLAIN }),
         ("full", RmsNormCase { batch: 2, tokens: 4224, width: 3840, table: 1, ..BF16 }),

@@ -1,5 +1,5 @@
-//! `sampler_step`: guidance on and off, the cap above and below where it acts, the counter on the
-//! device, a history that is not written yet, noise.
+//! `sampler_step`: guidance on and off, the cap active and inactive, the device-side counter, an
+//! unwritten history, noise.
 
 use super::{
     Backend, Call, Entry, Feature, Inputs, Op, OpCase, Rejection, Result, STEP, Tolerance, Zeros, changes, named,
@@ -18,16 +18,15 @@ pub(crate) struct SamplerStepCase {
     pub guided: bool,
     /// Rows of the table of steps.
     pub rows: &'static [SamplerRow],
-    /// Coefficients of the history in each row, one for each slot; a row that is not listed has
-    /// zeros.
+    /// History coefficients of each row, one per slot. Rows that are not listed have zeros.
     pub past: &'static [[f32; 2]],
-    /// There is noise.
+    /// The step adds noise.
     pub noise: bool,
-    /// How often the table repeats `rows`.
+    /// Number of repetitions of `rows` in the table.
     pub repeats: usize,
     /// The first step.
     pub first: u32,
-    /// The steps of one call.
+    /// Steps per call.
     pub steps: usize,
     /// The scale of the prediction.
     pub scale: f32,
@@ -76,7 +75,7 @@ impl OpCase for SamplerStepCase {
         let table = inputs.step_table(&[count, values.len() / rows.len()], &values.repeat(repeats))?;
         let history = match past.is_empty() {
             true => None,
-            // No step has written it.
+            // No step has written the history.
             false => {
                 let slots = [&[2], &shape[..]].concat();
                 Some(inputs.floats(&slots, &vec![f32::NAN; slots.iter().product()])?)
@@ -116,7 +115,7 @@ pub(super) fn entry<B: Backend + 'static>() -> Entry<B> {
     let cases = named([
         ("turbo", SamplerStepCase { batch: 1, size: [32, 32], guided: false, rows: TURBO, first: 1, ..GUIDED }),
         ("guided", SamplerStepCase { size: [16, 24], ..GUIDED }),
-        // The length of each item caps that item.
+        // The norm of each item caps that item.
         ("capped", SamplerStepCase { batch: 3, rows: CAPPED, ..GUIDED }),
         ("cap-not-reached", SamplerStepCase { rows: const { &[euler(-0.2, 0.1, 3.0)] }, ..GUIDED }),
         ("no-negatives-no-cap", SamplerStepCase { guided: false, rows: const { &[euler(-0.2, 4.0, 0.5)] }, ..GUIDED }),

@@ -1,4 +1,4 @@
-//! `scale_latents`: latents of real and of odd sizes, at the output of the autoencoder's encoder.
+//! `scale_latents`: latents of realistic and odd sizes, as output of the autoencoder's encoder.
 
 use super::unscale_latents::{SCALING, SHIFT, UnscaleLatentsCase};
 use super::{

@@ -14,7 +14,7 @@ pub(crate) struct SwiGluCase {
     pub f: usize,
     pub gate: DType,
     pub up: DType,
-    /// The bytes of a piece of either matrix.
+    /// The bytes per piece of either matrix.
     pub pieces: Option<u64>,
     pub scale: f32,
 }
@@ -67,15 +67,14 @@ pub(super) fn entry<B: Backend + 'static>() -> Entry<B> {
         ("slice-width-3840", new(65, 3840, 160)),
         ("odd-widths", SwiGluCase { scale: 3.0, ..new(19, 61, 37) }),
         ("odd-widths-f32", new(3, 7, 1).stored(F32, F32)),
-        // The product of the two is 1e8, far past F16, as in Z-Image's deep blocks.
+        // The result is 1e8, far beyond F16, as in Z-Image's deep blocks.
         ("bf16-activations-1e4", SwiGluCase { scale: 1e4, ..new(64, 384, 256) }),
         ("f32-activations-1e5", SwiGluCase { scale: 1e5, ..new(33, 128, 96).stored(F32, F32) }),
-        // Pairs of tiles, some with one tile.
+        // Tiles are computed in pairs, and some pairs have only one tile.
         ("400-tokens", new(400, 200, 264)),
         ("600-tokens", new(600, 200, 520)),
         ("full", new(4224, 3840, 10_240)),
-        // Matrices in pieces of equal and of unequal height, and of types that no shader reads side
-        // by side.
+        // The pieces have equal or unequal heights, and types that no shader reads together.
         ("in-pieces-bf16", SwiGluCase::in_pieces(61, Bf16, Bf16)),
         ("in-pieces-f32", SwiGluCase::in_pieces(64, F32, F32)),
         ("in-pieces-mixed", SwiGluCase::in_pieces(96, F32, F16)),

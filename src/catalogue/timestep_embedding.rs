@@ -1,4 +1,4 @@
-//! `timestep_embedding`: sinusoids of small and of large angles, and every row of a table of times.
+//! `timestep_embedding`: sinusoids of small and large angles, and every row of a table of times.
 
 use super::{
     Backend, Call, DType, Entry, Feature, GEMM, Inputs, Op, OpCase, Rejection, Result, TIMESTEP, Tolerance, Zeros,
@@ -20,7 +20,7 @@ pub(crate) struct TimestepEmbeddingCase {
     pub step: u32,
 }
 
-/// The times of Turbo; the first is noise.
+/// The times of Turbo; the first is pure noise.
 const TURBO: TimestepEmbeddingCase = TimestepEmbeddingCase {
     width: 256,
     hidden: 1024,
@@ -32,7 +32,7 @@ const TURBO: TimestepEmbeddingCase = TimestepEmbeddingCase {
 };
 
 impl TimestepEmbeddingCase {
-    /// The largest angle whose sinusoids are as exact as a matrix product.
+    /// The largest angle whose sinusoids are as exact as a gemm.
     const MAX_EXACT: f32 = 30.0;
 
     fn read(&self) -> &'static [f32] {

@@ -1,4 +1,4 @@
-//! `to_rgb8`: pictures of real and of odd sizes, with values past both ends.
+//! `to_rgb8`: pictures of realistic and odd sizes, with values beyond both ends.
 
 use super::{Backend, Call, Entry, Inputs, LEVELS, Op, OpCase, Result, Tolerance, Zeros, named, rejections, returns};
 
@@ -48,12 +48,12 @@ pub(super) fn shapes() -> [(&'static str, [usize; 4]); 4] {
 
 pub(super) fn entry<B: Backend + 'static>() -> Entry<B> {
     const OP: &str = ToRgb8Case::OP;
-    // A quarter of the values is past either end.
+    // A quarter of the values is beyond either end.
     let within = |shape| ToRgb8Case { shape, values: Values::Within(1.3) };
     let mut cases = named(shapes().map(|(name, shape)| (name, within(shape))));
     cases.extend(named([
         ("values-1e9", ToRgb8Case { shape: [1, 9, 7, 3], values: Values::Within(1e9) }),
-        // 0 is 127.5 exactly, whose even neighbour is 128; the ends are levels themselves.
+        // 0 maps to 127.5 exactly, whose even neighbour is 128. The ends are exact levels.
         ("halves-to-even", ToRgb8Case { shape: [1, 1, 2, 3], values: Values::Are(&[0.0, -1.0, 1.0, -0.0, 2.0, -2.0]) }),
     ]));
     let call = |b: &B, [x]: [B::Tensor; 1]| b.to_rgb8(&x).map(drop);

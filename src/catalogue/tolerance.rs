@@ -1,21 +1,21 @@
-//! The distance that two right backends may have, and the reason for it.
+//! Tolerances: the distance that two right backends may have, and its reason.
 //!
-//! A tolerance is a bound on [`relative_error`](crate::conformance::relative_error), one figure for
-//! each type that numbers may be rounded to on the way. Each figure is a few times the error of a
-//! right implementation: enough for another order of the sums, too little for any of the faults
-//! that `tests/conformance.rs` plants. The same tests hold the figures for coarser types with a
-//! backend that rounds as they allow.
+//! A tolerance bounds [`relative_error`](crate::conformance::relative_error), with one figure for
+//! each type that intermediate results may be rounded to. Each figure is a few times the error of a
+//! right implementation: enough for another order of the sums, too little for any fault that
+//! `tests/conformance.rs` plants. The same tests check the figures for coarser types with a backend
+//! that rounds as far as they allow.
 
 use crate::backend::Backend;
 use crate::error::{Error, Result};
 use crate::tensor::DType;
 
-/// The rounding of a comparison: that of the coarser of the two backends.
+/// The rounding of a comparison: the coarser of the two backends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Precision {
     /// The type of activations: F32, or BF16 if either backend stores them so.
     pub activations: DType,
-    /// The type that matrix products round their operands to.
+    /// The type that gemms round their operands to.
     pub operands: DType,
 }
 
@@ -40,14 +40,14 @@ impl Precision {
         Self { activations, operands: coarser(coarser(self.operands, other.operands), activations) }
     }
 
-    /// `value` rounded so that neither backend rounds it any further: with the fraction of the
-    /// coarser type and the range of F32, because many cases are about large values.
+    /// `value` rounded so that neither backend rounds it further: with the fraction of the coarser
+    /// type and the range of F32, because many cases test large values.
     pub(crate) fn round(self, value: f32) -> f32 {
         let dropped = 23 - fraction_bits(self.operands);
         if dropped == 0 || !value.is_finite() {
             return value;
         }
-        // To nearest, ties to even; a carry into the exponent gives the right next value.
+        // Rounds to nearest, ties to even. A carry into the exponent gives the right next value.
         let bits = value.to_bits();
         let half = (1u32 << (dropped - 1)) - 1 + ((bits >> dropped) & 1);
         f32::from_bits(bits.wrapping_add(half) & !((1 << dropped) - 1))
@@ -65,7 +65,7 @@ fn fraction_bits(dtype: DType) -> u32 {
 /// A bound on the relative error for each precision, and the reason for the figures.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Tolerance {
-    /// The bound where nothing is coarser than F32.
+    /// The bound if nothing is coarser than F32.
     f32: f64,
     /// The bound with F16 operands and F32 activations.
     f16_operands: f64,
@@ -77,14 +77,12 @@ pub(crate) struct Tolerance {
 }
 
 impl Tolerance {
-    /// The tolerance of an op without a matrix product, to which the type of operands does not
-    /// matter.
+    /// The tolerance of an op without a gemm, which does not depend on the operand type.
     const fn pointwise(f32: f64, bf16: f64, reason: &'static str) -> Self {
         Self { f32, f16_operands: f32, bf16_operands: f32, bf16_activations: bf16, reason }
     }
 
-    /// The tolerance of an op with matrix products. BF16 operands and BF16 activations have one
-    /// bound.
+    /// The tolerance of an op with gemms. BF16 operands and BF16 activations have one bound.
     pub(crate) const fn gemm(f32: f64, f16: f64, bf16: f64, reason: &'static str) -> Self {
         Self { f32, f16_operands: f16, bf16_operands: bf16, bf16_activations: bf16, reason }
     }
@@ -100,29 +98,29 @@ impl Tolerance {
     }
 }
 
-/// Elements that are moved.
+/// Copied elements.
 pub(super) const COPY: Tolerance =
     Tolerance::pointwise(0.0, 2e-3, "elements only move; a BF16 activation rounds a stored value once (2⁻⁹)");
 
-/// A handful of operations on each element.
+/// A few operations per element.
 pub(super) const POINTWISE: Tolerance = Tolerance::pointwise(
     2e-6,
     4e-3,
     "a few roundings of 2⁻²⁴ each and functions good to some ulps; BF16 rounds the result",
 );
 
-/// Norms: a sum over a row, a root, a few operations on each element.
+/// Norms: a row sum, a square root, a few operations per element.
 pub(super) const NORM: Tolerance = Tolerance::pointwise(
     5e-6,
     5e-3,
     "F32 sums over a row in any order; BF16 rounds the residual stream and the result",
 );
 
-/// A group norm of values whose mean is large beside their deviation.
+/// A group norm of values with a mean far above their deviation.
 pub(super) const NORM_FAR: Tolerance =
     Tolerance::pointwise(2e-4, 5e-3, "the mean is a hundred times the deviation and takes as many of its digits");
 
-/// A matrix product with weights.
+/// A gemm with weights.
 pub(super) const GEMM: Tolerance = Tolerance::gemm(
     2e-5,
     1e-3,
@@ -130,7 +128,7 @@ pub(super) const GEMM: Tolerance = Tolerance::gemm(
     "F32 sums over up to 12000 products in any order; F16 operands round weights to 2⁻¹¹, BF16 to 2⁻⁹",
 );
 
-/// A matrix product after a LayerNorm of values whose mean is large beside their deviation.
+/// A gemm after a LayerNorm of values with a mean far above their deviation.
 pub(super) const GEMM_FAR: Tolerance = Tolerance::gemm(
     2e-4,
     1e-3,
@@ -138,15 +136,15 @@ pub(super) const GEMM_FAR: Tolerance = Tolerance::gemm(
     "the mean is a hundred times the deviation and takes as many of its digits, then the errors of a matrix product",
 );
 
-/// Two matrix products with weights, multiplied with each other.
+/// The elementwise product of two gemms with weights.
 pub(super) const GATED_GEMM: Tolerance =
     Tolerance::gemm(4e-5, 2e-3, 8e-3, "the errors of two matrix products and of an exponential, one after the other");
 
-/// A matrix product with weights, then a norm.
+/// A gemm with weights, then a norm.
 pub(super) const NORMED_GEMM: Tolerance =
     Tolerance::gemm(2e-5, 1e-3, 7e-3, "the errors of a matrix product, then of a norm; BF16 rounds once or twice");
 
-/// Scores, softmax, sums of values.
+/// Attention: qk, softmax, pv.
 pub(super) const ATTENTION: Tolerance = Tolerance::gemm(
     2e-5,
     2e-3,
@@ -154,11 +152,11 @@ pub(super) const ATTENTION: Tolerance = Tolerance::gemm(
     "F32 scores and softmax; operands of F16 or BF16 also round the probabilities before they multiply the values",
 );
 
-/// Attention with scores so large that the rounding of a score shows in its exponential.
+/// Attention with scores so large that a score's rounding is visible in its exponential.
 pub(super) const PEAKED_ATTENTION: Tolerance =
     Tolerance::gemm(3e-4, 2e-3, 7e-3, "scores near 300 are 3·10⁻⁵ apart in F32, which their exponentials show");
 
-/// Sinusoids of up to 1000 radians, then two matrix products.
+/// Sinusoids of up to 1000 radians, then two gemms.
 pub(super) const TIMESTEP: Tolerance = Tolerance::gemm(
     2e-4,
     1e-3,
@@ -166,7 +164,7 @@ pub(super) const TIMESTEP: Tolerance = Tolerance::gemm(
     "near 1000 radians F32 is 6·10⁻⁵ apart and an ulp of the frequency is as much; devices' sines add to it",
 );
 
-/// Guidance and the Euler step, which are F32 on every backend.
+/// Guidance and the Euler step, F32 on every backend.
 pub(super) const STEP: Tolerance =
     Tolerance::pointwise(5e-6, 5e-6, "F32 on every backend, with F32 sums of squares over an item in any order");
 
@@ -174,7 +172,7 @@ pub(super) const STEP: Tolerance =
 pub(super) const LEVELS: Tolerance =
     Tolerance::pointwise(5e-4, 5e-4, "one value in 200 may round to the next level; the arithmetic is F32 everywhere");
 
-/// Results that are equal on every backend.
+/// Results that are identical on every backend.
 pub(crate) const EQUAL: Tolerance = Tolerance::pointwise(0.0, 0.0, "nothing is computed");
 
 #[cfg(test)]
@@ -182,7 +180,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn values_are_rounded_to_the_fraction_of_the_coarser_type() {
+    fn rounding_uses_the_coarser_fraction() {
         let precision = |activations, operands| Precision { activations, operands };
         let single = precision(DType::F32, DType::F32);
         let half = single.coarser(precision(DType::F32, DType::F16));

@@ -1,4 +1,4 @@
-//! `unscale_latents`: latents of real and of odd sizes, at the input of the autoencoder's decoder.
+//! `unscale_latents`: latents of realistic and odd sizes, as input of the autoencoder's decoder.
 
 use super::{
     Backend, Call, Entry, Feature, Inputs, Op, OpCase, POINTWISE, Result, Tolerance, Zeros, named, rejections, returns,

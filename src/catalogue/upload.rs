@@ -1,4 +1,4 @@
-//! `upload` and `download`: a tensor comes back as it was.
+//! `upload` and `download`: a tensor comes back unchanged.
 
 use super::{
     Backend, Call, DType, EQUAL, Entry, Inputs, Op, OpCase, Result, Tolerance, named, returns, upload_rejection, zeros,
@@ -6,13 +6,13 @@ use super::{
 use crate::backend::DeviceTensor;
 use crate::tensor::HostTensor;
 
-/// A tensor of a type.
+/// A tensor of one type.
 #[derive(Debug, Clone, Copy)]
 enum UploadCase {
     F32(usize),
     U32(usize),
     U8(usize),
-    /// An upload inside the call, so inside the recording too.
+    /// An upload inside the call, and so inside the recording.
     Inside,
     Reshaped,
 }
@@ -42,9 +42,9 @@ impl OpCase for UploadCase {
     }
 }
 
-/// The uploads and downloads of the runtime, which are no op.
+/// Uploads and downloads of the runtime, which are not ops.
 pub(crate) fn entry<B: Backend + 'static>() -> Entry<B> {
-    // Lengths that are no multiple of a word, a vector or a page.
+    // Lengths that are not multiples of a word, a vector or a page.
     let cases = named([
         ("f32-1", UploadCase::F32(1)),
         ("f32-3", UploadCase::F32(3)),

@@ -15,10 +15,10 @@ use std::collections::BTreeMap;
 pub struct Options {
     /// The seed of the inputs: the same seed makes the same inputs.
     pub seed: u64,
-    /// Only cases whose name (`attention/causal-gqa-257`) holds this text; empty for all.
+    /// Only cases whose name (`attention/causal-gqa-257`) contains this text; empty for all.
     pub filter: String,
-    /// Adds the cases of real size, those of a 1024×1024 picture. They are for GPUs and take
-    /// minutes on a CPU.
+    /// Adds the full-size cases of a 1024×1024 picture. They are for GPUs and take minutes on a
+    /// CPU.
     pub full: bool,
     /// Also records and replays every case, which must give the results of calling its ops. On by
     /// default.
@@ -31,11 +31,11 @@ impl Default for Options {
     }
 }
 
-/// Compares every op of `candidate` with that of `reference`, on the same inputs. An error of the
-/// candidate is a failure in the report.
+/// Compares every op of `candidate` with `reference` on the same inputs. An error of the candidate
+/// is a failure in the report.
 ///
 /// # Errors
-/// Those of the reference, which leave nothing to compare with.
+/// Errors of the reference, because they leave nothing to compare with.
 pub async fn compare<A, B>(reference: &A, candidate: &B, options: &Options) -> Result<Report>
 where
     A: Backend + 'static,
@@ -47,14 +47,14 @@ where
 /// The case of replaying a recording twice.
 const REPLAY: &str = "replay";
 const REPLAY_CASE: &str = "replay/twice";
-/// The case of pictures that are not finite, in the row of `to_rgb8`.
+/// The case of non-finite pictures, in the row of `to_rgb8`.
 const TO_RGB8: &str = "to_rgb8";
 const NON_FINITE_CASE: &str = "to_rgb8/non-finite-is-refused";
 
-/// As [`compare`], but hands every row to `each` as soon as all of its cases have run.
+/// Like [`compare`], and passes every row to `each` as soon as its cases have run.
 ///
 /// # Errors
-/// Those of [`compare`].
+/// As [`compare`].
 pub async fn compare_each<A, B>(
     reference: &A,
     candidate: &B,
@@ -80,7 +80,7 @@ where
     let replays = options.replay && wanted(REPLAY_CASE);
     let non_finite = wanted(NON_FINITE_CASE);
 
-    // The number of cases that each row still waits for.
+    // Number of pending cases per row.
     let mut left = BTreeMap::from([
         (REPLAY, usize::from(replays)),
         (TO_RGB8, usize::from(non_finite)),
@@ -138,15 +138,15 @@ pub(super) fn empty<A: Backend, B: Backend>(
     }
 }
 
-/// The finding of a case against its tolerance. An error of the candidate is a problem.
+/// The outcome of a case against its tolerance. An error of the candidate is a problem.
 pub(super) fn outcome(case: String, tolerance: Tolerance, at: Precision, result: Result<Finding>) -> Outcome {
     let Finding { error, problem } = result.unwrap_or_else(|error| Finding::problem(error.to_string()));
     Outcome { case, error, tolerance: tolerance.at(at), reason: tolerance.reason.to_owned(), problem }
 }
 
 /// Runs a case on the candidate, recorded and then called, each time in poisoned memory. The
-/// recorded run is first: if a replay writes nothing, no right result has been computed yet that
-/// could take its place.
+/// recorded run comes first: no right result has been computed yet that could hide a replay that
+/// writes nothing.
 async fn examine<B: Backend>(
     b: &B,
     case: &Case<B>,
@@ -172,8 +172,7 @@ async fn examine<B: Backend>(
     Ok(finding)
 }
 
-/// Checks that a picture with an infinite value or NaN never reaches the host, and that the next
-/// picture does.
+/// Checks that a non-finite picture never reaches the host, and that the next picture does.
 async fn rejects_non_finite<B: Backend>(b: &B) -> Result<Finding> {
     let activations = b.activations();
     let picture = async |value: f32| {
@@ -194,7 +193,8 @@ fn prepared<B: Backend>(b: &B, case: &Case<B>, noise: Noise) -> Result<Call<B>> 
     case.prepare(&mut Inputs::of_noise(b, &case.name, noise))
 }
 
-/// Leaves memory without a right value behind, as [`crate::catalogue`]'s inputs explain.
+/// Overwrites reusable memory with wrong values; the inputs module of [`crate::catalogue`] explains
+/// it.
 async fn poison<B: Backend>(b: &B, case: &Case<B>, noise: Noise) -> Result<()> {
     drop(prepared(b, case, Noise { poison: true, ..noise })?(b)?);
     b.wait(b.event()?).await

@@ -15,13 +15,13 @@ impl Finding {
         Self { error: f64::INFINITY, problem: Some(problem) }
     }
 
-    /// Whether results are equal.
+    /// True if the results are equal.
     pub(super) fn is_equal(&self) -> bool {
         self.error == 0.0 && self.problem.is_none()
     }
 }
 
-/// The largest relative error among several results, whose shapes and kinds of elements must agree.
+/// The largest relative error among several results, whose shapes and element types must agree.
 pub(super) fn difference(results: &[HostTensor], expected: &[HostTensor]) -> Finding {
     let mut finding = Finding { error: 0.0, problem: None };
     for (result, expected) in results.iter().zip(expected) {

@@ -1,9 +1,9 @@
-//! The tests of a backend, for anyone who writes or ports one.
+//! Backend tests, for anyone who writes or ports a backend.
 //!
 //! [`compare`] runs every op of two backends on the same inputs and returns a [`Report`]: the
 //! distance of the results, its bound, and the reason for the bound. [`cpu`](crate::backend::cpu)
-//! is the executable meaning of the ops and the usual reference; two GPUs can be compared as well.
-//! [`compare_pipelines`] does the same for the stages of a model and for whole pictures,
+//! is the reference implementation of the ops and the usual reference; two GPUs can be compared as
+//! well. [`compare_pipelines`] does the same for the stages of a model and for whole pictures,
 //! [`beyond_f16`] makes a model harder without changing its pictures, and [`compare_all`] does
 //! everything.
 //!
@@ -14,7 +14,8 @@
 //! use zimage::conformance::{Options, compare};
 //!
 //! # use Cpu as MyBackend;
-//! let options = Options { filter: "linear/odd".into(), ..Options::default() }; // leave the filter out for all ops
+//! // Leave the filter out for all ops.
+//! let options = Options { filter: "linear/odd".into(), ..Options::default() };
 //! let report = pollster::block_on(compare(&Cpu::new(), &MyBackend::new(), &options))?;
 //! assert!(report.passed(), "{report}");
 //! # assert_eq!(report.cases(), 2);
@@ -23,27 +24,27 @@
 //!
 //! # Cases
 //! The cases of each op come from [`mod@crate::catalogue`]. They have the widths of Z-Image, with
-//! fewer tokens than a picture of 1024×1024 unless [`Options::full`], and awkward sizes: one token,
-//! ragged lengths, odd widths, sizes that no tile divides, activations of 10⁴ and far more, values
-//! where eps decides. Weights come in F32, F16 and BF16. Inputs are random, of one seed and the
-//! case's name, and are rounded beforehand to a precision that both backends hold, so that only the
-//! op's own arithmetic is compared. Every result is computed in poisoned memory, once by calling
-//! the op and once by recording and replaying it, and both must agree. A picture with an infinite
-//! value or NaN must not come back as pixels.
+//! fewer tokens than a picture of 1024×1024 unless [`Options::full`] is set, and awkward sizes: one
+//! token, ragged lengths, odd widths, sizes that no tile divides, activations of 10⁴ and far more,
+//! values of the size of eps. Weights come in F32, F16 and BF16. Inputs are random, seeded by the
+//! seed and the case's name, and rounded beforehand to a precision that both backends represent
+//! exactly, so that only the op's own arithmetic is compared. Every result is computed in poisoned
+//! memory, once by calling the op and once by recording and replaying it, and both must agree. A
+//! picture with an infinite value or NaN must not come back as pixels.
 //!
 //! # Rejections
 //! Every op and every upload is called with arguments that it must reject: wrong ranks, sizes and
 //! types, empty tensors, and inputs that share memory with a tensor that is changed in place. The
 //! candidate must return [`Error::Shape`](crate::Error::Shape) with the message of the reference,
 //! when the op is called and when it is recorded, and must still draw a picture afterwards. These
-//! cases are the row `rejections`; their names are `rejections/linear-width-of-x` and the like.
+//! cases form the row `rejections`, with names such as `rejections/linear-width-of-x`.
 //!
 //! # Tolerances
 //! Values are compared as whole tensors by [`relative_error`], never element by element: rounding
 //! spreads over a tensor, and a single small element says little about it. The tolerance depends on
 //! the types to which the coarser of the two backends rounds:
 //! [`Runtime::activations`](crate::backend::Runtime::activations) and
-//! [`Runtime::operands`](crate::backend::Runtime::operands). Every figure has its reason, which the
+//! [`Runtime::operands`](crate::backend::Runtime::operands). Every figure has a reason, which the
 //! report shows.
 
 mod compare;
@@ -65,11 +66,11 @@ use crate::error::Result;
 use crate::tensor::HostTensor;
 
 /// The difference between replaying a recording twice and calling its ops twice, as a
-/// [`relative_error`], which must be 0. The ops drop tensors on the way, so that a backend which
-/// reuses their memory too early has another result.
+/// [`relative_error`], which must be 0. The ops drop tensors on the way, so a backend that reuses
+/// their memory too early gives another result.
 ///
 /// # Errors
-/// Those of the backend.
+/// Errors of the backend.
 pub async fn replay_error<B: Backend>(b: &B, seed: u64) -> Result<f64> {
     let tokens = 5;
     let width = 48;
@@ -110,7 +111,7 @@ mod tests {
     use crate::backend::cpu::Cpu;
 
     #[test]
-    fn the_cpu_replays_what_it_recorded() {
+    fn cpu_replays_match_direct_calls() {
         for seed in 0..4 {
             assert_eq!(pollster::block_on(replay_error(&Cpu::new(), seed)).unwrap(), 0.0);
         }

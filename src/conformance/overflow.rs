@@ -1,4 +1,4 @@
-//! Models whose activations are past the range of F16, and whose pictures are the same.
+//! Models whose activations exceed the range of F16 while their pictures stay the same.
 
 use crate::error::Result;
 use crate::model::Model;
@@ -6,16 +6,16 @@ use crate::tensor::{DType, HostTensor};
 use crate::weights::Transform;
 use std::sync::Arc;
 
-/// The factor of the weights: enough that values of 0.1 are past the 65504 of F16, far from the end
-/// of BF16 and F32.
+/// The factor of the weights: values of 0.1 exceed the 65504 of F16 and stay far inside BF16 and
+/// F32.
 const FACTOR: f32 = (1 << 20) as f32;
 
-/// `model` with some of its weights multiplied by 2²⁰, so that activations are past the range of
-/// F16 where Z-Image's own are in its worst blocks and far beyond: the SwiGLU product and the
-/// output of `w2`, values and the output of the attention, the middle of every resnet of the
-/// autoencoder. A norm follows each of these places and takes the factor out again, so that the
-/// pictures stay the same, except that the eps of those norms weighs less. The factor is a power of
-/// two, so that no digit of the weights changes.
+/// `model` with some weights multiplied by 2²⁰. Activations then exceed the range of F16 at the
+/// places where Z-Image's worst blocks exceed it, by far: the SwiGLU output and the output of `w2`,
+/// the values and the output of the attention, the middle of every resnet of the autoencoder. A
+/// norm follows each of these places and cancels the factor, so the pictures stay the same, except
+/// that the eps of those norms has less weight. The factor is a power of two, so no mantissa bit of
+/// the weights changes.
 ///
 /// | part | multiplied | taken out by |
 /// | --- | --- | --- |
@@ -23,12 +23,11 @@ const FACTOR: f32 = (1 << 20) as f32;
 /// | transformer | `attention.to_v` | `attention_norm2` |
 /// | autoencoder | `resnets.*.conv1` | `resnets.*.norm2` |
 ///
-/// A backend that keeps any of these in F16, or hands them to products as F16 without taking out a
-/// factor first, draws no picture of this model. The weights are changed as they are read; nothing
-/// is written.
+/// A backend that stores any of these in F16, or passes them to a gemm as F16 without rescaling,
+/// draws no picture of this model. The weights are changed as they are read; nothing is written.
 ///
 /// # Errors
-/// Those of the model's files.
+/// Errors of the model's files.
 pub async fn beyond_f16(model: &Model) -> Result<Model> {
     let name = format!("{}-beyond-f16", model.name());
     Model::new(model.folder().with_transform(&name, Arc::new(BeyondF16))).await
@@ -44,7 +43,7 @@ impl Transform for BeyondF16 {
         resnet || name.ends_with(".feed_forward.w3.weight") || name.ends_with(".attention.to_v.weight")
     }
 
-    /// The product with [`FACTOR`], in the tensor's own type where that has the range.
+    /// Multiplies by [`FACTOR`], in the tensor's own type if its range suffices.
     fn apply(&self, _: &str, tensor: HostTensor) -> HostTensor {
         let dtype = if tensor.dtype() == DType::Bf16 { DType::Bf16 } else { DType::F32 };
         let values: Vec<f32> = tensor.to_f32().into_iter().map(|value| value * FACTOR).collect();

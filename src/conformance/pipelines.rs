@@ -1,7 +1,7 @@
 //! The stages of a model, and whole pictures, on two backends.
 //!
-//! Each stage gets the same inputs on both, so that a report shows the stage, and the block of it,
-//! where they diverge.
+//! Each stage gets the same inputs on both backends, so a report shows the stage, and the block in
+//! it, where they diverge.
 
 use super::compare::{Options, compare, empty, outcome};
 use super::finding::Finding;
@@ -25,8 +25,8 @@ const STAGE: Tolerance = Tolerance::gemm(
     "roundings of a block add up over the blocks: tens of them at the precision of one matrix product each",
 );
 
-/// The tolerance of a picture, as root mean square error over the range of a pixel: 40 dB PSNR, and
-/// 30 dB where activations or operands are BF16.
+/// The tolerance of a picture, as root mean square error relative to the range of a pixel: 40 dB
+/// PSNR, and 30 dB with BF16 activations or operands.
 const PICTURE: Tolerance = Tolerance::gemm(
     1e-2,
     1e-2,
@@ -34,7 +34,8 @@ const PICTURE: Tolerance = Tolerance::gemm(
     "40 dB PSNR, differences that nobody sees; 30 dB where BF16 rounds, as that grows from step to step",
 );
 
-/// One prompt within the 32 tokens that captions are padded to and one past them: a ragged batch.
+/// One prompt within the 32 tokens that captions are padded to, and one beyond them: a ragged
+/// batch.
 const PROMPTS: [&str; 2] = [
     "a red fox",
     "two owls on a wooden table beside a river, in the light of a summer morning, painted with thick strokes of oil \
@@ -45,8 +46,8 @@ const PROMPTS: [&str; 2] = [
 /// [`beyond_f16`].
 ///
 /// # Errors
-/// Those of the reference and of the models' files, and the candidate's when it cannot hold a
-/// model.
+/// Errors of the reference and of the models' files, and the candidate's error if a model does not
+/// fit.
 pub async fn compare_all<A, B>(
     mut reference: A,
     mut candidate: B,
@@ -78,7 +79,7 @@ where
 /// The stages, as rows of a report.
 const STAGES: [&str; 4] = ["text_encoder", "transformer", "vae", "picture"];
 
-/// Whether the filter is part of `stage/model` or begins with it.
+/// True if the filter is part of `stage/model` or begins with it.
 fn chosen(stage: &str, model: &str, options: &Options) -> bool {
     let name = format!("{stage}/{model}/");
     name.contains(&options.filter) || options.filter.starts_with(&name)
@@ -93,12 +94,12 @@ struct Probed {
 /// Compares the stages of one model, which both pipelines have loaded, and two of its pictures:
 /// without and with guidance. `model` is its name, for the report. The cases are
 /// `text_encoder/<model>/block-<i>`, `transformer/<model>/…` for every [`ProbePoint`] and the
-/// velocity, `vae/<model>/decode` and `…/encode`, and `picture/<model>/plain` and `…/guided`; a
-/// picture's error is its root mean square error over 255, so that 0.01 is 40 dB PSNR. With
-/// [`Options::full`] pictures are of the model's own size and steps.
+/// velocity, `vae/<model>/decode` and `…/encode`, and `picture/<model>/plain` and `…/guided`. A
+/// picture's error is its root mean square error over 255, so 0.01 is 40 dB PSNR. With
+/// [`Options::full`] pictures have the model's own size and steps.
 ///
 /// # Errors
-/// Those of the reference, which leave nothing to compare with.
+/// Errors of the reference, because they leave nothing to compare with.
 pub async fn compare_pipelines<A: Backend, B: Backend>(
     model: &str,
     reference: &Pipeline<A>,
@@ -162,8 +163,8 @@ fn copy<B: Backend>(b: &B, x: &B::Tensor) -> Result<B::Tensor> {
     Ok(zeros)
 }
 
-/// Copies of the tensors at the probe points, with the number of rows of each item that are not
-/// padding; empty for all.
+/// Copies of the tensors at the probe points, with the number of non-padding rows of each item;
+/// empty for all rows.
 struct Probes<B: Backend>(Vec<(String, Vec<usize>, B::Tensor)>);
 
 impl<B: Backend> Probes<B> {
@@ -196,14 +197,14 @@ async fn text_encoder<B: Backend>(pipeline: &Pipeline<B>, prompts: &[Vec<u32>]) 
     probes.download(b).await
 }
 
-/// Text features as a transformer reads them, on the host.
+/// Text features on the host, as input of a transformer.
 struct Captions {
     shape: [usize; 3],
     values: Vec<f32>,
     lengths: Vec<usize>,
 }
 
-/// Random text features; those of the text encoder are compared in its own stage.
+/// Random text features. The text encoder's own are compared in its stage.
 fn captions<B: Backend>(pipeline: &Pipeline<B>, prompts: &[Vec<u32>], precision: Precision, seed: u64) -> Captions {
     let lengths: Vec<usize> = prompts.iter().map(Vec::len).collect();
     let tokens = padded(lengths.iter().copied().max().unwrap_or(0));
@@ -226,7 +227,7 @@ async fn transformer_step<B: Backend>(
             pipeline.latent_size(pipeline.config().defaults.width, pipeline.config().defaults.height);
         [height, width]
     } else {
-        // 60 patches, which are padded.
+        // The picture has 60 patches, which need padding.
         [6 * config.patch_size, 10 * config.patch_size]
     };
     let items = captions.lengths.len();

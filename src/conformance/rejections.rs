@@ -1,4 +1,5 @@
-//! Arguments that every backend rejects with the same message, after which it still computes.
+//! Arguments that every backend rejects with the same message. The backend must still compute
+//! afterwards.
 
 use super::finding::{Finding, difference};
 use crate::backend::Backend;
@@ -17,14 +18,14 @@ pub(super) fn name<B: Backend>(rejection: &Rejection<B>) -> String {
 /// The message of the reference.
 ///
 /// # Errors
-/// Those of its uploads, and [`Error::Device`] if it does not reject the arguments.
+/// Errors of its uploads, and [`Error::Device`] if it does not reject the arguments.
 pub(super) fn expected<B: Backend>(b: &B, rejection: &Rejection<B>) -> Result<String> {
     let attempt = rejection.prepare(b)?;
     message(attempt(b)).map_err(|problem| Error::Device(format!("the reference: {}: {problem}", name(rejection))))
 }
 
 /// Checks that a backend rejects the arguments with the message `expected` when the op is called
-/// and, with `record`, also when it is recorded, and that the backend still computes after each.
+/// and, with `record`, when it is recorded, and that the backend still computes after each attempt.
 pub(super) async fn examine<B: Backend>(
     b: &B,
     rejection: &Rejection<B>,
@@ -49,7 +50,7 @@ pub(super) async fn examine<B: Backend>(
     Ok(finding)
 }
 
-/// The message of a rejection, or the problem with the result of a call that must be rejected.
+/// The message of a rejection, or a description of a call that was wrongly accepted.
 fn message(result: Result<()>) -> Result<String, String> {
     match result {
         Err(error @ Error::Shape { .. }) => Ok(error.to_string()),
@@ -58,8 +59,8 @@ fn message(result: Result<()>) -> Result<String, String> {
     }
 }
 
-/// Checks that a backend draws small pictures, whose pixels every backend computes exactly: one by
-/// a call and, with `record`, its inverse by a replay.
+/// Checks that a backend draws small pictures whose pixels every backend computes exactly: one by a
+/// call and, with `record`, its inverse by a replay.
 async fn draws<B: Backend>(b: &B, record: bool) -> Result<Finding> {
     let picture = |value: f32| {
         let values = [value, -value, value, value, -value, -value];

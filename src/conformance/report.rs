@@ -1,4 +1,4 @@
-//! The result of a comparison: a table for people, a document for programs.
+//! The result of a comparison, as a table and as a JSON document.
 
 use serde::{Serialize, Serializer};
 use std::fmt;
@@ -7,15 +7,15 @@ use std::fmt;
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Report {
-    /// The backend that counts as right, with its device.
+    /// The reference backend, with its device.
     pub reference: String,
-    /// The backend that is compared with it, with its device.
+    /// The candidate backend, with its device.
     pub candidate: String,
     /// The seed of the inputs.
     pub seed: u64,
-    /// The coarser activation type of the two, on which tolerances depend.
+    /// The coarser activation type of the two, used for tolerances.
     pub activations: String,
-    /// The coarser operand type of matrix products of the two.
+    /// The coarser gemm operand type of the two.
     pub operands: String,
     /// One row per op, one for rejected arguments, one for replays, then one per stage of the
     /// pipeline.
@@ -30,10 +30,10 @@ pub struct Row {
     pub op: String,
     /// The number of cases that ran.
     pub cases: usize,
-    /// Whether all of them passed.
+    /// True if all of them passed.
     pub passed: bool,
-    /// The case that used most of its tolerance; among several that failed, the one with the
-    /// largest error.
+    /// The case closest to its tolerance or, if cases failed, the failed case with the largest
+    /// error.
     pub worst: Outcome,
     /// Every case that failed.
     pub failures: Vec<Outcome>,
@@ -45,16 +45,15 @@ pub struct Row {
 pub struct Outcome {
     /// The case, such as `attention/causal-gqa-257`.
     pub case: String,
-    /// Its relative error; for pictures the root mean square error over 255. It is infinite, which
-    /// JSON has as null, if values are not numbers, if shapes differ, and if the backend returned
-    /// an error.
+    /// Its relative error; for pictures the root mean square error over 255. Infinite, null in
+    /// JSON, if values are not numbers, if shapes differ, and if the backend returned an error.
     #[serde(serialize_with = "finite")]
     pub error: f64,
     /// The bound on the error.
     pub tolerance: f64,
     /// The reason for the bound.
     pub reason: String,
-    /// A problem that the error alone does not show.
+    /// A problem that the error does not show.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
 }
@@ -64,12 +63,12 @@ fn finite<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> 
 }
 
 impl Outcome {
-    /// Whether the error is within the tolerance and nothing else is wrong.
+    /// True if the error is within the tolerance and nothing else is wrong.
     pub fn passed(&self) -> bool {
         self.problem.is_none() && self.error <= self.tolerance
     }
 
-    /// The share of the tolerance that is used; more than 1 for a case that failed.
+    /// The used share of the tolerance, above 1 for a failed case.
     fn used(&self) -> f64 {
         match (self.passed(), self.error > 0.0) {
             (true, false) => 0.0,
@@ -81,7 +80,7 @@ impl Outcome {
 }
 
 impl Report {
-    /// Whether at least one case ran and all passed.
+    /// True if at least one case ran and all passed.
     pub fn passed(&self) -> bool {
         !self.rows.is_empty() && self.rows.iter().all(|row| row.passed)
     }

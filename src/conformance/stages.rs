@@ -1,13 +1,12 @@
-//! Single stages of a model on given inputs: what each network returns, before anything else
-//! touches it. For comparing them with other programs, one by one.
+//! Single stages of a model on given inputs, with the unprocessed output of each network, for
+//! comparison with other programs stage by stage.
 //!
 //! | input | is |
 //! | --- | --- |
 //! | `text.NAME.ids` | U32, I32 or I64 `[n]`: the token ids of a prompt, template included |
 //! | `transformer.NAME.latents` | `[P, C, h, w]` |
 //! | `transformer.NAME.times` | `[1]`, or `[N]` where `N = P`: 0 is noise, 1 the picture |
-//! | `transformer.NAME.caption.i` | `[nᵢ, features]` for `i` from 0 to `N − 1`: item `i` draws
-//! latents `i mod P` |
+//! | `transformer.NAME.caption.i` | `[nᵢ, features]`, `i < N`: item `i` draws latents `i mod P` |
 //! | `vae.NAME.latents` | `[B, C, h, w]`, scaled as the transformer reads them |
 //!
 //! | output, F32 | is |
@@ -17,8 +16,8 @@
 //! | `vae.NAME.image` | `[B, H, W, 3]`, between about −1 and 1, not clamped |
 //!
 //! All prompts are encoded in one ragged batch, and all items of a `NAME` go through the
-//! transformer in one. Inputs are F32, F16 or BF16 where no other type is named; captions are
-//! rounded to the type that the backend keeps activations in.
+//! transformer in one. Inputs are F32, F16 or BF16 unless another type is named; captions are
+//! rounded to the backend's activation type.
 
 use crate::backend::Backend;
 use crate::error::{Error, Result, excerpt};
@@ -43,7 +42,7 @@ pub struct Inputs {
     latents: Vec<Named<HostTensor>>,
 }
 
-/// Something with the name that its tensors have in the file.
+/// A value with the name of its tensors in the file.
 #[derive(Debug)]
 struct Named<T> {
     name: String,
@@ -58,7 +57,7 @@ struct Forward {
     captions: Vec<HostTensor>,
 }
 
-/// The tensors of a file of inputs, with what the model says of them.
+/// The tensors of an input file, with the model's configuration.
 struct Reader<'a> {
     tensors: Tensors,
     config: &'a ModelConfig,
@@ -69,9 +68,9 @@ impl Inputs {
     /// Reads a safetensors file and checks it against the model.
     ///
     /// # Errors
-    /// Those of [`Tensors::open_file`]; [`Error::Tensor`] for a tensor that is missing, does not
-    /// fit the model or is not finite, and for one that no stage reads; [`Error::File`] for a file
-    /// without any.
+    /// As [`Tensors::open_file`]; [`Error::Tensor`] for a tensor that is missing, does not fit the
+    /// model or is not finite, and for one that no stage reads; [`Error::File`] for a file without
+    /// tensors.
     pub async fn read(path: &Path, config: &ModelConfig) -> Result<Self> {
         let reader = Reader { tensors: Tensors::open_file(path).await?, config, path };
         let mut inputs = Self { prompts: Vec::new(), forwards: Vec::new(), latents: Vec::new() };
@@ -100,7 +99,7 @@ impl Inputs {
 }
 
 impl Reader<'_> {
-    /// The part between `start` and `end` of the tensors' names that have both.
+    /// The middle parts of all tensor names that have the given `start` and `end`.
     fn names(&self, start: &str, end: &str) -> Vec<String> {
         let between = |name: &str| name.strip_prefix(start)?.strip_suffix(end).map(str::to_owned);
         self.tensors.iter().filter_map(|tensor| between(tensor.name)).collect()
@@ -110,7 +109,7 @@ impl Reader<'_> {
         Error::Tensor { path: self.path.to_owned(), tensor: excerpt(name), expected, found }
     }
 
-    /// The tensor of this name and shape, after a check that all of its elements are finite.
+    /// The tensor of this name and shape, checked to be finite.
     async fn take(&self, name: &str, shape: &[usize]) -> Result<HostTensor> {
         let tensor = self.tensors.take(name, shape).await?;
         match tensor.is_finite() {
@@ -133,7 +132,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Latents of so many channels, with sides that are multiples of `multiple`.
+    /// Latents of `channels` channels, with sides that are multiples of `multiple`.
     async fn latents(&self, name: &str, channels: usize, multiple: usize) -> Result<HostTensor> {
         let shape = self.tensors.shape(name).unwrap_or_default();
         let fits = |side: &usize| *side > 0 && side.is_multiple_of(multiple);
@@ -159,7 +158,7 @@ impl Reader<'_> {
                 None if !captions.is_empty() => break,
                 shape => shape.unwrap_or_default(),
             };
-            // Without a length that fits, the model's own width says what is expected.
+            // If the length does not fit, the error shows the model's width as expected.
             let rows = shape.first().copied().filter(|&rows| rows > 0).unwrap_or(1);
             captions.push(self.take(&caption, &[rows, cap_feat_dim]).await?);
         }
@@ -176,14 +175,14 @@ impl Reader<'_> {
     }
 }
 
-/// Runs the stages that `inputs` asks for and returns their results by name. Each network is loaded
-/// only where it is needed, and one at a time; `progress` sees [`Stage::Load`](crate::Stage::Load)
-/// for each.
+/// Runs the stages that `inputs` requests and returns their results by name. Each network is loaded
+/// only if needed, and one at a time; `progress` receives [`Stage::Load`](crate::Stage::Load) for
+/// each.
 ///
 /// # Errors
-/// Those of the model's files and of the backend, [`Error::Request`] for latents or captions that
-/// are past the model's positions, [`Error::NonFinite`] for a result with infinite values or NaN,
-/// and [`Error::Cancelled`].
+/// Errors of the model's files and of the backend, [`Error::Request`] for latents or captions
+/// beyond the model's positions, [`Error::NonFinite`] for a result with infinite values or NaN, and
+/// [`Error::Cancelled`].
 pub async fn run<B: Backend>(
     b: &B,
     model: &Model,
@@ -232,7 +231,7 @@ pub async fn run<B: Backend>(
     Ok(results)
 }
 
-/// All prompts in one batch; the rows that only fill it are dropped.
+/// Encodes all prompts in one batch and drops the padding rows.
 async fn encode<B: Backend>(
     b: &B,
     encoder: &TextEncoder<B>,
@@ -283,7 +282,7 @@ async fn forward<B: Backend>(
     b.download(&transformer.forward(b, &latents, clock, &refined, &sequence, &mut |_, _| Ok(()))?).await
 }
 
-/// One picture at a time, whole.
+/// Decodes one picture at a time, without tiles.
 async fn decode<B: Backend>(b: &B, vae: &Vae<B>, latents: &HostTensor) -> Result<HostTensor> {
     let [batch, item @ ..] = latents.shape() else {
         return Err(Error::internal("a stage's latents do not have rank 4"));
