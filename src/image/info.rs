@@ -1,21 +1,21 @@
-//! The values that made a picture.
+//! Generation data of a picture.
 
 use serde::{Deserialize, Serialize};
 
-/// The values that made a picture: with the same model, they make it again.
+/// Generation data: with the same model, it reproduces the picture.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Info {
     /// The prompt.
     pub prompt: String,
-    /// The negative prompt; empty when there was none.
+    /// The negative prompt; empty if there was none.
     pub negative: String,
     /// Denoising steps.
     pub steps: usize,
-    /// diffusers' `guidance_scale`: 0 is off; what other tools call the CFG scale is one more.
+    /// Guidance as diffusers' `guidance_scale`: 0 is off. The CFG scale of other tools is one more.
     pub guidance: f32,
     /// The cap on the guided prediction's norm, as a multiple of the unguided one; 0 is off.
     pub cfg_normalization: f32,
-    /// Guidance ends once `1 − σ` is past this.
+    /// Guidance ends when `1 − σ` exceeds this.
     pub cfg_truncation: f64,
     /// The seed of this picture's noise.
     pub seed: u64,
@@ -30,16 +30,15 @@ pub struct Info {
 }
 
 impl Info {
-    /// The `parameters` text that AUTOMATIC1111's web UI introduced and most tools read: the
-    /// prompt, the negative prompt if there is one, and a line of settings. `CFG scale` is
-    /// [`Info::guidance`] + 1, as those tools mean it.
+    /// The `parameters` text of AUTOMATIC1111's web UI, which most tools read: the prompt, the
+    /// negative prompt if there is one, and a line of settings. `CFG scale` is [`Info::guidance`] +
+    /// 1, as those tools define it.
     pub fn parameters(&self) -> String {
         let mut text = format!("{}\n", self.prompt);
         if !self.negative.is_empty() {
             text += &format!("Negative prompt: {}\n", self.negative);
         }
-        // The line is split at commas by its readers, which take a JSON string for a value that
-        // holds one.
+        // Readers split the line at commas, and accept a JSON string for a value that contains one.
         let model = match self.model.contains([',', ':', '"', '\n']) {
             true => serde_json::Value::from(self.model.as_str()).to_string(),
             false => self.model.clone(),

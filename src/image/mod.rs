@@ -1,8 +1,7 @@
-//! A finished picture and what made it, to PNG and back.
+//! A finished picture and its generation data, to PNG and back.
 //!
-//! A picture without its prompt and seed cannot be made again, so every PNG carries them twice: as
-//! `parameters`, in the form that the common tools read, and as `zimage`, the whole [`Info`] in
-//! JSON.
+//! A picture cannot be reproduced without its prompt and seed, so every PNG stores them twice: as
+//! `parameters`, the form that common tools read, and as `zimage`, the whole [`Info`] in JSON.
 
 mod info;
 mod png_text;
@@ -15,8 +14,8 @@ pub use png_text::{Foreign, PngText};
 use png_text::{KEY, PARAMETERS, broken, decoder};
 use std::path::Path;
 
-/// The most pixels of a PNG that is read: far above what the model draws, whose positions end at
-/// 8192, and far below what would trouble a small machine.
+/// Maximum pixels of a PNG to read. The model's positions end far below, at 8192, and a small
+/// machine's memory far above.
 const MAX_PIXELS: u64 = 1 << 26;
 
 /// A picture in eight-bit RGB.
@@ -26,9 +25,9 @@ pub struct Image {
     pub width: usize,
     /// Rows.
     pub height: usize,
-    /// `height` rows of `width` pixels, each red, green, blue, from the top left.
+    /// `height` rows of `width` pixels, each red, green, blue, starting at the top left.
     pub pixels: Vec<u8>,
-    /// The values that made it.
+    /// The generation data.
     pub info: Info,
 }
 
@@ -45,10 +44,9 @@ impl Image {
         encoder.set_color(png::ColorType::Rgb);
         encoder.set_depth(png::BitDepth::Eight);
         let json = serde_json::to_string(&self.info).map_err(|error| Error::internal(error.to_string()))?;
-        // A NUL would end the text early in other readers; JSON spells it out.
+        // A NUL would end the text early in other readers; JSON escapes it.
         for (key, text) in [(PARAMETERS, self.info.parameters().replace('\0', "\u{fffd}")), (KEY, json)] {
-            // Readers disagree about the upper half of Latin-1 in tEXt, so that anything beyond
-            // ASCII is iTXt.
+            // Readers disagree about the upper half of Latin-1 in tEXt, so non-ASCII text is iTXt.
             match text.is_ascii() {
                 true => encoder.add_text_chunk(key.to_owned(), text),
                 false => encoder.add_itxt_chunk(key.to_owned(), text),
@@ -61,8 +59,7 @@ impl Image {
         Ok(bytes)
     }
 
-    /// Writes the picture as a PNG, over a file that is already there, as a whole or not at all
-    /// (see [`OutputFile`]).
+    /// Writes the picture as a PNG, replacing an existing file, atomically (see [`OutputFile`]).
     ///
     /// # Errors
     /// As [`Image::to_png`], [`OutputFile::open`] and [`OutputFile::write`].
@@ -71,12 +68,12 @@ impl Image {
         OutputFile::open(path)?.write(&bytes).map(drop)
     }
 
-    /// Reads a PNG of any colour type; an alpha channel is dropped, sixteen bits become eight. A
-    /// picture that another tool made has an [`Info`] with the size alone.
+    /// Reads a PNG of any colour type. An alpha channel is dropped, sixteen bits become eight. A
+    /// picture from another tool has an [`Info`] with only the size.
     ///
     /// # Errors
-    /// [`Error::Io`] when `path` cannot be read, [`Error::File`] when it is no PNG, a broken one,
-    /// or larger than 2²⁶ pixels.
+    /// [`Error::Io`] when `path` cannot be read, [`Error::File`] when it is not a PNG, is broken,
+    /// or has more than 2²⁶ pixels.
     pub fn open(path: &Path) -> Result<Self> {
         let mut decoder = decoder(path)?;
         decoder.set_transformations(png::Transformations::normalize_to_color8());
@@ -92,7 +89,7 @@ impl Image {
         };
         let mut pixels = zeros(bytes, "the pixels of a picture")?;
         let frame = reader.next_frame(&mut pixels).map_err(|error| broken(path, &error))?;
-        // Texts may follow the pixels; that they are broken does not harm the picture.
+        // Texts may follow the pixels. Broken texts do not affect the picture.
         let _ = reader.finish();
         pixels.truncate(frame.buffer_size());
         let pixels = match frame.color_type.samples() {
@@ -138,7 +135,7 @@ mod tests {
         file
     }
 
-    /// A PNG of one gray pixel whose size field, texts and trailing texts are the test's.
+    /// A PNG of one gray pixel with the given size field, texts and trailing texts.
     fn png(size: (u32, u32), chunks: &[(&[u8; 4], &[u8])]) -> Vec<u8> {
         let mut bytes = Vec::new();
         let mut encoder = png::Encoder::new(&mut bytes, 1, 1);
@@ -155,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn parameters_read_as_other_tools_write_them() {
+    fn parameters_match_other_tools() {
         let info = image("a fox,\nsitting", "blurry").info;
         assert_eq!(
             info.parameters(),
@@ -181,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_may_be_as_long_as_the_system_allows() {
+    fn names_reach_the_system_s_limit() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x".repeat(251) + ".png");
         image("a", "").save(&path).unwrap();
@@ -189,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn pixels_of_the_wrong_number_are_an_error() {
+    fn wrong_pixel_counts_are_errors() {
         let image = Image { height: 5, ..image("a", "") };
         assert!(matches!(image.to_png(), Err(Error::Internal(_))));
     }
@@ -219,18 +216,18 @@ mod tests {
         let whole = image("a fox", "").to_png().unwrap();
         for length in 0..whole.len() {
             let file = written(&whole[..length]);
-            // The last chunk holds nothing: a picture without it is whole.
+            // The last chunk is empty, so the picture is complete without it.
             let cut = length < whole.len() - 16;
             assert!(Image::open(file.path()).is_err() || !cut, "cut to {length} bytes");
         }
         for size in [(0, 1), (u32::MAX, u32::MAX), (0x7fff_ffff, 1), (1, 0x7fff_ffff), (60_000, 60_000)] {
             assert!(Image::open(written(&png(size, &[])).path()).is_err(), "{size:?}");
         }
-        // A chunk of a length that the file does not have.
+        // A chunk length beyond the end of the file.
         let mut long = png((1, 1), &[(b"tEXt", b"parameters\0fox")]);
         long[33..37].copy_from_slice(&0x7fff_fff0u32.to_be_bytes());
         assert!(PngText::open(written(&long).path()).is_err());
-        // Our key with somebody else's value is not ours, and no error.
+        // Another program's value under our key is ignored without an error.
         let file = written(&png((1, 1), &[(b"tEXt", b"zimage\0{\"prompt\": 7}"), (b"iTXt", b"zimage\0\x07")]));
         assert_eq!(PngText::open(file.path()).unwrap().info, None);
         assert!(

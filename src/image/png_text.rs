@@ -1,7 +1,7 @@
-//! The texts of a PNG: what this crate wrote, and what other programs say about a picture's making.
+//! The texts of a PNG: this crate's own, and other programs' generation data.
 //!
-//! A file may come from anywhere: its size and its chunks are bounded before anything is allocated
-//! for them, texts have a bounded number and length, and JSON in them a bounded depth.
+//! A file may come from anywhere. Its size and its chunks are bounded before any allocation for
+//! them, texts have a bounded number and length, and JSON in them a bounded depth.
 
 mod comfy;
 mod exif;
@@ -26,13 +26,13 @@ pub(crate) const KEY: &str = "zimage";
 /// The text chunk that other tools read and write.
 pub(crate) const PARAMETERS: &str = "parameters";
 
-/// The longest side of a PNG that is read, in pixels.
+/// Maximum side of a PNG in pixels.
 const MAX_SIDE: u32 = 1 << 16;
-/// The bytes that a PNG's chunks may take in memory.
+/// Maximum memory for a PNG's chunks in bytes.
 const MAX_CHUNKS: usize = 32 << 20;
-/// The bytes that one compressed text may grow to.
+/// Maximum size of a decompressed text in bytes.
 const MAX_TEXT: usize = 4 << 20;
-/// The most names of text chunks that are kept.
+/// Maximum number of stored text chunk names.
 const MAX_KEYS: usize = 8;
 
 /// The texts of a PNG, written by this program or by another.
@@ -42,15 +42,16 @@ pub struct PngText {
     pub width: usize,
     /// Rows.
     pub height: usize,
-    /// The generation data, when this crate wrote the picture.
+    /// The generation data, if this crate wrote the picture.
     #[serde(rename = "zimage")]
     pub info: Option<Info>,
-    /// The text that AUTOMATIC1111's web UI introduced, from the chunk of its name or from a
-    /// comment in that form.
+    /// The text of AUTOMATIC1111's web UI, from the chunk of that name or from a comment in that
+    /// form.
     pub parameters: Option<String>,
-    /// The data of another program in its own form.
+    /// Another program's data in its own form.
     pub foreign: Option<Foreign>,
-    /// The names of the text chunks, each once: the first eight, for a file may hold any number.
+    /// The names of the text chunks, each once. Only the first eight, because a file may contain
+    /// any number.
     #[serde(skip)]
     pub keys: Vec<String>,
 }
@@ -59,12 +60,12 @@ impl PngText {
     /// Reads the texts of a PNG, without its pixels.
     ///
     /// # Errors
-    /// [`Error::Io`] when `path` cannot be read, [`Error::File`] when it is no PNG or a broken one.
+    /// [`Error::Io`] when `path` cannot be read, [`Error::File`] when it is not a PNG or is broken.
     pub fn open(path: &Path) -> Result<Self> {
         let mut reader = decoder(path)?.read_info().map_err(|error| broken(path, &error))?;
         let mut text = Self::read(reader.info());
-        // Texts usually precede the pixels, so that a file cut off behind them still tells how it
-        // was made.
+        // Texts usually precede the pixels, so a truncated file may still contain its generation
+        // data.
         if !text.tells() {
             reader.finish().map_err(|error| broken(path, &error))?;
             text = Self::read(reader.info());
@@ -72,7 +73,7 @@ impl PngText {
         Ok(text)
     }
 
-    /// Whether any text tells how the picture was made.
+    /// True if any text contains generation data.
     pub fn tells(&self) -> bool {
         self.info.is_some() || self.parameters.is_some() || self.foreign.is_some()
     }
@@ -108,7 +109,7 @@ impl PngText {
         if exif.is_some() {
             key("eXIf");
         }
-        // ImageMagick keeps EXIF as digits in a text.
+        // ImageMagick stores EXIF as hexadecimal digits in a text.
         let exif = exif.or_else(|| {
             let text = texts.get("Raw profile type exif").or_else(|| texts.get("Raw profile type APP1"))?;
             exif::from_digits(text)
@@ -130,10 +131,10 @@ impl PngText {
     }
 }
 
-/// Opens a PNG and checks its header's size, before anything is allocated by it.
+/// Opens a PNG and checks the size in its header before any allocation depends on it.
 pub(crate) fn decoder(path: &Path) -> Result<png::Decoder<impl BufRead + Seek + use<>>> {
     let failed = |error| Error::io(path, error);
-    // Asked before opening: opening a named pipe would wait for its writer.
+    // This check precedes opening, because opening a named pipe would wait for its writer.
     if !fs::metadata(path).map_err(failed)?.is_file() {
         return Err(Error::file(path, "expected a PNG, found a folder, a device or a pipe"));
     }
@@ -158,8 +159,8 @@ pub(crate) fn broken(path: &Path, error: &png::DecodingError) -> Error {
     Error::file(path, format!("a broken PNG: {error}"))
 }
 
-/// A text of a tEXt or zTXt chunk. PNG says that it is Latin-1, but many programs write UTF-8,
-/// which text in Latin-1 hardly ever is by chance.
+/// The text of a tEXt or zTXt chunk. PNG defines it as Latin-1, but many programs write UTF-8, and
+/// Latin-1 text is hardly ever valid UTF-8 by chance.
 fn utf8_in_latin1(text: &str) -> String {
     let bytes: Option<Vec<u8>> = text.chars().map(|c| u8::try_from(c).ok()).collect();
     bytes.and_then(|bytes| String::from_utf8(bytes).ok()).unwrap_or_else(|| text.to_owned())

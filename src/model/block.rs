@@ -1,15 +1,14 @@
-//! The block that both transformers are made of: attention, then a gated feed-forward, each normed
-//! and added to the residual stream.
+//! The block of both transformers: attention, then a gated feed-forward. Each half is normed and
+//! added to the residual stream.
 //!
 //! With `h = RMS(x)·w·(1 + scale)`:
 //!
 //! - `x += tanh(gate) · RMS(Attention(h))`, then `x += tanh(gate) · RMS(W₂·(SiLU(W₁·h) ⊙ W₃·h))` in
-//!   the image
-//!   transformer, where scale and gate are modulated by the timestep (or absent);
+//!   the image transformer, where scale and gate are modulated by the timestep (or absent);
 //! - `x += Attention(h)`, then `x += W₂·(SiLU(W₁·h) ⊙ W₃·h)` in the text encoder.
 //!
-//! The norm that opens a half is computed by the verb that closed the half before it, so the
-//! residual stream is read and written once a half.
+//! The op that ends a half also computes the norm that starts the next half, so the residual stream
+//! is read and written once per half.
 
 use super::load::Loader;
 use crate::backend::{Backend, Branch, Heads, Mask, Modulation, QkNormRope, RmsNorm, RopePairs, Runtime};
@@ -33,7 +32,7 @@ pub(super) struct Block<B: Backend> {
     ffn_post_norm: Option<B::Tensor>,
 }
 
-/// How a family of checkpoints names a block's tensors, behind the block's own prefix.
+/// Tensor names of a block in one family of checkpoints, after the block's own prefix.
 pub(super) struct Names {
     pub q: &'static str,
     pub k: &'static str,
@@ -58,7 +57,7 @@ pub(super) struct Sizes {
     pub heads: Heads,
 }
 
-/// Everything that all blocks of a stack share.
+/// State shared by all blocks of a stack.
 #[derive(Debug)]
 pub(super) struct Stack<'a, B: Backend> {
     pub heads: Heads,
@@ -72,12 +71,12 @@ pub(super) struct Stack<'a, B: Backend> {
     pub causal: bool,
     /// Key lengths, U32 `[B]`.
     pub lengths: Option<&'a B::Tensor>,
-    /// The modulation table and the row of the first block; a block reads four: attention scale and
-    /// gate, feed-forward scale and gate.
+    /// The modulation table and the row of the first block. A block reads four rows: attention
+    /// scale and gate, feed-forward scale and gate.
     pub modulation: Option<(&'a B::Tensor, usize)>,
 }
 
-/// Sees the residual stream after every block, as `(index, x)`: for tests that compare block by
+/// Receives the residual stream after every block, as `(index, x)`, for tests that compare block by
 /// block.
 pub(super) type BlockProbe<'a, B> = &'a mut dyn FnMut(usize, &<B as Runtime>::Tensor) -> Result<()>;
 
@@ -123,7 +122,8 @@ impl<B: Backend> Block<B> {
         })
     }
 
-    /// The `count` blocks of a stack, each after the one before: `prefix`, a number, and the names.
+    /// Loads the `count` blocks of a stack in order. A tensor name is `prefix`, the block's number,
+    /// and one of `names`.
     pub(super) async fn load_all(
         load: &Loader<'_, B>,
         prefix: &str,

@@ -1,10 +1,10 @@
-//! What a model's config files say: every size of the three networks, the schedule, and what to do
-//! when the user does not say.
+//! A model's config files: every size of the three networks, the schedule, and the defaults of a
+//! request.
 //!
-//! Keys that mean nothing here are ignored; keys that ask for something this crate does not do are
-//! refused, because a wrong picture is worse than none. Where a key is missing, the default is the
-//! one of the reference implementation's class. All sizes are bounded, so that a hostile file
-//! cannot make us allocate without bound.
+//! Keys without a meaning here are ignored. Keys that request an unimplemented feature are refused,
+//! because a wrong picture is worse than no picture. The default of a missing key is that of the
+//! reference implementation's class. All sizes are bounded, so a hostile file cannot cause
+//! unbounded allocations.
 
 mod keys;
 mod parts;
@@ -24,16 +24,16 @@ const TEXT_ENCODER: &str = "text_encoder/config.json";
 const TRANSFORMER: &str = "transformer/config.json";
 const VAE: &str = "vae/config.json";
 
-/// The schedule shift that Z-Image-Turbo is published with.
+/// The schedule shift of the published Z-Image-Turbo.
 const TURBO_SHIFT: f64 = 3.0;
-/// The schedule shift that the base model is published with.
+/// The schedule shift of the published base model.
 const BASE_SHIFT: f64 = 6.0;
-/// The size that both published models are made for, in pixels.
+/// The native size of both published models, in pixels.
 const NATIVE_SIZE: usize = 1024;
-/// The most sizes that a model may name.
+/// Maximum number of sizes that a model may list.
 const MOST_SIZES: usize = 64;
 
-/// Everything that the config files of one model say.
+/// The contents of a model's config files.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelConfig {
     /// The image transformer.
@@ -44,38 +44,35 @@ pub struct ModelConfig {
     pub vae: VaeConfig,
     /// The denoising schedule.
     pub scheduler: SchedulerConfig,
-    /// What a request means that does not say otherwise.
+    /// The defaults of a request.
     pub defaults: Defaults,
     variant: &'static str,
 }
 
-/// What a request means that does not say otherwise. The model's own file `zimage.json`, beside
-/// `model_index.json`, may set each of them; else the schedule's shift tells the published models
-/// apart.
+/// The defaults of a request. The model's own file `zimage.json`, next to `model_index.json`, may
+/// set each of them; else the schedule's shift distinguishes the published models.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Defaults {
-    /// Denoising steps: 8 for Turbo; 50 else, of the 28 to 50 that the base model's authors
-    /// recommend.
+    /// Denoising steps: 8 for Turbo, else 50. The base model's authors recommend 28 to 50.
     pub steps: usize,
-    /// Guidance as diffusers counts it, 0 being none: 0 for Turbo; 4 else, of the 3 to 5 that are
-    /// recommended.
+    /// Guidance as diffusers counts it, 0 meaning off: 0 for Turbo, else 4. The authors recommend 3
+    /// to 5.
     pub guidance: f32,
-    /// Width in pixels: that of the first of `sizes`, else 1024 or the most that the model has
-    /// positions for.
+    /// Width in pixels: the first of `sizes`, else 1024 or the maximum of the model's positions.
     pub width: usize,
     /// Height in pixels, chosen like the width.
     pub height: usize,
-    /// The sizes `[width, height]` that the model was trained for, the best first. Empty where the
-    /// file does not say.
+    /// The sizes `[width, height]` that the model was trained for, best first. Empty if the file
+    /// lists none.
     pub sizes: Vec<[usize; 2]>,
 }
 
 impl ModelConfig {
-    /// Reads and checks the config files of all parts but the tokenizer.
+    /// Reads and checks the config files of all parts except the tokenizer.
     ///
     /// # Errors
-    /// [`Error::Io`] and [`Error::File`]; the latter names the file, the key, what was expected and
-    /// what was found. Those of reading.
+    /// [`Error::Io`] and [`Error::File`]; the latter names the file, the key, the expected and the
+    /// found value. Read errors.
     pub async fn read(folder: &ModelFolder) -> Result<Self> {
         let transformer = TransformerConfig::read(&Keys::read(folder, TRANSFORMER).await?)?;
         let text_encoder = TextEncoderConfig::read(&Keys::read(folder, TEXT_ENCODER).await?)?;
@@ -98,19 +95,19 @@ impl ModelConfig {
         Ok(Self { transformer, text_encoder, vae, scheduler, defaults, variant })
     }
 
-    /// Which model this is, for display: `Turbo` or `base` by the schedule's shift, or `custom` for
+    /// The model's variant, for display: `Turbo` or `base` by the schedule's shift, or `custom` for
     /// a model with another shift or with its own `zimage.json`.
     pub fn variant(&self) -> &'static str {
         self.variant
     }
 
-    /// What the width and the height of a picture have to be multiples of: one token's pixels, 16
-    /// for Z-Image.
+    /// Width and height of a picture are multiples of this: the pixels of one token, 16 for
+    /// Z-Image.
     pub fn size_multiple(&self) -> usize {
         size_multiple(&self.transformer, &self.vae)
     }
 
-    /// The largest `[height, width]` in pixels that the transformer has positions for.
+    /// The largest `[height, width]` in pixels within the transformer's positions.
     pub fn largest_size(&self) -> [usize; 2] {
         largest_size(&self.transformer, &self.vae)
     }
@@ -142,7 +139,7 @@ impl Defaults {
             let expected = format!("widths and heights that are multiples of {multiple} up to {widest} and {highest}");
             return Err(keys.wrong("sizes", &expected));
         }
-        // 1024 is no multiple of very large tokens.
+        // 1024 is not a multiple of very large tokens.
         let native = NATIVE_SIZE.next_multiple_of(multiple);
         let native = sizes.first().copied().unwrap_or([native.min(widest), native.min(highest)]);
         let size = |key: &str, default: usize, most: usize| {
@@ -162,7 +159,8 @@ impl Defaults {
     }
 }
 
-/// Checks that a size of the transformer, by its key, is the one in another part's file.
+/// Checks that a size of the transformer, given with its key, equals the one in another part's
+/// file.
 fn agree(folder: &ModelFolder, own: (&str, usize), file: &str, other: (&str, usize)) -> Result<()> {
     if own.1 == other.1 {
         return Ok(());

@@ -1,4 +1,4 @@
-//! From a model's files to a device: what the three networks share when they load.
+//! From a model's files to a device: the loading code that the three networks share.
 
 use crate::backend::Backend;
 use crate::error::{Error, Result};
@@ -7,9 +7,9 @@ use crate::weights::{OnRead, Tensors};
 use futures_util::future::try_join_all;
 use std::path::Path;
 
-/// Uploads the tensors of one part. Small ones are read whole and together, because a network
-/// answers several questions as fast as one; tables and matrices in pieces as they are uploaded, so
-/// that a model may be larger than the host's memory.
+/// Uploads the tensors of one part. Small tensors are read whole and together, because a network
+/// answers several requests as fast as one. Tables and matrices are read in pieces during the
+/// upload, so that a model may be larger than the host's memory.
 #[derive(Clone, Copy)]
 pub(super) struct Loader<'a, B> {
     pub b: &'a B,
@@ -18,26 +18,25 @@ pub(super) struct Loader<'a, B> {
 }
 
 impl<'a, B: Backend> Loader<'a, B> {
-    /// A tensor that is read now.
+    /// Reads a tensor now.
     pub(super) async fn take(&self, name: &str, shape: &[usize]) -> Result<HostTensor> {
         let tensor = self.tensors.take(name, shape).await?;
         (self.on_read)(self.tensors.stored_bytes(name).unwrap_or(tensor.bytes().len() as u64))?;
         Ok(tensor)
     }
 
-    /// Several at once, in the order of `wanted`.
+    /// Reads several tensors at once, in the order of `wanted`.
     pub(super) async fn take_all<const N: usize>(&self, wanted: [(&str, &[usize]); N]) -> Result<[HostTensor; N]> {
         let tensors = try_join_all(wanted.map(|(name, shape)| self.take(name, shape))).await?;
         Ok(tensors.try_into().expect("as many results as questions"))
     }
 
-    /// A tensor that is read as it is uploaded.
+    /// A tensor that is read during its upload.
     pub(super) async fn weight(&self, name: &str, shape: &[usize]) -> Result<Weight<'a>> {
         self.tensors.weight(name, shape, self.on_read).await
     }
 
-    /// As [`Loader::weight`], for a weight of `network` that the network would hide an infinite
-    /// value of.
+    /// As [`Loader::weight`], for a weight whose infinite values `network` would hide.
     pub(super) async fn finite_weight(&self, network: &'static str, name: &str, shape: &[usize]) -> Result<Weight<'a>> {
         let (tensors, tensor) = (self.tensors, name.to_owned());
         let error = move || {

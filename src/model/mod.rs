@@ -1,5 +1,5 @@
-//! The three networks, written against the backend trait; every size comes from the model's own
-//! config files.
+//! The three networks, written against the backend trait. Every size comes from the model's config
+//! files.
 
 mod block;
 pub mod config;
@@ -15,8 +15,8 @@ use crate::weights::ModelFolder;
 use config::ModelConfig;
 use std::path::Path;
 
-/// A model's files, with its config files read and checked but no weights: enough to know what a
-/// request may ask for.
+/// A model's files, with config files read and checked but without weights: enough to check a
+/// request.
 #[derive(Debug, Clone)]
 pub struct Model {
     folder: ModelFolder,
@@ -40,10 +40,10 @@ impl Model {
         expect_ready(Self::new(ModelFolder::embedded()?))
     }
 
-    /// The model in `folder`, wherever that is.
+    /// The model in `folder`, local or remote.
     ///
     /// # Errors
-    /// Those of [`ModelConfig::read`].
+    /// Errors of [`ModelConfig::read`].
     pub async fn new(folder: ModelFolder) -> Result<Self> {
         let config = ModelConfig::read(&folder).await?;
         Ok(Self { folder, config })

@@ -44,17 +44,17 @@ impl<B: Backend> TextEncoder<B> {
         Tensors::open(folder, "text_encoder", "model").await
     }
 
-    /// Whether a tensor is one that nothing uses: those of the last block, the final norm and the
-    /// language-model head.
+    /// True for tensors that nothing uses: the last block, the final norm and the language-model
+    /// head.
     pub fn leaves(config: &TextEncoderConfig, name: &str) -> bool {
         let last = format!("layers.{}.", config.num_hidden_layers - 1);
         name == "norm.weight" || name == "lm_head.weight" || name.starts_with(&last)
     }
 
-    /// Reads and uploads the tensors but those that it [`leaves`](Self::leaves).
+    /// Reads and uploads the tensors, except unused ones (see [`leaves`](Self::leaves)).
     ///
     /// # Errors
-    /// Those of the files, naming file and tensor, those of the backend, and that of `on_read`.
+    /// Errors of the files, naming file and tensor, of the backend, and of `on_read`.
     pub async fn load(b: &B, tensors: &Tensors, config: &TextEncoderConfig, on_read: OnRead<'_>) -> Result<Self> {
         let load = Loader { b, tensors, on_read };
         let heads =
@@ -66,11 +66,11 @@ impl<B: Backend> TextEncoder<B> {
         Ok(Self { embeddings: b.upload_table(&embeddings).await?, blocks, heads, eps, theta })
     }
 
-    /// Hidden states `[P, tokens, hidden]` of `P` prompts, each padded at the right to `tokens`;
-    /// rows past a prompt's end hold finite values without a meaning.
+    /// Hidden states `[P, tokens, hidden]` of `P` prompts, each right-padded to `tokens`. Rows past
+    /// a prompt's end have finite values without a meaning.
     ///
     /// # Errors
-    /// Those of the backend; `Error::Shape` when a prompt is longer than `tokens` or empty.
+    /// Errors of the backend; `Error::Shape` when a prompt is longer than `tokens` or empty.
     pub fn forward(&self, b: &B, prompts: &[Vec<u32>], tokens: usize, probe: BlockProbe<'_, B>) -> Result<B::Tensor> {
         let mut ids = Vec::with_capacity(prompts.len() * tokens);
         for prompt in prompts {

@@ -1,9 +1,9 @@
 //! S3-DiT, the image transformer: latents, captions and a time to a prediction of (image − noise).
 //!
-//! Image tokens go through the noise refiner, caption tokens through the context refiner (which
-//! does not see the time, so it runs once a prompt), and both through the main layers as one
-//! sequence `[image, caption]`. Each part is padded to a multiple of [`MULTIPLE`] with learned
-//! tokens that attend and are attended to; only the padding between captions of unequal length is
+//! Image tokens go through the noise refiner and caption tokens through the context refiner, which
+//! does not depend on the time and so runs once per prompt. Both then go through the main layers as
+//! one sequence `[image, caption]`. Each part is padded to a multiple of [`MULTIPLE`] with learned
+//! tokens that take part in attention; only the padding between captions of unequal length is
 //! masked.
 
 use super::block::{self, Block, Names, Sizes, Stack};
@@ -18,7 +18,7 @@ use futures_util::future::{try_join, try_join_all};
 
 /// Image and caption tokens are padded to a multiple of this.
 pub const MULTIPLE: usize = 32;
-/// The network in words, for messages.
+/// The network's name in messages.
 const NAME: &str = "transformer";
 const NAMES: Names = Names {
     q: "attention.to_q",
@@ -35,12 +35,12 @@ const NAMES: Names = Names {
     post_norms: Some(["attention_norm2", "ffn_norm2"]),
 };
 
-/// The number of tokens that `tokens` are padded to.
+/// Number of tokens after padding.
 pub fn padded(tokens: usize) -> usize {
     tokens.next_multiple_of(MULTIPLE)
 }
 
-/// A place inside the network whose value a test may look at.
+/// A point inside the network where a test may read the value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProbePoint {
     /// The embedded timestep, `[1, A]`.
@@ -57,7 +57,7 @@ pub enum ProbePoint {
     Layer(usize),
 }
 
-/// Sees the value of every [`ProbePoint`] as it is computed.
+/// Receives the value of every [`ProbePoint`] as it is computed.
 pub type Probe<'a, B> = &'a mut dyn FnMut(ProbePoint, &<B as Runtime>::Tensor) -> Result<()>;
 
 /// The transformer on a device.
@@ -80,22 +80,22 @@ pub struct Transformer<B: Backend> {
     layers: Vec<Block<B>>,
 }
 
-/// Captions after the context refiner, ready for every step.
+/// Captions after the context refiner, reused in every step.
 #[derive(Debug)]
 pub struct Captions<B: Backend> {
     tokens: B::Tensor,
-    /// Padded length of each.
+    /// Padded length of each caption.
     lengths: Vec<usize>,
 }
 
-/// What a run of steps needs besides latents and time: which caption each item reads, and where its
-/// tokens stand.
+/// Inputs of a run of steps, besides latents and time: the caption of each item, and its token
+/// positions.
 #[derive(Debug)]
 pub struct Sequence<B: Backend> {
     captions: B::Tensor,
     lengths: Option<B::Tensor>,
     image_tokens: usize,
-    /// How many copies of the picture's tokens go through the noise refiner.
+    /// Number of copies of the picture's tokens in the noise refiner.
     copies: usize,
     image_rotation: B::Tensor,
     rotation: B::Tensor,
@@ -107,9 +107,9 @@ pub struct Sequence<B: Backend> {
 /// `[1]`.
 #[derive(Debug, Clone, Copy)]
 pub struct Clock<'a, T> {
-    /// One row a step; `R` is 1, or the number of items when each has a time of its own.
+    /// One row per step; `R` is 1, or the number of items if each has its own time.
     pub times: &'a T,
-    /// The row that is current.
+    /// The current row.
     pub step: &'a T,
 }
 
@@ -139,7 +139,7 @@ impl<B: Backend> Transformer<B> {
         let modulated = (0..config.n_refiner_layers).map(|i| format!("noise_refiner.{i}"));
         let modulated: Vec<String> = modulated.chain((0..config.n_layers).map(|i| format!("layers.{i}"))).collect();
         let of = |block: &String, what: &str| format!("{block}.adaLN_modulation.0.{what}");
-        // The blocks take the tanh of what these return, which makes a finite value of an infinite
+        // The blocks apply tanh to these outputs, which would turn an infinite value into a finite
         // one.
         let weight = async |block| load.finite_weight(NAME, &of(block, "weight"), &[4 * d, adaln]).await;
         let bias = async |block| load.finite_weight(NAME, &of(block, "bias"), &[4 * d]).await?.whole().await;
@@ -166,11 +166,11 @@ impl<B: Backend> Transformer<B> {
         })
     }
 
-    /// Embeds and refines captions: once a prompt. `features` `[P, T, C]` are the text encoder's,
-    /// `T` a multiple of [`MULTIPLE`]; the rows from each of `lengths` on are ignored.
+    /// Embeds and refines captions, once per prompt. `features` `[P, T, C]` come from the text
+    /// encoder, with `T` a multiple of [`MULTIPLE`]. Rows past each of `lengths` are ignored.
     ///
     /// # Errors
-    /// Those of the backend.
+    /// Errors of the backend.
     pub fn captions(&self, b: &B, features: &B::Tensor, lengths: &[usize], probe: Probe<'_, B>) -> Result<Captions<B>> {
         let tokens = features.shape().get(1).copied().unwrap_or(0);
         let upload = |lengths: &[usize]| upload_u32(b, lengths.iter().copied());
@@ -190,8 +190,8 @@ impl<B: Backend> Transformer<B> {
         Ok(Captions { tokens: x, lengths: padded_lengths })
     }
 
-    /// Prepares a run for `pictures` latents of `size` (height, width), where item `n` draws
-    /// picture `n mod pictures` with caption `items[n]`.
+    /// Prepares a run for `pictures` latents of `size` (height, width). Item `n` draws picture `n
+    /// mod pictures` with caption `items[n]`.
     ///
     /// # Errors
     /// `Error::Request` when a picture or caption is longer than the model's positions reach.
@@ -217,9 +217,9 @@ impl<B: Backend> Transformer<B> {
             return Err(Error::Request(problem));
         }
 
-        // Positions of a picture start behind its caption, which turns all its tokens alike and so
-        // changes nothing among them, except beside padding, which stands at 0. Without padding all
-        // items share one noise refiner.
+        // A picture's positions start after its caption's. This offset rotates all its tokens alike
+        // and cancels among them, except against padding, which is at position 0. Without padding
+        // all items share one noise refiner.
         let share = image_tokens == patches || items.iter().all(|&item| captions.lengths[item] == longest);
         let copies = if share { 1 } else { items.len() / pictures };
         let mut axes = self.axes();
@@ -308,7 +308,7 @@ impl<B: Backend> Transformer<B> {
     }
 }
 
-/// The reference's attention has as many key heads as query heads, whatever `n_kv_heads` says.
+/// The reference's attention has as many key heads as query heads, independent of `n_kv_heads`.
 fn heads(config: &TransformerConfig) -> Heads {
     Heads { query: config.n_heads, key_value: config.n_heads, dim: config.head_dim() }
 }
@@ -318,12 +318,12 @@ fn upload_u32<B: Backend>(b: &B, values: impl Iterator<Item = usize>) -> Result<
     b.upload(&HostTensor::from_u32(&[values.len()], &values))
 }
 
-/// Caption token `j`, padding included, stands at `(1 + j, 0, 0)`.
+/// Caption token `j`, including padding, has position `(1 + j, 0, 0)`.
 fn push_caption(axes: &mut AxesTable, tokens: usize) {
     (0..tokens).for_each(|j| axes.push([1 + j, 0, 0]));
 }
 
-/// Image token `(y, x)` stands at `(caption + 1, y, x)`, padding at the origin.
+/// Image token `(y, x)` has position `(caption + 1, y, x)`; padding is at the origin.
 fn push_image(axes: &mut AxesTable, caption: usize, [height, width]: [usize; 2], tokens: usize) {
     for y in 0..height {
         (0..width).for_each(|x| axes.push([caption + 1, y, x]));

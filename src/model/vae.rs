@@ -26,7 +26,7 @@ const UP: Conv2d = Conv2d { stride: 1, pad: [1; 4], upsample: true };
 pub struct Vae<B: Backend> {
     decoder: Coder<B>,
     post_quant: Option<B::Conv2d>,
-    /// Nothing where the files lack tensors of it: text-to-image does without.
+    /// `None` if the files lack tensors of it. Text-to-image does not need it.
     encoder: Option<Encoder<B>>,
     config: VaeConfig,
 }
@@ -39,7 +39,7 @@ struct Encoder<B: Backend> {
 }
 
 /// The encoder or the decoder: a convolution, levels of resnets, a middle (before the levels in the
-/// decoder, behind them in the encoder), a norm and a last convolution.
+/// decoder, after them in the encoder), a norm and a last convolution.
 #[derive(Debug)]
 struct Coder<B: Backend> {
     conv_in: B::Conv2d,
@@ -134,8 +134,8 @@ impl<B: Backend> Parts<'_, B> {
         })
     }
 
-    /// `name` is `encoder` or `decoder`; `level` the name of its levels, `widths` theirs from the
-    /// input on.
+    /// Loads `encoder` or `decoder` (`name`). `level` is the name of its levels, `widths` their
+    /// widths in input order.
     async fn coder(&self, config: &VaeConfig, side: &Side) -> Result<Coder<B>> {
         let name = side.name;
         let widths: Vec<usize> = if side.grows {
@@ -181,18 +181,18 @@ impl<B: Backend> Parts<'_, B> {
         })
     }
 
-    /// A 1×1 convolution that not every autoencoder has.
+    /// A 1×1 convolution that only some autoencoders have.
     async fn pointwise(&self, has: bool, name: &str, width: usize) -> Result<Option<B::Conv2d>> {
         Ok(if has { Some(self.conv(name, width, width, 1).await?) } else { None })
     }
 }
 
-/// What tells the encoder from the decoder.
+/// Differences between encoder and decoder.
 struct Side {
     name: &'static str,
     levels: &'static str,
     resample: &'static str,
-    /// Whether pictures grow from level to level.
+    /// True if pictures grow from level to level.
     grows: bool,
     input: usize,
     output: usize,
@@ -207,10 +207,10 @@ impl<B: Backend> Vae<B> {
         Tensors::open(folder, "vae", "diffusion_pytorch_model").await
     }
 
-    /// Reads and uploads every tensor. Those of the encoder may be missing.
+    /// Reads and uploads every tensor. The encoder's tensors may be missing.
     ///
     /// # Errors
-    /// Those of the files, naming file and tensor, those of the backend, and that of `on_read`.
+    /// Errors of the files, naming file and tensor, of the backend, and of `on_read`.
     pub async fn load(b: &B, tensors: &Tensors, config: &VaeConfig, on_read: OnRead<'_>) -> Result<Self> {
         let parts = Parts { load: Loader { b, tensors, on_read }, groups: config.norm_num_groups };
         let latent = config.latent_channels;
@@ -320,7 +320,8 @@ impl<B: Backend> Middle<B> {
 
 impl<B: Backend> Resnet<B> {
     fn forward(&self, b: &B, x: &B::Tensor) -> Result<B::Tensor> {
-        // Each goes as soon as it is read: at the last level one is a quarter of a gigabyte.
+        // Each activation is dropped after its last use: at the last level one takes a quarter of a
+        // gigabyte.
         let h = self.norm1.forward(b, x, true);
         let h = h.and_then(|h| b.conv2d(&h, &self.conv1, SAME, None)).and_then(|h| self.norm2.forward(b, &h, true))?;
         let shortcut = self.shortcut.as_ref().map(|conv| b.conv2d(x, conv, POINTWISE, None)).transpose()?;

@@ -1,9 +1,9 @@
-//! The one writer for the files that a user names.
+//! The writer for all files that a user names.
 //!
-//! A place is tried before the work, by the operations that it will see after it: links are
-//! followed, the file is opened, a temporary file is made beside it. The bytes then go to a
-//! temporary file that takes the name when it is whole, or into the file that is there where
-//! a new one would lose its owner or its other names.
+//! A destination is tried before the work, with the operations that will follow it: links are
+//! followed, the file is opened, a temporary file is made next to it. The bytes are then written to
+//! a temporary file, which is renamed when complete, or into the existing file if a new one would
+//! lose its owner or its other names.
 
 mod overwrite;
 mod stream;
@@ -18,13 +18,13 @@ use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use stream::Stream;
 
-/// The most links that are followed to a file, as Linux has it.
+/// Maximum number of links to follow, as in Linux.
 const MAX_LINKS: usize = 40;
-/// The mode that the system's umask is taken from.
+/// The mode to which the system's umask applies.
 const USUAL_MODE: u32 = 0o666;
 const FOLDER: &str = "expected the name of a file, found the name of a folder; name a file in it";
 
-/// A place for a file, tried before the work and written after it.
+/// A destination, tried before the work and written after it.
 #[derive(Debug)]
 pub struct OutputFile {
     /// The name that the user gave.
@@ -34,29 +34,29 @@ pub struct OutputFile {
 
 #[derive(Debug)]
 enum Place {
-    /// A pipe, a character device or an open descriptor: bytes go to it as they are.
+    /// A pipe, a character device or an open descriptor. Bytes go directly to it.
     Stream(Stream),
-    /// The file that the name leads to, which is created or written over.
+    /// The file that the name resolves to, which is created or overwritten.
     File(PathBuf),
-    /// The first of the numbered names that is free when the file is whole.
+    /// The first of the numbered names that is free when the file is complete.
     FirstFree,
 }
 
 impl OutputFile {
-    /// Opens the place that `path` names and tries whether a file can be written there. Nothing
-    /// that is there changes, and nothing stays there until [`OutputFile::write`]. Links are
-    /// followed, also to a file that is not there yet. A pipe, a character device or an open
-    /// descriptor (`/dev/stdout`) is kept open and is never replaced.
+    /// Opens the destination `path` and tries whether a file can be written there. Existing files
+    /// do not change, and nothing remains there until [`OutputFile::write`]. Links are followed,
+    /// also to a missing file. A pipe, a character device or an open descriptor (`/dev/stdout`)
+    /// stays open and is never replaced.
     ///
     /// # Errors
     /// [`Error::File`] and [`Error::Io`] when no file can be written there: its folder is missing
-    /// or closed, a folder or a block device is there, the file is write-protected, nobody reads
-    /// from the pipe.
+    /// or closed, the path is a folder or a block device, the file is write-protected, or the pipe
+    /// has no reader.
     pub fn open(path: &Path) -> Result<Self> {
         Self::open_after(path, &mut None)
     }
 
-    /// Opens several places, as [`OutputFile::open`] does one.
+    /// Opens several destinations, each as [`OutputFile::open`] does.
     ///
     /// # Errors
     /// As [`OutputFile::open`].
@@ -65,8 +65,8 @@ impl OutputFile {
         paths.into_iter().map(|path| Self::open_after(&path, &mut cleaned)).collect()
     }
 
-    /// Opens a folder for files that must not replace any: [`OutputFile::write`] takes the first
-    /// free name of `path`, `NAME-2.EXT`, `NAME-3.EXT`, …, when the file is whole.
+    /// Opens a folder for files that must not replace others: [`OutputFile::write`] takes the first
+    /// free name of `path`, `NAME-2.EXT`, `NAME-3.EXT`, …, when the file is complete.
     ///
     /// # Errors
     /// As [`OutputFile::open`].
@@ -89,7 +89,7 @@ impl OutputFile {
         Ok(Self { path: path.to_owned(), place: Place::Stream(stream) })
     }
 
-    /// Opens the place; `cleaned` is the folder whose leftovers were removed last.
+    /// Opens the destination. `cleaned` is the last folder whose leftovers were removed.
     fn open_after(path: &Path, cleaned: &mut Option<PathBuf>) -> Result<Self> {
         let place = match Target::of(path)? {
             Target::Descriptor(number) => Place::Stream(Stream::of_descriptor(path, number)?),
@@ -107,28 +107,28 @@ impl OutputFile {
         Ok(Self { path: path.to_owned(), place })
     }
 
-    /// Whether `path` names a pipe, a device or an open descriptor, which take one file and have
-    /// no numbered names beside them.
+    /// True if `path` names a pipe, a device or an open descriptor. These take one file and have no
+    /// numbered names next to them.
     pub fn is_stream(path: &Path) -> bool {
         matches!(Target::of(path), Ok(Target::Stream(_) | Target::Descriptor(_)))
     }
 
-    /// Whether bytes go to this process's standard output.
+    /// True if bytes go to this process's standard output.
     pub fn is_stdout(&self) -> bool {
         matches!(&self.place, Place::Stream(stream) if stream.descriptor() == Some(stream::STDOUT))
     }
 
-    /// The name of file `number`, from 1 up, of those that are numbered after `path`: `fox-1.png`.
+    /// The name of file `number`, from 1 up, among files numbered after `path`: `fox-1.png`.
     pub fn numbered(path: &Path, number: usize) -> PathBuf {
         let mut name = path.file_stem().unwrap_or_default().to_owned();
         name.push(format!("-{number}"));
         with_extension_of(path, name)
     }
 
-    /// Writes the whole file and returns its name. A file that is there keeps its mode, its owner
-    /// and its hard links; it holds the old bytes or the new ones, also after a crash, unless only
-    /// writing into it keeps them. When the place refuses after all, the bytes are kept in a file
-    /// of another name, which the error tells.
+    /// Writes the whole file and returns its name. An existing file keeps its mode, owner and hard
+    /// links. It has the old bytes or the new ones, also after a crash, unless only overwriting in
+    /// place preserves those. If the destination fails after all, the bytes are saved to another
+    /// file, which the error names.
     ///
     /// # Errors
     /// [`Error::Io`] when nothing could be written; [`Error::File`] when the bytes went to another
@@ -152,7 +152,7 @@ impl OutputFile {
     }
 }
 
-/// The kind of place that a name leads to.
+/// The kind of destination that a name resolves to.
 enum Target {
     Descriptor(i32),
     Stream(Metadata),
@@ -165,8 +165,8 @@ impl Target {
         if names_folder(path) {
             return Err(Error::file(path, FOLDER));
         }
-        // The system decides whether the links may be followed: in a shared folder it refuses
-        // those of other users.
+        // The system decides whether links may be followed: in a shared folder it refuses links of
+        // other users.
         let found = match fs::metadata(path) {
             Ok(found) if found.is_dir() => return Err(Error::file(path, FOLDER)),
             Ok(found) => Some(found),
@@ -186,7 +186,7 @@ impl Target {
         }
         match found {
             Some(found) if !found.is_file() => Ok(Self::Stream(found)),
-            // A link of another process's descriptors leads to no name.
+            // A link in another process's descriptors does not resolve to a name.
             Some(_) if !fs::symlink_metadata(&target).is_ok_and(|found| found.is_file()) => {
                 Err(Error::file(path, "expected a file, found a link to a file without a name"))
             }
@@ -195,19 +195,19 @@ impl Target {
     }
 }
 
-/// Whether only a folder can have this name: `a/`, `a/.`, `..`.
+/// True if only a folder can have this name: `a/`, `a/.`, `..`.
 fn names_folder(path: &Path) -> bool {
     let text = path.as_os_str().to_string_lossy();
     let name = text.strip_suffix('.').unwrap_or(&text);
     path.file_name().is_none() || text.ends_with(std::path::is_separator) || name.ends_with(std::path::is_separator)
 }
 
-/// The folder that a file is in.
+/// The folder of a file.
 fn folder(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// A file beside `path` with its extension.
+/// A file next to `path` with the same extension.
 fn with_extension_of(path: &Path, mut name: OsString) -> PathBuf {
     if let Some(extension) = path.extension() {
         name.push(".");
@@ -216,10 +216,11 @@ fn with_extension_of(path: &Path, mut name: OsString) -> PathBuf {
     path.with_file_name(name)
 }
 
-/// Tries whether `target`, which the user calls `path`, can be written.
+/// Tries whether `target`, known to the user as `path`, can be written.
 fn try_file(path: &Path, target: &Path) -> Result<()> {
     match overwrite::open(target) {
-        // A file that can be opened for writing can be written into, whatever its folder allows.
+        // A file that can be opened for writing can be overwritten in place, independent of its
+        // folder.
         Ok(_) => Ok(()),
         Err(error) if error.kind() == ErrorKind::NotFound => try_folder(folder(target)),
         Err(error) => Err(Error::io(path, error)),
@@ -236,7 +237,7 @@ fn try_folder(folder: &Path) -> Result<()> {
     })
 }
 
-/// Writes a file over the one that is there.
+/// Overwrites an existing file.
 fn write_file(target: &Path, bytes: &[u8]) -> io::Result<()> {
     match overwrite::open(target) {
         Ok(file) => overwrite::write(file, target, bytes),
@@ -245,8 +246,8 @@ fn write_file(target: &Path, bytes: &[u8]) -> io::Result<()> {
     }
 }
 
-/// Writes a file under the first free name after `path`, which it takes when it is whole, so that
-/// a process that dies leaves no empty file and two at once take two names.
+/// Writes a file under the first free name after `path`. The file takes the name when it is
+/// complete, so a process that dies leaves no empty file and two processes take two names.
 fn write_first_free(path: &Path, bytes: &[u8]) -> io::Result<PathBuf> {
     let mut temporary = whole(path, bytes)?;
     let names = (1..).map(|number| if number == 1 { path.to_owned() } else { OutputFile::numbered(path, number) });
@@ -260,7 +261,7 @@ fn write_first_free(path: &Path, bytes: &[u8]) -> io::Result<PathBuf> {
     unreachable!("there is always another number")
 }
 
-/// A temporary file beside `target` that holds these bytes.
+/// A temporary file next to `target` with these bytes.
 fn whole(target: &Path, bytes: &[u8]) -> io::Result<Temporary> {
     let mut temporary = Temporary::create(folder(target), USUAL_MODE)?;
     temporary.write(bytes)?;
@@ -268,7 +269,7 @@ fn whole(target: &Path, bytes: &[u8]) -> io::Result<Temporary> {
     Ok(temporary)
 }
 
-/// Keeps bytes that found no place in a new file beside `path`, or else in the folder for
+/// Saves bytes that could not be written to a new file next to `path`, or else in the folder for
 /// temporary files.
 fn keep(path: &Path, bytes: &[u8]) -> Option<PathBuf> {
     let mut prefix = path.file_stem()?.to_owned();

@@ -1,16 +1,16 @@
-//! Writing over a file that is there.
+//! Overwriting an existing file.
 //!
-//! A new file takes its place with its mode and owner, so that no reader finds half a file. Where
-//! a new file would not be the same to others (hard links, attributes, another owner) or is not
-//! allowed there (a sticky or closed folder, a mount point), the bytes go into the old one.
+//! A new file with the same mode and owner replaces it, so that no reader finds half a file. If a
+//! new file would differ for others (hard links, attributes, another owner) or is not allowed there
+//! (a sticky or closed folder, a mount point), the bytes go into the old file.
 
 use super::temporary::{Temporary, sync};
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Seek, SeekFrom, Write};
 use std::path::Path;
 
-/// Opens a file to be written over, and changes nothing of it. A write-protected file is an error,
-/// also for root, who may write it.
+/// Opens a file for overwriting, without changing it. A write-protected file is an error, also for
+/// root, who may write it.
 pub(super) fn open(target: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.write(true);
@@ -27,13 +27,13 @@ pub(super) fn open(target: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// Writes these bytes over the file that was opened as `target`.
+/// Overwrites the file that was opened as `target` with these bytes.
 pub(super) fn write(mut file: File, target: &Path, bytes: &[u8]) -> io::Result<()> {
     let found = file.metadata()?;
     if is_alone(&file, &found)
         && let Ok(mut temporary) = Temporary::create(super::folder(target), super::USUAL_MODE)
     {
-        // A full disk is known here, before the old file has changed.
+        // A full disk fails here, before the old file has changed.
         temporary.write(bytes).and_then(|()| sync(temporary.file()))?;
         if inherit(temporary.file(), &found).is_ok() && temporary.replace(target).is_ok() {
             return Ok(());
@@ -42,14 +42,14 @@ pub(super) fn write(mut file: File, target: &Path, bytes: &[u8]) -> io::Result<(
     write_into(&mut file, found.len(), bytes)
 }
 
-/// Writes into a file of `old` bytes. It grows first: that fails on a full disk, and then the old
-/// bytes are still there.
+/// Writes into a file of `old` bytes. The file grows first: on a full disk that fails with the old
+/// bytes intact.
 fn write_into(file: &mut File, old: u64, bytes: &[u8]) -> io::Result<()> {
     let middle = usize::try_from(old).map_or(bytes.len(), |old| old.min(bytes.len()));
     let (head, tail) = bytes.split_at(middle);
     let grown = file.seek(SeekFrom::Start(old)).and_then(|_| file.write_all(tail)).and_then(|()| sync(file));
     if let Err(error) = grown {
-        // The error that is reported is the first one.
+        // The first error is reported.
         let _ = file.set_len(old);
         return Err(error);
     }
@@ -59,7 +59,7 @@ fn write_into(file: &mut File, old: u64, bytes: &[u8]) -> io::Result<()> {
     sync(file)
 }
 
-/// Whether the file has one name, and no attributes that a new file would not have.
+/// True if the file has one name, and no attributes that a new file would lack.
 #[cfg(unix)]
 fn is_alone(file: &File, found: &Metadata) -> bool {
     std::os::unix::fs::MetadataExt::nlink(found) == 1 && !has_attributes(file)
@@ -70,13 +70,13 @@ fn is_alone(_: &File, _: &Metadata) -> bool {
     true
 }
 
-/// Whether a file has access lists or other extended attributes, beside the label that SELinux
+/// True if a file has access lists or other extended attributes, besides the label that SELinux
 /// gives every file.
 #[cfg(target_os = "linux")]
 fn has_attributes(file: &File) -> bool {
     use std::os::fd::AsRawFd;
     let mut names = [0u8; 1024];
-    // SAFETY: the list is written into `names`, of the length that is passed.
+    // SAFETY: the list is written into `names`, whose length is passed.
     let length = unsafe { libc::flistxattr(file.as_raw_fd(), names.as_mut_ptr().cast(), names.len()) };
     match usize::try_from(length) {
         Ok(length) => names[..length].split(|byte| *byte == 0).any(|name| !matches!(name, b"" | b"security.selinux")),

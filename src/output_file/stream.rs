@@ -1,4 +1,4 @@
-//! Places that are no files: pipes, character devices and open descriptors.
+//! Destinations that are not files: pipes, character devices and open descriptors.
 
 use crate::error::{Error, Result};
 use std::fs::{File, Metadata};
@@ -8,16 +8,16 @@ use std::path::Path;
 /// The descriptor of standard output.
 pub(super) const STDOUT: i32 = 1;
 
-/// An open stream, which takes bytes in their order.
+/// An open stream. It takes bytes in order.
 #[derive(Debug)]
 pub(super) struct Stream {
     file: File,
-    /// The number of the descriptor that was open before.
+    /// The number of the original descriptor.
     descriptor: Option<i32>,
 }
 
 impl Stream {
-    /// The number of the descriptor that this stream continues, if it is one.
+    /// The number of the descriptor that this stream duplicates, if any.
     pub(super) fn descriptor(&self) -> Option<i32> {
         self.descriptor
     }
@@ -47,10 +47,10 @@ mod unix {
     use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 
     impl Stream {
-        /// Waits until the stream takes more bytes.
+        /// Waits until the stream accepts more bytes.
         pub(super) fn wait(&self) -> io::Result<()> {
             let mut ready = libc::pollfd { fd: self.file.as_raw_fd(), events: libc::POLLOUT, revents: 0 };
-            // SAFETY: the pointer is to the one entry that is announced.
+            // SAFETY: the pointer is valid for the one entry that is passed.
             let polled = unsafe { libc::poll(&raw mut ready, 1, -1) };
             match io::Error::last_os_error() {
                 error if polled == -1 && error.kind() != ErrorKind::Interrupted => Err(error),
@@ -63,7 +63,7 @@ mod unix {
             Self::continuing(io::stdout().as_fd(), STDOUT)
         }
 
-        /// The open descriptor that `path` leads to, with its position.
+        /// The open descriptor behind `path`, with its position.
         pub(in super::super) fn of_descriptor(path: &Path, number: i32) -> Result<Self> {
             // SAFETY: the system checks the number; the descriptor is only duplicated.
             let descriptor = unsafe { BorrowedFd::borrow_raw(number) };
@@ -86,7 +86,7 @@ mod unix {
                 let kind = if kind.is_socket() { "socket" } else { "block device" };
                 return Err(Error::file(path, format!("expected a file, found a {kind}; choose another name")));
             }
-            // Else opening a pipe that nobody reads would wait.
+            // Without this flag, opening a pipe without a reader would wait.
             let options = libc::O_NONBLOCK | libc::O_NOCTTY;
             let file = match OpenOptions::new().write(true).custom_flags(options).open(path) {
                 Err(error) if kind.is_fifo() && error.raw_os_error() == Some(libc::ENXIO) => {
@@ -114,7 +114,7 @@ mod unix {
         }
     }
 
-    /// Has writes wait while a pipe is full.
+    /// Makes writes wait while a pipe is full.
     fn wait_for_reader(file: &File) -> io::Result<()> {
         let waiting = flags(file)? & !libc::O_NONBLOCK;
         // SAFETY: the call sets the flags of an open descriptor and takes no pointer.
@@ -124,8 +124,7 @@ mod unix {
         }
     }
 
-    /// The number of the descriptor of this process that `path` names: `/dev/fd/1`,
-    /// `/proc/self/fd/1`.
+    /// The number of this process's descriptor that `path` names: `/dev/fd/1`, `/proc/self/fd/1`.
     pub(in super::super) fn descriptor(path: &Path) -> Option<i32> {
         let number = path.file_name()?.to_str()?.parse().ok().filter(|number| *number >= 0)?;
         let folder = super::super::folder(path).canonicalize().ok()?;
@@ -139,7 +138,7 @@ pub(super) use unix::descriptor;
 
 #[cfg(not(unix))]
 impl Stream {
-    /// Waits until the stream takes more bytes, which only Unix has streams for.
+    /// Waits until the stream accepts more bytes. Only Unix has such streams.
     fn wait(&self) -> io::Result<()> {
         Err(ErrorKind::WouldBlock.into())
     }
@@ -168,7 +167,7 @@ impl Stream {
     }
 }
 
-/// The number of an open descriptor, which only Unix names.
+/// The number of an open descriptor. Only Unix has names for them.
 #[cfg(not(unix))]
 pub(super) fn descriptor(_: &Path) -> Option<i32> {
     None

@@ -1,7 +1,8 @@
-//! Temporary files beside the files that they become.
+//! Temporary files next to the final files.
 //!
-//! Each is locked while its process lives, so that another process can tell a file in use from
-//! one that a dead process left, also across containers, where process ids mean nothing.
+//! Each is locked while its process lives, so that another process can distinguish a file in use
+//! from one that a dead process left. This also works across containers, where process ids mean
+//! nothing.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Write};
@@ -10,15 +11,15 @@ use tempfile::{Builder, NamedTempFile};
 
 const PREFIX: &str = ".zimage-";
 const SUFFIX: &str = ".tmp";
-/// Names that are tried until no other process takes the new file for a leftover.
+/// Maximum attempts to create a file that no other process takes for a leftover.
 const ATTEMPTS: usize = 32;
 
-/// A file under a name of its own, which goes with it unless the file takes another.
+/// A file under a temporary name. It is deleted on drop unless it has taken another name.
 #[derive(Debug)]
 pub(crate) struct Temporary(NamedTempFile);
 
 impl Temporary {
-    /// Creates an empty file in `folder`, on Unix with this mode, less what the umask takes.
+    /// Creates an empty file in `folder`, on Unix with this mode minus the umask.
     pub(crate) fn create(folder: &Path, mode: u32) -> io::Result<Self> {
         for _ in 0..ATTEMPTS {
             let mut builder = Builder::new();
@@ -28,8 +29,8 @@ impl Temporary {
             #[cfg(not(unix))]
             let _ = mode;
             let file = builder.tempfile_in(folder)?;
-            // Another process may take it for a leftover until it is locked: then there is another
-            // name. Where a file system has no locks, nobody can do so.
+            // Until the file is locked, another process may take it for a leftover; then another
+            // name is tried. On a file system without locks no process can do so.
             let taken = matches!(file.as_file().try_lock(), Err(TryLockError::WouldBlock));
             if !taken && fs::symlink_metadata(file.path()).is_ok() {
                 return Ok(Self(file));
@@ -48,23 +49,23 @@ impl Temporary {
         self.0.write_all(bytes)
     }
 
-    /// Takes the name `target`, in the place of a file that has it.
+    /// Takes the name `target`, replacing an existing file.
     pub(crate) fn replace(self, target: &Path) -> io::Result<()> {
         self.0.persist(target).map(drop).map_err(|failed| failed.error)
     }
 
-    /// Takes the name `name` unless something has it; else the file is returned with the error.
+    /// Takes the name `name` if it is free; else the file is returned with the error.
     pub(crate) fn take_name(self, name: &Path) -> Result<(), (io::Error, Self)> {
         let failed = match self.0.persist_noclobber(name) {
             Ok(_) => return Ok(()),
             Err(failed) if failed.error.kind() == ErrorKind::AlreadyExists => failed,
-            // Some network file systems know neither a rename that spares the target nor hard
+            // Some network file systems support neither a rename that spares the target nor hard
             // links.
             Err(failed) => match OpenOptions::new().write(true).create_new(true).open(name) {
                 Ok(_) => match failed.file.persist(name) {
                     Ok(_) => return Ok(()),
                     Err(failed) => {
-                        // The error that is reported is the first one.
+                        // The first error is reported.
                         let _ = fs::remove_file(name);
                         failed
                     }
@@ -81,7 +82,7 @@ impl Temporary {
     }
 }
 
-/// Writes a file's bytes down to the disk, where the file system can.
+/// Flushes a file's bytes to the disk, if the file system can.
 pub(super) fn sync(file: &File) -> io::Result<()> {
     match file.sync_all() {
         Err(error) if matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported) => Ok(()),
@@ -89,19 +90,19 @@ pub(super) fn sync(file: &File) -> io::Result<()> {
     }
 }
 
-/// Removes the temporary files in `folder` that dead processes left there.
+/// Removes temporary files of dead processes from `folder`.
 pub(crate) fn remove_leftovers(folder: &Path) {
     let Ok(entries) = fs::read_dir(folder) else { return };
     for entry in entries.flatten() {
         let is_ours = entry.file_name().to_str().is_some_and(is_temporary);
         if is_ours && entry.file_type().is_ok_and(|kind| kind.is_file()) {
-            // One that cannot be removed does no harm.
+            // A leftover that cannot be removed does no harm.
             let _ = remove_if_left(&entry.path());
         }
     }
 }
 
-/// Whether this program gives temporary files such a name.
+/// True for names of this program's temporary files.
 fn is_temporary(name: &str) -> bool {
     let inner = name.strip_prefix(PREFIX).and_then(|rest| rest.strip_suffix(SUFFIX));
     inner.is_some_and(|inner| !inner.is_empty() && inner.chars().all(|c| c.is_ascii_alphanumeric() || c == '-'))
@@ -113,7 +114,8 @@ fn remove_if_left(path: &Path) -> io::Result<()> {
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, libc::O_NOFOLLOW | libc::O_NONBLOCK);
     let file = options.open(path)?;
-    // A file that has taken its name since is not there any more, and no other gets this one.
+    // A file that has taken its final name meanwhile no longer has this name, and no other file
+    // gets it.
     if file.try_lock().is_ok() { fs::remove_file(path) } else { Ok(()) }
 }
 

@@ -54,7 +54,7 @@ fn leftovers_of_dead_processes_are_removed() {
 }
 
 #[test]
-fn a_free_name_is_taken_when_the_file_is_whole() {
+fn free_names_are_taken_on_completion() {
     let folder = tempdir().unwrap();
     let path = folder.path().join("fox.png");
     let file = OutputFile::open_first_free(&path).unwrap();
@@ -75,7 +75,7 @@ fn numbered_names_keep_the_extension() {
 }
 
 #[test]
-fn a_folder_that_went_away_keeps_the_bytes_elsewhere() {
+fn a_deleted_folder_saves_bytes_elsewhere() {
     let folder = tempdir().unwrap();
     let inner = folder.path().join("inner");
     fs::create_dir(&inner).unwrap();
@@ -89,7 +89,7 @@ fn a_folder_that_went_away_keeps_the_bytes_elsewhere() {
 }
 
 #[test]
-fn a_place_taken_by_a_folder_keeps_the_bytes_beside() {
+fn a_blocking_folder_saves_bytes_beside() {
     let folder = tempdir().unwrap();
     let path = folder.path().join("fox.png");
     let file = OutputFile::open(&path).unwrap();
@@ -176,7 +176,7 @@ mod unix {
     }
 
     #[test]
-    fn devices_are_written_through_and_never_replaced() {
+    fn devices_are_written_and_never_replaced() {
         let folder = tempdir().unwrap();
         let link = folder.path().join("link");
         symlink("/dev/null", &link).unwrap();
@@ -207,13 +207,13 @@ mod unix {
             })
         };
         let file = loop {
-            // The reader needs a moment to get there.
+            // The reader needs a moment to open the pipe.
             match OutputFile::open(&path) {
                 Ok(file) => break file,
                 Err(_) => std::thread::yield_now(),
             }
         };
-        // More than a pipe holds: writes wait for the reader.
+        // A pipe holds less than this, so writes wait for the reader.
         let bytes = vec![7; 1 << 20];
         file.write(&bytes).unwrap();
         drop(file);
@@ -223,7 +223,7 @@ mod unix {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn an_open_descriptor_continues_where_it_is() {
+    fn an_open_descriptor_continues_at_its_position() {
         use std::io::Write;
         use std::os::fd::AsRawFd;
         let folder = tempdir().unwrap();
@@ -246,7 +246,7 @@ mod unix {
         let path = folder.path().join("file");
         fs::write(&path, "old").unwrap();
         let [name, file] = [c"user.note".to_owned(), std::ffi::CString::new(path.to_str().unwrap()).unwrap()];
-        // SAFETY: the names end with NUL, and the value is of the length that is passed.
+        // SAFETY: the names end with NUL, and the length of the value is passed.
         let set = unsafe { libc::setxattr(file.as_ptr(), name.as_ptr(), b"x".as_ptr().cast(), 1, 0) };
         let before = fs::metadata(&path).unwrap().ino();
         OutputFile::open(&path).unwrap().write(b"new").unwrap();
@@ -255,8 +255,8 @@ mod unix {
         assert_eq!(fs::read(&path).unwrap(), b"new");
     }
 
-    /// Runs the test `name` again as a process that is killed between the creation of a file and
-    /// the moment when it takes its name.
+    /// Runs the test `name` again as a process that is killed between creating a file and renaming
+    /// it.
     #[test]
     fn a_killed_process_leaves_a_file_that_is_removed() {
         const FOLDER: &str = "ZIMAGE_TEST_OUTPUT_FOLDER";

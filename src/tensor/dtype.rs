@@ -18,7 +18,7 @@ pub enum DType {
 }
 
 impl DType {
-    /// Whether the elements are floating-point numbers.
+    /// True for the floating-point types.
     pub fn is_floating(self) -> bool {
         matches!(self, DType::F32 | DType::F16 | DType::Bf16)
     }
@@ -50,7 +50,8 @@ pub(crate) fn words(bytes: &[u8]) -> impl Iterator<Item = u32> {
     bytes.chunks_exact(4).map(|word| u32::from_le_bytes([word[0], word[1], word[2], word[3]]))
 }
 
-/// Writes the elements stored in `bytes` to `out` as f32; both must hold the same number of them.
+/// Writes the elements stored in `bytes` to `out` as f32. Both must have the same number of
+/// elements.
 pub(crate) fn widen(dtype: DType, bytes: &[u8], out: &mut [f32]) {
     debug_assert_eq!(bytes.len(), out.len() * dtype.size());
     let half = |pair: &[u8]| u16::from_le_bytes([pair[0], pair[1]]);

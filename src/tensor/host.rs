@@ -1,4 +1,4 @@
-//! A tensor in the host's memory: what goes into a backend and what comes out of it.
+//! A tensor in the host's memory, as input and output of a backend.
 
 use super::dtype::{DType, widen, words};
 use crate::error::Result;
@@ -6,8 +6,8 @@ use crate::reserve;
 use bytes::Bytes;
 use std::fmt;
 
-/// Row-major little-endian elements with a shape, in memory that is shared and never changed: a
-/// slice of a mapped file, of the binary itself, or bytes of its own. Cloning it copies nothing.
+/// Row-major little-endian elements with a shape, in shared immutable memory: a slice of a mapped
+/// file, of the binary itself, or its own bytes. Cloning it copies nothing.
 #[derive(Clone)]
 pub struct HostTensor {
     dtype: DType,
@@ -16,7 +16,7 @@ pub struct HostTensor {
 }
 
 impl HostTensor {
-    /// Takes `bytes` as elements of `dtype` in `shape`; `None` when the lengths do not agree.
+    /// Takes `bytes` as elements of `dtype` in `shape`; `None` if the lengths disagree.
     pub fn new(dtype: DType, shape: &[usize], bytes: Bytes) -> Option<Self> {
         let elements = shape.iter().try_fold(1usize, |product, &n| product.checked_mul(n))?;
         (elements.checked_mul(dtype.size())? == bytes.len()).then(|| Self { dtype, shape: shape.to_vec(), bytes })
@@ -46,17 +46,17 @@ impl HostTensor {
         Self::from_pod(DType::U8, shape, values)
     }
 
-    /// As [`HostTensor::from_f32`], with an error where there is no memory for the copy.
+    /// As [`HostTensor::from_f32`]; a failed allocation is an error.
     pub(crate) fn try_from_f32(shape: &[usize], values: &[f32]) -> Result<Self> {
         Self::try_from_pod(DType::F32, shape, values)
     }
 
-    /// As [`HostTensor::from_u32`], with an error where there is no memory for the copy.
+    /// As [`HostTensor::from_u32`]; a failed allocation is an error.
     pub(crate) fn try_from_u32(shape: &[usize], values: &[u32]) -> Result<Self> {
         Self::try_from_pod(DType::U32, shape, values)
     }
 
-    /// As [`HostTensor::from_u8`], with an error where there is no memory for the copy.
+    /// As [`HostTensor::from_u8`]; a failed allocation is an error.
     pub(crate) fn try_from_u8(shape: &[usize], values: &[u8]) -> Result<Self> {
         Self::try_from_pod(DType::U8, shape, values)
     }
@@ -107,17 +107,17 @@ impl HostTensor {
         self.shape.iter().product()
     }
 
-    /// Whether there are no elements.
+    /// True if there are no elements.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The elements as they are stored.
+    /// The elements as stored.
     pub fn bytes(&self) -> &Bytes {
         &self.bytes
     }
 
-    /// The same elements under another shape; `None` when that shape holds another number of them.
+    /// The same elements under another shape; `None` if that shape has another number of elements.
     pub fn reshaped(&self, shape: &[usize]) -> Option<Self> {
         Self::new(self.dtype, shape, self.bytes.clone())
     }
@@ -129,9 +129,9 @@ impl HostTensor {
         values
     }
 
-    /// Whether no element is infinite or NaN.
+    /// True if no element is infinite or NaN.
     pub fn is_finite(&self) -> bool {
-        // An exponent of ones marks both.
+        // Infinities and NaNs have an exponent of ones.
         let halves = |exponent: u16| {
             self.bytes.chunks_exact(2).all(|pair| u16::from_le_bytes([pair[0], pair[1]]) & exponent != exponent)
         };
@@ -143,7 +143,7 @@ impl HostTensor {
         }
     }
 
-    /// As [`HostTensor::to_f32`], with an error where there is no memory for the copy.
+    /// As [`HostTensor::to_f32`]; a failed allocation is an error.
     pub(crate) fn try_to_f32(&self) -> Result<Vec<f32>> {
         let mut values = reserve::zeros(self.len(), &format!("a tensor of {:?}", self.shape))?;
         widen(self.dtype, &self.bytes, &mut values);
@@ -177,7 +177,7 @@ mod tests {
         assert!(new(DType::F32, &[], 4), "a single value");
         assert!(new(DType::F32, &[0, 3], 0) && new(DType::F32, &[usize::MAX, 0], 0));
         assert!(!new(DType::F32, &[2, 3], 23) && !new(DType::F32, &[2, 3], 25) && !new(DType::F32, &[], 0));
-        // Products that wrap around to the right length.
+        // The size overflows to the right length.
         assert!(!new(DType::U8, &[usize::MAX, usize::MAX], 1));
         assert!(!new(DType::U8, &[1 << 32, 1 << 32], 0));
         assert!(!new(DType::F32, &[1 << 62], 0) && !new(DType::F16, &[1 << 63], 0));
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn elements_keep_their_values_in_any_place() {
+    fn elements_are_read_at_any_alignment() {
         assert_eq!(HostTensor::from_u8(&[3], &[0, 7, 255]).to_f32(), [0.0, 7.0, 255.0]);
         assert_eq!(HostTensor::from_u32(&[2], &[0, 1 << 24]).to_f32(), [0.0, 16_777_216.0]);
         assert_eq!(HostTensor::from_f32(&[1], &[1.0]).to_u32(), None);
@@ -213,8 +213,7 @@ mod tests {
         assert_eq!(bits(&odd.to_f32()), bits(&values));
     }
 
-    /// The value that sign, exponent and fraction mean, as the IEEE format of such a width defines
-    /// it.
+    /// The value of sign, exponent and fraction in an IEEE format of this width.
     fn meaning(bits: u16, fraction_bits: u32) -> f64 {
         let exponent_bits = 15 - fraction_bits;
         let sign = if bits >> 15 == 1 { -1.0 } else { 1.0 };
@@ -231,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn every_half_is_widened_exactly() {
+    fn every_f16_is_widened_exactly() {
         for (dtype, fraction_bits) in [(DType::F16, 10), (DType::Bf16, 7)] {
             let all = tensor(dtype, (0..=u16::MAX).flat_map(u16::to_le_bytes).collect());
             for (bits, value) in (0..=u16::MAX).zip(all.to_f32()) {

@@ -1,5 +1,4 @@
-//! Tensors in the host's memory and the types of their elements: the vocabulary that weights and
-//! backends share.
+//! Tensors in the host's memory and their element types, shared by weights and backends.
 
 mod dtype;
 mod host;

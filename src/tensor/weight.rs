@@ -1,8 +1,7 @@
-//! A tensor of a model on its way to a device.
+//! A model's tensor during its upload.
 //!
-//! A text encoder's embeddings alone take more than a browser's program should hold: a weight that
-//! is not in memory is read in pieces of whole rows, and only the pieces that are on their way are
-//! held.
+//! A text encoder's embeddings alone exceed the memory that a browser should use. A weight that is
+//! not in memory is read in pieces of whole rows, and only the pieces in flight are allocated.
 
 use super::{DType, HostTensor};
 use crate::error::{Error, Result};
@@ -15,20 +14,20 @@ use std::fmt;
 use std::ops::Range;
 use std::pin::pin;
 
-/// Pieces that are read at the same time: the next one comes while one is uploaded.
+/// Pieces read at the same time: the next one is fetched while one is uploaded.
 const AHEAD: usize = 2;
-/// The rows of every piece but the last are a multiple of this, so that pieces of any type start on
-/// whole words.
+/// The rows of every piece except the last are a multiple of this, so that pieces of any type start
+/// on whole words.
 const ROWS: usize = 4;
 
-/// A tensor that is read as it is uploaded. Row-major; its first dimension counts *rows*.
+/// A tensor that is read during its upload. Row-major; its first dimension counts *rows*.
 pub struct Weight<'a> {
     dtype: DType,
     shape: Vec<usize>,
     /// Rows of a piece.
     piece_rows: usize,
     elements: Elements<'a>,
-    /// The error for an infinite value or NaN, where one is refused.
+    /// The error for an infinite value or NaN, if those are refused.
     non_finite: Option<Box<dyn Fn() -> Error + 'a>>,
 }
 
@@ -37,9 +36,9 @@ enum Elements<'a> {
     There(Box<dyn ReadAt + 'a>),
 }
 
-/// The bytes of a tensor that is somewhere else.
+/// The bytes of a tensor that is not in memory.
 pub(crate) trait ReadAt {
-    /// The tensor's bytes in `range`, which lies inside it.
+    /// The tensor's bytes in `range`, which is inside the tensor.
     fn read_at(&self, range: Range<u64>) -> BoxFuture<'_, Bytes>;
 }
 
@@ -58,7 +57,7 @@ impl From<&HostTensor> for Weight<'_> {
 }
 
 impl<'a> Weight<'a> {
-    /// A tensor whose bytes come from `bytes`.
+    /// A tensor whose bytes are read from `bytes`.
     pub(crate) fn there(dtype: DType, shape: &[usize], bytes: impl ReadAt + 'a) -> Self {
         let elements = Elements::There(Box::new(bytes));
         Self { dtype, shape: shape.to_vec(), piece_rows: usize::MAX, elements, non_finite: None }
@@ -71,7 +70,7 @@ impl<'a> Weight<'a> {
         self
     }
 
-    /// The same tensor, which is refused with `error` when an infinite value or NaN is read.
+    /// The same tensor, refused with `error` when an infinite value or NaN is read.
     pub(crate) fn finite(mut self, error: impl Fn() -> Error + 'a) -> Self {
         self.non_finite = Some(Box::new(error));
         self
@@ -103,7 +102,7 @@ impl<'a> Weight<'a> {
         row as u64 * self.row_bytes() as u64
     }
 
-    /// Up to `count` rows from `first` on.
+    /// Up to `count` rows, starting at `first`.
     async fn piece(&self, first: usize, count: usize) -> Result<HostTensor> {
         let count = count.min(self.rows() - first);
         let (start, end) = (self.start(first), self.start(first + count));
@@ -122,12 +121,12 @@ impl<'a> Weight<'a> {
         }
     }
 
-    /// Hands `take` all rows of `parts`, one part below the other, piece by piece in this order:
-    /// the number of a piece's first row, and the piece. Every piece but the last of a part has a
-    /// multiple of four rows.
+    /// Passes all rows of `parts`, stacked, to `take` in order and piece by piece: the index of a
+    /// piece's first row, and the piece. Every piece except the last of a part has a multiple of
+    /// four rows.
     ///
     /// # Errors
-    /// Those of reading, and that of `take`, which ends it.
+    /// Read errors, and the first error of `take`.
     pub async fn each_piece(parts: &[Self], mut take: impl FnMut(usize, HostTensor) -> Result<()>) -> Result<()> {
         let mut wanted = Vec::new();
         let mut above = 0;
@@ -149,7 +148,7 @@ impl<'a> Weight<'a> {
     /// As [`Weight::each_piece`], for the same rows of two tensors of one shape.
     ///
     /// # Errors
-    /// Those of [`Weight::each_piece`]; [`Error::Shape`] for two shapes.
+    /// Errors of [`Weight::each_piece`]; [`Error::Shape`] for different shapes.
     pub async fn each_pair(
         [first, second]: [&Self; 2],
         mut take: impl FnMut(usize, [HostTensor; 2]) -> Result<()>,
@@ -158,7 +157,7 @@ impl<'a> Weight<'a> {
             let problem = format!("there are no pairs of rows in {:?} and {:?}", first.shape, second.shape);
             return Err(Error::shape("upload", problem));
         }
-        // Types of two sizes have pieces of two heights: the smaller one is for both.
+        // Types of different sizes have pieces of different heights. The smaller height fits both.
         let count = first.piece_rows.min(second.piece_rows);
         let reads = (0..first.rows()).step_by(count).map(async |row| {
             let pair = try_join(first.piece(row, count), second.piece(row, count)).await?;
@@ -172,10 +171,10 @@ impl<'a> Weight<'a> {
         Ok(())
     }
 
-    /// The whole tensor in memory; it is shared, not copied, where it is one piece there already.
+    /// The whole tensor in memory. It is shared, not copied, if it is one piece in memory already.
     ///
     /// # Errors
-    /// Those of reading; [`Error::OutOfMemory`].
+    /// Read errors; [`Error::OutOfMemory`].
     pub async fn whole(&self) -> Result<HostTensor> {
         if self.piece_rows >= self.rows() {
             return self.piece(0, self.rows()).await;
@@ -206,7 +205,7 @@ mod tests {
     use crate::future::expect_ready;
     use std::cell::Cell;
 
-    /// Bytes that count up, and how often they were asked for.
+    /// Increasing bytes, with a count of the reads.
     struct Counting<'a>(&'a Cell<usize>);
 
     impl ReadAt for Counting<'_> {
@@ -217,8 +216,9 @@ mod tests {
     }
 
     #[test]
-    fn pieces_are_whole_rows_in_order_and_make_the_tensor() {
-        // Rows of 6 and 12 bytes, in pieces of four rows: the least, and what 64 bytes hold.
+    fn pieces_are_whole_rows_in_order() {
+        // Rows of 6 and 12 bytes, in pieces of four rows: the minimum, and the capacity of 64
+        // bytes.
         for (dtype, bytes, heights) in
             [(DType::Bf16, 1, &[4, 4, 3][..]), (DType::F32, 64, &[4, 4, 3]), (DType::Bf16, 50, &[8, 3])]
         {
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_stand_one_below_the_other() {
+    fn parts_are_stacked() {
         let asked = Cell::new(0);
         let parts = [5, 1, 4].map(|rows| Weight::there(DType::F16, &[rows, 2], Counting(&asked)).in_pieces(1));
         let mut seen = Vec::new();
@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_in_memory_is_shared_and_an_error_ends_the_reading() {
+    fn memory_is_shared_and_errors_end_reading() {
         let tensor = HostTensor::from_f32(&[6, 1], &[0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
         let whole = expect_ready(Weight::from(&tensor).whole()).unwrap();
         assert_eq!(whole.bytes().as_ptr(), tensor.bytes().as_ptr());

@@ -1,17 +1,16 @@
-//! ComfyUI's graphs. A picture holds the nodes that made it as `prompt`, and the editor's view of
-//! them as `workflow`; the texts and numbers are found by following links upward from the node that
-//! samples.
+//! ComfyUI's graphs. A picture stores its nodes as `prompt`, and the editor's view of them as
+//! `workflow`. Texts and numbers are found by following links upward from the sampler node.
 
 use super::foreign::{Foreign, scalar};
 use serde_json::{Map, Value};
 use std::collections::{HashSet, VecDeque};
 
-/// The most nodes that are visited for one value.
+/// Maximum nodes visited for one value.
 const MOST_VISITS: usize = 512;
-/// Inputs with a prompt's words, of the nodes that encode or hold them.
+/// Inputs that contain a prompt's words, of nodes that encode or store them.
 const WORDS: [&str; 8] = ["text", "prompt", "positive_prompt", "value", "string", "t5xxl", "text_g", "clip_l"];
-/// Inputs with what else made a picture, the most telling first where there are several for one
-/// name.
+/// Inputs with other generation data. Of several inputs for one name, the most specific comes
+/// first.
 const SETTINGS: [(&str, &[&str]); 9] = [
     ("seed", &["seed", "noise_seed"]),
     ("steps", &["steps"]),
@@ -26,7 +25,7 @@ const SETTINGS: [(&str, &[&str]); 9] = [
 
 type Nodes = Map<String, Value>;
 
-/// The data in a graph, if `graph` is one: an object of nodes with their classes and inputs.
+/// The data in a graph; `None` unless `graph` is an object of nodes with classes and inputs.
 pub(super) fn graph(graph: &Value) -> Option<Foreign> {
     let nodes = graph.as_object().filter(|nodes| nodes.values().any(|node| node["class_type"].is_string()))?;
     let sampler = sampler(nodes);
@@ -42,8 +41,8 @@ pub(super) fn graph(graph: &Value) -> Option<Foreign> {
     Some(found)
 }
 
-/// The data in the editor's view of a graph, for a file without the graph itself: the prompt is the
-/// text of the first node that encodes one.
+/// The data in the editor's view of a graph, for a file without the graph itself. The prompt is the
+/// text of the first encoder node.
 pub(super) fn workflow(workflow: &Value) -> Option<Foreign> {
     let nodes = workflow["nodes"].as_array()?;
     let words = nodes.iter().filter(|node| node["type"].as_str().is_some_and(|class| class.contains("TextEncode")));
@@ -53,7 +52,7 @@ pub(super) fn workflow(workflow: &Value) -> Option<Foreign> {
     Some(found)
 }
 
-/// The classes of a graph's nodes, each once, a few of them.
+/// Some classes of a graph's nodes, each once.
 fn classes<'a>(classes: impl Iterator<Item = &'a str>) -> String {
     let mut list: Vec<&str> = Vec::new();
     for class in classes {
@@ -64,7 +63,7 @@ fn classes<'a>(classes: impl Iterator<Item = &'a str>) -> String {
     list.join(", ")
 }
 
-/// The node that samples: the first, by its number, that is told a seed and what to draw.
+/// The sampler: the node with the lowest number that has inputs for a seed and for a prompt.
 fn sampler(nodes: &Nodes) -> Option<&Value> {
     let mut ids: Vec<&String> = nodes.keys().collect();
     ids.sort_by_key(|id| (id.len(), *id));
@@ -76,13 +75,13 @@ fn sampler(nodes: &Nodes) -> Option<&Value> {
     ids.iter().map(|id| &nodes[*id]).find(samples)
 }
 
-/// The node behind a link, which is its name and the number of its output.
+/// The node behind a link. A link is a node's name and an output number.
 fn linked<'a>(nodes: &'a Nodes, input: &Value) -> Option<(&'a Value, u64)> {
     let link = input.as_array().filter(|link| link.len() == 2)?;
     Some((nodes.get(link[0].as_str()?)?, link[1].as_u64()?))
 }
 
-/// The words that a node holds or is told by another one.
+/// The words in a node or in its inputs.
 fn own_words(nodes: &Nodes, node: &Value) -> Option<String> {
     let inputs = node["inputs"].as_object()?;
     WORDS.iter().filter_map(|key| inputs.get(*key)).find_map(|input| match input {
@@ -112,7 +111,7 @@ fn words(nodes: &Nodes, sampler: &Value, side: &str) -> Option<String> {
         if let Some(text) = own_words(nodes, node) {
             return Some(text);
         }
-        // A node with both sides passes them through: its second output is the negative one.
+        // A node with both sides passes them through. Its second output is the negative one.
         let other = if output == 0 { "negative" } else { "positive" };
         let both = !node["inputs"]["positive"].is_null() && !node["inputs"]["negative"].is_null();
         let inputs = node["inputs"].as_object().into_iter().flatten();
@@ -121,7 +120,7 @@ fn words(nodes: &Nodes, sampler: &Value, side: &str) -> Option<String> {
     None
 }
 
-/// The nearest value of one of these inputs, at a sampler or upward from it.
+/// The nearest value of one of these inputs, at a sampler or upstream of it.
 fn setting(nodes: &Nodes, sampler: &Value, keys: &[&str]) -> Option<String> {
     let mut seen = HashSet::new();
     let mut queue = VecDeque::from([sampler]);

@@ -1,11 +1,11 @@
-//! The texts in EXIF: a TIFF directory and the one of EXIF's own tags that it points to.
+//! The texts in EXIF: a TIFF directory and the sub-directory of EXIF's own tags.
 
 const IMAGE_DESCRIPTION: u16 = 0x010e;
 const SOFTWARE: u16 = 0x0131;
 const EXIF_DIRECTORY: u16 = 0x8769;
 const USER_COMMENT: u16 = 0x9286;
 
-/// A TIFF file in memory, with the order of its bytes.
+/// A TIFF file in memory, with its byte order.
 struct Tiff<'a> {
     bytes: &'a [u8],
     big: bool,
@@ -22,13 +22,13 @@ impl<'a> Tiff<'a> {
         Some(if self.big { u32::from_be_bytes(bytes) } else { u32::from_le_bytes(bytes) } as usize)
     }
 
-    /// The place of a tag's entry in the directory at `at`.
+    /// The offset of a tag's entry in the directory at `at`.
     fn entry(&self, at: usize, tag: u16) -> Option<usize> {
         let entries = usize::from(self.u16(at)?);
         (0..entries).map(|i| at + 2 + 12 * i).find(|&entry| self.u16(entry) == Some(tag))
     }
 
-    /// A tag's value, which is bytes or text.
+    /// A tag's value, as bytes or text.
     fn value(&self, directory: usize, tag: u16) -> Option<&'a [u8]> {
         let entry = self.entry(directory, tag)?;
         let length = self.u32(entry + 4)?;
@@ -41,7 +41,7 @@ impl<'a> Tiff<'a> {
     }
 }
 
-/// The texts of an eXIf chunk, by the names of their tags.
+/// The texts of an eXIf chunk, by tag name.
 pub(super) fn texts(bytes: &[u8]) -> Vec<(&'static str, String)> {
     let bytes = bytes.strip_prefix(b"Exif\0\0").unwrap_or(bytes);
     let big = match bytes.get(..4) {
@@ -60,7 +60,7 @@ pub(super) fn texts(bytes: &[u8]) -> Vec<(&'static str, String)> {
         .collect()
 }
 
-/// A user comment: eight bytes name its encoding.
+/// A user comment. Its first eight bytes name the encoding.
 fn comment(value: &[u8], big: bool) -> String {
     match value.split_at_checked(8) {
         Some((b"UNICODE\0", text)) => utf16(text, big),
@@ -69,8 +69,8 @@ fn comment(value: &[u8], big: bool) -> String {
     }
 }
 
-/// UTF-16. EXIF has no word for its byte order and programs differ, so that the zeros of plain
-/// letters tell it, and the file's own order where there are none.
+/// UTF-16. EXIF does not define its byte order and programs differ, so the zero bytes of ASCII
+/// letters decide, and without any the file's own order.
 fn utf16(text: &[u8], big: bool) -> String {
     let zeros = |side: usize| text.chunks_exact(2).filter(|pair| pair[side] == 0).count();
     let big = match zeros(0).cmp(&zeros(1)) {
@@ -86,14 +86,14 @@ fn utf16(text: &[u8], big: bool) -> String {
     String::from_utf16_lossy(&units).trim_matches(['\0', '\u{feff}']).to_owned()
 }
 
-/// UTF-8 or else Latin-1, up to the zeros that fill it.
+/// UTF-8 or else Latin-1, without the trailing zeros.
 fn plain(text: &[u8]) -> String {
     let end = text.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
     let text = &text[..end];
     String::from_utf8(text.to_vec()).unwrap_or_else(|_| text.iter().map(|&byte| char::from(byte)).collect())
 }
 
-/// The bytes of a profile that ImageMagick wrote: its name, its length and hexadecimal digits, in
+/// The bytes of a profile in ImageMagick's form: name, length and hexadecimal digits, on several
 /// lines.
 pub(super) fn from_digits(text: &str) -> Option<Vec<u8>> {
     let mut words = text.split_ascii_whitespace();

@@ -3,18 +3,18 @@
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 
-/// The most settings that are kept of a picture, and the most characters of one.
+/// Maximum number of stored settings per picture, and maximum characters per setting.
 const MOST_SETTINGS: usize = 48;
 const LONGEST_SETTING: usize = 400;
 
 /// Generation data as another program wrote it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Foreign {
-    /// The program's name; empty when the file does not tell it.
+    /// The program's name; empty if the file does not contain it.
     pub program: String,
-    /// The prompt, where it could be found.
+    /// The prompt, if found.
     pub prompt: Option<String>,
-    /// The negative prompt, where there is one.
+    /// The negative prompt, if there is one.
     pub negative: Option<String>,
     /// The other settings, by the program's own names.
     #[serde(serialize_with = "map")]
@@ -32,7 +32,7 @@ impl Foreign {
         Self { program: program.to_owned(), prompt, negative, settings: Vec::new() }
     }
 
-    /// Keeps a setting, each name once.
+    /// Stores a setting unless its name exists already.
     pub(super) fn set(&mut self, name: &str, value: String) {
         let known = self.settings.iter().any(|(old, _)| old == name);
         if known || value.is_empty() || self.settings.len() == MOST_SETTINGS {
@@ -46,7 +46,7 @@ impl Foreign {
     }
 }
 
-/// A number, a word or a truth as text.
+/// A number, a string or a boolean as text.
 pub(super) fn scalar(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => Some(text.clone()),

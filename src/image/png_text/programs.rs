@@ -1,4 +1,4 @@
-//! The forms in which other programs than AUTOMATIC1111 write generation data.
+//! Generation data in the forms of programs other than AUTOMATIC1111.
 
 use super::foreign::{Foreign, scalar};
 use super::texts::Texts;
@@ -6,7 +6,7 @@ use super::{PARAMETERS, comfy};
 use crate::json::strict;
 use serde_json::{Map, Value};
 
-/// The text in AUTOMATIC1111's form: the chunk of that name, or a comment that is written like it.
+/// The text in AUTOMATIC1111's form: the chunk of that name, or a comment in that form.
 pub(super) fn parameters(texts: &Texts) -> Option<String> {
     let like_it = |text: &&str| text.contains("Steps: ") && text.contains("Seed: ");
     let comments = ["UserComment", "Comment", "Description", "ImageDescription"];
@@ -14,7 +14,7 @@ pub(super) fn parameters(texts: &Texts) -> Option<String> {
     texts.get(PARAMETERS).or_else(comment).map(str::to_owned)
 }
 
-/// Data of other programs, the one with the clearest form first.
+/// Data of other programs. The least ambiguous form is tried first.
 pub(super) fn read(texts: &Texts) -> Option<Foreign> {
     let json = |key: &str| texts.get(key).and_then(parsed);
     let object = |key: &str| json(key).and_then(|value| if let Value::Object(map) = value { Some(map) } else { None });
@@ -31,7 +31,7 @@ pub(super) fn read(texts: &Texts) -> Option<Foreign> {
     if let Some(text) = texts.get("Dream") {
         return Some(dream(text));
     }
-    // NovelAI says in a comment what its description leaves out.
+    // NovelAI's comment completes its description.
     let description = texts.get("Description").filter(|_| software().starts_with("NovelAI")).map(Value::from);
     for comment in ["Comment", "UserComment", "ImageDescription", "Description"] {
         let map = object(comment).map(|mut map| {
@@ -47,7 +47,7 @@ pub(super) fn read(texts: &Texts) -> Option<Foreign> {
             return Some(found);
         }
     }
-    // Two programs call a graph and a plain text by the same name.
+    // Two programs use the same name for a graph and for a plain text.
     match (texts.get("prompt"), json("prompt")) {
         (_, Some(graph)) if comfy::graph(&graph).is_some() => return comfy::graph(&graph),
         (Some(_), _) => return Some(separate(texts)),
@@ -56,13 +56,13 @@ pub(super) fn read(texts: &Texts) -> Option<Foreign> {
     if let Some(found) = json("workflow").and_then(|workflow| comfy::workflow(&workflow)) {
         return Some(found);
     }
-    // Of a text in AUTOMATIC1111's form a description says nothing new.
+    // A description adds nothing to a text in AUTOMATIC1111's form.
     let described = parameters(texts).is_none()
         && ["Description", "Comment", "UserComment", "ImageDescription"].iter().any(|key| texts.get(key).is_some());
     described.then(|| separate(texts))
 }
 
-/// Every text as a setting of its own.
+/// Every text as a separate setting.
 fn separate(texts: &Texts) -> Foreign {
     let get = |keys: &[&str]| keys.iter().find_map(|key| texts.get(key)).map(str::to_owned);
     let software = texts.get("Software").unwrap_or_default();
@@ -77,17 +77,17 @@ fn separate(texts: &Texts) -> Foreign {
     found
 }
 
-/// A JSON document, as Python writes it.
+/// A JSON document in Python's dialect.
 fn parsed(text: &str) -> Option<Value> {
     let text = text.trim();
-    // Texts that are no documents are the common case.
+    // Most texts are not JSON documents.
     if !text.starts_with(['{', '[']) {
         return None;
     }
     serde_json::from_slice(&strict(text.as_bytes())).ok()
 }
 
-/// A prompt: a text, or a list of texts with their weights.
+/// A prompt: a text, or a list of weighted texts.
 fn words(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => Some(text.clone()),
@@ -99,8 +99,8 @@ fn words(value: &Value) -> Option<String> {
     }
 }
 
-/// One object of names and values, in the spellings of SwarmUI, Fooocus, InvokeAI, NovelAI, Draw
-/// Things, mflux and others; `None` when there is no prompt in it.
+/// One flat object, in the spellings of SwarmUI, Fooocus, InvokeAI, NovelAI, Draw Things, mflux and
+/// others; `None` without a prompt.
 fn flat(map: &Map<String, Value>, program: &str) -> Option<Foreign> {
     const PROMPTS: [&str; 5] = ["prompt", "positive_prompt", "Prompt", "c", "full_prompt"];
     const NEGATIVES: [&str; 8] = [
@@ -132,7 +132,7 @@ fn flat(map: &Map<String, Value>, program: &str) -> Option<Foreign> {
         if PROMPTS.contains(&name.as_str()) || NEGATIVES.contains(&name.as_str()) {
             continue;
         }
-        // A model is an object with its name beside sums of its file.
+        // A model may be an object with its name and file hashes.
         let named = || ["name", "model_name"].iter().find_map(|key| value[key].as_str().map(str::to_owned));
         if let Some(value) = scalar(value).or_else(named) {
             found.set(name, value);

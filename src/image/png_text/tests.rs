@@ -1,5 +1,4 @@
-//! Texts that are wrong, by accident or on purpose. Those of other programs are in
-//! `tests/png_text.rs`.
+//! Broken and hostile texts. `tests/png_text.rs` has the texts of other programs.
 
 use super::texts::{MAX_READ, MAX_TEXTS};
 use super::*;
@@ -26,7 +25,7 @@ fn text(key: &str, value: &str) -> PngText {
 }
 
 #[test]
-fn compressed_text_is_not_inflated_without_bound() {
+fn decompression_is_bounded() {
     use png::text_metadata::{EncodableTextChunk, ZTXtChunk};
     let mut bomb = ZTXtChunk::new(PARAMETERS, "a".repeat(MAX_TEXT + 1));
     bomb.compress_text().unwrap();
@@ -46,7 +45,7 @@ fn texts_have_a_bounded_number_and_length() {
 }
 
 #[test]
-fn graphs_that_turn_in_circles_end() {
+fn cyclic_graphs_terminate() {
     let link = r#"["1", 0]"#;
     let graph = format!(
         r#"{{"1": {{"class_type": "K", "inputs": {{"seed": {link}, "positive": {link}, "negative": {link}}}}}}}"#
@@ -83,13 +82,13 @@ fn settings_are_few_and_short() {
 }
 
 #[test]
-fn numbers_of_python_are_no_hindrance() {
+fn python_s_special_numbers_are_accepted() {
     let graph = r#"{"1": {"class_type": "CLIPTextEncode", "inputs": {"text": "NaN \"Infinity\" \\"}, "is_changed": [NaN, -Infinity]}}"#;
     assert_eq!(text("prompt", graph).foreign.unwrap().prompt.unwrap(), "NaN \"Infinity\" \\");
 }
 
 #[test]
-fn broken_exif_tells_nothing() {
+fn broken_exif_is_ignored() {
     let whole = b"MM\0*\0\0\0\x08\0\x01\x87\x69\0\x04\0\0\0\x01\0\0\0\x1a\0\0\0\0\0\x01\x92\x86\0\x07\0\0\0\x12\0\0\0\x2c\0\0\0\0UNICODE\0\0a\0 \0f\0o\0x";
     assert_eq!(exif::texts(whole), [("UserComment", "a fox".to_owned())]);
     for length in 0..whole.len() {
@@ -102,7 +101,7 @@ fn broken_exif_tells_nothing() {
 }
 
 #[test]
-fn exif_that_imagemagick_keeps_as_digits_is_read() {
+fn exif_as_digits_is_read() {
     let exif = b"II*\0\x08\0\0\0\x01\0\x0e\x01\x02\0\x04\0\0\0fox\0\0\0\0\0";
     let digits: Vec<String> =
         exif.chunks(36).map(|line| line.iter().map(|byte| format!("{byte:02x}")).collect()).collect();

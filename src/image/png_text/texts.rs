@@ -1,11 +1,11 @@
 //! The text chunks of a PNG.
 
-/// The bytes that all texts may have.
+/// Maximum bytes of all texts.
 pub(super) const MAX_TEXTS: usize = 16 << 20;
-/// The most texts that are read.
+/// Maximum number of texts.
 pub(super) const MAX_READ: usize = 256;
 
-/// The texts of a file by their names, in its order.
+/// The texts of a file by name, in file order.
 #[derive(Default)]
 pub(super) struct Texts {
     pub list: Vec<(String, String)>,
@@ -13,7 +13,7 @@ pub(super) struct Texts {
 }
 
 impl Texts {
-    /// Keeps a text, unless there are too many or they are too long.
+    /// Stores a text, unless there are too many or they are too long.
     pub(super) fn add(&mut self, name: &str, text: String) {
         if self.list.len() < MAX_READ && self.bytes + text.len() <= MAX_TEXTS && !text.trim().is_empty() {
             self.bytes += text.len();
@@ -21,7 +21,7 @@ impl Texts {
         }
     }
 
-    /// The first text of a name, whatever its case.
+    /// The first text of a name, ignoring case.
     pub(super) fn get(&self, name: &str) -> Option<&str> {
         self.list.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, text)| text.as_str())
     }

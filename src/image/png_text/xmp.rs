@@ -1,7 +1,7 @@
-//! The texts in XMP, which is XML: the few properties that tell how a picture was made, as elements
-//! or as attributes.
+//! The texts in XMP, which is XML: the few properties with generation data, as elements or
+//! attributes.
 
-/// The properties that are read, with the names that their texts get.
+/// The properties to read, with the names of their texts.
 const PROPERTIES: [(&str, &str); 4] = [
     ("exif:UserComment", "UserComment"),
     ("dc:description", "Description"),
@@ -18,7 +18,7 @@ fn value(packet: &str, property: &str) -> Option<String> {
     element(packet, property).or_else(|| attribute(packet, property)).filter(|text| !text.is_empty())
 }
 
-/// The text of the first element of this name, without the elements inside it.
+/// The text of the first element of this name, without nested elements.
 fn element(packet: &str, name: &str) -> Option<String> {
     let mut rest = packet;
     let (tag, inside) = loop {
@@ -38,7 +38,7 @@ fn element(packet: &str, name: &str) -> Option<String> {
     while let Some((before, tag)) = rest.split_once('<') {
         text += before;
         rest = match tag.strip_prefix("![CDATA[").and_then(|data| data.split_once("]]>")) {
-            // Text as it is: its ampersands are no entities.
+            // CDATA: ampersands are literal.
             Some((data, after)) => {
                 text += &data.replace('&', "&amp;");
                 after
@@ -57,7 +57,7 @@ fn attribute(packet: &str, name: &str) -> Option<String> {
     rest?.1.split_once('"').map(|(text, _)| unescaped(text))
 }
 
-/// Text with XML's five entities and its numbered characters in plain.
+/// Text with XML's five entities and its numeric character references decoded.
 fn unescaped(text: &str) -> String {
     let mut plain = String::new();
     let mut rest = text;

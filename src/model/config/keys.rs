@@ -8,16 +8,16 @@ use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
-/// No size of any network is larger.
+/// Maximum size in any network.
 const LARGEST_SIZE: usize = 1 << 20;
-/// No network has more layers of one kind.
+/// Maximum number of layers of one kind.
 const MOST_LAYERS: usize = 1000;
 
 /// The keys of a JSON object. A key whose value is null counts as missing.
 #[derive(Debug)]
 pub(super) struct Keys {
     path: PathBuf,
-    /// What stands before the keys in messages, for an object inside another.
+    /// Prefix of the keys in messages, for a nested object.
     prefix: String,
     map: Map<String, Value>,
 }
@@ -31,7 +31,7 @@ impl Keys {
         }
     }
 
-    /// A file without keys, for one that may be absent.
+    /// A file without keys, used for an absent file.
     pub(super) fn empty(folder: &ModelFolder, relative: &str) -> Self {
         Self { path: folder.path(relative), prefix: String::new(), map: Map::new() }
     }
@@ -56,7 +56,7 @@ impl Keys {
         Error::file(&self.path, format!("{}{key}: expected {expected}, found {found}", self.prefix))
     }
 
-    /// As [`Keys::fault`], having found what the file says.
+    /// As [`Keys::fault`], with the file's value as the found value.
     pub(super) fn wrong(&self, key: &str, expected: &str) -> Error {
         let found = self.map.get(key).map_or("nothing".to_owned(), |value| excerpt(&value.to_string()));
         self.fault(key, expected, found)
@@ -73,7 +73,7 @@ impl Keys {
             .ok_or_else(|| self.wrong(key, &format!("a whole number from {} to {}", range.start(), range.end())))
     }
 
-    /// A size: a whole number, not zero.
+    /// A size: a positive whole number.
     pub(super) fn size(&self, key: &str, default: Option<usize>) -> Result<usize> {
         self.count(key, default, 1..=LARGEST_SIZE)
     }
@@ -99,7 +99,7 @@ impl Keys {
         sizes.ok_or_else(|| self.wrong(key, &format!("a list of {count} whole numbers from 1 to {LARGEST_SIZE}")))
     }
 
-    /// A list of up to `most` pairs of sizes; empty when the key is missing.
+    /// A list of up to `most` pairs of sizes; empty if the key is missing.
     pub(super) fn pairs(&self, key: &str, most: usize) -> Result<Vec<[usize; 2]>> {
         let size = |value: &Value| whole(value).filter(|n| (1..=LARGEST_SIZE).contains(n));
         let pair = |value: &Value| match value.as_array().map(Vec::as_slice) {
@@ -125,7 +125,7 @@ impl Keys {
             .ok_or_else(|| self.wrong(key, &format!("a number from {} to {}", range.start(), range.end())))
     }
 
-    /// A number in a range, where the file has one.
+    /// A number in a range, if the file has one.
     pub(super) fn optional_real(&self, key: &str, range: RangeInclusive<f64>) -> Result<Option<f64>> {
         self.get(key).map(|_| self.real(key, None, range)).transpose()
     }
@@ -139,7 +139,7 @@ impl Keys {
         }
     }
 
-    /// Refuses a key that asks for what is not implemented: it has to be missing, null or false.
+    /// Refuses a key that requests an unimplemented feature: it must be missing, null or false.
     pub(super) fn refuse(&self, key: &str) -> Result<()> {
         match self.get(key) {
             None | Some(Value::Bool(false)) => Ok(()),
@@ -147,7 +147,7 @@ impl Keys {
         }
     }
 
-    /// Refuses a null where the reference's class fails on it instead of taking its default.
+    /// Refuses a null where the reference's class fails instead of using its default.
     pub(super) fn not_null(&self, keys: &[&str]) -> Result<()> {
         match keys.iter().find(|key| self.map.get(**key).is_some_and(Value::is_null)) {
             Some(key) => Err(self.wrong(key, "a value or no such key")),
@@ -155,8 +155,8 @@ impl Keys {
         }
     }
 
-    /// Returns the place of a text among those that are implemented, and refuses any other. A
-    /// missing key means the first.
+    /// Returns the index of a text among the implemented ones, and refuses any other. A missing key
+    /// selects the first.
     pub(super) fn one_of(&self, key: &str, supported: &[&str]) -> Result<usize> {
         let text = match self.get(key) {
             None => return Ok(0),
@@ -167,8 +167,8 @@ impl Keys {
         place.ok_or_else(|| self.wrong(key, &expected()))
     }
 
-    /// Refuses a list of texts that holds anything but `supported`, and says how many there are;
-    /// `None` when the key is missing.
+    /// Refuses a list of texts that contains anything except `supported`, and returns its length;
+    /// `None` if the key is missing.
     pub(super) fn all_are(&self, key: &str, supported: &str) -> Result<Option<usize>> {
         match self.get(key) {
             None => Ok(None),

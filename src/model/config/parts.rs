@@ -3,10 +3,10 @@
 use super::keys::Keys;
 use crate::error::Result;
 
-/// The widest adaLN input, whatever the model's width.
+/// The maximum width of the adaLN input, for any model width.
 const ADALN_WIDTH: usize = 256;
-/// No patch is larger, and no autoencoder has more blocks. With the bound on every size these keep
-/// the products of sizes within 32 bits, which is what a browser has.
+/// Maximum patch size, and maximum number of blocks in an autoencoder. With the bound on every size
+/// these limit products of sizes to 32 bits, the address space of a browser.
 const LARGEST_PATCH: usize = 16;
 const MOST_VAE_BLOCKS: usize = 8;
 const WIDEST_ATTENTION: usize = 1 << 20;
@@ -14,8 +14,8 @@ const WIDEST_ATTENTION: usize = 1 << 20;
 /// The image transformer (`ZImageTransformer2DModel`).
 #[derive(Debug, Clone, PartialEq)]
 pub struct TransformerConfig {
-    /// Latent pixels along each side of a patch: the one entry of `all_patch_size`. That of
-    /// `all_f_patch_size`, frames to a patch, has to be 1.
+    /// Latent pixels along each side of a patch: the one entry of `all_patch_size`. The one entry
+    /// of `all_f_patch_size`, frames per patch, must be 1.
     pub patch_size: usize,
     /// Latent channels.
     pub in_channels: usize,
@@ -23,10 +23,10 @@ pub struct TransformerConfig {
     pub dim: usize,
     /// Main layers.
     pub n_layers: usize,
-    /// Layers of the noise refiner, and as many of the context refiner.
+    /// Layers of the noise refiner. The context refiner has the same number.
     pub n_refiner_layers: usize,
-    /// Attention heads. The reference gives each its own keys and values, so `n_kv_heads` has to be
-    /// the same.
+    /// Attention heads. The reference gives each head its own keys and values, so `n_kv_heads` must
+    /// be equal.
     pub n_heads: usize,
     /// Added to the mean square in the RMSNorms of the blocks and of the caption.
     pub norm_eps: f32,
@@ -34,21 +34,21 @@ pub struct TransformerConfig {
     pub cap_feat_dim: usize,
     /// θ of the rotary embedding.
     pub rope_theta: f64,
-    /// What model time, 0 to 1, is multiplied by.
+    /// Factor of the model time, which runs from 0 to 1.
     pub t_scale: f64,
-    /// How many of a head's dimensions turn with the frame, the row and the column; all even.
+    /// Head dimensions rotated by the frame, the row and the column; all even.
     pub axes_dims: [usize; 3],
-    /// How many positions there are along each.
+    /// Number of positions along each axis.
     pub axes_lens: [usize; 3],
 }
 
 impl TransformerConfig {
-    /// Added to the mean square in the RMSNorms of queries and keys: the reference does not take
+    /// Added to the mean square in the RMSNorms of queries and keys. The reference does not use
     /// `norm_eps` for them.
     pub const QK_NORM_EPS: f32 = 1e-5;
     /// Added to the variance in the final LayerNorm.
     pub const FINAL_NORM_EPS: f32 = 1e-6;
-    /// Cosines and sines that the timestep is given as.
+    /// Number of cosines and sines that encode the timestep.
     pub const FREQUENCIES: usize = 256;
     /// The width inside the timestep's MLP.
     pub const TIMESTEP_HIDDEN: usize = 1024;
@@ -132,7 +132,7 @@ impl TransformerConfig {
         self.patch_size * self.patch_size * self.in_channels
     }
 
-    /// What the embedder and the final layer for this patch are called in tensor names: `2-1`.
+    /// The suffix of the embedder and the final layer for this patch in tensor names: `2-1`.
     pub fn patch_key(&self) -> String {
         format!("{}-1", self.patch_size)
     }
@@ -145,7 +145,7 @@ pub struct TextEncoderConfig {
     pub vocab_size: usize,
     /// The width of a token.
     pub hidden_size: usize,
-    /// Layers, the last of which the features do not need.
+    /// Layers. The features do not need the last one.
     pub num_hidden_layers: usize,
     /// Query heads.
     pub num_attention_heads: usize,
@@ -193,16 +193,16 @@ impl TextEncoderConfig {
     }
 }
 
-/// θ, which transformers 4 writes beside the other keys and transformers 5 into `rope_parameters`;
-/// `rope_scaling` is the older name for what else that object says.
+/// θ: transformers 4 writes it next to the other keys and transformers 5 into `rope_parameters`.
+/// `rope_scaling` is the older name of that object.
 fn qwen_theta(keys: &Keys) -> Result<f64> {
     let mut value = theta(keys, 10_000.0)?;
     for object in ["rope_scaling", "rope_parameters"] {
         if let Some(rope) = keys.inner(object)? {
             rope.one_of("rope_type", &["default"])?;
             rope.one_of("type", &["default"])?;
-            // One object a kind of layer: transformers 5 allows it where the kinds differ, which
-            // they do not here.
+            // Transformers 5 allows one object per kind of layer if the kinds differ. Here they are
+            // equal.
             rope.refuse("full_attention")?;
             value = theta(&rope, value)?;
         }
@@ -217,19 +217,19 @@ pub struct VaeConfig {
     pub latent_channels: usize,
     /// Channels of each block, from the picture's side.
     pub block_out_channels: Vec<usize>,
-    /// Residual blocks in each block of the encoder; the decoder has one more in each.
+    /// Residual blocks in each block of the encoder. The decoder has one more per block.
     pub layers_per_block: usize,
     /// Groups of every GroupNorm.
     pub norm_num_groups: usize,
-    /// What latents are multiplied by after shifting.
+    /// Latents are multiplied by this after shifting.
     pub scaling_factor: f32,
-    /// What is subtracted from latents before scaling.
+    /// Subtracted from latents before scaling.
     pub shift_factor: f32,
-    /// Whether a 1×1 convolution follows the encoder.
+    /// True if a 1×1 convolution follows the encoder.
     pub use_quant_conv: bool,
-    /// Whether a 1×1 convolution precedes the decoder.
+    /// True if a 1×1 convolution precedes the decoder.
     pub use_post_quant_conv: bool,
-    /// Whether the middle blocks have attention.
+    /// True if the middle blocks have attention.
     pub mid_block_add_attention: bool,
 }
 
@@ -276,7 +276,7 @@ impl VaeConfig {
             layers_per_block: keys.layers("layers_per_block", Some(1), 1)?,
             norm_num_groups,
             scaling_factor: keys.real("scaling_factor", Some(0.18215), 1e-6..=1e6)? as f32,
-            // The class has no shift by default, and the pipeline fails to add none.
+            // The class defaults to no shift, and the pipeline then fails to add it.
             shift_factor: keys.real("shift_factor", None, -1e6..=1e6)? as f32,
             use_quant_conv: keys.flag("use_quant_conv", true)?,
             use_post_quant_conv: keys.flag("use_post_quant_conv", true)?,
@@ -284,31 +284,31 @@ impl VaeConfig {
         })
     }
 
-    /// Pixels of the picture along each side of a latent pixel: every block but the last halves the
+    /// Picture pixels along each side of a latent pixel: every block except the last halves the
     /// picture.
     pub fn scale_factor(&self) -> usize {
         1 << (self.block_out_channels.len() - 1)
     }
 
-    /// Elements of the largest activation when a picture of `[height, width]` pixels is decoded.
+    /// Elements of the largest activation in decoding a picture of `[height, width]` pixels.
     pub fn largest_decoded(&self, size: [usize; 2]) -> usize {
-        // At each resolution the decoder begins with the channels of the one below.
+        // At each resolution the decoder begins with the channels of the next lower one.
         let next = self.block_out_channels.iter().skip(1).chain(self.block_out_channels.last());
         self.largest(size, next)
     }
 
-    /// Elements of the largest activation when a picture of `[height, width]` pixels is encoded.
+    /// Elements of the largest activation in encoding a picture of `[height, width]` pixels.
     pub fn largest_encoded(&self, size: [usize; 2]) -> usize {
         let before = self.block_out_channels.first().into_iter().chain(&self.block_out_channels);
         self.largest(size, before)
     }
 
-    /// `others` are the channels that come in at each resolution, the picture's own first.
+    /// `others` are the input channels of each resolution, starting with the picture's own.
     fn largest<'a>(&self, [height, width]: [usize; 2], others: impl Iterator<Item = &'a usize>) -> usize {
         let pixels = |level: usize| (height >> level).saturating_mul(width >> level);
         let levels = self.block_out_channels.iter().zip(others).map(|(&own, &other)| own.max(other)).enumerate();
         let largest = levels.map(|(level, channels)| pixels(level).saturating_mul(channels)).max().unwrap_or(0);
-        // The queries, keys and values of the attention in the middle, and the two ends.
+        // The queries, keys and values of the attention in the middle, and both ends.
         let deepest = self.block_out_channels.last().copied().unwrap_or(0);
         let middle = if self.mid_block_add_attention { 3 * deepest } else { 0 };
         let latents = pixels(self.block_out_channels.len() - 1).saturating_mul(middle.max(2 * self.latent_channels));
@@ -316,7 +316,7 @@ impl VaeConfig {
     }
 }
 
-/// A list of exactly as many sizes as the default has.
+/// A list of exactly as many sizes as in the default.
 fn array<const N: usize>(keys: &Keys, key: &str, default: [usize; N]) -> Result<[usize; N]> {
     let sizes = keys.sizes(key, &default, N..=N)?;
     sizes.try_into().map_err(|_| keys.wrong(key, &format!("a list of {N} sizes")))

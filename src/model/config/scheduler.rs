@@ -5,38 +5,36 @@ use super::keys::Keys;
 use crate::error::Result;
 use std::fmt;
 
-/// Model times count from 0 to this, whatever `num_train_timesteps` says: the pipeline takes it for
-/// granted.
+/// Model times count from 0 to this, independent of `num_train_timesteps`: the pipeline assumes it.
 const TRAIN_TIMESTEPS: usize = 1000;
 /// Bounds of every shift: far past any picture, and within what F32 holds.
 const LARGEST_SHIFT: f64 = 1e3;
-/// The longest sequence that a dynamic shift may name.
+/// Maximum sequence length of a dynamic shift.
 const LONGEST_SEQUENCE: usize = 1 << 30;
 
 /// The denoising schedule (`FlowMatchEulerDiscreteScheduler`).
 #[derive(Debug, Clone, PartialEq)]
 pub struct SchedulerConfig {
-    /// `k` in `σ = k·s / (1 + (k − 1)·s)`: it bends the schedule towards noise. A dynamic shift
+    /// `k` in `σ = k·s / (1 + (k − 1)·s)`, which bends the schedule towards noise. A dynamic shift
     /// replaces it.
     pub shift: f64,
     /// A shift that depends on the size of the picture (`use_dynamic_shifting`).
     pub dynamic: Option<DynamicShift>,
-    /// The last level before 0, which the others are stretched to (`shift_terminal`).
+    /// The last level before 0. The other levels are stretched to it (`shift_terminal`).
     pub terminal: Option<f64>,
     /// The spacing of the levels between the first and the last.
     pub spacing: Spacing,
-    /// The lowest and the highest level that a spacing begins and ends with, where the file says
-    /// so. They are no arguments of the class, but it reads them from its config (`sigma_min`,
-    /// `sigma_max`).
+    /// The lowest and the highest level of a spacing, if the file sets them. They are not arguments
+    /// of the class, but it reads them from its config (`sigma_min`, `sigma_max`).
     pub range: [Option<f64>; 2],
-    /// Whether every level `σ` becomes `1 − σ` (`invert_sigmas`).
+    /// True if every level `σ` becomes `1 − σ` (`invert_sigmas`).
     pub inverted: bool,
     /// The timestep of the level 1 (`num_train_timesteps`). The pipeline divides timesteps by 1000
-    /// all the same.
+    /// in any case.
     pub train_timesteps: usize,
 }
 
-/// A shift that goes linearly with the tokens of the picture, on a line through two points.
+/// A shift that depends linearly on the tokens of the picture, on a line through two points.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DynamicShift {
     /// The shift `μ` at each of [`DynamicShift::tokens`] (`base_shift`, `max_shift`).
@@ -59,11 +57,11 @@ pub enum TimeShift {
 /// The spacing of the noise levels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Spacing {
-    /// As the shift leaves them.
+    /// As shifted.
     Shifted,
-    /// Even in the seventh root (`use_karras_sigmas`).
+    /// Even steps of the seventh root (`use_karras_sigmas`).
     Karras,
-    /// Even in the logarithm (`use_exponential_sigmas`).
+    /// Even steps of the logarithm (`use_exponential_sigmas`).
     Exponential,
     /// Quantiles of the beta distribution with both parameters 0.6 (`use_beta_sigmas`).
     Beta,
@@ -79,8 +77,7 @@ impl SchedulerConfig {
         }
         let line = DynamicShift::read(keys)?;
         let dynamic = keys.flag("use_dynamic_shifting", false)?.then_some(line);
-        // The reference's class computes with the shift at once, unless the dynamic one replaces
-        // it.
+        // The reference's class applies the shift at once, unless a dynamic shift replaces it.
         if dynamic.is_none() {
             keys.not_null(&["shift"])?;
         }
@@ -100,7 +97,7 @@ impl SchedulerConfig {
 }
 
 impl DynamicShift {
-    /// The keys are checked whether or not the shift is used, as the pipeline computes `μ` in any
+    /// The keys are checked even if the shift is not used, because the pipeline computes `μ` in any
     /// case.
     fn read(keys: &Keys) -> Result<Self> {
         const TOKENS: [&str; 2] = ["base_image_seq_len", "max_image_seq_len"];
@@ -120,7 +117,7 @@ impl DynamicShift {
         Ok(Self { shifts: [shift("base_shift", 0.5)?, shift("max_shift", 1.15)?], tokens, kind })
     }
 
-    /// `μ` of a picture of so many tokens.
+    /// `μ` of a picture of `tokens` tokens.
     pub fn mu(&self, tokens: usize) -> f64 {
         let [least, most] = self.tokens.map(|tokens| tokens as f64);
         let slope = (self.shifts[1] - self.shifts[0]) / (most - least);

@@ -7,7 +7,7 @@ use std::path::Path;
 
 const INDEX: &str = "model_index.json";
 
-/// The files of Z-Image-Turbo, as it is published.
+/// The files of the published Z-Image-Turbo.
 fn turbo() -> Vec<(&'static str, Value)> {
     vec![
         (INDEX, json!({"_class_name": "ZImagePipeline"})),
@@ -50,7 +50,7 @@ fn write(root: &Path, relative: &str, text: &str) {
     fs::write(path, text).unwrap();
 }
 
-/// Reads Turbo's files with some keys changed; null takes a key away.
+/// Reads Turbo's files with some keys changed; null removes a key.
 fn read(changes: &[(&str, &str, Value)]) -> Result<ModelConfig> {
     let mut files = turbo();
     for (file, key, value) in changes {
@@ -84,8 +84,8 @@ fn refused(file: &str, key: &str, value: Value, parts: &[&str]) {
     assert!(!message.contains('\n') && message.len() < 600, "{message}");
 }
 
-/// diffusers 0.42 passes a null on to the class, where a number or a list is then missing; a flag
-/// is false. The pipeline itself fails to add a shift that is not there.
+/// Diffusers 0.42 passes a null to the class, which then lacks a number or a list; a flag is false.
+/// The pipeline itself fails to add a missing shift.
 #[test]
 fn nulls_mean_what_they_do_in_python() {
     let with_null = |file: &str, key: &str| {
@@ -170,13 +170,13 @@ fn missing_keys_have_the_reference_s_defaults() {
 }
 
 #[test]
-fn the_swiglu_s_width_is_rounded_like_the_reference_s() {
+fn swiglu_width_rounds_as_the_reference() {
     let at = |dim| TransformerConfig { dim, ..read(&[]).unwrap().transformer }.ffn_dim();
     assert_eq!((at(64), at(60), at(100), at(256)), (170, 160, 266, 682));
 }
 
 #[test]
-fn theta_stands_in_three_places() {
+fn theta_is_found_in_three_places() {
     let theta = |changes: &[_]| read(changes).unwrap().text_encoder.rope_theta;
     let gone = (TEXT_ENCODER, "rope_theta", Value::Null);
     let rope = json!({"rope_theta": 20000.0, "rope_type": "default"});
@@ -253,7 +253,7 @@ fn sizes_are_checked() {
 }
 
 #[test]
-fn schedules_are_told_in_words() {
+fn schedule_errors_are_readable() {
     let words = |key: &str, value: Value| read(&[(SCHEDULER, key, value)]).unwrap().scheduler.to_string();
     assert_eq!(words("shift", json!(3)), "shift 3");
     assert_eq!(words("use_dynamic_shifting", json!(true)), "dynamic exponential shift 0.5 to 1.15");
@@ -263,7 +263,7 @@ fn schedules_are_told_in_words() {
 }
 
 #[test]
-fn what_is_not_implemented_is_refused() {
+fn unimplemented_features_are_refused() {
     refused(TRANSFORMER, "qk_norm", json!(false), &["expected true"]);
     refused(TRANSFORMER, "siglip_feat_dim", json!(1152), &["not supported", "found 1152"]);
     refused(TRANSFORMER, "_class_name", json!("FluxTransformer2DModel"), &["expected ZImageTransformer2DModel"]);
@@ -281,9 +281,9 @@ fn what_is_not_implemented_is_refused() {
     refused(SCHEDULER, "stochastic_sampling", json!(true), &["expected false", "has no seed", "found true"]);
 }
 
-/// diffusers' pipeline does not read the two, and transformers knows both names of the function.
+/// Diffusers' pipeline does not read the two, and transformers knows both names of the function.
 #[test]
-fn keys_that_the_reference_ignores_are_ignored() {
+fn keys_ignored_by_the_reference_are_ignored() {
     let changes = [
         (VAE, "latents_mean", json!(vec![0.5; 16])),
         (VAE, "latents_std", json!(vec![2.0; 16])),
@@ -321,7 +321,7 @@ fn broken_files_are_refused() {
     assert!(message().contains("at most 1048576 bytes"));
 }
 
-/// A value as a file may have it where another one belongs.
+/// A plausible JSON value in the wrong place.
 fn value() -> impl Strategy<Value = Value> {
     let scalar = prop_oneof![
         any::<bool>().prop_map(Value::from),
@@ -338,10 +338,10 @@ fn value() -> impl Strategy<Value = Value> {
 }
 
 proptest! {
-    /// Whatever a few keys say, the answer is a config or an error for the user that names one of
-    /// the files.
+    /// For any values of a few keys, the result is a config or an error for the user that names one
+    /// of the files.
     #[test]
-    fn random_values_are_survived(
+    fn random_values_give_config_or_error(
         changes in prop::collection::vec((1..5usize, any::<prop::sample::Index>(), value()), 1..4),
     ) {
         let files = turbo();

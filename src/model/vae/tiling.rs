@@ -1,13 +1,13 @@
-//! The autoencoder in tiles, where a whole picture's activations do not fit the device: each tile
+//! Tiled decoding and encoding, for pictures whose activations do not fit the device. Each tile
 //! goes through the network alone, with its own group norms, and fades into the tiles above it and
 //! to its left.
 //!
-//! The rule is that of `AutoencoderKL` in diffusers: neighbours overlap by a quarter; in the
-//! overlap the weight goes linearly from one tile to the next; a tile is blended with the blended
-//! one above it, then with the blended one to its left. Blending is done on the host, as a backend
-//! would gain nothing by it: what it reads has to come to the host anyway and is small beside the
-//! network's activations, and the picture is never a tensor of the device, so that memory there is
-//! bounded by the tile alone. Pixels become bytes only once they are blended.
+//! The rule is that of `AutoencoderKL` in diffusers: neighbours overlap by a quarter, and in the
+//! overlap the weight goes linearly from one tile to the next. A tile is blended with the blended
+//! one above it, then with the blended one to its left. Blending runs on the host. A backend would
+//! not be faster, because the result has to come to the host anyway and is small next to the
+//! network's activations. The picture is never a device tensor, so device memory is bounded by the
+//! tile alone. Pixels become bytes only after blending.
 
 use super::Vae;
 use crate::backend::{Backend, DeviceTensor, level};
@@ -19,24 +19,24 @@ use std::fmt;
 use std::ops::Range;
 use std::str::FromStr;
 
-/// The tiles that are tried one after the other, in pixels; the first is diffusers' for this
+/// Tile sizes in pixels, in the order in which they are tried. The first is diffusers' for this
 /// autoencoder.
 const SIZES: [usize; 4] = [1024, 512, 256, 128];
-/// Neighbours share this part of a tile: one in so many.
+/// Neighbours overlap by 1/`OVERLAP` of a tile.
 const OVERLAP: usize = 4;
-/// The side of the largest tile that can be asked for, in pixels.
+/// Maximum side of a requested tile, in pixels.
 const MAX_TILE: usize = 1 << 16;
 
-/// The tiles in which pictures go through the autoencoder, or none for whole pictures.
+/// The tiling of the autoencoder, or none for whole pictures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum VaeTile {
-    /// Whole where the device has room for it, else in the largest tiles it has room for.
+    /// Whole if the device has enough memory, else the largest tiles that fit.
     #[default]
     Auto,
     /// Always whole.
     Off,
-    /// In tiles of so many pixels a side, where the picture is larger.
+    /// Tiles of this many pixels a side, if the picture is larger.
     Pixels(usize),
 }
 
@@ -44,7 +44,7 @@ impl VaeTile {
     /// Checks a size against the model's.
     ///
     /// # Errors
-    /// [`Error::Request`] for a size that does not cut into quarters of whole latent pixels.
+    /// [`Error::Request`] for a size whose quarters are not whole latent pixels.
     pub fn check(self, config: &VaeConfig) -> Result<()> {
         let VaeTile::Pixels(pixels) = self else { return Ok(()) };
         let multiple = step(config);
@@ -87,8 +87,8 @@ fn step(config: &VaeConfig) -> usize {
     OVERLAP * config.scale_factor()
 }
 
-/// The tiles that are left to try for pictures of one size, the first being the one in use; `None`
-/// is the whole picture.
+/// The remaining tile sizes for pictures of one size, starting with the current one; `None` is the
+/// whole picture.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tiles {
     left: VecDeque<Option<usize>>,
@@ -96,8 +96,8 @@ pub struct Tiles {
 }
 
 impl Tiles {
-    /// `largest` says how many elements the largest activation has for a picture of `[height,
-    /// width]` pixels, and `room` how many there may be.
+    /// `largest` returns the elements of the largest activation for a picture of `[height, width]`
+    /// pixels; `room` is the maximum.
     fn new(
         wish: VaeTile,
         config: &VaeConfig,
@@ -113,7 +113,7 @@ impl Tiles {
                 let fitting = SIZES.into_iter().filter(|&tile| smaller(tile) && tile.is_multiple_of(step(config)));
                 let mut all: VecDeque<_> = std::iter::once(None).chain(fitting.map(Some)).collect();
                 let fits = |tile: Option<usize>| largest(size.map(|side| side.min(tile.unwrap_or(side)))) <= room;
-                // The last one stays: its error says what is too large.
+                // The last one remains: its error names the activation that is too large.
                 while all.len() > 1 && !fits(all[0]) {
                     all.pop_front();
                 }
@@ -128,7 +128,7 @@ impl Tiles {
         self.left.front().copied().flatten()
     }
 
-    /// A warning for the user about tiles that were not asked for.
+    /// A warning for the user about automatic tiling.
     pub fn warning(&self) -> Option<String> {
         let tile = self.pixels().filter(|_| self.chosen)?;
         Some(format!(
@@ -137,7 +137,7 @@ impl Tiles {
         ))
     }
 
-    /// Goes on to smaller tiles; whether there are any.
+    /// Switches to the next smaller tiles; false if there are none.
     fn shrink(&mut self) -> bool {
         let more = self.left.len() > 1;
         if more {
@@ -147,7 +147,7 @@ impl Tiles {
     }
 }
 
-/// The cut of a side: tiles of `tile` latent pixels, `stride` from start to start.
+/// The tiling of one side: tiles of `tile` latent pixels, `stride` from start to start.
 #[derive(Debug, Clone, Copy)]
 struct Cut {
     tile: usize,
@@ -155,7 +155,7 @@ struct Cut {
 }
 
 impl Cut {
-    /// For tiles of so many pixels.
+    /// Tiles of this many pixels.
     fn new(tile: usize, config: &VaeConfig) -> Result<Self> {
         VaeTile::Pixels(tile).check(config)?;
         let tile = tile / config.scale_factor();
@@ -169,24 +169,24 @@ impl Cut {
 }
 
 impl<B: Backend> Vae<B> {
-    /// The tiles to decode pictures of `[height, width]` pixels in.
+    /// The tiles in which to decode pictures of `[height, width]` pixels.
     pub fn decoder_tiles(&self, b: &B, wish: VaeTile, size: [usize; 2]) -> Tiles {
         let largest = |size| self.config.largest_decoded(size);
         Tiles::new(wish, &self.config, size, largest, b.largest_activation())
     }
 
-    /// The tiles to encode pictures of `[height, width]` pixels in.
+    /// The tiles in which to encode pictures of `[height, width]` pixels.
     pub fn encoder_tiles(&self, b: &B, wish: VaeTile, size: [usize; 2]) -> Tiles {
         let largest = |size| self.config.largest_encoded(size);
         Tiles::new(wish, &self.config, size, largest, b.largest_activation())
     }
 
-    /// One item of latents F32 `[B, C, h, w]` to a picture U8 `[H, W, 3]`, in tiles where `tiles`
-    /// says so; when memory runs out, in the next smaller ones.
+    /// One item of latents F32 `[B, C, h, w]` to a picture U8 `[H, W, 3]`, tiled according to
+    /// `tiles`; if memory runs out, with the next smaller tiles.
     ///
     /// # Errors
     /// [`Error::NonFinitePicture`] for infinite values or NaN, [`Error::OutOfMemory`] when there
-    /// are no smaller tiles, and the others of the backend.
+    /// are no smaller tiles, and other errors of the backend.
     pub async fn decode_picture(
         &self,
         b: &B,
@@ -208,11 +208,10 @@ impl<B: Backend> Vae<B> {
     }
 
     /// A picture U8 `[H, W, 3]`, with sides that are multiples of [`VaeConfig::scale_factor`], to
-    /// the latents F32 `[1, C, h, w]` of [`Vae::encode`], in tiles as [`Vae::decode_picture`]
-    /// decodes.
+    /// the latents F32 `[1, C, h, w]` of [`Vae::encode`], tiled as in [`Vae::decode_picture`].
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`] when there are no smaller tiles, and the others of the backend.
+    /// [`Error::OutOfMemory`] when there are no smaller tiles, and other errors of the backend.
     pub async fn encode_picture(&self, b: &B, picture: &HostTensor, tiles: &mut Tiles) -> Result<HostTensor> {
         let shape = [&[1], picture.shape()].concat();
         let misshapen = || Error::shape("encode_picture", format!("a picture is [H, W, 3], not {:?}", picture.shape()));
@@ -229,8 +228,8 @@ impl<B: Backend> Vae<B> {
         Ok(HostTensor::from_u8(&[mosaic.size[0], mosaic.size[1], mosaic.inner], &mosaic.values))
     }
 
-    /// Latents F32 `[1, C, h, w]` to F32 `[1, H, W, 3]` between about −1 and 1, in tiles of so many
-    /// pixels.
+    /// Latents F32 `[1, C, h, w]` to F32 `[1, H, W, 3]` between about −1 and 1, in tiles of this
+    /// many pixels.
     ///
     /// # Errors
     /// As [`Vae::decode_picture`], with these tiles only.
@@ -292,7 +291,7 @@ pub(crate) async fn picture<B: Backend>(b: &B, pixels: &B::Tensor) -> Result<Hos
     b.download(&pixels.reshaped(&size)?).await
 }
 
-/// Runs `run` with ever smaller tiles until the device has room for them.
+/// Runs `run` with ever smaller tiles until they fit the device's memory.
 async fn fitting<B: Backend, T>(b: &B, tiles: &mut Tiles, run: impl AsyncFn(Option<usize>) -> Result<T>) -> Result<T> {
     loop {
         match run(tiles.pixels()).await {
@@ -302,7 +301,7 @@ async fn fitting<B: Backend, T>(b: &B, tiles: &mut Tiles, run: impl AsyncFn(Opti
     }
 }
 
-/// Lets go of a last tile's memory before one of another shape, which cannot use it.
+/// Frees the memory of the last tile before a tile of another shape, which cannot reuse it.
 fn made_room<B: Backend>(b: &B, last: &mut Option<Vec<usize>>, tile: &HostTensor) {
     let shape = tile.shape().to_vec();
     if last.as_ref().is_some_and(|last| *last != shape) {
@@ -322,26 +321,25 @@ fn part(tensor: &HostTensor, axis: usize, range: Range<usize>) -> HostTensor {
     HostTensor::new(tensor.dtype(), &shape, bytes.into()).expect("as many bytes as the ranges hold")
 }
 
-/// A picture, or latents, that tiles are put together to, row by row: `[outer, height, width,
-/// inner]`.
+/// A picture or latents, assembled from tiles row by row: `[outer, height, width, inner]`.
 struct Mosaic<T> {
     size: [usize; 2],
     inner: usize,
     values: Vec<T>,
-    /// From one tile's start to the next.
+    /// Distance between the starts of neighbouring tiles.
     stride: usize,
     overlap: usize,
     /// The corner of the next tile.
     at: [usize; 2],
-    /// The last rows of the tiles above, from the one above the next tile on, and then of those
-    /// before it.
+    /// The last rows of the tiles above: first those from the one above the next tile on, then
+    /// those of the tiles before it.
     above: VecDeque<Vec<f32>>,
     /// The last columns of the tile to the left.
     left: Vec<f32>,
 }
 
 impl<T: Copy + Default> Mosaic<T> {
-    /// `factor` is the number of entries along a side for one latent pixel.
+    /// `factor` is the number of entries per latent pixel along a side.
     fn new(outer: usize, size: [usize; 2], inner: usize, cut: Cut, factor: usize) -> Self {
         Self {
             size,
@@ -355,8 +353,8 @@ impl<T: Copy + Default> Mosaic<T> {
         }
     }
 
-    /// Blends the next tile `[outer, height, width, inner]` with its neighbours, and puts in what
-    /// no later tile changes.
+    /// Blends the next tile `[outer, height, width, inner]` with its neighbours, and stores the
+    /// part that no later tile changes.
     fn add(&mut self, mut tile: Vec<f32>, [height, width]: [usize; 2], finish: &impl Fn(f32) -> T) -> Result<()> {
         if !tile.iter().all(|value| value.is_finite()) {
             return Err(Error::NonFinitePicture);
@@ -396,7 +394,7 @@ fn tail(values: &[f32], len: usize, item: usize, count: usize) -> Vec<f32> {
 }
 
 /// Fades `before`, the last `overlap` entries of the neighbour along an axis, into the first
-/// entries of a tile that has `len` of `item` values. A tile that is shorter than the overlap ends
+/// entries of a tile that has `len` entries of `item` values. A tile shorter than the overlap ends
 /// where its neighbour ends.
 fn fade(values: &mut [f32], len: usize, item: usize, before: &[f32], overlap: usize) {
     let extent = overlap.min(len);

@@ -1,4 +1,4 @@
-//! How tiles are chosen, cut and put together, without a network.
+//! Choosing, cutting and assembling tiles, without a network.
 
 use super::*;
 use proptest::prelude::*;
@@ -19,9 +19,9 @@ fn config() -> VaeConfig {
 }
 
 #[test]
-fn the_largest_activation_is_that_of_the_widest_resolution() {
+fn largest_activation_is_at_the_widest_resolution() {
     let config = config();
-    // The last upsampling leaves 256 channels at the picture's size; the encoder begins with 128.
+    // The last upsampling outputs 256 channels at the picture's size; the encoder begins with 128.
     assert_eq!(config.largest_decoded([1024, 768]), 1024 * 768 * 256);
     assert_eq!(config.largest_encoded([1024, 768]), 1024 * 768 * 128);
     let deep = VaeConfig { block_out_channels: vec![8, 8, 8, 4096], ..config.clone() };
@@ -44,7 +44,7 @@ fn the_largest_tiles_that_fit_come_first() {
     assert_eq!(tiles(VaeTile::Auto, [1024, 1024], usize::MAX), [None, Some(512), Some(256), Some(128)]);
     assert_eq!(tiles(VaeTile::Auto, [1024, 1040], usize::MAX), all);
     assert_eq!(tiles(VaeTile::Auto, [64, 128], usize::MAX), [None]);
-    // 128 MiB of F32, what a browser grants: 362² pixels of 256 channels.
+    // 128 MiB of F32, the limit of a browser: 362² pixels of 256 channels.
     let browser = (128 << 20) / 4;
     assert_eq!(tiles(VaeTile::Auto, [1024, 1024], browser), all[3..]);
     assert_eq!(
@@ -55,17 +55,17 @@ fn the_largest_tiles_that_fit_come_first() {
     let exactly = 512 * 512 * 256;
     assert_eq!(tiles(VaeTile::Auto, [1024, 1024], exactly), all[2..]);
     assert_eq!(tiles(VaeTile::Auto, [1024, 1024], exactly - 1), all[3..]);
-    // Where nothing fits, the smallest says so.
+    // If nothing fits, the smallest tile remains and reports the error.
     assert_eq!(tiles(VaeTile::Auto, [1024, 1024], 1), all[4..]);
     assert_eq!(tiles(VaeTile::Auto, [96, 96], 1), [None]);
-    // What was asked for is done.
+    // Requested tiles are used as they are.
     assert_eq!(tiles(VaeTile::Off, [1024, 1024], 1), [None]);
     assert_eq!(tiles(VaeTile::Pixels(96), [64, 128], usize::MAX), [Some(96)]);
     assert_eq!(tiles(VaeTile::Pixels(96), [96, 96], usize::MAX), [None]);
 }
 
 #[test]
-fn tiles_are_mentioned_when_they_were_not_asked_for() {
+fn automatic_tiles_cause_a_warning() {
     let config = config();
     let new = |wish, room| Tiles::new(wish, &config, [640, 640], |size| config.largest_decoded(size), room);
     assert_eq!(new(VaeTile::Auto, usize::MAX).warning(), None);
@@ -95,7 +95,7 @@ fn a_size_of_tiles_is_read_and_checked() {
 }
 
 #[test]
-fn sides_are_cut_as_diffusers_cuts_them() {
+fn sides_are_cut_as_in_diffusers() {
     // Tiles of 16 latent pixels, 12 apart.
     let cut = Cut::new(128, &config()).unwrap();
     let tiles = |len| cut.tiles(len).map(|tile| (tile.start, tile.end)).collect::<Vec<_>>();
@@ -107,8 +107,8 @@ fn sides_are_cut_as_diffusers_cuts_them() {
     assert!(Cut::new(100, &config()).is_err() && Cut::new(0, &config()).is_err());
 }
 
-/// Puts `[outer, height, width, inner]` together from tiles cut out of it, each changed by
-/// `change`, which knows its number. Sides are in latent pixels, of `factor` entries each.
+/// Assembles `[outer, height, width, inner]` from tiles cut out of it. `change` modifies each tile
+/// by its number. Sides are in latent pixels, of `factor` entries each.
 fn through_tiles(
     [outer, height, width, inner]: [usize; 4],
     factor: usize,
@@ -137,9 +137,9 @@ fn through_tiles(
 }
 
 proptest! {
-    /// Neighbours that agree are put together to what they were cut from, whatever the sizes.
+    /// Equal neighbours are assembled to the original, for any size.
     #[test]
-    fn tiles_of_a_picture_make_the_picture(
+    fn equal_tiles_reassemble_the_picture(
         outer in 1..3usize, height in 1..40usize, width in 1..40usize, inner in 1..4usize, factor in 1..4usize,
         quarter in 1..5usize,
     ) {
@@ -153,20 +153,20 @@ proptest! {
 }
 
 #[test]
-fn the_weight_goes_from_one_tile_to_the_next() {
-    // Two tiles side by side, of 8 latent pixels, the first all 0 and the second all 1; 2 of them
-    // overlap.
+fn blending_weights_are_linear() {
+    // Two tiles side by side, of 8 latent pixels: the first is all 0, the second all 1. They
+    // overlap by 2.
     let row = through_tiles([1, 1, 12, 1], 2, 8, &[0.0; 48], |number, _| number as f32);
     let fade = [0.0, 0.25, 0.5, 0.75];
     assert_eq!(row[..24], [&[0.0; 12][..], &fade, &[1.0; 8]].concat());
     assert_eq!(row[24..], row[..24]);
-    // Four tiles: in the corner the lower right one fades in over what is above it, and then over
-    // what is to its left.
+    // Four tiles: in the corner the lower right one fades in over the one above it, then over the
+    // one to its left.
     let square = through_tiles([1, 12, 12, 1], 1, 8, &[0.0; 144], |number, _| [0.0, 1.0, 2.0, 3.0][number]);
     let at = |y: usize, x: usize| square[y * 12 + x];
     assert_eq!([at(5, 5), at(5, 6), at(5, 7), at(5, 8)], [0.0, 0.0, 0.5, 1.0]);
     assert_eq!([at(7, 5), at(7, 8), at(8, 5), at(8, 8)], [1.0, 2.0, 2.0, 3.0]);
-    // What is above and to the left has been blended itself: 0.5 and not 1, 1 and not 2.
+    // The tiles above and to the left are blended already: 0.5 and not 1, 1 and not 2.
     assert_eq!([at(6, 6), at(6, 7), at(7, 6), at(7, 7)], [0.0, 0.25, 1.0, 1.375]);
 }
 
