@@ -1,4 +1,4 @@
-//! A model's files in the hands of the script.
+//! A model's files, provided by the page's script.
 
 use crate::error::{Error, Result};
 use crate::weights::{BoxFuture, RemoteFiles};
@@ -27,7 +27,7 @@ export interface ModelFiles {
 
 #[wasm_bindgen]
 extern "C" {
-    /// A model's files: see the interface of this name in the module's types.
+    /// A model's files; the module's types document this interface.
     #[wasm_bindgen(typescript_type = "ModelFiles")]
     #[derive(Debug)]
     pub type ModelFiles;
@@ -45,7 +45,7 @@ extern "C" {
     fn list(this: &ModelFiles, folder: &str) -> std::result::Result<Promise, JsValue>;
 }
 
-/// The script's files as the library reads them.
+/// The script's files, as the library reads them.
 pub(super) struct Files {
     files: ModelFiles,
     name: String,
@@ -56,7 +56,7 @@ impl Files {
         Self { name: files.name(), files }
     }
 
-    /// The script's answer, or the error with the sentence that it threw.
+    /// The script's answer, or an error with the message that it threw.
     async fn answer(&self, path: &str, promise: std::result::Result<Promise, JsValue>) -> Result<JsValue> {
         let answer = match promise {
             Ok(promise) => JsFuture::from(promise).await,

@@ -1,14 +1,14 @@
-//! The library in a browser: the functions that a page's script calls, and those of the script that
-//! this crate calls.
+//! The library in a browser: the functions that a page's script calls, and the script's functions
+//! that this crate calls.
 //!
-//! Made for a worker: a step on the processor keeps its thread busy. The script brings the files of
-//! a model (see [`ModelFiles`]), from a server, from the browser's storage or from a folder that
-//! was picked; everything else happens here. `web/` holds the page.
+//! It is made for a worker, because a step on the CPU keeps its thread busy. The script provides
+//! the files of a model (see [`ModelFiles`]) from a server, from the browser's storage or from a
+//! picked folder; everything else happens here. `web/` contains the page.
 //!
 //! An error reaches the script as an `Error` whose message is the sentence for the user, with
 //! `kind` (`request`, `files`, `device`, `cancelled` or `internal`) and for some of `device` a
-//! `reason`: `lost` when the device is gone and what was loaded with it, `memory` when it has too
-//! little.
+//! `reason`: `lost` when the device and everything loaded on it is gone, `memory` when it has too
+//! little memory.
 
 mod files;
 mod request;
@@ -38,19 +38,18 @@ fn start() {
     console_error_panic_hook::set_once();
 }
 
-/// A model that is loaded and ready to draw.
+/// A loaded model, ready to draw.
 #[wasm_bindgen]
 #[derive(Debug)]
 pub struct ZImageEngine(Engine);
 
 #[wasm_bindgen]
 impl ZImageEngine {
-    /// Loads the model that `files` holds onto a backend: `auto`, `webgpu` or `cpu`. `progress` is
-    /// called with the bytes of weights that were read and those to read in all, first with 0, and
-    /// returns whether to go on.
+    /// Loads the model in `files` onto a backend: `auto`, `webgpu` or `cpu`. `progress` receives
+    /// the bytes of weights read so far and the total, first with 0, and returns true to continue.
     ///
     /// # Errors
-    /// Those of [`Model::new`] and [`Engine::load`].
+    /// Errors of [`Model::new`] and [`Engine::load`].
     pub async fn load(files: ModelFiles, backend: &str, progress: Function) -> Answer<ZImageEngine> {
         let load = async {
             let choice: BackendChoice = backend.parse()?;
@@ -69,7 +68,7 @@ impl ZImageEngine {
     /// The model, its backend and its device.
     ///
     /// # Errors
-    /// None that is expected.
+    /// None in practice.
     pub fn info(&self) -> Answer<JsValue> {
         let engine = &self.0;
         let config = self.0.config();
@@ -93,11 +92,11 @@ impl ZImageEngine {
         }))
     }
 
-    /// Draws one picture. `progress` is called with `{stage, done, of, preview?}` and returns
-    /// whether to go on.
+    /// Draws one picture. `progress` receives `{stage, done, of, preview?}` and returns true to
+    /// continue.
     ///
     /// # Errors
-    /// Those of [`Engine::generate`].
+    /// Errors of [`Engine::generate`].
     pub async fn generate(&self, request: JsValue, progress: Function, preview: bool) -> Answer<JsValue> {
         let run = async {
             let request = request::read(request)?;
@@ -124,14 +123,13 @@ impl ZImageEngine {
     }
 }
 
-/// Compares every op of `webgpu` with that of `cpu`: the cases whose names hold `filter`, on
-/// inputs of `seed`, with the shaders that `backend` names (`webgpu`, `webgpu:plain`, …). `each` is
-/// called with every op's row of the report as it is done; the report is what `zimage parity
-/// --json` prints.
+/// Compares every op of `webgpu` with `cpu`: the cases whose names contain `filter`, on inputs of
+/// `seed`, with the shaders that `backend` names (`webgpu`, `webgpu:plain`, …). `each` receives
+/// each finished row of the report. The report equals the output of `zimage parity --json`.
 ///
 /// # Errors
-/// [`Error::Device`] when there is no adapter that runs these shaders; [`Error::Request`] when no
-/// case has such a name, and for other backends.
+/// [`Error::Device`] if no adapter runs these shaders; [`Error::Request`] if no case name matches,
+/// and for other backends.
 #[wasm_bindgen]
 pub async fn parity(filter: Option<String>, seed: JsValue, backend: &str, each: Function) -> Answer<JsValue> {
     let compare = async {
@@ -144,7 +142,7 @@ pub async fn parity(filter: Option<String>, seed: JsValue, backend: &str, each: 
         let candidate = WebGpu::open_with(adapters, shaders, u64::MAX).await?;
         let mut row = |row: &Row| {
             if let Ok(row) = to_js(row) {
-                // An error that the listener throws does not change the report.
+                // An error that the callback throws does not change the report.
                 let _ = each.call1(&JsValue::NULL, &row);
             }
         };
@@ -173,9 +171,9 @@ pub fn heap_bytes() -> f64 {
 struct Events {
     progress: Function,
     wanted: bool,
-    /// Waits for the event of its step.
+    /// A preview that waits for the event of its step.
     latest: Option<Preview>,
-    /// Done, and of how many.
+    /// Steps done, and the total.
     steps: [usize; 2],
 }
 
@@ -217,7 +215,7 @@ impl Progress for Events {
     }
 }
 
-/// A listener returns `true` to go on. One that throws has no use for the rest.
+/// A callback returns `true` to continue. If it throws, the run ends.
 fn flow(answer: Answer<JsValue>) -> ControlFlow<()> {
     match answer {
         Ok(answer) if answer.is_truthy() => ControlFlow::Continue(()),
@@ -225,7 +223,7 @@ fn flow(answer: Answer<JsValue>) -> ControlFlow<()> {
     }
 }
 
-/// The error as a script catches it.
+/// The error, as a script catches it.
 fn thrown(error: Error) -> JsValue {
     let kind = match error.kind() {
         ErrorKind::Request => "request",
@@ -250,13 +248,13 @@ fn set(object: &Object, key: &str, value: &JsValue) -> Answer<()> {
     Reflect::set(object, &key.into(), value).map(|_| ())
 }
 
-/// As JSON has it.
+/// The value as JSON would represent it.
 fn to_js(value: &impl Serialize) -> Answer<JsValue> {
     let json = serde_json::to_string(value).map_err(|error| JsValue::from(js_sys::Error::new(&error.to_string())))?;
     JSON::parse(&json)
 }
 
-/// Exact for everything below 2⁵³.
+/// Exact below 2⁵³.
 fn number(value: u64) -> JsValue {
     (value as f64).into()
 }
@@ -265,7 +263,7 @@ fn bytes(bytes: &[u8]) -> JsValue {
     Uint8Array::from(bytes).into()
 }
 
-/// Sets `width`, `height` and `rgba`, as a canvas takes them.
+/// Sets `width`, `height` and `rgba`, in the form that a canvas takes.
 fn pixels(object: &Object, width: usize, height: usize, rgb: &[u8]) -> Answer<()> {
     set(object, "width", &width.into())?;
     set(object, "height", &height.into())?;
@@ -273,7 +271,7 @@ fn pixels(object: &Object, width: usize, height: usize, rgb: &[u8]) -> Answer<()
     set(object, "rgba", &bytes(&rgba))
 }
 
-/// The values that made a picture, by the names of a request.
+/// The generation data of a picture, under the names of a request.
 fn info(image: &Image) -> Answer<JsValue> {
     let info = &image.info;
     let object: Object = to_js(&serde_json::json!({

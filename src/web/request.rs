@@ -1,14 +1,14 @@
-//! A request as a script writes it.
+//! A request in the form that a script writes.
 
 use crate::error::{Error, Result};
 use crate::pipeline::request::Request;
 use serde::Deserialize;
 use wasm_bindgen::prelude::{JsCast, JsValue};
 
-/// The largest number up to which every whole number is one of a script's: 2⁵³ − 1.
+/// The largest integer that a script's number represents safely: 2⁵³ − 1.
 const LARGEST_NUMBER: u64 = (1 << 53) - 1;
 
-/// A field that is missing or `undefined` is the model's default.
+/// A request from a script. A missing or `undefined` field is the model's default.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Fields {
@@ -48,7 +48,7 @@ pub(super) fn seed(value: &JsValue) -> Result<Option<u64>> {
         .map_err(|_| Error::Request(format!("a seed is a whole number from 0 to {}", u64::MAX)))
 }
 
-/// A seed as a number, or as a bigint where no number is exact.
+/// A seed as a number, or as a bigint if a number would not be exact.
 pub(super) fn seed_to_js(seed: u64) -> JsValue {
     if seed <= LARGEST_NUMBER { (seed as f64).into() } else { js_sys::BigInt::from(seed).unchecked_into() }
 }

@@ -1,12 +1,12 @@
-//! Stored types that no backend reads, and the types that they become in memory. The reference
-//! casts every floating type; a conversion here is exact, except that F64 is rounded to F32.
+//! Stored types that no backend reads, and their types in memory. The reference casts every
+//! floating type; a conversion here is exact, except that F64 is rounded to F32.
 
 use super::StoredType;
 use crate::tensor::DType;
 use bytes::Bytes;
 use half::{bf16, f16};
 
-/// The type that elements of `stored` have in memory; `None` for types that are not floating.
+/// The type in memory of elements stored as `stored`; `None` for types that are not floating.
 pub(super) fn in_memory(stored: StoredType) -> Option<DType> {
     match stored {
         StoredType::F32 | StoredType::F64 => Some(DType::F32),
@@ -16,13 +16,13 @@ pub(super) fn in_memory(stored: StoredType) -> Option<DType> {
     }
 }
 
-/// True if elements have another type in memory.
+/// True if the type in memory differs from the stored one.
 pub(super) fn is_converted(stored: StoredType) -> bool {
     matches!(stored, StoredType::F64 | StoredType::F8_E4M3 | StoredType::F8_E5M2)
 }
 
-/// Elements of `stored` as [`in_memory`] has them; shared, not copied, where the types are the
-/// same.
+/// Elements of `stored`, converted to the type of [`in_memory`]; shared, not copied, if the types
+/// are equal.
 pub(super) fn convert(stored: StoredType, bytes: Bytes) -> Bytes {
     let eights = |value: fn(u8) -> f32| {
         let table: Vec<[u8; 2]> = (0..=u8::MAX).map(|byte| bf16::from_f32(value(byte)).to_le_bytes()).collect();
@@ -38,7 +38,7 @@ pub(super) fn convert(stored: StoredType, bytes: Bytes) -> Bytes {
     }
 }
 
-/// A float of 4 bits of exponent and 3 of mantissa, without infinities (`float8_e4m3fn`).
+/// A float with 4 exponent bits and 3 mantissa bits, without infinities (`float8_e4m3fn`).
 fn e4m3(byte: u8) -> f32 {
     let (exponent, mantissa) = (i32::from(byte >> 3 & 15), f32::from(byte & 7) / 8.0);
     let magnitude = match (exponent, byte & 7) {
@@ -63,7 +63,7 @@ mod tests {
         bytes.as_chunks().0.iter().map(|&b| bf16::from_le_bytes(b).to_f32()).collect()
     }
 
-    /// The values are those that the OCP's 8-bit floating-point specification lists.
+    /// The expected values are those of the OCP's 8-bit floating-point specification.
     #[test]
     fn eight_bit_floats_have_their_published_values() {
         let bytes = [0x00, 0x80, 0x01, 0x07, 0x08, 0x38, 0xb8, 0x7e, 0xfe];

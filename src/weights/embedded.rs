@@ -7,7 +7,7 @@ impl ModelFolder {
     /// The embedded default model.
     ///
     /// # Errors
-    /// [`Error::NoEmbeddedModel`] where this crate was built without the feature `embedded-model`.
+    /// [`Error::NoEmbeddedModel`] if this crate was built without the feature `embedded-model`.
     pub fn embedded() -> Result<Self> {
         if FILES.is_empty() {
             return Err(Error::NoEmbeddedModel);

@@ -1,4 +1,4 @@
-//! One file of a model, read in parts: from memory, from a map, by plain reads, or from elsewhere.
+//! One file of a model, readable in parts: from memory, mapped, by plain reads, or remote.
 
 use super::remote::RemoteFiles;
 #[cfg(unix)]
@@ -13,18 +13,18 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::SystemTime;
 
-/// Files of up to this many bytes are read into memory when they are opened. What happens to them
-/// afterwards makes no difference.
+/// Files up to this many bytes are read into memory when they are opened. Later changes of the file
+/// have no effect.
 const SMALL: u64 = 8 << 20;
-/// Bytes that are read at once of a file that cannot be mapped.
+/// Bytes per read of a file that cannot be mapped.
 const PIECE: u64 = 8 << 20;
 
-/// One file of a model; any part of it can be read.
+/// One file of a model. Any part of it can be read.
 #[derive(Debug, Clone)]
 pub(super) struct ModelFile {
-    /// For messages.
+    /// The path, for messages.
     pub path: PathBuf,
-    /// Bytes.
+    /// Length in bytes.
     pub len: u64,
     contents: Contents,
 }
@@ -33,7 +33,7 @@ pub(super) struct ModelFile {
 enum Contents {
     /// In memory or mapped.
     Here(Bytes),
-    /// On disk, read when it is asked for.
+    /// On disk, read on demand.
     Disk(Arc<OpenFile>),
     There {
         files: Arc<dyn RemoteFiles>,
@@ -45,7 +45,7 @@ enum Contents {
 #[derive(Debug, Clone, Default)]
 pub(super) struct OpenFiles(Arc<Mutex<Vec<Weak<OpenFile>>>>);
 
-/// A file on disk that stays open for as long as something reads it.
+/// A file on disk. It stays open while something reads it.
 #[derive(Debug)]
 struct OpenFile {
     path: PathBuf,
@@ -53,14 +53,14 @@ struct OpenFile {
     opened: Stamp,
 }
 
-/// Tells whether a file was written to.
+/// A stamp that changes when a file is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Stamp {
     len: u64,
     modified: Option<SystemTime>,
 }
 
-/// A map of a whole file.
+/// A mapping of a whole file.
 #[cfg(not(target_family = "wasm"))]
 struct Map {
     #[cfg(unix)]
@@ -82,20 +82,20 @@ impl ModelFile {
         Self { path, len: bytes.len() as u64, contents: Contents::Here(bytes) }
     }
 
-    /// A file of `len` bytes that `files` has.
+    /// A remote file of `len` bytes in `files`.
     pub(super) fn remote(path: PathBuf, len: u64, files: Arc<dyn RemoteFiles>, relative: &str) -> Self {
         Self { path, len, contents: Contents::There { files, relative: relative.to_owned() } }
     }
 
-    /// A file on disk. A small one is read now. A large one is mapped, so that its pages are loaded
-    /// when they are read, or read in pieces where the file system allows no maps; `open` watches
+    /// A file on disk. A small file is read now. A large file is mapped, so that its pages are
+    /// loaded on demand, or read in pieces if the file system allows no mappings; `open` watches
     /// it.
     ///
     /// # Errors
-    /// [`Error::Io`] for what the system reports, [`Error::File`] when there is no such file or it
-    /// is not a file.
+    /// [`Error::Io`] for system errors, [`Error::File`] if the path does not exist or is not a
+    /// file.
     pub(super) fn open(path: &Path, open: &OpenFiles) -> Result<Self> {
-        // Asked before opening: opening a named pipe would wait for its writer.
+        // This check precedes opening, because opening a named pipe would wait for its writer.
         let kind = metadata(path).map_err(|e| match e.kind() {
             ErrorKind::NotFound | ErrorKind::NotADirectory => missing(path),
             _ => Error::io(path, e),
@@ -115,8 +115,8 @@ impl ModelFile {
         Ok(Self { path: path.to_owned(), len: opened.len, contents })
     }
 
-    /// The size of a piece in bytes when a file is read in pieces; `None` for a file whose bytes
-    /// are in memory or mapped.
+    /// Bytes per piece, for a file that is read in pieces; `None` for a file whose bytes are in
+    /// memory or mapped.
     pub(super) fn piece(&self) -> Option<u64> {
         match &self.contents {
             Contents::Here(_) => None,
@@ -125,10 +125,10 @@ impl ModelFile {
         }
     }
 
-    /// The bytes in `range`: those in memory or mapped are shared, not copied.
+    /// The bytes in `range`. Bytes in memory or mapped are shared, not copied.
     ///
     /// # Errors
-    /// [`Error::File`] for a range that the file does not have; those of reading.
+    /// [`Error::File`] for a range outside the file; read errors.
     pub(super) async fn read(&self, range: Range<u64>) -> Result<Bytes> {
         let part = match &self.contents {
             Contents::Here(bytes) => slice(bytes, &range),
@@ -152,7 +152,7 @@ fn slice(bytes: &Bytes, range: &Range<u64>) -> Option<Bytes> {
     (start <= end && end <= bytes.len()).then(|| bytes.slice(start..end))
 }
 
-/// The error for a file that is not there.
+/// The error for a missing file.
 pub(super) fn missing(path: &Path) -> Error {
     Error::file(path, "there is no such file: the model is incomplete; download it again")
 }
@@ -164,7 +164,7 @@ impl OpenFiles {
         files.push(Arc::downgrade(file));
     }
 
-    /// Checks that none of them has changed since it was opened.
+    /// Checks that no open file has changed since it was opened.
     ///
     /// # Errors
     /// [`Error::File`] that names the changed file.
@@ -175,8 +175,7 @@ impl OpenFiles {
 }
 
 impl OpenFile {
-    /// Asks the open file, not its path: a new file of the same name changes nothing for one that
-    /// is open.
+    /// Checks the open file, not its path: a new file of the same name does not affect an open one.
     fn check(&self) -> Result<()> {
         let file = lock(&self.file);
         let now = Stamp::of(&file).map_err(|e| Error::io(&self.path, e))?;
@@ -188,7 +187,7 @@ impl OpenFile {
         Err(Error::file(&self.path, problem))
     }
 
-    /// Reads a part into memory.
+    /// Reads a range into memory.
     fn read(&self, range: Range<u64>) -> Result<Bytes> {
         let len = range.end - range.start;
         let mut bytes = Vec::new();
@@ -205,15 +204,15 @@ impl OpenFile {
         }
     }
 
-    /// A map of the file, where its file system allows one: shared, else private.
+    /// A mapping of the file, if its file system allows one: shared, else private.
     #[cfg(not(target_family = "wasm"))]
     fn map(self: &Arc<Self>) -> Option<Bytes> {
         let file = lock(&self.file);
-        // SAFETY: both maps are read-only, live as long as the `Bytes` that own them, and are only
-        // ever read as bytes, for which every value is valid. Another program may change the file
-        // meanwhile: overwritten, it shows other numbers, which `OpenFiles::check` finds;
-        // truncated, reading past its new end raises SIGBUS, which `explain_sigbus` is for. Slices
-        // are checked against the length that the file had here.
+        // SAFETY: both mappings are read-only, live as long as the `Bytes` that own them, and are
+        // only ever read as bytes, for which every value is valid. Another program may change the
+        // file meanwhile. If it overwrites the file, other numbers appear, which `OpenFiles::check`
+        // detects; if it truncates the file, reading past the new end raises SIGBUS, which
+        // `explain_sigbus` handles. Slices are checked against the length that the file had here.
         let map =
             unsafe { memmap2::Mmap::map(&*file).or_else(|_| memmap2::MmapOptions::new().map_copy_read_only(&*file)) };
         let map = map.ok().filter(|map| map.len() as u64 == self.opened.len)?;
@@ -225,7 +224,7 @@ impl OpenFile {
         }))
     }
 
-    /// There are no maps.
+    /// This platform has no mappings.
     #[cfg(target_family = "wasm")]
     fn map(self: &Arc<Self>) -> Option<Bytes> {
         None

@@ -1,5 +1,4 @@
-//! The search for a value that is not finite in a model's weights: it says whose fault a broken
-//! result is.
+//! The search for a non-finite value in a model's weights, to find the cause of a broken result.
 
 use super::file::ModelFile;
 use super::{StoredType, Tensors};
@@ -7,18 +6,18 @@ use crate::error::Result;
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 
-/// Bytes that are scanned at once: a multiple of every element's size.
+/// Bytes scanned at once: a multiple of every element size.
 const PIECE: u64 = 4 << 20;
 
 impl Tensors {
-    /// The name, as its file spells it, of the first tensor that holds a NaN or an infinity. Only
-    /// tensors that something has read count, without those that are `known` to have no part in the
-    /// result; `known` sees names as in [`Tensors::unread`]. All of these tensors are read again,
-    /// in pieces: this takes seconds for a large model and is meant for a result that is not
-    /// finite.
+    /// The name, in its file's spelling, of the first tensor that contains a NaN or an infinity.
+    /// The search covers tensors that something has read, except those that are `known` not to
+    /// affect the result; `known` receives names as in [`Tensors::unread`]. All of these tensors
+    /// are read again, in pieces. This takes seconds for a large model and is meant for a
+    /// non-finite result.
     ///
     /// # Errors
-    /// Those of reading.
+    /// Read errors.
     pub async fn first_non_finite(&self, known: impl Fn(&str) -> bool) -> Result<Option<String>> {
         for (name, entry) in &self.entries {
             if entry.read.load(Ordering::Relaxed)
@@ -44,8 +43,8 @@ async fn holds_non_finite(file: &ModelFile, range: &Range<u64>, dtype: StoredTyp
     Ok(false)
 }
 
-/// True if every element is finite as it is used. An exponent of ones marks infinities and NaNs in
-/// all types but F8_E4M3, which has only NaNs; an F64 is used as an F32.
+/// True if every element is finite in its type of use. An exponent of ones marks infinities and
+/// NaNs in all types except F8_E4M3, which has only NaNs; an F64 is used as an F32.
 fn all_finite(dtype: StoredType, bytes: &[u8]) -> bool {
     let halves = |exponent: u16| chunks(bytes).all(|b| u16::from_le_bytes(b) & exponent != exponent);
     match dtype {
@@ -71,7 +70,7 @@ mod tests {
     use crate::weights::ModelFolder;
     use safetensors::tensor::TensorView;
 
-    /// A part whose tensors are these vectors.
+    /// A part with these vectors as tensors.
     fn part(tensors: &[(&str, StoredType, Vec<u8>)]) -> Tensors {
         let views = tensors.iter().map(|(name, dtype, bytes)| {
             let len = bytes.len() * 8 / dtype.bitsize();

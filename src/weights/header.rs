@@ -1,9 +1,9 @@
-//! The header of a safetensors file, read as if its author meant harm.
+//! The header of a safetensors file, parsed as untrusted input.
 //!
 //! A file is 8 bytes with the header's length, the header in JSON, then the data that the header's
-//! offsets count from. The crate `safetensors` defines the types of elements. The rest stands here,
-//! because its own checks do not name the tensor, let a name occur twice, and count in `usize`,
-//! which is too short in a browser for a file of more than 4 GB.
+//! offsets refer to. The crate `safetensors` defines the types of elements. Everything else is
+//! here, because the crate's own checks do not name the tensor, accept duplicate names, and count
+//! in `usize`, which in a browser is too small for a file of more than 4 GB.
 
 use super::StoredType;
 use super::file::ModelFile;
@@ -16,17 +16,17 @@ use std::fmt;
 use std::ops::Range;
 use std::path::Path;
 
-/// The format's own limit. What a header makes us allocate is a small multiple of its length, and
-/// it has to be in the file in full.
+/// The format's own limit. A header causes allocations of a small multiple of its length, and must
+/// be in the file completely.
 const LONGEST_HEADER: u64 = 100_000_000;
 
-/// More dimensions than any tensor has; a longer shape would only be there to take memory.
+/// Maximum dimensions of a tensor. A longer shape would only waste memory.
 const MOST_DIMENSIONS: usize = 16;
 
-/// More tensors than any file has: a shard of the published models has less than 1000.
+/// Maximum tensors of a file: a shard of the published models has less than 1000.
 const MOST_TENSORS: usize = 1 << 17;
 
-/// One tensor of a file, as the header writes it.
+/// One tensor of a file, as in the header.
 #[derive(Debug, Deserialize)]
 pub(super) struct TensorInfo {
     pub(super) dtype: StoredType,
@@ -35,15 +35,15 @@ pub(super) struct TensorInfo {
     data_offsets: (u64, u64),
 }
 
-/// One tensor of a file, with its place in that file.
+/// One tensor of a file, with its offsets in that file.
 #[derive(Debug)]
 pub(super) struct Stored {
     pub(super) info: TensorInfo,
     pub(super) range: Range<u64>,
 }
 
-/// Reads and checks the header of `file`: afterwards every range lies inside the file, holds
-/// exactly its shape's elements, and no two overlap.
+/// Reads and checks the header of `file`. Afterwards every range is inside the file and has exactly
+/// its shape's elements, and no two ranges overlap.
 pub(super) async fn read_header(file: &ModelFile) -> Result<BTreeMap<String, Stored>> {
     let path = &file.path;
     let json = header(file).await?;
@@ -56,7 +56,7 @@ pub(super) async fn read_header(file: &ModelFile) -> Result<BTreeMap<String, Sto
     Ok(entries.into_iter().map(|(name, info)| (name, Stored { range: place(&info), info })).collect())
 }
 
-/// The header's JSON; the data begins 8 bytes after as many.
+/// The header's JSON. The data starts at offset `8 + len`.
 async fn header(file: &ModelFile) -> Result<Bytes> {
     let fault = |found: String| {
         let hint = "it is truncated or of another format; download it again";
@@ -82,10 +82,10 @@ async fn header(file: &ModelFile) -> Result<Bytes> {
     file.read(8..8 + length).await
 }
 
-/// Bytes that tell one format from another.
+/// Bytes that suffice to recognise a format.
 const LONGEST_MARK: u64 = 64;
 
-/// The format that a file begins like, with what to do about it.
+/// The format that the file's first bytes match, with advice.
 fn other_format(start: &[u8]) -> Option<&'static str> {
     let text = start.trim_ascii_start().to_ascii_lowercase();
     let begins = |marks: &[&[u8]]| marks.iter().any(|mark| text.starts_with(mark));
@@ -132,7 +132,7 @@ impl<'de> Visitor<'de> for ShapeVisitor {
     }
 }
 
-/// The header as it is written, each name once.
+/// The header's entries, with unique names.
 struct Entries(BTreeMap<String, TensorInfo>);
 
 impl<'de> Deserialize<'de> for Entries {
@@ -141,7 +141,7 @@ impl<'de> Deserialize<'de> for Entries {
     }
 }
 
-/// The entry of a header that is no tensor.
+/// The one header entry that is not a tensor.
 const METADATA: &str = "__metadata__";
 
 struct EntriesVisitor;
@@ -179,7 +179,7 @@ impl<'de> Visitor<'de> for EntriesVisitor {
     }
 }
 
-/// A map of texts, as the format has metadata; nothing here reads it.
+/// A map of texts, the format's metadata. Nothing here reads it.
 struct Texts;
 
 impl<'de> Deserialize<'de> for Texts {
@@ -203,8 +203,8 @@ impl<'de> Visitor<'de> for TextsVisitor {
     }
 }
 
-/// Holds every tensor against its shape and type, and all of them against the `data` bytes that the
-/// file has.
+/// Checks every tensor against its shape and type, and all tensors against the `data` bytes of the
+/// file.
 fn check(path: &Path, entries: &BTreeMap<String, TensorInfo>, data: u64) -> Result<()> {
     let mut order: Vec<_> = entries.iter().collect();
     order.sort_by_key(|(_, info)| info.data_offsets);
@@ -241,8 +241,7 @@ fn check(path: &Path, entries: &BTreeMap<String, TensorInfo>, data: u64) -> Resu
     Ok(())
 }
 
-/// The bytes that a shape takes; `None` when they overflow or, for types smaller than a byte, do
-/// not come out even.
+/// The bytes of a shape; `None` if they overflow or, for types smaller than a byte, are not whole.
 fn bytes_of(info: &TensorInfo) -> Option<u64> {
     let elements = info.shape.iter().try_fold(1u64, |product, &n| product.checked_mul(n as u64))?;
     let bits = elements.checked_mul(info.dtype.bitsize() as u64)?;

@@ -1,5 +1,5 @@
-//! The index of a sharded part: `<stem>.safetensors.index.json`, whose `weight_map` says which
-//! tensor is in which file.
+//! The index of a sharded part: `<stem>.safetensors.index.json`, whose `weight_map` maps tensors to
+//! files.
 
 use crate::error::{Error, Result, excerpt};
 use crate::json;
@@ -7,7 +7,7 @@ use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// More bytes than an index has: those of the published models have less than 100 kB.
+/// Maximum bytes of an index: those of the published models have less than 100 kB.
 pub(super) const LONGEST: u64 = 16 << 20;
 
 /// Reads the weight map, tensor → shard. `path` is for messages.
@@ -30,8 +30,8 @@ pub(super) fn read_index(path: &Path, bytes: &[u8]) -> Result<BTreeMap<String, S
     Ok(map)
 }
 
-/// Shards lie beside their index. Anything else could lead out of the model's folder, on any
-/// system, or write what it likes to the terminal that shows the path in a message.
+/// True for a plain file name. Shards are next to their index. Any other path could lead out of the
+/// model's folder, or inject control characters into the terminal that shows it in a message.
 fn is_plain_name(shard: &str) -> bool {
     const LONGEST: usize = 255;
     let forbidden = |c: char| c.is_control() || ['/', '\\', ':'].contains(&c);

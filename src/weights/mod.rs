@@ -1,9 +1,9 @@
 //! A model's files as named tensors.
 //!
-//! [`ModelFolder`] knows where the bytes come from (a folder on disk, the binary itself, or
-//! [`RemoteFiles`]), [`Tensors`] knows their names, shapes and types. Nothing here knows a device.
-//! Every file counts as hostile until it is checked: a wrong one is an error that names the file,
-//! the tensor, what was expected and what was found.
+//! [`ModelFolder`] reads bytes from a source (a folder on disk, the binary itself, or
+//! [`RemoteFiles`]), and [`Tensors`] has their names, shapes and types. Nothing here depends on a
+//! device. Every file is untrusted until it is checked: an error names the file, the tensor, the
+//! expected and the found value.
 
 mod convert;
 mod embedded;
@@ -25,8 +25,8 @@ pub(crate) use folder::LONGEST_CONFIG;
 pub use folder::ModelFolder;
 pub use random::RandomTensors;
 pub use remote::RemoteFiles;
-/// The element types that a safetensors file can name. [`Tensors::take`] reads only floating ones
-/// of 8 to 64 bits.
+/// The element types of safetensors files. [`Tensors::take`] reads only floating ones of 8 to 64
+/// bits.
 pub use safetensors::Dtype as StoredType;
 pub use sigbus::explain_sigbus;
 pub use tensors::{Listing, OnRead, Tensors};

@@ -1,25 +1,25 @@
-//! The names of tensors: the libraries that write model folders load some tensors under other names
-//! than theirs, and each has its own order of files.
+//! The names of tensors. The libraries that write model folders load some tensors under other names
+//! than the stored ones, and each library has its own order of files.
 
 use std::borrow::Cow;
 
-/// Names of tensors in the attention of an autoencoder as diffusers wrote them before version 0.18,
-/// and as it writes them now.
+/// Tensor names in the attention of an autoencoder: those of diffusers before version 0.18, and the
+/// current ones.
 const OLD_ATTENTION: [(&str, &str); 4] =
     [("query", "to_q"), ("key", "to_k"), ("value", "to_v"), ("proj_attn", "to_out.0")];
 
 /// The body of a language model inside the model with a head.
 const BODY: &str = "model.";
-/// The table of a text encoder, and the head that has the same values where the two are tied.
+/// The table of a text encoder. The language-model head has the same values if the two are tied.
 pub(super) const TABLE: &str = "embed_tokens.weight";
 pub(super) const HEAD: &str = "lm_head.weight";
 
-/// The library whose rules hold for a part's files.
+/// The library whose rules apply to a part's files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Library {
-    /// It reads an index of shards first, a single file otherwise.
+    /// Reads an index of shards first, a single file otherwise.
     Diffusers,
-    /// It reads a single file first, an index of shards otherwise.
+    /// Reads a single file first, an index of shards otherwise.
     Transformers,
 }
 
@@ -36,7 +36,7 @@ impl Library {
         }
     }
 
-    /// The name under which the library loads the tensor that a file calls `stored`.
+    /// The name under which the library loads the tensor stored as `stored`.
     pub(super) fn own_name(self, stored: &str) -> Cow<'_, str> {
         match self {
             Self::Diffusers => new_attention(stored).map_or(Cow::Borrowed(stored), Cow::Owned),

@@ -1,4 +1,4 @@
-//! The opening of a part: which files are read, and which tensor is in which of them.
+//! Opening a part: selecting its files, and locating each tensor.
 
 use super::file::{ModelFile, OpenFiles};
 use super::folder::{LONGEST_CONFIG, ModelFolder};
@@ -14,21 +14,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
-/// The ends of the names of scales in files with quantised weights.
+/// Suffixes of the scales' names in files with quantised weights.
 const SCALES: [&str; 6] = ["scale", "scale_weight", "weight_scale", "weight_scale_inv", "scaled_fp8", "comfy_quant"];
 
 impl Tensors {
     /// Opens `<part>/<stem>.safetensors`, or the shards that `<part>/<stem>.safetensors.index.json`
-    /// names, and checks their headers; no tensor is read yet. Where both are there, the index
-    /// counts, as in diffusers, or the single file for the `stem` of transformers, which is
-    /// `model`. Tensors that a shard holds beyond what the index says are there like all others;
-    /// shards and tensors of the index that are not there are missed only by [`Tensors::take`]. Of
-    /// a folder with random weights no file is opened: nothing is listed, and every tensor is
-    /// there.
+    /// names, and checks their headers; no tensor is read yet. If both exist, the index takes
+    /// precedence, as in diffusers, or the single file for the `stem` of transformers, which is
+    /// `model`. Tensors in a shard but not in the index are available like all others. Missing
+    /// shards and tensors of the index are reported only by [`Tensors::take`]. In a folder with
+    /// random weights no file is opened: nothing is listed, and every tensor is available.
     ///
     /// # Errors
-    /// [`Error::File`] and [`Error::Tensor`] for files that are missing, truncated or damaged;
-    /// those of reading.
+    /// [`Error::File`] and [`Error::Tensor`] for files that are missing, truncated or damaged; read
+    /// errors.
     pub async fn open(folder: &ModelFolder, part: &str, stem: &str) -> Result<Self> {
         let single = format!("{part}/{stem}.safetensors");
         let index = format!("{single}.index.json");
@@ -66,7 +65,7 @@ impl Tensors {
         Ok(tensors)
     }
 
-    /// Opens a file on disk that is no part of a model, with the checks of [`Tensors::open`].
+    /// Opens a file on disk that is not part of a model, with the checks of [`Tensors::open`].
     ///
     /// # Errors
     /// [`Error::Io`], [`Error::File`] and [`Error::Tensor`] for a file that is missing, truncated
@@ -94,8 +93,8 @@ impl Tensors {
         }
     }
 
-    /// Adds the tensors of a file, under the names of `library`. One that is there already gives
-    /// way, as in the libraries, which load one file after the other.
+    /// Adds the tensors of a file, under the names of `library`. An existing tensor is replaced, as
+    /// in the libraries, which load one file after the other.
     async fn add(&mut self, file: ModelFile, library: Option<Library>) -> Result<()> {
         for (stored, Stored { info, range }) in read_header(&file).await? {
             let name = library.map_or_else(|| (&*stored).into(), |library| library.own_name(&stored)).into_owned();
@@ -146,8 +145,8 @@ impl Tensors {
         Ok(())
     }
 
-    /// Has the head of a language model answer for its table where the files hold only the head and
-    /// the config ties the two.
+    /// Maps the table of a language model to its head, if the files contain only the head and the
+    /// config ties the two.
     async fn tie(&mut self, folder: &ModelFolder, part: &str) -> Result<()> {
         let config = format!("{part}/config.json");
         if self.entries.contains_key(TABLE) || !self.entries.contains_key(HEAD) || !folder.exists(&config).await? {
@@ -165,14 +164,15 @@ impl Tensors {
     }
 }
 
-/// Says what the folder holds instead of weights.
+/// The error for a part without weights, which lists the folder's contents.
 async fn no_weights(folder: &ModelFolder, part: &str, stem: &str) -> Error {
     const MOST_NAMES: usize = 8;
     let names = match folder.list(part).await {
         Ok(names) => names,
         Err(error) => return error,
     };
-    // There, but no file: a link whose target is gone, a folder. Reading it says which.
+    // The name exists but is not a file: it is a folder or a broken link. Reading it gives the
+    // specific error.
     for name in [format!("{stem}.safetensors"), format!("{stem}.safetensors.index.json")] {
         if names.contains(&name)
             && let Err(error) = folder.read(&format!("{part}/{name}")).await
@@ -201,7 +201,7 @@ async fn no_weights(folder: &ModelFolder, part: &str, stem: &str) -> Error {
     Error::file(&folder.path(part), format!("expected {expected}, found {found}"))
 }
 
-/// The variant of weights that `name` belongs to, such as `fp16` in `<stem>.fp16.safetensors`.
+/// The weight variant in a file name, such as `fp16` in `<stem>.fp16.safetensors`.
 fn variant<'n>(name: &'n str, stem: &str) -> Option<&'n str> {
     let rest = name.strip_prefix(stem)?.strip_prefix('.')?;
     let single = rest.strip_suffix(".safetensors");

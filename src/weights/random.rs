@@ -1,9 +1,9 @@
 //! Random weights, made on demand, to measure a model of any size without its files.
 //!
-//! A tensor is a slice of one long row of normal numbers. The row is made once for each scale, so
-//! that a model of 20 GB is made as fast as it is uploaded. The scales keep activations finite
+//! A tensor is a slice of one long array of normal numbers. The array is made once for each scale,
+//! so a model of 20 GB is made as fast as it is uploaded. The scales keep activations finite
 //! through any depth: matrices and kernels have the deviation `1/√K` for sums of `K` products,
-//! weights of norms lie around 1, biases around 0.
+//! weights of norms are around 1, biases around 0.
 
 use crate::numbers::{fnv1a, splitmix64};
 use crate::sync::lock;
@@ -13,29 +13,29 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex};
 
-/// Elements of the longest row: 128 MiB of BF16. A tensor that is longer repeats it.
+/// Elements of the longest array: 128 MiB of BF16. A longer tensor repeats it.
 const LONGEST_ROW: usize = 1 << 26;
-/// Elements of the shortest row.
+/// Elements of the shortest array.
 const SHORTEST_ROW: usize = 1 << 21;
-/// Elements of a row beyond the tensor, at least, so that tensors begin at many offsets.
+/// Minimum elements of an array beyond the tensor, so that tensors begin at many offsets.
 const MARGIN: usize = 1 << 20;
 /// Elements between two offsets: at least 16 bytes in every type.
 const STEP: usize = 8;
-/// Different values in a row: enough for BF16, which has 8 bits of precision.
+/// Distinct values in an array: enough for BF16, which has 8 bits of precision.
 const VALUES: usize = 1 << 14;
 /// The spread of the weights of norms around 1, and of biases around 0.
 const SPREAD: f32 = 0.05;
 
-/// Random tensors of any name and shape; the same ones for the same name, shape and type.
+/// Random tensors of any name and shape, deterministic in name, shape and type.
 #[derive(Clone, Default)]
 pub struct RandomTensors {
     rows: Arc<Mutex<BTreeMap<Row, Bytes>>>,
 }
 
-/// The key of a row: type, length, and the bits of mean and spread.
+/// The key of an array: type, length, and the bits of mean and spread.
 type Row = (usize, usize, u32, u32);
 
-/// Little-endian elements in memory that is aligned for all of them.
+/// Little-endian elements in memory that is aligned for all types.
 struct Elements(Vec<u64>);
 
 impl AsRef<[u8]> for Elements {
@@ -56,7 +56,7 @@ impl RandomTensors {
         self.normal(DType::Bf16, name, shape, mean, spread)
     }
 
-    /// Normal numbers of a floating type; `name` chooses which.
+    /// Normal numbers of a floating type, selected by `name`.
     ///
     /// # Panics
     /// If `dtype` is not a floating type.
@@ -95,7 +95,7 @@ impl fmt::Debug for RandomTensors {
 
 fn make(dtype: DType, length: usize, mean: f32, spread: f32) -> Bytes {
     let values: Vec<f32> = normal_values().into_iter().map(|value| mean + spread * value).collect();
-    // Two or four elements a word, drawn one by one.
+    // Two or four elements per word, drawn one by one.
     let pick = |random: u64, i: usize| values[(random >> (16 * i)) as usize % VALUES];
     let pack = |random: u64| match dtype {
         DType::F32 => (0..2).map(|i| u64::from(pick(random, i).to_bits()) << (32 * i)).sum::<u64>(),
@@ -108,7 +108,7 @@ fn make(dtype: DType, length: usize, mean: f32, spread: f32) -> Bytes {
     Bytes::from_owner(Elements(words))
 }
 
-/// Values whose distribution is the normal one, by Box and Muller.
+/// Normally distributed values, by the Box–Muller transform.
 fn normal_values() -> Vec<f32> {
     let uniform = |i: u64| ((mixed(!i) >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
     let pair = |i: u64| {
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_name_is_the_same_tensor_whatever_came_before() {
+    fn tensors_depend_on_their_name_only() {
         let fresh = RandomTensors::default();
         let used = RandomTensors::default();
         used.weight("other", &[3, 100]);

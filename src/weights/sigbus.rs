@@ -1,5 +1,5 @@
-//! A sentence where the system would only kill the program. Weights are read from maps of their
-//! files; where a map has lost its file's data, because the file became shorter or its disk failed,
+//! A message on SIGBUS, where the system would only kill the program. Weights are read from mapped
+//! files. If a mapping has lost its file's data, because the file was truncated or its disk failed,
 //! reading it raises SIGBUS.
 
 #[cfg(unix)]
@@ -22,12 +22,12 @@ mod unix {
     /// may walk the list at any time; each takes about 200 bytes.
     static NEWEST: AtomicPtr<Node> = AtomicPtr::new(ptr::null_mut());
     static EXIT_CODE: AtomicI32 = AtomicI32::new(0);
-    /// The handler that was there before; it has all signals that are not about weights.
+    /// The previous handler, which receives all signals that do not concern weights.
     static BEFORE: OnceLock<libc::sigaction> = OnceLock::new();
 
     struct Node {
         start: usize,
-        /// 0 once the range is mapped no more.
+        /// 0 after the range is unmapped.
         end: AtomicUsize,
         sentence: String,
         older: AtomicPtr<Node>,
@@ -47,7 +47,7 @@ mod unix {
             let (start, end) = (range.start as usize, AtomicUsize::new(range.end as usize));
             let older = AtomicPtr::default();
             let node = ptr::from_mut(Box::leak(Box::new(Node { start, end, sentence, older })));
-            // SAFETY: the node was just leaked, and from now on nothing has it but by shared
+            // SAFETY: the node was just leaked, and from here on it is accessed only by shared
             // references.
             let shared: &'static Node = unsafe { &*node };
             let link = |newest| {
@@ -65,14 +65,14 @@ mod unix {
         }
     }
 
-    /// Ends the process with a sentence on standard error and `exit_code` where a mapped weights
-    /// file is read that lost its data. Without it the system kills the process. Meant for a
-    /// program, which owns its signal handlers; only the first call counts.
+    /// Ends the process with a message on standard error and `exit_code` when it reads a mapped
+    /// weights file that has lost its data. Without this function the system kills the process.
+    /// Meant for a program, which owns its signal handlers; only the first call has an effect.
     pub fn explain_sigbus(exit_code: u8) {
         EXIT_CODE.store(exit_code.into(), SeqCst);
         BEFORE.get_or_init(|| {
             // SAFETY: all fields of the two structs may be zero, the handler has the type that
-            // SA_SIGINFO asks for, and it calls only functions that are safe in a handler.
+            // SA_SIGINFO requires, and it calls only async-signal-safe functions.
             unsafe {
                 let mut before: libc::sigaction = std::mem::zeroed();
                 let mut action: libc::sigaction = std::mem::zeroed();
@@ -87,15 +87,15 @@ mod unix {
     }
 
     extern "C" fn on_sigbus(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
-        // SAFETY: the system hands over a valid siginfo.
+        // SAFETY: the system passes a valid siginfo.
         let (code, address) = unsafe { ((*info).si_code, (*info).si_addr() as usize) };
         // Codes above 0 are the system's; a signal from `kill` has no address.
         if code > 0 {
             let mut node = NEWEST.load(SeqCst).cast_const();
-            // SAFETY: nodes are never freed and shared only.
+            // SAFETY: nodes are never freed and are only shared.
             while let Some(Node { start, end, sentence, older }) = unsafe { node.as_ref() } {
                 if (*start..end.load(SeqCst)).contains(&address) {
-                    // SAFETY: both functions are safe in a handler, and the bytes are never freed.
+                    // SAFETY: both functions are async-signal-safe, and the bytes are never freed.
                     unsafe {
                         libc::write(2, sentence.as_ptr().cast(), sentence.len());
                         libc::_exit(EXIT_CODE.load(SeqCst));
@@ -107,7 +107,7 @@ mod unix {
         pass_on(signal, info, context);
     }
 
-    /// Has the handler from before, or the system, do what it would have done.
+    /// Passes the signal to the previous handler, or to the system's default action.
     fn pass_on(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
         let before = BEFORE.get().filter(|before| ![libc::SIG_DFL, libc::SIG_IGN].contains(&before.sa_sigaction));
         match before {
@@ -122,8 +122,8 @@ mod unix {
                 let handler: extern "C" fn(libc::c_int) = unsafe { std::mem::transmute(before.sa_sigaction) };
                 handler(signal);
             }
-            // SAFETY: both functions are safe in a handler. The signal is blocked until this one
-            // returns.
+            // SAFETY: both functions are async-signal-safe. The signal is blocked until this
+            // handler returns.
             None => unsafe {
                 libc::signal(signal, libc::SIG_DFL);
                 libc::raise(signal);

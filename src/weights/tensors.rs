@@ -1,5 +1,5 @@
-//! The named tensors of one part of a model, from one file or from shards, each read when it is
-//! asked for: shared where the file is in memory, fetched where it is not.
+//! The named tensors of one part of a model, from one file or from shards. Each is read on demand:
+//! shared if the file is in memory, fetched otherwise.
 
 use super::StoredType;
 use super::convert::{convert, in_memory, is_converted};
@@ -16,26 +16,26 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Bytes in memory that are converted at once of a tensor whose elements have another type there.
+/// Bytes in memory that are converted at once, for a tensor whose type in memory differs.
 const CONVERTED: u64 = 8 << 20;
 
-/// Told of what was read, in bytes; its error ends the loading.
+/// A callback with the bytes read. Its error ends the loading.
 pub type OnRead<'a> = &'a dyn Fn(u64) -> Result<()>;
 
 /// The tensors of one part, such as the transformer, by name.
 #[derive(Debug)]
 pub struct Tensors {
-    /// The file that errors about a missing tensor name: the single one, or the index of the
+    /// The file that errors about a missing tensor name: the single file, or the index of the
     /// shards.
     pub(super) path: PathBuf,
     pub(super) files: Vec<ModelFile>,
     /// The prefix of every name in these files, for the names of missing tensors.
     pub(super) prefix: &'static str,
-    /// By the name that the library which wrote the files loads a tensor under.
+    /// Entries by the name under which the writing library loads a tensor.
     pub(super) entries: BTreeMap<String, Entry>,
-    /// The tensors of the index that no shard holds, with their shards.
+    /// Tensors in the index that no shard contains, with their shards.
     pub(super) lost: BTreeMap<String, PathBuf>,
-    /// True if some weights have scales beside them, as files with FP8 weights may have.
+    /// True if some weights have separate scales, as files with FP8 weights may.
     pub(super) scaled: bool,
     pub(super) warnings: Vec<String>,
     /// The source of every tensor where there are no files.
@@ -46,17 +46,17 @@ pub struct Tensors {
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) file: usize,
-    /// The name in that file, where it is another one.
+    /// The name in that file, if it differs.
     pub(super) stored: Option<String>,
     pub(super) dtype: StoredType,
     pub(super) shape: Vec<usize>,
-    /// Its place in the file.
+    /// Its offsets in the file.
     pub(super) range: Range<u64>,
     pub(super) read: AtomicBool,
 }
 
 impl Entry {
-    /// The name in the file, of the tensor that is loaded as `name`.
+    /// The name in the file of the tensor that is loaded as `name`.
     pub(super) fn stored<'n>(&'n self, name: &'n str) -> &'n str {
         self.stored.as_deref().unwrap_or(name)
     }
@@ -88,18 +88,18 @@ impl ReadAt for Place<'_> {
 pub struct Listing<'a> {
     /// The name that the file uses.
     pub name: &'a str,
-    /// The type of its elements.
+    /// The type of the elements.
     pub dtype: StoredType,
     /// Sizes, outermost first.
     pub shape: &'a [usize],
-    /// The space that it takes in its file.
+    /// Its bytes in the file.
     pub bytes: u64,
-    /// That file.
+    /// The file that contains it.
     pub file: &'a Path,
 }
 
 impl Listing<'_> {
-    /// The type that its elements have in memory, if it is one that [`Tensors::take`] reads.
+    /// The type in memory of the elements, if [`Tensors::take`] reads the stored type.
     pub fn floating(&self) -> Option<DType> {
         in_memory(self.dtype)
     }
@@ -111,12 +111,12 @@ impl Listing<'_> {
 }
 
 impl Tensors {
-    /// The tensor of this name, which has to have this shape and floating elements. Those of F64
-    /// come as F32, those of FP8 as BF16; others share the memory of a file on this machine. It
-    /// counts as read from now on.
+    /// The tensor of this name, which must have this shape and floating elements. F64 becomes F32
+    /// and FP8 becomes BF16; other types share the memory of a local file. The tensor counts as
+    /// read from now on.
     ///
     /// # Errors
-    /// [`Error::Tensor`] when it is missing or different, saying how; those of reading.
+    /// [`Error::Tensor`] if it is missing or different, with the difference; read errors.
     pub async fn take(&self, name: &str, shape: &[usize]) -> Result<HostTensor> {
         match self.take_optional(name, shape).await? {
             Some(tensor) => Ok(tensor),
@@ -124,7 +124,7 @@ impl Tensors {
         }
     }
 
-    /// As [`Tensors::take`], but `None` when there is no tensor of this name.
+    /// As [`Tensors::take`], but `None` if no tensor has this name.
     pub async fn take_optional(&self, name: &str, shape: &[usize]) -> Result<Option<HostTensor>> {
         if let Some(random) = &self.random {
             return Ok(Some(random.weight(name, shape)));
@@ -137,12 +137,12 @@ impl Tensors {
         }))
     }
 
-    /// As [`Tensors::take`], but one that is somewhere else is read when it is uploaded, piece by
-    /// piece. `on_read` is told of the bytes of every piece; its error ends the reading. What is on
-    /// this machine counts at once.
+    /// As [`Tensors::take`], but a remote tensor is read during its upload, piece by piece.
+    /// `on_read` receives the bytes of every piece; its error ends the reading. A local tensor
+    /// counts at once.
     ///
     /// # Errors
-    /// Those of [`Tensors::take`], and that of `on_read`.
+    /// Errors of [`Tensors::take`] and of `on_read`.
     pub async fn weight<'a>(&'a self, name: &str, shape: &[usize], on_read: OnRead<'a>) -> Result<Weight<'a>> {
         let here = |tensor: HostTensor| {
             on_read(tensor.bytes().len() as u64)?;
@@ -171,8 +171,7 @@ impl Tensors {
         self.transform.as_deref().filter(|transform| transform.changes(name))
     }
 
-    /// The place of the tensor of this name, if there is one, and the type of its elements in
-    /// memory.
+    /// The entry of the tensor of this name, if any, and the type of its elements in memory.
     fn find(&self, name: &str, shape: &[usize]) -> Result<Option<(&Entry, DType)>> {
         let Some(entry) = self.entries.get(name) else { return Ok(None) };
         let fault = |found| Err(self.fault(self.files[entry.file].path.clone(), entry.stored(name), shape, found));
@@ -186,7 +185,7 @@ impl Tensors {
         if entry.shape == shape { Ok(Some((entry, dtype))) } else { fault(found()) }
     }
 
-    /// All of a tensor.
+    /// Reads a whole tensor.
     async fn read(&self, entry: &Entry, dtype: DType) -> Result<HostTensor> {
         let bytes = convert(entry.dtype, self.files[entry.file].read(entry.range.clone()).await?);
         entry.read.store(true, Ordering::Relaxed);
@@ -194,10 +193,10 @@ impl Tensors {
     }
 
     /// The whole numbers of the vector of this name, stored as U32, I32 or I64 and each in the
-    /// range of a `u32`. It counts as read from now on.
+    /// range of a `u32`. The tensor counts as read from now on.
     ///
     /// # Errors
-    /// [`Error::Tensor`] when it is missing or different, saying how; those of reading.
+    /// [`Error::Tensor`] if it is missing or different, with the difference; read errors.
     pub async fn take_numbers(&self, name: &str) -> Result<Vec<u32>> {
         let fault = |found| {
             let expected = "a vector of U32, I32 or I64 with numbers from 0 to 2³² − 1".into();
@@ -221,7 +220,7 @@ impl Tensors {
         numbers.into_iter().map(|n| u32::try_from(n).map_err(|_| fault(n.to_string()))).collect()
     }
 
-    /// The shape of the tensor of this name, where there is one.
+    /// The shape of the tensor of this name, if it exists.
     pub fn shape(&self, name: &str) -> Option<&[usize]> {
         self.entries.get(name).map(|entry| entry.shape.as_slice())
     }
@@ -231,7 +230,7 @@ impl Tensors {
         self.random.is_some() || self.entries.contains_key(name)
     }
 
-    /// The bytes that the tensor of this name takes in its file, where there is one.
+    /// The bytes of the tensor of this name in its file, if it exists.
     pub(crate) fn stored_bytes(&self, name: &str) -> Option<u64> {
         self.entries.get(name).map(|entry| entry.range.end - entry.range.start)
     }
@@ -241,8 +240,8 @@ impl Tensors {
         &self.warnings
     }
 
-    /// The tensors that nothing has read and that are not `known` to go unread, by the names that
-    /// the file uses. `known` sees the names that [`Tensors::take`] takes.
+    /// Tensors that nothing has read and that are not `known` to go unread, by the names in the
+    /// file. `known` receives the names that [`Tensors::take`] takes.
     pub fn unread(&self, known: impl Fn(&str) -> bool) -> Vec<String> {
         let unread = self.entries.iter().filter(|(_, entry)| !entry.read.load(Ordering::Relaxed));
         unread.filter(|(name, _)| !known(name)).map(|(name, entry)| entry.stored(name).to_owned()).collect()
@@ -263,17 +262,17 @@ impl Tensors {
         self.entries.is_empty()
     }
 
-    /// The elements of all tensors together.
+    /// The number of elements of all tensors.
     pub fn parameters(&self) -> usize {
         self.iter().map(|tensor| tensor.elements()).sum()
     }
 
-    /// The bytes of all tensors together.
+    /// The number of bytes of all tensors.
     pub fn bytes(&self) -> u64 {
         self.iter().map(|tensor| tensor.bytes).sum()
     }
 
-    /// All tensors but those that are `known` to go unread, as [`Tensors::unread`] knows them.
+    /// All tensors except those that are `known` to go unread, as in [`Tensors::unread`].
     pub fn iter_but(&self, known: impl Fn(&str) -> bool) -> impl Iterator<Item = Listing<'_>> {
         self.entries.iter().filter(move |(name, _)| !known(name)).map(|(name, entry)| Listing {
             name: entry.stored(name),
@@ -284,12 +283,12 @@ impl Tensors {
         })
     }
 
-    /// The bytes of [`Tensors::iter_but`] together.
+    /// The number of bytes of [`Tensors::iter_but`].
     pub fn bytes_but(&self, known: impl Fn(&str) -> bool) -> u64 {
         self.iter_but(known).map(|tensor| tensor.bytes).sum()
     }
 
-    /// The files that the tensors are in.
+    /// The files that contain the tensors.
     pub fn files(&self) -> impl ExactSizeIterator<Item = &Path> {
         self.files.iter().map(|file| file.path.as_path())
     }
@@ -303,8 +302,8 @@ impl Tensors {
         Error::Tensor { path, tensor: tensor.to_owned(), expected: format!("{shape:?} of F32, F16 or BF16"), found }
     }
 
-    /// Says that a tensor is not there, and where it should be or which one may be meant: among
-    /// those that nothing has read yet, the one whose name begins and ends most alike.
+    /// The message for a missing tensor, with its expected file or a similar name: among the unread
+    /// tensors, the one whose name begins and ends most alike.
     fn absent(&self, name: &str) -> String {
         if let Some(shard) = self.lost.get(name) {
             let file = shard.file_name().unwrap_or_default().display();

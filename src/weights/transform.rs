@@ -3,13 +3,13 @@
 use crate::tensor::HostTensor;
 use std::fmt;
 
-/// A change of some of a model's weights: see
+/// A change of some weights of a model; see
 /// [`ModelFolder::with_transform`](super::ModelFolder::with_transform). A changed weight is read
-/// whole, from a remote file as well.
+/// whole, also from a remote file.
 pub trait Transform: fmt::Debug + Send + Sync {
-    /// True for the weights that it changes.
+    /// True for the weights that this transform changes.
     fn changes(&self, name: &str) -> bool;
 
-    /// The weight `name` in place of `tensor`: of the same shape, in any floating type.
+    /// The weight that replaces `tensor` under `name`: the same shape, any floating type.
     fn apply(&self, name: &str, tensor: HostTensor) -> HostTensor;
 }

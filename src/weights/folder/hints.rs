@@ -1,4 +1,4 @@
-//! The sentences for a path that is no model, and the names for those that are.
+//! Messages for a path that is not a model, and display names for models.
 
 use super::{INDEX, PIPELINES};
 use crate::error::excerpt;
@@ -6,7 +6,7 @@ use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Why a file is refused where a folder belongs.
+/// The reason for refusing a file in place of a folder.
 pub(super) fn no_folder(path: &Path) -> String {
     if path.file_name().is_some_and(|name| name == INDEX) {
         return format!("expected a diffusers folder, found its {INDEX}; name the folder that holds it");
@@ -14,7 +14,7 @@ pub(super) fn no_folder(path: &Path) -> String {
     format!("expected a diffusers folder (the one with {INDEX}), found a single file")
 }
 
-/// Why a folder without an index is refused, with a hint where the right one may be.
+/// The reason for refusing a folder without an index, with a hint to the right folder.
 pub(super) fn no_index(path: &Path) -> String {
     let absolute = path.canonicalize().unwrap_or_else(|_| path.to_owned());
     if let Some(parent) = absolute.parent().filter(|parent| parent.join(INDEX).is_file()) {
@@ -60,7 +60,8 @@ fn newest_model(path: &Path) -> Option<PathBuf> {
     models.max_by_key(|folder| (fs::metadata(folder.join(INDEX)).and_then(|file| file.modified()).ok(), folder.clone()))
 }
 
-/// Why the folder of another pipeline is refused. `class` is the `_class_name` of its index.
+/// The reason for refusing the folder of another pipeline. `class` is the `_class_name` of its
+/// index.
 pub(super) fn other_pipeline(class: Option<&Value>) -> String {
     let found = class.map_or("nothing".to_owned(), |class| excerpt(&class.to_string()));
     let kind = match class.and_then(Value::as_str).and_then(|class| class.strip_prefix("ZImage")) {
@@ -76,8 +77,8 @@ pub(super) fn other_pipeline(class: Option<&Value>) -> String {
     format!("_class_name: expected one of {}, found {found}: this is {kind}", PIPELINES.join(", "))
 }
 
-/// The folder's own name, or the repository's when the folder is a snapshot in the Hugging Face
-/// cache, where folders are named for commits: `models--owner--name/snapshots/commit`.
+/// The folder's own name, or the repository's name for a snapshot in the Hugging Face cache, where
+/// folders have commit names: `models--owner--name/snapshots/commit`.
 pub(super) fn display_name(path: &Path) -> String {
     let absolute = path.canonicalize().unwrap_or_else(|_| path.to_owned());
     let mut names = absolute.ancestors().map(|folder| folder.file_name().unwrap_or_default().to_string_lossy());
@@ -138,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn other_pipelines_are_called_what_they_are() {
+    fn other_pipelines_are_named() {
         let dir = tempfile::tempdir().unwrap();
         for (class, kind) in [
             ("ZImageOmniPipeline", "that also reads pictures"),

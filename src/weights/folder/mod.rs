@@ -23,15 +23,15 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 const INDEX: &str = "model_index.json";
-/// More bytes than any `model_index.json` and any config file has.
+/// Maximum bytes of a `model_index.json` or a config file.
 pub(crate) const LONGEST_CONFIG: u64 = 1 << 20;
 
-/// The pipelines whose five parts are the ones that this crate runs.
+/// Pipelines whose five parts are those that this crate runs.
 const PIPELINES: [&str; 3] = ["ZImagePipeline", "ZImageImg2ImgPipeline", "ZImageInpaintPipeline"];
 
-/// The beginning of the text file that git leaves in place of a large file it has not fetched.
+/// The first line of the text file that git leaves in place of a large file it has not fetched.
 const LFS_POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
-/// More than any such file has.
+/// Maximum bytes of such a file.
 const LONGEST_LFS_POINTER: u64 = 1024;
 
 /// A model in the layout of a diffusers folder.
@@ -39,7 +39,7 @@ const LONGEST_LFS_POINTER: u64 = 1024;
 pub struct ModelFolder {
     name: String,
     source: Source,
-    /// Files that stand in for those of the source, or beside them.
+    /// Files that replace those of the source, or extend them.
     replaced: Vec<(String, Bytes)>,
     /// The source of weights that are not in the files.
     random: Option<RandomTensors>,
@@ -58,11 +58,11 @@ impl ModelFolder {
         Self { name: name.to_owned(), source, replaced: Vec::new(), random: None, transform: None }
     }
 
-    /// A folder on disk, the one that holds `model_index.json`.
+    /// The folder on disk that contains `model_index.json`.
     ///
     /// # Errors
-    /// [`Error::File`] when it is not there, not a folder, one part of a model instead of the
-    /// whole, or the folder of another pipeline.
+    /// [`Error::File`] if the path does not exist, is not a folder, is one part of a model instead
+    /// of the whole, or is the folder of another pipeline.
     pub fn open(path: &Path) -> Result<Self> {
         let kind = fs::metadata(path).map_err(|e| match e.kind() {
             ErrorKind::NotFound => Error::file(path, "there is no such folder"),
@@ -81,11 +81,11 @@ impl ModelFolder {
         Ok(folder)
     }
 
-    /// A folder that is somewhere else, under the name that the user knows it by.
+    /// A remote folder, under the name that the user knows.
     ///
     /// # Errors
-    /// [`Error::File`] when it has no `model_index.json` or is the folder of another pipeline;
-    /// those of `files`.
+    /// [`Error::File`] if the folder has no `model_index.json` or belongs to another pipeline;
+    /// errors of `files`.
     pub async fn remote(name: &str, files: Arc<dyn RemoteFiles>) -> Result<Self> {
         let folder = Self::new(name, Source::Remote(files));
         if !folder.exists(INDEX).await? {
@@ -96,14 +96,14 @@ impl ModelFolder {
         Ok(folder)
     }
 
-    /// A model that is compiled into the program: pairs of a path inside the folder, such as
+    /// A model compiled into the program: pairs of a path inside the folder, such as
     /// `vae/config.json`, and the bytes of that file.
     pub fn in_memory(name: &str, files: &'static [(&'static str, &'static [u8])]) -> Self {
         Self::new(name, Source::Memory(files))
     }
 
     /// This model under another name, with `files` (pairs of a path inside the folder and that
-    /// file's bytes) in the place of those that it has, or beside them. Only in memory: nothing is
+    /// file's bytes) replacing or extending its own. This happens in memory only: nothing is
     /// written.
     pub fn with_files(&self, name: &str, files: Vec<(String, Bytes)>) -> Self {
         let replaced = [files, self.replaced.clone()].concat();
@@ -115,14 +115,14 @@ impl ModelFolder {
         Self { name: name.to_owned(), transform: Some(transform), ..self.clone() }
     }
 
-    /// This model with random weights in the place of those of its files, if it has any:
-    /// [`RandomTensors::weight`] answers for every tensor, whatever its name and shape.
+    /// This model with random weights instead of its own, if any. [`RandomTensors::weight`]
+    /// provides every tensor, for any name and shape.
     pub fn with_random_weights(mut self) -> Self {
         self.random = Some(RandomTensors::default());
         self
     }
 
-    /// The change of the weights of its files.
+    /// The transform of the weights in its files.
     pub(super) fn transform(&self) -> Option<&Arc<dyn Transform>> {
         self.transform.as_ref()
     }
@@ -137,7 +137,7 @@ impl ModelFolder {
         &self.name
     }
 
-    /// The path of a file, which need not exist, for messages.
+    /// The path of a file, for messages. The file need not exist.
     pub fn path(&self, relative: &str) -> PathBuf {
         match &self.source {
             Source::Disk(root, _) => root.join(relative),
@@ -145,11 +145,10 @@ impl ModelFolder {
         }
     }
 
-    /// True if a file of this path exists, relative to the folder and with `/` between its parts.
+    /// True if a file exists at this path, relative to the folder and separated by `/`.
     ///
     /// # Errors
-    /// [`Error::Io`] when the system does not tell, as in a folder that may not be read; those of
-    /// remote files.
+    /// [`Error::Io`] if the system cannot tell, as in an unreadable folder; errors of remote files.
     pub async fn exists(&self, relative: &str) -> Result<bool> {
         if self.replacement(relative).is_some() {
             return Ok(true);
@@ -161,22 +160,21 @@ impl ModelFolder {
         })
     }
 
-    /// The bytes of a file. A large one on disk is mapped, not copied: its pages are loaded when
-    /// they are read, and everything sliced from the result shares the map.
+    /// The bytes of a file. A large file on disk is mapped, not copied: its pages are loaded on
+    /// demand, and all slices of the result share the mapping.
     ///
     /// # Errors
-    /// [`Error::Io`] for what the system reports, [`Error::File`] when there is no such file, when
-    /// it is not a file, or when it is the pointer that git-lfs leaves in place of one; those of
-    /// remote files.
+    /// [`Error::Io`] for system errors, [`Error::File`] if the path does not exist, is not a file,
+    /// or is a git-lfs pointer; errors of remote files.
     pub async fn read(&self, relative: &str) -> Result<Bytes> {
         let file = self.file(relative).await?;
         file.read(0..file.len).await
     }
 
-    /// The bytes of a file that has at most `most` of them.
+    /// The bytes of a file of at most `most` bytes.
     ///
     /// # Errors
-    /// [`Error::File`] for a longer file, before anything of it is read or fetched; those of
+    /// [`Error::File`] for a longer file, before any of it is read or fetched; errors of
     /// [`ModelFolder::read`].
     pub async fn read_at_most(&self, relative: &str, most: u64) -> Result<Bytes> {
         let file = self.file(relative).await?;
@@ -187,17 +185,17 @@ impl ModelFolder {
         file.read(0..file.len).await
     }
 
-    /// A JSON file of at most `most` bytes, read as Python reads it.
+    /// A JSON file of at most `most` bytes, parsed as in Python.
     ///
     /// # Errors
-    /// Those of [`ModelFolder::read_at_most`]; [`Error::File`] for broken JSON.
+    /// Errors of [`ModelFolder::read_at_most`]; [`Error::File`] for broken JSON.
     pub(crate) async fn json<T: DeserializeOwned>(&self, relative: &str, most: u64) -> Result<T> {
         json::parse(&self.path(relative), &self.read_at_most(relative, most).await?)
     }
 
     /// Checks that no file that weights are still read from has changed since it was opened: a
-    /// result of both the old and the new contents would be wrong without a sign. Files that are in
-    /// memory, on a device or elsewhere do not count.
+    /// mixture of old and new contents would be wrong without a sign. Files in memory, on a device
+    /// or remote do not count.
     ///
     /// # Errors
     /// [`Error::File`] that names the changed file.
@@ -208,7 +206,7 @@ impl ModelFolder {
         }
     }
 
-    /// A file to be read in parts, with the errors of [`ModelFolder::read`].
+    /// A file to read in parts, with the errors of [`ModelFolder::read`].
     pub(super) async fn file(&self, relative: &str) -> Result<ModelFile> {
         let path = self.path(relative);
         if let Some(bytes) = self.replacement(relative) {
@@ -238,11 +236,11 @@ impl ModelFolder {
         self.replaced.iter().find(|(path, _)| path == relative).map(|(_, bytes)| bytes)
     }
 
-    /// The names of the files in one folder of the model, for messages that say what was found;
-    /// empty when there is no such folder or it is somewhere that cannot be listed.
+    /// The names of the files in one folder of the model, for messages that list them; empty if the
+    /// folder does not exist or cannot be listed.
     ///
     /// # Errors
-    /// [`Error::Io`] when the folder is there and may not be read.
+    /// [`Error::Io`] if the folder exists and may not be read.
     pub(super) async fn list(&self, part: &str) -> Result<Vec<String>> {
         let mut names: Vec<String> = match &self.source {
             Source::Disk(root, _) => {
@@ -276,7 +274,7 @@ impl ModelFolder {
 }
 
 impl fmt::Debug for ModelFolder {
-    /// Without the bytes of a model in memory.
+    /// Omits the bytes of a model in memory.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.source {
             Source::Disk(root, _) => write!(f, "ModelFolder({})", root.display()),
@@ -290,7 +288,7 @@ fn stays_inside(relative: &str) -> bool {
     !relative.is_empty() && Path::new(relative).components().all(|part| matches!(part, Component::Normal(_)))
 }
 
-/// True if a file exists at `path`, where the system tells.
+/// True if a file exists at `path`; an error if the system cannot tell.
 fn is_file(path: &Path) -> Result<bool> {
     match fs::metadata(path) {
         Ok(kind) => Ok(kind.is_file()),
@@ -407,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn files_that_are_none_are_refused() {
+    fn paths_that_are_not_files_are_refused() {
         let dir = tempfile::tempdir().unwrap();
         write(&dir.path().join(INDEX), "{\"_class_name\": \"ZImagePipeline\"}");
         write(&dir.path().join("vae/empty"), "");
@@ -415,12 +413,12 @@ mod tests {
         assert!(expect_ready(folder.read("vae")).unwrap_err().to_string().contains("expected a file"));
         assert!(expect_ready(folder.read("vae/empty")).unwrap().is_empty());
     }
-    /// Runs `check` as a user who may not read everything: as root every folder can be read.
+    /// Runs `check` as a user without read permissions, because root can read every folder.
     #[cfg(target_os = "linux")]
     fn as_nobody(check: impl FnOnce() + Send) {
         let drop_rights_and_check = || {
-            // SAFETY: the raw call changes the user of this thread alone, and fails without rights
-            // to lose.
+            // SAFETY: the raw call changes the user of this thread only, and fails without
+            // privileges to drop.
             unsafe { libc::syscall(libc::SYS_setresuid, 65534, 65534, 65534) };
             check();
         };
@@ -429,7 +427,7 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn a_folder_that_may_not_be_read_is_called_so() {
+    fn unreadable_folders_are_reported() {
         use std::os::unix::fs::PermissionsExt;
         let dir = tempfile::tempdir().unwrap();
         let allow = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
@@ -460,7 +458,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn a_link_that_leads_nowhere_but_to_itself_is_called_so() {
+    fn self_links_are_reported() {
         let dir = tempfile::tempdir().unwrap();
         std::os::unix::fs::symlink(INDEX, dir.path().join(INDEX)).unwrap();
         let error = opened(dir.path());
