@@ -27,7 +27,7 @@ impl Model {
     /// The diffusers folder at `path`.
     ///
     /// # Errors
-    /// Those of [`ModelFolder::open`] and [`ModelConfig::read`].
+    /// Errors of [`ModelFolder::open`] and [`ModelConfig::read`].
     pub fn open(path: &Path) -> Result<Self> {
         expect_ready(Self::new(ModelFolder::open(path)?))
     }
@@ -35,7 +35,7 @@ impl Model {
     /// The embedded default.
     ///
     /// # Errors
-    /// Those of [`ModelFolder::embedded`] and [`ModelConfig::read`].
+    /// Errors of [`ModelFolder::embedded`] and [`ModelConfig::read`].
     pub fn embedded() -> Result<Self> {
         expect_ready(Self::new(ModelFolder::embedded()?))
     }

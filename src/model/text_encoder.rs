@@ -39,7 +39,7 @@ impl<B: Backend> TextEncoder<B> {
     /// Opens `text_encoder/` of a model.
     ///
     /// # Errors
-    /// Those of [`Tensors::open`].
+    /// Errors of [`Tensors::open`].
     pub async fn open(folder: &ModelFolder) -> Result<Tensors> {
         Tensors::open(folder, "text_encoder", "model").await
     }

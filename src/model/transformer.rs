@@ -117,7 +117,7 @@ impl<B: Backend> Transformer<B> {
     /// Opens `transformer/` of a model.
     ///
     /// # Errors
-    /// Those of [`Tensors::open`].
+    /// Errors of [`Tensors::open`].
     pub async fn open(folder: &ModelFolder) -> Result<Tensors> {
         Tensors::open(folder, "transformer", "diffusion_pytorch_model").await
     }
@@ -125,7 +125,7 @@ impl<B: Backend> Transformer<B> {
     /// Reads and uploads every tensor.
     ///
     /// # Errors
-    /// Those of the files, naming file and tensor, those of the backend, and that of `on_read`.
+    /// Errors of the files, naming file and tensor, of the backend, and of `on_read`.
     pub async fn load(b: &B, tensors: &Tensors, config: &TransformerConfig, on_read: OnRead<'_>) -> Result<Self> {
         let load = &Loader { b, tensors, on_read };
         let (d, adaln, key) = (config.dim, config.adaln_dim(), config.patch_key());
@@ -249,7 +249,7 @@ impl<B: Backend> Transformer<B> {
     /// W]` of (image − noise) for the `N` items of `sequence`.
     ///
     /// # Errors
-    /// Those of the backend.
+    /// Errors of the backend.
     pub fn forward(
         &self,
         b: &B,

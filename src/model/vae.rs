@@ -202,7 +202,7 @@ impl<B: Backend> Vae<B> {
     /// Opens `vae/` of a model.
     ///
     /// # Errors
-    /// Those of [`Tensors::open`].
+    /// Errors of [`Tensors::open`].
     pub async fn open(folder: &ModelFolder) -> Result<Tensors> {
         Tensors::open(folder, "vae", "diffusion_pytorch_model").await
     }
@@ -250,7 +250,7 @@ impl<B: Backend> Vae<B> {
     /// Items of latents F32 `[B, C, h, w]` to pixels U8 `[n, H, W, 3]`.
     ///
     /// # Errors
-    /// Those of the backend.
+    /// Errors of the backend.
     pub fn decode(&self, b: &B, latents: &B::Tensor, items: Range<usize>) -> Result<B::Tensor> {
         b.to_rgb8(&self.decode_unrounded(b, latents, items)?)
     }
@@ -258,7 +258,7 @@ impl<B: Backend> Vae<B> {
     /// Items of latents F32 `[B, C, h, w]` to an activation `[n, H, W, 3]` between about −1 and 1.
     ///
     /// # Errors
-    /// Those of the backend.
+    /// Errors of the backend.
     pub fn decode_unrounded(&self, b: &B, latents: &B::Tensor, items: Range<usize>) -> Result<B::Tensor> {
         let VaeConfig { scaling_factor, shift_factor, .. } = self.config;
         let mut x = b.unscale_latents(latents, items, scaling_factor, shift_factor)?;
@@ -275,7 +275,7 @@ impl<B: Backend> Vae<B> {
     /// Gaussian, scaled as the transformer reads them.
     ///
     /// # Errors
-    /// [`Error::Request`] when the model's files lack the encoder; those of the backend.
+    /// [`Error::Request`] when the model's files lack the encoder; errors of the backend.
     pub fn encode(&self, b: &B, pixels: &B::Tensor) -> Result<B::Tensor> {
         let Some(Encoder { coder, quant }) = &self.encoder else {
             return Err(Error::Request("the autoencoder's files have no encoder; use a model with one".into()));

@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_norm_must_fit_and_not_read_the_stream() {
+    fn the_norm_must_fit_and_not_alias() {
         let x = f32s(&[1, 2, 4]);
         let (y, weight, table) = (f32s(&[1, 2, 4]), f32s(&[4]), f32s(&[1, 1, 4]));
         let check = |weight: &Fake, table: &Fake| {

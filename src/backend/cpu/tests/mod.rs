@@ -116,35 +116,35 @@ struct Ran {
 /// Calls an op twice, and records and replays it twice. Both must give bit-identical results and
 /// inputs, and recording alone must change nothing. Returns the results of the first call.
 #[track_caller]
-fn both<const N: usize>(inputs: [HostTensor; N], verb: impl Fn(&Cpu, &mut [CpuTensor; N]) -> Result<CpuTensor>) -> Ran {
+fn both<const N: usize>(inputs: [HostTensor; N], op: impl Fn(&Cpu, &mut [CpuTensor; N]) -> Result<CpuTensor>) -> Ran {
     let b = Cpu::new();
     let host = |tensor: &CpuTensor| block_on(b.download(tensor)).unwrap();
     let upload = || inputs.each_ref().map(|input| b.upload(input).unwrap());
     let (mut called, mut kept) = (upload(), upload());
     let mut out = None;
     let recording = b.record(|b| {
-        out = Some(verb(b, &mut kept)?);
+        out = Some(op(b, &mut kept)?);
         Ok(())
     });
     let (recording, out) = (recording.unwrap(), out.unwrap());
     for (kept, input) in kept.iter().zip(&inputs) {
-        assert_eq!(host(kept).bytes(), input.bytes(), "a verb ran while it was recorded");
+        assert_eq!(host(kept).bytes(), input.bytes(), "an op ran while it was recorded");
     }
     let mut first = None;
     for call in 0..2 {
-        let direct = verb(&b, &mut called);
+        let direct = op(&b, &mut called);
         let replayed = b.replay(&recording);
         assert_eq!(direct.is_err(), replayed.is_err(), "call {call}: {direct:?}, {replayed:?}");
         // Some ops fail in the end, for example past the last row of a table.
         let Ok(direct) = direct else { break };
         for (direct, replayed) in std::iter::once((&direct, &out)).chain(called.iter().zip(&kept)) {
             let (direct, replayed) = (host(direct), host(replayed));
-            assert!(direct.bytes() == replayed.bytes(), "call {call}: a recording does not do what its verbs do");
+            assert!(direct.bytes() == replayed.bytes(), "call {call}: a recording does not do what its ops do");
             assert_eq!((direct.dtype(), direct.shape()), (replayed.dtype(), replayed.shape()));
         }
         let ran =
             || Ran { out: host(&direct).to_f32(), inputs: called.iter().map(|input| host(input).to_f32()).collect() };
         first.get_or_insert_with(ran);
     }
-    first.expect("the verb's first call succeeds")
+    first.expect("the op's first call succeeds")
 }

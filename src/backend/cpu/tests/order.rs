@@ -13,19 +13,19 @@ fn u32s(values: &[u32]) -> CpuTensor {
 }
 
 #[track_caller]
-fn refused<T>(result: Result<T>, verb: &str, words: &str) {
+fn refused<T>(result: Result<T>, op: &str, words: &str) {
     match result.map(|_| ()) {
-        Err(Error::Shape { op: named, problem }) if named == verb && problem.contains(words) => (),
-        other => panic!("{verb} does not say {words:?}: {other:?}"),
+        Err(Error::Shape { op: named, problem }) if named == op && problem.contains(words) => (),
+        other => panic!("{op} does not say {words:?}: {other:?}"),
     }
 }
 
 /// Runs the op now and in a replayed recording: both must fail.
 #[track_caller]
-fn refused_whenever<T>(verb: impl Fn(&Cpu) -> Result<T>, name: &str, words: &str) {
+fn refused_whenever<T>(op: impl Fn(&Cpu) -> Result<T>, name: &str, words: &str) {
     let b = Cpu::new();
-    refused(verb(&b), name, words);
-    let recording = b.record(|b| verb(b).map(|_| ())).unwrap();
+    refused(op(&b), name, words);
+    let recording = b.record(|b| op(b).map(|_| ())).unwrap();
     refused(b.replay(&recording), name, words);
 }
 
