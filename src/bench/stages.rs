@@ -16,8 +16,8 @@ use crate::pipeline::schedule::Schedule;
 use crate::tensor::{DType, HostTensor};
 use crate::weights::RandomTensors;
 
-/// The rows of [`Bench::text_encoder`]: called as by the pipeline, and as a recording, without the
-/// host's work.
+/// The rows of [`Bench::text_encoder`]: called as the pipeline calls it, and replayed,
+/// without the host's work.
 pub(super) const TEXT_ENCODER: [&str; 2] = ["stage/text_encoder", "stage/text_encoder/replayed"];
 /// The rows of [`Bench::transformer`]: embedding and refining a caption, and a denoising step
 /// without and with guidance.

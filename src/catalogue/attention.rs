@@ -127,7 +127,7 @@ pub(super) fn entry<B: Backend + 'static>() -> Entry<B> {
         ("vae-one-head-of-512", AttentionCase { tokens: 144, heads: heads(1, 1, 512), ..PLAIN }),
         ("head-of-96", AttentionCase { tokens: 35, heads: heads(1, 1, 96), ..PLAIN }),
         ("odd-head", AttentionCase { tokens: 37, heads: heads(3, 3, 18), ..PLAIN }),
-        // Some items have fewer key tiles than others, and the queries leave the second tile partly
+        // Items differ in their number of key tiles, and the queries leave a pair of tiles partly
         // empty.
         ("400-ragged", ragged(400, heads(2, 2, 128), &[400, 130, 1], PLAIN)),
         ("400-causal-ragged", ragged(400, heads(4, 2, 128), &[1, 400, 260], QWEN)),
