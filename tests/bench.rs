@@ -28,10 +28,10 @@ fn names(document: &Value) -> Vec<&str> {
 }
 
 #[test]
-fn everything_is_measured() {
+fn bench_measures_every_stage_and_op() {
     let all = document(&[]);
     assert_eq!((&all["backend"], &all["model"], &all["width"]), (&"cpu".into(), &"emoji".into(), &64.into()));
-    // 16 tokens of picture and 20 of caption, each padded to 32.
+    // 16 image tokens and 20 caption tokens, each padded to 32.
     assert_eq!((&all["caption_tokens"], &all["sequence_tokens"]), (&20.into(), &64.into()));
     for row in all["rows"].as_array().unwrap() {
         let ms = |which: &str| row["ms"][which].as_f64().unwrap();
@@ -69,7 +69,7 @@ fn everything_is_measured() {
 }
 
 #[test]
-fn a_filter_chooses_rows() {
+fn filter_selects_rows() {
     let stages = document(&["--filter", "stage/transformer"]);
     assert_eq!(names(&stages), ["stage/transformer/batch-1", "stage/transformer/batch-2"]);
     assert!(stages["pictures"].is_null());
@@ -80,7 +80,7 @@ fn a_filter_chooses_rows() {
 }
 
 #[test]
-fn phases_are_printed_while_they_run() {
+fn phases_are_printed_as_they_start() {
     let output = bench(&["--filter", "picture", "--json"]);
     let lines = String::from_utf8(output.stderr).unwrap();
     let phases: Vec<&str> = lines.lines().collect();
@@ -95,17 +95,17 @@ fn phases_are_printed_while_they_run() {
 }
 
 #[test]
-fn published_models_need_no_files() {
+fn published_models_bench_without_files() {
     let ops = document(&["--random", "turbo", "--filter", "op/qk_norm_rope"]);
     assert_eq!(ops["model"], "turbo with random weights");
     assert_eq!(ops["rows"][0]["what"], "64 tokens, 30 and 30 heads of 128");
-    // The autoencoder gives finite values: a picture with others is refused.
+    // The VAE returns finite values: bench rejects a picture with non-finite ones.
     let decoded = document(&["--random", "base", "--filter", "stage/vae"]);
     assert_eq!(names(&decoded), ["stage/vae", "stage/vae/replayed"]);
 }
 
 #[test]
-fn impossible_measurements_are_refused() {
+fn impossible_measurements_are_refused_in_one_line() {
     for (arguments, says) in [
         (&["--filter", "op/sorting"][..], "op/sorting"),
         (&["--random", "tiny"], "turbo, base"),

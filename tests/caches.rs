@@ -1,4 +1,4 @@
-//! The cache of compiled pipelines, as a user meets it: a damaged file costs time and nothing else.
+//! The on-disk cache of compiled pipelines: a damaged file costs compile time and nothing else.
 #![cfg(all(feature = "cli", feature = "webgpu", target_os = "linux"))]
 
 use std::fs;
@@ -6,7 +6,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-/// Draws a small picture on a GPU, or on a software Vulkan, with the caches in `folder`.
+/// Generates a small picture on a GPU or a software Vulkan device, with the caches in `folder`.
 fn draw(folder: &Path) -> Output {
     let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/single");
     Command::new(env!("CARGO_BIN_EXE_zimage"))
@@ -25,20 +25,20 @@ fn drew(folder: &Path, what: &str) {
     assert!(output.status.success() && !error.contains("warning"), "{what}: {error}");
 }
 
-/// The entry with its data, behind magic, checksum, length of the key and key.
+/// The key and the data of an entry. Magic, checksum and key length precede them.
 fn parts(entry: &[u8]) -> (&[u8], &[u8]) {
     let key = u64::from_le_bytes(entry[12..20].try_into().unwrap()) as usize;
     entry.split_at(20 + key)
 }
 
-/// The same entry with other data and a checksum that fits.
+/// The same entry with `data` and a matching checksum.
 fn forged(entry: &[u8], data: &[u8]) -> Vec<u8> {
     let rest = [&parts(entry).0[12..], data].concat();
     [&entry[..8], &crc32fast::hash(&rest).to_le_bytes(), rest.as_slice()].concat()
 }
 
 #[test]
-fn a_damaged_pipeline_cache_is_made_again() {
+fn damaged_pipeline_cache_is_rebuilt() {
     let folder = tempfile::tempdir().unwrap();
     let f = folder.path();
     let first = draw(f);

@@ -1,4 +1,4 @@
-//! Weights whose files change while they are in use, and file systems that allow no maps.
+//! Weights whose files change while they are in use, and file systems that reject `mmap`.
 
 #![cfg(unix)]
 
@@ -15,10 +15,11 @@ use zimage::weights::{ModelFolder, Tensors, explain_sigbus};
 use zimage::{BackendChoice, Engine, ErrorKind, Model, Request, Result, Stage};
 
 const VAE: &str = "vae/diffusion_pytorch_model.safetensors";
-/// Bytes of a tensor that nothing reads: they make a file too large to be read into memory.
+/// The size of a tensor that nothing reads. It makes a file too large to be read into memory.
 const PADDING: u64 = 12 << 20;
 
-/// A copy of the small model, its autoencoder's file made long: mapped, but only the first bytes are read.
+/// A copy of the small model whose VAE file is padded: it is mapped, but only its first bytes are
+/// read.
 fn model() -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     let single = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/single");
@@ -34,7 +35,7 @@ fn model() -> TempDir {
     dir
 }
 
-/// Adds a tensor of zeros that takes no space on disk.
+/// Adds a tensor of zeros as a hole that takes no disk space.
 fn pad(path: &Path) {
     let old = fs::read(path).unwrap();
     let (length, rest) = old.split_first_chunk::<8>().unwrap();
@@ -51,7 +52,7 @@ fn pad(path: &Path) {
     file.set_len(end + PADDING).unwrap();
 }
 
-/// Draws a picture and calls `change` when the first step begins.
+/// Generates a picture and calls `change` when the first step begins.
 fn draw(root: &Path, mut change: impl FnMut()) -> Result<Vec<zimage::Image>> {
     let quiet = &mut |_| ControlFlow::Continue(());
     let engine = block_on(Engine::load(&Model::open(root)?, BackendChoice::Cpu, quiet))?;
@@ -67,7 +68,7 @@ fn draw(root: &Path, mut change: impl FnMut()) -> Result<Vec<zimage::Image>> {
 }
 
 #[test]
-fn a_picture_of_overwritten_weights_is_an_error() {
+fn overwritten_weights_are_an_error() {
     let dir = model();
     let path = dir.path().join(VAE);
     let good = draw(dir.path(), || ()).unwrap();
@@ -87,20 +88,20 @@ fn a_picture_of_overwritten_weights_is_an_error() {
 }
 
 #[test]
-fn a_file_that_is_replaced_or_small_may_change() {
+fn replaced_or_small_files_may_change() {
     let dir = model();
     let path = dir.path().join(VAE);
     let good = draw(dir.path(), || ()).unwrap();
     let replace = || {
         fs::write(dir.path().join("other"), "x").unwrap();
         fs::rename(dir.path().join("other"), &path).unwrap();
-        // This file is in memory.
+        // This file is small and therefore in memory.
         File::create(dir.path().join("transformer/diffusion_pytorch_model.safetensors")).unwrap();
     };
     assert_eq!(draw(dir.path(), replace).unwrap(), good);
 }
 
-/// Reads the padding of a file that was cut after it was opened. Says so when it lives to tell.
+/// Reads the padding of a file that was truncated after it was opened, and panics if that succeeds.
 fn read_what_was_cut() {
     let root = std::env::var("CUT_MODEL").unwrap();
     explain_sigbus(3);
@@ -113,12 +114,12 @@ fn read_what_was_cut() {
 }
 
 #[test]
-fn a_file_that_is_cut_ends_the_program_with_a_sentence() {
+fn truncated_map_exits_with_one_sentence() {
     if std::env::var_os("CUT_MODEL").is_some() {
         return read_what_was_cut();
     }
     let dir = model();
-    let this = "a_file_that_is_cut_ends_the_program_with_a_sentence";
+    let this = "truncated_map_exits_with_one_sentence";
     let child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", this, "--nocapture"])
         .env("CUT_MODEL", dir.path())
@@ -131,13 +132,13 @@ fn a_file_that_is_cut_ends_the_program_with_a_sentence() {
     assert!(line.contains("the file became shorter while it was in use, or its disk failed"), "{said}");
 }
 
-/// Reads a map of its own, of a file that was cut.
+/// Reads this test's own map of a truncated file.
 fn raise_another_bus_error() {
     use std::os::fd::AsRawFd;
     explain_sigbus(3);
     let file = tempfile::tempfile().unwrap();
     file.set_len(4096).unwrap();
-    // SAFETY: the map is new, and reading what was cut is what this process is for.
+    // SAFETY: the map is new. Reading the truncated part is the purpose of this process.
     let byte = unsafe {
         let map = libc::mmap(std::ptr::null_mut(), 4096, libc::PROT_READ, libc::MAP_SHARED, file.as_raw_fd(), 0);
         file.set_len(0).unwrap();
@@ -147,22 +148,22 @@ fn raise_another_bus_error() {
 }
 
 #[test]
-fn other_bus_errors_are_left_to_the_system() {
+fn other_bus_errors_reach_the_system() {
     use std::os::unix::process::ExitStatusExt;
     const CHILD: &str = "RAISE_SIGBUS";
     if std::env::var_os(CHILD).is_some() {
         return raise_another_bus_error();
     }
     let child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "other_bus_errors_are_left_to_the_system"])
+        .args(["--exact", "other_bus_errors_reach_the_system"])
         .env(CHILD, "1")
         .output()
         .unwrap();
     assert_eq!(child.status.signal(), Some(libc::SIGBUS));
 }
 
-/// Has the system refuse this thread's maps of files with ENODEV, as some file systems do: the shared
-/// ones, or all.
+/// Makes the system reject this thread's file maps with ENODEV, as some file systems do: only the
+/// shared ones, or all.
 #[cfg(target_os = "linux")]
 fn refuse_maps(private: bool) {
     let statement = |code: u32, jt, jf, k| libc::sock_filter { code: code as u16, jt, jf, k };
@@ -173,7 +174,7 @@ fn refuse_maps(private: bool) {
     let mut filter = [
         load(0),
         is(libc::SYS_mmap as u32, 0, 5),
-        // The file, the fifth argument: anonymous maps have −1.
+        // The fifth argument is the file descriptor; it is −1 for anonymous maps.
         load(16 + 4 * 8),
         is(u32::MAX, 3, 0),
         load(16 + 3 * 8),
@@ -182,7 +183,7 @@ fn refuse_maps(private: bool) {
         done(libc::SECCOMP_RET_ALLOW),
     ];
     let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
-    // SAFETY: the program outlives the call, which copies it, and holds for this thread only.
+    // SAFETY: the BPF program outlives the call, which copies it and affects this thread only.
     let installed = unsafe {
         libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
             && libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &program) == 0
@@ -192,7 +193,7 @@ fn refuse_maps(private: bool) {
     file.set_len(4096).unwrap();
     let map = |flags| {
         use std::os::fd::AsRawFd;
-        // SAFETY: a new map, which nothing uses.
+        // SAFETY: the map is new and nothing uses it.
         let map = unsafe { libc::mmap(std::ptr::null_mut(), 4096, libc::PROT_READ, flags, file.as_raw_fd(), 0) };
         map != libc::MAP_FAILED
     };
@@ -201,7 +202,7 @@ fn refuse_maps(private: bool) {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn weights_are_read_where_maps_are_refused() {
+fn weights_load_without_mmap() {
     let dir = model();
     let good = draw(dir.path(), || ()).unwrap();
     for private in [false, true] {
@@ -217,7 +218,7 @@ fn weights_are_read_where_maps_are_refused() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_file_that_is_cut_between_reads_is_an_error() {
+fn file_truncated_between_reads_is_an_error() {
     let dir = model();
     let read = || {
         refuse_maps(true);

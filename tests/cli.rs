@@ -1,6 +1,7 @@
-//! The program as a user meets it: exit codes, one-line errors, files, and what goes to which stream.
+//! The program on the command line: exit codes, one-line errors, output files, and the content of
+//! stdout and stderr.
 //!
-//! Pictures are made with the embedded default, small and with few steps.
+//! Pictures come from the embedded default model, small and with few steps.
 #![cfg(feature = "cli")]
 
 #[path = "support/program.rs"]
@@ -13,7 +14,7 @@ use std::path::Path;
 use tempfile::{TempDir, tempdir};
 use zimage::{Image, Info, PngText};
 
-/// Comes first where the picture is of a size of its own.
+/// The warning that precedes every picture of an untrained size.
 const SIZE: &str = "warning: this model was trained for 256×256: a picture of 64×64 may be broken\n";
 
 fn files(folder: &Path) -> Vec<String> {
@@ -23,7 +24,7 @@ fn files(folder: &Path) -> Vec<String> {
     names
 }
 
-/// A folder with `fox.png`, a picture of two pixels that this crate wrote.
+/// A folder with `fox.png`, a picture of two pixels that this crate encoded.
 fn with_picture() -> TempDir {
     let folder = tempdir().unwrap();
     let info =
@@ -33,7 +34,7 @@ fn with_picture() -> TempDir {
     folder
 }
 
-/// Arguments that make a picture in a moment, on whatever machine.
+/// Arguments that generate a picture quickly on any machine.
 fn quick<'a>(arguments: &[&'a str]) -> Vec<&'a str> {
     let small = ["generate", "--width", "64", "--height", "64", "--steps", "1", "--backend", "cpu"];
     small.into_iter().chain(arguments.iter().copied()).collect()
@@ -56,7 +57,7 @@ fn help_and_version() {
 }
 
 #[test]
-fn a_wrong_command_line_is_exit_code_2() {
+fn wrong_command_line_exits_with_2() {
     let folder = tempdir().unwrap();
     let f = folder.path();
     fails(f, &["generate"], 2, "PROMPT");
@@ -74,7 +75,7 @@ fn a_wrong_command_line_is_exit_code_2() {
 }
 
 #[test]
-fn parity_says_whether_backends_agree() {
+fn parity_reports_agreement_of_backends() {
     let folder = tempdir().unwrap();
     let f = folder.path();
     let (table, _) = succeeds(f, &["parity", "--backends", "cpu", "--filter", "attention", "--seed", "3"]);
@@ -91,7 +92,7 @@ fn parity_says_whether_backends_agree() {
 }
 
 #[test]
-fn a_request_that_cannot_be_served_is_exit_code_2() {
+fn impossible_request_exits_with_2() {
     let folder = tempdir().unwrap();
     let f = folder.path();
     fails(f, &["generate", "a fox", "--width", "100"], 2, "16");
@@ -107,11 +108,11 @@ fn a_request_that_cannot_be_served_is_exit_code_2() {
 }
 
 #[test]
-fn a_place_that_cannot_be_written_is_known_before_the_work() {
+fn unwritable_output_fails_before_the_run() {
     let folder = tempdir().unwrap();
     let f = folder.path();
     fs::write(f.join("file"), "").unwrap();
-    // The model is wrong as well: that the place is reported shows that nothing was loaded.
+    // The model is wrong as well: an error about the output path shows that nothing was loaded.
     let place =
         |file: &str, code, says: &str| fails(f, &["generate", "a fox", "-m", "nowhere", "-o", file], code, says);
     place("missing/fox.png", 3, "missing: no such folder");
@@ -125,7 +126,7 @@ fn a_place_that_cannot_be_written_is_known_before_the_work() {
 }
 
 #[test]
-fn a_missing_model_is_exit_code_3() {
+fn missing_model_exits_with_3() {
     let folder = tempdir().unwrap();
     fs::write(folder.path().join("fox.png"), "mine").unwrap();
     fails(folder.path(), &["generate", "a fox", "--model", "nowhere", "-o", "fox.png"], 3, "nowhere");
@@ -135,7 +136,7 @@ fn a_missing_model_is_exit_code_3() {
 }
 
 #[test]
-fn inspect_shows_what_made_a_picture() {
+fn inspect_prints_generation_settings() {
     let folder = with_picture();
     let (text, errors) = succeeds(folder.path(), &["inspect", "fox.png"]);
     assert!(text.contains("a fox,\nsitting ‒ 狐") && text.contains("seed") && errors.is_empty(), "{text}");
@@ -149,7 +150,7 @@ fn inspect_shows_what_made_a_picture() {
 }
 
 #[test]
-fn inspect_shows_foreign_texts_without_steering_the_terminal() {
+fn inspect_escapes_foreign_texts() {
     let folder = tempdir().unwrap();
     let mut encoder = png::Encoder::new(fs::File::create(folder.path().join("other.png")).unwrap(), 1, 1);
     encoder.add_text_chunk("parameters".into(), "a cat\nSteps: 20\x1b[2J".into()).unwrap();
@@ -186,7 +187,7 @@ fn inspect_refuses_other_files() {
 
 #[cfg(unix)]
 #[test]
-fn devices_and_pipes_are_neither_read_nor_replaced() {
+fn devices_and_pipes_are_never_replaced() {
     let folder = with_picture();
     let f = folder.path();
     assert!(std::process::Command::new("mkfifo").arg(f.join("pipe.png")).status().unwrap().success());
@@ -204,7 +205,7 @@ fn devices_and_pipes_are_neither_read_nor_replaced() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_closed_pipe_is_no_error_and_a_full_disk_is_one() {
+fn closed_pipe_passes_full_disk_fails() {
     use std::process::Stdio;
     let folder = with_picture();
     let run = |stdout: Stdio, arguments: &[&str]| {
@@ -227,7 +228,7 @@ fn a_closed_pipe_is_no_error_and_a_full_disk_is_one() {
 // ---- with the embedded default -------------------------------------------------------------------------------------
 
 #[test]
-fn a_prompt_becomes_a_picture() {
+fn generate_writes_a_png() {
     let folder = tempdir().unwrap();
     let (stdout, stderr) =
         succeeds(folder.path(), &quick(&["ein roter Fuchs, 狐", "--seed", "7", "--guidance", "1.5", "-o", "fox.png"]));
@@ -246,7 +247,7 @@ fn a_prompt_becomes_a_picture() {
 }
 
 #[test]
-fn a_seed_makes_the_same_picture_again() {
+fn same_seed_gives_the_same_picture() {
     let folder = tempdir().unwrap();
     let f = folder.path();
     succeeds(f, &quick(&["a fox", "--seed", "7", "-o", "a.png"]));
@@ -260,7 +261,7 @@ fn a_seed_makes_the_same_picture_again() {
 }
 
 #[test]
-fn unnamed_pictures_take_free_names() {
+fn unnamed_outputs_take_free_names() {
     let folder = tempdir().unwrap();
     succeeds(folder.path(), &quick(&["a fox"]));
     let (_, stderr) = succeeds(folder.path(), &quick(&["a fox", "--count", "2"]));
@@ -269,7 +270,7 @@ fn unnamed_pictures_take_free_names() {
 }
 
 #[test]
-fn several_prompts_and_counts_are_numbered() {
+fn several_outputs_are_numbered() {
     let folder = tempdir().unwrap();
     succeeds(folder.path(), &quick(&["a fox", "an owl", "--count", "2", "--seed", "3", "-o", "pictures.png"]));
     let names = ["pictures-1.png", "pictures-2.png", "pictures-3.png", "pictures-4.png"];
@@ -301,7 +302,7 @@ fn json_is_one_document() {
 }
 
 #[test]
-fn a_picture_is_the_same_when_networks_take_turns() {
+fn sequential_offload_gives_the_same_picture() {
     let folder = tempdir().unwrap();
     let draw = |offload, file| {
         let arguments = quick(&["a fox", "--seed", "7", "--json", "--offload", offload, "-o", file]);
@@ -313,7 +314,7 @@ fn a_picture_is_the_same_when_networks_take_turns() {
 }
 
 #[test]
-fn tiles_are_for_pictures_that_are_larger() {
+fn vae_tiles_apply_to_larger_pictures() {
     let folder = tempdir().unwrap();
     for (side, used) in [("32", 32.into()), ("64", Value::Null)] {
         let (stdout, _) = succeeds(folder.path(), &quick(&["a fox", "--json", "--vae-tile", side, "-o", "fox.png"]));
@@ -323,7 +324,7 @@ fn tiles_are_for_pictures_that_are_larger() {
 }
 
 #[test]
-fn a_negative_prompt_without_guidance_is_a_warning() {
+fn negative_prompt_without_guidance_warns() {
     let folder = tempdir().unwrap();
     let arguments = quick(&["a fox", "--negative", "an owl", "--guidance", "0", "-o", "fox.png"]);
     let (_, stderr) = succeeds(folder.path(), &arguments);
@@ -337,7 +338,7 @@ fn a_negative_prompt_without_guidance_is_a_warning() {
 }
 
 #[test]
-fn a_picture_goes_down_a_pipe() {
+fn picture_goes_to_standard_output() {
     let folder = tempdir().unwrap();
     let output = zimage(folder.path(), &quick(&["a fox", "-o", "-", "--seed", "7"]));
     assert!(output.status.success());

@@ -1,5 +1,5 @@
-//! The conformance suite on backends that are wrong on purpose: the cases of an op catch each fault
-//! of the op, and no other cases do. Backends that only round as they may pass.
+//! The conformance suite on deliberately wrong backends: the cases of an op catch each fault of
+//! that op, and no other cases do. Backends that only round within their dtypes pass.
 
 #[path = "support/faulty/mod.rs"]
 mod faulty;
@@ -26,7 +26,7 @@ fn with(feature: Feature) -> Vec<&'static str> {
     catalogue::ops().filter(|op| op.features.contains(&feature)).map(|op| op.name).collect()
 }
 
-/// Nothing is rounded.
+/// No rounding.
 const F32: [DType; 2] = [DType::F32; 2];
 
 fn compared(candidate: &Faulty<Cpu>, options: &Options) -> Report {
@@ -37,19 +37,20 @@ fn failed(report: &Report) -> Vec<&str> {
     report.rows.iter().filter(|row| !row.passed).map(|row| row.op.as_str()).collect()
 }
 
-/// The cases of one op, called: only that op runs in them, so that no other op catches its damage.
+/// Only the called (not recorded) cases of one op: no other op runs in them, so that no other op
+/// catches its damage.
 fn cases_of(op: &str) -> Options {
     Options { filter: format!("{op}/"), ..called() }
 }
 
-/// Ops that are called: results are damaged, and rounded, on the host, which a recording never
+/// Only called cases: the faults damage and round results on the host, which a recording never
 /// does.
 fn called() -> Options {
     Options { replay: false, ..Options::default() }
 }
 
 #[test]
-fn a_right_backend_passes() {
+fn correct_backend_passes() {
     for seed in [0, 1] {
         let options = Options { seed, ..Options::default() };
         let report = compared(&Faulty::new(Cpu::new(), Fault::None), &options);
@@ -74,10 +75,10 @@ fn permitted_rounding_passes() {
 }
 
 #[test]
-fn damaged_results_are_caught_by_the_op() {
+fn damaged_results_fail_their_op_only() {
     for op in ops() {
         for damage in [Damage::Scaled, Damage::LastRowUnwritten, Damage::Unwritten] {
-            // A thousandth of a pixel is less than a level.
+            // An error of 0.001 in a pixel is below one level of u8.
             if op == "to_rgb8" && damage == Damage::Scaled {
                 continue;
             }
@@ -93,7 +94,7 @@ fn damaged_results_are_caught_by_the_op() {
 
 #[test]
 fn results_in_f16_are_caught() {
-    // By their precision if nothing else rounds as much, and by their range in any case.
+    // Their precision shows if nothing else rounds as much; their range shows in any case.
     let precise = ops().into_iter().filter(|op| *op != "to_rgb8").map(|op| (op, F32));
     let large = with(Feature::BeyondF16).into_iter().flat_map(|op| {
         [[DType::F32, DType::F16], [DType::F32, DType::Bf16], [DType::Bf16; 2]].map(|precision| (op, precision))
@@ -106,7 +107,7 @@ fn results_in_f16_are_caught() {
 }
 
 #[test]
-fn wrong_arguments_are_caught_by_the_ops_that_take_them() {
+fn wrong_arguments_fail_their_op_only() {
     let cases = [
         (Fault::BiasForgotten, with(Feature::Bias)),
         (Fault::GateAndUpSwapped, vec!["swiglu"]),
@@ -141,7 +142,7 @@ fn wrong_arguments_are_caught_by_the_ops_that_take_them() {
         (Fault::NanIsBlack, vec!["to_rgb8"]),
         (Fault::InfinityIsClamped, vec!["to_rgb8"]),
         (Fault::NoMemoryPast(1 << 10), vec!["conv2d"]),
-        // Free memory matters to the pipeline; ops that fit compute.
+        // Free memory matters to the pipeline only; the ops do not read it.
         (Fault::FreeMemory(0), Vec::new()),
     ];
     for (fault, expected) in cases {
@@ -151,16 +152,16 @@ fn wrong_arguments_are_caught_by_the_ops_that_take_them() {
 }
 
 #[test]
-fn replays_that_differ_from_calls_are_caught() {
+fn replay_differences_are_caught() {
     let report = compared(&Faulty::new(Cpu::new(), Fault::FirstReplaySkipped), &Options::default());
     assert_eq!(failed(&report), [ops(), vec!["rejections", "replay"]].concat(), "{report}");
-    // An op that runs while it is recorded shows if a second run changes its result.
+    // A second run changes the result of an op that already ran during recording.
     let report = compared(&Faulty::new(Cpu::new(), Fault::RunsWhileRecording), &Options::default());
     assert_eq!(failed(&report), [with(Feature::Accumulates), vec!["replay"]].concat(), "{report}");
 }
 
 #[test]
-fn rejections_that_differ_are_caught() {
+fn rejection_differences_are_caught() {
     let rejections = Options { filter: "rejections/".into(), ..Options::default() };
     let cases = |fault| compared(&Faulty::new(Cpu::new(), fault), &rejections);
     for op in ["upload", "linear", "residual"] {
@@ -181,7 +182,7 @@ fn loaded<B: Backend>(backend: B, model: &Model) -> Pipeline<B> {
 }
 
 #[test]
-fn a_filter_picks_cases_and_the_seed_makes_the_inputs() {
+fn filter_selects_cases_seed_sets_inputs() {
     let report = |filter: &str, seed| {
         let options = Options { filter: filter.into(), seed, ..called() };
         compared(&Faulty::new(Cpu::new(), Fault::Result("linear", Damage::Scaled)), &options)
@@ -200,8 +201,8 @@ fn load(model: &Model, fault: Fault, [activations, operands]: [DType; 2]) -> Pip
     loaded(Faulty::new(Cpu::new(), fault).rounding(activations, operands), model)
 }
 
-/// The models whose pictures are compared: both goldens, and the embedded default if the program
-/// has it.
+/// The models whose pictures are compared: both golden models, and the embedded default if the
+/// program has it.
 fn models() -> Vec<Model> {
     let goldens = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens");
     let goldens = ["single", "sharded"].map(|name| Model::open(&std::path::Path::new(goldens).join(name)).unwrap());
@@ -214,7 +215,7 @@ fn stages(model: &Model, candidate: &Pipeline<Faulty<Cpu>>) -> Report {
 }
 
 #[test]
-fn right_backends_draw_the_same_pictures() {
+fn correct_backends_draw_the_same_pictures() {
     for model in models() {
         for precision in [F32, [DType::F32, DType::F16], [DType::Bf16; 2]] {
             let report = stages(&model, &load(&model, Fault::None, precision));
@@ -227,13 +228,13 @@ fn right_backends_draw_the_same_pictures() {
 }
 
 #[test]
-fn a_fault_shows_in_its_stage_and_in_the_picture() {
+fn fault_shows_in_stage_and_picture() {
     let model = &models()[1];
     for (fault, expected) in [
         (Fault::MaskSkipped, &["text_encoder", "picture"][..]),
         (Fault::PadForgotten, &["transformer", "picture"]),
         (Fault::ConvResidualForgotten, &["vae", "picture"]),
-        // The picture hides it.
+        // The comparison of final pictures does not show this fault.
         (Fault::EpsZero, &["transformer"]),
     ] {
         let report = stages(model, &load(model, fault, F32));
@@ -243,20 +244,20 @@ fn a_fault_shows_in_its_stage_and_in_the_picture() {
 }
 
 #[test]
-fn a_model_beyond_f16_draws_its_pictures() {
+fn model_beyond_f16_range_draws() {
     for model in models() {
         let beyond = load(&block_on(beyond_f16(&model)).unwrap(), Fault::None, F32);
         assert_eq!(beyond.warnings(), [""; 0]);
         let report = stages(&model, &beyond);
         let picture = report.rows.iter().find(|row| row.op == "picture").unwrap();
-        // The eps of the norms counts less, which shows in the picture of some models.
+        // The eps of the norms weighs less here, which changes the picture of some models.
         assert!(picture.passed || model.name() == "emoji", "{report}");
         println!("{report}");
     }
 }
 
 #[test]
-fn a_model_beyond_f16_draws_nothing_in_f16() {
+fn model_beyond_f16_range_fails_in_f16() {
     for model in models() {
         let beyond = block_on(beyond_f16(&model)).unwrap();
         let precision = [DType::F32, DType::F16];
@@ -281,7 +282,7 @@ fn every_built_in_backend_passes() {
         match block_on(zimage::parity(BackendChoice::Cpu, candidate, &models, &Options::default())) {
             Ok(report) => assert!(report.passed(), "{report}"),
             Err(error) if error.kind() == ErrorKind::Device => {
-                // The test harness hides the output of tests that pass, but not this.
+                // The test harness hides the stdout of passing tests, but not this.
                 writeln!(std::io::stderr(), "skipped: {name}: {error}").unwrap();
             }
             Err(error) => panic!("{error}"),

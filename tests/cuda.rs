@@ -1,5 +1,6 @@
 //! The `cuda` backend without a GPU: every kernel file is consistent and compiles for every
-//! architecture, and a missing library gets one sentence. The conformance suite tests the ops.
+//! architecture, and a missing library is reported in one sentence. The conformance suite tests the
+//! ops.
 #![cfg(feature = "cuda")]
 
 use std::collections::BTreeSet;
@@ -8,10 +9,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use zimage::backend::cuda::{self, Cuda, File, Placement, Program};
 
-/// Ampere's two, Hopper, and Blackwell's two.
+/// Two Ampere/Ada architectures, Hopper, and two of Blackwell.
 const ARCHITECTURES: [&str; 5] = ["sm_80", "sm_89", "sm_90a", "sm_100a", "sm_120a"];
 
-/// True if NVRTC is installed; otherwise the test is skipped, and a line says why.
+/// True if NVRTC is installed. Otherwise prints a line that the test is skipped.
 fn nvrtc() -> bool {
     let empty = Program::new("empty", File { name: "empty.cu", text: "extern \"C\" __global__ void empty() {}" });
     let Err(error) = cuda::compile(&empty, "sm_80") else { return true };
@@ -21,7 +22,7 @@ fn nvrtc() -> bool {
     false
 }
 
-/// Runs `job` for all items on all cores.
+/// Runs `job` on all items, on all cores.
 fn on_all_cores<T: Send>(items: Vec<T>, job: impl Fn(T) + Sync) {
     let items = Mutex::new(items.into_iter());
     std::thread::scope(|scope| {
@@ -52,15 +53,15 @@ fn every_kernel_compiles_for_every_architecture() {
     on_all_cores(jobs, |(program, architecture)| compiles(&program, architecture));
 }
 
-/// The most bytes of registers that a thread may spill: some variants spill a few before their loop.
-/// An array that was not unrolled, or accumulators that do not fit, are hundreds.
+/// The spill budget of a thread, in bytes of registers: some variants spill a few before their main
+/// loop. An array that was not unrolled, or accumulators that do not fit, spill hundreds.
 const SPILLS: u32 = 64;
 
 fn compiles(program: &Program, architecture: &str) {
     let name = program.label();
     let compiled = cuda::compile(program, architecture).unwrap_or_else(|error| panic!("{error}"));
     assert!(compiled.cubin.starts_with(b"\x7fELF"), "{name} for {architecture}");
-    // For tools/sass/compare.py.
+    // tools/sass/compare.py reads these files.
     if let Some(folder) = std::env::var_os("ZIMAGE_CUBINS") {
         let folder = Path::new(&folder).join(architecture);
         std::fs::create_dir_all(&folder).unwrap();
@@ -73,7 +74,7 @@ fn compiles(program: &Program, architecture: &str) {
     let spills: Vec<u32> = compiled.log.lines().filter_map(spilled).collect();
     assert!(!spills.is_empty(), "{name} for {architecture}: {}", compiled.log);
     assert!(spills.iter().all(|&bytes| bytes <= SPILLS), "{name} for {architecture} spills {spills:?} bytes");
-    // The words of ptxas for a wgmma that waits after each instruction, and for a setmaxnreg without effect.
+    // ptxas warns like this about a wgmma that is serialized and a setmaxnreg that is ignored.
     let complaint = ["serialized", "ignored"].into_iter().find(|word| compiled.log.contains(word));
     assert_eq!(complaint, None, "{name} for {architecture}: {}", compiled.log);
 }
@@ -85,7 +86,7 @@ fn files(architecture: &str) -> BTreeSet<(&'static str, &'static str)> {
 }
 
 #[test]
-fn every_file_compiles_alone() {
+fn every_kernel_file_compiles_alone() {
     if !nvrtc() {
         return;
     }
@@ -97,7 +98,7 @@ fn every_file_compiles_alone() {
 }
 
 #[test]
-fn every_file_belongs_to_a_program() {
+fn every_kernel_file_has_a_program() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels");
     let mut on_disk = BTreeSet::new();
     let mut folders = vec![root.clone()];
@@ -117,16 +118,16 @@ fn every_file_belongs_to_a_program() {
     assert_eq!(on_disk, used);
 }
 
-/// The names that a text gives a default in an `#ifndef` block.
+/// The names with a default value in an `#ifndef` block of `text`.
 fn defaults(text: &'static str) -> impl Iterator<Item = &'static str> {
     let blocks = text.split("\n#ifndef ").skip(1).filter_map(|rest| rest.split("\n#endif").next());
     let names = |line: &'static str| line.strip_prefix("#define ")?.split(' ').next();
     blocks.flat_map(move |block| block.lines().filter_map(names))
 }
 
-/// A constant that a launcher forgets would have its default, which is for editors.
+/// A constant that a launcher omits would silently take its default, which exists for editors.
 #[test]
-fn programs_define_all_constants_of_their_files() {
+fn programs_define_all_their_constants() {
     for program in cuda::programs("sm_90a") {
         let files = program.headers().unwrap().into_iter().chain([program.file()]);
         let declared: BTreeSet<&str> = files.flat_map(|file| defaults(file.text)).collect();
@@ -135,22 +136,22 @@ fn programs_define_all_constants_of_their_files() {
 }
 
 #[test]
-fn programs_declare_dependent_launch_if_they_wait() {
+fn waiting_programs_declare_dependent_launch() {
     for program in cuda::programs("sm_90a") {
         let waits = program.source().contains("griddepcontrol_wait();");
         assert_eq!(program.is_pdl(), waits, "{}", program.label());
     }
 }
 
-/// The text before each `griddepcontrol_wait` of a kernel, and its parameters in memory: pointers,
-/// tensor maps, and structures that may hold some.
+/// The text before each `griddepcontrol_wait` of a kernel, and the kernel's parameters in memory:
+/// pointers, tensor maps, and structs that may hold either.
 fn before_waits(source: &str) -> Vec<(&str, Vec<&str>)> {
     let waits = source.match_indices("\n    griddepcontrol_wait();").map(|(at, _)| &source[..at]);
     waits
         .map(|text| {
             let start = text.rfind("__global__").max(text.rfind("__device__")).expect("a wait is in a function");
             let (head, body) = text[start..].split_once(") {\n").expect("a function has a body");
-            // The parameters stand in the last parentheses that are opened at the outermost level.
+            // The parameters are inside the last parentheses that open at the outermost level.
             let mut depth = 1;
             let open = head.char_indices().rev().find(|(_, c)| {
                 depth += match c {
@@ -167,15 +168,15 @@ fn before_waits(source: &str) -> Vec<(&str, Vec<&str>)> {
         .collect()
 }
 
-/// The name that a parameter declares.
+/// The name of the declared parameter.
 fn declared(parameter: &str) -> &str {
     parameter.trim().rsplit([' ', '*', '&']).next().unwrap_or_default()
 }
 
 /// With programmatic dependent launch the preceding kernel may still be writing. Neither the
-/// emulation nor most runs on a GPU would show that a kernel reads too early.
+/// emulation nor most runs on a GPU would reveal a read that comes too early.
 #[test]
-fn kernels_touch_no_memory_before_they_wait() {
+fn kernels_access_memory_after_their_wait() {
     let mut seen = 0;
     for program in cuda::programs("sm_90a") {
         let name = program.label();
@@ -193,7 +194,7 @@ fn kernels_touch_no_memory_before_they_wait() {
     assert_eq!(before_waits(early), [("    float a = x[0];", vec!["x"])]);
 }
 
-/// The error for a file that must not compile.
+/// The error for a file that fails to compile.
 fn rejected(text: &'static str) -> zimage::Error {
     let program = Program::new("broken", File { name: "broken.cu", text });
     let Err(error) = cuda::compile(&program, "sm_80") else { panic!("it compiled") };
@@ -201,7 +202,7 @@ fn rejected(text: &'static str) -> zimage::Error {
 }
 
 #[test]
-fn an_invalid_kernel_gets_one_sentence() {
+fn invalid_kernel_is_one_sentence() {
     let error = rejected("#include \"common/types.cuh\"\nextern \"C\" __global__ void broken( {}");
     let sentence = error.to_string();
     assert!(matches!(error, zimage::Error::Device(_)) && !sentence.contains('\n'), "{sentence}");
@@ -212,13 +213,13 @@ fn an_invalid_kernel_gets_one_sentence() {
 }
 
 #[test]
-fn a_missing_include_is_named() {
+fn missing_include_is_named() {
     let error = rejected("#include \"common/none.cuh\"\n");
     let sentence = "broken.cu cannot be compiled: broken.cu includes common/none.cuh, which is not in kernels/";
     assert!(matches!(&error, zimage::Error::Internal(found) if found == sentence), "{error}");
 }
 
-/// The driver's library, if the system has it.
+/// The driver's library, if it is installed.
 fn driver() -> Option<PathBuf> {
     let named = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
     let usual =
@@ -229,7 +230,7 @@ fn driver() -> Option<PathBuf> {
 }
 
 #[test]
-fn a_missing_driver_gets_one_sentence() {
+fn missing_driver_is_one_sentence() {
     if let Some(driver) = driver() {
         writeln!(std::io::stderr(), "skipped: cuda: {} is here", driver.display()).unwrap();
         return;

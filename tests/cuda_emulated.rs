@@ -1,8 +1,9 @@
-//! The `cuda` backend on an emulated device: every verb against `cpu`, in several orders of the threads, each tensor in
-//! memory of its own that ends where the tensor does; and what the backend says when the device fails it.
+//! The `cuda` backend on an emulated device: every op against `cpu`, in several thread orders, with
+//! each tensor in its own allocation that ends at its last element; and the backend's errors when
+//! the device fails.
 //!
-//! The driver is loaded once a process and a kernel's error ends its use, so each test runs itself again in a process of
-//! its own.
+//! The driver is loaded once per process, and a kernel's error is sticky, so each test runs itself
+//! again in a process of its own.
 #![cfg(feature = "cuda")]
 
 #[path = "support/emulated_cuda.rs"]
@@ -16,10 +17,11 @@ use zimage::backend::*;
 use zimage::conformance::{Options, compare};
 use zimage::tensor::HostTensor;
 
-/// Says to a test that it runs on the emulation.
+/// The variable that marks a process as running on the emulation.
 const INSIDE: &str = "ZIMAGE_TEST_ON_EMULATED_CUDA";
 
-/// Runs `body` in a process that finds the emulation, with `settings` in its environment. `test` is the caller's name.
+/// Runs `body` in a process that loads the emulated driver, with `settings` in its environment.
+/// `test` is the caller's name.
 fn emulated(test: &str, settings: &[(&str, &str)], body: impl FnOnce()) {
     if std::env::var_os(INSIDE).is_some() {
         return body();
@@ -42,24 +44,24 @@ fn cuda() -> Cuda {
     Cuda::open(0, Placement::Separate).unwrap()
 }
 
-fn verbs_agree() {
+fn ops_agree() {
     let report = block_on(compare(&Cpu::new(), &cuda(), &Options::default())).unwrap();
     assert!(report.passed(), "{report}");
     assert!(report.rows.iter().map(|row| row.cases).sum::<usize>() > 200, "{report}");
 }
 
 #[test]
-fn verbs_agree_with_cpu() {
-    emulated("verbs_agree_with_cpu", &[], verbs_agree);
+fn ops_agree_with_cpu() {
+    emulated("ops_agree_with_cpu", &[], ops_agree);
 }
 
 #[test]
-fn verbs_agree_with_cpu_in_any_order_of_threads() {
-    let test = "verbs_agree_with_cpu_in_any_order_of_threads";
-    emulated(test, &[("EMULATED_CUDA_SEED", "1")], verbs_agree);
+fn ops_agree_in_any_thread_order() {
+    let test = "ops_agree_in_any_thread_order";
+    emulated(test, &[("EMULATED_CUDA_SEED", "1")], ops_agree);
 }
 
-/// The kernels for Hopper, on a device that says it is one.
+/// Tests the Hopper kernels, on a device that reports that architecture.
 fn on_hopper(test: &str, settings: &[(&str, &str)]) {
     let settings = [&[("EMULATED_CUDA_CAPABILITY", "9")], settings].concat();
     emulated(test, &settings, || {
@@ -78,15 +80,15 @@ fn hopper_agrees_with_cpu() {
 }
 
 #[test]
-fn hopper_agrees_with_cpu_in_any_order_of_threads() {
-    // With one multiprocessor a block makes several tiles, and wide ones.
+fn hopper_agrees_in_any_thread_order() {
+    // With one SM, a CTA computes several tiles, and wide ones.
     let settings = [("EMULATED_CUDA_SEED", "2"), ("EMULATED_CUDA_MULTIPROCESSORS", "1")];
-    on_hopper("hopper_agrees_with_cpu_in_any_order_of_threads", &settings);
+    on_hopper("hopper_agrees_in_any_thread_order", &settings);
 }
 
 #[test]
-fn a_full_memory_is_said_and_survived() {
-    emulated("a_full_memory_is_said_and_survived", &[("EMULATED_CUDA_MEMORY_MB", "8")], || {
+fn out_of_memory_is_reported_and_survived() {
+    emulated("out_of_memory_is_reported_and_survived", &[("EMULATED_CUDA_MEMORY_MB", "8")], || {
         let b = cuda();
         let large = HostTensor::from_f32(&[4 << 20], &vec![1.0; 4 << 20]);
         let error = b.upload(&large).unwrap_err();
@@ -94,7 +96,7 @@ fn a_full_memory_is_said_and_survived() {
         let sentence = error.to_string();
         assert!(sentence.contains("no memory left for a tensor of shape [4194304] (0.02 GiB)"), "{sentence}");
         assert!(sentence.ends_with("of 0.01 GiB are free"), "{sentence}");
-        // A recording takes all of its memory when it is whole: here 5 of 8 MiB are left for 6.
+        // A finished recording allocates all of its memory at once: here 6 MiB, of 5 free in 8.
         let pixels = b.upload(&HostTensor::from_u8(&[1, 1 << 10, 1 << 10, 3], &vec![0; 3 << 20])).unwrap();
         let mut made = None;
         let sentence = b.record(|b| b.normalize_rgb8(&pixels).map(|x| made = Some(x))).unwrap_err().to_string();
@@ -106,10 +108,10 @@ fn a_full_memory_is_said_and_survived() {
     });
 }
 
-/// Weights of several buffers, whose rows do not end where the buffers do.
+/// A weight spans several buffers, and its rows do not end at the buffers' ends.
 #[test]
-fn large_weights_arrive() {
-    emulated("large_weights_arrive", &[], || {
+fn large_weights_upload_correctly() {
+    emulated("large_weights_upload_correctly", &[], || {
         for placement in [Placement::Separate, Placement::default()] {
             let b = Cuda::open(0, placement).unwrap();
             let values: Vec<u32> = (0..30_000_000).collect();
@@ -125,7 +127,7 @@ fn large_weights_arrive() {
                 HostTensor::from_f32(&[rows, width], &values)
             };
             let [first, second] = [part(1.0 / 128.0), part(-1.0 / 64.0)];
-            // One element of a row at a time: a product by a unit vector shows a column.
+            // One element of a row at a time: a gemm with a unit vector returns a column.
             let column = 297;
             let mut unit = vec![0.0; width];
             unit[column] = 1.0;
@@ -141,8 +143,8 @@ fn large_weights_arrive() {
 }
 
 #[test]
-fn a_failed_kernel_ends_the_process_use_of_the_device() {
-    emulated("a_failed_kernel_ends_the_process_use_of_the_device", &[("EMULATED_CUDA_FAIL_LAUNCH", "1")], || {
+fn failed_kernel_makes_the_device_unusable() {
+    emulated("failed_kernel_makes_the_device_unusable", &[("EMULATED_CUDA_FAIL_LAUNCH", "1")], || {
         let b = cuda();
         let pixels = b.upload(&HostTensor::from_u8(&[1, 1, 1, 3], &[1, 2, 3])).unwrap();
         let error = match b.normalize_rgb8(&pixels) {
@@ -156,8 +158,8 @@ fn a_failed_kernel_ends_the_process_use_of_the_device() {
 
 #[cfg(feature = "embedded-model")]
 #[test]
-fn a_small_device_draws_by_itself() {
-    emulated("a_small_device_draws_by_itself", &[("EMULATED_CUDA_MEMORY_MB", "96")], || {
+fn small_device_draws_without_options() {
+    emulated("small_device_draws_without_options", &[("EMULATED_CUDA_MEMORY_MB", "96")], || {
         let engine = auto();
         let request =
             zimage::Request { width: Some(32), height: Some(32), steps: Some(1), ..zimage::Request::new("a red fox") };
@@ -167,10 +169,10 @@ fn a_small_device_draws_by_itself() {
     });
 }
 
-/// What a row that is not there gives is undefined, but no kernel leaves its tensors for it.
+/// The result for a row that does not exist is undefined, but no kernel reads out of bounds for it.
 #[test]
-fn numbers_that_name_nothing_stay_inside() {
-    emulated("numbers_that_name_nothing_stay_inside", &[], || {
+fn invalid_indices_stay_in_bounds() {
+    emulated("invalid_indices_stay_in_bounds", &[], || {
         let b = cuda();
         let table = HostTensor::from_f32(&[4, 8], &[1.0; 32]).into();
         let table = block_on(b.upload_table(&table)).unwrap();
@@ -180,15 +182,15 @@ fn numbers_that_name_nothing_stay_inside() {
     });
 }
 
-/// The embedded model on the backend that `auto` chooses.
+/// The embedded model on the backend selected by `auto`.
 #[cfg(feature = "embedded-model")]
 fn auto() -> zimage::Engine {
     let progress = &mut |_| std::ops::ControlFlow::Continue(());
     block_on(zimage::Engine::load(&zimage::Model::embedded().unwrap(), zimage::BackendChoice::Auto, progress)).unwrap()
 }
 
-/// Holds that `auto` uses something else and says why: the sentence of the device, and that the processor computes where
-/// nothing else does.
+/// Asserts that `auto` falls back to another backend and gives the reason `sentence`, and that it
+/// says so if the fallback is the CPU.
 #[cfg(feature = "embedded-model")]
 fn goes_on_with(sentence: &str) {
     let engine = auto();
@@ -202,8 +204,8 @@ fn goes_on_with(sentence: &str) {
 
 #[cfg(feature = "embedded-model")]
 #[test]
-fn auto_prefers_it() {
-    emulated("auto_prefers_it", &[], || {
+fn auto_prefers_cuda() {
+    emulated("auto_prefers_cuda", &[], || {
         let engine = auto();
         assert_eq!((engine.backend(), engine.warnings().len()), ("cuda", 0));
     });
@@ -211,8 +213,8 @@ fn auto_prefers_it() {
 
 #[cfg(feature = "embedded-model")]
 #[test]
-fn auto_goes_on_where_the_device_is_too_old_and_says_so() {
-    let test = "auto_goes_on_where_the_device_is_too_old_and_says_so";
+fn auto_skips_an_old_device() {
+    let test = "auto_skips_an_old_device";
     emulated(test, &[("EMULATED_CUDA_CAPABILITY", "7")], || {
         let sentence = Cuda::open(0, Placement::Separate).unwrap_err().to_string();
         assert!(sentence.contains("has compute capability 7.0"), "{sentence}");
@@ -222,9 +224,9 @@ fn auto_goes_on_where_the_device_is_too_old_and_says_so() {
 
 #[cfg(feature = "embedded-model")]
 #[test]
-fn auto_goes_on_where_the_compiler_is_missing_and_says_so() {
-    let test = "auto_goes_on_where_the_compiler_is_missing_and_says_so";
-    // A folder without the library, and a search path with the driver alone.
+fn auto_skips_cuda_without_nvrtc() {
+    let test = "auto_skips_cuda_without_nvrtc";
+    // A folder without the library, and a search path that holds only the driver.
     let Some(folder) = emulated_cuda::built() else { return };
     let alone = tempfile::tempdir().unwrap();
     std::fs::copy(folder.join("libcuda.so"), alone.path().join("libcuda.so")).unwrap();
@@ -232,7 +234,7 @@ fn auto_goes_on_where_the_compiler_is_missing_and_says_so() {
     emulated(test, &[("LD_LIBRARY_PATH", path), ("ZIMAGE_NVRTC", path)], || {
         let error = Cuda::open(0, Placement::Separate);
         let Err(error) = error else {
-            // Where it is installed for the whole system it is found.
+            // A system-wide installation is found anyway.
             return;
         };
         let sentence = error.to_string();
@@ -242,23 +244,23 @@ fn auto_goes_on_where_the_compiler_is_missing_and_says_so() {
 }
 
 #[test]
-fn a_driver_that_is_too_old_is_refused() {
-    emulated("a_driver_that_is_too_old_is_refused", &[("EMULATED_CUDA_DRIVER", "11080")], || {
+fn old_driver_is_refused() {
+    emulated("old_driver_is_refused", &[("EMULATED_CUDA_DRIVER", "11080")], || {
         let sentence = Cuda::open(0, Placement::Separate).unwrap_err().to_string();
         assert!(sentence.starts_with("the NVIDIA driver is of CUDA 11, ") && sentence.contains("update"), "{sentence}");
     });
 }
 
 #[test]
-fn no_gpu_is_no_fault() {
-    emulated("no_gpu_is_no_fault", &[("EMULATED_CUDA_DEVICES", "0")], || {
+fn missing_gpu_is_no_error() {
+    emulated("missing_gpu_is_no_error", &[("EMULATED_CUDA_DEVICES", "0")], || {
         assert!(!Cuda::present());
         let sentence = Cuda::open(0, Placement::Separate).unwrap_err().to_string();
         assert!(sentence.contains("sees no GPU"), "{sentence}");
     });
 }
 
-/// Magic, checksum and length of the key before the key and the machine code.
+/// The entry's magic, checksum and key length, which precede the key and the machine code.
 const ENTRY_HEAD: usize = 20;
 
 #[test]
@@ -288,7 +290,7 @@ fn damaged_machine_code_is_compiled_again() {
                 flipped
             },
             |whole| whole[..whole.len() / 2].to_vec(),
-            // The checksum fits, and the driver refuses what it covers.
+            // The checksum matches, but the driver rejects the code.
             |whole| {
                 let key = u64::from_le_bytes(whole[12..ENTRY_HEAD].try_into().unwrap()) as usize;
                 let rest = [&whole[12..ENTRY_HEAD + key], b"no machine code"].concat();
@@ -309,7 +311,7 @@ fn damaged_machine_code_is_compiled_again() {
     });
 }
 
-/// Every function that the emulated driver has, from the text of its chapters.
+/// Every function of the emulated driver, from its source text.
 fn emulated_functions() -> Vec<String> {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/emulated_cuda");
     let chapters = ["device_calls.cpp", "memory_calls.cpp", "module_calls.cpp", "stream_calls.cpp"];
@@ -317,8 +319,8 @@ fn emulated_functions() -> Vec<String> {
     text.lines().filter_map(|line| Some(line.strip_prefix("API ")?.split('(').next()?.to_owned())).collect()
 }
 
-/// Runs `body` on a driver of CUDA 12.0 that has the functions which the backend looks up, and no other: whatever it calls is
-/// among them. `cache` is where it keeps what it made.
+/// Runs `body` on a CUDA 12.0 driver that has exactly the functions which the backend looks up, so
+/// every call goes to one of them. `cache` is the backend's disk cache.
 fn on_the_oldest(test: &str, cache: &std::path::Path, body: impl FnOnce()) {
     let listed = cuda::driver_functions();
     let mut others = emulated_functions();
@@ -336,9 +338,9 @@ fn on_the_oldest(test: &str, cache: &std::path::Path, body: impl FnOnce()) {
 }
 
 #[test]
-fn the_oldest_driver_has_all_that_verbs_call() {
+fn oldest_driver_has_every_called_function() {
     let Some(folder) = emulated_cuda::built() else { return };
-    on_the_oldest("the_oldest_driver_has_all_that_verbs_call", &folder.join("cache"), || {
+    on_the_oldest("oldest_driver_has_every_called_function", &folder.join("cache"), || {
         let options = Options { filter: "/odd".into(), ..Options::default() };
         let report = block_on(compare(&Cpu::new(), &cuda(), &options)).unwrap();
         assert!(report.passed() && report.cases() > 5, "{report}");
@@ -346,10 +348,10 @@ fn the_oldest_driver_has_all_that_verbs_call() {
 }
 
 #[test]
-fn the_oldest_driver_times_large_products() {
-    // A cache of its own: what an earlier run has chosen would not be timed.
+fn oldest_driver_autotunes_large_gemms() {
+    // The cache is empty: a candidate chosen by an earlier run would not be timed again.
     let cache = tempfile::tempdir().unwrap();
-    on_the_oldest("the_oldest_driver_times_large_products", cache.path(), || {
+    on_the_oldest("oldest_driver_autotunes_large_gemms", cache.path(), || {
         let b = cuda();
         assert!(b.device().contains("cuBLASLt 12.2.5"), "{}", b.device());
         let (m, n, k) = (64, 4096, 2048);
@@ -362,11 +364,11 @@ fn the_oldest_driver_times_large_products() {
 }
 
 #[test]
-fn a_missing_function_is_named_before_anything_is_called() {
-    let test = "a_missing_function_is_named_before_anything_is_called";
+fn missing_driver_function_is_named_first() {
+    let test = "missing_driver_function_is_named_first";
     let of_nvrtc = ["nvrtcVersion", "nvrtcGetCUBIN", "nvrtcGetProgramLogSize"];
     let names = cuda::driver_functions().iter().chain(&of_nvrtc);
-    // The process inside gets the name.
+    // The child process gets the name.
     let named = std::env::var("EMULATED_CUDA_HIDE").ok();
     for name in names.filter(|name| named.as_ref().is_none_or(|named| named == *name)) {
         emulated(test, &[("EMULATED_CUDA_HIDE", name)], || {
@@ -380,16 +382,16 @@ fn a_missing_function_is_named_before_anything_is_called() {
 
 #[cfg(feature = "embedded-model")]
 #[test]
-fn auto_goes_on_where_the_driver_lacks_a_function_and_says_so() {
-    let test = "auto_goes_on_where_the_driver_lacks_a_function_and_says_so";
+fn auto_skips_an_incomplete_driver() {
+    let test = "auto_skips_an_incomplete_driver";
     emulated(test, &[("EMULATED_CUDA_HIDE", "cuGraphUpload,cuInit")], || {
         goes_on_with(&Cuda::open(0, Placement::Separate).unwrap_err().to_string());
     });
 }
 
 #[test]
-fn an_index_past_the_last_gpu_is_refused() {
-    emulated("an_index_past_the_last_gpu_is_refused", &[], || {
+fn gpu_index_out_of_range_is_refused() {
+    emulated("gpu_index_out_of_range_is_refused", &[], || {
         assert_eq!(Cuda::count(), 1);
         for index in [1, 7, usize::MAX] {
             let error = Cuda::open(index, Placement::default()).unwrap_err();
@@ -403,27 +405,27 @@ fn an_index_past_the_last_gpu_is_refused() {
     });
 }
 
-/// The emulation ends the process when page-locked memory is freed while a copy of it is under way; `recorded` events are
-/// recorded before one is not.
+/// The emulation ends the process if page-locked memory is freed during a copy from it. `recorded`
+/// events are recorded before the first one fails.
 fn an_upload_fails(test: &str, recorded: usize) {
     emulated(test, &[("EMULATED_CUDA_FAIL_RECORD", &(recorded + 1).to_string())], || {
         let b = cuda();
-        // Two buffers' worth.
+        // Two staging buffers.
         let values: Vec<u32> = (0..12 << 20).collect();
         let error = b.upload(&HostTensor::from_u32(&[values.len()], &values)).unwrap_err().to_string();
         assert!(error.contains("the GPU refused"), "{error}");
-        // The device goes on.
+        // The device stays usable.
         let small = HostTensor::from_u32(&[3], &[1, 2, 3]);
         assert_eq!(block_on(b.download(&b.upload(&small).unwrap())).unwrap().to_u32().unwrap(), [1, 2, 3]);
     });
 }
 
 #[test]
-fn memory_of_a_copy_without_an_event_is_not_freed() {
-    an_upload_fails("memory_of_a_copy_without_an_event_is_not_freed", 0);
+fn memory_of_unrecorded_copy_is_not_freed() {
+    an_upload_fails("memory_of_unrecorded_copy_is_not_freed", 0);
 }
 
 #[test]
-fn memory_of_the_copy_before_is_not_freed_either() {
-    an_upload_fails("memory_of_the_copy_before_is_not_freed_either", 1);
+fn memory_of_preceding_copy_is_not_freed() {
+    an_upload_fails("memory_of_preceding_copy_is_not_freed", 1);
 }

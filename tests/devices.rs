@@ -11,7 +11,7 @@ use std::path::Path;
 use tempfile::tempdir;
 
 #[test]
-fn inspect_shows_what_this_machine_computes_on() {
+fn inspect_lists_the_devices() {
     let folder = tempdir().unwrap();
     let (text, _) = succeeds(folder.path(), &["inspect", "--device"]);
     assert!(text.lines().any(|line| line.starts_with("cpu ") && line.contains("products of F32")), "{text}");
@@ -19,7 +19,8 @@ fn inspect_shows_what_this_machine_computes_on() {
     let document: Value = serde_json::from_str(&text).unwrap();
     let devices = document["devices"].as_array().unwrap();
     assert_eq!(devices[0]["backend"], "cpu");
-    // Further GPUs of `cuda` are the only devices that a program built like this may have besides.
+    // Additional GPUs of `cuda` are the only other devices that a program with these features may
+    // have.
     let further = devices.iter().filter(|device| device["backend"].as_str().unwrap().starts_with("cuda:"));
     assert_eq!(devices.len(), zimage::BackendChoice::built_in().count() + further.count());
     for device in devices {
@@ -32,7 +33,7 @@ fn inspect_shows_what_this_machine_computes_on() {
     fails(folder.path(), &["inspect", "--device", "fox.png"], 2, "--device");
 }
 
-/// Runs the program where it finds no driver of a GPU.
+/// Runs the program in an environment without GPU drivers.
 #[cfg(feature = "embedded-model")]
 fn without_drivers(folder: &Path, arguments: &[&str]) -> (Option<i32>, String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_zimage"));
@@ -48,7 +49,7 @@ fn without_drivers(folder: &Path, arguments: &[&str]) -> (Option<i32>, String, S
 
 #[cfg(all(feature = "embedded-model", target_os = "linux"))]
 #[test]
-fn auto_says_that_the_processor_computes() {
+fn auto_warns_of_the_cpu_fallback() {
     let folder = tempdir().unwrap();
     let draws = |backend: &str, more: &[&str]| {
         let arguments =
@@ -68,7 +69,7 @@ fn auto_says_that_the_processor_computes() {
 
 #[cfg(feature = "webgpu")]
 #[test]
-fn an_adapter_that_is_not_there_is_refused() {
+fn missing_adapter_is_refused() {
     let folder = tempdir().unwrap();
     for name in ["webgpu:nonesuch", "webgpu:half:nonesuch", "webgpu:4096"] {
         let adapter = name.rsplit(':').next().unwrap();
@@ -80,7 +81,7 @@ fn an_adapter_that_is_not_there_is_refused() {
 }
 
 #[test]
-fn threads_are_at_most_a_few_for_each_core() {
+fn thread_count_is_limited_per_core() {
     let folder = tempdir().unwrap();
     let cores = std::thread::available_parallelism().unwrap().get();
     for (asked, threads) in [("1", 1), ("3", 3), ("1000", 4 * cores), ("0", cores), ("many", cores), ("-3", cores)] {
@@ -97,11 +98,11 @@ fn threads_are_at_most_a_few_for_each_core() {
     }
 }
 
-/// From hardly enough to start up to more than is needed, in steps that meet every large
+/// The limits go from barely enough to start to more than enough, in steps that hit every large
 /// allocation.
 #[cfg(all(feature = "embedded-model", target_os = "linux"))]
 #[test]
-fn too_little_memory_is_said_in_one_sentence() {
+fn out_of_memory_is_one_sentence() {
     let folder = tempdir().unwrap();
     let (mut refused, mut drawn) = (0, 0);
     for megabytes in (40..=400).step_by(20) {
@@ -116,7 +117,7 @@ fn too_little_memory_is_said_in_one_sentence() {
                 .output()
                 .unwrap()
         };
-        // The system cannot even load the program.
+        // The system cannot load the program at all.
         if !run(&["--version"]).status.success() {
             continue;
         }

@@ -1,5 +1,5 @@
-//! The emulated CUDA itself: kernels with known answers, a wrong kernel for every fault that it
-//! catches, and a twin for every header with PTX.
+//! The emulated CUDA device itself: kernels with known results, a faulty kernel for every fault
+//! that it detects, and an emulated counterpart for every header with PTX.
 
 #[path = "support/emulated_cuda.rs"]
 mod emulated_cuda;
@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Command;
 
 #[test]
-fn the_emulation_passes_its_selftest() {
+fn emulation_passes_its_selftest() {
     let Some(folder) = emulated_cuda::built() else { return };
     let kernels = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/emulated_cuda/selftest.cu");
     let out = Command::new(folder.join("selftest")).arg(kernels).output().unwrap();
@@ -19,7 +19,7 @@ fn the_emulation_passes_its_selftest() {
 
 #[cfg(feature = "cuda")]
 #[test]
-fn every_header_with_ptx_has_an_emulated_twin() {
+fn every_ptx_header_has_an_emulation() {
     let twins = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/emulated_cuda");
     let mut seen = 0;
     for program in zimage::backend::cuda::programs("sm_90a") {

@@ -1,5 +1,5 @@
 //! The backends and the pipeline against diffusers in float32, on two small random models, stage by
-//! stage. What a backend computes is checked on each of them, by one test a stage and backend.
+//! stage. Each pair of a stage and a backend has one test.
 
 #[path = "support/golden.rs"]
 mod golden;
@@ -19,7 +19,7 @@ use zimage::pipeline::schedule::Schedule;
 use zimage::tensor::HostTensor;
 use zimage::{Model, VaeTile};
 
-/// Makes a test of each stage, in a module for each backend.
+/// Defines a test for each stage, in a module for each backend.
 macro_rules! on {
     ($backend:ident, $tested:ident: $($stage:ident),+ $(,)?) => {
         mod $backend {
@@ -77,7 +77,7 @@ fn text_features<T: Tested>() {
         let encode = |case: &Value| golden.pipeline.tokenizer().encode(text(&case["prompt"])).unwrap().ids;
         let prompts: Vec<Vec<u32>> = golden.cases("text").iter().map(encode).collect();
         let tokens = padded(prompts.iter().map(Vec::len).max().unwrap());
-        // All prompts in one ragged batch; the block outputs are recorded for the first.
+        // All prompts are in one ragged batch; the goldens have block outputs for the first.
         let short = prompts[0].len() * hidden;
         let mut blocks = 0;
         let features = encoder.forward(b, &prompts, tokens, &mut |block, x| {
@@ -110,7 +110,7 @@ fn transformer_case<T: Tested>(golden: &Golden<T>, case: &Value) {
     let (image, captions) = (number(&case["image_padded"]), numbers(&case["caption_padded"]));
     let longest = captions.iter().copied().max().unwrap();
 
-    // What stands behind a caption must not matter.
+    // Rows after the end of a caption must not affect the result.
     let mut features = vec![1e3; batch * longest * config.cap_feat_dim];
     for (i, features) in features.chunks_exact_mut(longest * config.cap_feat_dim).enumerate() {
         let own = golden.tensors.f32(&format!("{prefix}.caption.{i}")).to_f32();
@@ -197,7 +197,7 @@ fn noise_of_torch() {
     }
 }
 
-/// Keeps the latents after every step.
+/// Records the latents after every step.
 struct Latents(Vec<HostTensor>);
 
 impl Progress for Latents {
@@ -259,7 +259,7 @@ fn loop_case<T: Tested>(golden: &Golden<T>, case: &Value) {
     expect_rgb(golden, &format!("loop.{name}.rgb"), &pixels);
 }
 
-/// Latents to pictures, as they are decoded by themselves.
+/// Decodes latents to pictures, outside the loop.
 fn decode<T: Tested>(golden: &Golden<T>, latents: &HostTensor) -> Vec<HostTensor> {
     let vae = golden.pipeline.vae();
     let size = [latents.shape()[2], latents.shape()[3]].map(|side| side * golden.pipeline.config().vae.scale_factor());
@@ -268,7 +268,7 @@ fn decode<T: Tested>(golden: &Golden<T>, latents: &HostTensor) -> Vec<HostTensor
     block_on(golden.pipeline.decode(&latents, &mut tiles)).unwrap()
 }
 
-/// At most 1 level apart, except for the few values that the backend may have further away.
+/// Asserts a difference of at most 1 level, except for the backend's permitted share of outliers.
 fn expect_rgb<T: Tested>(golden: &Golden<T>, name: &str, pixels: &[u8]) {
     let recorded = golden.tensors.u8(name);
     assert_eq!(pixels.len(), recorded.len(), "{}: {name}", golden.name);
@@ -278,7 +278,7 @@ fn expect_rgb<T: Tested>(golden: &Golden<T>, name: &str, pixels: &[u8]) {
 
 fn whole_pictures<T: Tested>() {
     for golden in goldens::<T>() {
-        // The loops that a request can ask for: noise of one picture a seed.
+        // A request can ask for these loops: each picture's noise has its own seed.
         for name in ["picture", "cfg_truncated"] {
             let case = golden.cases("loops").iter().find(|case| case["name"] == name).unwrap();
             let request = Request {
@@ -345,8 +345,8 @@ fn autoencoder<T: Tested>() {
     }
 }
 
-/// Both ways in small tiles: pictures of several rows of them, barely larger than one, and with
-/// ends of one latent pixel.
+/// Encodes and decodes in small tiles: pictures with several rows of tiles, with sizes barely above
+/// one tile, and with a last tile of one latent pixel.
 fn autoencoder_in_tiles<T: Tested>() {
     for (name, of) in [("single_tiles", "single"), ("sharded_tiles", "sharded")] {
         let Some(golden) = Golden::<T>::of(name, &Model::open(&path(of)).unwrap()) else { return };
@@ -374,7 +374,7 @@ fn autoencoder_in_tiles<T: Tested>() {
     }
 }
 
-/// `[B, H, W, C]` as `[B, C, H, W]` of `shape`.
+/// Converts `[B, H, W, C]` to `[B, C, H, W]`, the given `shape`.
 fn channels_first(values: &[f32], shape: &[usize]) -> Vec<f32> {
     let (channels, pixels) = (shape[1], shape[2] * shape[3]);
     let item =
@@ -422,7 +422,7 @@ fn cancelling_ends_a_run_between_steps<T: Tested>() {
     assert_eq!(seen, [progress::Stage::TextEncoder, step(0), step(1), step(2)]);
 }
 
-/// The embedded default draws what diffusers draws with it, from prompt to pixels.
+/// The embedded default draws the same picture as diffusers, from prompt to pixels.
 fn the_embedded_default<T: Tested>() {
     let model = Model::open(&path("../../models/emoji")).unwrap();
     let Some(golden) = Golden::<T>::of("emoji", &model) else { return };

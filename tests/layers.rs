@@ -29,14 +29,14 @@ const CUDA: &[&[&str]] = &[&["ops"], &["gemm"], &["matrix"], &["launch"], &["mem
 /// The modules of `backend::webgpu`.
 const WEBGPU: &[&[&str]] = &[&["tests"], &["ops"], &["gemm"], &["matrix"], &["launch"], &["memory"], &["driver"]];
 
-/// The most lines that a source file may have.
+/// The maximum length of a source file.
 const MAX_LINES: usize = 500;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// The imports between the children of `parent`, as (from, to) → one of the imports.
+/// The imports between the children of `parent`: (from, to) → one such import.
 fn between<'a>(tree: &'a Tree, parent: &[&str]) -> BTreeMap<(&'a str, &'a str), &'a Import> {
     let child = |module: &'a [String]| -> Option<&'a str> {
         let inside = module.len() > parent.len() && module.iter().zip(parent).all(|(a, b)| a == b);
@@ -53,7 +53,7 @@ fn between<'a>(tree: &'a Tree, parent: &[&str]) -> BTreeMap<(&'a str, &'a str), 
     edges
 }
 
-/// A cycle in `edges`, as the modules on it.
+/// A cycle in `edges`, as the list of its modules.
 fn cycle<'a>(edges: &BTreeMap<(&'a str, &'a str), &Import>) -> Option<Vec<&'a str>> {
     fn visit<'a>(
         module: &'a str,
@@ -77,7 +77,7 @@ fn cycle<'a>(edges: &BTreeMap<(&'a str, &'a str), &Import>) -> Option<Vec<&'a st
     edges.keys().find_map(|(from, _)| visit(from, edges, &mut Vec::new(), &mut done))
 }
 
-/// The imports among the children of `parent` that no order of layers allows.
+/// The imports among the children of `parent` that violate the order of layers.
 fn upward(tree: &Tree, parent: &[&str], layers: &[&[&str]]) -> Vec<String> {
     let layer = |module: &str| layers.iter().position(|layer| layer.contains(&module));
     let mut problems = Vec::new();
@@ -122,7 +122,7 @@ fn dependencies_point_down() {
 }
 
 #[test]
-fn planted_cycles_and_upward_imports_are_found() {
+fn planted_violations_are_found() {
     let folder = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| {
         let file = folder.path().join(name);
@@ -150,7 +150,7 @@ fn planted_cycles_and_upward_imports_are_found() {
     assert_eq!(cycle(&between(&Tree::read(folder.path()), &[])).unwrap().len(), 2);
 }
 
-/// The files below `folder` that end in one of `extensions`.
+/// The files below `folder` with one of `extensions`.
 fn sources(folder: &Path, extensions: &[&str], found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();

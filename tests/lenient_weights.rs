@@ -1,5 +1,5 @@
-//! Model folders as diffusers and transformers accept them beyond the way they write them today: each
-//! draws the picture of the plain folder, with a warning where something is odd.
+//! Model folders in the layouts that diffusers and transformers still accept but no longer write.
+//! Each draws the same picture as the plain folder, with a warning about anything unusual.
 
 use pollster::block_on;
 use safetensors::SafeTensors;
@@ -24,7 +24,7 @@ fn plain() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/single")
 }
 
-/// A copy of the small model with a single file a part.
+/// A copy of the small model with a single weight file per part.
 struct Copy(TempDir);
 
 impl Copy {
@@ -48,7 +48,7 @@ impl Copy {
         self.0.path().join(file)
     }
 
-    /// The tensors of a part's single file, as the plain folder has them.
+    /// The tensors in a part's single file, from the plain folder.
     fn tensors(stem: &str) -> BTreeMap<String, Stored> {
         let bytes = fs::read(plain().join(format!("{stem}.safetensors"))).unwrap();
         let file = SafeTensors::deserialize(&bytes).unwrap();
@@ -63,8 +63,8 @@ impl Copy {
         fs::write(self.path(&format!("{file}.safetensors")), safetensors::serialize(views, None).unwrap()).unwrap();
     }
 
-    /// Saves a part in two shards with an index, the second with the tensors that `second` picks, and leaves no single
-    /// file. Returns the weight map.
+    /// Saves a part as two shards with an index and removes its single file. `second` picks the
+    /// tensors of the second shard. Returns the weight map.
     fn shard(&self, stem: &str, second: impl Fn(&str) -> bool) -> BTreeMap<String, String> {
         let tensors = Self::tensors(stem);
         let (part, name) = stem.split_once('/').unwrap();
@@ -89,18 +89,19 @@ impl Copy {
         fs::write(self.path(file), edit(&text)).unwrap();
     }
 
-    /// The tensors of a part, by the names under which they are loaded.
+    /// The tensors of a part, with the names under which they are loaded.
     fn open(&self, stem: &str) -> Result<Tensors> {
         let (part, name) = stem.split_once('/').unwrap();
         block_on(Tensors::open(&ModelFolder::open(self.0.path())?, part, name))
     }
 
-    /// Draws a small picture. Returns it with the warnings.
+    /// Draws a small picture. Returns its pixels and the warnings.
     fn draw(&self) -> Result<(Vec<u8>, Vec<String>)> {
         draw(self.0.path())
     }
 
-    /// Holds the picture against that of the plain folder, and the warnings against parts of them.
+    /// Asserts that the picture equals that of the plain folder and that the warnings contain
+    /// `warnings`.
     #[track_caller]
     fn draws_the_plain_picture(&self, warnings: &[&str]) {
         let (picture, found) = self.draw().unwrap();
@@ -129,7 +130,7 @@ fn draw(root: &Path) -> Result<(Vec<u8>, Vec<String>)> {
 }
 
 #[test]
-fn shards_win_over_an_old_single_file() {
+fn shards_win_over_a_single_file() {
     let copy = Copy::new();
     for stem in [TRANSFORMER, VAE] {
         copy.shard(stem, |name| name > "layers");
@@ -142,7 +143,7 @@ fn shards_win_over_an_old_single_file() {
 }
 
 #[test]
-fn a_text_encoder_s_single_file_wins_over_shards() {
+fn text_encoder_prefers_its_single_file() {
     let copy = Copy::new();
     copy.shard(TEXT_ENCODER, |name| name.contains("mlp"));
     for shard in ["s1", "s2"] {
@@ -153,7 +154,7 @@ fn a_text_encoder_s_single_file_wins_over_shards() {
 }
 
 #[test]
-fn an_index_may_name_tensors_that_nothing_needs() {
+fn index_may_name_unneeded_tensors() {
     let copy = Copy::new();
     let mut map = copy.shard(TEXT_ENCODER, |name| name.contains("mlp"));
     map.insert("lm_head.weight".to_owned(), "model-s2.safetensors".to_owned());
@@ -162,7 +163,7 @@ fn an_index_may_name_tensors_that_nothing_needs() {
 }
 
 #[test]
-fn an_index_may_name_the_wrong_shard() {
+fn index_may_name_the_wrong_shard() {
     let copy = Copy::new();
     let mut map = copy.shard(TRANSFORMER, |name| name > "layers");
     let first = map.keys().next().unwrap().clone();
@@ -172,7 +173,7 @@ fn an_index_may_name_the_wrong_shard() {
 }
 
 #[test]
-fn the_later_shard_wins_a_tensor_of_two() {
+fn later_shard_wins_a_duplicate_tensor() {
     let copy = Copy::new();
     let map = copy.shard(TRANSFORMER, |name| name != "cap_pad_token");
     let mut old = Copy::tensors(TRANSFORMER);
@@ -185,7 +186,7 @@ fn the_later_shard_wins_a_tensor_of_two() {
 }
 
 #[test]
-fn a_missing_shard_of_unneeded_tensors_is_no_error() {
+fn missing_shard_of_unneeded_tensors_warns() {
     let copy = Copy::new();
     copy.shard(VAE, |name| name.starts_with("encoder.") || name.starts_with("quant_conv"));
     fs::remove_file(copy.path(&format!("{VAE}-s2.safetensors"))).unwrap();
@@ -198,7 +199,7 @@ fn a_missing_shard_of_unneeded_tensors_is_no_error() {
 }
 
 #[test]
-fn tensors_that_text_to_image_leaves_may_be_missing() {
+fn unused_tensors_may_be_missing() {
     let copy = Copy::new();
     let mut vae = Copy::tensors(VAE);
     vae.retain(|name, _| !name.starts_with("encoder.") && !name.starts_with("quant_conv"));
@@ -212,7 +213,7 @@ fn tensors_that_text_to_image_leaves_may_be_missing() {
 }
 
 #[test]
-fn a_misshapen_encoder_is_refused() {
+fn encoder_of_wrong_shape_is_refused() {
     let copy = Copy::new();
     let mut vae = Copy::tensors(VAE);
     vae.get_mut("encoder.conv_in.bias").unwrap().1.push(1);
@@ -221,7 +222,7 @@ fn a_misshapen_encoder_is_refused() {
 }
 
 #[test]
-fn old_names_of_the_attention_are_read() {
+fn old_attention_names_are_read() {
     let copy = Copy::new();
     let renamed: BTreeMap<String, Stored> = Copy::tensors(VAE)
         .into_iter()
@@ -237,7 +238,7 @@ fn old_names_of_the_attention_are_read() {
 }
 
 #[test]
-fn a_tied_table_may_have_the_head_s_name() {
+fn tied_embedding_may_be_named_lm_head() {
     for prefix in ["", "model."] {
         let copy = Copy::new();
         let mut tensors = Copy::tensors(TEXT_ENCODER);
@@ -258,7 +259,7 @@ fn a_tied_table_may_have_the_head_s_name() {
 }
 
 #[test]
-fn the_body_s_prefix_may_come_and_go() {
+fn model_prefix_is_optional() {
     let copy = Copy::new();
     let tensors = Copy::tensors(TEXT_ENCODER).into_iter();
     let mixed: BTreeMap<String, Stored> = tensors
@@ -269,7 +270,7 @@ fn the_body_s_prefix_may_come_and_go() {
 }
 
 #[test]
-fn doubles_have_the_values_of_their_singles() {
+fn f64_weights_convert_to_f32() {
     let copy = Copy::new();
     let mut doubles = Copy::tensors(VAE);
     for (dtype, _, bytes) in doubles.values_mut() {
@@ -282,7 +283,7 @@ fn doubles_have_the_values_of_their_singles() {
 }
 
 #[test]
-fn eight_bit_floats_are_read_unless_they_are_scaled() {
+fn unscaled_f8_weights_are_read() {
     let copy = Copy::new();
     let weight = |name: &str, dtype| (name.to_owned(), (dtype, vec![2, 2], vec![0x38, 0xb8, 0x00, 0x40]));
     let mut tensors =
@@ -302,7 +303,7 @@ fn eight_bit_floats_are_read_unless_they_are_scaled() {
 }
 
 #[test]
-fn json_of_python_is_read_everywhere() {
+fn python_json_is_read_everywhere() {
     let copy = Copy::new();
     copy.shard(TEXT_ENCODER, |name| name.contains("mlp"));
     let odd = "{\"eval_loss\": NaN, \"bounds\": [-Infinity, 1e999], \"_name_or_path\": \"m\\udce9dia\",";
@@ -322,7 +323,7 @@ fn json_of_python_is_read_everywhere() {
 }
 
 #[test]
-fn the_last_of_two_equal_keys_counts() {
+fn last_duplicate_json_key_wins() {
     let copy = Copy::new();
     copy.shard(TEXT_ENCODER, |name| name.contains("mlp"));
     let twice = "\"weight_map\": {\"model.norm.weight\": \"gone.safetensors\",";
@@ -333,7 +334,7 @@ fn the_last_of_two_equal_keys_counts() {
 }
 
 #[test]
-fn weights_of_a_variant_are_called_so() {
+fn variant_weights_are_named_in_the_error() {
     let copy = Copy::new();
     let single = copy.path(&format!("{VAE}.safetensors"));
     fs::rename(&single, copy.path(&format!("{VAE}.fp16.safetensors"))).unwrap();

@@ -1,10 +1,12 @@
-//! Files that are broken at random: every one ends in an error of one line or in a picture that it may give. None ends in
-//! a panic or a signal, takes more than 2 GB or 20 s, or draws a picture that diffusers would not.
+//! Randomly damaged files: each one ends in a one-line error or in a correct picture. No file
+//! causes a panic or a signal, takes more than 2 GB or 20 s, or draws a picture that diffusers
+//! would not draw.
 //!
-//! Each kind of file is one test. Its inputs run in a process of their own, a worker, which is this program again. The
-//! same seed makes the same input, so that `tests/fuzz --only KIND --seed SEED --cases 1` runs one again. These variables
-//! set how many there are: MUTATIONS_SEED, the first seed; MUTATIONS_CASES and MUTATIONS_SECONDS, where to stop;
-//! MUTATIONS_WORKERS, how many run at a time.
+//! Each kind of file is one test. Its inputs run in worker processes, which are this program again.
+//! The same seed makes the same input, so that `tests/fuzz --only KIND --seed SEED --cases 1`
+//! repeats one. These variables set the number of inputs: MUTATIONS_SEED, the first seed;
+//! MUTATIONS_CASES and MUTATIONS_SECONDS, the limits; MUTATIONS_WORKERS, the number of parallel
+//! workers.
 #![cfg(all(feature = "cli", target_os = "linux"))]
 
 #[path = "support/mutations/mod.rs"]
@@ -22,17 +24,17 @@ use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-/// The inputs of a kind that a plain run tries, and the seconds that it may take for them.
+/// The inputs of each kind in a plain run, and its time limit in seconds.
 const CASES: u64 = 3000;
 const SECONDS: u64 = 30;
-/// A plain run that tries fewer has not looked.
+/// A plain run with fewer inputs fails: it has tested too little.
 const FEWEST: u64 = 20;
-/// A worker that says nothing for so long hangs: the 20 s of an input count while the processor works on it.
+/// A worker that is silent for so long hangs. The 20 s limit of an input is CPU time.
 const SILENCE: Duration = Duration::from_secs(90);
-/// After so many faults a run ends.
+/// A run ends after this many faults.
 const MOST_FAULTS: usize = 20;
 
-/// The variable that makes a worker of this program: the first seed and the distance to the next.
+/// The variable that turns this program into a worker: the first seed and the step between seeds.
 const WORKER: &str = "MUTATIONS_WORKER";
 
 fn variable(name: &str) -> Option<u64> {
@@ -46,7 +48,7 @@ struct Found {
     faults: Vec<String>,
 }
 
-/// Runs the inputs of `kind`, or works for such a run.
+/// Runs the inputs of `kind`, or acts as a worker of such a run.
 fn run(kind: Kind, test: &str) {
     if let Ok(part) = std::env::var(WORKER) {
         let (first, step) = part.split_once(',').unwrap();
@@ -71,7 +73,7 @@ fn run(kind: Kind, test: &str) {
     assert!(tried >= wanted.min(FEWEST), "only {tried} inputs were tried");
 }
 
-/// Has workers try every `step`th seed from `next` on, a new one after each that died.
+/// Lets workers run every `step`th seed from `next` on, and starts a new worker after each death.
 fn watch(kind: Kind, test: &str, mut next: u64, step: u64, end: u64, deadline: Instant, found: &Mutex<Found>) {
     while next < end && Instant::now() < deadline && found.lock().unwrap().faults.len() < MOST_FAULTS {
         let mut errors = tempfile::tempfile().unwrap();
@@ -113,7 +115,7 @@ fn watch(kind: Kind, test: &str, mut next: u64, step: u64, end: u64, deadline: I
     }
 }
 
-/// Starts a worker, with what it prints line by line.
+/// Starts a worker. The receiver yields its stdout line by line.
 fn spawn(kind: Kind, test: &str, first: u64, step: u64, errors: &fs::File) -> (Child, Receiver<String>) {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", test, "--nocapture", "--test-threads=1"])
@@ -130,7 +132,7 @@ fn spawn(kind: Kind, test: &str, first: u64, step: u64, errors: &fs::File) -> (C
     (child, lines)
 }
 
-/// Counts an outcome; a fault's input is kept.
+/// Counts an outcome, and stores the input of a fault.
 fn note(found: &Mutex<Found>, kind: Kind, seed: u64, outcome: &str) {
     let mut found = found.lock().unwrap();
     let class = outcome.split(':').next().unwrap_or_default().to_owned();

@@ -1,6 +1,6 @@
-//! Infinite values and NaN, as a broken merge or an overflow in f16 leaves them in weights: each
-//! ends in an error that names the network and the tensor, and one that no picture depends on
-//! changes nothing.
+//! Infinite values and NaN in weights, as a broken merge or an overflow in f16 leaves them: each
+//! ends in an error that names the network and the tensor. A non-finite tensor that no picture
+//! depends on changes nothing.
 
 #[path = "support/folder.rs"]
 mod folder;
@@ -24,7 +24,7 @@ const TEXT_ENCODER: &str = "text_encoder/model.safetensors";
 const VAE: &str = "vae/diffusion_pytorch_model.safetensors";
 const PARTS: [(&str, &str); 3] = [(TEXT_ENCODER, "text encoder"), (TRANSFORMER, "transformer"), (VAE, "VAE")];
 
-/// The names of a file's tensors, each with its type and the place of its bytes in the file.
+/// The names of a file's tensors, each with its dtype and the byte range of its data.
 fn tensors(file: &[u8]) -> Vec<(String, Dtype, std::ops::Range<usize>)> {
     let (header, metadata): (usize, Metadata) = SafeTensors::read_metadata(file).unwrap();
     let all = metadata.tensors();
@@ -51,7 +51,7 @@ fn fill(file: &mut [u8], dtype: Dtype, range: std::ops::Range<usize>, value: f32
 }
 
 fn request() -> Request {
-    // 15 tokens of picture: there is padding.
+    // 15 image tokens, so that there is padding.
     let (width, height, steps) = (Some(80), Some(48), Some(1));
     Request { width, height, steps, guidance: Some(0.0), seed: 5, ..Request::new("a fox") }
 }
@@ -64,7 +64,7 @@ fn draw(folder: &Path, offload: Offload) -> Result<Vec<u8>> {
     Ok(pictures[0].bytes().to_vec())
 }
 
-/// True for a tensor that has no part in a picture.
+/// True for a tensor that does not affect any picture.
 fn unused(config: &ModelConfig, name: &str) -> bool {
     let last = format!("layers.{}.", config.text_encoder.num_hidden_layers - 1);
     let name = name.strip_prefix("model.").unwrap_or(name);
@@ -81,7 +81,7 @@ fn blames(error: Error, file: &Path, network: &str, tensor: &str) {
 }
 
 #[test]
-fn every_tensor_that_a_picture_needs_is_named() {
+fn every_used_tensor_is_named() {
     let folder = copy_of("single");
     let sound = draw(folder.path(), Offload::None).unwrap();
     let config = Model::open(folder.path()).unwrap().config().clone();
@@ -93,7 +93,8 @@ fn every_tensor_that_a_picture_needs_is_named() {
         for (i, (name, dtype, range)) in tensors(&original).into_iter().enumerate() {
             let mut broken = original.clone();
             let size = dtype.bitsize() / 8;
-            // One element, except where most elements are those of other words.
+            // One element suffices, except in embedding tables, where most rows belong to other
+            // tokens.
             let one = range.start + size * (5 % (range.len() / size));
             let elements = if name.ends_with("embed_tokens.weight") { range } else { one..one + size };
             fill(&mut broken, dtype, elements, values[i % 3]);
@@ -115,7 +116,7 @@ fn every_tensor_that_a_picture_needs_is_named() {
     assert!(named > 150 && harmless > 20, "{named} named, {harmless} harmless");
 }
 
-/// Breaks one element of a tensor of a copy of a model.
+/// A copy of a model with one non-finite element in `tensor`.
 fn broken(part: &str, tensor: &str, value: f32) -> (tempfile::TempDir, PathBuf) {
     let folder = copy_of("single");
     let path = folder.path().join(part);
@@ -133,14 +134,14 @@ const CASES: [(&str, &str, &str, f32); 3] = [
 ];
 
 #[test]
-fn networks_in_turn_name_their_tensors() {
+fn offloaded_networks_name_their_tensors() {
     for (part, network, tensor, value) in CASES {
         let (folder, path) = broken(part, tensor, value);
         blames(draw(folder.path(), Offload::Sequential).unwrap_err(), &path, network, tensor);
     }
 }
 
-/// Token ids, latents and a caption, after `change` has changed one of them.
+/// Writes token ids, latents and a caption, one of them modified by `change`.
 fn inputs(file: &Path, change: Option<(&str, f32)>) {
     let mut floats: Vec<(&str, Vec<usize>)> = vec![
         ("transformer.a.latents", vec![1, 16, 4, 4]),
@@ -169,7 +170,7 @@ fn inputs(file: &Path, change: Option<(&str, f32)>) {
 }
 
 #[test]
-fn stages_end_as_pictures_do() {
+fn stages_fail_like_full_runs() {
     for (part, network, tensor, value) in CASES {
         let (folder, path) = broken(part, tensor, value);
         let file = folder.path().join("in.safetensors");
@@ -183,7 +184,7 @@ fn stages_end_as_pictures_do() {
 }
 
 #[test]
-fn inputs_of_stages_have_to_be_finite() {
+fn stage_inputs_must_be_finite() {
     let folder = copy_of("single");
     let (model, file) = (Model::open(folder.path()).unwrap(), folder.path().join("in.safetensors"));
     for name in ["transformer.a.latents", "transformer.a.times", "transformer.a.caption.0", "vae.a.latents"] {
@@ -197,7 +198,7 @@ fn inputs_of_stages_have_to_be_finite() {
 }
 
 #[test]
-fn an_overflow_of_finite_weights_blames_the_network() {
+fn overflow_of_finite_weights_names_the_network() {
     let folder = copy_of("single");
     let path = folder.path().join(VAE);
     let mut file = fs::read(&path).unwrap();
@@ -212,13 +213,13 @@ fn an_overflow_of_finite_weights_blames_the_network() {
     let sentence = error.to_string();
     assert!(sentence.starts_with(&format!("{}: the VAE returned", path.parent().unwrap().display())), "{sentence}");
     assert!(sentence.contains("although its weights are finite"), "{sentence}");
-    // The map of previews decodes as well, and before the picture does.
+    // The preview's latent2rgb map is also computed with the decoder, before the picture is.
     let model = Model::open(folder.path()).unwrap();
     let pipeline = block_on(Pipeline::load(Cpu::new(), &model, &mut Previewed)).unwrap();
     let job = request().check(model.config()).unwrap();
     let error = block_on(pipeline.generate(&job, &mut Previewed)).unwrap_err();
     assert!(error.to_string().contains("the VAE returned"), "{error}");
-    // A stage of it is refused in the same way.
+    // A single stage fails with the same error.
     let input = folder.path().join("in.safetensors");
     inputs(&input, Some(("vae.a.latents", 0.5)));
     let read = block_on(Inputs::read(&input, model.config())).unwrap();
@@ -226,7 +227,7 @@ fn an_overflow_of_finite_weights_blames_the_network() {
     assert!(error.to_string().contains("the VAE returned"), "{error}");
 }
 
-/// Wants previews.
+/// An observer that requests previews.
 struct Previewed;
 
 impl zimage::Progress for Previewed {

@@ -1,5 +1,5 @@
-//! Networks that take turns on the device: the same pictures, each network loaded when it is wanted
-//! and gone when it is not.
+//! Sequential offload: the pictures are the same, and each network is loaded when it is needed and
+//! freed afterwards.
 #![cfg(feature = "embedded-model")]
 
 #[path = "support/faulty/mod.rs"]
@@ -16,7 +16,7 @@ use zimage::pipeline::request::Request;
 use zimage::pipeline::{Offload, Pipeline};
 use zimage::{BackendChoice, Engine, LoadOptions, Model, Stage};
 
-/// The name of a stage in this file; all steps have the same.
+/// The name of a stage in these tests; all steps share one.
 fn seen(stage: Stage) -> String {
     match stage {
         Stage::Load { done: 0, of } => format!("load {of}"),
@@ -39,7 +39,7 @@ fn load<B: Backend>(backend: B, offload: Offload) -> (Pipeline<B>, Vec<String>) 
     (pipeline, stages)
 }
 
-/// Two prompts, one of them twice, with guidance and two pictures at once.
+/// Three prompts, two of them equal, with guidance and a batch of two pictures.
 fn request() -> Request {
     Request {
         prompts: vec!["a red fox".into(), "a ship in a storm at night".into()],
@@ -66,7 +66,7 @@ fn draw<B: Backend>(pipeline: &Pipeline<B>) -> (Vec<Vec<u8>>, Offload, Vec<Strin
 }
 
 #[test]
-fn pictures_are_the_same_when_networks_take_turns() {
+fn sequential_offload_draws_the_same_pictures() {
     let (resident, loaded) = load(Cpu::new(), Offload::None);
     let (known, offload, stages) = draw(&resident);
     assert_eq!((known.len(), offload), (4, Offload::None));
@@ -78,14 +78,14 @@ fn pictures_are_the_same_when_networks_take_turns() {
     let (pictures, offload, stages) = draw(&in_turn);
     assert!(pictures == known && offload == Offload::Sequential);
     assert!(encoder.upgrade().is_none(), "the text encoder is still there");
-    // All prompts are encoded before the transformer comes, which then stays.
+    // All prompts are encoded before the transformer is loaded, which then stays.
     let transformer = &stages[1];
     assert_eq!(stages, ["text", transformer, "loading", "step", "vae", "step", "vae"]);
     let bytes = |stage: &str| stage.strip_prefix("load ").unwrap().parse::<u64>().unwrap();
     assert_eq!(bytes(&first[0]) + bytes(transformer), bytes(&loaded[0]));
 
-    // The next request loads the text encoder again, and not the autoencoder, for which the
-    // transformer has to go.
+    // The next request loads the text encoder again. The transformer is freed for it; the VAE is
+    // not loaded.
     let transformer_before = Arc::downgrade(&block_on(in_turn.transformer()).unwrap());
     let (pictures, _, stages) = draw(&in_turn);
     assert!(pictures == known);
@@ -96,11 +96,11 @@ fn pictures_are_the_same_when_networks_take_turns() {
 }
 
 #[test]
-fn networks_take_turns_where_they_do_not_fit() {
+fn auto_offloads_where_memory_is_short() {
     let with = |bytes| load(Faulty::new(Cpu::new(), Fault::FreeMemory(bytes)), Offload::Auto).0.offload();
     assert_eq!(with(u64::MAX), Offload::None);
     assert_eq!(with(0), Offload::Sequential);
-    // The limit is the weights and what is computed with them.
+    // The limit covers the weights and the activations.
     let (_, stages) = load(Cpu::new(), Offload::None);
     let weights: u64 = stages[0].strip_prefix("load ").unwrap().parse().unwrap();
     assert_eq!(with(weights), Offload::Sequential);
@@ -110,7 +110,7 @@ fn networks_take_turns_where_they_do_not_fit() {
 }
 
 #[test]
-fn a_limited_device_draws_by_itself() {
+fn limited_device_draws_without_options() {
     let (limited, _) = load(Faulty::new(Cpu::new(), Fault::FreeMemory(1 << 20)), Offload::Auto);
     let (pictures, offload, _) = draw(&limited);
     let (known, ..) = draw(&load(Cpu::new(), Offload::None).0);
@@ -118,7 +118,7 @@ fn a_limited_device_draws_by_itself() {
 }
 
 #[test]
-fn the_engine_says_what_was_done() {
+fn engine_reports_the_offload_mode() {
     let progress = &mut |_| ControlFlow::Continue(());
     let options = LoadOptions { offload: Offload::Sequential, ..BackendChoice::Cpu.into() };
     let engine = block_on(Engine::load(&Model::embedded().unwrap(), options, progress)).unwrap();

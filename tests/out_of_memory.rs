@@ -1,7 +1,6 @@
-//! The `cpu` backend when the system refuses memory: an error for every op that works in memory
-//! of its own.
+//! The `cpu` backend when the system denies memory: every op that allocates returns an error.
 //!
-//! The limit counts for a whole process, so the test runs itself again in a process of its own.
+//! The limit applies to a whole process, so the test runs itself again in a process of its own.
 #![cfg(target_os = "linux")]
 
 use pollster::block_on;
@@ -11,13 +10,13 @@ use zimage::backend::cpu::Cpu;
 use zimage::backend::*;
 use zimage::tensor::{DType, HostTensor};
 
-/// Says to the test that it runs under the limit.
+/// The variable that marks a process as running under the limit.
 const INSIDE: &str = "ZIMAGE_TEST_OUT_OF_MEMORY";
 
-/// Lets this process have `more` bytes of addresses besides those that it has.
+/// Limits the address space of this process to `more` bytes above its current size.
 fn limit(more: u64) {
     let pages: u64 = std::fs::read_to_string("/proc/self/statm").unwrap().split(' ').next().unwrap().parse().unwrap();
-    // SAFETY: the limit is read by the call and lives as long.
+    // SAFETY: the call reads the limit, which outlives it.
     unsafe {
         let bytes = pages * libc::sysconf(libc::_SC_PAGESIZE) as u64 + more;
         let limit = libc::rlimit { rlim_cur: bytes, rlim_max: libc::RLIM_INFINITY };
@@ -29,7 +28,7 @@ fn halves(shape: &[usize]) -> HostTensor {
     HostTensor::new(DType::F16, shape, vec![0; 2 * shape.iter().product::<usize>()].into()).unwrap()
 }
 
-/// An error of memory, and nothing else.
+/// Asserts an out-of-memory error.
 #[track_caller]
 fn refused<T>(result: Result<T, Error>) {
     match result.map(drop) {
@@ -41,12 +40,12 @@ fn refused<T>(result: Result<T, Error>) {
 }
 
 #[test]
-fn every_large_allocation_of_the_processor_is_an_error() {
+fn every_large_cpu_allocation_can_fail() {
     if std::env::var_os(INSIDE).is_none() {
-        let test = "every_large_allocation_of_the_processor_is_an_error";
+        let test = "every_large_cpu_allocation_can_fail";
         let mut again = Command::new(std::env::current_exe().unwrap());
-        // Freed memory goes back to the system, and threads take nothing of their own from what the
-        // limit leaves, nor does the report of a failure.
+        // Freed memory returns to the system, threads have no arenas of their own inside the limit,
+        // and a failure's report allocates nothing extra.
         again.envs([("MALLOC_MMAP_THRESHOLD_", "131072"), ("MALLOC_ARENA_MAX", "1"), ("RAYON_NUM_THREADS", "2")]);
         again.env("RUST_BACKTRACE", "0");
         let out = again.args(["--exact", test, "--nocapture"]).env(INSIDE, "1").output().unwrap();
@@ -83,7 +82,7 @@ fn every_large_allocation_of_the_processor_is_an_error() {
     assert_eq!(block_on(b.download(&norm)).unwrap().to_f32(), [1.0; 8], "the backend goes on");
 }
 
-/// Starts the threads while there is memory for them.
+/// Starts the pool's threads before memory is limited.
 fn rayon_is_up(b: &Cpu, norm: &<Cpu as Runtime>::Tensor) {
     let x = b.upload(&HostTensor::from_f32(&[1, 64, 8], &[1.0; 512])).unwrap();
     let w = block_on(b.upload_linear(&[HostTensor::from_f32(&[8, 8], &[1.0; 64]).into()], &[])).unwrap();

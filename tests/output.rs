@@ -1,5 +1,5 @@
-//! The places that results go to, as a user meets them: devices, pipes, links, closed folders, a
-//! closed standard output, processes that are killed.
+//! The destinations of results: devices, pipes, links, unwritable folders, a closed stdout, and
+//! processes that are killed.
 #![cfg(all(feature = "cli", feature = "embedded-model", unix))]
 
 use std::fs;
@@ -13,7 +13,7 @@ use zimage::Image;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_zimage");
 
-/// Arguments that make a picture in a moment.
+/// Arguments that generate a picture quickly.
 const QUICK: [&str; 12] =
     ["generate", "a fox", "-W", "16", "-H", "16", "--steps", "1", "--seed", "1", "--backend", "cpu"];
 
@@ -28,13 +28,13 @@ fn draw(folder: &Path, name: &str) -> Output {
     program(folder, &[&QUICK[..], &["-o", name]].concat()).output().unwrap()
 }
 
-/// Runs a script in which `$Z` is the program, and `draw` is the program drawing a picture.
+/// Runs a script in which `$Z` is the program and `draw` generates a picture.
 fn shell(folder: &Path, script: &str) -> Output {
     let script = format!("draw() {{ \"$Z\" {} \"$@\"; }}; {script}", QUICK.map(quoted).join(" "));
     Command::new("bash").current_dir(folder).args(["-c", &script]).env("Z", PROGRAM).output().unwrap()
 }
 
-/// Standard error without the warning about the size, which is a small one for the sake of time.
+/// Standard error without the warning about the size, which is small to save time.
 fn error(output: &Output) -> String {
     let text = String::from_utf8(output.stderr.clone()).unwrap();
     text.lines()
@@ -43,7 +43,7 @@ fn error(output: &Output) -> String {
         .collect()
 }
 
-/// Expects this exit code and one line that holds `says`.
+/// Asserts this exit code and one line that contains `says`.
 #[track_caller]
 fn fails(output: &Output, code: i32, says: &str) {
     let error = error(output);
@@ -69,7 +69,7 @@ fn names(folder: &Path) -> Vec<String> {
     names
 }
 
-/// A folder that every user may enter, and a copy of the program there, for other users.
+/// A folder that every user may enter, with a copy of the program for other users.
 fn public() -> (TempDir, PathBuf) {
     let folder = tempdir().unwrap();
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
@@ -78,7 +78,7 @@ fn public() -> (TempDir, PathBuf) {
     (folder, copy)
 }
 
-/// Says why a test that needs root and some tools cannot run here.
+/// True, with a line that says why, if a test that needs root and some tools cannot run here.
 fn lacks_root(tools: &[&str]) -> bool {
     // SAFETY: the call has no arguments and cannot fail.
     let is_root = unsafe { libc::geteuid() } == 0;
@@ -103,7 +103,7 @@ fn quoted(text: &str) -> String {
 }
 
 #[test]
-fn stages_replace_neither_devices_nor_links() {
+fn stages_never_replace_devices_or_links() {
     let folder = tempdir().unwrap();
     let f = folder.path();
     let ones = [1f32; 64].map(f32::to_le_bytes).concat();
@@ -140,7 +140,7 @@ fn stages_replace_neither_devices_nor_links() {
 }
 
 #[test]
-fn devices_take_a_picture_and_stay_devices() {
+fn devices_receive_pictures_and_stay_devices() {
     let folder = tempdir().unwrap();
     let f = folder.path();
     wrote(&draw(f, "/dev/null"));
@@ -151,7 +151,7 @@ fn devices_take_a_picture_and_stay_devices() {
 }
 
 #[test]
-fn standard_output_has_several_names() {
+fn standard_output_aliases_are_recognized() {
     let folder = tempdir().unwrap();
     let f = folder.path();
     let piped = draw(f, "-");
@@ -161,23 +161,23 @@ fn standard_output_has_several_names() {
         assert!(output.status.success() && output.stdout == piped.stdout, "{name}: {}", error(&output));
         fails(&program(f, &[&QUICK[..], &["--json", "-o", name]].concat()).output().unwrap(), 2, "--json");
     }
-    // A file that the shell opened for appending keeps what it has.
+    // A file that the shell opened for appending keeps its content.
     assert!(shell(f, "echo before > log; draw -o /dev/stdout >> log; draw -o /dev/fd/3 3> third").status.success());
     assert_eq!(fs::read(f.join("log")).unwrap(), [b"before\n", piped.stdout.as_slice()].concat());
     assert_eq!(fs::read(f.join("third")).unwrap(), piped.stdout);
 }
 
 #[test]
-fn a_closed_standard_output_is_an_error() {
+fn closed_standard_output_is_an_error() {
     let folder = tempdir().unwrap();
     let f = folder.path();
-    // The model is wrong as well: the error comes before any work.
+    // The model is wrong as well: the error precedes any work.
     for line in ["draw -m nowhere -o - >&-", "draw -m nowhere -o /dev/stdout >&-", "draw -m nowhere --json >&-"] {
         fails(&shell(f, line), 3, "standard output: it is closed");
     }
     fails(&shell(f, "$Z inspect >&-"), 3, "standard output: it is closed");
     wrote(&shell(f, "draw -o fox.png >&-"));
-    // A parent may well give /dev/null, open for reading and writing.
+    // A parent process may pass /dev/null, opened for reading and writing.
     let null = fs::OpenOptions::new().read(true).write(true).open("/dev/null").unwrap();
     wrote(&program(f, &[&QUICK[..], &["-o", "-"]].concat()).stdout(null).output().unwrap());
     fails(&shell(f, "draw -o - 1< /dev/null"), 3, "for reading only");
@@ -188,12 +188,12 @@ fn a_closed_standard_output_is_an_error() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_slow_reader_gets_the_whole_picture() {
+fn slow_reader_gets_the_whole_picture() {
     use std::os::fd::AsRawFd;
     let folder = tempdir().unwrap();
     let arguments = ["generate", "a fox", "-W", "128", "-H", "128", "--steps", "1", "--backend", "cpu", "-o", "-"];
     let (mut reader, writer) = std::io::pipe().unwrap();
-    // A pipe of one page that does not wait, as Node.js and others hand them on.
+    // The pipe holds one page and is non-blocking, as Node.js and others pass them.
     // SAFETY: the calls set the size and the flags of an open descriptor and take no pointer.
     let [size, flags] = [(libc::F_SETPIPE_SZ, 4096), (libc::F_SETFL, libc::O_NONBLOCK)]
         .map(|(command, value)| unsafe { libc::fcntl(writer.as_raw_fd(), command, value) });
@@ -209,7 +209,7 @@ fn a_slow_reader_gets_the_whole_picture() {
 }
 
 #[test]
-fn a_limit_on_file_sizes_is_one_sentence() {
+fn file_size_limit_is_one_sentence() {
     let folder = tempdir().unwrap();
     let f = folder.path();
     fs::write(f.join("old.png"), "old").unwrap();
@@ -222,14 +222,14 @@ fn a_limit_on_file_sizes_is_one_sentence() {
 }
 
 #[test]
-fn a_slash_at_the_end_is_refused_before_the_work() {
+fn trailing_slash_is_refused_early() {
     let folder = tempdir().unwrap();
     fails(&draw(folder.path(), "new.png/"), 2, "try -o new.png");
     assert!(names(folder.path()).is_empty());
 }
 
 #[test]
-fn a_dangling_link_gets_its_target() {
+fn dangling_link_gets_its_target() {
     let folder = tempdir().unwrap();
     let f = folder.path();
     symlink("target.png", f.join("link.png")).unwrap();
@@ -239,14 +239,14 @@ fn a_dangling_link_gets_its_target() {
 }
 
 #[test]
-fn files_of_others_are_written_where_the_system_allows() {
+fn permitted_files_of_others_are_written() {
     if lacks_root(&["su"]) {
         return;
     }
     let (folder, copy) = public();
     let f = folder.path();
     let open = |path: &str, mode| fs::set_permissions(f.join(path), fs::Permissions::from_mode(mode)).unwrap();
-    // Another user's file in a folder such as /tmp, and one in a closed folder.
+    // One file of another user is in a folder such as /tmp, and one in an unwritable folder.
     for (place, mode) in [("sticky", 0o1777), ("closed", 0o555)] {
         fs::create_dir(f.join(place)).unwrap();
         let file = format!("{place}/a.png");
@@ -267,7 +267,7 @@ fn files_of_others_are_written_where_the_system_allows() {
 }
 
 #[test]
-fn an_immutable_file_is_refused_before_the_work() {
+fn immutable_file_is_refused_early() {
     let folder = tempdir().unwrap();
     let f = folder.path();
     if lacks_root(&["chattr"]) {
@@ -285,7 +285,7 @@ fn an_immutable_file_is_refused_before_the_work() {
 }
 
 #[test]
-fn a_mounted_file_is_written_into() {
+fn mounted_file_is_written_in_place() {
     let folder = tempdir().unwrap();
     let f = folder.path();
     if lacks_root(&["unshare", "mount"]) {
@@ -305,7 +305,7 @@ fn a_mounted_file_is_written_into() {
 }
 
 #[test]
-fn processes_of_one_number_share_a_folder() {
+fn processes_with_equal_pids_share_a_folder() {
     let folder = tempdir().unwrap();
     let f = folder.path();
     for attempt in 0..100 {
@@ -316,7 +316,7 @@ fn processes_of_one_number_share_a_folder() {
         true => "",
         false => "unshare --pid --fork",
     };
-    // A shell function is no program that unshare could run.
+    // unshare runs a program; a shell function is not one.
     let one = match number {
         "" => "draw".to_owned(),
         number => format!("{number} \"$Z\" {}", QUICK.map(quoted).join(" ")),
@@ -328,7 +328,7 @@ fn processes_of_one_number_share_a_folder() {
     assert!(names(f).iter().all(|name| name.starts_with("zimage") && name.ends_with(".png")));
 }
 
-/// Kills the program once it has written something.
+/// Kills the program after it has printed something.
 fn kill_while_drawing(folder: &Path, wait: Duration) {
     let arguments = [&QUICK[..], &["--count", "1000"]].concat();
     let mut child: Child = program(folder, &arguments).stderr(Stdio::null()).spawn().unwrap();
@@ -342,7 +342,7 @@ fn kill_while_drawing(folder: &Path, wait: Duration) {
 }
 
 #[test]
-fn a_killed_process_leaves_no_half_picture() {
+fn killed_process_leaves_no_partial_picture() {
     for wait in [0, 1, 3, 7, 20, 50].map(Duration::from_millis) {
         let folder = tempdir().unwrap();
         let f = folder.path();
@@ -359,7 +359,7 @@ fn a_killed_process_leaves_no_half_picture() {
 }
 
 #[test]
-fn a_process_that_is_killed_early_leaves_nothing() {
+fn process_killed_early_leaves_nothing() {
     let folder = tempdir().unwrap();
     let mut child = program(folder.path(), &["generate", "a fox", "--steps", "1000", "--backend", "cpu"])
         .stderr(Stdio::null())

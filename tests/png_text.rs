@@ -1,5 +1,5 @@
-//! Pictures of other programs as `zimage inspect` reads them. The files are written by Pillow, as `tools/goldens/texts.py`
-//! has it.
+//! Pictures of other programs in `zimage inspect`. Pillow wrote the files, with
+//! `tools/goldens/texts.py`.
 #![cfg(feature = "cli")]
 
 use assert_cmd::Command;
@@ -19,7 +19,7 @@ fn foreign(name: &str) -> Foreign {
     PngText::open(&file(name)).unwrap().foreign.unwrap_or_else(|| panic!("{name} tells nothing"))
 }
 
-/// Holds a file to a program's name, a prompt, a negative prompt and some settings.
+/// Asserts the program's name, the prompt, the negative prompt and some settings of a file.
 #[track_caller]
 fn tells(name: &str, program: &str, prompt: &str, negative: Option<&str>, settings: &[(&str, &str)]) {
     let found = foreign(name);
@@ -35,7 +35,7 @@ fn tells(name: &str, program: &str, prompt: &str, negative: Option<&str>, settin
 }
 
 #[test]
-fn every_encoding_of_parameters_is_read() {
+fn every_parameters_encoding_is_read() {
     for name in [
         "a1111_itxt",
         "a1111_utf8_in_text",
@@ -64,7 +64,7 @@ fn comfyui_graphs_give_prompt_and_settings() {
 }
 
 #[test]
-fn keys_of_other_programs_are_read() {
+fn metadata_of_other_programs_is_read() {
     let model = [("model", "Z-Image Turbo"), ("seed", "4")];
     tells("invokeai", "InvokeAI", "a red fox", Some("blurry"), &model);
     tells("invokeai_two", "InvokeAI", "a red fox [blurry]", None, &[("steps", "50"), ("model_weights", "sd-1.5")]);
@@ -80,7 +80,7 @@ fn keys_of_other_programs_are_read() {
 }
 
 #[test]
-fn inspect_prints_a_foreign_picture() {
+fn inspect_prints_foreign_metadata() {
     let inspect = |name: &str, more: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_zimage"));
         let output = command.arg("inspect").arg(file(name)).args(more).output().unwrap();

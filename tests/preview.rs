@@ -1,10 +1,10 @@
-//! Previews: what is shown while a picture forms has to look like the picture.
+//! Previews: the images shown during a run must resemble the final picture.
 
 use pollster::block_on;
 use std::ops::ControlFlow;
 use zimage::{BackendChoice, Engine, Model, Preview, Progress, Request, Stage};
 
-/// Keeps every preview, with the step that is reported after it.
+/// Collects every preview, with the step that is reported after it.
 #[derive(Default)]
 struct Watcher {
     previews: Vec<Vec<Preview>>,
@@ -37,7 +37,8 @@ fn correlation(a: &[f64], b: &[f64]) -> f64 {
     sum(&|a, b| a * b) / (sum(&|a, _| a * a) * sum(&|_, b| b * b)).sqrt()
 }
 
-/// The distance of the mean colour of a ring of pixels from the picture's; ring 0 is the outermost.
+/// The difference between the mean colour of a ring of pixels and that of the picture. Ring 0 is
+/// outermost.
 fn tint(preview: &Preview, small: &[f64], ring: usize) -> [f64; 3] {
     let Preview { width, height, pixels } = preview;
     let on_ring = |i: usize| {

@@ -1,5 +1,5 @@
-//! A model whose files are somewhere else: it loads by ranges, draws the picture of the same model
-//! on disk, and what goes wrong on the way is an error.
+//! A model with remote files: it loads by byte ranges, draws the same picture as the model on disk,
+//! and turns every transfer failure into an error.
 
 use bytes::Bytes;
 use pollster::block_on;
@@ -16,27 +16,27 @@ use zimage::backend::webgpu::{Adapters, Shaders, WebGpu};
 use zimage::weights::{BoxFuture, ModelFolder, RemoteFiles};
 use zimage::{BackendChoice, Engine, Error, ErrorKind, Model, Request, Stage};
 
-/// Bytes.
+/// The size of a piece in bytes.
 const PIECE: u64 = 10_000;
 
-/// The embedded default, answered for from its folder, each time after a wait.
+/// Serves the embedded default from its folder, after a delay per request.
 #[derive(Debug, Default)]
 struct Slow {
     reads: AtomicUsize,
     longest: AtomicUsize,
     broken: AtomicBool,
-    /// Of the text encoder's weights.
+    /// The count of bytes read from the text encoder's weights.
     held: Arc<Held>,
 }
 
-/// Bytes that somebody holds, and the most that anybody ever held.
+/// The bytes that are currently allocated, and their peak.
 #[derive(Debug, Default)]
 struct Held {
     now: AtomicUsize,
     most: AtomicUsize,
 }
 
-/// Bytes that are counted for as long as they are held.
+/// Bytes that are counted until they are dropped.
 struct Counted(Vec<u8>, Arc<Held>);
 
 impl Counted {
@@ -63,7 +63,7 @@ fn path(file: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("models/emoji").join(file)
 }
 
-/// Pending when it is polled for the first time.
+/// A future that is pending when it is first polled.
 async fn later() {
     let mut waited = false;
     poll_fn(|context| {
@@ -99,7 +99,7 @@ impl RemoteFiles for Slow {
         })
     }
 
-    /// So few that most matrices come in pieces.
+    /// A size so small that most matrices are read in pieces.
     fn piece(&self) -> u64 {
         PIECE
     }
@@ -114,7 +114,7 @@ fn remote(files: &Arc<Slow>) -> Model {
     block_on(Model::new(folder)).unwrap()
 }
 
-/// True if this machine has a device for `backend`; prints a line where it does not.
+/// True if this machine has a device for `backend`; otherwise prints a line.
 fn present(backend: &BackendChoice) -> bool {
     #[cfg(feature = "webgpu")]
     if let BackendChoice::WebGpu(shaders, adapters) = backend
@@ -126,8 +126,8 @@ fn present(backend: &BackendChoice) -> bool {
     true
 }
 
-/// Its matrices and tables come in pieces, which makes no difference; where they go to a device,
-/// few of them are here at a time.
+/// Asserts that loading matrices and tables in pieces does not change the picture. With
+/// `on_device`, few pieces are in host memory at a time.
 fn draws_the_same_picture(backend: BackendChoice, on_device: bool) {
     if !present(&backend) {
         return;
@@ -163,13 +163,13 @@ fn draws_the_same_picture(backend: BackendChoice, on_device: bool) {
 }
 
 #[test]
-fn a_remote_model_draws_the_same_picture() {
+fn remote_model_draws_the_same_picture() {
     draws_the_same_picture(BackendChoice::Cpu, false);
 }
 
 #[cfg(feature = "webgpu")]
 #[test]
-fn a_remote_model_draws_the_same_picture_on_webgpu() {
+fn remote_model_draws_the_same_on_webgpu() {
     draws_the_same_picture(BackendChoice::WebGpu(Shaders::Plain, Adapters::Any), true);
     draws_the_same_picture(BackendChoice::WebGpu(Shaders::Half, Adapters::Any), true);
 }
@@ -180,7 +180,7 @@ fn can_be_cancelled_and_can_fail(backend: BackendChoice) {
     }
     let files = Arc::new(Slow::default());
     let model = remote(&files);
-    // In the first vectors, in the middle of a matrix, and in the table behind them.
+    // The failures hit the first vectors, the middle of a matrix, and the table after them.
     for most in [20, 333, 1000] {
         let before = files.reads.load(SeqCst);
         let mut calls = 0;

@@ -1,5 +1,5 @@
-//! Every kind of scheduler config, as diffusers reads it: the same noise levels and times to the last bit, and the same
-//! refusals. `tools/goldens/schedules.py` recorded them.
+//! Every kind of scheduler config against diffusers: the noise levels and times are bit-exact, and
+//! the same configs are refused. `tools/goldens/schedules.py` recorded them.
 
 #[path = "support/folder.rs"]
 mod folder;
@@ -22,7 +22,7 @@ fn with_scheduler(config: &Value) -> Result<Model> {
 }
 
 #[test]
-fn noise_levels_are_diffusers_to_the_last_bit() {
+fn noise_levels_match_diffusers_bit_for_bit() {
     let recorded = json("schedules.json");
     let cases = recorded["cases"].as_array().unwrap();
     assert!(cases.len() > 25);
@@ -47,7 +47,7 @@ fn noise_levels_are_diffusers_to_the_last_bit() {
 }
 
 #[test]
-fn configs_that_diffusers_refuses_are_refused() {
+fn configs_refused_by_diffusers_are_refused() {
     let recorded = json("schedules.json");
     for case in recorded["refused"].as_array().unwrap() {
         let error = with_scheduler(&case["config"]).unwrap_err();
@@ -57,7 +57,7 @@ fn configs_that_diffusers_refuses_are_refused() {
 }
 
 #[test]
-fn a_schedule_without_levels_fails_before_the_work() {
+fn schedule_without_levels_fails_early() {
     let terminal = serde_json::json!({"shift": 3.0, "shift_terminal": 0.02});
     let model = with_scheduler(&terminal).unwrap();
     let request = |steps| Request { steps: Some(steps), width: Some(64), height: Some(64), ..Request::new("a fox") };

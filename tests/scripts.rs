@@ -1,4 +1,4 @@
-//! The scripts that build and test: they work wherever cargo builds to.
+//! The build and test scripts: they work with any cargo target folder.
 #![cfg(unix)]
 
 use std::fs;
@@ -16,13 +16,13 @@ fn target_dir(variable: &str, value: &str) -> String {
 }
 
 #[test]
-fn scripts_find_the_folder_cargo_builds_into() {
+fn scripts_find_the_target_folder() {
     for variable in ["CARGO_TARGET_DIR", "CARGO_BUILD_TARGET_DIR"] {
         assert_eq!(target_dir(variable, "/elsewhere/a \"b\" \\c"), "/elsewhere/a \"b\" \\c\n", "{variable}");
     }
 }
 
-/// Stands in for cargo: says where it builds to, and builds a file there.
+/// Replaces cargo: prints a target folder and builds a file there.
 const CARGO: &str = r#"#!/bin/sh
 case $1 in
   metadata) echo "{\"packages\":[],\"target_directory\":\"$CARGO_TARGET_DIR\",\"version\":1}" ;;
@@ -30,20 +30,20 @@ case $1 in
   *) exit 1 ;;
 esac
 "#;
-/// Stands in for rustc, which has the wasm target.
+/// Replaces rustc, with the wasm target installed.
 const RUSTC: &str = "#!/bin/sh\necho .\n";
 const NOTHING: &str = "#!/bin/sh\n";
-/// Stands in for wasm-bindgen: takes the wasm that was built to the folder of the glue.
+/// Replaces wasm-bindgen: copies the built wasm to its output folder.
 const BINDGEN: &str = r#"#!/bin/sh
 if [ "$1" = --version ]; then echo "wasm-bindgen 0.0.1"; exit; fi
 mkdir -p "$4" && cp "$7" "$4/zimage_bg.wasm"
 "#;
-/// Stands in for wasm-opt: a copy.
+/// Replaces wasm-opt: copies its input.
 const OPT: &str =
     "#!/bin/sh\nfor last; do true; done\nfor file; do case $file in */glue/*) cp \"$file\" \"$last\" ;; esac; done\n";
 
 #[test]
-fn the_page_builds_in_another_target_folder() {
+fn page_builds_in_another_target_folder() {
     let folder = tempfile::tempdir().unwrap();
     let (tree, elsewhere) = (folder.path().join("tree"), folder.path().join("else where"));
     let write = |path: &Path, text: &str| {
@@ -75,7 +75,7 @@ fn the_page_builds_in_another_target_folder() {
 }
 
 #[test]
-fn scripts_name_no_target_folder() {
+fn scripts_hardcode_no_target_folder() {
     for name in [".ci/run", "tests/run", "tests/fuzz", "tests/emulated_cuda/build", "web/build"] {
         let script = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap();
         for line in script.lines().filter(|line| !line.trim_start().starts_with('#')) {

@@ -1,4 +1,4 @@
-//! Signals as a shell, a service manager and a container send them.
+//! Signals from a shell, a service manager and a container.
 #![cfg(all(unix, feature = "cli", feature = "embedded-model"))]
 
 use std::fs;
@@ -10,7 +10,7 @@ use tempfile::tempdir;
 use zimage::Image;
 
 const ZIMAGE: &str = env!("CARGO_BIN_EXE_zimage");
-/// Arguments that keep the program busy for far longer than any test waits.
+/// Arguments that keep the program busy much longer than any test waits.
 const LONG: [&str; 8] = ["generate", "a fox", "--steps", "1000", "--backend", "cpu", "-o", "fox.png"];
 
 fn start(folder: &Path, program: &str, arguments: &[&str]) -> Child {
@@ -19,7 +19,7 @@ fn start(folder: &Path, program: &str, arguments: &[&str]) -> Child {
     command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
-/// The signals are taken over in the first milliseconds.
+/// Waits until the signal handlers are installed, which takes milliseconds.
 fn wait_for_start() {
     std::thread::sleep(Duration::from_millis(1000));
 }
@@ -29,7 +29,7 @@ fn send(signal: &str, process: u32) {
     assert!(status.success(), "{signal}");
 }
 
-/// The end of a program, which must come soon.
+/// The output of a program, which must exit soon.
 #[track_caller]
 fn ended(mut child: Child) -> Output {
     let start = Instant::now();
@@ -70,7 +70,7 @@ fn each_signal_cancels_and_leaves_nothing() {
 }
 
 #[test]
-fn pictures_that_are_done_are_kept() {
+fn finished_pictures_survive_a_signal() {
     let folder = tempdir().unwrap();
     let small = ["generate", "a fox", "--width", "64", "--height", "64", "--steps", "1"];
     let child = start(folder.path(), ZIMAGE, &[&small[..], &["--count", "1000", "-o", "fox.png"]].concat());
@@ -90,9 +90,9 @@ fn pictures_that_are_done_are_kept() {
 }
 
 #[test]
-fn a_second_signal_stops_at_once() {
+fn second_signal_stops_at_once() {
     let folder = tempdir().unwrap();
-    // A step of this size takes seconds, far longer than the time between the signals.
+    // A step of this size takes seconds, much longer than the time between the signals.
     let child = start(folder.path(), ZIMAGE, &[&LONG[..], &["--width", "1024", "--height", "1024"]].concat());
     wait_for_start();
     send("INT", child.id());
@@ -119,7 +119,7 @@ fn commands_without_pictures_stop_at_once() {
 }
 
 #[test]
-fn a_prompt_that_does_not_come_can_be_cancelled() {
+fn waiting_for_a_prompt_is_cancellable() {
     let folder = tempdir().unwrap();
     let mut command = Command::new(ZIMAGE);
     command.current_dir(folder.path()).args(["generate", "-"]).stdin(Stdio::piped());
@@ -132,7 +132,7 @@ fn a_prompt_that_does_not_come_can_be_cancelled() {
 }
 
 #[test]
-fn a_hang_up_that_nohup_ignores_stays_ignored() {
+fn nohup_keeps_sighup_ignored() {
     let folder = tempdir().unwrap();
     let script = format!("trap '' HUP; exec '{ZIMAGE}' {}", "generate 'a fox' --steps 1000 --backend cpu -o fox.png");
     let child = start(folder.path(), "sh", &["-c", &script]);
@@ -145,11 +145,10 @@ fn a_hang_up_that_nohup_ignores_stays_ignored() {
     assert!(text(output.stderr).starts_with("stopping after this step (SIGTERM)"));
 }
 
-/// As the first process of a container has it: the kernel delivers it no signal that it has no
-/// handler for.
+/// The first process of a container has PID 1: the kernel delivers it no signal without a handler.
 #[cfg(target_os = "linux")]
 #[test]
-fn process_1_of_a_container_ends() {
+fn container_init_process_obeys_signals() {
     let unshare = ["--user", "--map-root-user", "--pid", "--fork"];
     let works = Command::new("unshare").args(unshare).arg("true").output().is_ok_and(|output| output.status.success());
     if !works {
@@ -164,7 +163,7 @@ fn process_1_of_a_container_ends() {
             wait_for_start();
             let inner = fs::read_to_string(format!("/proc/{0}/task/{0}/children", child.id())).unwrap();
             send(signal, inner.trim().parse().unwrap());
-            // unshare ends with the exit code of its child.
+            // unshare exits with its child's exit code.
             assert_eq!(ended(child).status.code(), Some(code), "{signal} {arguments:?}");
         }
     }

@@ -1,5 +1,5 @@
-//! `zimage stages` as a user meets it: what diffusers recorded comes out of it, and inputs that do not fit are one
-//! sentence.
+//! `zimage stages` on the command line: its results match those of diffusers, and inputs of wrong
+//! shape get one sentence.
 #![cfg(feature = "cli")]
 
 #[allow(dead_code)]
@@ -18,10 +18,10 @@ use zimage::conformance::relative_error;
 use zimage::pipeline::prompt::Tokenizer;
 use zimage::tensor::{DType, HostTensor};
 
-/// As the goldens' own test has it for a stage on `cpu`.
+/// The tolerance of a stage on `cpu`, equal to that of `tests/goldens.rs`.
 const TOLERANCE: f64 = 1e-4;
 
-/// Named tensors as they are stored.
+/// Named tensors in their stored form.
 #[derive(Default)]
 struct Inputs(Vec<(String, Dtype, Vec<usize>, Vec<u8>)>);
 
@@ -50,14 +50,14 @@ impl Inputs {
     }
 }
 
-/// Runs the program in `folder`, where its inputs are.
+/// Runs the program in `folder`, which holds its inputs.
 fn stages(folder: &Path, arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_zimage"));
     command.current_dir(folder).args(["stages", "--inputs", "in.safetensors", "-o", "out.safetensors"]);
     command.args(arguments).output().unwrap()
 }
 
-/// What the stages of a model of the goldens return.
+/// The results of the stages of a golden model, by name.
 fn results(model: &str, inputs: &Inputs) -> impl Fn(&str) -> HostTensor + use<> {
     let folder = tempdir().unwrap();
     inputs.write(&folder.path().join("in.safetensors"));
@@ -83,7 +83,7 @@ fn expect(name: &str, out: &HostTensor, recorded: &HostTensor) {
 }
 
 #[test]
-fn stages_return_what_diffusers_recorded() {
+fn stages_match_diffusers() {
     for model in MODELS {
         let (cases, recorded) = (json(&format!("{model}.json")), Tensors::read(&format!("{model}.safetensors")));
         let tokenizer = path(model).join("tokenizer/tokenizer.json");
@@ -126,7 +126,7 @@ fn stages_return_what_diffusers_recorded() {
         let image = recorded.f32("vae.decode.image");
         expect("vae.decode.image", &result("vae.decode.image"), &channels_last(&image));
 
-        // Guidance: two pictures with four captions, which the first run has encoded.
+        // With guidance: two pictures with four captions, which the first run encoded.
         let mut inputs = Inputs::default();
         inputs.push("transformer.guided.latents", &recorded.f32("loop.cfg_normalized.step.0"));
         let times = recorded.f32(&format!("schedule.{}.times", case["steps"])).to_f32();
@@ -139,7 +139,7 @@ fn stages_return_what_diffusers_recorded() {
     }
 }
 
-/// `[B, C, H, W]` to `[B, H, W, C]`.
+/// Converts `[B, C, H, W]` to `[B, H, W, C]`.
 fn channels_last(image: &HostTensor) -> HostTensor {
     let (shape, values) = (image.shape(), image.to_f32());
     let [channels, pixels] = [shape[1], shape[2] * shape[3]];
@@ -151,7 +151,7 @@ fn channels_last(image: &HostTensor) -> HostTensor {
 }
 
 #[test]
-fn inputs_that_do_not_fit_are_one_sentence() {
+fn inputs_of_wrong_shape_are_one_sentence() {
     let folder = tempdir().unwrap();
     let f = folder.path();
     let model = path("single");
@@ -189,7 +189,7 @@ fn inputs_that_do_not_fit_are_one_sentence() {
     );
     let extra = captioned(2).zeros("transformer.a.times", &[2]).zeros("transformer.a.caption.3", &[5, 48]);
     says(&extra, &["tensor transformer.a.caption.3: expected a name that a stage reads"]);
-    // 49 rows of patches, where the model has positions for 48.
+    // There are 49 rows of patches, and the model has positions for 48.
     let tall = new().zeros("transformer.a.latents", &[1, 16, 98, 2]).zeros("transformer.a.caption.0", &[1, 48]);
     tall.zeros("transformer.a.times", &[1]).write(&f.join("in.safetensors"));
     fails(f, &["--model", model.to_str().unwrap()], 2, &["past the positions"]);

@@ -1,5 +1,5 @@
-//! The autoencoder in tiles, as a run comes to them by itself: because the device says what it can
-//! hold, or because it runs out of memory. That tiles are diffusers' is for the goldens.
+//! Automatic VAE tiling: a run tiles because the device reports its limits or because it runs out
+//! of memory. The goldens compare the tiles with those of diffusers.
 
 #[allow(dead_code)]
 #[path = "support/faulty/mod.rs"]
@@ -15,12 +15,12 @@ use zimage::pipeline::request::Request;
 use zimage::tensor::{DType, HostTensor};
 use zimage::{Error, Model, Result, RunInfo, VaeTile};
 
-/// The embedded default; only the autoencoder is looked at.
+/// The embedded default. These tests examine only its VAE.
 fn embedded<B: Backend>(b: B) -> Pipeline<B> {
     block_on(Pipeline::load(b, &Model::embedded().unwrap(), &mut |_| ControlFlow::Continue(()))).unwrap()
 }
 
-/// One picture, larger than the tiles of 128 pixels, in one step.
+/// Draws one picture, larger than the tiles of 128 pixels, in one step.
 fn draw<B: Backend>(pipeline: &Pipeline<B>, vae_tile: VaeTile) -> Result<(Vec<u8>, RunInfo)> {
     let request = Request {
         width: Some(240),
@@ -32,7 +32,7 @@ fn draw<B: Backend>(pipeline: &Pipeline<B>, vae_tile: VaeTile) -> Result<(Vec<u8
     };
     let job = request.check(pipeline.config()).unwrap();
     let (pictures, mut drawn) = block_on(pipeline.generate(&job, &mut |_| ControlFlow::Continue(())))?;
-    // The size, which the model was not trained for, has its warning first.
+    // The first warning is about the size, which the model was not trained for.
     drawn.warnings.drain(..job.warnings.len());
     Ok((pictures[0].bytes().to_vec(), drawn))
 }
@@ -45,20 +45,20 @@ fn psnr(a: &[u8], b: &[u8]) -> f64 {
 }
 
 #[test]
-fn smaller_tiles_are_tried_when_memory_runs_out() {
+fn tiles_shrink_when_memory_runs_out() {
     let whole = draw(&embedded(Cpu::new()), VaeTile::Auto).unwrap();
     assert_eq!((whole.1.vae_tile, whole.1.warnings.len()), (None, 0));
     let tiled = draw(&embedded(Cpu::new()), VaeTile::Pixels(128)).unwrap();
     assert_eq!((tiled.1.vae_tile, tiled.1.warnings.len()), (Some(128), 0));
     assert_ne!(tiled.0, whole.0, "tiles have norms of their own");
 
-    // Room for 64 channels at 128 × 128, and not at the whole picture.
+    // The limit fits 64 channels at 128 × 128, but not at the size of the picture.
     let short = |most| embedded(Faulty::new(Cpu::new(), Fault::NoMemoryPast(most)));
     let pipeline = short(128 * 128 * 64);
     let (picture, drawn) = draw(&pipeline, VaeTile::Auto).unwrap();
     assert_eq!((drawn.vae_tile, picture), (Some(128), tiled.0));
     assert!(drawn.warnings.len() == 1 && drawn.warnings[0].contains("tiles of 128×128 pixels"), "{:?}", drawn.warnings);
-    // What was asked for is not changed, and the run that fails says what is missing.
+    // An explicit tile size is not changed, and the failed run reports the missing memory.
     let refused = draw(&pipeline, VaeTile::Off).unwrap_err();
     assert!(
         matches!(&refused, Error::OutOfMemory { problem, .. } if problem.contains("[1, 144, 240, 64]")),
@@ -68,7 +68,7 @@ fn smaller_tiles_are_tried_when_memory_runs_out() {
     assert!(matches!(refused, Error::OutOfMemory { .. }), "{refused}");
 }
 
-/// A picture of soft waves.
+/// A smooth picture of waves.
 fn waves(height: usize, width: usize) -> HostTensor {
     let pixel = |i: usize| {
         let (y, x, c) = ((i / 3 / width) as f32, (i / 3 % width) as f32, (i % 3) as f32);
@@ -77,10 +77,9 @@ fn waves(height: usize, width: usize) -> HostTensor {
     HostTensor::from_u8(&[height, width, 3], &(0..height * width * 3).map(pixel).collect::<Vec<_>>())
 }
 
-/// Without seams that one would see: there and back again in tiles is close to there and back again
-/// whole.
+/// Tiles leave no visible seam: an encode-decode round trip in tiles is close to one without tiles.
 #[test]
-fn a_smooth_picture_hardly_changes_in_tiles() {
+fn tiling_barely_changes_a_smooth_picture() {
     let pipeline = embedded(Cpu::new());
     let (b, vae) = (pipeline.backend(), pipeline.vae());
     let size = [208, 176];
@@ -102,7 +101,7 @@ fn a_smooth_picture_hardly_changes_in_tiles() {
 }
 
 #[test]
-fn what_is_no_picture_is_refused() {
+fn invalid_pictures_are_refused() {
     let pipeline = embedded(Cpu::new());
     let (b, vae) = (pipeline.backend(), pipeline.vae());
     let tiles = |wish| vae.decoder_tiles(b, wish, [192, 192]);
@@ -132,25 +131,25 @@ mod webgpu {
     use std::io::Write;
     use zimage::backend::webgpu::{Adapters, Shaders, WebGpu};
 
-    /// The backend on an adapter that gives shaders no larger buffers than `bytes`; `None` with a
-    /// line that says why where this machine has no adapter at all.
+    /// The backend on an adapter with a buffer limit of `bytes`. Prints a line and returns `None`
+    /// if this machine has no adapter.
     fn limited(bytes: u64) -> Option<WebGpu> {
         let skip = |error| writeln!(std::io::stderr(), "skipped: webgpu: {error}");
         block_on(WebGpu::open_with(Adapters::Any, Shaders::Best, bytes)).map_err(skip).ok()
     }
 
     #[test]
-    fn an_adapter_with_small_buffers_draws_in_tiles() {
+    fn adapter_with_small_buffers_uses_tiles() {
         // 64 channels at 128 × 128 in F32.
         let most = 128 * 128 * 64 * 4;
         let Some(b) = limited(most) else { return };
         assert_eq!(b.largest_activation() as u64, most / 4);
         let small = embedded(b);
-        // Whole it is refused in a sentence that says what and how much.
+        // Without tiles it fails with one sentence that names the tensor and its size.
         let refused = draw(&small, VaeTile::Off).unwrap_err().to_string();
         assert!(refused.contains("a tensor of shape [1, 144, 240, 64] takes 8.4 MiB"), "{refused}");
         assert!(refused.contains("allows 4.0 MiB for one buffer"), "{refused}");
-        // The same pipeline goes on, and draws what tiles give elsewhere.
+        // The same pipeline stays usable, and its tiles match those of another backend.
         let (picture, drawn) = draw(&small, VaeTile::Auto).unwrap();
         assert_eq!((drawn.vae_tile, drawn.warnings.len()), (Some(128), 1));
         let (reference, _) = draw(&embedded(Cpu::new()), VaeTile::Pixels(128)).unwrap();

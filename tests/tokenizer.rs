@@ -1,4 +1,4 @@
-//! Tokenizers in the layouts that transformers reads, and broken ones, as a model's folder holds them.
+//! Tokenizers in every layout that transformers reads, and broken ones, in a model's folder.
 
 #[allow(dead_code)]
 #[path = "support/golden.rs"]
@@ -13,7 +13,7 @@ use zimage::ErrorKind;
 use zimage::pipeline::prompt::{Tokenizer, Tokens};
 use zimage::weights::ModelFolder;
 
-/// A folder with the tokenizer of the model `single`, or with nothing in the place of it.
+/// A folder with the tokenizer of the model `single`, restricted to `files`.
 fn folder(files: &[&str]) -> TempDir {
     let dir = tempdir().unwrap();
     fs::create_dir(dir.path().join("tokenizer")).unwrap();
@@ -29,7 +29,7 @@ fn load(dir: &Path) -> zimage::Result<Tokenizer> {
     pollster::block_on(Tokenizer::load(&ModelFolder::open(dir).unwrap()))
 }
 
-/// Changes one JSON file of a tokenizer.
+/// Edits one JSON file of a tokenizer.
 fn change(dir: &Path, file: &str, change: impl Fn(&mut Value)) {
     let file = dir.join("tokenizer").join(file);
     let mut value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
@@ -37,7 +37,7 @@ fn change(dir: &Path, file: &str, change: impl Fn(&mut Value)) {
     fs::write(&file, value.to_string()).unwrap();
 }
 
-/// The one sentence that refuses a folder.
+/// Asserts that loading fails with one sentence about `file`.
 #[track_caller]
 fn refused(dir: &Path, file: &str, says: &str) {
     let error = load(dir).map(|tokenizer| tokenizer.vocabulary()).unwrap_err();
@@ -49,7 +49,7 @@ fn refused(dir: &Path, file: &str, says: &str) {
 }
 
 #[test]
-fn every_layout_makes_transformers_ids() {
+fn every_layout_gives_the_ids_of_transformers() {
     let recorded = json("tokenizer_layouts.json");
     let prompts = recorded["prompts"].as_array().unwrap();
     let cases = recorded["cases"].as_array().unwrap();
@@ -81,7 +81,7 @@ fn missing_files_are_named() {
 }
 
 #[test]
-fn broken_vocabularies_of_two_files_are_named() {
+fn broken_two_file_vocabularies_are_named() {
     let dir = folder(&PUBLISHED[1..]);
     let tokenizer: Value = serde_json::from_slice(&fs::read(path("single").join(PUBLISHED[0])).unwrap()).unwrap();
     let write = |file: &str, text: &str| fs::write(dir.path().join("tokenizer").join(file), text).unwrap();
@@ -108,7 +108,7 @@ fn broken_vocabularies_of_two_files_are_named() {
 }
 
 #[test]
-fn settings_are_read_as_python_writes_them() {
+fn settings_accept_python_json() {
     let dir = folder(&PUBLISHED);
     let file = dir.path().join("tokenizer/tokenizer_config.json");
     let text = fs::read_to_string(&file).unwrap();
@@ -117,7 +117,7 @@ fn settings_are_read_as_python_writes_them() {
 }
 
 #[test]
-fn settings_that_change_tokens_are_refused() {
+fn settings_changing_tokens_are_refused() {
     for (key, value, says) in [
         ("add_prefix_space", true.into(), "add_prefix_space: expected false"),
         ("split_special_tokens", true.into(), "split_special_tokens: expected false"),
@@ -134,7 +134,7 @@ fn settings_that_change_tokens_are_refused() {
 }
 
 #[test]
-fn files_that_are_too_large_are_refused_unread() {
+fn oversized_files_are_refused_unread() {
     for (file, bytes) in
         [("tokenizer.json", 65 << 20), ("tokenizer_config.json", 5 << 20), ("chat_template.jinja", 5 << 20)]
     {
@@ -145,7 +145,7 @@ fn files_that_are_too_large_are_refused_unread() {
 }
 
 #[test]
-fn a_template_without_qwen_s_markers_needs_none() {
+fn template_without_markers_needs_none() {
     let dir = folder(&PUBLISHED);
     let keep = |json: &mut Value| *json = serde_json::json!([]);
     change(dir.path(), "tokenizer.json", |json| keep(&mut json["added_tokens"]));

@@ -1,5 +1,5 @@
-//! The command line as people type it: without quotes, with other programs' flags, with values that
-//! look like flags, and with texts that would steer a terminal.
+//! Realistic command lines: without quotes, with other programs' flags, with values that look like
+//! flags, and with texts that contain terminal escapes.
 #![cfg(feature = "cli")]
 
 use assert_cmd::Command;
@@ -19,8 +19,8 @@ fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).unwrap()
 }
 
-/// Runs the program with a model that is not there, so that a refusal of the command line comes
-/// before any work.
+/// Runs the program with a missing model, so that an error about the command line must precede any
+/// work.
 #[track_caller]
 fn refused(arguments: &[&str], says: &str) {
     let folder = tempdir().unwrap();
@@ -32,14 +32,14 @@ fn refused(arguments: &[&str], says: &str) {
     assert!(output.stdout.is_empty() && fs::read_dir(folder.path()).unwrap().next().is_none(), "{arguments:?}");
 }
 
-/// Arguments that make a picture in a moment.
+/// Arguments that generate a picture quickly.
 fn quick<'a>(arguments: &[&'a str]) -> Vec<&'a str> {
     let small = ["generate", "--width", "64", "--height", "64", "--steps", "1", "--seed", "7"];
     small.into_iter().chain(arguments.iter().copied()).collect()
 }
 
 #[test]
-fn values_that_begin_with_a_dash_are_values() {
+fn dashed_values_are_values() {
     for (option, value, says) in [
         ("--width", "-16", "a whole number from 1 up"),
         ("-H", "-16", "a whole number from 1 up"),
@@ -65,7 +65,7 @@ fn values_that_begin_with_a_dash_are_values() {
 }
 
 #[test]
-fn numbers_out_of_range_are_answered_by_the_request() {
+fn out_of_range_numbers_fail_the_request() {
     let folder = tempdir().unwrap();
     for (option, value, says) in [
         ("-g", "-inf", "guidance -inf is not a number"),
@@ -81,7 +81,7 @@ fn numbers_out_of_range_are_answered_by_the_request() {
 }
 
 #[test]
-fn prompts_without_quotes_are_refused() {
+fn unquoted_prompts_are_refused() {
     refused(&["a", "red", "fox"], "generate \"a red fox\"");
     refused(&["a", "red", "fox", "--steps", "8"], "3 different pictures");
     refused(&["cat", "dog"], "generate -p cat -p dog");
@@ -94,7 +94,7 @@ fn prompts_without_quotes_are_refused() {
 }
 
 #[test]
-fn prompts_in_part_without_quotes_are_a_warning_before_the_work() {
+fn partly_quoted_prompts_warn_early() {
     let folder = tempdir().unwrap();
     for (prompts, says) in [
         (&["photo", "a red fox"][..], "warning: there are 2 prompts"),
@@ -107,7 +107,7 @@ fn prompts_in_part_without_quotes_are_a_warning_before_the_work() {
 }
 
 #[test]
-fn flags_of_peers_are_answered_with_ours() {
+fn peer_flags_suggest_our_flags() {
     for (arguments, says) in [
         (&["--cfg-scale", "5"][..], "use --guidance 4, which is the CFG scale minus 1"),
         (&["--cfg_scale=7.5"], "use --guidance 6.5"),
@@ -130,7 +130,7 @@ fn flags_of_peers_are_answered_with_ours() {
 
 #[cfg(feature = "embedded-model")]
 #[test]
-fn literal_prompts_are_drawn_as_they_are() {
+fn prompts_are_taken_literally() {
     let folder = tempdir().unwrap();
     let output = zimage(folder.path(), &quick(&["-p", "cat", "-p", "--lora", "--prompt", "-", "-o", "a.png"]), b"");
     assert!(output.status.success(), "{}", text(&output.stderr));
@@ -140,7 +140,7 @@ fn literal_prompts_are_drawn_as_they_are() {
 
 #[cfg(feature = "embedded-model")]
 #[test]
-fn a_prompt_comes_from_standard_input() {
+fn prompt_is_read_from_standard_input() {
     let folder = tempdir().unwrap();
     let output = zimage(folder.path(), &quick(&["-", "-o", "a.png"]), "ein Fuchs, 狐\n".as_bytes());
     assert!(output.status.success(), "{}", text(&output.stderr));
@@ -155,9 +155,9 @@ fn a_prompt_comes_from_standard_input() {
 
 #[cfg(feature = "embedded-model")]
 #[test]
-fn warnings_come_before_the_work_that_they_are_about() {
+fn warnings_precede_the_work() {
     let folder = tempdir().unwrap();
-    // The backend is opened after the request was looked at, and this one refuses the precision.
+    // The backend is opened after the request is checked; it rejects the precision.
     let refused = ["generate", "", "-n", "an owl", "-W", "64", "-H", "64", "--backend", "cpu", "--precision", "bf16"];
     let output = zimage(folder.path(), &refused, b"");
     let lines: Vec<&str> = text(&output.stderr).lines().collect();
@@ -174,7 +174,7 @@ fn warnings_come_before_the_work_that_they_are_about() {
 
 #[cfg(feature = "embedded-model")]
 #[test]
-fn quiet_prints_errors_alone() {
+fn quiet_prints_only_errors() {
     let folder = tempdir().unwrap();
     let warned = quick(&["a fox", "-n", "an owl", "-g", "0", "-o", "a.png"]);
     let output = zimage(folder.path(), &[&warned[..], &["-q"]].concat(), b"");
@@ -187,7 +187,7 @@ fn quiet_prints_errors_alone() {
 }
 
 #[test]
-fn errors_are_documents_with_json() {
+fn json_errors_are_documents() {
     let folder = tempdir().unwrap();
     for (arguments, kind, code) in [
         (&["generate", "a fox", "--json", "--model", "nowhere"][..], "files", 3),
@@ -206,7 +206,7 @@ fn errors_are_documents_with_json() {
     }
 }
 
-/// Whether a terminal would obey or hide one of these.
+/// True if a terminal would interpret or hide one of the characters.
 fn has_hidden(text: &str) -> bool {
     text.contains(|c: char| {
         (c.is_control() && c != '\n')
@@ -215,7 +215,7 @@ fn has_hidden(text: &str) -> bool {
 }
 
 #[test]
-fn hidden_characters_reach_neither_terminal_nor_json() {
+fn hidden_characters_are_escaped() {
     let folder = tempdir().unwrap();
     let hostile = "\u{7f}\u{85}\u{9b}2J\u{61c}\u{200b}\u{200e}\u{202e}gnp.\u{2066}\u{2028}\u{feff}\u{e0041}";
     let name = format!("x{hostile}.png");
@@ -247,7 +247,7 @@ fn hidden_characters_reach_neither_terminal_nor_json() {
 
 #[cfg(unix)]
 #[test]
-fn names_that_are_not_utf_8_are_one_line() {
+fn non_utf8_names_print_one_line() {
     use std::os::unix::ffi::OsStrExt;
     let folder = tempdir().unwrap();
     let name = std::ffi::OsStr::from_bytes(b"f\xff\x1b[2J.png");

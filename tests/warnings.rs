@@ -1,5 +1,5 @@
-//! Warnings about requests that will hardly please: in the library's job and output, and on the
-//! command line.
+//! Warnings about requests that are unlikely to give good pictures: in the library's job and
+//! output, and on the command line.
 #![cfg(feature = "cli")]
 
 use assert_cmd::Command;
@@ -34,7 +34,7 @@ fn outputs_repeat_the_warnings_of_their_jobs() {
 }
 
 #[test]
-fn the_command_line_warns_of_each_once() {
+fn command_line_prints_each_warning_once() {
     let folder = tempfile::tempdir().unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_zimage"));
     command.current_dir(folder.path()).args(["generate", "", "-W", "64", "-H", "64", "--steps", "1", "-o", "f.png"]);

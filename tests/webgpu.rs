@@ -13,17 +13,17 @@ use zimage::backend::*;
 use zimage::conformance::noise;
 use zimage::tensor::{DType, HostTensor, Weight};
 
-/// Every shader is valid, can be written for Vulkan, Metal and Direct3D 12, and has the `Params`
+/// Every shader is valid, translates to Vulkan, Metal and Direct3D 12, and declares the `Params`
 /// that Rust fills.
 #[test]
-fn shaders_are_portable() {
+fn shaders_translate_to_every_platform() {
     let shaders = shaders().unwrap();
     assert!(shaders.len() > 100, "only {} shaders", shaders.len());
     for Shader { label: name, entry, source, params } in shaders {
         let module = naga::front::wgsl::parse_str(&source)
             .unwrap_or_else(|error| panic!("{name}: {}", error.emit_to_string(&source)));
         assert_eq!(params_of(&module), params, "{name}");
-        // A shader is allowed only the extensions that it enables. Plain shaders enable none.
+        // A shader may use only the extensions that it enables. Plain shaders enable none.
         let mut allowed = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
         let enables = |extension: &str| source.contains(&format!("enable {extension};\n"));
         let cooperative = enables("wgpu_cooperative_matrix");
@@ -69,7 +69,7 @@ fn shaders_are_portable() {
     }
 }
 
-/// The fields of the uniform, as naga lays them out.
+/// The fields of the uniform, in naga's layout.
 fn params_of(module: &naga::Module) -> Vec<Field> {
     let uniform = module.global_variables.iter().find(|(_, variable)| variable.space == naga::AddressSpace::Uniform);
     let naga::TypeInner::Struct { members, span } = &module.types[uniform.unwrap().1.ty].inner else {
@@ -88,8 +88,8 @@ fn params_of(module: &naga::Module) -> Vec<Field> {
     members.iter().map(field).map(|(name, ty, offset)| Field { name: name.leak(), ty, offset }).collect()
 }
 
-/// At most 8 storage buffers, 256 invocations and 16 KiB of workgroup memory: the limits of every
-/// WebGPU adapter.
+/// Asserts at most 8 storage buffers, 256 invocations and 16 KiB of workgroup memory: the limits of
+/// every WebGPU adapter.
 fn fits_the_smallest_adapter(name: &str, module: &naga::Module) {
     let mut layouts = naga::proc::Layouter::default();
     layouts.update(module.to_ctx()).unwrap();
@@ -109,17 +109,17 @@ fn fits_the_smallest_adapter(name: &str, module: &naga::Module) {
     }
 }
 
-/// The backend with F16 operands, the variant with the most steps.
+/// The backend with F16 operands, the variant with the most passes.
 fn webgpu() -> Option<WebGpu> {
     limited(u64::MAX)
 }
 
-/// The same on an adapter that binds no buffer larger than `bytes`.
+/// The same on an adapter with a binding limit of `bytes`.
 fn limited(bytes: u64) -> Option<WebGpu> {
     with(Shaders::Half, bytes)
 }
 
-/// The backend; `None`, with a line that says why, where this machine has no adapter for `shaders`.
+/// The backend. Prints a line and returns `None` if this machine has no adapter for `shaders`.
 fn with(shaders: Shaders, bytes: u64) -> Option<WebGpu> {
     let skip = |error| writeln!(std::io::stderr(), "skipped: webgpu: {error}");
     block_on(WebGpu::open_with(Adapters::Any, shaders, bytes)).map_err(skip).ok()
@@ -134,7 +134,7 @@ fn adapters_open_by_number_and_name() {
         assert!(open(number.to_string()).unwrap().device().starts_with(&adapter.name));
         match open(adapter.name.to_uppercase()) {
             Ok(device) => assert!(device.device().starts_with(&adapter.name)),
-            // Another adapter has this name, or the same one has two interfaces.
+            // Another adapter may have this name, or this one may have two interfaces.
             Err(error) => assert!(error.to_string().contains("several WebGPU adapters"), "{error}"),
         }
     }
@@ -205,7 +205,7 @@ fn matrices_and_tables_are_split_at_the_buffer_limit() {
 }
 
 #[test]
-fn too_large_a_tensor_is_an_error() {
+fn oversized_tensor_is_an_error() {
     let Some(b) = webgpu() else { return };
     let latents = b.upload(&HostTensor::from_f32(&[1, 1, 1, 1], &[1.0])).unwrap();
     let w = block_on(b.upload_linear(&[HostTensor::from_f32(&[4, 1], &[1.0; 4]).into()], &[])).unwrap();
@@ -223,7 +223,7 @@ fn too_large_a_tensor_is_an_error() {
 }
 
 #[test]
-fn a_table_is_not_an_activation() {
+fn table_is_not_an_activation() {
     let Some(b) = webgpu() else { return };
     let table = HostTensor::new(DType::Bf16, &[3, 2], vec![0; 12].into()).unwrap();
     let table = block_on(b.upload_table(&table.into())).unwrap();
@@ -232,19 +232,19 @@ fn a_table_is_not_an_activation() {
     assert_eq!(sentence, "linear: F32 is needed, not BF16 [3, 2]");
 }
 
-/// `x·2` by a matrix of one element.
+/// `x·2`, as a gemm with a matrix of one element.
 fn doubled(b: &WebGpu, two: &WebGpuLinear, x: &WebGpuTensor) -> WebGpuTensor {
     b.linear(x, two).unwrap()
 }
 
 #[test]
-fn reused_memory_keeps_the_order() {
+fn reused_memory_preserves_queue_order() {
     let Some(b) = webgpu() else { return };
     let two = block_on(b.upload_linear(&[HostTensor::from_f32(&[1, 1], &[2.0]).into()], &[])).unwrap();
     let upload = |value: f32| b.upload(&HostTensor::from_f32(&[5, 1], &[value; 5])).unwrap();
     let read = |x: &WebGpuTensor| block_on(b.download(x)).unwrap().to_f32();
 
-    // The recording owns its tensors, and ops around it use memory of the same size.
+    // The recording owns its tensors, and the ops around it allocate the same sizes.
     let total = upload(0.0);
     let recording = {
         let mut sum = total.clone();
@@ -278,7 +278,7 @@ fn reused_memory_keeps_the_order() {
 }
 
 #[test]
-fn long_dispatches_are_split_over_two_dimensions() {
+fn long_dispatches_use_two_dimensions() {
     let Some(b) = webgpu() else { return };
     let h = 4200;
     let w = 4096;
@@ -306,7 +306,7 @@ fn non_finite_pictures_are_errors() {
             assert!(matches!(error, zimage::Error::NonFinitePicture), "{error}");
         }
     }
-    // The next picture is good again, also after other tensors and in a recording.
+    // The next picture is finite again, also after other tensors and in a recording.
     assert_eq!(block_on(b.download(&picture(&good))).unwrap().bytes()[..], levels);
     let values = b.upload(&HostTensor::from_f32(&[1, 1, 1, 3], &[f32::NAN; 3])).unwrap();
     let mut out = None;

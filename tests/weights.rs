@@ -1,5 +1,5 @@
-//! Weight files that are wrong, by accident or on purpose: each is an error that names the file and what is wrong with
-//! it, and none makes the reader panic, hang or allocate more than a few times its own size.
+//! Malformed weight files, accidental or hostile: each is an error that names the file and the
+//! problem, and none makes the reader panic, hang or allocate more than a few times its own size.
 
 use pollster::block_on;
 use proptest::prelude::*;
@@ -30,7 +30,7 @@ fn folder(files: &[(&str, &[u8])]) -> (TempDir, ModelFolder) {
 }
 
 fn open(files: &[(&str, &[u8])]) -> zimage::Result<Tensors> {
-    // The map outlives the folder: what is mapped stays, also when the file is removed.
+    // The map outlives the folder: mapped pages stay valid after the file is removed.
     block_on(Tensors::open(&folder(files).1, "transformer", STEM))
 }
 
@@ -42,7 +42,7 @@ fn file(header: &str, data: usize) -> Vec<u8> {
     file
 }
 
-/// A file of F32 tensors, all elements of one being `1`, of the next `2` and so on.
+/// A file of F32 tensors. All elements of the first are `1`, of the second `2`, and so on.
 fn floats(tensors: &[(&str, &[usize])]) -> Vec<u8> {
     let data: Vec<(&str, &[usize], Vec<u8>)> = tensors
         .iter()
@@ -79,7 +79,7 @@ fn refused_header(header: &str, data: usize, parts: &[&str]) {
 }
 
 #[test]
-fn tensors_are_read_without_copying() {
+fn tensors_are_mapped_without_copying() {
     let bytes = floats(&[("a.weight", &[2, 3]), ("b", &[4])]);
     let (_dir, folder) = folder(&[(SINGLE, &bytes)]);
     let tensors = block_on(Tensors::open(&folder, "transformer", STEM)).unwrap();
@@ -98,7 +98,7 @@ fn tensors_are_read_without_copying() {
 }
 
 #[test]
-fn the_embedded_model_is_read_the_same_way() {
+fn embedded_model_is_read_without_copying() {
     let bytes: &'static [u8] = floats(&[("b", &[4])]).leak();
     let files = [("transformer/diffusion_pytorch_model.safetensors", bytes)];
     let folder = ModelFolder::in_memory("emoji", Vec::from(files).leak());
@@ -109,7 +109,7 @@ fn the_embedded_model_is_read_the_same_way() {
 }
 
 #[test]
-fn every_floating_type_is_taken() {
+fn every_float_dtype_is_read() {
     for (name, size, dtype) in [("F32", 4, DType::F32), ("F16", 2, DType::F16), ("BF16", 2, DType::Bf16)] {
         let header = format!(r#"{{"a":{{"dtype":"{name}","shape":[3],"data_offsets":[0,{}]}}}}"#, 3 * size);
         let tensor = block_on(open(&[(SINGLE, &file(&header, 3 * size))]).unwrap().take("a", &[3])).unwrap();
@@ -118,7 +118,7 @@ fn every_floating_type_is_taken() {
 }
 
 #[test]
-fn a_wrong_tensor_is_named_when_it_is_taken() {
+fn wrong_tensor_is_named_when_taken() {
     let int8 = r#"{"w":{"dtype":"I8","shape":[2,2],"data_offsets":[0,4]},
         "layers.0.attention.to_q.weight":{"dtype":"BF16","shape":[1,2],"data_offsets":[4,8]}}"#;
     let tensors = open(&[(SINGLE, &file(int8, 8))]).unwrap();
@@ -141,7 +141,7 @@ fn a_wrong_tensor_is_named_when_it_is_taken() {
 }
 
 #[test]
-fn a_text_encoder_may_carry_a_prefix() {
+fn text_encoder_may_have_a_prefix() {
     let names: [(&str, &[usize]); 3] =
         [("model.embed_tokens.weight", &[2, 2]), ("model.norm.weight", &[2]), ("lm_head.weight", &[2, 2])];
     let bytes = floats(&names);
@@ -155,7 +155,7 @@ fn a_text_encoder_may_carry_a_prefix() {
 }
 
 #[test]
-fn files_that_are_no_safetensors_are_refused() {
+fn non_safetensors_files_are_identified() {
     for length in 0..8 {
         refused(&vec![7; length], &["expected a safetensors file", &format!("found a file of {length} bytes")]);
     }
@@ -192,7 +192,7 @@ fn files_that_are_no_safetensors_are_refused() {
 }
 
 #[test]
-fn headers_that_lie_are_refused() {
+fn inconsistent_headers_are_refused() {
     let one = |dtype: &str, shape: &str, offsets: &str| {
         format!(r#"{{"a":{{"dtype":"{dtype}","shape":{shape},"data_offsets":{offsets}}}}}"#)
     };
@@ -222,8 +222,8 @@ fn headers_that_lie_are_refused() {
 }
 
 #[test]
-fn offsets_near_the_end_of_memory_do_not_overflow() {
-    // Eight tensors side by side that end at the last address, so that the file's own length no longer fits on top.
+fn huge_offsets_do_not_overflow() {
+    // Eight adjacent tensors end at the last address, so that adding the header's length overflows.
     let each = usize::MAX / 8;
     let entry = |i: usize| {
         format!(r#""{i}":{{"dtype":"U8","shape":[{each}],"data_offsets":[{},{}]}}"#, i * each, (i + 1) * each)
@@ -233,7 +233,7 @@ fn offsets_near_the_end_of_memory_do_not_overflow() {
 }
 
 #[test]
-fn hostile_names_do_not_reach_the_terminal() {
+fn hostile_names_are_escaped() {
     let name = "\\u001b[2J\\n".repeat(10_000);
     refused_header(&format!(r#"{{"{name}":{{"dtype":"F32","shape":[1],"data_offsets":[0,8]}}}}"#), 8, &["…"]);
     refused_header(&format!(r#"{{"{name}":{{"dtype":"{name}"}}}}"#), 8, &["…"]);
@@ -242,7 +242,7 @@ fn hostile_names_do_not_reach_the_terminal() {
 }
 
 #[test]
-fn a_part_without_weights_says_what_is_there() {
+fn part_without_weights_names_other_files() {
     says(open(&[]), &["expected diffusion_pytorch_model.safetensors or", "index.json, found nothing"]);
     let other: (&str, &[u8]) = ("transformer/diffusion_pytorch_model.bin", b"x");
     says(open(&[other]), &["transformer: ", "found diffusion_pytorch_model.bin; only safetensors files"]);
@@ -250,7 +250,7 @@ fn a_part_without_weights_says_what_is_there() {
     let (dir, folder) = folder(&[]);
     fs::create_dir_all(dir.path().join(path)).unwrap();
     says(block_on(Tensors::open(&folder, "transformer", STEM)), &[SINGLE, "expected a file, found a folder"]);
-    // As the Hugging Face cache has it when a download ended early.
+    // The Hugging Face cache looks like this after an interrupted download.
     #[cfg(unix)]
     {
         fs::remove_dir(dir.path().join(path)).unwrap();
@@ -268,7 +268,7 @@ fn sharded(map: &str) -> zimage::Result<Tensors> {
 }
 
 #[test]
-fn shards_are_one_set_of_tensors() {
+fn shards_form_one_set_of_tensors() {
     let tensors = sharded(r#"{"a": "s1.safetensors", "b": "s2.safetensors"}"#).unwrap();
     assert_eq!((tensors.len(), tensors.files().len()), (3, 2), "the shards count, not what the index leaves out");
     assert_eq!(block_on(tensors.take("b", &[1])).unwrap().to_f32(), [1.0]);
@@ -280,7 +280,7 @@ fn shards_are_one_set_of_tensors() {
 }
 
 #[test]
-fn a_broken_index_is_refused() {
+fn broken_index_is_refused() {
     says(sharded(r#"{"a": "s3.safetensors"}"#), &["transformer/s3.safetensors: there is no such file"]);
     says(sharded("{}"), &[INDEX, "weight_map: expected tensors"]);
     says(sharded("[]"), &[INDEX, "broken JSON: invalid type", "line 1"]);
@@ -304,7 +304,7 @@ fn a_broken_index_is_refused() {
 }
 
 #[test]
-fn a_tensor_that_only_the_index_has_is_missed_when_it_is_taken() {
+fn tensor_only_in_the_index_is_missing() {
     let tensors = sharded(r#"{"a": "s1.safetensors", "d": "s2.safetensors", "e": "s3.safetensors"}"#).unwrap();
     let missed = |name| block_on(tensors.take(name, &[1])).unwrap_err().to_string();
     assert!(missed("d").ends_with("found nothing in s2.safetensors, which should hold it; download both files again"));
@@ -313,7 +313,7 @@ fn a_tensor_that_only_the_index_has_is_missed_when_it_is_taken() {
     assert_eq!(tensors.warnings().len(), 1, "the missing file: {:?}", tensors.warnings());
 }
 
-/// Whatever the bytes are: an error for the user, or tensors that lie inside the file.
+/// Asserts that any bytes give an error for the user, or tensors inside the file.
 fn survives(bytes: &[u8]) {
     match open(&[(SINGLE, bytes)]) {
         Ok(tensors) => {
@@ -331,12 +331,12 @@ fn survives(bytes: &[u8]) {
     }
 }
 
-/// A number as a header may claim it: plausible, large, or at an edge.
+/// A number that a header may claim: plausible, huge, or at an edge.
 fn number() -> impl Strategy<Value = u64> {
     prop_oneof![0..20u64, Just(1 << 31), Just(1 << 61), Just(1 << 63), Just(u64::MAX), any::<u64>()]
 }
 
-/// An entry of a header, more often near the truth than not.
+/// An entry of a header, usually close to a valid one.
 fn entry() -> impl Strategy<Value = String> {
     let dtype = prop_oneof![Just("F32"), Just("BF16"), Just("U8"), Just("F4"), Just("F8_E4M3"), Just("I64"), Just("X")];
     (
@@ -355,12 +355,12 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
     #[test]
-    fn byte_soup_is_survived(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+    fn random_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
         survives(&bytes);
     }
 
     #[test]
-    fn soup_behind_a_true_length_is_survived(header in prop::collection::vec(any::<u8>(), 0..200), data in 0..100usize) {
+    fn random_header_bytes_never_panic(header in prop::collection::vec(any::<u8>(), 0..200), data in 0..100usize) {
         let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
         bytes.extend(header);
         bytes.resize(bytes.len() + data, 0);
@@ -368,12 +368,12 @@ proptest! {
     }
 
     #[test]
-    fn random_headers_are_survived(entries in prop::collection::vec(entry(), 0..5), data in 0..64usize) {
+    fn random_header_entries_never_panic(entries in prop::collection::vec(entry(), 0..5), data in 0..64usize) {
         survives(&file(&format!("{{{}}}", entries.join(",")), data));
     }
 
     #[test]
-    fn mutations_of_a_good_file_are_survived(
+    fn mutated_files_never_panic(
         changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
         cut in prop::option::of(any::<prop::sample::Index>()),
     ) {
@@ -389,7 +389,7 @@ proptest! {
     }
 
     #[test]
-    fn indices_are_survived(text in "\\{\"weight_map\": ?[{\\[](\"[ab/.]{0,4}\": ?(\"[s./]{0,6}safetensors\"|5|null),?){0,3}[}\\]]\\}?") {
+    fn random_indices_never_panic(text in "\\{\"weight_map\": ?[{\\[](\"[ab/.]{0,4}\": ?(\"[s./]{0,6}safetensors\"|5|null),?){0,3}[}\\]]\\}?") {
         if let Err(error) = open(&[(INDEX, text.as_bytes())]) {
             prop_assert_eq!(error.kind(), ErrorKind::Files);
         } else {

@@ -1,5 +1,6 @@
-//! A hostile weight file must not make the reader allocate without bound: at most a few times the bytes that are really
-//! in the file, whatever they claim. Alone in its program, because it counts what the whole program allocates.
+//! A hostile weight file must not make the reader allocate without bound: at most a few times the
+//! actual size of the file, whatever sizes it claims. This program has one test, because its
+//! allocator counts every allocation of the process.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::fs;
@@ -12,11 +13,11 @@ static PEAK: AtomicUsize = AtomicUsize::new(0);
 
 struct Counting;
 
-// SAFETY: every call goes to the system's allocator unchanged.
+// SAFETY: every call is forwarded unchanged to the system's allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         PEAK.fetch_max(LIVE.fetch_add(layout.size(), Relaxed) + layout.size(), Relaxed);
-        // SAFETY: the caller's promises are those of the system's allocator.
+        // SAFETY: the caller upholds the contract of the system's allocator.
         unsafe { System.alloc(layout) }
     }
 
@@ -31,7 +32,7 @@ unsafe impl GlobalAlloc for Counting {
 static COUNTING: Counting = Counting;
 
 #[test]
-fn memory_and_time_stay_in_proportion_to_the_file() {
+fn memory_and_time_stay_linear() {
     const LENGTH: usize = 4 << 20;
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("model_index.json"), r#"{"_class_name": "ZImagePipeline"}"#).unwrap();
@@ -60,10 +61,11 @@ fn memory_and_time_stay_in_proportion_to_the_file() {
         println!("{case}: {peak} bytes for {}, {took:?}", bytes.len());
         assert_eq!(opened.is_ok(), case.starts_with("many"), "{case}");
         assert!(peak <= 16 * bytes.len() + (1 << 20), "{case}: {peak} bytes for a file of {}", bytes.len());
-        // Generous: this takes well under a second, and would take hours if it were quadratic.
+        // A linear reader takes well under a second; a quadratic one would take hours.
         assert!(took < Duration::from_secs(20), "{case}: {took:?}");
     }
-    // A file that would take a thousand times a good one's memory is refused before it is read.
+    // A file that would need a thousand times the memory of a valid one is refused before it is
+    // read.
     let index = dir.path().join("model_index.json");
     fs::write(&index, format!(r#"{{"_class_name": "ZImagePipeline", "x": [{}0]}}"#, "0,".repeat(30 << 20))).unwrap();
     let tensors = dir.path().join("vae/model.safetensors");

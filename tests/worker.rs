@@ -1,4 +1,4 @@
-//! A worker: an engine behind a `Send` handle, as a server uses it.
+//! A worker: an engine behind a `Send` handle, for servers.
 #![cfg(feature = "embedded-model")]
 
 use axum::Router;
@@ -13,8 +13,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tower::ServiceExt;
 use zimage::{BackendChoice, Engine, Error, ErrorKind, Event, Model, Request, Stage, Worker};
 
-/// Runs one test at a time, because they count the threads of the process. The threads of the
-/// processor's pool start here: they take the name of the thread that starts them.
+/// Runs one test at a time, because the tests count the threads of the process. The threads of the
+/// CPU pool start here, because they inherit the name of the thread that starts them.
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
@@ -34,7 +34,7 @@ fn request(prompt: &str) -> Request {
     Request { width: Some(64), height: Some(64), steps: Some(2), seed: 7, ..Request::new(prompt) }
 }
 
-/// The picture of a body's prompt as a PNG.
+/// Draws the request body's prompt as a PNG.
 async fn draw(State(worker): State<Worker>, prompt: String) -> Result<Vec<u8>, (StatusCode, String)> {
     let status = |error: &Error| match error.kind() {
         ErrorKind::Request => StatusCode::BAD_REQUEST,
@@ -45,7 +45,7 @@ async fn draw(State(worker): State<Worker>, prompt: String) -> Result<Vec<u8>, (
 }
 
 #[test]
-fn an_axum_handler_draws() {
+fn axum_handler_draws() {
     let _alone = alone();
     tokio::runtime::Runtime::new().unwrap().block_on(drawn_by_a_handler());
 }
@@ -62,7 +62,7 @@ async fn drawn_by_a_handler() {
             (status, to_bytes(response.into_body(), usize::MAX).await.unwrap())
         })
     };
-    // Both at once.
+    // Both requests are in flight at once.
     let answers = [ask("a red fox"), ask("a ship")];
     let model = Model::embedded().unwrap();
     let engine = block_on(Engine::load(&model, BackendChoice::Cpu, &mut silent)).unwrap();
@@ -76,7 +76,7 @@ async fn drawn_by_a_handler() {
 }
 
 #[test]
-fn events_come_in_the_order_of_the_work() {
+fn events_arrive_in_order() {
     let _alone = alone();
     let worker = block_on(worker());
     let mut generation = worker.generate(Request { count: 2, ..request("a red fox") });
@@ -104,7 +104,7 @@ fn events_come_in_the_order_of_the_work() {
 }
 
 #[test]
-fn a_dropped_generation_is_cancelled() {
+fn dropped_generation_is_cancelled() {
     let _alone = alone();
     let worker = block_on(worker());
     let mut long = worker.generate(Request { steps: Some(1000), count: 1000, ..request("a red fox") });
@@ -116,7 +116,7 @@ fn a_dropped_generation_is_cancelled() {
 }
 
 #[test]
-fn errors_come_back() {
+fn errors_reach_the_caller() {
     let _alone = alone();
     let missing = || Model::open(Path::new("nowhere"));
     let error = block_on(Worker::load(missing, BackendChoice::Cpu, silent)).unwrap_err();
@@ -136,7 +136,7 @@ fn errors_come_back() {
     assert!(block_on(worker.generate(request("a red fox")).output()).is_ok(), "the worker goes on");
 }
 
-/// The threads of workers in this process.
+/// The number of worker threads in this process.
 #[cfg(target_os = "linux")]
 fn threads() -> usize {
     let names = std::fs::read_dir("/proc/self/task").unwrap().flatten();
@@ -146,14 +146,14 @@ fn threads() -> usize {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn the_thread_ends_with_the_last_handle() {
+fn last_handle_ends_the_thread() {
     let _alone = alone();
     let wait = || {
         while threads() > 0 {
             std::thread::yield_now();
         }
     };
-    // Those of other tests.
+    // Other tests' threads are not counted.
     wait();
     let first = block_on(worker());
     let second = first.clone();
