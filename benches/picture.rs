@@ -1,5 +1,5 @@
-//! A whole picture of the embedded default on `cpu`: 256×256, 8 steps, without loading. `cargo
-//! bench --bench picture`.
+//! One picture of the embedded default on `cpu`: 256×256, 8 steps, loading excluded. Run with
+//! `cargo bench --bench picture`.
 #![allow(missing_docs)]
 
 use criterion::{Criterion, criterion_group, criterion_main};

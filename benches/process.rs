@@ -1,16 +1,16 @@
-//! The binary from process start to the picture of the embedded default on disk, 256×256 at 8
-//! steps. `cargo bench --bench process` prints the median, fastest and slowest of several runs and
-//! the largest resident size, and fails when a bar is missed.
+//! The binary from process start to the embedded default's picture on disk, 256×256 at 8 steps.
+//! `cargo bench --bench process` prints the median, minimum and maximum of several runs and the
+//! peak resident size, and fails if a limit is exceeded.
 //!
-//! The bar limits processor time, which other programs on the machine hardly change. Seconds on the
-//! clock are printed as well, and show how busy the machine is.
+//! The limit applies to CPU time, which other programs on the machine hardly change. Wall-clock
+//! time is printed as well and shows how busy the machine is.
 #![allow(missing_docs)]
 
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
 const RUNS: usize = 7;
-/// Seconds of processor time, over all cores: two cores for 5 s.
+/// The limit of CPU time in seconds, over all cores: two cores for 5 s.
 const PROCESSOR_SECONDS: f64 = 10.0;
 const MEGABYTES: f64 = 600.0;
 
@@ -40,7 +40,7 @@ fn main() -> ExitCode {
     if met { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// The median and both ends, in seconds; sorts the times.
+/// The median, minimum and maximum, in seconds; sorts the times.
 fn spread(seconds: &mut [f64]) -> String {
     seconds.sort_by(f64::total_cmp);
     let median = seconds[RUNS / 2];
@@ -48,11 +48,11 @@ fn spread(seconds: &mut [f64]) -> String {
     format!("median {median:.2} s, {:.2} to {last:.2} s over {RUNS} runs", seconds[0])
 }
 
-/// The resources of all child processes that have ended.
+/// The resource usage of all child processes that have ended.
 struct Usage {
-    /// Processor time in seconds, over all of them.
+    /// CPU time in seconds, over all child processes.
     seconds: f64,
-    /// The largest resident size of a process.
+    /// The peak resident size of one process.
     megabytes: f64,
 }
 

@@ -86,7 +86,7 @@ fn files(architecture: &str) -> BTreeSet<(&'static str, &'static str)> {
 }
 
 #[test]
-fn every_kernel_file_compiles_alone() {
+fn every_file_compiles_alone() {
     if !nvrtc() {
         return;
     }
@@ -98,7 +98,7 @@ fn every_kernel_file_compiles_alone() {
 }
 
 #[test]
-fn every_kernel_file_has_a_program() {
+fn every_file_has_a_program() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels");
     let mut on_disk = BTreeSet::new();
     let mut folders = vec![root.clone()];

@@ -39,7 +39,7 @@ fn load<B: Backend>(backend: B, offload: Offload) -> (Pipeline<B>, Vec<String>) 
     (pipeline, stages)
 }
 
-/// Three prompts, two of them equal, with guidance and a batch of two pictures.
+/// Two prompts with two pictures each, in batches of two, with guidance.
 fn request() -> Request {
     Request {
         prompts: vec!["a red fox".into(), "a ship in a storm at night".into()],

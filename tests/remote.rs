@@ -25,7 +25,7 @@ struct Slow {
     reads: AtomicUsize,
     longest: AtomicUsize,
     broken: AtomicBool,
-    /// The count of bytes read from the text encoder's weights.
+    /// The allocated bytes of the text encoder's weights.
     held: Arc<Held>,
 }
 

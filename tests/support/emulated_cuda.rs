@@ -1,15 +1,17 @@
-//! CUDA's driver and compiler emulated on the host (`tests/emulated_cuda`), built by the first test that asks for them.
+//! CUDA's driver and compiler, emulated on the host (`tests/emulated_cuda`). The first test that
+//! needs them builds them.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-/// The folder with `libcuda.so`, `libnvrtc.so` and their `selftest`, or `None` with a line that says why this machine
-/// cannot have them.
+/// The folder with `libcuda.so`, `libnvrtc.so` and their `selftest`. Prints the reason and returns
+/// `None` if this machine cannot build them.
 ///
 /// # Panics
-/// When they do not build where they should.
+///
+/// Panics if the build fails on a machine that has the requirements.
 pub(crate) fn built() -> Option<&'static Path> {
     static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     let skip = |why: &String| writeln!(std::io::stderr(), "skipped: cuda: {why}").err();

@@ -1,10 +1,10 @@
-//! Copies of the models of the goldens, to be changed.
+//! Copies of the golden models, for tests that modify them.
 
 use std::fs;
 use std::path::Path;
 use tempfile::TempDir;
 
-/// A copy of a model of the goldens.
+/// A copy of a golden model.
 pub(crate) fn copy_of(model: &str) -> TempDir {
     let copy = tempfile::tempdir().unwrap();
     copy_all(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens").join(model), copy.path());

@@ -1,4 +1,5 @@
-//! The goldens that `tools/goldens` recorded from diffusers: models, cases and tensors. Its README says what is what.
+//! The goldens that `tools/goldens` recorded from diffusers: models, cases and tensors. The README
+//! of that folder describes them.
 
 use serde_json::Value;
 #[cfg(feature = "webgpu")]
@@ -14,7 +15,7 @@ use zimage::pipeline::Pipeline;
 use zimage::tensor::HostTensor;
 use zimage::{Model, Result};
 
-/// The models that goldens were recorded from.
+/// The models whose goldens were recorded.
 pub(crate) const MODELS: [&str; 2] = ["single", "sharded"];
 
 pub(crate) fn path(name: &str) -> PathBuf {
@@ -33,7 +34,7 @@ impl Tensors {
         Self(std::fs::read(path(name)).unwrap())
     }
 
-    /// Shape and bytes of a tensor.
+    /// The shape and the bytes of a tensor.
     fn raw(&self, name: &str) -> (Vec<usize>, Vec<u8>) {
         let file = safetensors::SafeTensors::deserialize(&self.0).unwrap();
         let view = file.tensor(name).unwrap_or_else(|error| panic!("{name}: {error}"));
@@ -51,23 +52,24 @@ impl Tensors {
     }
 }
 
-/// A backend, with one choice of shaders where it has several, that is held to the goldens.
+/// A backend that is compared with the goldens, with one choice of shaders if it has several.
 pub(crate) trait Tested {
     type Backend: Backend;
-    /// How far a stage may be from the recorded one, and latents after steps that add up.
+    /// The relative tolerance of a stage.
     const STAGE: f64;
+    /// The relative tolerance of latents, which accumulate the errors of all steps.
     const LATENTS: f64;
-    /// How far one step of the loop may be.
+    /// The relative tolerance of one step of the loop.
     const STEP: f64;
-    /// How many of a picture's values in 1000 may be more than one level away.
+    /// The permitted number of values per 1000 in a picture that differ by more than one level.
     const FAR: usize;
 
-    /// The backend; `None`, and a line that says why, where this machine has nothing to run it on.
+    /// The backend. Prints the reason and returns `None` if this machine cannot run it.
     fn open() -> Option<Self::Backend>;
 }
 
-/// Sums in float32 in another order differ by about 1e-6 a stage (`tools/goldens/check.py` measures it against
-/// float64), so 1e-4 a stage leaves room for deep networks and nothing else.
+/// Float32 sums in another order differ by about 1e-6 per stage (`tools/goldens/check.py` measures
+/// it against float64). A tolerance of 1e-4 per stage therefore allows for deep networks only.
 pub(crate) struct OnCpu;
 
 impl Tested for OnCpu {
@@ -84,12 +86,12 @@ impl Tested for OnCpu {
 
 #[cfg(feature = "webgpu")]
 fn webgpu(shaders: Shaders) -> Option<WebGpu> {
-    // Past the test harness, which shows nothing of tests that pass.
+    // Writes past the test harness, which hides the output of passing tests.
     let skip = |error| writeln!(std::io::stderr(), "skipped: webgpu: {error}");
     pollster::block_on(WebGpu::open_with(Adapters::Any, shaders, u64::MAX)).map_err(skip).ok()
 }
 
-/// Adapters may round exponentials and the like by some units in the last place; a step is only sums.
+/// Adapters may round exponentials and the like by a few ulp. A sampler step consists of sums only.
 #[cfg(feature = "webgpu")]
 pub(crate) struct OnPlainShaders;
 
@@ -122,7 +124,8 @@ impl Tested for OnDirectShaders {
     }
 }
 
-/// Products of F16 operands are off by 2⁻¹¹/√3 a rounding, about 3e-4, which norms bring back and steps add up.
+/// F16 operands add an error of 2⁻¹¹/√3 per rounding, about 3e-4. Norms reduce it, and steps
+/// accumulate it.
 #[cfg(feature = "webgpu")]
 pub(crate) struct OnHalves;
 
@@ -155,7 +158,7 @@ impl Tested for OnCooperativeMatrices {
     }
 }
 
-/// Every model's goldens on a backend; none where the backend cannot run.
+/// The goldens of every model on a backend; empty if the backend cannot run.
 pub(crate) fn goldens<T: Tested>() -> Vec<Golden<T>> {
     MODELS.into_iter().map_while(Golden::load).collect()
 }
@@ -169,12 +172,12 @@ pub(crate) struct Golden<T: Tested> {
 }
 
 impl<T: Tested> Golden<T> {
-    /// A model of `tests/goldens`; `None` where the backend cannot run.
+    /// A model of `tests/goldens`; `None` if the backend cannot run.
     pub(crate) fn load(name: &'static str) -> Option<Self> {
         Self::of(name, &Model::open(&path(name)).unwrap())
     }
 
-    /// The goldens `name` of a model that is somewhere else.
+    /// The goldens `name` of a model in another folder.
     pub(crate) fn of(name: &'static str, model: &Model) -> Option<Self> {
         let pipeline =
             pollster::block_on(Pipeline::load(T::open()?, model, &mut |_| ControlFlow::Continue(()))).unwrap();
@@ -188,7 +191,7 @@ impl<T: Tested> Golden<T> {
         self.cases[kind].as_array().unwrap()
     }
 
-    /// Demands that `out` is the recorded tensor `name` to within `tolerance`.
+    /// Asserts that `out` equals the recorded tensor `name` within `tolerance`.
     pub(crate) fn expect(&self, name: &str, out: &[f32], tolerance: f64) {
         let error = relative_error(out, &self.tensors.f32(name).to_f32());
         assert!(error <= tolerance, "{}: {name}: error {error:.2e} is more than {tolerance:.0e}", self.name);
@@ -199,7 +202,7 @@ pub(crate) fn download<B: Backend>(b: &B, tensor: &B::Tensor) -> Result<Vec<f32>
     Ok(pollster::block_on(b.download(tensor))?.to_f32())
 }
 
-/// The lists that cases are full of.
+/// A list of numbers in a case.
 pub(crate) fn numbers(value: &Value) -> Vec<usize> {
     value.as_array().unwrap().iter().map(|v| v.as_u64().unwrap() as usize).collect()
 }

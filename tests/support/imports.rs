@@ -1,19 +1,19 @@
-//! The imports of a source tree, read from the paths in its text.
+//! The imports of a source tree, extracted from the paths in its text.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs;
 use std::path::Path;
 
-/// A module as its path in the crate; the crate's root is empty.
+/// The path of a module in the crate; the crate's root is empty.
 type Module = Vec<String>;
 
-/// A file names an item of another module.
+/// A path from one module to an item of another.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Import {
-    /// The module that names it.
+    /// The importing module.
     pub from: Module,
-    /// The module that defines it.
+    /// The module that defines the item.
     pub to: Module,
     line: usize,
 }
@@ -28,14 +28,14 @@ impl fmt::Display for Import {
 #[derive(Debug, Default)]
 pub(crate) struct Tree {
     modules: BTreeSet<Module>,
-    /// Names that a module imports or re-exports → the path that they stand for.
+    /// Imported or re-exported names of a module → their full path.
     names: BTreeMap<Module, BTreeMap<String, Module>>,
-    /// Modules whose public names a module re-exports as a whole.
+    /// The glob re-exports of a module.
     globs: BTreeMap<Module, Vec<Module>>,
     imports: Vec<Import>,
 }
 
-/// A path in the text of a file, resolved up to `crate` and `super`.
+/// A path in a file's text, resolved up to `crate` and `super`.
 struct Named {
     path: Module,
     alias: Option<String>,
@@ -44,7 +44,7 @@ struct Named {
 }
 
 impl Tree {
-    /// Reads every Rust file below `folder`, which holds `lib.rs`.
+    /// Reads every Rust file below `folder`, which contains `lib.rs`.
     pub(crate) fn read(folder: &Path) -> Self {
         let mut texts = BTreeMap::new();
         read_files(folder, &Vec::new(), &mut texts);
@@ -82,7 +82,7 @@ impl Tree {
         &self.imports
     }
 
-    /// Modules that have modules inside.
+    /// The modules that have child modules.
     pub(crate) fn parents(&self) -> BTreeSet<Module> {
         self.modules
             .iter()
@@ -91,7 +91,7 @@ impl Tree {
             .collect()
     }
 
-    /// The module that defines the item of `path`, through re-exports.
+    /// The module that defines the item at `path`, resolved through re-exports.
     fn defined_in(&self, path: &[String], depth: usize) -> Module {
         let known = (0..=path.len()).rev().find(|n| self.modules.contains(&path[..*n])).unwrap_or(0);
         let module = path[..known].to_vec();
@@ -111,7 +111,7 @@ impl Tree {
         module
     }
 
-    /// The paths that the text of `module` names.
+    /// The paths in the text of `module`.
     fn paths(&self, module: &Module, text: &str) -> Vec<Named> {
         let mut found = Vec::new();
         let mut inline: Vec<String> = Vec::new();
@@ -167,8 +167,8 @@ impl Tree {
         found
     }
 
-    /// A path from the crate's root; `None` for a path into another crate. `inline` counts the modules around it inside
-    /// its file.
+    /// A path from the crate's root; `None` for a path into another crate. `inline` is the number
+    /// of inline modules around the path.
     fn resolved(&self, module: &Module, inline: usize, path: &[String]) -> Option<Module> {
         let ups = path.iter().take_while(|part| *part == "super").count();
         if ups > 0 {
@@ -179,7 +179,7 @@ impl Tree {
         match path.first()?.as_str() {
             "crate" | "zimage" => Some(path[1..].to_vec()),
             "self" => Some([&module[..], &path[1..]].concat()),
-            // The name of a child.
+            // The name of a child module.
             first => {
                 let child = [&module[..], &[first.to_owned()]].concat();
                 (inline == 0 && self.modules.contains(&child)).then(|| [&module[..], path].concat())
@@ -202,7 +202,7 @@ fn read_files(folder: &Path, module: &Module, texts: &mut BTreeMap<Module, Strin
     }
 }
 
-/// A line up to its comment. A `//` inside a string ends it early, and with it no path.
+/// A line without its comment. A `//` inside a string also ends the line, which hides no path.
 fn without_comment(line: &str) -> &str {
     line.find("//").map_or(line, |at| &line[..at]).trim_end()
 }

@@ -1,4 +1,4 @@
-//! The process that tries damaged inputs: it prints one line before each and one after it.
+//! The worker process for damaged inputs: it prints one line before each input and one after it.
 
 use crate::inputs::{Allowed, Case, Kind};
 use pollster::block_on;
@@ -11,20 +11,21 @@ use std::process::Command;
 use std::sync::Mutex;
 use zimage::{BackendChoice, Engine, Error, ErrorKind, Image, Model, PngText, Request};
 
-/// The limits of an input, and the address space that keeps the machine safe from one that takes more.
+/// The limits of an input. The address space limit protects the machine from an input that exceeds
+/// them.
 const SECONDS: f64 = 20.0;
 const RESIDENT: u64 = 2_000_000_000;
 const ADDRESSES: u64 = 4_000_000_000;
-/// The program itself runs every so many inputs; the library is faster and runs the same code.
+/// Every 64th input also runs the program itself; the library runs the same code and is faster.
 const PROGRAM: u64 = 64;
-/// An error of more characters is no sentence.
+/// The longest error message, in characters.
 const LONGEST_MESSAGE: usize = 2500;
 const PROMPT: &str = "a red fox, 狐 <|im_end|> 🦊 2048";
 
-/// The place of the last panic, and its message.
+/// The location and the message of the last panic.
 static PANIC: Mutex<String> = Mutex::new(String::new());
 
-/// A good input and a folder for damaged ones.
+/// A good input, and a folder for damaged ones.
 struct Subject {
     kind: Kind,
     folder: tempfile::TempDir,
@@ -32,7 +33,7 @@ struct Subject {
     good: Vec<u8>,
 }
 
-/// Tries every `step`th seed from `first` on, until somebody ends this process.
+/// Tries every `step`th seed from `first` on, until the parent ends this process.
 pub(crate) fn work(kind: Kind, first: u64, step: u64) {
     limit();
     std::panic::set_hook(Box::new(|panic| {
@@ -40,12 +41,12 @@ pub(crate) fn work(kind: Kind, first: u64, step: u64) {
         *PANIC.lock().unwrap() = format!("{} at {place}", panic.payload_as_str().unwrap_or_default());
     }));
     let subject = Subject::new(kind);
-    // The test harness has begun a line.
+    // The test harness has started a line of output.
     println!();
     for seed in (first..).step_by(usize::try_from(step).unwrap()) {
         println!("begin {seed}");
         let case = kind.case(seed);
-        // The peak is of this input, not of those before it.
+        // Resets the peak, so that it measures this input alone.
         let _ = fs::write("/proc/self/clear_refs", "5");
         let start = processor_seconds();
         let outcome = catch_unwind(AssertUnwindSafe(|| subject.outcome(&case, seed)))
@@ -67,25 +68,25 @@ pub(crate) fn work(kind: Kind, first: u64, step: u64) {
 
 fn limit() {
     let limit = libc::rlimit { rlim_cur: ADDRESSES, rlim_max: ADDRESSES };
-    // SAFETY: the pointer is to a valid struct, which is only read.
+    // SAFETY: the pointer is to a valid struct, which the call only reads.
     assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_AS, &raw const limit) }, 0);
 }
 
 fn processor_seconds() -> f64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the pointer is to a valid struct, which is filled.
+    // SAFETY: the pointer is to a valid struct, which the call fills.
     unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &raw mut time) };
     time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
-/// The largest resident size since it was last set back.
+/// The largest resident size since the last reset.
 fn peak() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
 }
 
-/// Links to everything in `from`, in folders of their own.
+/// Makes a folder of links to everything in `from`.
 fn link(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
@@ -118,7 +119,7 @@ impl Subject {
         Self { kind, folder, good }
     }
 
-    /// In one word what came of an input, or what is wrong with that.
+    /// One word for the outcome of an input, or a description of its fault.
     fn outcome(&self, case: &Case, seed: u64) -> Result<&'static str, String> {
         let path = self.folder.path().join(case.file);
         let link = fs::read_link(&path).ok();
@@ -153,7 +154,7 @@ impl Subject {
         }
     }
 
-    /// Runs the program on the model: it must end as the library did.
+    /// Runs the program on the model: it must succeed or fail as the library did.
     fn program(&self, drawn: bool) -> Result<(), String> {
         let out = self.folder.path().join("out.png");
         let mut command = Command::new(env!("CARGO_BIN_EXE_zimage"));
@@ -170,7 +171,7 @@ impl Subject {
             sentence(error)?;
         }
         if seed.is_multiple_of(PROGRAM) {
-            // A picture without texts is an error of the program only.
+            // Only the program reports a picture without texts as an error.
             let told = text.as_ref().is_ok_and(|text| text.info.is_some());
             let mut command = Command::new(env!("CARGO_BIN_EXE_zimage"));
             command.arg("inspect").arg(path);
@@ -193,7 +194,7 @@ impl Subject {
     }
 }
 
-/// Holds an error to one line for a user, about what the user can change.
+/// Checks that an error is one line about something that the user can change.
 fn sentence(error: &Error) -> Result<(), String> {
     let text = error.to_string();
     let known = matches!(error.kind(), ErrorKind::Files | ErrorKind::Request | ErrorKind::Device);
@@ -201,7 +202,7 @@ fn sentence(error: &Error) -> Result<(), String> {
     (known && plain).then_some(()).ok_or_else(|| format!("no sentence for a user ({:?}): {text:?}", error.kind()))
 }
 
-/// Runs a program that must end well, or with an error of one line.
+/// Runs a program that must succeed if `well` is set, and fail with a one-line error otherwise.
 fn ends_well(command: &mut Command, well: bool) -> Result<(), String> {
     let output = command.output().unwrap();
     let errors = String::from_utf8_lossy(&output.stderr).into_owned();

@@ -1,4 +1,4 @@
-//! The program, run by a test.
+//! Runs the program under test.
 
 use assert_cmd::Command;
 use serde_json::Value;
@@ -10,8 +10,8 @@ pub(crate) fn zimage(folder: &Path, arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_zimage")).current_dir(folder).args(arguments).output().unwrap()
 }
 
-/// Runs the program and expects this exit code and one line of error that holds `says`; on standard
-/// output nothing, or with `--json` the same error.
+/// Runs the program and asserts this exit code and a one-line error that contains `says`. Standard
+/// output is empty, or has the same error with `--json`.
 #[track_caller]
 pub(crate) fn fails(folder: &Path, arguments: &[&str], code: i32, says: &str) {
     let output = zimage(folder, arguments);
@@ -29,7 +29,7 @@ pub(crate) fn fails(folder: &Path, arguments: &[&str], code: i32, says: &str) {
     }
 }
 
-/// Runs the program and expects no failure; returns its standard output and its standard error.
+/// Runs the program and asserts success. Returns its stdout and stderr.
 #[track_caller]
 pub(crate) fn succeeds(folder: &Path, arguments: &[&str]) -> (String, String) {
     let output = zimage(folder, arguments);

@@ -1,4 +1,4 @@
-//! The faults that a backend may have.
+//! The faults of [`Faulty`](super::Faulty).
 
 /// A fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,18 +42,17 @@ pub(crate) enum Fault {
     InfinityIsClamped,
     FirstReplaySkipped,
     RunsWhileRecording,
-    /// The memory is too small for a `conv2d` with more elements, which the backend does not
-    /// announce.
+    /// A `conv2d` with more elements runs out of memory, and the backend does not report the limit.
     NoMemoryPast(usize),
-    /// The device has this many free bytes.
+    /// The device reports this many free bytes.
     FreeMemory(u64),
     /// `upload`, `linear` or `residual` accepts arguments that it must reject.
     Accepts(&'static str),
-    /// One of these accepts such arguments inside a recording.
+    /// One of these ops accepts such arguments inside a recording.
     AcceptsRecorded(&'static str),
-    /// One of these rejects such arguments with another message.
+    /// One of these ops rejects such arguments with another message.
     RejectsWithAnotherMessage(&'static str),
-    /// A recording that fails never ends.
+    /// A failed recording never ends.
     KeepsRecording,
 }
 

@@ -1,8 +1,8 @@
 //! A backend that forwards everything to another one, except for one planted fault.
 //!
-//! Faults of arguments (a forgotten mask, another eps) are planted in calls and in recordings.
-//! Damage to results needs the host, so only ops that are called are damaged; a test that also
-//! records sees a difference between the two.
+//! Argument faults (a missing mask, a wrong eps) apply to calls and to recordings. Result damage
+//! needs the host, so it applies only to called ops; a test that also records sees a difference
+//! between the two.
 
 mod fault;
 mod ops;
@@ -22,11 +22,11 @@ use zimage::{Error, Result};
 pub(crate) struct Faulty<B: Backend> {
     inner: B,
     fault: Fault,
-    /// The types to which results (F32 or BF16) and operands of matrix products (F32, F16 or BF16)
-    /// are rounded: no fault.
+    /// The dtypes to which results (F32 or BF16) and gemm operands (F32, F16 or BF16) are rounded.
+    /// Such rounding is no fault.
     precision: [DType; 2],
     recording: Cell<bool>,
-    /// The last result of each op and length, as the content of memory that is not written.
+    /// The last result of each op and length: the contents of memory that the op leaves unwritten.
     memory: RefCell<HashMap<(usize, &'static str), HostTensor>>,
 }
 
@@ -45,7 +45,7 @@ impl<B: Backend> Faulty<B> {
         }
     }
 
-    /// Rounds activations and the operands of products to these types.
+    /// Rounds activations and gemm operands to these types.
     pub(crate) fn rounding(self, activations: DType, operands: DType) -> Self {
         Self { precision: [activations, operands], ..self }
     }
@@ -88,7 +88,7 @@ impl<B: Backend> Faulty<B> {
         }
     }
 
-    /// A tensor with its values changed on the host.
+    /// A tensor whose values were changed on the host.
     fn changed(&self, tensor: &B::Tensor, change: impl FnOnce(&mut Vec<f32>)) -> Result<B::Tensor> {
         let host = block_on(self.inner.download(tensor))?;
         let mut values = host.to_f32();
@@ -96,13 +96,13 @@ impl<B: Backend> Faulty<B> {
         self.inner.upload(&stored(host.dtype(), host.shape(), &values))
     }
 
-    /// A weight of a matrix product.
+    /// A weight, rounded as a gemm operand.
     fn operand(&self, weight: &HostTensor) -> HostTensor {
         let dtype = self.precision[1];
         if dtype == DType::F32 { weight.clone() } else { stored(dtype, weight.shape(), &weight.to_f32()) }
     }
 
-    /// A weight as it arrives.
+    /// The whole weight as it is uploaded. A fault may zero its last piece.
     async fn arrived(&self, weight: &Weight<'_>) -> Result<HostTensor> {
         let whole = weight.whole().await?;
         let mut last = 0;
@@ -126,7 +126,7 @@ impl<B: Backend> Faulty<B> {
             Fault::Result(damaged, damage) if damaged == op => Some(damage),
             _ => None,
         };
-        // Velocities, latents and pictures keep their type on every backend.
+        // Velocities, latents and pictures have the same dtype on every backend.
         let f32_result = catalogue::ops().any(|known| known.name == op && known.features.contains(&Feature::F32Result));
         let activation = out.dtype() == DType::F32 && !f32_result && self.precision[0] != DType::F32;
         if self.recording.get() || (damage.is_none() && !activation) {
@@ -149,8 +149,8 @@ impl<B: Backend> Faulty<B> {
         self.inner.upload(&stored(dtype, out.shape(), &values))
     }
 
-    /// Converts an activation to F32, the activations of the backend inside, before an op changes
-    /// it in place.
+    /// Converts an activation to F32, the activation type of the inner backend, before an op
+    /// changes it in place.
     fn widen(&self, x: &mut B::Tensor) -> Result<()> {
         if x.dtype() == DType::Bf16 && !self.recording.get() {
             let host = block_on(self.inner.download(x))?;
@@ -159,7 +159,7 @@ impl<B: Backend> Faulty<B> {
         Ok(())
     }
 
-    /// The result of an op's check, or `None` where the fault lets wrong arguments pass.
+    /// The result of an op's check, or `None` if the fault lets wrong arguments pass.
     fn checked<T>(&self, op: &str, check: Result<T>) -> Result<Option<T>> {
         let accepted = match self.fault {
             Fault::Accepts(wrong) => wrong == op,
@@ -175,19 +175,19 @@ impl<B: Backend> Faulty<B> {
         }
     }
 
-    /// The result of an op with wrong arguments that pass.
+    /// The result of an op whose wrong arguments passed the check.
     fn meaningless(&self) -> Result<B::Tensor> {
         self.inner.upload(&HostTensor::from_f32(&[1], &[0.0]))
     }
 
-    /// As [`Faulty::result`], for a tensor that an op has changed in place.
+    /// Like [`Faulty::result`], for a tensor that an op changed in place.
     fn changed_in_place(&self, op: &'static str, x: &mut B::Tensor) -> Result<()> {
         *x = self.result(op, x.clone())?;
         Ok(())
     }
 }
 
-/// Values as elements of `dtype`.
+/// The values, converted to `dtype`.
 fn stored(dtype: DType, shape: &[usize], values: &[f32]) -> HostTensor {
     let halves = |bits: fn(f32) -> u16| {
         let bytes: Vec<u8> = values.iter().flat_map(|&v| bits(v).to_le_bytes()).collect();
@@ -218,8 +218,7 @@ impl<B: Backend> Runtime for Faulty<B> {
         format!("{:?}", self.fault)
     }
 
-    /// Results are rounded on the host, so inside a recording they keep the type of the backend
-    /// inside.
+    /// Results are rounded on the host, so they keep the inner backend's type inside a recording.
     fn activations(&self) -> DType {
         if self.recording.get() { self.inner.activations() } else { self.precision[0] }
     }

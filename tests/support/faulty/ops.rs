@@ -1,12 +1,12 @@
-//! The ops of [`Faulty`]: each plants its faults in the arguments and hands them to the backend
-//! inside.
+//! The ops of [`Faulty`]: each plants its faults in the arguments and forwards them to the inner
+//! backend.
 
 use super::{Fault, Faulty};
 use zimage::backend::*;
 use zimage::tensor::{HostTensor, Weight};
 use zimage::{Error, MemoryKind, Result};
 
-/// An op that returns a tensor, with the faults that `$change` plants in its arguments.
+/// Defines an op that returns a tensor. `$change` plants the faults in its arguments.
 macro_rules! op {
     ($trait:ident, $run:ident, $args:ty, $shape:ty, |$faulty:ident, $given:ident| $change:expr) => {
         impl<B: Backend> $trait for Faulty<B> {

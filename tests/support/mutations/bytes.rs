@@ -1,6 +1,6 @@
-//! Damage that knows nothing of a format, and the numbers that it is drawn from.
+//! Format-agnostic damage, and its random numbers.
 
-/// SplitMix64: the same numbers for a seed on every machine.
+/// SplitMix64: a seed gives the same numbers on every machine.
 pub(crate) struct Rng(u64);
 
 impl Rng {
@@ -16,7 +16,7 @@ impl Rng {
         x ^ (x >> 31)
     }
 
-    /// A number below `n`, which is not 0.
+    /// A number below `n`, which must not be 0.
     pub(super) fn below(&mut self, n: usize) -> usize {
         (self.next() % n as u64) as usize
     }
@@ -25,7 +25,7 @@ impl Rng {
         &of[self.below(of.len())]
     }
 
-    /// A part of `length` bytes, mostly a short one.
+    /// A range within `length` bytes, usually a short one.
     fn range(&mut self, length: usize) -> std::ops::Range<usize> {
         let start = self.below(length.max(1)).min(length);
         let longest = *self.pick(&[1, 4, 16, 256, 65536]);
@@ -34,7 +34,7 @@ impl Rng {
     }
 }
 
-/// One to three changes to bytes.
+/// Applies one to three changes to the bytes.
 pub(super) fn damage(rng: &mut Rng, bytes: &[u8]) -> Vec<u8> {
     let mut bytes = bytes.to_vec();
     for _ in 0..=rng.below(3) {

@@ -1,11 +1,11 @@
-//! Configs, tokenizers and lists of shards: their JSON, its types, its numbers and its depth.
+//! Configs, tokenizers and shard indexes: damage to the syntax, types, numbers and depth of JSON.
 
 use super::Allowed;
 use super::bytes::{self, Rng};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
 
-/// Keys that some configs have and the good ones here have not.
+/// Keys that occur in some configs but not in the good ones here.
 const KEYS: [&str; 22] = [
     "new \u{200b}key",
     "shift_terminal",
@@ -38,7 +38,7 @@ pub(super) fn damage(rng: &mut Rng, good: &[u8]) -> Vec<u8> {
         2 => good[..rng.below(good.len())].to_vec(),
         3 => nested(rng),
         4 => {
-            // One key a second time, with another value.
+            // Repeats one key with another value.
             let tree: Map<String, Value> = serde_json::from_slice(good).unwrap();
             let keys: Vec<&String> = tree.keys().collect();
             let key = json!(rng.pick(&keys)).to_string();
@@ -56,7 +56,7 @@ pub(super) fn damage(rng: &mut Rng, good: &[u8]) -> Vec<u8> {
             }
             let mut text = tree.to_string();
             if rng.below(8) == 0 {
-                // As Python writes numbers that JSON has not.
+                // Writes numbers that Python accepts but JSON does not.
                 let number = rng.pick(&["NaN", "Infinity", "-Infinity", "1e999", "-0", "1e-999", "0x10", "1_000"]);
                 text = text.replacen(":0", &format!(":{number}"), 1).replacen(":1", &format!(":{number}"), 1);
             }
@@ -65,7 +65,7 @@ pub(super) fn damage(rng: &mut Rng, good: &[u8]) -> Vec<u8> {
     }
 }
 
-/// A damaged copy of a tokenizer or of its config: half of them in the parts that compute.
+/// A damaged copy of a tokenizer or of its config. Half of the edits hit the parts that compute.
 pub(super) fn damage_tokenizer(rng: &mut Rng, file: &str, good: &[u8]) -> Vec<u8> {
     if rng.below(2) == 0 {
         return damage(rng, good);
@@ -122,7 +122,7 @@ pub(super) fn damage_tokenizer(rng: &mut Rng, file: &str, good: &[u8]) -> Vec<u8
     tree.to_string().into_bytes()
 }
 
-/// A document of nothing but depth or length.
+/// A document that is extremely deep or extremely long.
 fn nested(rng: &mut Rng) -> Vec<u8> {
     let n = *rng.pick(&[1, 100, 127, 128, 10_000, 1_000_000]);
     let (open, close) = *rng.pick(&[("[", "]"), ("{\"a\":", "}"), ("[[],", "]")]);
@@ -131,7 +131,7 @@ fn nested(rng: &mut Rng) -> Vec<u8> {
     (open.repeat(n) + &inner + &closed).into_bytes()
 }
 
-/// Some value of any type.
+/// A value of any type.
 fn value(rng: &mut Rng) -> Value {
     match rng.below(12) {
         0 => Value::Null,
@@ -157,7 +157,7 @@ fn value(rng: &mut Rng) -> Value {
     }
 }
 
-/// A place some steps inside a document, fewer where it ends.
+/// A node at most `steps` levels inside a document.
 fn descend<'a>(rng: &mut Rng, tree: &'a mut Value, steps: usize) -> &'a mut Value {
     let length = match &*tree {
         Value::Object(map) => map.len(),
@@ -176,9 +176,9 @@ fn descend<'a>(rng: &mut Rng, tree: &'a mut Value, steps: usize) -> &'a mut Valu
     descend(rng, next.expect("a place of a list that is not empty"), steps - 1)
 }
 
-/// Changes one place of a document.
+/// Changes one node of a document.
 pub(super) fn edit(rng: &mut Rng, tree: &mut Value) {
-    // The walk ends somewhere on the way down, in most cases at a leaf.
+    // The walk ends at a random depth, in most cases at a leaf.
     let steps = rng.below(6);
     let place = descend(rng, tree, steps);
     match place {
@@ -199,7 +199,7 @@ pub(super) fn edit(rng: &mut Rng, tree: &mut Value) {
                 1 => list.insert(at, value(rng)),
                 2 => list[at] = value(rng),
                 _ => {
-                    // A chain of one step, as long as small files can name it.
+                    // Repeats one step of a chain, as a small file can.
                     let step = list[at].clone();
                     list.extend(vec![step; 1 + rng.below(40)]);
                 }
@@ -219,17 +219,17 @@ pub(super) fn edit(rng: &mut Rng, tree: &mut Value) {
     }
 }
 
-/// The document, or the results allowed for text that is no document.
+/// The parsed document, or the allowed results for text that is not JSON.
 fn parsed(bad: &[u8]) -> Result<Value, Allowed> {
     serde_json::from_slice(bad).map_err(|_| {
-        // Python reads more than JSON: these texts may be documents to it.
+        // Python accepts more than JSON, so these texts may still be documents for it.
         let text = String::from_utf8_lossy(bad).to_lowercase();
         let python = ["nan", "infinity", "\\ud", "e9", "e+"].iter().any(|more| text.contains(more));
         if python || bad.starts_with(b"\xef\xbb\xbf") { Allowed::Any } else { Allowed::Refused }
     })
 }
 
-/// The keys that fix the shapes of tensors, with what diffusers or transformers takes where one is missing.
+/// The keys that determine tensor shapes, with the defaults of diffusers or transformers.
 fn shape_keys(file: &str) -> &'static [(&'static str, f64)] {
     match file.split('/').next() {
         Some("text_encoder") => &[
@@ -254,7 +254,7 @@ fn shape_keys(file: &str) -> &'static [(&'static str, f64)] {
     }
 }
 
-/// The results allowed for a config.
+/// The allowed results for a config.
 pub(super) fn allowed_config(file: &str, good: &[u8], bad: &[u8]) -> Allowed {
     let new = match parsed(bad) {
         Ok(new) => new,
@@ -271,7 +271,8 @@ pub(super) fn allowed_config(file: &str, good: &[u8], bad: &[u8]) -> Allowed {
             Some(Value::Bool(truth)) => f64::from(*truth),
             Some(other) => other.as_f64().unwrap_or(f64::NAN),
         };
-        // Fewer layers than the file has are a smaller model, and the text encoder's last one is not needed.
+        // Fewer layers than in the file form a smaller model, and the text encoder's last layer is
+        // unused.
         let most = if *key == "num_hidden_layers" { before + 1.0 } else { before };
         let fewer = key.contains("layers") && (0.0..=most).contains(&after);
         if after != before && !fewer {
@@ -284,8 +285,8 @@ pub(super) fn allowed_config(file: &str, good: &[u8], bad: &[u8]) -> Allowed {
     if file.starts_with("vae") && widths(&new) != widths(&old) { Allowed::Refused } else { Allowed::Any }
 }
 
-/// The results allowed for a tokenizer: no oracle knows the tokens, so that any picture may, from a file without the fields
-/// that Qwen's leaves empty.
+/// The allowed results for a tokenizer. No reference knows the tokens, so any picture is allowed,
+/// provided that the file lacks the fields that are empty in Qwen's.
 pub(super) fn allowed_tokenizer(file: &str, bad: &[u8]) -> Allowed {
     let new = match parsed(bad) {
         Ok(new) => new,
@@ -304,7 +305,8 @@ pub(super) fn allowed_tokenizer(file: &str, bad: &[u8]) -> Allowed {
     if filled || random { Allowed::Refused } else { Allowed::Any }
 }
 
-/// The results allowed for a list of shards or of the pipeline's parts: it has no part in the picture.
+/// The allowed results for an index of shards or of the pipeline's parts, which does not affect the
+/// picture.
 pub(super) fn allowed_index(file: &str, good: &[u8], bad: &[u8]) -> Allowed {
     let new = match parsed(bad) {
         Ok(new) => new,

@@ -1,6 +1,6 @@
-//! Damaged inputs. A seed makes the same one again, and with it what may come of it, by rules that are
-//! not those of the program: the `safetensors` crate reads a weights file, `serde_json` a config, and
-//! tables here say which keys fix a tensor's shape.
+//! Damaged inputs. A seed determines the input and its allowed results. The rules for the results
+//! are independent of the program: the `safetensors` crate parses weights, `serde_json` parses
+//! configs, and tables here list the keys that determine tensor shapes.
 
 mod bytes;
 mod json;
@@ -20,36 +20,36 @@ pub(crate) enum Kind {
     Config,
     /// `tokenizer.json` and `tokenizer_config.json`.
     Tokenizer,
-    /// `model_index.json` and the lists of shards.
+    /// `model_index.json` and the shard indexes.
     Index,
     /// A picture with texts.
     Png,
 }
 
-/// The results that an input may have. An error is right for every one of them.
+/// The results that an input may have. An error is always allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Allowed {
     /// Only an error.
     Refused,
-    /// The picture of the good input as well.
+    /// Also the picture of the good input.
     Same,
-    /// Any picture as well: only numbers changed, and another valid input came of it.
+    /// Also any picture: only numbers changed, so the damaged input is another valid one.
     Any,
 }
 
 /// A damaged input.
 #[derive(Debug)]
 pub(crate) struct Case {
-    /// The file in the model's folder; of a PNG its name.
+    /// The file in the model's folder, or the name of a PNG.
     pub file: &'static str,
-    /// The whole file.
+    /// The content of the file.
     pub bytes: Vec<u8>,
-    /// The results that it may have.
+    /// The allowed results.
     pub allowed: Allowed,
 }
 
 impl Kind {
-    /// The name in messages and in names of files.
+    /// The name in messages and file names.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Kind::Safetensors => "safetensors",
@@ -92,7 +92,7 @@ impl Kind {
         }
     }
 
-    /// The damaged input of this seed.
+    /// The damaged input for this seed.
     pub(crate) fn case(self, seed: u64) -> Case {
         let mut rng = Rng::new(seed ^ ((self as u64 + 1) << 56));
         let file = *rng.pick(self.files());

@@ -1,4 +1,5 @@
-//! Pictures: their chunks' lengths, sums, order and texts, with the sums mended or not.
+//! PNG files: damage to the lengths, CRCs, order and texts of chunks, with or without corrected
+//! CRCs.
 
 use super::Allowed;
 use super::bytes::{self, Rng};
@@ -6,7 +7,7 @@ use png::text_metadata::{EncodableTextChunk, ZTXtChunk};
 use std::sync::LazyLock;
 use zimage::{Image, Info};
 
-/// A compressed text that grows to 64 MB.
+/// A compressed text that inflates to 64 MB.
 static BOMB: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let mut text = ZTXtChunk::new("parameters", "a".repeat(64 << 20));
     text.compress_text().unwrap();
@@ -67,14 +68,15 @@ fn whole(chunks: &[Chunk]) -> Vec<u8> {
     file
 }
 
-/// CRC-32 as PNG has it.
+/// The CRC-32 of PNG.
 fn crc(bytes: Vec<u8>) -> u32 {
     !bytes.iter().fold(!0, |crc, &byte| {
         (0..8).fold(crc ^ u32::from(byte), |crc, _| if crc & 1 == 1 { (crc >> 1) ^ 0xedb8_8320 } else { crc >> 1 })
     })
 }
 
-/// A damaged copy and what may come of it: pixels whose sums were not mended are those of the good picture.
+/// A damaged copy and its allowed results. Pixels without corrected CRCs equal those of the good
+/// picture.
 pub(super) fn damage(rng: &mut Rng, good: &[u8]) -> (Vec<u8>, Allowed) {
     if rng.below(3) == 0 {
         return (bytes::damage(rng, good), Allowed::Same);
@@ -111,7 +113,7 @@ pub(super) fn damage(rng: &mut Rng, good: &[u8]) -> (Vec<u8>, Allowed) {
             }
             6 => chunks.insert(at, (*b"zTXt", BOMB.clone())),
             7 => {
-                // The size, depth and colour that the header claims.
+                // Changes the size, depth and colour type in the header.
                 let field = rng.below(13);
                 if let Some(byte) = chunks[0].1.get_mut(field) {
                     *byte = rng.next() as u8;

@@ -1,4 +1,5 @@
-//! Weights files: their header's length, its JSON, the tensors' types, shapes, offsets, names and values.
+//! Weight files: damage to the header's length and JSON, and to the types, shapes, offsets, names
+//! and values of tensors.
 
 use super::bytes::{self, Rng};
 use super::{Allowed, json};
@@ -9,7 +10,7 @@ use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
 
-/// A damaged copy of `good`; `other` is another weights file of the model.
+/// A damaged copy of `good`; `other` is another weight file of the model.
 pub(super) fn damage(rng: &mut Rng, good: &[u8], other: &Path) -> Vec<u8> {
     let length = u64::from_le_bytes(good[..8].try_into().unwrap()) as usize;
     let (header, data) = good[8..].split_at(length);
@@ -39,7 +40,7 @@ fn with_header(header: &[u8], data: &[u8]) -> Vec<u8> {
     [&(header.len() as u64).to_le_bytes(), header, data].concat()
 }
 
-/// Sets a field of a tensor's entry, which an edit before may have made something else.
+/// Sets a field of a tensor's entry, unless an earlier edit replaced the entry.
 fn set(entry: &mut Value, field: &str, value: Value) {
     if let Some(entry) = entry.as_object_mut() {
         entry.insert(field.to_owned(), value);
@@ -121,7 +122,7 @@ fn entry(rng: &mut Rng, tree: &mut Value) {
     }
 }
 
-/// Writes values of a tensor anew: the file stays a valid one.
+/// Overwrites values of a tensor; the file stays valid.
 fn values(rng: &mut Rng, mut file: Vec<u8>, start: usize, header: &[u8]) -> Vec<u8> {
     let tree: Value = serde_json::from_slice(header).unwrap();
     let tensors: Vec<&Value> =
@@ -138,17 +139,17 @@ fn values(rng: &mut Rng, mut file: Vec<u8>, start: usize, header: &[u8]) -> Vec<
     file
 }
 
-/// Whether text-to-image computes with a tensor of this file.
+/// True if text-to-image computes with this tensor.
 fn needed(file: &str, name: &str) -> bool {
     match file.split('/').next() {
         Some("vae") => name.starts_with("decoder."),
-        // The prompt's features are those before the last block, which is the third here.
+        // The prompt's features precede the last block, which is the third one here.
         Some("text_encoder") => !["lm_head", "model.norm", "model.layers.2"].iter().any(|part| name.starts_with(part)),
         _ => true,
     }
 }
 
-/// Whether every value of a tensor reaches every picture: rows of tables and tokens of padding may not.
+/// True if every value of a tensor affects every picture: not so for embedding rows and pad tokens.
 fn always_read(name: &str) -> bool {
     !name.contains("embed_tokens") && !name.contains("pad_token")
 }
@@ -163,7 +164,7 @@ fn has_nan(tensor: &TensorView<'_>) -> bool {
     }
 }
 
-/// The results allowed for `bad` in the place of `good`.
+/// The allowed results for `bad` in place of `good`.
 pub(super) fn allowed(file: &str, good: &[u8], bad: &[u8]) -> Allowed {
     let Ok(new) = SafeTensors::deserialize(bad) else { return Allowed::Refused };
     let mut allowed = Allowed::Same;
