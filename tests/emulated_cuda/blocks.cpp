@@ -1,5 +1,5 @@
-// Runs the clusters of a launch on all cores, and turns a processor fault in a kernel into the end
-// of its launch.
+// Runs the clusters of a launch on all cores, and turns a CPU fault in a kernel into the failure of
+// its launch.
 
 #include "worker.h"
 #include <algorithm>
@@ -19,14 +19,14 @@ namespace {
 
 struct sigaction previous[65];
 
-/// A fault inside a kernel ends its launch; any other goes to the previous handler.
+/// A fault inside a kernel ends its launch; any other fault goes to the previous handler.
 void on_fault(int signal, siginfo_t *info, void *context) {
     if (!worker || !worker->inside) {
         sigaction(signal, &previous[signal], nullptr);
         return;
     }
     auto &registers = static_cast<ucontext_t *>(context)->uc_mcontext.gregs;
-    // The processor gives no address where one is not canonical or not aligned for a vector.
+    // The CPU gives no address for one that is non-canonical, or misaligned for a vector.
     bool general = signal == SIGSEGV && info->si_code == SI_KERNEL;
     const char *verb = registers[REG_ERR] & 2 ? "writes to " : "reads from ";
     if (general) worker->failure = {misaligned_address, worker->place() + "a misaligned or impossible address"};
@@ -47,7 +47,7 @@ void handle_faults() {
 
 // ---- the cores -------------------------------------------------------------------------------------------------
 
-/// The host threads that run clusters of blocks, for as long as the process lives.
+/// The host threads that run clusters, for the lifetime of the process.
 class Cores {
     std::mutex mutex;
     std::condition_variable wake, done;
@@ -108,7 +108,7 @@ class Cores {
 } // namespace
 
 Failure run(const Launch &launch) {
-    // Never destroyed: its threads may outlive everything else in the process.
+    // The pool is never destroyed: its threads may outlive everything else in the process.
     static Cores &cores = *new Cores;
     return cores.run(launch);
 }

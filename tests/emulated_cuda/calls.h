@@ -1,5 +1,5 @@
-// Shared parts of the driver's interface: the calls that cudarc makes, with the meaning and the
-// error codes of NVIDIA's documentation ("CUDA Driver API"). Its chapters are device_calls.cpp,
+// Shared parts of the driver's interface: the calls that cudarc makes, with the semantics and error
+// codes of NVIDIA's documentation ("CUDA Driver API"). Its chapters are device_calls.cpp,
 // memory_calls.cpp, module_calls.cpp and stream_calls.cpp.
 #pragma once
 
@@ -28,24 +28,25 @@ enum Result {
     invalid_cluster_size = 912,
 };
 
-// One device, with the limits of an A100, or of an H100, but few multiprocessors.
+// One device with the limits of an A100 or an H100, but few SMs.
 constexpr unsigned block_threads = 1024, multiprocessor_threads = 2048;
 
-/// Shared memory of a multiprocessor, and the most of it that a block may have.
+/// The shared memory of an SM, and the maximum per CTA.
 unsigned multiprocessor_shared();
 unsigned block_shared_opt_in();
 
 /// A number from the environment.
 int number(const char *name, int usual);
 
-/// Says the sentence on the standard error; returns the code.
+/// Prints the sentence to stderr; returns the code.
 int say(int code, const std::string &sentence);
 
 extern std::recursive_mutex mutex;
 extern bool initialized;
 extern thread_local bool current;
 
-/// Runs `body` under the lock, if there is a context and no earlier error; nearly every call does.
+/// Runs `body` under the lock if there is a context and no earlier error; nearly every call uses
+/// it.
 template <class F> int call(F body) {
     std::lock_guard lock(mutex);
     if (!initialized) return not_initialized;
@@ -54,7 +55,7 @@ template <class F> int call(F body) {
     return body();
 }
 
-/// A call that may wait, which a capturing thread must not make.
+/// A call that may wait, which is forbidden on a capturing thread.
 template <class F> int blocking_call(F body) {
     return call([&] {
         if (int code = forbid_in_capture()) return code;
@@ -63,7 +64,7 @@ template <class F> int blocking_call(F body) {
 }
 
 inline Stream &stream_of(void *handle) {
-    // 1 and 2 name the legacy and the per-thread default stream.
+    // 1 and 2 are the legacy and the per-thread default stream.
     if (reinterpret_cast<std::uintptr_t>(handle) <= 2) return *legacy_stream();
     return *static_cast<Stream *>(handle);
 }

@@ -1,5 +1,4 @@
-// A cuBLASLt that knows no algorithm: a program that has found it tries its own kernels against
-// nothing.
+// A cuBLASLt without algorithms: a program that loads it has no candidates except its own kernels.
 #include <stddef.h>
 #include <stdint.h>
 

@@ -1,4 +1,4 @@
-// The driver's interface: the device, its contexts, and what errors are called.
+// The driver's interface: the device, its contexts, and error names.
 
 #include "calls.h"
 #include "exports.h"
@@ -28,21 +28,21 @@ int say(int code, const std::string &sentence) {
 
 namespace {
 
-/// The major compute capability: 8, or 9, or less for tests of what a program says to an old
+/// The major compute capability: 8, or 9, or less for tests of a program's message about an old
 /// device.
 int capability() {
     return number("EMULATED_CUDA_CAPABILITY", 8);
 }
 
-/// One context is all contexts: the device has nothing that a second would keep apart.
+/// All contexts are one context: the device has no state that a second one would separate.
 int context;
 
-/// The CUDA that the driver shows, a thousand for each major version.
+/// The driver's CUDA version, in thousands per major version.
 int driver() {
     return number("EMULATED_CUDA_DRIVER", 13000);
 }
 
-/// A driver exports the functions of its own CUDA and of those before it.
+/// A driver exports the functions of its own CUDA version and of earlier ones.
 __attribute__((constructor)) void hide_later_functions() {
     static const std::map<const char *, int> since{
         {"cuEventRecordWithFlags", 11010},      {"cuGraphUpload", 11010},      {"cuMemAllocAsync", 11020},
@@ -69,7 +69,7 @@ API cuInit(unsigned flags) {
     if (flags) return invalid_value;
     if (number("EMULATED_CUDA_DEVICES", 1) == 0) return no_device;
     if (!initialized) {
-        // Kernels refer to this library's symbols, whatever way the program loaded it.
+        // Kernels refer to this library's symbols, however the program loaded it.
         Dl_info self;
         if (dladdr(reinterpret_cast<void *>(&cuInit), &self)) dlopen(self.dli_fname, RTLD_NOLOAD | RTLD_GLOBAL | RTLD_NOW);
         initialized = true;

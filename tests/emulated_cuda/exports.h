@@ -1,5 +1,5 @@
-// The functions that a library of the emulation exports: a name that is hidden is not found by
-// dlsym, as if the library were of a version without it.
+// Hides exports of an emulated library. dlsym does not find a hidden name, as if the library were
+// of a version without it.
 #pragma once
 
 #include <cstdint>
@@ -13,13 +13,13 @@
 
 namespace emulated_cuda {
 
-/// The library that `inside` is a part of.
+/// The library that contains the address `inside`.
 inline void *library_of(void *inside) {
     Dl_info info;
     return dladdr(inside, &info) ? dlopen(info.dli_fname, RTLD_NOLOAD | RTLD_NOW) : nullptr;
 }
 
-/// Hides a function of `library`: the loader takes a symbol without a value as undefined.
+/// Hides a function of `library`: the loader treats a symbol without a value as undefined.
 inline void hide(void *library, const char *name) {
     void *function = dlsym(library, name), *entry = nullptr;
     Dl_info info;
@@ -32,7 +32,7 @@ inline void hide(void *library, const char *name) {
     mprotect(reinterpret_cast<void *>(start), bytes, PROT_READ);
 }
 
-/// Hides the functions that EMULATED_CUDA_HIDE names, with commas between them.
+/// Hides the functions listed in EMULATED_CUDA_HIDE, separated by commas.
 inline void hide_named(void *library) {
     const char *names = std::getenv("EMULATED_CUDA_HIDE");
     std::istringstream text(names ? names : "");

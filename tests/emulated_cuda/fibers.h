@@ -1,6 +1,5 @@
-// Threads that hand over to each other by hand: a switch saves what the calling convention lets a
-// function rely on, and costs a few nanoseconds, where the C library's swapcontext makes two system
-// calls.
+// Cooperative fibers. A switch saves the callee-saved registers of the calling convention and takes
+// a few nanoseconds; the C library's swapcontext makes two system calls.
 #pragma once
 
 #include <sys/mman.h>
@@ -13,9 +12,9 @@
 #endif
 
 extern "C" {
-/// Goes on where `to` was saved, and saves the caller's place in `*from`.
+/// Resumes at `to`, and saves the caller's context in `*from`.
 void emulated_cuda_switch(void **from, void *to);
-/// The second half of a switch, entered with the stack pointer at a saved place.
+/// The second half of a switch, entered with the stack pointer at a saved context.
 void emulated_cuda_resume();
 }
 
@@ -23,9 +22,10 @@ namespace emulated_cuda {
 
 constexpr std::size_t page_bytes = 4096;
 
-/// Stacks for the threads of one block.
+/// Stacks for the threads of one CTA.
 class Stacks {
-    // Not a power of two, so that the threads' live ends fall into different sets of the caches.
+    // The stride is not a power of two, so that the live ends of the stacks use different cache
+    // sets.
     static constexpr std::size_t stride = (68 << 10) + 5 * 64;
     std::uint8_t *memory;
 
@@ -41,7 +41,7 @@ class Stacks {
         }
     }
 
-    /// A saved place on stack `i` from which a switch enters `entry`.
+    /// A saved context on stack `i`, from which a switch enters `entry`.
     void *start(std::size_t i, void (*entry)()) {
         auto top = reinterpret_cast<std::uintptr_t>(memory + (i + 1) * stride) & ~std::uintptr_t(63);
         auto place = reinterpret_cast<std::uintptr_t *>(top - 16);

@@ -20,8 +20,7 @@ std::size_t used = 0;
 
 std::size_t pages(std::size_t bytes) { return (bytes + page_bytes - 1) & -page_bytes; }
 
-/// Addresses that were never given out, with a page before them that stays closed; 0 where they are
-/// used up.
+/// Fresh addresses after a protected page; 0 if the address space is exhausted.
 std::uintptr_t take_addresses(std::size_t bytes) {
     static const std::uintptr_t start = [] {
         void *mapped = mmap(nullptr, reserved, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);

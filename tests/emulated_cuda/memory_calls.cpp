@@ -1,4 +1,4 @@
-// The driver's interface: memory of the device and of the host, and copies between them.
+// The driver's interface: device and host memory, and copies between them.
 
 #include "calls.h"
 #include "memory.h"
@@ -11,10 +11,10 @@ using namespace emulated_cuda;
 
 namespace {
 
-/// Page-locked host memory: copies from and to it are asynchronous.
+/// Page-locked host memory. Copies from and to it are asynchronous.
 struct Pinned {
     std::size_t bytes;
-    /// Copies that were called and have not run.
+    /// The copies that were called and have not run yet.
     std::shared_ptr<int> under_way = std::make_shared<int>(0);
 };
 std::map<const char *, Pinned> pinned;
@@ -34,7 +34,7 @@ int copy(void *to, const void *from, std::size_t bytes, Stream &stream) {
     });
 }
 
-/// As copy, with page-locked memory on one of its ends.
+/// Like copy, with page-locked memory at one end.
 int copy_pinned(void *to, const void *from, std::size_t bytes, Stream &stream, const Pinned &host) {
     if (stream.capture) return copy(to, from, bytes, stream);
     ++*host.under_way;
@@ -54,7 +54,7 @@ int fill(unsigned long long device, const void *pattern, std::size_t width, std:
     });
 }
 
-/// Ends the call once the stream has run what was queued.
+/// Returns after the stream has run its queued work.
 int finish(Stream &stream, int code) { return code ? code : stream.run_to(stream.queued); }
 
 } // namespace
@@ -104,7 +104,7 @@ API cuMemFreeHost(void *host) {
     return blocking_call([&] {
         auto found = pinned.find(static_cast<char *>(host));
         if (found == pinned.end()) return int(invalid_value);
-        // The interface does not promise that it waits for them.
+        // The API does not guarantee that freeing waits for them.
         if (*found->second.under_way) {
             say(invalid_value, "page-locked memory is freed while a copy of it is under way");
             std::abort();
@@ -121,7 +121,7 @@ API cuMemcpyHtoDAsync_v2(unsigned long long to, const void *from, std::size_t by
         if (!holds(pointer(to), bytes)) return int(invalid_value);
         if (Pinned *host = pinned_at(from)) return copy_pinned(pointer(to), from, bytes, stream_of(stream), *host);
         if (stream_of(stream).capture) return copy(pointer(to), from, bytes, stream_of(stream));
-        // Pageable memory is copied aside before the call returns.
+        // Pageable memory is copied to a staging buffer before the call returns.
         std::string kept(static_cast<const char *>(from), bytes);
         return stream_of(stream).enqueue([to, kept = std::move(kept)] {
             std::memcpy(pointer(to), kept.data(), kept.size());
@@ -135,7 +135,7 @@ API cuMemcpyDtoHAsync_v2(void *to, unsigned long long from, std::size_t bytes, v
         Stream &s = stream_of(stream);
         if (Pinned *host = pinned_at(to)) return copy_pinned(to, pointer(from), bytes, s, *host);
         int code = copy(to, pointer(from), bytes, s);
-        // Pageable memory has its bytes when the call returns.
+        // The data has arrived in pageable memory when the call returns.
         return s.capture ? code : finish(s, code);
     });
 }

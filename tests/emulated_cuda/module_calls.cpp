@@ -1,4 +1,4 @@
-// The driver's interface: modules, their functions, launches, and maps of tensors.
+// The driver's interface: modules, their functions, launches, and tensor maps.
 
 #include "calls.h"
 #include "modules.h"
@@ -38,7 +38,7 @@ int launch(const Function &function, Index grid, Index block, unsigned dynamic, 
     Launch launch{&kernel, function.module, function.name, grid, block, dynamic, {}, {}};
     std::size_t bytes = 0;
     for (unsigned i = 0; i < kernel.parameters; i++) bytes += (kernel.sizes[i] + 15) & ~15u;
-    // Aligned as the largest parameter type is: vectors of bytes come from the allocator, which
+    // The buffer is aligned for the largest parameter type: byte vectors use the allocator, which
     // aligns to 16.
     launch.bytes.resize(bytes);
     unsigned char *at = launch.bytes.data();
@@ -124,15 +124,14 @@ struct LaunchConfig {
 };
 API cuLaunchKernelEx(const LaunchConfig *config, void *function, void **parameters, void **extra) {
     const Index &g = config->grid, &b = config->block;
-    // All but one say how to schedule.
+    // All attributes but one are scheduling hints.
     constexpr unsigned cluster_dimension = 4;
     for (unsigned i = 0; i < config->attribute_count; i++)
         if (config->attributes[i].id == cluster_dimension)
             return say(not_supported, "clusters that a launch asks for, not its kernel, are not emulated");
     return cuLaunchKernel(function, g.x, g.y, g.z, b.x, b.y, b.z, config->dynamic, config->stream, parameters, extra);
 }
-/// Of the kinds of maps only those of BF16 whose boxes have rows as wide as their swizzle, of 128
-/// bytes or 64.
+/// Encodes only maps of BF16 whose box rows are as wide as their swizzle, 128 or 64 bytes.
 API cuTensorMapEncodeTiled(void *map, unsigned type, unsigned rank, void *address, const unsigned long long *sizes,
                            const unsigned long long *strides, const unsigned *box, const unsigned *steps, unsigned interleave,
                            unsigned swizzle, unsigned, unsigned fill) {

@@ -8,7 +8,7 @@
 namespace emulated_cuda {
 namespace {
 
-/// The bytes of the thread-local variables that the function `name` declares, by their mangled
+/// The size of the thread-local variables declared in the function `name`, found by their mangled
 /// names.
 std::size_t locals_of(const std::string &name, const char *image) {
     std::string prefix = "_ZZ" + (name.starts_with("_Z") ? name.substr(2) : std::to_string(name.size()) + name) + "E";
@@ -42,7 +42,7 @@ std::unique_ptr<Module> Module::load(const void *image, std::string *why) {
         return nullptr;
     }
     auto module = std::make_unique<Module>();
-    // The section headers end the file.
+    // The section headers are at the end of the file.
     std::size_t bytes = header.e_shoff + std::size_t(header.e_shnum) * header.e_shentsize;
     module->file = memfd_create("module", MFD_CLOEXEC);
     for (std::size_t written = 0; written < bytes;) {
@@ -53,8 +53,8 @@ std::unique_ptr<Module> Module::load(const void *image, std::string *why) {
         }
         written += std::size_t(n);
     }
-    // The file stays open: the loader knows libraries by their paths, and another file of this
-    // number would be taken for this library.
+    // The file stays open: the loader identifies libraries by their paths, and would mistake
+    // another file with the same descriptor number for this library.
     std::string path = "/proc/self/fd/" + std::to_string(module->file);
     module->library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
     if (!module->library) {

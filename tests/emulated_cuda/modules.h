@@ -1,4 +1,4 @@
-// Modules: the shared libraries that the compiler's stand-in makes of kernels.
+// Modules: the shared libraries that the emulated NVRTC compiles from kernels.
 #pragma once
 
 #include "blocks.h"
@@ -6,16 +6,17 @@
 
 namespace emulated_cuda {
 
-/// The shared memory of a block, where the program asks for no more.
+/// The default limit of a CTA's shared memory.
 constexpr unsigned default_shared = 48 << 10;
 
 struct Function {
     const Module *module;
     const Kernel *kernel;
     std::string name;
-    /// The `__shared__` memory that the kernel itself declares, without that of functions it calls.
+    /// The kernel's own `__shared__` memory, without that of the functions it calls.
     std::size_t shared_bytes;
-    /// CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES; its default is what static memory leaves.
+    /// CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES; its default is the limit minus static
+    /// memory.
     unsigned max_dynamic_shared;
 };
 
@@ -30,7 +31,7 @@ struct Module {
     Module(const Module &) = delete;
     ~Module();
 
-    /// Loads an image; null if it is invalid, with the reason in `why`.
+    /// Loads an image; returns null and the reason in `why` if it is invalid.
     static std::unique_ptr<Module> load(const void *image, std::string *why);
     Function *find(const char *name) const;
 };

@@ -1,4 +1,4 @@
-// The NVRTC API over the host's C++ compiler: a program is preprocessed, its kernels are found, and
+// The NVRTC API on the host's C++ compiler. A program is preprocessed and its kernels are found;
 // prelude, program and a table of the kernels become a shared library, whose bytes are the "cubin".
 
 #include "exports.h"
@@ -18,13 +18,13 @@
 #include <unistd.h>
 #include <vector>
 
-// The texts that kernels are compiled with; the build passes their folder to the assembler.
+// The sources that are compiled with every kernel; the build passes their folder to the assembler.
 #define EMBED(name, file)                                                                                             \
     asm(".pushsection .rodata\n" #name ": .incbin \"" file "\"\n.byte 0\n.popsection");                               \
     extern "C" const char name[] __attribute__((visibility("hidden")));
 EMBED(emulated_cuda_runtime_text, "runtime.h")
 EMBED(emulated_cuda_prelude_text, "prelude.h")
-// The headers that replace those of the same names, whose functions are PTX.
+// The headers that replace those with PTX, under the same names.
 #define HEADERS(header)                                                                                               \
     header(convert, "common/ptx/convert.cuh") header(cp_async, "common/ptx/cp_async.cuh")                             \
     header(mma, "common/ptx/mma.cuh") header(barrier, "sm90/ptx/barrier.cuh") header(box, "sm90/ptx/box.cuh")         \
@@ -48,7 +48,7 @@ struct Program {
     std::string name, source, log, image;
     std::vector<std::pair<std::string, std::string>> headers, lowered;
     std::vector<std::string> expressions;
-    /// Real code was asked for (sm_…), not only PTX (compute_…).
+    /// True if machine code was requested (sm_…), not only PTX (compute_…).
     bool real = false;
 };
 
@@ -62,7 +62,7 @@ void write(const std::filesystem::path &path, const std::string &text) {
     std::ofstream(path, std::ios::binary) << text;
 }
 
-/// A folder that goes when it is no longer needed.
+/// A temporary folder that is removed at the end of its scope.
 struct Folder {
     std::filesystem::path path;
     Folder() {
@@ -75,7 +75,7 @@ struct Folder {
     }
 };
 
-/// Runs the compiler in `folder`; what it says goes to `log`.
+/// Runs the compiler in `folder` and appends its output to `log`.
 bool run_compiler(const std::vector<std::string> &arguments, const Folder &folder, std::string &log) {
     const char *chosen = std::getenv("CXX");
     std::vector<std::string> all{chosen && *chosen ? chosen : "g++"};
@@ -95,8 +95,7 @@ bool run_compiler(const std::vector<std::string> &arguments, const Folder &folde
     return !error && status == 0;
 }
 
-/// The options that NVRTC and the compiler share, as the compiler's; false for one that is not
-/// known.
+/// The compiler's form of the options that NVRTC shares with it; false for an unknown option.
 bool translate(const std::vector<std::string> &options, std::vector<std::string> &out, Program &program) {
     std::string architecture;
     for (std::size_t i = 0; i < options.size(); i++) {
@@ -130,7 +129,7 @@ bool translate(const std::vector<std::string> &options, std::vector<std::string>
     return true;
 }
 
-/// The position at which the parenthesis at `at` closes.
+/// The position of the parenthesis that closes the one at `at`.
 std::size_t closing(const std::string &text, std::size_t at) {
     int depth = 0;
     for (; at < text.size(); at++) {
@@ -140,7 +139,7 @@ std::size_t closing(const std::string &text, std::size_t at) {
     return std::string::npos;
 }
 
-/// The rows of the kernels' table: every `__global__` function that is not a template, with its
+/// The rows of the kernel table: every `__global__` function that is not a template, with its
 /// launch bounds and its cluster.
 std::vector<std::string> kernels(const std::string &text) {
     std::vector<std::string> names, rows;
@@ -160,7 +159,7 @@ std::vector<std::string> kernels(const std::string &text) {
                 at = end;
             } else if (c == '(' || c == ';') break;
         }
-        // A declaration and its definition are one kernel.
+        // A declaration and its definition are the same kernel.
         if (is_template || std::find(names.begin(), names.end(), word) != names.end()) continue;
         names.push_back(word);
         rows.push_back("emulated_cuda::entry<&" + word + ">(emulated_cuda::first(" + bounds + "), emulated_cuda::blocks_of(" +
@@ -184,8 +183,8 @@ int compile(Program &program, const std::vector<std::string> &options) {
     arguments.insert(arguments.end(), defines.begin(), defines.end());
     if (!run_compiler(arguments, folder, program.log)) return compilation;
 
-    // The one thing that no macro turns into C++: an array without a size. The lambda refuses to
-    // stand outside a function.
+    // Macros cannot translate an array without a size to C++, so a regex does. The lambda is
+    // invalid outside a function.
     static const std::regex dynamic(R"(extern\s+__shared__\s+(?:(?:__align__|alignas)\s*\([^)]*\)\s*)?([\w:<>\s]+?)\s+(\w+)\s*\[\s*\]\s*;)");
     std::string text = std::regex_replace(read(expanded), dynamic,
         "$1 *const $2 = [&] { return static_cast<$1 *>(emulated_cuda_current->dynamic_shared); }();");
@@ -206,7 +205,8 @@ int compile(Program &program, const std::vector<std::string> &options) {
     if (!run_compiler(arguments, folder, program.log)) return compilation;
     program.image = read(library);
 
-    // A template's name in the module is its symbol, in the order of the table's last rows.
+    // A template instance's name in the module is its symbol, in the order of the table's last
+    // rows.
     if (!program.expressions.empty()) {
         void *loaded = dlopen(library.c_str(), RTLD_LAZY | RTLD_LOCAL);
         auto table = loaded ? static_cast<emulated_cuda::Kernel *>(dlsym(loaded, "emulated_cuda_kernels")) : nullptr;
@@ -231,8 +231,8 @@ __attribute__((constructor)) void hide_functions() {
 
 #define API extern "C" __attribute__((visibility("default"))) int
 
-/// The minor version is a hash of the texts, so that a program's cache of machine code does not mix
-/// this emulation with NVIDIA's compiler or with another state of itself.
+/// The minor version is a hash of the sources, so that a program's cubin cache does not mix this
+/// emulation with NVIDIA's compiler or with another version of itself.
 API nvrtcVersion(int *major, int *minor) {
     unsigned hash = 2166136261;
     auto add = [&](const char *text) {
@@ -279,7 +279,7 @@ API nvrtcGetCUBIN(Program *program, char *out) {
     if (!program->real || program->image.empty()) return invalid_program;
     return std::memcpy(out, program->image.data(), program->image.size()), success;
 }
-// The same image, because cuModuleLoadData takes PTX as well.
+// PTX is the same image, because cuModuleLoadData also accepts PTX.
 API nvrtcGetPTXSize(Program *program, std::size_t *bytes) { return *bytes = program->image.size(), success; }
 API nvrtcGetPTX(Program *program, char *out) {
     if (program->image.empty()) return invalid_program;

@@ -1,4 +1,4 @@
-// CUDA's language for a host compiler: what NVRTC knows without a header, on the driver's fibers.
+// The CUDA language for a host compiler: NVRTC's built-in declarations, on the driver's fibers.
 
 #define __global__ __attribute__((visibility("default"), noinline))
 #define __device__
@@ -11,8 +11,8 @@
 #define __launch_bounds__(...)
 #define __cluster_dims__(...)
 #define __align__(n) __attribute__((aligned(n)))
-// A block runs on one host thread, and a host thread runs one block at a time, or those of a
-// cluster: what is in here is then that of the block whose thread runs.
+// A CTA runs on one host thread, and a host thread runs one CTA or cluster at a time. The variables
+// here therefore belong to the CTA of the running thread.
 #define __shared__ thread_local
 
 #define threadIdx (emulated_cuda_current->thread)
@@ -30,7 +30,7 @@ extern "C" int printf(const char *, ...);
 
 // ---- vectors ---------------------------------------------------------------------------------------------------
 
-// Aligned as on the device: to their size where that is a power of two, to 16 bytes at most.
+// Vectors are aligned as on the device: to their size if it is a power of two, at most to 16 bytes.
 #define EMULATED_CUDA_VECTORS(T, name)                                                                                \
     struct name##1 { T x; };                                                                                          \
     struct alignas(2 * sizeof(T)) name##2 { T x, y; };                                                                \
@@ -65,7 +65,7 @@ template <class To, class From> inline To bits(From from) {
     __builtin_memcpy(&to, &from, sizeof to);
     return to;
 }
-/// All bits set: what nobody wrote.
+/// All bits set: the value of unwritten memory.
 template <class T> inline T poison() {
     T value;
     __builtin_memset(&value, 0xff, sizeof value);
@@ -91,7 +91,7 @@ inline unsigned __byte_perm(unsigned x, unsigned y, unsigned selector) {
     unsigned out = 0;
     for (int i = 0; i < 4; i++) {
         unsigned chosen = selector >> 4 * i & 15, byte = pair >> 8 * (chosen & 7) & 255;
-        // The fourth bit of a selector spreads the byte's sign.
+        // The fourth bit of a selector replicates the byte's sign.
         out |= (chosen & 8 ? (byte & 128 ? 255 : 0) : byte) << 8 * i;
     }
     return out;
@@ -107,8 +107,8 @@ inline unsigned __funnelshift_r(unsigned low, unsigned high, unsigned shift) {
 
 // ---- mathematics -----------------------------------------------------------------------------------------------
 
-// The C library's functions, under CUDA's names; where CUDA has a fast or a rounded variant, it is
-// the exact one.
+// The C library's functions under CUDA's names. CUDA's fast and rounded variants map to the exact
+// function.
 #define EMULATED_CUDA_UNARY(name, builtin)                                                                            \
     inline float name(float x) { return builtin(x); }
 #define EMULATED_CUDA_BINARY(name, builtin)                                                                           \
@@ -151,7 +151,7 @@ EMULATED_CUDA_BINARY(fmaxf, __builtin_fmaxf)
 inline float fmaf(float x, float y, float z) { return __builtin_fmaf(x, y, z); }
 inline float __fmaf_rn(float x, float y, float z) { return __builtin_fmaf(x, y, z); }
 inline float __fadd_rn(float x, float y) { return x + y; }
-// Never contracted with an addition, which is what they are for.
+// The purpose of these is that they are never contracted with an addition.
 inline float __fmul_rn(float x, float y) {
     float product = x * y;
     asm("" : "+x"(product));
@@ -172,7 +172,7 @@ inline double sin(double x) { return __builtin_sin(x); }
 inline double cos(double x) { return __builtin_cos(x); }
 inline double sqrt(double x) { return __builtin_sqrt(x); }
 inline double floor(double x) { return __builtin_floor(x); }
-// On the device a conversion clamps, and makes a NaN 0.
+// On the device a conversion saturates, and converts a NaN to 0.
 inline int __float2int_rz(float x) {
     return x != x ? 0 : x >= 0x1p31f ? 0x7fffffff : x <= -0x1p31f ? -0x7fffffff - 1 : int(x);
 }
@@ -212,7 +212,7 @@ template <Size> struct BitsOf;
 template <> struct BitsOf<4> { using type = unsigned; };
 template <> struct BitsOf<8> { using type = Word; };
 
-/// `*p = change(*p)` at once, also among blocks; returns what was there.
+/// Atomically sets `*p = change(*p)`, also across CTAs; returns the old value.
 template <class T, class F> inline T atomically(T *p, F change) {
     using Bits = typename BitsOf<sizeof(T)>::type;
     Bits *at = reinterpret_cast<Bits *>(p), old = __atomic_load_n(at, __ATOMIC_RELAXED);
@@ -264,7 +264,7 @@ template <class T> inline void exchange(void **arguments, unsigned lanes) {
     auto all = reinterpret_cast<Exchange<T> **>(arguments);
     each_lane(lanes, [=](unsigned lane) {
         unsigned from = all[lane]->from;
-        // The value of a lane that does not take part is undefined.
+        // The value of a non-participating lane is undefined.
         all[lane]->taken = lanes >> from & 1 ? all[from]->given : poison<T>();
     });
 }
@@ -273,7 +273,7 @@ template <class T> inline T take(unsigned mask, T value, unsigned from) {
     emulated_cuda_collective(mask, exchange<T>, &mine);
     return mine.taken;
 }
-/// `fold` over what the lanes of `mask` bring.
+/// `fold` over the values of the lanes in `mask`.
 template <class T, class F> inline T reduce(unsigned mask, T value, F) {
     struct { T value; } mine{value};
     using Mine = decltype(mine);
@@ -349,9 +349,9 @@ template <auto F, class... A> struct Entry<F, void (*)(A...)> {
 };
 thread_local char shared_memory;
 
-/// Of `__launch_bounds__(threads, blocks)` the threads.
+/// The threads in `__launch_bounds__(threads, blocks)`.
 template <class... Rest> constexpr unsigned first(unsigned threads, Rest...) { return threads; }
-/// The blocks of `__cluster_dims__(x, y, z)`, or 0 where they are not all neighbours in x, which is
+/// The number of CTAs in `__cluster_dims__(x, y, z)`, or 0 if they are not all along x, which is
 /// not emulated.
 constexpr unsigned blocks_of(unsigned x, unsigned y = 1, unsigned z = 1) { return y == 1 && z == 1 ? x : 0; }
 template <auto F> Kernel entry(unsigned max_threads, unsigned cluster) {
@@ -360,7 +360,7 @@ template <auto F> Kernel entry(unsigned max_threads, unsigned cluster) {
 }
 } // namespace emulated_cuda
 
-/// Makes the calling host thread's copy of the module's shared memory, and says where it is.
+/// Creates the calling host thread's copy of the module's shared memory, and returns its address.
 extern "C" __attribute__((visibility("default"))) void *emulated_cuda_touch_shared() {
     return &emulated_cuda::shared_memory;
 }

@@ -57,7 +57,7 @@ Mapped emulated_cuda_mapped(const void *local, unsigned bytes, unsigned rank) {
     bool is_dynamic = in_dynamic < w.launch->dynamic_shared && bytes <= w.launch->dynamic_shared - in_dynamic;
     if (!is_static && !is_dynamic) emulated_cuda_fail("maps %u bytes at %p, which are not in shared memory", bytes, local);
     Block &other = w.block[rank];
-    // A block may not have begun before that, and its memory goes with it.
+    // The other CTA may not have started before that, and its memory ends with it.
     if (rank != mine && !w.met) emulated_cuda_fail("reaches into block %u before a barrier of the cluster", rank);
     if (other.left == w.size) emulated_cuda_fail("reaches into block %u of the cluster, which has ended", rank);
     if (is_dynamic) return {other.dynamic + in_dynamic, other.dynamic + in_dynamic};
@@ -111,8 +111,8 @@ void emulated_cuda_fail(const char *format, ...) {
     worker->abandon();
 }
 
-// The compiler's checks for undefined behaviour (-fsanitize) call these; all they are given starts
-// with the place.
+// The compiler's undefined behaviour checks (-fsanitize) call these. Their arguments start with the
+// source location.
 #define EMULATED_CUDA_CHECK(name, words)                                                                              \
     extern "C" __attribute__((visibility("default"))) void __ubsan_handle_##name##_abort(const SourcePlace *at) {     \
         emulated_cuda_fail("%s:%u:%u: %s", at->file, at->line, at->column, words);                                    \

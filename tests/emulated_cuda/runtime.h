@@ -1,6 +1,6 @@
-// The interface between a compiled kernel and the driver that runs it. The driver defines what is
-// declared here; the prelude builds CUDA's language on it. Both include it, so it includes no
-// standard header.
+// The interface between a compiled kernel and the driver that runs it. The driver defines these
+// functions, and the prelude builds the CUDA language on them. Both include this header, so it
+// includes no standard header.
 #pragma once
 
 namespace emulated_cuda {
@@ -70,13 +70,13 @@ struct Wgmma {
     bool add, left_in_registers, right_in_rows;
 };
 
-/// One CUDA thread. It is a fiber: it runs until it waits for others, then the next one runs.
+/// One CUDA thread. It is a fiber: it runs until it waits for others, and then the next one runs.
 struct Thread {
     void *stack;
     Index thread, block, block_size, grid_size;
     unsigned warp, lane;
     void *dynamic_shared;
-    // The rank of its CTA in the cluster, and what is in flight to each CTA of it.
+    // The rank of its CTA in the cluster, and the copies in flight to each CTA of the cluster.
     unsigned rank;
     Arrivals *arrivals;
     // Groups of cp.async: those committed so far, and the copies that have not landed, oldest
@@ -94,8 +94,7 @@ struct Thread {
 /// that takes part, and `arguments[lane]` is the argument of a lane.
 using Collective = void (*)(void **arguments, unsigned lanes);
 
-/// A kernel as the module exports it, in an array `emulated_cuda_kernels` that ends with an entry
-/// of nulls.
+/// An exported kernel of a module, in an array `emulated_cuda_kernels` that ends with a null entry.
 struct Kernel {
     void (*function)();
     void (*invoke)(void **parameters);
@@ -107,7 +106,7 @@ struct Kernel {
 };
 
 /// The counterpart of an address in another CTA of the cluster: the address that this CTA uses for
-/// it, and the one at which the caller may write to it until it waits.
+/// it, and the address at which the caller may write to it until its next wait.
 struct Mapped {
     void *there, *here;
 };
@@ -116,12 +115,12 @@ struct Mapped {
 
 #pragma GCC visibility push(default)
 extern "C" {
-/// The thread that runs here. Its address stays valid across waits, since a fiber never changes its
-/// host thread.
+/// The running thread. Its address stays valid across waits, since a fiber never changes its host
+/// thread.
 extern __thread emulated_cuda::Thread *emulated_cuda_current __attribute__((tls_model("initial-exec")));
 
-/// Waits for `threads` threads of the CTA (0 for all) at barrier `id`, as bar.sync and bar.red do;
-/// returns how many passed a true `predicate`.
+/// Waits for `threads` threads of the CTA (0 for all) at barrier `id`, like bar.sync and bar.red;
+/// returns the number of threads with a true `predicate`.
 unsigned emulated_cuda_barrier(unsigned id, unsigned threads, bool predicate);
 
 /// Waits for the lanes of `mask` that have not exited; the last one runs `collective`.
@@ -133,8 +132,8 @@ unsigned emulated_cuda_lanes();
 /// Lets other threads of the cluster run.
 void emulated_cuda_yield();
 
-/// Waits at an mbarrier until its phase may have completed, or until nobody else can run; then it
-/// returns true, something is in flight to the mbarrier, and the caller lands it.
+/// Waits at an mbarrier until its phase may have completed, or until no other thread can run. In
+/// the second case it returns true, a copy is in flight to the mbarrier, and the caller lands it.
 bool emulated_cuda_sleep(const void *mbarrier);
 
 /// Wakes the threads that wait at an mbarrier of CTA `rank`, by the address that this CTA uses for
@@ -144,7 +143,7 @@ void emulated_cuda_wake(const void *mbarrier, unsigned rank);
 /// Waits for all threads of a cluster of `blocks` CTAs.
 void emulated_cuda_cluster_barrier(unsigned blocks);
 
-/// The counterpart in CTA `rank` of the cluster of shared memory at `local`.
+/// The counterpart of shared memory at `local` in CTA `rank` of the cluster.
 emulated_cuda::Mapped emulated_cuda_mapped(const void *local, unsigned bytes, unsigned rank);
 
 /// Ends the launch with an error and a message.

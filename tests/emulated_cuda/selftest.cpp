@@ -1,6 +1,6 @@
-// Holds the emulated CUDA to known answers, and to what it says it catches. Every case runs in a
-// process of its own, since an error of a kernel ends a context for good. Usage: selftest
-// FILE_OF_KERNELS
+// Tests the emulated CUDA against known results, and tests that it detects the faults listed in the
+// README. Every case runs in a process of its own, since a kernel's error invalidates a context
+// permanently. Usage: selftest FILE_OF_KERNELS
 
 #include "selftest.h"
 #include <cmath>
@@ -12,7 +12,7 @@
 
 namespace {
 
-/// `d[16][8]` against the plain product of `a[16][16]` and `b[8][16]`, both sums of exact products.
+/// Compares `d[16][8]` with a plain gemm of `a[16][16]` and `b[8][16]`; both sums are exact.
 void expect_product(const std::vector<float> &d, const std::vector<float> &a, const std::vector<float> &b) {
     for (int row = 0; row < 16; row++)
         for (int column = 0; column < 8; column++) {
@@ -27,9 +27,9 @@ void expect_product(const std::vector<float> &d, const std::vector<float> &a, co
 struct Case {
     const char *name;
     std::function<void()> body;
-    /// The message that a wrong kernel must print.
+    /// The message that a faulty kernel must print.
     const char *said = "";
-    /// EMULATED_CUDA_SEED, or none.
+    /// The value of EMULATED_CUDA_SEED, if any.
     const char *seed = nullptr;
 };
 
@@ -41,7 +41,7 @@ void transposes() {
     for (int i = 0; i < 1024; i++) expect(found[i] == x[i % 32 * 32 + i / 32], "the transpose");
 }
 
-/// True if `shift` is right without its barrier.
+/// True if `shift` gives the correct result without its barrier.
 bool shifts_by_luck() {
     auto x = values(256, 1);
     Device in = upload(x), out = alloc(1024);
@@ -76,7 +76,7 @@ void copies(const char *name, bool right) {
     }
 }
 
-/// A box of 16 × 4 pixels from (-1, 2) of a picture of 10 × 5 to one of 12 × 3.
+/// Copies a box of 16 × 4 pixels from (-1, 2) of a picture of 10 × 5 to one of 12 × 3.
 void through_shared(unsigned channels, int waits) {
     auto x = values(10 * 5 * channels, 1);
     Device in = upload(bf16(x)), out = alloc(12 * 3 * channels * 2);
@@ -100,7 +100,7 @@ void clusters() {
         expect(found[i] == i / 64 % 4 * 100 + 5 * (i / 64) + 2, "what thread " + std::to_string(i) + " saw");
 }
 
-/// True if CTAs see the writes of the others in their clusters.
+/// True if CTAs see the writes of the other CTAs in their cluster.
 bool pass_through_memory(int barrier) {
     Device between = alloc(6 * 96 * 4), out = alloc(6 * 96 * 4);
     ok(run("pass_through_memory", {6, 96}, between, out, barrier));
@@ -124,7 +124,7 @@ void sends_over() {
         for (int naps : {0, 100}) ok(send_over(in_dynamic, naps, 0));
 }
 
-/// True if both CTAs of a cluster have all boxes, with chunks of 16 bytes swizzled within rows.
+/// True if both CTAs of a cluster receive all boxes, with chunks of 16 bytes swizzled within rows.
 bool share_boxes(int waits) {
     constexpr unsigned rounds = 3, count = rounds * 128 * 64;
     auto x = bf16(values(count, 1));
@@ -391,7 +391,7 @@ int compile(const std::string &source, std::vector<const char *> options, std::s
     return code;
 }
 
-/// Runs a case in a process of its own; returns its output in `printed`, and true if it succeeded.
+/// Runs a case in a child process; stores its output in `printed` and returns true on success.
 bool run_case(const Case &test, std::string &printed) {
     int pipes[2];
     if (pipe(pipes)) give_up("no pipe can be made");
@@ -437,7 +437,7 @@ int main(int count, char **arguments) {
     auto report = [&](const std::string &name, bool passed, const std::string &printed) {
         std::printf("%s: %s\n", passed ? "ok" : "FAILED", name.c_str());
         if (!passed) std::printf("%s", printed.c_str()), failed++;
-        // Before the next fork, which would inherit it.
+        // Flushes before the next fork, which would inherit the buffer.
         std::fflush(stdout);
     };
     int code = compile("__global__ void f() {\n  int x = y;\n}\n", {"-arch=sm_80"}, log, program);

@@ -1,4 +1,4 @@
-// Kernels with known answers, correct and wrong ones, for selftest.cpp.
+// Correct kernels with known results, and faulty kernels, for selftest.cpp.
 
 #include "common/ptx/convert.cuh"
 #include "common/ptx/cp_async.cuh"
@@ -13,7 +13,7 @@ extern "C" __global__ void __launch_bounds__(256) add(const float *a, const floa
     if (i < n) out[i] = a[i] + b[i];
 }
 
-// Reads and writes one too many.
+// Reads and writes one element past the end.
 extern "C" __global__ void add_past_the_end(const float *a, float *out, unsigned n) {
     unsigned i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i <= n) out[i % n] = a[i];
@@ -23,7 +23,7 @@ extern "C" __global__ void write_past_the_end(float *out, unsigned n) {
     if (i <= n) out[i] = 1;
 }
 
-// out[block] = the sum of a block's 256 values, by shuffles, a ballot and shared memory.
+// out[block] = the sum of a CTA's 256 values, by shuffles, a ballot and shared memory.
 extern "C" __global__ void block_sum(const float *x, float *out) {
     __shared__ float partial[8];
     float sum = x[blockIdx.x * 256 + threadIdx.x];
@@ -32,15 +32,15 @@ extern "C" __global__ void block_sum(const float *x, float *out) {
     if (threadIdx.x % 32 == 0) partial[threadIdx.x / 32] = sum;
     __syncthreads();
     if (threadIdx.x < 32) {
-        // Not a constant, so that the index of a lane that is past the end cannot be read before it
-        // is known.
+        // The count is not a constant, so that the index of a lane past the end cannot be read
+        // before it is known.
         sum = threadIdx.x < 8 ? partial[threadIdx.x] : 0;
         for (int delta = 16; delta > 0; delta /= 2) sum += __shfl_down_sync(0xffffffff, sum, delta);
         if (threadIdx.x == 0) out[blockIdx.x] = sum;
     }
 }
 
-// out[x][y] = in[y][x], 32×32 a block; without its barrier when `barrier` is 0.
+// out[x][y] = in[y][x], 32×32 per CTA; without its barrier if `barrier` is 0.
 extern "C" __global__ void transpose(const float *in, float *out, int barrier) {
     __shared__ float tile[32][33];
     for (int row = threadIdx.y; row < 32; row += 8) tile[row][threadIdx.x] = in[row * 32 + threadIdx.x];
@@ -48,7 +48,7 @@ extern "C" __global__ void transpose(const float *in, float *out, int barrier) {
     for (int row = threadIdx.y; row < 32; row += 8) out[row * 32 + threadIdx.x] = tile[threadIdx.x][row];
 }
 
-// out[i] = in[i - 1]: right by luck without a barrier when the threads run in their order.
+// out[i] = in[i - 1]: correct without a barrier only if the threads happen to run in order.
 extern "C" __global__ void shift(const float *in, float *out, int barrier) {
     __shared__ float row[256];
     row[threadIdx.x] = in[threadIdx.x];
@@ -77,7 +77,7 @@ extern "C" __global__ void read_past_fixed_shared(unsigned *out, int by) {
     out[threadIdx.x] = fixed[threadIdx.x + by];
 }
 
-// D[16][8] = A[16][16]·B[8][16]ᵀ with fragments loaded as the PTX ISA lays them out.
+// D[16][8] = A[16][16]·B[8][16]ᵀ with fragments in the layout of the PTX ISA.
 extern "C" __global__ void product16(const unsigned short *a, const unsigned short *b, float *d) {
     int lane = threadIdx.x % 32, group = lane / 4, pair = lane % 4 * 2;
     auto load = [](const unsigned short *p) { return *reinterpret_cast<const unsigned *>(p); };
@@ -89,7 +89,7 @@ extern "C" __global__ void product16(const unsigned short *a, const unsigned sho
     for (int i = 0; i < 4; i++) d[(group + i / 2 * 8) * 8 + pair + i % 2] = sum[i];
 }
 
-// The same product through shared memory and ldmatrix; B lies as [16][8] when `transposed`.
+// The same gemm through shared memory and ldmatrix; B is [16][8] if `transposed`.
 extern "C" __global__ void product_ldmatrix(const unsigned short *a, const unsigned short *b, float *d, int transposed) {
     extern __shared__ __align__(16) unsigned short shared[];
     unsigned short *sa = shared, *sb = shared + 256;
@@ -99,7 +99,7 @@ extern "C" __global__ void product_ldmatrix(const unsigned short *a, const unsig
     int lane = threadIdx.x;
     unsigned fa[4], both[4];
     ldmatrix_x4(fa, sa + lane % 16 * 16 + lane / 16 * 8);
-    // B is two matrices; the other two are the same.
+    // B consists of two matrices; the other two are the same.
     if (transposed) ldmatrix_x4_trans(both, sb + lane % 16 * 8);
     else ldmatrix_x4(both, sb + lane % 8 * 16 + lane / 8 % 2 * 8);
     const unsigned fb[2] = {both[0], both[1]};
@@ -108,8 +108,8 @@ extern "C" __global__ void product_ldmatrix(const unsigned short *a, const unsig
     for (int i = 0; i < 4; i++) d[(lane / 4 + i / 2 * 8) * 8 + lane % 4 * 2 + i % 2] = sum[i];
 }
 
-// out[i] = Σ over the tiles of x[tile][i], three tiles in flight; `keep` groups may be on their way
-// when one is read.
+// out[i] = Σ over the tiles of x[tile][i], with three tiles in flight; `keep` groups may be in
+// flight when one is read.
 template <int Keep> __device__ void pipeline(const float *x, float *out, int tiles) {
     __shared__ __align__(16) float stage[3][128];
     int at = threadIdx.x * 4;
@@ -141,8 +141,8 @@ extern "C" __global__ void copy_ragged(const unsigned char *x, unsigned *out, in
     for (unsigned i = 0; i < 4; i++) out[threadIdx.x * 4 + i] = words[threadIdx.x][i];
 }
 
-// out[h] has bit 0 where widening and narrowing the BF16 h gives it back, and bit 1 where the
-// midpoint between h and its successor goes to the even one of them.
+// out[h] has bit 0 if widening and narrowing the BF16 h returns it, and bit 1 if the midpoint
+// between h and its successor rounds to the even one of them.
 extern "C" __global__ void conversions(unsigned *out) {
     unsigned h = blockIdx.x * 256 + threadIdx.x;
     if ((h & 0x7fff) >= 0x7f80) return;
@@ -165,7 +165,7 @@ extern "C" __global__ void count(unsigned *counter, float *sum) {
 }
 extern "C" __global__ void double_and_increment(float *x) { x[threadIdx.x] = 2 * x[threadIdx.x] + 1; }
 
-// Two halves of the block, each with a barrier of its own.
+// Each half of the CTA has a barrier of its own.
 extern "C" __global__ void halves(unsigned *out) {
     __shared__ unsigned value[2];
     unsigned half = threadIdx.x / 64;
@@ -252,8 +252,8 @@ extern "C" __global__ void warpgroup_product(const TensorMap a, const TensorMap 
 #define BLOCKS 2
 #define CLUSTER_OF(blocks) __cluster_dims__(blocks, 1, 1)
 
-// out[block] = its rank · 100 + what it keeps in static and in dynamic shared memory while the
-// others run.
+// out[block] = its rank · 100 + the values that it stores in static and in dynamic shared memory
+// while the others run.
 extern "C" __global__ void __launch_bounds__(64) CLUSTER_OF(BLOCKS + 2) cluster_of_four(unsigned *out) {
     extern __shared__ unsigned dynamic[];
     __shared__ unsigned fixed[64];
@@ -266,8 +266,8 @@ extern "C" __global__ void __launch_bounds__(64) CLUSTER_OF(BLOCKS + 2) cluster_
     }
 }
 
-// out[i] = what the thread of its number in the other block of the cluster wrote to `between`, with
-// barriers between or without.
+// out[i] = the value that the thread with the same index in the other CTA of the cluster wrote to
+// `between`, with or without barriers.
 extern "C" __global__ void CLUSTER_OF(BLOCKS) pass_through_memory(float *between, float *out, int barrier) {
     const unsigned mine = blockIdx.x * blockDim.x + threadIdx.x;
     between[mine] = mine;
@@ -275,11 +275,10 @@ extern "C" __global__ void CLUSTER_OF(BLOCKS) pass_through_memory(float *between
     out[mine] = between[(blockIdx.x ^ 1) * blockDim.x + threadIdx.x];
 }
 
-// out[i] = what the other block of the cluster has of x there, sent to static shared memory or to
-// dynamic. The barrier hears of the bytes after `naps`. With `fault` 1 nobody waits for them; with
-// 2 they are sent before the other block may have begun; with 3 the barrier is not initialised;
-// with 4 they are sent to what is not shared, with 5 to a block that there is not; with 6 more
-// bytes are announced than come.
+// out[i] = the other CTA's x[i], sent to static or dynamic shared memory. The barrier expects the
+// bytes after `naps`. Values of `fault`: 1, no thread waits for them; 2, they are sent before the
+// other CTA may have begun; 3, the barrier is not initialised; 4, they are sent outside shared
+// memory; 5, to a CTA that does not exist; 6, more bytes are expected than arrive.
 extern "C" __global__ void CLUSTER_OF(BLOCKS) send_over(const float *x, float *out, int in_dynamic, int naps, int fault) {
     extern __shared__ float dynamic[];
     __shared__ float fixed[32];
@@ -297,7 +296,7 @@ extern "C" __global__ void CLUSTER_OF(BLOCKS) send_over(const float *x, float *o
     cluster_sync<2>();
 }
 
-// Reads shared memory before a value has landed there, and after.
+// Reads shared memory before a value has landed there, and afterwards.
 extern "C" __global__ void CLUSTER_OF(BLOCKS) read_before_it_comes(float *out) {
     __shared__ float heard;
     __shared__ Barrier told;
@@ -314,9 +313,9 @@ extern "C" __global__ void CLUSTER_OF(BLOCKS) read_before_it_comes(float *out) {
     cluster_sync<2>();
 }
 
-// out[block][round] = two boxes of in, `[rounds * 128, 64]`, as they lie in shared memory: block 0
-// multicasts the upper one, block 1 the lower one. Without `waits` they are loaded before both
-// blocks have read those of the previous round.
+// out[block][round] = two boxes of in, `[rounds * 128, 64]`, in their shared memory layout: CTA 0
+// multicasts the upper one, CTA 1 the lower one. Without `waits` they are loaded before both CTAs
+// have read those of the previous round.
 extern "C" __global__ void CLUSTER_OF(BLOCKS) share_boxes(const TensorMap in, unsigned short *out, unsigned rounds, int waits) {
     extern __shared__ __align__(1024) unsigned short boxes[];
     __shared__ Barrier full, empty;
@@ -342,7 +341,7 @@ extern "C" __global__ void CLUSTER_OF(BLOCKS) share_boxes(const TensorMap in, un
     cluster_sync<2>();
 }
 
-// Block 1 leaves, while block 0 waits for it or reaches into it.
+// CTA 1 exits while CTA 0 waits for it or accesses its memory.
 extern "C" __global__ void CLUSTER_OF(BLOCKS) leave_the_cluster(int waits) {
     __shared__ Barrier told;
     told.init(32);
@@ -353,7 +352,7 @@ extern "C" __global__ void CLUSTER_OF(BLOCKS) leave_the_cluster(int waits) {
     else told.arrive_remote<2>(1);
 }
 
-// One thread waits for a barrier of its block, the others for the cluster.
+// One thread waits for a barrier of its CTA, the others for the cluster.
 extern "C" __global__ void CLUSTER_OF(BLOCKS) wait_apart() {
     if (threadIdx.x == 0 && cluster_rank() == 1) __syncthreads();
     cluster_sync<2>();

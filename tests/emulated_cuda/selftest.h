@@ -1,4 +1,4 @@
-// The calls of the selftest to the emulated driver and compiler, and its assertions.
+// The selftest's calls to the emulated driver and compiler, and its assertions.
 #pragma once
 
 #include <cstdio>
@@ -111,13 +111,13 @@ template <class... A> int launch(const char *name, Shape s, A... arguments) {
     void *parameters[] = {&arguments..., nullptr};
     return cuLaunchKernel(kernel(name), s.grid, 1, 1, s.block_x, s.block_y, 1, s.dynamic, s.stream, parameters, nullptr);
 }
-/// Launches and waits; returns what the wait says.
+/// Launches and waits; returns the code of the wait.
 template <class... A> int run(const char *name, Shape s, A... arguments) {
     int code = launch(name, s, arguments...);
     return code ? code : cuCtxSynchronize();
 }
 
-/// Values between -1 and 1 that bf16 holds exactly.
+/// Values between -1 and 1 that bf16 represents exactly.
 std::vector<float> values(std::size_t count, unsigned seed) {
     std::vector<float> out(count);
     for (float &v : out) seed = seed * 1664525 + 1013904223, v = float(int(seed >> 24) - 128) / 128;

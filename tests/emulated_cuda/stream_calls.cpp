@@ -22,7 +22,7 @@ API cuStreamQuery(void *stream) {
     return blocking_call([&] {
         Stream &s = stream_of(stream);
         if (s.done == s.queued) return int(success);
-        // Each query sees a little more done, so that polling ends.
+        // Each query runs a little more work, so that polling ends.
         int code = s.run_to(s.done + 1);
         return code ? code : int(not_ready);
     });
@@ -36,7 +36,7 @@ API cuEventCreate(void **event, unsigned) {
 }
 API cuEventDestroy_v2(void *) { return success; }
 API cuEventRecord(void *event, void *stream) {
-    // Counts down to the one that fails.
+    // Counts down to the record that fails.
     static int until_failure = number("EMULATED_CUDA_FAIL_RECORD", 0);
     if (until_failure && !--until_failure) return say(not_supported, "this event is not recorded, as a test wished");
     return call([&] { return record(*static_cast<Event *>(event), stream_of(stream)); });

@@ -12,7 +12,7 @@ constexpr int relaxed = 2;
 std::list<Stream> streams;
 std::list<Event> events;
 int error = 0;
-/// Captures that are under way on this host thread.
+/// The captures in progress on this host thread.
 thread_local std::set<std::shared_ptr<Capture>> captures;
 
 bool at_once() {
@@ -32,7 +32,7 @@ int Stream::run_to(unsigned long long position) {
     while (done < position) {
         Work work = std::move(queue.front());
         queue.pop_front();
-        // Counted first: work that waits for another stream may come back to this one.
+        // The position advances first: work that waits for another stream may return to this one.
         done++;
         if (!error)
             if (int code = work()) fail(code);
@@ -46,7 +46,7 @@ int Stream::enqueue(Work work) {
         capture->graph.nodes.push_back(std::move(work));
         return 0;
     }
-    // The legacy default stream and the blocking streams wait for each other.
+    // The legacy default stream and the blocking streams synchronize with each other.
     auto after = [this](Stream &other) {
         if (other.done == other.queued || other.capture) return;
         queue.push_back([&other, position = other.queued] { return other.run_to(position); });
@@ -125,8 +125,8 @@ int record(Event &event, Stream &stream) {
 int wait(Stream &stream, Event &event) {
     if (event.capture) {
         if (stream.capture && stream.capture != event.capture) return capture_isolation;
-        // A stream that waits for a captured event is captured with it; nodes keep the order of
-        // their calls.
+        // A stream that waits for a captured event joins the capture; nodes keep the order of their
+        // calls.
         stream.capture = event.capture;
         event.capture->joined.insert(&stream);
         return 0;

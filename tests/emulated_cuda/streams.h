@@ -1,5 +1,5 @@
-// Streams, events and graphs. A stream runs its work at the latest moment that the API allows: when
-// somebody waits for it. What a program forgot to wait for is thereby never there in time.
+// Streams, events and graphs. A stream runs its work at the latest moment that the API allows, when
+// the program waits for it. Data whose wait is missing in the program is therefore never ready.
 #pragma once
 
 #include <chrono>
@@ -11,15 +11,15 @@
 
 namespace emulated_cuda {
 
-/// Returns the driver's error code, 0 for none.
+/// Returns the driver's error code, 0 for success.
 using Work = std::function<int()>;
 
-/// Work in the order in which it was captured.
+/// The captured work, in capture order.
 struct Graph {
     std::vector<Work> nodes;
 };
 
-/// A capture in progress: its stream, and the streams that have joined.
+/// A capture in progress: its stream, and the streams that have joined it.
 struct Capture {
     Graph graph;
     struct Stream *origin;
@@ -29,15 +29,15 @@ struct Capture {
 };
 
 struct Stream {
-    /// Waits for the legacy default stream, and it for this one.
+    /// True if this stream and the legacy default stream synchronize with each other.
     bool blocking;
     unsigned long long queued = 0, done = 0;
     std::deque<Work> queue;
     std::shared_ptr<Capture> capture;
 
-    /// Runs what was queued before `position`; the first error that the device ever had stays.
+    /// Runs the work queued before `position`; the first error of the device persists.
     int run_to(unsigned long long position);
-    /// Runs what is queued, or keeps it where the stream is captured.
+    /// Runs queued work, or records it if the stream is capturing.
     int enqueue(Work work);
 };
 
@@ -50,22 +50,22 @@ struct Event {
     bool reached() const { return !stream || stream->done >= position; }
 };
 
-/// Streams and events live as long as the process: queued work may name them after their program
-/// has let them go.
+/// Streams and events live as long as the process: queued work may refer to them after the program
+/// has destroyed them.
 Stream *create_stream(bool blocking);
 Event *create_event();
 Stream *legacy_stream();
-/// Runs what every stream has queued.
+/// Runs the queued work of every stream.
 int run_all();
-/// The error that no call after it gets past, 0 for none; `fail` sets it if it is the first.
+/// The sticky error of the device, 0 for none; `fail` sets it if it is the first.
 int sticky_error();
 int fail(int code);
 
-/// Begins to capture the stream; ends it, with what was captured.
+/// Begins a capture of the stream, or ends it and returns the captured graph.
 int begin_capture(Stream &stream, int mode);
 int end_capture(Stream &stream, Graph *graph);
-/// An error where the calling thread may not do what could wait, since it captures; that breaks the
-/// capture.
+/// Returns an error if the calling thread is capturing and may therefore not make a call that could
+/// wait; such a call invalidates the capture.
 int forbid_in_capture();
 
 int record(Event &event, Stream &stream);

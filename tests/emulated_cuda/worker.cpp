@@ -4,7 +4,7 @@
 #include "worker.h"
 #include <cstdio>
 
-// The six registers that a function must preserve, then the stack.
+// Saves the six callee-saved registers, then switches the stack.
 asm(R"(
 .text
 .globl emulated_cuda_switch
@@ -49,7 +49,7 @@ Thread *Worker::next_to_land() {
 
 void Worker::yield() {
     Thread *me = emulated_cuda_current, *to = nullptr;
-    // All ready threads may be polling for something that a thread waiting for a landing would do.
+    // All ready threads may be polling for the work of a thread that waits for a copy to land.
     if (!ready_warps || ++yields % (4 * max_threads) == 0) to = next_to_land();
     if (!to && !ready_warps) return;
     if (!to) {
@@ -114,7 +114,7 @@ void Worker::leave() {
     if (t.stores) emulated_cuda_fail("leaves while %u boxes leave shared memory", t.stores);
     if (own.left == size && (to_own.loads || to_own.values))
         emulated_cuda_fail("ends its block while %u boxes and %u values are on their way to it", to_own.loads, to_own.values);
-    // A collective does not wait for lanes that have left.
+    // A collective does not wait for lanes that have exited.
     for (unsigned open = w.open; open; open &= open - 1) {
         unsigned slot = unsigned(__builtin_ctz(open));
         Meeting &meeting = w.meetings[slot];

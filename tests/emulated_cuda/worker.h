@@ -1,6 +1,6 @@
-// A CTA is a set of fibers on one host thread, and so is a cluster of CTAs. A thread runs until it
-// has to wait for others; the thread that completes a wait marks the waiting ones ready. If no
-// thread is ready and some wait, the kernel has a deadlock, and the launch fails with that message.
+// A CTA, or a cluster of CTAs, is a set of fibers on one host thread. A thread runs until it has to
+// wait for others; the thread that completes a wait marks the waiting ones ready. If no thread is
+// ready and some wait, the kernel has a deadlock, and the launch fails with that message.
 #pragma once
 
 #include "blocks.h"
@@ -14,7 +14,7 @@ namespace emulated_cuda {
 constexpr unsigned max_threads = cluster_threads, warp_lanes = 32, max_warps = max_threads / warp_lanes, barriers = 16;
 constexpr std::size_t shared_arena = 256 << 10;
 
-/// A collective that some lanes of a warp have come to.
+/// A collective at which some lanes of a warp have arrived.
 struct Meeting {
     Collective collective;
     unsigned mask, arrived;
@@ -23,7 +23,7 @@ struct Meeting {
 
 struct Warp {
     unsigned alive, ready;
-    /// A bit for each of `meetings` that is in progress.
+    /// A bit for each entry of `meetings` in progress.
     unsigned open;
     Meeting meetings[warp_lanes];
 };
@@ -35,9 +35,9 @@ struct Barrier {
 
 /// The state of a CTA of a cluster.
 struct Block {
-    /// Dynamic shared memory, which ends with the arena, behind which a page is closed.
+    /// Dynamic shared memory. It ends with the arena, which a protected page follows.
     std::uint8_t *arena, *dynamic;
-    /// Static shared memory, while that of another block is where the kernel has it.
+    /// A copy of static shared memory, while another CTA's occupies the kernel's address.
     std::vector<std::uint8_t> statics;
     Barrier barrier[barriers];
     unsigned left;
@@ -50,25 +50,25 @@ struct Block {
     }
 };
 
-/// One host thread's share of a launch: the cluster that it runs now, of one block where the kernel
-/// knows of none. The warps of its blocks stand behind each other.
+/// One host thread's share of a launch: the cluster that it runs now, of one CTA if the kernel
+/// declares no cluster. The warps of its CTAs are stored consecutively.
 struct Worker {
     Stacks stacks{max_threads};
     std::unique_ptr<Thread[]> threads{new Thread[max_threads]()};
     Warp warps[max_warps];
     Block block[cluster_blocks];
     std::unique_ptr<Arrivals[]> arrivals{new Arrivals[cluster_blocks]};
-    /// The barrier of the whole cluster, and whether all have once come to it.
+    /// The barrier of the whole cluster, and whether all threads have passed it once.
     Barrier together;
     bool met;
-    /// Threads that wait at an mbarrier, and which one; and whether the next one to run is to land
-    /// what it waits for.
+    /// The threads that wait at an mbarrier, and the address of that mbarrier. `lands` tells the
+    /// next thread that it must land a copy.
     unsigned asleep[max_warps];
     const void *waits_at[max_threads];
     bool lands;
     unsigned ready_warps, warp, left, yields;
-    /// The threads and the warps of a block, and the blocks; and the block whose static shared
-    /// memory is in its place.
+    /// The threads and the warps per CTA, and the number of CTAs. `live` is the CTA whose static
+    /// shared memory is at the kernel's address.
     unsigned size, block_warps, blocks, live;
     StaticShared statics;
     const Launch *launch;
@@ -83,7 +83,7 @@ struct Worker {
         return unsigned(random >> 32);
     }
 
-    /// A set bit of `set`: the lowest, or any where the order is shuffled.
+    /// A set bit of `set`: the lowest, or a random one if the order is shuffled.
     unsigned pick(unsigned set) {
         if (!shuffled) return unsigned(__builtin_ctz(set));
         unsigned turn = draw() % 32, turned = set >> turn | set << (-turn & 31);
@@ -113,14 +113,13 @@ struct Worker {
         return nullptr;
     }
 
-    /// A thread that waits for what is on its way, no longer asleep: it is to land the oldest of
-    /// that.
+    /// Wakes a thread that waits for an asynchronous copy and tells it to land the oldest one.
     Thread *next_to_land();
 
-    /// The next thread to run, no longer marked ready; none where all wait.
+    /// The next thread to run, no longer marked ready; null if all wait.
     Thread *next() {
         if (!ready_warps) return next_to_land();
-        // As late as it may, but in a shuffled order sometimes early.
+        // A copy lands as late as possible, but in a shuffled order sometimes early.
         if (shuffled && draw() % 64 == 0)
             if (Thread *early = next_to_land()) return early;
         if (shuffled || !(ready_warps >> warp & 1)) warp = pick(ready_warps);
@@ -141,15 +140,15 @@ struct Worker {
         emulated_cuda_switch(from, to->stack);
     }
 
-    /// Runs others until somebody makes the current thread ready.
+    /// Runs other threads until one of them makes the current thread ready.
     void wait() {
         Thread *me = emulated_cuda_current, *to = next();
         if (!to) deadlock();
         if (to != me) switch_to(to, &me->stack);
     }
 
-    /// Waits at an mbarrier until somebody wakes those who do; true where the current thread is to
-    /// land what it waits for.
+    /// Waits at an mbarrier until the waiting threads are woken; returns true if the current thread
+    /// must land the copy that it waits for.
     bool sleep(const void *mbarrier) {
         const Thread &me = *emulated_cuda_current;
         waits_at[&me - &threads[0]] = mbarrier;
@@ -166,19 +165,18 @@ struct Worker {
         }
     }
 
-    /// The current thread may go on; where the order is shuffled, others may come first.
+    /// Continues the current thread; in a shuffled order, others may run first.
     void go_on() {
         if (!shuffled) return;
         make_ready(emulated_cuda_current->warp, 1u << emulated_cuda_current->lane);
         wait();
     }
 
-    /// Runs the next thread in order that can, so that one which asks again and again for something
-    /// lets all others run.
+    /// Runs the next runnable thread in order, so that a polling thread lets all others run.
     void yield();
 
-    /// Waits at `b` until `expected` threads have come, all of `count` warps from `first` on;
-    /// returns how many brought `predicate`.
+    /// Waits at `b` until `expected` threads have arrived, all of `count` warps from `first` on;
+    /// returns the number of threads with a true `predicate`.
     unsigned meet(Barrier &b, unsigned expected, unsigned first, unsigned count, bool predicate);
 
     [[noreturn]] void deadlock();
@@ -198,17 +196,17 @@ struct Worker {
         meeting.collective(meeting.arguments, meeting.arrived);
     }
 
-    /// The end of the current thread.
+    /// Ends the current thread.
     [[noreturn]] void leave();
 
-    /// Has all threads of block `rank`, which is at `at` in the grid, ready to begin.
+    /// Makes all threads of CTA `rank`, which is at `at` in the grid, ready to begin.
     void prepare(unsigned rank, Index at);
-    /// Runs the cluster whose first block is at `first` in the grid.
+    /// Runs the cluster whose first CTA is at `first` in the grid.
     void run_cluster(Index first, std::uint64_t seed);
 };
 
-/// That of the calling host thread; null where it runs no blocks. A constant to begin with, so that
-/// no use of it asks whether it has been made.
+/// The worker of the calling host thread; null if it runs no CTAs. The initializer is constant, so
+/// that accesses need no check for initialization.
 extern constinit thread_local Worker *worker;
 
 } // namespace emulated_cuda

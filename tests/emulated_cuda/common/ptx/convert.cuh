@@ -14,7 +14,7 @@ inline unsigned bf16x2_from_floats(float low, float high) {
 inline float float_from_f16(unsigned short bits) {
     unsigned sign = unsigned(bits & 0x8000) << 16, magnitude = unsigned(bits & 0x7fff) << 13;
     if (magnitude >= 0x7c00u << 13) return __uint_as_float(sign | magnitude | 0x7f800000);
-    // The exponents' biases differ by 112; the product also normalizes subnormals.
+    // The exponent biases differ by 112; the multiplication also normalizes subnormals.
     return __uint_as_float(sign | __float_as_uint(__uint_as_float(magnitude) * 0x1p112f));
 }
 

@@ -18,8 +18,8 @@ inline void land_copies(unsigned group) {
 
 } // namespace emulated_cuda
 
-/// A copy lands as late as the instruction set allows, at the wait that covers it. Until then its
-/// destination is poison.
+/// A copy lands as late as the ISA allows, at the wait that covers it. Until then its destination
+/// is poisoned.
 inline void cp_async_16(void *to, const void *from, int bytes = 16) {
     emulated_cuda::Thread &thread = *emulated_cuda_current;
     if (bytes < 0 || bytes > 16) emulated_cuda_fail("cp.async of %d of 16 bytes", bytes);

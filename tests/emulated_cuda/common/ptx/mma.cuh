@@ -1,9 +1,10 @@
-// Emulates kernels/common/ptx/mma.cuh, after the PTX ISA, 9.7, "Warp-level matrix instructions".
+// Emulates kernels/common/ptx/mma.cuh, according to the PTX ISA, 9.7, "Warp-level matrix
+// instructions".
 #pragma once
 
 #include "common/ptx/convert.cuh"
 
-// Turns the sanitizer off, which is for kernels: here it would only cost time.
+// Turns the sanitizer off. It checks kernels, and would only cost time here.
 #define EMULATED_CUDA_UNCHECKED __attribute__((no_sanitize("undefined")))
 
 namespace emulated_cuda {
@@ -30,12 +31,13 @@ EMULATED_CUDA_UNCHECKED inline void widen_pairs(const unsigned (&pairs)[Rows][8]
         }
 }
 
-/// D += A·B for all 32 lanes, with the fragments of m16n8k16: a lane's registers hold pairs along
-/// K, of A over the halves of its rows and then of K, of B over the halves of K.
+/// D += A·B for all 32 lanes, with the fragments of m16n8k16. A lane's registers hold pairs along
+/// K. The registers of A cover the two halves of the rows and then of K, those of B the halves of
+/// K.
 EMULATED_CUDA_UNCHECKED inline void multiply(void **arguments, unsigned present) {
     require_warp(present, "mma");
     auto lanes = reinterpret_cast<Mma **>(arguments);
-    // Pairs of A by row, pairs of B by position along K.
+    // Pairs of A by row, and pairs of B by position along K.
     unsigned a_pairs[16][8], b_pairs[8][8];
     for (int lane = 0; lane < 32; lane++) {
         int group = lane / 4, in_group = lane % 4;
@@ -78,7 +80,7 @@ struct MatrixLoad {
     const void *row;
 };
 
-/// Lanes 8i to 8i+7 pass the rows of 8×8 matrix i; register i of a lane is a pair of its elements.
+/// Lanes 8i to 8i+7 pass the rows of 8×8 matrix i. Register i of a lane is a pair of its elements.
 template <bool Transposed> EMULATED_CUDA_UNCHECKED inline void load_matrices(void **arguments, unsigned present) {
     require_warp(present, "ldmatrix");
     auto lanes = reinterpret_cast<MatrixLoad **>(arguments);

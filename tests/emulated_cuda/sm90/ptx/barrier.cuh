@@ -1,5 +1,5 @@
-// Emulates kernels/sm90/ptx/barrier.cuh. A box, or a value from another CTA, lands as late as it
-// may: when a thread waits for it and nobody else can run.
+// Emulates kernels/sm90/ptx/barrier.cuh. A box, or a value from another CTA, lands as late as
+// possible: when a thread waits for it and no other thread can run.
 #pragma once
 
 #include "sm90/ptx/box.cuh"
@@ -9,7 +9,7 @@ namespace emulated_cuda {
 /// Loads and stores that are in flight to this thread's CTA.
 inline Arrivals &arrivals() { return emulated_cuda_current->arrivals[emulated_cuda_current->rank]; }
 
-/// Removes the oldest entry for `barrier` from a list; false without one.
+/// Removes the oldest entry for `barrier` from a list; returns false if there is none.
 template <class T> inline bool take_for(const void *barrier, T *list, unsigned &count, T &taken) {
     for (unsigned i = 0; i < count; i++) {
         if (list[i].barrier != barrier) continue;
@@ -21,7 +21,7 @@ template <class T> inline bool take_for(const void *barrier, T *list, unsigned &
     return false;
 }
 
-/// Lands what has been in flight to `barrier` for longest, boxes first; returns its bytes.
+/// Lands the oldest load or store in flight to `barrier`, boxes first; returns its bytes.
 inline unsigned land(const void *barrier) {
     Arrivals &mine = arrivals();
     Load load;
@@ -42,8 +42,8 @@ inline unsigned land(const void *barrier) {
 
 struct Barrier {
     unsigned short pending, count;
-    // Expected bytes that have not landed, or landed before they were expected; the lowest bit is
-    // the phase.
+    // The expected bytes that have not landed minus those that landed before they were expected.
+    // The lowest bit is the phase.
     int phased_bytes;
 
     void init(unsigned threads) {
@@ -57,7 +57,7 @@ struct Barrier {
     void arrive_expect_tx(unsigned bytes) {
         if (add(int(bytes), true)) emulated_cuda_wake(this, emulated_cuda_current->rank);
     }
-    /// True if it completes the phase.
+    /// True if this call completes the phase.
     bool add(int bytes, bool arrives) {
         // Fresh shared memory is all ones.
         if (count == 0xffff) emulated_cuda_fail("an mbarrier that nobody has initialised");

@@ -7,8 +7,8 @@ using TensorMap = emulated_cuda::TensorMap;
 
 namespace emulated_cuda {
 
-/// The swizzled address of `logical`: chunk i of row r is at i ^ r % 8 in rows of 128 bytes, at
-/// i ^ r / 2 % 4 in rows of 64 bytes; a chunk is 16 bytes.
+/// The swizzled address of `logical`: chunk i of row r is at i ^ r % 8 in rows of 128 bytes, and at
+/// i ^ r / 2 % 4 in rows of 64 bytes. A chunk is 16 bytes.
 inline char *swizzled(char *logical, unsigned row_bytes = 128) {
     Size address = reinterpret_cast<Size>(logical);
     return reinterpret_cast<char *>(address ^ (address >> 7 & (row_bytes / 16 - 1)) << 4);
@@ -23,7 +23,8 @@ template <class... At> inline Box box_at(const void *in_shared, const TensorMap 
     return {static_cast<char *>(const_cast<void *>(in_shared)), map, {int(at)...}};
 }
 
-/// Visits the addresses of a box's elements in shared memory and in the tensor, null outside of it.
+/// Visits the elements of a box, by their addresses in shared memory and in the tensor (null
+/// outside).
 template <class F> EMULATED_CUDA_UNCHECKED inline void each_element(const Box &box, F visit) {
     const TensorMap &map = box.map;
     const unsigned width = map.box[0], rows = map.box[1] * map.box[2] * map.box[3];

@@ -1,5 +1,5 @@
-// Emulates kernels/sm90/ptx/tma.cuh. A load lands when its barrier is waited for, a store at the
-// wait that covers it.
+// Emulates kernels/sm90/ptx/tma.cuh. A load lands when a thread waits for its barrier, a store at
+// the wait that covers it.
 #pragma once
 
 #include "sm90/ptx/barrier.cuh"

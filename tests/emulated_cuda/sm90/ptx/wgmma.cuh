@@ -1,5 +1,5 @@
-// Emulates kernels/sm90/ptx/wgmma.cuh. Matrices lie as the PTX ISA says, 9.7.15 ("wgmma"), in the
-// 128-byte swizzle; a wgmma executes at the wait that covers it.
+// Emulates kernels/sm90/ptx/wgmma.cuh, with the matrix layouts of the PTX ISA, 9.7.15 ("wgmma"),
+// and the 128-byte swizzle. A wgmma executes at the wait that covers it.
 #pragma once
 
 #include "sm90/ptx/box.cuh"
@@ -8,8 +8,7 @@ inline unsigned warp_uniform(unsigned x) { return x; }
 template <unsigned Count> inline void warpgroup_reg_dealloc() { static_assert(Count >= 24 && Count <= 256 && Count % 8 == 0); }
 template <unsigned Count> inline void warpgroup_reg_alloc() { static_assert(Count >= 24 && Count <= 256 && Count % 8 == 0); }
 
-// A descriptor is an address, with the distance of 64 columns in its upper 16 bits, in units of 16
-// bytes.
+// A descriptor is an address. Its upper 16 bits are the stride of 64 columns in units of 16 bytes.
 inline unsigned long long smem_desc(const void *in_shared, unsigned leading = 16) {
     return reinterpret_cast<unsigned long long>(in_shared) | (unsigned long long)(leading / 16) << 48;
 }
@@ -17,7 +16,7 @@ inline unsigned long long advance(unsigned long long desc, unsigned bytes) { ret
 
 namespace emulated_cuda {
 
-/// Widens eight neighbours in a row of a matrix, which share a chunk.
+/// Widens eight adjacent elements in a row of a matrix, which share a chunk.
 inline void widen_chunk(unsigned long long matrix, unsigned offset, float (&to)[8]) {
     char *start = reinterpret_cast<char *>(matrix & 0xffffffffffff);
     unsigned short bits[8];
@@ -25,8 +24,8 @@ inline void widen_chunk(unsigned long long matrix, unsigned offset, float (&to)[
     for (unsigned i = 0; i < 8; i++) to[i] = float_from_bf16(bits[i]);
 }
 
-/// One wgmma of a warp, for all its lanes: sixteen rows, and a lane holds two rows and two of every
-/// eight columns.
+/// One warp's part of a wgmma, for all its lanes: sixteen rows. A lane holds two rows and two of
+/// every eight columns.
 EMULATED_CUDA_UNCHECKED inline void multiply(Wgmma *const (&lanes)[32]) {
     const Wgmma &w = *lanes[0];
     const unsigned warp = emulated_cuda_current->thread.x / 32 % 4, across = unsigned(w.right >> 48) * 16;
@@ -108,7 +107,7 @@ template <int Pending> inline void wgmma_wait() {
     emulated_cuda_collective(0xffffffff, land_products, &landing);
     mine.wgmmas -= landed;
     __builtin_memmove(mine.wgmma, mine.wgmma + landed, mine.wgmmas * sizeof(Wgmma));
-    // One thread of a warpgroup may arrive for all of it afterwards.
+    // One thread of a warpgroup may arrive for the whole warpgroup afterwards.
     emulated_cuda_barrier(8 + emulated_cuda_current->thread.x / 128, 128, false);
 }
 template <int Count> inline void warpgroup_fence_operand(float (&acc)[Count]) { asm volatile("" : : "r"(acc) : "memory"); }
