@@ -1,9 +1,11 @@
-"""Measures diffusers, eager and compiled, beside `zimage` on the same GPU, and prints the ratio of their times.
+"""Measures diffusers, eager and compiled, against `zimage` on the same GPU, and prints the time
+ratios.
 
     python benches/peers/against_diffusers.py --engine target/release/zimage
     python benches/peers/against_diffusers.py --engine target/release/zimage --rows vae,text_encoder --modes compiled
 
-Random weights of the real configuration in bf16, a picture of 1024×1024, 128 caption tokens. See README.md beside this.
+The weights are random, in bf16 and of the real configuration. The picture has 1024×1024 pixels and
+the caption 128 tokens. README.md in this folder has the details.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ from full_width import TEXT_ENCODER, TRANSFORMER, VAE, autoencoder, randomised  
 
 SIZE, CAPTION = 1024, 128
 WARM_UP = 3
-#: What is measured, and the row of `zimage bench` that is the same work.
+#: The rows of `zimage bench` and the work of diffusers that each is compared with.
 ROWS = {
     "transformer-1": "stage/transformer/batch-1",
     "transformer-2": "stage/transformer/batch-2",
@@ -45,7 +47,7 @@ Call = Callable[[], Any]
 
 
 def built(make: Callable[[], torch.nn.Module]) -> torch.nn.Module:
-    """A network with random weights, made on the GPU in bf16."""
+    """A network with random weights, initialised on the GPU in bf16."""
     torch.manual_seed(0)
     kept = torch.get_default_dtype()
     torch.set_default_dtype(torch.bfloat16)
@@ -56,7 +58,7 @@ def built(make: Callable[[], torch.nn.Module]) -> torch.nn.Module:
 
 
 def transformer_call(network: torch.nn.Module, batch: int, compiled: bool) -> Call:
-    """One forward of `batch` pictures, each with its caption."""
+    """One forward pass of `batch` pictures, each with its caption."""
     run = torch.compile(network, dynamic=False) if compiled else network
     latents = [normal(network.config.in_channels, 1, SIZE // 8, SIZE // 8) for _ in range(batch)]
     captions = [normal(CAPTION, network.config.cap_feat_dim) for _ in range(batch)]
@@ -65,8 +67,8 @@ def transformer_call(network: torch.nn.Module, batch: int, compiled: bool) -> Ca
 
 
 def text_encoder_call(network: torch.nn.Module, compiled: bool) -> Call:
-    """The hidden states of one prompt before the last block, without padding. Compiled, the last block is cut off and no
-    keys and values are kept, so that the compiler sees one graph without work that nobody reads."""
+    """The hidden states of one prompt before the last block, without padding. For the compiler the
+    last block is removed and the KV cache is off, so that it sees one graph without unused work."""
     ids = torch.arange(CAPTION, device="cuda")[None] * 7919 % network.config.vocab_size
     if not compiled:
         return lambda: network(input_ids=ids, output_hidden_states=True).hidden_states[-2]
@@ -77,7 +79,8 @@ def text_encoder_call(network: torch.nn.Module, compiled: bool) -> Call:
 
 
 def vae_call(network: torch.nn.Module, compiled: bool) -> Call:
-    """Latents to pixels between -1 and 1; compiled it is channels last, as it is fastest."""
+    """Latents to pixels between -1 and 1; channels last if compiled, which is the fastest
+    layout."""
     network.to(memory_format=torch.channels_last if compiled else torch.contiguous_format)
     run = torch.compile(network.decode, dynamic=False) if compiled else network.decode
     latents = normal(1, network.config.latent_channels, SIZE // 8, SIZE // 8)
@@ -88,7 +91,7 @@ def normal(*shape: int) -> torch.Tensor:
     return torch.randn(shape, device="cuda", dtype=torch.bfloat16)
 
 
-#: Of each row, the network and what calls it.
+#: The network and the call of each row.
 NETWORKS: dict[str, tuple[Callable[[], torch.nn.Module], Callable[[torch.nn.Module, bool], Call]]] = {
     "transformer-1": (lambda: ZImageTransformer2DModel(**TRANSFORMER), lambda n, c: transformer_call(n, 1, c)),
     "transformer-2": (lambda: ZImageTransformer2DModel(**TRANSFORMER), lambda n, c: transformer_call(n, 2, c)),
@@ -114,7 +117,7 @@ def median_ms(call: Call, runs: int) -> float:
 
 
 def measure(rows: list[str], modes: list[str], runs: int) -> dict[tuple[str, str], float]:
-    """Milliseconds by row and mode, told as they come."""
+    """Milliseconds by row and mode, printed as they are measured."""
     found: dict[tuple[str, str], float] = {}
     for row in rows:
         make, call = NETWORKS[row]
@@ -132,8 +135,8 @@ def measure(rows: list[str], modes: list[str], runs: int) -> dict[tuple[str, str
 
 
 def ours(engine: Path, backend: str, rows: list[str]) -> dict[str, float]:
-    """The medians of `zimage bench`, by the names of its rows."""
-    # One row is filtered by its own name, so that only what it needs is loaded.
+    """The medians of `zimage bench`, by row name."""
+    # A single row is filtered by its own name, so that only its networks are loaded.
     pattern = ROWS[rows[0]] if len(rows) == 1 else "stage/"
     command = [engine, "bench", "--backend", backend, "--random", "turbo", "--json", "--filter", pattern]
     sizes = ["--width", str(SIZE), "--height", str(SIZE), "--tokens", str(CAPTION)]
@@ -153,7 +156,7 @@ def table(rows: list[str], modes: list[str], peer: dict[tuple[str, str], float],
 
 
 def chosen(known: tuple[str, ...]) -> Callable[[str], list[str]]:
-    """Reads a list of names with commas between them."""
+    """Parses a comma-separated list of names."""
 
     def parse(text: str) -> list[str]:
         names = text.split(",")

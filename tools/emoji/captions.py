@@ -1,14 +1,14 @@
 """Scenes and the sentences that describe them.
 
-A scene is one or two pictures, each with a place and perhaps a tint, over a background colour. Whatever is random in a scene is said
-in its caption; what the caption leaves out has a default (white background, whole picture, own colours). Nothing here draws anything:
-pictures.py does. Used by data.py, vae.py, transformer.py and evaluate.py; needs no package outside the standard library.
-"""
+A scene is one or two pictures, each with a position and perhaps a tint, over a background colour.
+The caption states every random property of a scene; properties that it omits have a default (white
+background, whole picture, own colours). This module draws no pixels; pictures.py does. It is used
+by data.py, vae.py, transformer.py and evaluate.py, and needs only the standard library. """
 
 import random
 from dataclasses import dataclass
 
-# Background colours: RGB, and the words for each. The first word is the one that evaluation uses.
+# Background colours: RGB, and the words for each. Evaluation uses the first word.
 COLOURS: list[tuple[tuple[int, int, int], list[str]]] = [
     ((255, 255, 255), ["white"]),
     ((16, 16, 18), ["black"]),
@@ -30,8 +30,8 @@ COLOURS: list[tuple[tuple[int, int, int], list[str]]] = [
 ]
 WHITE = 0
 
-# Tints of a picture: the words, the hue as RGB with its largest part 1, and what saturation and value are multiplied by.
-# Value is then lifted: v' = lift + (1 - lift) * v * value.
+# Tints of a picture: the words, the hue as RGB with a maximum of 1, and the factors for saturation
+# and value. The value is then lifted: v' = lift + (1 - lift) * v * value.
 TINTS: list[tuple[list[str], tuple[float, float, float], float, float, float]] = [
     (["red"], (1.0, 0.08, 0.08), 1.0, 0.95, 0.0),
     (["orange"], (1.0, 0.5, 0.05), 1.0, 1.0, 0.0),
@@ -49,7 +49,8 @@ COLOUR_WORDS = {w for _, words in COLOURS for phrase in words for w in phrase.re
     w for words, *_ in TINTS for w in words
 }
 
-# Places: 0 is the whole picture; 1 to 9 are a picture of half the size, with the offset of its corner and the words for it.
+# Positions: 0 is the whole picture. 1 to 9 are a picture of half the size, with the offset of its
+# corner and the words for it.
 WHOLE, LEFT, RIGHT, TOP, BOTTOM, CENTRE = 0, 1, 2, 3, 4, 5
 PLACES: list[tuple[tuple[int, int], list[str]]] = [
     ((0, 0), []),
@@ -78,7 +79,7 @@ PLAIN_BACKGROUND = ["plain", "solid", "flat", "simple", "uniform"]
 
 @dataclass(frozen=True)
 class Picture:
-    """One emoji: how it is called, and what may be done with it."""
+    """One emoji: its names, and the edits that it permits."""
 
     code: str
     label: str
@@ -90,7 +91,8 @@ class Picture:
 
 @dataclass(frozen=True)
 class Scene:
-    """Pictures by index with the place and tint (-1: none) of each, the background's index, and a caption."""
+    """The indices of the pictures with the position and tint (-1: none) of each, the background's
+    index, and a caption."""
 
     pictures: tuple[int, ...]
     places: tuple[int, ...]
@@ -100,7 +102,7 @@ class Scene:
 
 
 def article(name: str) -> str:
-    """The name with "a" or "an"; a plural stands alone."""
+    """The name with "a" or "an"; a plural has no article."""
     first = name.split(" ")[-1] if ":" not in name else name.split(":")[0]
     if first.endswith("s") and not first.endswith(("ss", "us", "is")):
         return name
@@ -121,7 +123,7 @@ class Writer:
         return self.rng.choice(self.base if self.rng.random() < base_share or not self.toned else self.toned)
 
     def background(self) -> tuple[int, str]:
-        """A colour and its word; the word is empty for a background that goes without saying."""
+        """A colour and its word; the word is empty for a default background."""
         if self.rng.random() < 0.4:
             return WHITE, ""
         colour = self.rng.randrange(len(COLOURS))
@@ -129,7 +131,7 @@ class Writer:
         return colour, words[0] if self.rng.random() < 0.6 else self.rng.choice(words)
 
     def tinted(self, index: int, name: str, share: float) -> tuple[int, str]:
-        """Perhaps a tint, and the name with its colour in front."""
+        """Perhaps a tint, and the name preceded by its colour."""
         if not self.catalogue[index].tintable or self.rng.random() > share:
             return -1, name
         tint = self.rng.randrange(len(TINTS))
@@ -143,7 +145,7 @@ class Writer:
         return names[0] if self.rng.random() < 0.55 else self.rng.choice(names)
 
     def phrase(self, name: str) -> str:
-        """A name the way people write it in a prompt."""
+        """A name in the forms that people write in a prompt."""
         r = self.rng.random()
         if r < 0.30:
             return name
@@ -187,7 +189,7 @@ class Writer:
         return f"{text}, the background is {word}"
 
     def finish(self, text: str) -> str:
-        """Style words, capitals and full stops, which change nothing in the picture."""
+        """Adds style words, capitals and full stops, which do not change the picture."""
         r = self.rng.random()
         if r < 0.06:
             text = ", ".join([text] + self.rng.sample(STYLE, self.rng.randint(1, 4)))
@@ -246,7 +248,7 @@ class Writer:
         return Scene((first, second), places, (tint_a, tint_b), colour, self.finish(self.with_background(text, word)))
 
     def scene(self) -> Scene:
-        """Any scene; one caption in sixteen is left empty, for guidance."""
+        """A random scene; one caption in sixteen is left empty, for guidance."""
         scene = self.pair() if self.rng.random() < 0.26 else self.single()
         if self.rng.random() < 0.06:
             scene = Scene(scene.pictures, scene.places, scene.tints, scene.colour, "")

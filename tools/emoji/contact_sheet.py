@@ -1,4 +1,5 @@
-"""Draws the contact sheet of the README: every prompt of contact_sheet_prompts.txt once, with seed 0, by the zimage binary.
+"""Draws the README's contact sheet with the zimage binary: every prompt of
+contact_sheet_prompts.txt once, with seed 0.
 
 Run: python tools/emoji/contact_sheet.py --binary target/release/zimage --out docs/contact-sheet.png
 Needs: the built binary and pillow.

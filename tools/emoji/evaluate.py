@@ -2,13 +2,14 @@
 
 Run: python tools/emoji/evaluate.py --work target/emoji --model models/emoji
      python tools/emoji/evaluate.py --work target/emoji --model models/emoji --engine zimage --binary target/release/zimage
-Needs: WORK/pack.npz from data.py and requirements.txt; with `--engine zimage` the built binary. A GPU is used where there is one.
+Needs: WORK/pack.npz from data.py and requirements.txt; with `--engine zimage` the built binary. A
+GPU is used if there is one.
 
-Singles: any of the pictures under its label, in one of the ways people write, two of three with a named background. A picture is right
-when, of all training pictures on the same background, the nearest to the generated one (RGB mean squared error) is the one described.
-A background is right when the named colour nearest to the median of the border is the one named. Pairs: two pictures side by side or one
-above the other; each half is judged like a single.
-"""
+Singles: random pictures under their labels, phrased as people write, two of three with a named
+background. A picture is correct if it is the nearest (RGB mean squared error) of all training
+pictures on the same background. A background is correct if the named colour is the nearest to the
+median of the border. Pairs: two pictures side by side or one above the other; each half is judged
+like a single. """
 
 import argparse
 import json
@@ -84,7 +85,8 @@ def with_zimage(prompts: list[str], args: argparse.Namespace, device: torch.devi
 
 
 def errors(generated: Tensor, sprites: Tensor, ground: Tensor) -> Tensor:
-    """Mean squared error of every generated picture [g, 3, h, w] against every sprite [n, 4, h, w] on the ground colour: [g, n]."""
+    """Mean squared error of every generated picture [g, 3, h, w] against every sprite [n, 4, h, w]
+    on the ground colour: [g, n]."""
     target = (generated - ground[:, None, None]).flatten(1)
     columns = []
     for chunk in sprites.split(64):
@@ -95,7 +97,8 @@ def errors(generated: Tensor, sprites: Tensor, ground: Tensor) -> Tensor:
 
 
 def recognised(generated: Tensor, scenes: list[Scene], album: Album) -> list[list[bool]]:
-    """For each scene, whether each of its pictures is the nearest one (or one that cannot be told from the nearest)."""
+    """For each scene, one flag per picture: true if it is the nearest one, or indistinguishable
+    from it."""
     groups: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
     for n, scene in enumerate(scenes):
         for part, place in enumerate(scene.places):

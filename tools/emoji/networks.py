@@ -1,6 +1,7 @@
-"""The transformer and the text encoder for training: the arithmetic of diffusers' ZImageTransformer2DModel and transformers' Qwen3Model
-on whole batches, with the same parameter names, so that a state dict fits both. `transformer.py` compiles these; its export compares
-them with the originals.
+"""The transformer and the text encoder for training. They compute the same as diffusers'
+ZImageTransformer2DModel and transformers' Qwen3Model on whole batches, and use the same parameter
+names, so that a state dict fits both. `transformer.py` compiles them; its export compares them with
+the originals.
 """
 
 import math
@@ -62,7 +63,7 @@ def linear(inputs: int, outputs: int, bias: bool = False) -> nn.Linear:
 
 
 def fused(x: Tensor, *layers: nn.Linear) -> tuple[Tensor, ...]:
-    """Several projections of one input as one matrix product."""
+    """Several projections of one input as one gemm."""
     return F.linear(x, torch.cat([layer.weight for layer in layers])).split([layer.out_features for layer in layers], -1)
 
 
@@ -116,7 +117,8 @@ class TextLayer(nn.Module):
 
 
 class TextEncoder(nn.Module):
-    """Tokens [B, L] → the hidden states before the last layer [B, L, width]; the last layer, which nothing reads, is not here."""
+    """Tokens [B, L] → the hidden states before the last layer [B, L, width]. The last layer is
+    unused and omitted."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -223,10 +225,11 @@ def rotation(positions: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Transformer(nn.Module):
-    """Latents [B, 16, H, W], model time [B] (0: noise, 1: picture), text features [B, L, width] with their lengths → minus the velocity.
+    """Latents [B, 16, H, W], model time [B] (0: noise, 1: picture) and text features [B, L, width]
+    with their lengths → minus the velocity.
 
-    Every caption of a batch is padded to the same L, a multiple of 32, and H·W/4 is a multiple of 32 too.
-    """
+    Every caption of a batch is padded to the same L, a multiple of 32, and H·W/4 is a multiple of
+    32 too. """
 
     def __init__(self) -> None:
         super().__init__()
@@ -274,7 +277,7 @@ class Transformer(nn.Module):
 
 
 class TextToImage(nn.Module):
-    """Both networks: what is trained together."""
+    """Both networks, which are trained together."""
 
     def __init__(self) -> None:
         super().__init__()

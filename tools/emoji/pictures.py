@@ -1,4 +1,4 @@
-"""Pictures as tensors: decoding the pack that data.py wrote, and drawing scenes from it on any device.
+"""Pictures as tensors: decodes the pack that data.py wrote, and draws scenes from it on any device.
 
 Used by vae.py, transformer.py and evaluate.py; needs numpy, torch and pillow.
 """
@@ -23,7 +23,8 @@ def read_catalogue(pack: Path) -> list[Picture]:
 
 
 class Album:
-    """Every picture of the pack at full and at half size, RGBA with straight alpha, as bytes on one device."""
+    """Every picture of the pack at full and at half size, as RGBA bytes with straight alpha on one
+    device."""
 
     def __init__(self, pack: Path, device: torch.device, limit: int | None = None):
         arrays = np.load(pack)
@@ -58,7 +59,8 @@ class Album:
         return (saturation * x[:, 3]).sum((1, 2)) / x[:, 3].sum((1, 2)) < 0.25
 
     def tint(self, colour: torch.Tensor, tints: torch.Tensor, grey: torch.Tensor) -> torch.Tensor:
-        """The same picture with another hue: its saturation and value are kept, but a grey picture takes on some of the colour."""
+        """The same picture with another hue. Saturation and value stay, but a grey picture takes on
+        some of the colour."""
         value, low = colour.amax(1, keepdim=True), colour.amin(1, keepdim=True)
         saturation = (value - low) / value.clamp(min=1e-3)
         saturation = torch.where(grey[:, None, None, None], 0.55 + 0.45 * saturation, saturation)

@@ -1,12 +1,14 @@
-"""Trains the embedded default's transformer together with its text encoder, and writes the whole model folder.
+"""Trains the embedded default's transformer with its text encoder, and writes the whole model
+folder.
 
 Run: python tools/emoji/transformer.py --work target/emoji --minutes 17 --out models/emoji
-Needs: what data.py and vae.py wrote to WORK, requirements.txt and one GPU (a CPU does for a trial: --batch 8 --bank 64 --limit 20).
+Needs: the output of data.py and vae.py in WORK, requirements.txt and one GPU (a CPU suffices for a
+trial: --batch 8 --bank 64 --limit 20).
 
-Flow matching: x_t = sigma·noise + (1 − sigma)·x0, and the transformer, told t = 1 − sigma, predicts x0 − noise. Latents come from a bank
-on the device, part of which is drawn and encoded anew at every step. The learning rate follows the clock down to zero, so the result is
-whole whenever the time ends. Every five minutes WORK/preview.png is drawn and OUT is written.
-"""
+Flow matching: x_t = sigma·noise + (1 − sigma)·x0, and the transformer, given t = 1 − sigma,
+predicts x0 − noise. Latents come from a bank on the device; a part of it is redrawn and re-encoded
+at every step. The learning rate decays to zero with the time, so the result is complete whenever
+the time ends. WORK/preview.png and OUT are written every five minutes. """
 
 import argparse
 import json
@@ -34,7 +36,7 @@ TEMPLATE = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
 LONGEST = 2 * CAPTION_MULTIPLE
 SHIFT = 3.0
 STEPS = 8
-#: `zimage.json`: what a request means that does not say otherwise, and the sizes of the training pictures.
+#: `zimage.json`: the defaults of a request, and the sizes of the training pictures.
 DEFAULTS = {"steps": STEPS, "guidance": 0.0, "width": 256, "height": 256, "sizes": [[256, 256]]}
 REFRESH = 16  # a bank entry is used about this often before it is drawn anew
 MUON_RATE, ADAM_RATE, WEIGHT_DECAY = 3e-3, 1.5e-3, 0.01
@@ -47,7 +49,8 @@ PREVIEW = [
 
 
 class SceneStream(IterableDataset):
-    """Chunks of scenes with their captions as padded tokens, endless, drawn by each worker from its own seed."""
+    """Endless chunks of scenes with their captions as padded tokens; each worker has its own
+    seed."""
 
     def __init__(self, catalogue: list[Picture], tokenizer: Path, chunk: int):
         self.catalogue, self.tokenizer, self.chunk = catalogue, str(tokenizer), chunk
@@ -73,7 +76,7 @@ def padded(captions: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Bank:
-    """Latents and captions on the device, the oldest replaced first."""
+    """Latents and captions on the device; the oldest are replaced first."""
 
     def __init__(self, size: int, encode: torch.nn.Module, album: Album, stream: Iterator, device: torch.device):
         self.latents = torch.empty(size, 16, 32, 32, dtype=torch.bfloat16, device=device)
@@ -95,7 +98,8 @@ class Bank:
         self.filled = max(self.filled, int(at.max()) + 1)
 
     def batch(self, size: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Latents, tokens and lengths of entries that all fit the same padded caption length; of long captions a quarter as many."""
+        """Latents, tokens and lengths of entries with the same padded caption length; a quarter as
+        many if the captions are long."""
         lengths = self.lengths[: self.filled]
         short = lengths <= CAPTION_MULTIPLE
         choose_short = self.rng.random() < short.mean()
@@ -119,7 +123,8 @@ class Encode(torch.nn.Module):
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose update is made orthogonal by a Newton–Schulz iteration, scaled so that its entries are as large as AdamW's.
+    """Momentum whose update is orthogonalised by a Newton–Schulz iteration, and scaled to the size
+    of AdamW's updates.
 
     Matrices of one shape are treated as one batch.
     """
@@ -176,7 +181,7 @@ def flow_loss(model: torch.nn.Module, latents: Tensor, tokens: Tensor, lengths: 
 
 @torch.no_grad()
 def sample(model: TextToImage, vae: AutoencoderKL, tokens: Tensor, lengths: Tensor, steps: int = STEPS) -> Tensor:
-    """Pictures in 0..1 by Euler steps, from the noise of seed 0 for every caption."""
+    """Pictures in 0..1 by Euler steps; every caption starts from the noise of seed 0."""
     noise = torch.randn(1, 16, 32, 32, generator=torch.Generator("cpu").manual_seed(0)).to(tokens.device)
     x = noise.expand(len(tokens), -1, -1, -1)
     sigmas = torch.cat([shifted(torch.linspace(1, 1 / steps, steps)), torch.zeros(1)]).to(tokens.device)
@@ -186,7 +191,8 @@ def sample(model: TextToImage, vae: AutoencoderKL, tokens: Tensor, lengths: Tens
 
 
 def export(model: TextToImage, work: Path, out: Path) -> None:
-    """The model folder in bfloat16, after comparing both networks with the originals on random inputs in float32."""
+    """Writes the model folder in bfloat16, after comparing both networks with the originals on
+    random inputs in float32."""
     state = {name: value.detach().float().cpu() for name, value in model.text_encoder.state_dict().items()}
     last = TEXT["num_hidden_layers"] - 1
     state |= {k.replace(f"layers.{last - 1}.", f"layers.{last}."): v.clone() for k, v in state.items() if f"layers.{last - 1}." in k}
@@ -220,7 +226,7 @@ def export(model: TextToImage, work: Path, out: Path) -> None:
     parts = dict(text_encoder=text_encoder.bfloat16(), transformer=transformer.bfloat16(), vae=vae.bfloat16())
     pipeline = ZImagePipeline(scheduler=scheduler, tokenizer=tokenizer, **parts)
     pipeline.save_pretrained(out)
-    # Where the autoencoder lay on this machine is nobody else's business.
+    # The local path of the autoencoder does not belong in the published folder.
     vae_config = json.loads((out / "vae" / "config.json").read_text())
     del vae_config["_name_or_path"]
     (out / "vae" / "config.json").write_text(json.dumps(vae_config, indent=2) + "\n")

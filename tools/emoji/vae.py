@@ -1,10 +1,12 @@
 """Trains the embedded default's autoencoder on scenes drawn from the pack.
 
 Run: python tools/emoji/vae.py --work target/emoji --minutes 6
-Needs: WORK/pack.npz from data.py, requirements.txt and one GPU (a CPU does for a trial: --batch 2 --limit 20 --minutes 1).
+Needs: WORK/pack.npz from data.py, requirements.txt and one GPU (a CPU suffices for a trial: --batch
+2 --limit 20 --minutes 1).
 
-Writes WORK/vae/ (a diffusers AutoencoderKL in float32, its config carrying the scale and shift that give its latents mean 0 and
-standard deviation 1) and WORK/vae.png (pictures above their reconstructions).
+Writes WORK/vae/ (a diffusers AutoencoderKL in float32, whose config has the scale and shift that
+normalise its latents to mean 0 and standard deviation 1) and WORK/vae.png (pictures above their
+reconstructions).
 """
 
 import argparse
@@ -66,7 +68,8 @@ def psnr(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def check(vae: AutoencoderKL, album: Album, writer: Writer, count: int) -> tuple[list[torch.Tensor], torch.Tensor]:
-    """Fresh scenes through the autoencoder as the pipeline uses it: [pictures, reconstructions], and their latents."""
+    """Runs fresh scenes through the autoencoder as the pipeline does: [pictures, reconstructions],
+    and the latents."""
     pictures, outputs, latents = [], [], []
     for _ in range(0, count, 32):
         picture = album.draw([writer.scene() for _ in range(32)])

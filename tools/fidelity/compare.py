@@ -1,11 +1,12 @@
-"""Holds `zimage` and diffusers in bf16 against diffusers in float32, stage by stage, at the size of the real model.
+"""Compares `zimage` and diffusers in bf16 with diffusers in float32, stage by stage, at the real
+size.
 
     python tools/fidelity/compare.py --engine target/release/zimage --work /tmp/fidelity [--outliers]
     python tools/fidelity/compare.py --engine target/release/zimage --work /tmp/fidelity --small --backend cpu
 
-Each stage is given the same inputs on all three; the final picture is drawn from the prompt and the seed. A distance is
-‖out − float32‖ / ‖float32‖. Ends with 1 when ours is larger than that of diffusers anywhere. See README.md beside this.
-"""
+Each stage has the same inputs on all three; the final picture is drawn from the prompt and the
+seed. A distance is ‖out − float32‖ / ‖float32‖. Exits with 1 if any distance of ours is larger than
+that of diffusers. README.md in this folder has the details. """
 
 from __future__ import annotations
 
@@ -29,7 +30,7 @@ START = time.monotonic()
 
 
 def tell(line: str) -> None:
-    """How far it has come, to standard error."""
+    """Prints progress to standard error."""
     print(f"{time.monotonic() - START:6.1f} s  {line}", file=sys.stderr, flush=True)
 
 
@@ -38,7 +39,7 @@ def pixels(image: Image.Image) -> torch.Tensor:
 
 
 def run_stages(options: argparse.Namespace, model: Path, inputs: Tensors) -> Tensors:
-    """What `zimage` returns for the inputs."""
+    """The results of `zimage` for the inputs."""
     files = [options.work / f"{model.name}-{what}.safetensors" for what in ("inputs", "outputs")]
     save_file({name: tensor.contiguous() for name, tensor in inputs.items()}, files[0])
     command = ["stages", "--model", model, "--backend", options.backend, "--inputs", files[0], "-o", files[1]]
@@ -47,7 +48,7 @@ def run_stages(options: argparse.Namespace, model: Path, inputs: Tensors) -> Ten
 
 
 def draw(options: argparse.Namespace, model: Path, case: Picture) -> Image.Image:
-    """The picture that `zimage` draws."""
+    """The picture of `zimage`."""
     file = options.work / f"{model.name}-ours.png"
     command = [
         "generate", case.prompt, "--negative", case.negative, "--model", model, "--backend", options.backend,
@@ -59,7 +60,7 @@ def draw(options: argparse.Namespace, model: Path, case: Picture) -> Image.Image
 
 
 def references(pipe: ZImagePipeline, cases: Cases, captions: Tensors, outliers: bool) -> tuple[Tensors, Tensors]:
-    """What diffusers returns in bf16 and in float32; says how large values became."""
+    """The results of diffusers in bf16 and in float32; prints the largest values."""
     rounded = stages.features(pipe.text_encoder, cases.ids) | stages.networks(pipe, cases, captions)
     rounded["picture"] = pixels(stages.picture(pipe, cases.picture))
     tell("diffusers in bf16 is done")
@@ -79,7 +80,7 @@ def references(pipe: ZImagePipeline, cases: Cases, captions: Tensors, outliers: 
 
 
 def without_outliers(tensors: Tensors) -> Tensors:
-    """The text features again without the channels whose size hides the others."""
+    """Adds the text features without the outlier channels, whose size hides the others."""
     rest = {}
     for name, tensor in tensors.items():
         if name.startswith("text."):
@@ -96,7 +97,7 @@ def distance(out: torch.Tensor, reference: torch.Tensor) -> float:
 
 
 def table(ours: Tensors, rounded: Tensors, exact: Tensors) -> bool:
-    """Prints a row a stage; whether ours is nowhere further away."""
+    """Prints a row per stage; returns true if ours is nowhere further away."""
     width = max(map(len, exact))
     print(f"\n{'stage':{width}}  {'ours':>9}  {'diffusers':>9}  ratio")
     passed = True

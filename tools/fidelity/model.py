@@ -1,4 +1,5 @@
-"""A random ZImagePipeline of the real configuration whose every tensor matters, with or without outlier channels."""
+"""A random ZImagePipeline of the real configuration in which every tensor matters, with or without
+outlier channels."""
 
 from __future__ import annotations
 
@@ -15,16 +16,16 @@ sys.path.append(str(ROOT / "tools" / "goldens"))
 from full_width import TEXT_ENCODER, TRANSFORMER, VAE, pipeline  # noqa: E402
 from models import SINGLE  # noqa: E402
 
-#: With outliers a residual stream is this many times larger than without, which its norms take back,
+#: With outliers a residual stream is larger by this factor, which its norms cancel,
 SCALE = 20.0
-#: and its outlier channels are this many times larger than its others.
+#: and its outlier channels are larger than its others by this factor.
 RATIO = 50.0
-#: The same in the autoencoder, whose stream has no scale of its own.
+#: The same factor in the autoencoder, whose stream has no scale of its own.
 VAE_RATIO = 2000.0
 
 
 def open_model(folder: Path, small: bool, outliers: bool, device: str) -> ZImagePipeline:
-    """The model in `folder` in bf16, made where it is not there yet."""
+    """The model in `folder` in bf16, created if it does not exist."""
     if not folder.exists():
         unfinished = folder.with_name(folder.name + ".unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -39,7 +40,7 @@ def open_model(folder: Path, small: bool, outliers: bool, device: str) -> ZImage
 
 @torch.no_grad()
 def build(small: bool, outliers: bool, device: str) -> ZImagePipeline:
-    """Drawn on the device itself, in bf16."""
+    """Creates the model on the device itself, in bf16."""
     kept = torch.get_default_dtype()
     torch.set_default_dtype(torch.bfloat16)
     with torch.device(device):
@@ -58,25 +59,26 @@ def build(small: bool, outliers: bool, device: str) -> ZImagePipeline:
 
 
 def outlier_channels(width: int) -> torch.Tensor:
-    """Four channels of a residual stream."""
+    """The four outlier channels of a residual stream."""
     return torch.arange(4) * (width // 4) + width // 8
 
 
 def enlarge(weight: torch.Tensor, channels: torch.Tensor) -> None:
-    """Makes what writes to a residual stream (rows of a linear, a norm's weight) write larger, and outliers to `channels`."""
+    """Enlarges the writes to a residual stream (rows of a linear, a norm's weight), most of all to
+    `channels`."""
     weight *= SCALE
     weight[channels] *= RATIO
 
 
 def compensate(weight: torch.Tensor, channels: torch.Tensor, ratio: float = RATIO) -> None:
-    """Makes what reads a normed stream (a norm's weight, columns of a linear) read all channels alike, and as large as
-    without outliers, which the norm divides by."""
+    """Adjusts the reads of a normed stream (a norm's weight, columns of a linear): all channels
+    weigh alike, and as much as without outliers, which the norm divides by."""
     weight *= (1 + ratio**2 * len(channels) / weight.shape[-1]) ** 0.5
     weight[..., channels] /= ratio
 
 
 def swiglu_outliers(gate: torch.Tensor, up: torch.Tensor, down: torch.Tensor) -> None:
-    """Four hidden values in the thousands, which the next linear reads like the others."""
+    """Makes four hidden values reach the thousands; the next linear weighs them like the others."""
     hidden = outlier_channels(len(gate))
     gate[hidden] *= 4
     up[hidden] *= 50
@@ -84,7 +86,7 @@ def swiglu_outliers(gate: torch.Tensor, up: torch.Tensor, down: torch.Tensor) ->
 
 
 def text_outliers(encoder: torch.nn.Module) -> torch.Tensor:
-    """A residual stream with channels in the thousands; returns them."""
+    """Makes channels of the residual stream reach the thousands; returns the channels."""
     channels = outlier_channels(encoder.config.hidden_size)
     enlarge(encoder.embed_tokens.weight.T, channels)
     for layer in encoder.layers:
@@ -97,7 +99,7 @@ def text_outliers(encoder: torch.nn.Module) -> torch.Tensor:
 
 
 def transformer_outliers(transformer: torch.nn.Module, text_channels: torch.Tensor) -> None:
-    """The same in image and caption tokens; the caption's embedder reads features that have outliers of their own."""
+    """The same in image and caption tokens; the caption's embedder reads features with outliers."""
     channels = outlier_channels(transformer.config.dim)
     compensate(transformer.cap_embedder[0].weight, text_channels)
     for embedder in (transformer.cap_embedder[1], *transformer.all_x_embedder.values()):
@@ -117,7 +119,8 @@ def transformer_outliers(transformer: torch.nn.Module, text_channels: torch.Tens
 
 
 def vae_outliers(vae: torch.nn.Module) -> None:
-    """Two channels of one group in the thousands, from the decoder's first convolution to its first upsampling."""
+    """Makes two channels of one group reach the thousands, from the decoder's first convolution to
+    its first upsampling."""
     decoder = vae.decoder
     group = decoder.conv_in.out_channels // vae.config.norm_num_groups
     channels = torch.arange(2)

@@ -1,4 +1,4 @@
-"""The inputs of single stages, and what diffusers makes of them in the type that its networks are in."""
+"""The inputs of single stages, and the results of diffusers in the dtype of its networks."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ TIMES = [0.1, 0.5, 0.9]
 
 @dataclass(frozen=True)
 class Sizes:
-    """Height and width in pixels: of the picture, and of those that leave image tokens to pad."""
+    """Height and width in pixels: of the picture, and of pictures whose image tokens need
+    padding."""
 
     picture: tuple[int, int]
     ragged: tuple[int, int]
@@ -40,8 +41,8 @@ SMALL = Sizes(picture=(96, 64), ragged=(80, 48))
 
 @dataclass(frozen=True)
 class Forward:
-    """One call of the transformer: latents [P, C, h, w], one time, the captions of N items by the name of their prompt;
-    item i draws latents i mod P."""
+    """One call of the transformer: latents [P, C, h, w], one time, and the captions of N items by
+    prompt name; item i uses latents i mod P."""
 
     name: str
     latents: torch.Tensor
@@ -63,7 +64,8 @@ class Picture:
 
 @dataclass(frozen=True)
 class Cases:
-    """What every stage is run on. Inputs are bf16 already, so that no side begins by rounding them."""
+    """The inputs of every stage. They are rounded to bf16 already, so that no side rounds them
+    first."""
 
     ids: dict[str, list[int]]
     forwards: list[Forward]
@@ -72,8 +74,8 @@ class Cases:
 
 
 def cases(pipe: ZImagePipeline, sizes: Sizes) -> Cases:
-    """Prompts of unlike length and one of ids from the whole vocabulary; at each time pictures with ragged captions, and
-    one picture as guidance draws it, with a caption and a negative one."""
+    """Prompts of different length and one of ids from the whole vocabulary. At each time there are
+    pictures with ragged captions, and one picture with guidance: a caption and a negative one."""
     ids = {name: token_ids(pipe, prompt) for name, prompt in PROMPTS.items()}
     ids["vocabulary"] = torch.randint(pipe.text_encoder.config.vocab_size, (77,), generator=generator(1)).tolist()
 
@@ -97,7 +99,7 @@ def token_ids(pipe: ZImagePipeline, prompt: str) -> list[int]:
 
 
 def engine_inputs(cases: Cases, captions: Tensors) -> Tensors:
-    """The same as `zimage stages` reads it."""
+    """The same inputs in the format of `zimage stages`."""
     inputs = {f"text.{name}.ids": torch.tensor(ids) for name, ids in cases.ids.items()}
     for forward in cases.forwards:
         prefix = f"transformer.{forward.name}"
@@ -108,7 +110,8 @@ def engine_inputs(cases: Cases, captions: Tensors) -> Tensors:
 
 @contextmanager
 def in_float32(*networks: torch.nn.Module) -> Iterator[None]:
-    """The networks widened to float32, exactly, and computing in nothing less: no TF32, attention as it is written."""
+    """The networks, widened exactly to float32 and computing in it: no TF32, and plain
+    attention."""
     kept = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     for network in networks:
@@ -122,8 +125,8 @@ def in_float32(*networks: torch.nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def features(encoder: torch.nn.Module, ids: dict[str, list[int]]) -> Tensors:
-    """`text.NAME.features` of each prompt's own tokens, float32 on the CPU; in one batch padded to 512, as the pipeline
-    does it."""
+    """`text.NAME.features` of each prompt's own tokens, float32 on the CPU; the batch is padded to
+    512 as in the pipeline."""
     tokens = torch.zeros(len(ids), 512, dtype=torch.long)
     mask = torch.zeros(len(ids), 512, dtype=torch.bool)
     for row, prompt in enumerate(ids.values()):
@@ -138,7 +141,8 @@ def features(encoder: torch.nn.Module, ids: dict[str, list[int]]) -> Tensors:
 
 @torch.no_grad()
 def networks(pipe: ZImagePipeline, cases: Cases, captions: Tensors) -> Tensors:
-    """`transformer.NAME.velocity` [N, C, h, w] and `vae.decode.image` [B, H, W, 3], float32 on the CPU."""
+    """`transformer.NAME.velocity` [N, C, h, w] and `vae.decode.image` [B, H, W, 3], float32 on the
+    CPU."""
     out = {}
     transformer, vae = pipe.transformer, pipe.vae
     for forward in cases.forwards:
@@ -154,7 +158,7 @@ def networks(pipe: ZImagePipeline, cases: Cases, captions: Tensors) -> Tensors:
 
 
 def picture(pipe: ZImagePipeline, case: Picture) -> Any:
-    """The picture as PIL has it, from torch's CPU noise."""
+    """The picture as a PIL image, from torch's CPU noise."""
     return pipe(
         case.prompt, negative_prompt=case.negative, height=case.size[0], width=case.size[1],
         num_inference_steps=case.steps, guidance_scale=case.guidance, generator=generator(case.seed),
@@ -162,7 +166,7 @@ def picture(pipe: ZImagePipeline, case: Picture) -> Any:
 
 
 class Largest:
-    """The largest value that anything in a network reads while this is entered."""
+    """The largest value read by any module of a network while this context is active."""
 
     def __init__(self, network: torch.nn.Module) -> None:
         self.leaves = [module for module in network.modules() if not list(module.children())]

@@ -1,4 +1,4 @@
-"""What is asked of each model: prompts, transformer inputs and whole denoising loops."""
+"""The cases of each model: prompts, transformer inputs and whole denoising loops."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ PROMPTS: dict[str, str] = {
     "long": " ".join(f"fox {i} beside tower {i * 7}," for i in range(120)),
 }
 
-#: Prompts whose text features are kept whole.
+#: Prompts whose text features are stored whole.
 FEATURES = ["short", "unicode", "markup"]
 
 
 @dataclass(frozen=True)
 class Forward:
-    """One call of the transformer: caption lengths, latent height and width, the model's time for each item."""
+    """One call of the transformer: caption lengths, latent height and width, and each item's model
+    time."""
 
     name: str
     captions: list[int]
@@ -41,7 +42,8 @@ FORWARDS = [
 
 @dataclass(frozen=True)
 class Loop:
-    """One call of the pipeline. `seeds`: one number is one generator, several are a list of generators."""
+    """One call of the pipeline. One number in `seeds` is one generator, several are a list of
+    generators."""
 
     name: str
     prompts: list[str]
@@ -61,7 +63,7 @@ NOT = ["blurry", "low quality, watermark, a pale garden under a bridge at night 
 LOOPS = [
     Loop("picture", [FOX], [42], height=48, width=80),
     Loop("cfg", [FOX, OWL], [7], negatives=NOT, guidance=3.0),
-    # the cap must bite for one of the two pictures and not for the other in some step
+    # The cap must apply to one of the two pictures and not to the other in some step.
     Loop("cfg_normalized", [OWL, FOX], [11], negatives=NOT, guidance=4.0, cfg_normalization=1.5),
     Loop("cfg_truncated", [FOX], [12], steps=7, guidance=2.5, cfg_truncation=0.45),
     Loop("count", [FOX, OWL], [3], steps=3, guidance=1.5, count=2),

@@ -1,4 +1,5 @@
-"""Checks the goldens: every tensor matters, float32 is accurate enough, and the small tokenizers behave as Qwen3's."""
+"""Checks the goldens: every tensor matters, float32 is accurate enough, and the small tokenizers
+behave like Qwen3's."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ import make
 import noise
 from cases import COUNTS, FEATURES, FORWARDS, PROMPTS, SEEDS, SEQUENCE
 
-#: How far the output must move, relative to its norm, when one tensor is wrong.
+#: The least change of the output, relative to its norm, when one tensor is wrong.
 MOVES = 5e-3
 
 
@@ -30,7 +31,8 @@ def distance(out: torch.Tensor, ref: torch.Tensor) -> float:
 
 
 def wrong(name: str, tensor: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
-    """The mistakes a loader or a model may make with one tensor: left out, or in another order."""
+    """The possible mistakes of a loader or a model with one tensor: omitted, or in another
+    order."""
     yield "zero", torch.zeros_like(tensor)
     if tensor.dim() == 1 and name.endswith("weight"):
         yield "one", torch.ones_like(tensor)
@@ -38,7 +40,8 @@ def wrong(name: str, tensor: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]
 
 
 def exempt(name: str, layers: int) -> bool:
-    """Tensors that cannot change the output: the unused end of the text encoder, and a bias that softmax cancels."""
+    """Tensors that cannot change the output: the unused end of the text encoder, and a bias that
+    softmax cancels."""
     name = name.removeprefix("model.")
     return name in ("norm.weight", "lm_head.weight") or name.startswith(f"layers.{layers - 1}.") or "to_k.bias" in name
 
@@ -46,7 +49,7 @@ def exempt(name: str, layers: int) -> bool:
 def sensitivity(
     module: torch.nn.Module, part: str, run: Callable[[], torch.Tensor], skip: Callable[[str], bool]
 ) -> None:
-    """Breaks each tensor in turn and demands that the output moves."""
+    """Breaks each tensor in turn and requires that the output changes."""
     ref, moved = run(), []
     for name, parameter in module.named_parameters():
         kept = parameter.detach().clone()
@@ -63,7 +66,7 @@ def sensitivity(
 
 @torch.no_grad()
 def check_model(root: Path, name: str) -> None:
-    """All checks of one model."""
+    """Runs all checks of one model."""
     print(name)
     pipe = make.load(root / name)
     goldens = load_file(root / f"{name}.safetensors")
@@ -109,7 +112,8 @@ def check_model(root: Path, name: str) -> None:
 
 
 def check_template(root: Path, qwen: Path) -> None:
-    """Against the real tokenizer: the template says the same text, and pre-tokenizer and added tokens agree."""
+    """Compares with the real tokenizer: the template renders the same text, and pre-tokenizer and
+    added tokens agree."""
     real = AutoTokenizer.from_pretrained(qwen)
     layout = json.loads((qwen / "tokenizer.json").read_text())
     for spec in make.models.SPECS:
@@ -129,7 +133,8 @@ def check_template(root: Path, qwen: Path) -> None:
 
 
 def check_noise() -> None:
-    """The numpy twin gives torch's bits; and how far torch itself moves without AVX2."""
+    """Checks that the numpy version gives torch's bits, and measures the change of torch without
+    AVX2."""
     code = f"""import sys, torch
 for seed in {SEEDS}:
     for n in {COUNTS}:

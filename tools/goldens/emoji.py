@@ -1,8 +1,9 @@
-"""Makes tests/goldens/emoji.{json,safetensors}: pictures that diffusers draws in float32 with the embedded default.
+"""Makes tests/goldens/emoji.{json,safetensors}: pictures that diffusers draws in float32 with the
+embedded default.
 
     python tools/goldens/emoji.py
 
-To be run again when models/emoji changes. The versions are those of requirements.txt.
+Run it again when models/emoji changes. The versions are those of requirements.txt.
 """
 
 from __future__ import annotations

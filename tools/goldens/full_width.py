@@ -1,11 +1,12 @@
-"""Compares zimage with diffusers on a random model of Z-Image's real widths, one layer of each kind.
+"""Compares zimage with diffusers on a random model of Z-Image's real widths, one layer of each
+kind.
 
     cargo build --release && python tools/goldens/full_width.py
 
-The committed goldens are narrow; this one has the transformer's 3840 (wider than its adaLN input), heads of 128, Qwen3's
-2560 with its 151,936 embeddings, and the whole autoencoder. It is written to a temporary folder, takes 2.3 GB there and
-8 GB of memory for about a minute, and is not committed. Both programs compute in float32 on the same bf16 weights.
-"""
+The committed goldens are narrow. This model has the transformer's 3840 (wider than its adaLN
+input), heads of 128, Qwen3's 2560 with its 151,936 embeddings, and the whole autoencoder. It is
+written to a temporary folder, takes 2.3 GB there and 8 GB of memory for about a minute, and is not
+committed. Both programs compute in float32 on the same bf16 weights. """
 
 from __future__ import annotations
 
@@ -28,7 +29,7 @@ PROMPT, NEGATIVE, SEED = "a red fox in the snow", "blurry", 5
 WIDTH, HEIGHT, STEPS, GUIDANCE = 192, 128, 3, 2.0
 
 
-#: The parts of Z-Image-Turbo; what is not said here is the default of the class.
+#: The parts of Z-Image-Turbo; an omitted setting has the default of the class.
 TRANSFORMER = dict(n_layers=30, n_refiner_layers=2, axes_dims=[32, 48, 48], axes_lens=[1536, 512, 512])
 TEXT_ENCODER = dict(
     hidden_size=2560, num_hidden_layers=36, num_attention_heads=32, num_key_value_heads=8, head_dim=128,
@@ -41,14 +42,15 @@ VAE = dict(
 
 
 def cast(network: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
-    """Stores the parameters as `dtype`. Buffers, such as the frequencies of rotations, stay float32."""
+    """Stores the parameters as `dtype`. Buffers, such as RoPE frequencies, stay float32."""
     for parameter in network.parameters():
         parameter.data = parameter.data.to(dtype)
     return network
 
 
 def randomised(network: torch.nn.Module) -> torch.nn.Module:
-    """Weights that all matter and keep activations of one size, rounded to bf16."""
+    """Sets random weights that all matter and preserve the scale of activations, rounded to
+    bf16."""
     for name, parameter in network.named_parameters():
         if parameter.ndim == 1 and "norm" in name and name.endswith("weight"):
             parameter.data.uniform_(0.5, 1.5)
@@ -62,7 +64,7 @@ def randomised(network: torch.nn.Module) -> torch.nn.Module:
 
 
 def autoencoder(sizes: dict[str, Any]) -> AutoencoderKL:
-    """The autoencoder in its shape of FLUX.1, without the convolutions around the latents."""
+    """The autoencoder in FLUX.1's architecture, without the convolutions around the latents."""
     levels = len(sizes["block_out_channels"])
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * levels, up_block_types=("UpDecoderBlock2D",) * levels,
@@ -71,7 +73,8 @@ def autoencoder(sizes: dict[str, Any]) -> AutoencoderKL:
 
 
 def pipeline(transformer: dict[str, Any], text_encoder: dict[str, Any], vae: dict[str, Any]) -> ZImagePipeline:
-    """A random model of these sizes with the tokenizer of the embedded default, on torch's default device."""
+    """A random model of these sizes with the tokenizer of the embedded default, on torch's default
+    device."""
     torch.manual_seed(0)
     return ZImagePipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),

@@ -1,4 +1,4 @@
-"""Makes tests/goldens: small random models, and what diffusers computes with them in float32 on the CPU."""
+"""Makes tests/goldens: small random models, and the results of diffusers in float32 on the CPU."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ Tensors = dict[str, torch.Tensor]
 
 
 def load(folder: Path) -> ZImagePipeline:
-    """The pipeline as diffusers reads it from the files, in float32 (`dtype` alone leaves 16-bit tensors of a mixed
-    file as they are)."""
+    """The pipeline that diffusers loads from the files, in float32 (`dtype` alone does not convert
+    16-bit tensors of a mixed file)."""
     pipe = ZImagePipeline.from_pretrained(folder, dtype=torch.float32).to(dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
     return pipe
@@ -47,7 +47,7 @@ def padded(n: int) -> int:
 
 
 def token_cases(pipe: ZImagePipeline) -> list[dict[str, Any]]:
-    """Template text and ids of every prompt, cut to 512, without padding."""
+    """The template text and ids of every prompt, cut to 512, without padding."""
     out = []
     for name, prompt in PROMPTS.items():
         text = pipe.tokenizer.apply_chat_template(
@@ -60,7 +60,7 @@ def token_cases(pipe: ZImagePipeline) -> list[dict[str, Any]]:
 
 
 def text_cases(pipe: ZImagePipeline, save: Tensors) -> list[dict[str, Any]]:
-    """`text.{name}.features`, and for the first prompt every hidden state before it."""
+    """`text.{name}.features`, and every earlier hidden state of the first prompt."""
     encoder = pipe.text_encoder
     layers = (encoder.model if hasattr(encoder, "model") else encoder).layers
     for name in FEATURES:
@@ -89,14 +89,15 @@ def forward_inputs(pipe: ZImagePipeline, case: Forward) -> tuple[torch.Tensor, t
 
 
 def velocity(pipe: ZImagePipeline, case: Forward) -> torch.Tensor:
-    """What the transformer returns for a case, [B, C, h, w]."""
+    """The transformer's output for a case, [B, C, h, w]."""
     latents, times, captions = forward_inputs(pipe, case)
     out = pipe.transformer(list(latents.unsqueeze(2).unbind(0)), times, captions, return_dict=False)[0]
     return torch.stack(out).squeeze(2)
 
 
 def forward_case(pipe: ZImagePipeline, case: Forward, save: Tensors) -> dict[str, Any]:
-    """Inputs, velocity and, item by item without the padding between items, what every block returns."""
+    """Inputs, velocity and the output of every block, item by item without the padding between
+    items."""
     transformer = pipe.transformer
     image_tokens = case.height * case.width // 4
     image, captions = padded(image_tokens), [padded(n) for n in case.captions]
@@ -153,9 +154,11 @@ def schedule_cases(pipe: ZImagePipeline, save: Tensors) -> dict[str, Any]:
 
 
 def loop_case(pipe: ZImagePipeline, case: Loop, save: Tensors) -> dict[str, Any]:
-    """First noise, latents after every step and RGB8; says in which steps guidance and its cap were at work.
+    """Initial noise, latents after every step and RGB8; lists the steps in which guidance and its
+    cap apply.
 
-    Where the cap is on, also what the transformer returned in every step, prompts first, then negatives."""
+    With the cap it also saves the transformer's output of every step, prompts first, then
+    negatives."""
     prefix, cap = f"loop.{case.name}", case.cfg_normalization
     batch = len(case.prompts) * case.count
     ratios: list[list[float]] = []
@@ -213,7 +216,7 @@ def loop_case(pipe: ZImagePipeline, case: Loop, save: Tensors) -> dict[str, Any]
 
 
 def vae_case(pipe: ZImagePipeline, save: Tensors) -> dict[str, Any]:
-    """Encode of one picture (48 x 32) and decode of two latents (6 x 4), with what the halves give on the way."""
+    """Encodes one picture (48 x 32) and decodes two latents (6 x 4), with intermediate outputs."""
     vae, height, width = pipe.vae, 48, 32
     rng = np.random.Generator(np.random.PCG64(77))
     y, x = np.mgrid[0:height, 0:width]
@@ -251,7 +254,8 @@ def vae_case(pipe: ZImagePipeline, save: Tensors) -> dict[str, Any]:
 
 
 def noise(folder: Path) -> None:
-    """`noise.{seed}.{count}`; of long ones the two ends, the whole as a SHA-256 of its little-endian bytes."""
+    """`noise.{seed}.{count}`. Long ones have both ends, and the SHA-256 of all little-endian
+    bytes."""
     save: Tensors = {}
     cases = []
     for seed in SEEDS:
@@ -268,7 +272,8 @@ def noise(folder: Path) -> None:
 
 
 def sequence() -> list[torch.Tensor]:
-    """Draws of several lengths from one generator: a short one may leave half a pair to the next."""
+    """Draws of several lengths from one generator: a short draw may leave half a pair to the
+    next."""
     one = generator(42)
     return [torch.randn(count, generator=one) for count in SEQUENCE]
 

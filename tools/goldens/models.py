@@ -1,4 +1,5 @@
-"""Two small random Z-Image models in the diffusers folder layout, unlike each other wherever a loader may care."""
+"""Two small random Z-Image models in the diffusers folder layout. They differ in every property
+that may matter to a loader."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ F32, F16, BF16 = torch.float32, torch.float16, torch.bfloat16
 
 @dataclass
 class Spec:
-    """One model: the configs of its parts, the element type of each tensor, and the number of shards."""
+    """One model: the configs of its parts, the element type of each tensor, and the number of
+    shards."""
 
     name: str
     seed: int
@@ -96,7 +98,8 @@ SPECS = [SINGLE, SHARDED]
 
 
 def random_tensor(name: str, shape: torch.Size, rng: np.random.Generator) -> torch.Tensor:
-    """Values that keep activations near 1 and make every tensor matter: norms around 1, biases and pads not 0."""
+    """Values that keep activations near 1 and make every tensor matter: norms around 1, biases and
+    pads that are not 0."""
     normal = rng.standard_normal(tuple(shape))
     if len(shape) == 1 and name.endswith("weight"):
         values = rng.uniform(0.5, 1.5, tuple(shape))
@@ -175,7 +178,7 @@ def _text_config(spec: Spec) -> dict[str, Any]:
 
 
 def _save_weights(folder: Path, stem: str, weights: dict[str, torch.Tensor], shards: int) -> None:
-    """One file, or `shards` files of about as many tensors each with an index."""
+    """Writes one file, or an index and `shards` files with about as many tensors each."""
     folder.mkdir(parents=True, exist_ok=True)
     files: list[dict[str, torch.Tensor]] = [{} for _ in range(shards)]
     for i, (name, tensor) in enumerate(weights.items()):

@@ -1,8 +1,9 @@
-"""torch's CPU normal draw (x86 with AVX2, float32) written out in numpy, bit for bit; a description that runs.
+"""torch's CPU normal draw (x86 with AVX2, float32) in numpy, bit for bit: an executable
+description.
 
-Values come from MT19937 seeded with the low 32 bits of the seed. Draws of fewer than 16 values are made one by one in
-float64; longer ones in float32 blocks of 16, with Cephes' approximations of log, sin and cos and fused multiply-adds.
-"""
+Values come from MT19937, seeded with the low 32 bits of the seed. Draws of fewer than 16 values are
+made one by one in float64; longer ones in float32 blocks of 16, with Cephes' approximations of log,
+sin and cos and fused multiply-adds. """
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ QUARTER_PI = [0.78515625, 2.4187564849853515625e-4, 3.77489497744594108e-8]
 
 
 class Generator:
-    """MT19937 with the second value of the last float64 pair kept for the next short draw."""
+    """MT19937. It stores the second value of the last float64 pair for the next short draw."""
 
     def __init__(self, seed: int) -> None:
         self.twister, self.kept = np.random.RandomState(seed & 0xFFFFFFFF), None
@@ -39,11 +40,12 @@ class Generator:
         return out
 
     def uniform(self, n: int) -> np.ndarray:
-        """24 low bits of each output, in [0, 1)."""
+        """The low 24 bits of each output, scaled to [0, 1)."""
         return (self.bits(n) & 0xFFFFFF).astype(F) * F(2.0**-24)
 
     def one(self) -> float:
-        """Box and Muller in float64; an output's 53 low bits, the first 32-bit draw being the high half."""
+        """Box-Muller in float64, with an output's low 53 bits; the first 32-bit draw is the high
+        half."""
         if self.kept is not None:
             value, self.kept = self.kept, None
             return value
@@ -54,14 +56,15 @@ class Generator:
 
 
 def block(u: np.ndarray) -> np.ndarray:
-    """16 uniforms to 16 normals: radii from the first eight, angles from the others; eight cosines, eight sines."""
+    """16 uniforms to 16 normals: radii from the first eight, angles from the others; eight cosines,
+    eight sines."""
     radius = np.sqrt(F(-2) * log(F(1) - u[:8]))
     sine, cosine = sin_cos(F(2 * math.pi) * u[8:])
     return np.concatenate([radius * cosine, radius * sine])
 
 
 def fma(a: np.ndarray, b: np.ndarray | np.float32, c: np.ndarray | np.float32) -> np.ndarray:
-    """a·b + c with one rounding (near enough: float64 has room for the product)."""
+    """a·b + c with one rounding (nearly: the multiplication is exact in float64)."""
     return (np.float64(a) * np.float64(b) + np.float64(c)).astype(F)
 
 
@@ -87,7 +90,7 @@ def log(x: np.ndarray) -> np.ndarray:
 
 
 def sin_cos(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sine and cosine of angles that are not negative."""
+    """Sine and cosine of non-negative angles."""
     octant = ((x * F(4 / math.pi)).astype(np.int32) + 1) & ~1
     for part in QUARTER_PI:
         x = fma(octant.astype(F), F(-part), x)

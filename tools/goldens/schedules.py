@@ -1,9 +1,10 @@
-"""Makes tests/goldens/schedules.json: noise levels and model times of every kind of scheduler config, from diffusers.
+"""Makes tests/goldens/schedules.json with diffusers: the noise levels and model times of every kind
+of scheduler config.
 
     python tools/goldens/schedules.py
 
-The functions are those that ZImagePipeline calls. Configs that diffusers refuses are recorded with its exception.
-"""
+The functions are those called by ZImagePipeline. Configs that diffusers rejects are recorded with
+its exception. """
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ Config = dict[str, Any]
 BASE: Config = {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000, "shift": 3.0}
 DYNAMIC: Config = {"use_dynamic_shifting": True}
 
-#: What each config adds to BASE. None takes a key away, and the text NULL is null in the file.
+#: The additions of each config to BASE. None removes a key, and the text NULL becomes null in the
+#: file.
 CONFIGS: dict[str, Config] = {
     "fixed": {},
     "fixed by default": {"shift": None},
@@ -61,7 +63,7 @@ CONFIGS: dict[str, Config] = {
     "unknown keys": {"base_image": 7, "rho": 3.0, "algorithm_type": "dpmsolver++"},
 }
 
-#: As CONFIGS; diffusers raises for these.
+#: Like CONFIGS; diffusers raises for these.
 REFUSED: dict[str, Config] = {
     "null shift": {"shift": "NULL"},
     "two spacings": {"use_karras_sigmas": True, "use_beta_sigmas": True},
@@ -85,7 +87,7 @@ RUNS = [(1024, 1024, 8), (1024, 1024, 1), (256, 256, 9), (512, 1536, 28), (2048,
 
 
 def scheduler(change: Config) -> tuple[Config, FlowMatchEulerDiscreteScheduler]:
-    """The config file and what diffusers makes of it."""
+    """The config file and the scheduler that diffusers makes from it."""
     config = {key: value for key, value in {**BASE, **change}.items() if value is not None}
     config = {key: None if value == "NULL" else value for key, value in config.items()}
     with tempfile.TemporaryDirectory() as folder:
@@ -94,7 +96,7 @@ def scheduler(change: Config) -> tuple[Config, FlowMatchEulerDiscreteScheduler]:
 
 
 def run(scheduler: FlowMatchEulerDiscreteScheduler, width: int, height: int, steps: int) -> Config:
-    """Noise levels and model times, as ZImagePipeline.__call__ gets them."""
+    """Noise levels and model times, computed as in ZImagePipeline.__call__."""
     config = scheduler.config
     mu = calculate_shift(
         (height // 16) * (width // 16),
@@ -122,7 +124,7 @@ def main() -> None:
         runs = []
         for size in RUNS:
             found = run(made, *size)
-            # Null says that diffusers computes NaN, which JSON cannot hold.
+            # Null means that diffusers computes NaN, which JSON cannot represent.
             finite = all(value == value for value in found["sigmas"])
             runs.append(found if finite else {**found, "sigmas": None, "times": None})
         cases.append({"name": name, "config": config, "runs": runs})

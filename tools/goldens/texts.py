@@ -1,7 +1,7 @@
-"""PNGs with the texts of other programs, as those programs write them: through Pillow, which most of them use.
+"""PNGs with the metadata texts of other programs, written through Pillow, which most of them use.
 
 Run: python tools/goldens/texts.py --out tests/goldens/texts      (pip install pillow==13.0.0 piexif==1.1.3)
-The texts themselves are made up; their keys and forms are those of each program.
+The texts themselves are invented; the keys and formats are those of each program.
 """
 
 import argparse

@@ -1,9 +1,9 @@
-"""Makes tests/goldens/{single,sharded}_tiles.{json,safetensors}: what diffusers' autoencoder gives in float32 when it
-runs in tiles.
+"""Makes tests/goldens/{single,sharded}_tiles.{json,safetensors}: the results of diffusers' tiled
+autoencoder in float32.
 
     python tools/goldens/tiles.py
 
-To be run again when the models of tests/goldens change. The versions are those of requirements.txt.
+Run it again when the models of tests/goldens change. The versions are those of requirements.txt.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from safetensors.torch import save_file
 
 from make import ROOT, load, randn
 
-#: Side of a tile in pixels, and height and width of the picture: a tile of one latent row at the bottom; barely larger
-#: than a tile, in one direction only; ends that no stride meets; tiles of the least size, many of them.
+#: The side of a tile in pixels, and height and width of the picture: a tile of one latent row at
+#: the bottom; barely larger than a tile, in one direction only; ends that are no multiple of the
+#: stride; many tiles of the minimum size.
 CASES = [(64, 104, 80), (64, 72, 64), (64, 40, 136), (32, 64, 72)]
 
 
@@ -38,10 +39,10 @@ def main() -> None:
             decoded = vae.decode(z, return_dict=False)[0]
             rng = np.random.Generator(np.random.PCG64(500 + i))
             rgb = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
-            # Without the processor's resize to multiples of 16.
+            # The call skips the image processor's resize to multiples of 16.
             image = pipe.image_processor.normalize(torch.from_numpy(rgb).permute(2, 0, 1)[None] / 255)
             mode = vae.encode(image).latent_dist.mode()
-            # The goldens must tell tiles from none.
+            # The goldens must distinguish tiled results from untiled ones.
             vae.disable_tiling()
             whole = vae.decode(z, return_dict=False)[0], vae.encode(image).latent_dist.mode()
             vae.enable_tiling()

@@ -1,10 +1,10 @@
-"""Tokenizer folders in the layouts that transformers accepts, with the ids that it makes of awkward prompts.
+"""Tokenizer folders in the layouts that transformers accepts, with their ids for awkward prompts.
 
     python3 tokenizer_layouts.py ../../tests/goldens
 
-reads the tokenizer of the model `single` and writes tokenizer_layouts.json. Every variant lists the files of its folder; those
-with the value null are the same as in `single`. The call is that of diffusers' ZImagePipeline.
-"""
+The script reads the tokenizer of the model `single` and writes tokenizer_layouts.json. Every
+variant lists the files of its folder; a null value means the file of `single`. The call is that of
+diffusers' ZImagePipeline. """
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def variants(files: dict[str, str]) -> dict[str, dict[str, str | None]]:
 
 
 def encode(tokenizer: Qwen2Tokenizer, prompt: str) -> list[int]:
-    """As ZImagePipeline calls it: the ids that the attention mask selects."""
+    """The ids that the attention mask selects, called as in ZImagePipeline."""
     message = {"role": "user", "content": prompt}
     text = tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True, enable_thinking=True)
     inputs = tokenizer([text], padding="max_length", max_length=512, truncation=True)

@@ -1,4 +1,5 @@
-"""A small tokenizer in the layout of Qwen3's: byte-level BPE, the same pre-tokenizer, normalizer and added tokens."""
+"""A small tokenizer in the layout of Qwen3's: byte-level BPE, the same pre-tokenizer, normalizer
+and added tokens."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ ADDED = [
 ]  # fmt: skip
 SPECIAL = 14
 
-#: Says the same as Qwen3's template for what the pipeline asks of it (user turns without tools); written anew.
+#: Equivalent to Qwen3's template for the pipeline's input (user turns without tools); written anew.
 CHAT_TEMPLATE = (
     "{%- for message in messages %}{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}"
     "{%- endfor %}{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}"
@@ -29,7 +30,7 @@ CHAT_TEMPLATE = (
 
 
 def corpus() -> list[str]:
-    """Text to train on: every sentence of a few small word lists, and some words beyond ASCII."""
+    """Training text: every sentence of a few small word lists, and some words beyond ASCII."""
     colours = "red green blue golden pale dark".split()
     things = "fox owl lighthouse mountain river teapot rocket moon garden violin".split()
     places = ["in the snow", "under a bridge", "beside the sea", "at night", "on a wooden table", "in warm light"]
@@ -50,8 +51,8 @@ def corpus() -> list[str]:
 
 
 def build(vocab_size: int, baked: bool) -> dict:
-    """The tokenizer.json with `vocab_size` BPE tokens, then the added ones; `baked` leaves padding and truncation
-    to 512 switched on inside, as some published files do."""
+    """The tokenizer.json with `vocab_size` BPE tokens, followed by the added ones. `baked` includes
+    padding and truncation to 512, as in some published files."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     byte_level = dict(add_prefix_space=False, trim_offsets=False, use_regex=False)

@@ -1,12 +1,12 @@
-"""Compares the machine code of two sets of CUDA kernels, apart from their names.
+"""Compares the machine code of two sets of CUDA kernels and ignores their names.
 
     ZIMAGE_CUBINS=before cargo test --test cuda every_kernel   # on one commit
     ZIMAGE_CUBINS=after cargo test --test cuda every_kernel    # on another
     python tools/sass/compare.py before after
 
 Both folders have `<architecture>/<program>.cubin`. Kernels are paired by their code, so files,
-programs and kernels may be renamed; those without a twin on the other side are listed. `cuobjdump
--sass` of the CUDA toolkit, or of the Python package `triton`, shows how two of them differ.
+programs and kernels may be renamed; kernels without a counterpart are listed. `cuobjdump -sass` of
+the CUDA toolkit, or of the Python package `triton`, shows how two of them differ.
 """
 
 import hashlib
@@ -16,8 +16,8 @@ from pathlib import Path
 
 
 def sections(elf: bytes) -> list[tuple[str, int, bytes]]:
-    """Name, info field and contents of every section of a 64-bit ELF file; those without contents
-    have their size as contents."""
+    """Name, info field and contents of every section of a 64-bit ELF file. The contents of an empty
+    section are its size."""
     (start,) = struct.unpack_from("<Q", elf, 0x28)
     size, count, names = struct.unpack_from("<HHH", elf, 0x3A)
     headers = [struct.unpack_from("<IIQQQQIIQQ", elf, start + i * size) for i in range(count)]
@@ -31,7 +31,7 @@ def sections(elf: bytes) -> list[tuple[str, int, bytes]]:
 
 
 def kernels(cubin: Path) -> dict[str, bytes]:
-    """A hash by kernel name: of its code, its registers, its constants and its shared memory."""
+    """A hash by kernel name, of its code, registers, constants and shared memory."""
     parts = {}
     for section, info, contents in sections(cubin.read_bytes()):
         for kind in (".text.", ".nv.constant", ".nv.shared."):
@@ -47,7 +47,7 @@ def kernels(cubin: Path) -> dict[str, bytes]:
 
 
 def read(folder: Path) -> dict[tuple[str, bytes], list[str]]:
-    """The names of kernels by architecture and code."""
+    """The names of kernels, by architecture and code."""
     by_code = {}
     for cubin in sorted(folder.glob("*/*.cubin")):
         for kernel, code in kernels(cubin).items():
