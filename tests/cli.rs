@@ -225,7 +225,7 @@ fn closed_pipe_passes_full_disk_fails() {
     assert!(error.starts_with("error: standard output: ") && error.lines().count() == 1, "{error}");
 }
 
-// ---- with the embedded default -------------------------------------------------------------------------------------
+// ---- with the embedded default ------------------------------------------------------------------
 
 #[test]
 fn generate_writes_a_png() {

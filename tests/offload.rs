@@ -106,7 +106,7 @@ fn auto_offloads_where_memory_is_short() {
     assert_eq!(with(weights), Offload::Sequential);
     assert_eq!(with(4 * weights), Offload::None);
     assert_eq!(load(Faulty::new(Cpu::new(), Fault::FreeMemory(0)), Offload::None).0.offload(), Offload::None);
-    assert_eq!(load(Cpu::new(), Offload::Auto).0.offload(), Offload::None, "nobody knows how much there is");
+    assert_eq!(load(Cpu::new(), Offload::Auto).0.offload(), Offload::None, "the free memory is unknown");
 }
 
 #[test]

@@ -153,7 +153,7 @@ fn draws_the_same_picture(backend: BackendChoice, on_device: bool) {
     assert!(reads > 1000 && (longest as u64) < whole / 20, "{reads} reads, the longest of {longest} bytes");
 
     let held = files.held.most.load(SeqCst);
-    assert!(!on_device || held < 8 * PIECE as usize, "{held} bytes of the text encoder were in this program at once");
+    assert!(!on_device || held < 8 * PIECE as usize, "{held} bytes of the text encoder were allocated at once");
 
     let near = Model::open(&path("")).unwrap();
     let near = block_on(Engine::load(&near, backend, &mut |_| ControlFlow::Continue(()))).unwrap();

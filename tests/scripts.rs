@@ -80,7 +80,7 @@ fn scripts_hardcode_no_target_folder() {
         let script = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap();
         for line in script.lines().filter(|line| !line.trim_start().starts_with('#')) {
             let named = line.match_indices("target/").any(|(at, _)| !line[..at].ends_with(['$', '{', '/']));
-            assert!(!named, "{name} takes it that cargo builds into target/: {line}");
+            assert!(!named, "{name} assumes that cargo builds into target/: {line}");
         }
     }
 }

@@ -14,8 +14,7 @@
 namespace emulated_cuda {
 namespace {
 
-// ---- what the processor refuses
-// --------------------------------------------------------------------------------
+// ---- CPU faults -----------------------------------------------------------------------------------
 
 struct sigaction previous[65];
 
@@ -45,7 +44,7 @@ void handle_faults() {
     for (int signal : {SIGSEGV, SIGBUS, SIGFPE, SIGILL}) sigaction(signal, &action, &previous[signal]);
 }
 
-// ---- the cores -------------------------------------------------------------------------------------------------
+// ---- the cores ----------------------------------------------------------------------------------
 
 /// The host threads that run clusters, for the lifetime of the process.
 class Cores {

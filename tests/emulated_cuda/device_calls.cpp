@@ -135,7 +135,7 @@ API cuCtxSynchronize() {
 }
 API cuCtxGetStreamPriorityRange(int *least, int *greatest) { return *least = *greatest = 0, success; }
 
-// ---- errors ----------------------------------------------------------------------------------------------------
+// ---- errors -------------------------------------------------------------------------------------
 
 namespace {
 struct Words {

@@ -28,7 +28,7 @@ typedef decltype(sizeof 0) size_t;
 extern "C" int printf(const char *, ...);
 #define assert(condition) ((condition) ? (void)0 : emulated_cuda_fail("the assertion %s does not hold", #condition))
 
-// ---- vectors ---------------------------------------------------------------------------------------------------
+// ---- vectors ------------------------------------------------------------------------------------
 
 // Vectors are aligned as on the device: to their size if it is a power of two, at most to 16 bytes.
 #define EMULATED_CUDA_VECTORS(T, name)                                                                                \
@@ -56,7 +56,7 @@ struct dim3 {
     dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
 };
 
-// ---- bits ------------------------------------------------------------------------------------------------------
+// ---- bits ---------------------------------------------------------------------------------------
 
 namespace emulated_cuda {
 template <class To, class From> inline To bits(From from) {
@@ -105,7 +105,7 @@ inline unsigned __funnelshift_r(unsigned low, unsigned high, unsigned shift) {
     return ((unsigned long long)high << 32 | low) >> (shift & 31);
 }
 
-// ---- mathematics -----------------------------------------------------------------------------------------------
+// ---- mathematics --------------------------------------------------------------------------------
 
 // The C library's functions under CUDA's names. CUDA's fast and rounded variants map to the exact
 // function.
@@ -196,7 +196,7 @@ inline float max(float x, float y) { return fmaxf(x, y); }
 inline int abs(int x) { return x < 0 ? -x : x; }
 inline float abs(float x) { return fabsf(x); }
 
-// ---- memory ----------------------------------------------------------------------------------------------------
+// ---- memory -------------------------------------------------------------------------------------
 
 template <class T> inline T __ldg(const T *p) { return *p; }
 template <class T> inline T __ldca(const T *p) { return *p; }
@@ -241,8 +241,7 @@ template <class T> inline T atomicCAS(T *p, emulated_cuda::Given<T> compare, emu
     return emulated_cuda::atomically(p, [=](T old) { return old == compare ? value : old; });
 }
 
-// ---- barriers and collectives
-// ----------------------------------------------------------------------------------
+// ---- barriers and collectives -------------------------------------------------------------------
 
 inline void __syncthreads() { emulated_cuda_barrier(0, 0, false); }
 inline int __syncthreads_count(int predicate) { return int(emulated_cuda_barrier(0, 0, predicate)); }
@@ -332,8 +331,7 @@ inline void __syncwarp(unsigned mask = 0xffffffff) {
 EMULATED_CUDA_REDUCE(int)
 EMULATED_CUDA_REDUCE(unsigned)
 
-// ---- what a module exports
-// -------------------------------------------------------------------------------------
+// ---- what a module exports ----------------------------------------------------------------------
 
 namespace emulated_cuda {
 template <class T> struct Plain { using type = T; };

@@ -22,7 +22,7 @@ void expect_product(const std::vector<float> &d, const std::vector<float> &a, co
         }
 }
 
-// ---- the cases -------------------------------------------------------------------------------------------------
+// ---- the cases ----------------------------------------------------------------------------------
 
 struct Case {
     const char *name;
@@ -156,7 +156,7 @@ const Case cases[] = {
          ok(run("product16", {1, 32}, da, db, d));
          expect_product(download<float>(d, 128), a, b);
      }},
-    {"loads matrices, turned and not, in any order", [] {
+    {"loads matrices, transposed or not, in any order", [] {
          auto a = values(256, 1), b = values(128, 2), turned = b;
          for (int k = 0; k < 16; k++)
              for (int n = 0; n < 8; n++) turned[k * 8 + n] = b[n * 16 + k];
@@ -194,11 +194,11 @@ const Case cases[] = {
              expect(found[h] == x || (x != x && found[h] != found[h]), "the value of " + std::to_string(h));
          }
      }},
-    {"brings and sends boxes, clipped", [] {
+    {"loads and stores boxes, clipped", [] {
          for (unsigned channels : {64u, 32u}) through_shared(channels, 2);
      }},
-    {"sends boxes no earlier than their wait", [] { through_shared(64, 1); }},
-    {"catches a box that nobody waits for", [] { through_shared(64, 0); }, "leaves while 1 boxes leave shared memory"},
+    {"stores boxes no earlier than their wait", [] { through_shared(64, 1); }},
+    {"catches a store without a wait", [] { through_shared(64, 0); }, "leaves while 1 boxes leave shared memory"},
     {"multiplies in a warpgroup", [] {
          auto a = values(64 * 64, 1), b = values(64 * 64, 2);
          Device da = upload(bf16(a)), db = upload(bf16(b)), d = alloc(64 * 64 * 4);
@@ -210,7 +210,7 @@ const Case cases[] = {
              expect(std::fabs(found[i] - sum) < 1e-4f, "the product at " + std::to_string(i));
          }
      }, "", "4"},
-    {"counts atomically among blocks", [] {
+    {"counts atomically across CTAs", [] {
          Device counter = upload(std::vector<unsigned>{0, 0}), sum = upload(std::vector<float>{0});
          ok(run("count", {64, 96}, counter, sum));
          auto found = download<unsigned>(counter, 2);
@@ -244,7 +244,7 @@ const Case cases[] = {
          expect_code(cuMemAlloc_v2(&refused, 4), capture_unsupported, "an allocation in a capture");
          expect(cuStreamEndCapture(stream, &graph) != 0, "that the capture is broken");
      }},
-    {"runs streams as late as it may", [] {
+    {"runs streams as late as possible", [] {
          Device x = upload(std::vector<float>{1});
          void *first, *second, *event, *host;
          ok(cuStreamCreate(&first, 1));
@@ -302,7 +302,7 @@ const Case cases[] = {
     {"catches a write past the end", [] {
          expect_code(run("write_past_the_end", {2, 256}, alloc(1024), 256u), illegal_address, "the launch");
      }, "writes to byte 1024"},
-    {"catches a use after the release", [] {
+    {"catches a use after free", [] {
          Device a = alloc(1024), out = alloc(1024);
          ok(cuMemFree_v2(a));
          expect_code(run("add", {1, 256}, a, a, out, 256u), illegal_address, "the launch");
@@ -313,12 +313,12 @@ const Case cases[] = {
     {"catches a read past fixed shared memory", [] {
          expect_code(run("read_past_fixed_shared", {1, 32}, alloc(128), 1), launch_failed, "the launch");
      }, "an index past the end of its array"},
-    {"takes a missing barrier when in order", [] { expect(shifts_by_luck(), "luck"); }},
+    {"misses a missing barrier in order", [] { expect(shifts_by_luck(), "luck"); }},
     {"catches a missing barrier out of order", [] { expect(!shifts_by_luck(), "no luck"); }, "", "1"},
-    {"catches a thread that leaves before a barrier", [] {
+    {"catches a thread that exits before a barrier", [] {
          expect_code(run("leave_early", {1, 64}, alloc(256)), launch_failed, "the launch");
      }, "leave"},
-    {"catches a warp that disagrees", [] {
+    {"catches a divergent collective", [] {
          expect_code(run("disagree", {1, 32}, alloc(256)), launch_failed, "the launch");
      }, "another one of lanes ffffffff"},
     {"catches a deadlock", [] {
@@ -331,40 +331,40 @@ const Case cases[] = {
          Device x = upload(std::vector<int>{1 << 20});
          expect_code(run("overflow", {1, 1}, x, x), launch_failed, "the launch");
      }, "signed overflow in a product"},
-    {"runs the blocks of a cluster together", clusters},
-    {"runs the blocks of a cluster together in any order", clusters, "", "5"},
-    {"has a barrier for a cluster", [] { expect(pass_through_memory(1), "what the other block wrote"); }},
-    {"has a barrier for a cluster in any order", [] { expect(pass_through_memory(1), "what the other block wrote"); }, "", "5"},
+    {"runs the CTAs of a cluster together", clusters},
+    {"runs the CTAs of a cluster together in any order", clusters, "", "5"},
+    {"synchronizes a cluster", [] { expect(pass_through_memory(1), "what the other block wrote"); }},
+    {"synchronizes a cluster in any order", [] { expect(pass_through_memory(1), "what the other block wrote"); }, "", "5"},
     {"catches a missing barrier of a cluster", [] { expect(!pass_through_memory(0), "no luck"); }},
-    {"sends values to the other block", sends_over},
-    {"sends values to the other block in any order", sends_over, "", "5"},
+    {"stores values to the peer CTA", sends_over},
+    {"stores values to the peer CTA in any order", sends_over, "", "5"},
     {"lands values no earlier than their wait", [] {
          Device out = alloc(16);
          ok(run("read_before_it_comes", {2, 1}, out));
          auto found = download<float>(out, 4);
          expect(std::isnan(found[0]) && found[1] == 2 && std::isnan(found[2]) && found[3] == 2, "what was read");
      }},
-    {"brings boxes to both blocks", [] { expect(share_boxes(1), "what came"); }},
-    {"brings boxes to both blocks in any order", [] { expect(share_boxes(1), "what came"); }, "", "5"},
-    {"catches a box for which a block has no place yet", [] { expect(!share_boxes(0), "no luck"); },
+    {"multicasts boxes to both CTAs", [] { expect(share_boxes(1), "what came"); }},
+    {"multicasts boxes to both CTAs in any order", [] { expect(share_boxes(1), "what came"); }, "", "5"},
+    {"catches a box that overwrites one in flight", [] { expect(!share_boxes(0), "no luck"); },
      "loads a box to where another one is in flight"},
-    {"catches a box for which a block has no place yet in any order", [] { expect(!share_boxes(0), "no luck"); }, "", "5"},
-    {"catches a value that nobody waits for", [] { expect_code(send_over(0, 0, 1), launch_failed, "the launch"); },
+    {"catches a box that overwrites one in flight in any order", [] { expect(!share_boxes(0), "no luck"); }, "", "5"},
+    {"catches a remote value without a wait", [] { expect_code(send_over(0, 0, 1), launch_failed, "the launch"); },
      "ends its block while 0 boxes and 32 values are on their way to it"},
-    {"catches a block that reaches into another too early", [] { expect_code(send_over(0, 0, 2), launch_failed, "the launch"); },
+    {"catches an early access to a peer CTA", [] { expect_code(send_over(0, 0, 2), launch_failed, "the launch"); },
      "reaches into block 1 before a barrier of the cluster"},
     {"catches an mbarrier that is not initialised", [] { expect_code(send_over(0, 0, 3), launch_failed, "the launch"); },
      "an mbarrier that nobody has initialised"},
-    {"catches an mbarrier that waits for too much", [] { expect_code(send_over(0, 0, 6), launch_failed, "the launch"); },
+    {"catches an mbarrier with too many bytes", [] { expect_code(send_over(0, 0, 6), launch_failed, "the launch"); },
      "deadlock: 0 threads wait at barriers, 64 at mbarriers"},
-    {"catches a place outside shared memory", [] { expect_code(send_over(0, 0, 4), launch_failed, "the launch"); },
+    {"catches an address outside shared memory", [] { expect_code(send_over(0, 0, 4), launch_failed, "the launch"); },
      "which are not in shared memory"},
-    {"catches a block that is not there", [] { expect_code(send_over(0, 0, 5), launch_failed, "the launch"); },
+    {"catches a CTA rank out of range", [] { expect_code(send_over(0, 0, 5), launch_failed, "the launch"); },
      "reaches into block 2 of a cluster of 2"},
-    {"catches a block that leaves its cluster", [] {
+    {"catches a CTA that exits early", [] {
          expect_code(run("leave_the_cluster", {2, 32}, 1), launch_failed, "the launch");
      }, "waits at a barrier that 32 threads of the cluster left without"},
-    {"catches a block that reaches into one that has left", [] {
+    {"catches an access to an exited CTA", [] {
          expect_code(run("leave_the_cluster", {2, 32}, 0), launch_failed, "the launch");
      }, "block (0, 0, 0), thread (0, 0, 0): reaches into block 1 of the cluster, which has ended"},
     {"catches a deadlock of a cluster", [] {

@@ -247,7 +247,7 @@ extern "C" __global__ void warpgroup_product(const TensorMap a, const TensorMap 
     for (unsigned i = 0; i < 32; i++) d[(row + i / 2 % 2 * 8) * 64 + i / 4 * 8 + lane % 4 * 2 + i % 2] = sums[i];
 }
 
-// ---- clusters --------------------------------------------------------------------------------------------------
+// ---- clusters -----------------------------------------------------------------------------------
 
 #define BLOCKS 2
 #define CLUSTER_OF(blocks) __cluster_dims__(blocks, 1, 1)

@@ -68,8 +68,7 @@ void expect_code(int found, int wanted, const std::string &what) {
 }
 void ok(int code) { expect_code(code, 0, "a call"); }
 
-// ---- a small program against the API
-// ---------------------------------------------------------------------------
+// ---- a small program against the API ------------------------------------------------------------
 
 void *module_;
 

@@ -66,7 +66,7 @@ API cuEventElapsedTime_v2(float *milliseconds, void *start, void *end) {
 }
 API cuEventElapsedTime(float *milliseconds, void *start, void *end) { return cuEventElapsedTime_v2(milliseconds, start, end); }
 
-// ---- graphs ----------------------------------------------------------------------------------------------------
+// ---- graphs -------------------------------------------------------------------------------------
 
 API cuStreamBeginCapture_v2(void *stream, int mode) {
     return call([&] { return begin_capture(stream_of(stream), mode); });

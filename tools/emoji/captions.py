@@ -3,7 +3,8 @@
 A scene is one or two pictures, each with a position and perhaps a tint, over a background colour.
 The caption states every random property of a scene; properties that it omits have a default (white
 background, whole picture, own colours). This module draws no pixels; pictures.py does. It is used
-by data.py, vae.py, transformer.py and evaluate.py, and needs only the standard library. """
+by data.py, vae.py, transformer.py and evaluate.py, and needs only the standard library.
+"""
 
 import random
 from dataclasses import dataclass

@@ -6,7 +6,8 @@ Needs: npm (to fetch the four packages below, 50 MB, unless --packages names a f
 requirements.txt; no GPU.
 
 Writes WORK/pack.npz (the WebP files, and the catalogue of names) and WORK/tokenizer/ (a byte-level
-BPE in the layout of Qwen3's). """
+BPE in the layout of Qwen3's).
+"""
 
 import argparse
 import copy

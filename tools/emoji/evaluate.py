@@ -9,7 +9,8 @@ Singles: random pictures under their labels, phrased as people write, two of thr
 background. A picture is correct if it is the nearest (RGB mean squared error) of all training
 pictures on the same background. A background is correct if the named colour is the nearest to the
 median of the border. Pairs: two pictures side by side or one above the other; each half is judged
-like a single. """
+like a single.
+"""
 
 import argparse
 import json

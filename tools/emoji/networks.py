@@ -229,7 +229,8 @@ class Transformer(nn.Module):
     with their lengths → minus the velocity.
 
     Every caption of a batch is padded to the same L, a multiple of 32, and H·W/4 is a multiple of
-    32 too. """
+    32 too.
+    """
 
     def __init__(self) -> None:
         super().__init__()

@@ -8,7 +8,8 @@ trial: --batch 8 --bank 64 --limit 20).
 Flow matching: x_t = sigma·noise + (1 − sigma)·x0, and the transformer, given t = 1 − sigma,
 predicts x0 − noise. Latents come from a bank on the device; a part of it is redrawn and re-encoded
 at every step. The learning rate decays to zero with the time, so the result is complete whenever
-the time ends. WORK/preview.png and OUT are written every five minutes. """
+the time ends. WORK/preview.png and OUT are written every five minutes.
+"""
 
 import argparse
 import json

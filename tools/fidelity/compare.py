@@ -6,7 +6,8 @@ size.
 
 Each stage has the same inputs on all three; the final picture is drawn from the prompt and the
 seed. A distance is ‖out − float32‖ / ‖float32‖. Exits with 1 if any distance of ours is larger than
-that of diffusers. README.md in this folder has the details. """
+that of diffusers. README.md in this folder has the details.
+"""
 
 from __future__ import annotations
 

@@ -6,7 +6,8 @@ kind.
 The committed goldens are narrow. This model has the transformer's 3840 (wider than its adaLN
 input), heads of 128, Qwen3's 2560 with its 151,936 embeddings, and the whole autoencoder. It is
 written to a temporary folder, takes 2.3 GB there and 8 GB of memory for about a minute, and is not
-committed. Both programs compute in float32 on the same bf16 weights. """
+committed. Both programs compute in float32 on the same bf16 weights.
+"""
 
 from __future__ import annotations
 

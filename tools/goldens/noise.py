@@ -3,7 +3,8 @@ description.
 
 Values come from MT19937, seeded with the low 32 bits of the seed. Draws of fewer than 16 values are
 made one by one in float64; longer ones in float32 blocks of 16, with Cephes' approximations of log,
-sin and cos and fused multiply-adds. """
+sin and cos and fused multiply-adds.
+"""
 
 from __future__ import annotations
 

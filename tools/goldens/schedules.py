@@ -4,7 +4,8 @@ of scheduler config.
     python tools/goldens/schedules.py
 
 The functions are those called by ZImagePipeline. Configs that diffusers rejects are recorded with
-its exception. """
+its exception.
+"""
 
 from __future__ import annotations
 

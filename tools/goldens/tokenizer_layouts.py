@@ -4,7 +4,8 @@
 
 The script reads the tokenizer of the model `single` and writes tokenizer_layouts.json. Every
 variant lists the files of its folder; a null value means the file of `single`. The call is that of
-diffusers' ZImagePipeline. """
+diffusers' ZImagePipeline.
+"""
 
 from __future__ import annotations
 
