@@ -105,7 +105,7 @@ fn published_models_bench_without_files() {
 }
 
 #[test]
-fn impossible_measurements_are_refused_in_one_line() {
+fn impossible_measurements_are_refused() {
     for (arguments, says) in [
         (&["--filter", "op/sorting"][..], "op/sorting"),
         (&["--random", "tiny"], "turbo, base"),

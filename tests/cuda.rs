@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use zimage::backend::cuda::{self, Cuda, File, Placement, Program};
 
-/// Two Ampere/Ada architectures, Hopper, and two of Blackwell.
+/// Ampere, Ada, Hopper, and two architectures of Blackwell.
 const ARCHITECTURES: [&str; 5] = ["sm_80", "sm_89", "sm_90a", "sm_100a", "sm_120a"];
 
 /// True if NVRTC is installed. Otherwise prints a line that the test is skipped.
@@ -176,7 +176,7 @@ fn declared(parameter: &str) -> &str {
 /// With programmatic dependent launch the preceding kernel may still be writing. Neither the
 /// emulation nor most runs on a GPU would reveal a read that comes too early.
 #[test]
-fn kernels_access_memory_after_their_wait() {
+fn kernels_wait_before_memory_access() {
     let mut seen = 0;
     for program in cuda::programs("sm_90a") {
         let name = program.label();

@@ -1,4 +1,4 @@
-//! Randomly damaged files: each one ends in a one-line error or in a correct picture. No file
+//! Randomly damaged files: each one ends in a one-line error or in an allowed picture. No file
 //! causes a panic or a signal, takes more than 2 GB or 20 s, or draws a picture that diffusers
 //! would not draw.
 //!

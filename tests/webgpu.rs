@@ -109,7 +109,7 @@ fn fits_the_smallest_adapter(name: &str, module: &naga::Module) {
     }
 }
 
-/// The backend with F16 operands, the variant with the most passes.
+/// The backend with F16 operands, the variant with the most steps.
 fn webgpu() -> Option<WebGpu> {
     limited(u64::MAX)
 }
