@@ -180,7 +180,7 @@ fn can_be_cancelled_and_can_fail(backend: BackendChoice) {
     }
     let files = Arc::new(Slow::default());
     let model = remote(&files);
-    // The run is interrupted in the first vectors, in the middle of a matrix, and in the table after it.
+    // The run is interrupted in the first vectors, in a matrix, and in the table after it.
     for most in [20, 333, 1000] {
         let before = files.reads.load(SeqCst);
         let mut calls = 0;

@@ -1,4 +1,4 @@
-"""Measures diffusers, eager and compiled, against `zimage` on the same GPU, and prints the time
+"""Times diffusers, eager and compiled, against `zimage` on the same GPU, and prints the time
 ratios.
 
     python benches/peers/against_diffusers.py --engine target/release/zimage
