@@ -1,5 +1,6 @@
-// Makes the static folder `dist/` complete around what `tsc` compiles: the wasm, the pages, and the embedded default's
-// files. Every page gets the policy of what it may load and run. `--clean` removes what an earlier build left, so that none of it is served or run.
+// Completes the static folder `dist/` after `tsc`: adds the wasm, the pages, and the files of the
+// embedded default, and puts the Content-Security-Policy into every page. `--clean` removes the
+// files of an earlier build, so that none of them is served or run.
 
 import { cp, mkdir, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
@@ -7,12 +8,13 @@ import { fileURLToPath } from "node:url";
 const web = new URL(".", import.meta.url);
 const dist = new URL("dist/", web);
 
-// Scripts, styles and workers are files of this folder. Pictures are made here. Models may be anywhere.
+// Scripts, styles and workers are files of this folder. Pictures are blobs and data. Models may be
+// on any site.
 const policy = [
   "default-src 'none'", "script-src 'self' 'wasm-unsafe-eval'", "worker-src 'self'", "style-src 'self'", "img-src 'self' blob: data:",
   "connect-src 'self' https: http://localhost:* http://127.0.0.1:*", "base-uri 'none'", "form-action 'none'",
 ].join("; ");
-// It holds for what comes after it in a page.
+// A policy in a page applies to the elements after it.
 const first = '<meta charset="utf-8">';
 
 async function guard(page) {
