@@ -1,11 +1,11 @@
-/** What the page and the worker say to each other. One worker holds one engine and runs one job at a time. */
+/** Messages between page and worker. One worker has one engine and runs one job at a time. */
 
 import type { Backend, ErrorKind, Info, ParityReport, ParityRow, Request, Timings } from "./types.js";
 
-/** A model as it reaches the worker: an address, or the files of a picked folder by their paths inside it. */
+/** A model for the worker: an address, or the files of a picked folder by their paths inside it. */
 export type Files = { url: string } | { name: string; files: Map<string, File> };
 
-/** From the page. */
+/** A message from the page. */
 export type Order =
   | { type: "load"; model: Files; backend: Backend }
   | { type: "draw"; request: Request; preview: boolean }
@@ -19,7 +19,7 @@ export interface Pixels {
   rgba: Uint8Array<ArrayBuffer>;
 }
 
-/** What a finished run gives. */
+/** The output of a finished run. */
 export interface Drawn extends Pixels {
   png: Uint8Array<ArrayBuffer>;
   timings: Timings;
@@ -27,7 +27,7 @@ export interface Drawn extends Pixels {
   info: Required<Request> & { model: string; version: string };
 }
 
-/** What an engine says while it draws. */
+/** Progress of an engine that draws. */
 export interface DrawEvent {
   stage: "text" | "step" | "vae";
   done: number;
@@ -35,7 +35,7 @@ export interface DrawEvent {
   preview?: Pixels;
 }
 
-/** From the worker. Every order but `cancel` ends in `done` or `failed`. */
+/** A message from the worker. Every order except `cancel` ends in `done` or `failed`. */
 export type Report =
   | { type: "loading"; done: number; of: number; fetched: number; note: string | undefined }
   | { type: "drawing"; event: DrawEvent }

@@ -1,11 +1,11 @@
-/** A model's folder that the user picked from disk: its files by their paths inside the model. */
+/** The files of a picked model folder by their paths inside the model. */
 
 import type { Files } from "./messages.js";
 import { ZImageError } from "./types.js";
 
 const INDEX = "model_index.json";
 
-/** The files of the folder with `model_index.json`, which may be the picked one or one inside it. */
+/** The files of the folder with `model_index.json`: the picked folder or one inside it. */
 export async function pickedFolder(picked: Iterable<File> | FileSystemDirectoryHandle): Promise<Files> {
   const found = new Map<string, File>();
   if (picked instanceof FileSystemDirectoryHandle) {

@@ -1,36 +1,34 @@
-/**
- * What the module's functions take and return. The worker and the page share these types, and embedders see them.
- */
+/** Argument and result types of the module's functions, shared by worker, page and embedders. */
 
-/** Which backend computes: `auto` is WebGPU where the browser has a GPU for it, else the processor. */
+/** The backend: `auto` is WebGPU if the browser has a GPU for it, else the processor. */
 export type Backend = "auto" | "webgpu" | "cpu";
 
-/** Where a model's files are, in the layout of a diffusers folder. */
+/** The place of a model's files, in the layout of a diffusers folder. */
 export type ModelSource =
-  /** The folder's address, such as `https://example.org/models/emoji/`; a Hugging Face repository's page does as well. */
+  /** The folder's address, such as `https://example.org/models/emoji/`; or a Hugging Face repository's page. */
   | string
   | URL
-  /** A folder that was picked from disk: what `<input type="file" webkitdirectory>` gives. */
+  /** The files of a folder, picked by `<input type="file" webkitdirectory>`. */
   | Iterable<File>
-  /** A folder that was picked from disk: what `showDirectoryPicker()` gives. */
+  /** The handle of a folder, from `showDirectoryPicker()`. */
   | FileSystemDirectoryHandle;
 
-/** How far loading has come, in bytes of the model's weights. */
+/** The progress of loading, in bytes of the model's weights. */
 export interface LoadProgress {
-  /** Bytes that are here, whether fetched now or kept from before. */
+  /** Bytes loaded, from the network or from the browser's storage. */
   done: number;
-  /** Bytes in all; 0 while it is not known. */
+  /** Bytes in all; 0 while the sum is unknown. */
   of: number;
-  /** Bytes that came over the network, the small files included. */
+  /** Bytes from the network, including the small files. */
   fetched: number;
-  /** A sentence on what is being waited for, when something is: a lost connection, for example. */
+  /** A sentence on the cause of a wait, a lost connection for example. */
   note?: string;
 }
 
-/** What to draw. What is left out is the model's default. */
+/** A request for a picture. Missing fields get the model's defaults. */
 export interface Request {
   prompt: string;
-  /** What should not be seen; read only where `guidance` is above 0. */
+  /** The negative prompt; used only if `guidance` is above 0. */
   negative?: string;
   /** Pixels, a multiple of `info.limits.multiple`. */
   width?: number;
@@ -44,19 +42,19 @@ export interface Request {
   seed?: number;
 }
 
-/** How far a picture has come. */
+/** The progress of a picture. */
 export interface DrawProgress {
   /** The text is being read, a step has ended, or the pixels are being decoded. */
   stage: "text" | "step" | "vae";
-  /** Steps done, when `stage` is `step`. */
+  /** Finished steps, if `stage` is `step`. */
   done: number;
   /** Steps in all. */
   of: number;
-  /** The picture so far, coarse and cheap, when it was asked for. */
+  /** A coarse preview of the picture, if the caller asked for previews. */
   preview?: ImageData;
 }
 
-/** Milliseconds that the parts of a run took. */
+/** Times of a run's parts in milliseconds. */
 export interface Timings {
   textEncoder: number;
   /** All steps. */
@@ -73,35 +71,35 @@ export interface Picture {
   height: number;
   /** The pixels, for a canvas. */
   pixels: ImageData;
-  /** The file, with prompt, seed and settings in its texts. */
+  /** The PNG file, with prompt, seed and settings in its text chunks. */
   png: Blob;
-  /** What made it: the whole request, defaults included. */
+  /** The whole request, including defaults. */
   info: Required<Request> & { model: string; version: string };
   timings: Timings;
-  /** What the user should know about the request, a sentence each. */
+  /** Warnings about the request for the user, a sentence each. */
   warnings: string[];
 }
 
-/** The loaded model and what runs it. */
+/** The loaded model and its device. */
 export interface Info {
   model: string;
   /** `webgpu` or `cpu`. */
   backend: string;
   /** The device in words. */
   device: string;
-  /** Which variant of the shaders runs, such as `plain shaders`; empty without shaders. */
+  /** The variant of the shaders, such as `plain shaders`; empty without shaders. */
   variant: string;
   defaults: {
     width: number;
     height: number;
     steps: number;
     guidance: number;
-    /** The sizes that the model was trained for, in pixels, the best first; empty where its files do not say. */
+    /** Trained sizes in pixels, best first; empty if the model's files do not list them. */
     sizes: [width: number, height: number][];
   };
   /** Sides are multiples of `multiple` pixels, up to `maxWidth` and `maxHeight`. */
   limits: { multiple: number; maxWidth: number; maxHeight: number };
-  /** What is odd about the model's files without being an error, and whether they could be kept; a sentence each. */
+  /** Warnings about the model's files and about caching them, a sentence each. */
   warnings: string[];
 }
 
@@ -110,7 +108,7 @@ export interface ParityRow {
   op: string;
   cases: number;
   passed: boolean;
-  /** The case that came closest to its tolerance, or went furthest past it. */
+  /** The case with the largest error relative to its tolerance. */
   worst: ParityCase;
   failures: ParityCase[];
 }
@@ -124,7 +122,7 @@ export interface ParityCase {
   problem?: string;
 }
 
-/** How `webgpu` compares with `cpu` in this browser: the document that `zimage parity --json` prints for one backend. */
+/** The comparison of `webgpu` with `cpu`: the document of `zimage parity --json` for one backend. */
 export interface ParityReport {
   reference: string;
   candidate: string;
@@ -134,16 +132,16 @@ export interface ParityReport {
   rows: ParityRow[];
 }
 
-/** What has to change for it to work: the request, the files, the device, or (`internal`) this program. */
+/** The cause of an error: the request, the files, the device, or (`internal`) this program. */
 export type ErrorKind = "request" | "files" | "device" | "cancelled" | "internal";
 
-/** Everything that goes wrong: the message is one sentence for the person who asked. */
+/** An error of the module. Its message is one sentence for the user. */
 export class ZImageError extends Error {
   override readonly name = "ZImageError";
 
   /**
-   * @param reason of a device error: `lost` when the device has gone and a new engine is needed, `memory` when its memory
-   *   did not suffice.
+   * @param reason of a device error: `lost` if the device is gone and a new engine is needed, `memory` if
+   *   the device has too little memory.
    */
   constructor(
     message: string,

@@ -1,6 +1,6 @@
 /**
- * Z-Image in a web page. The engine runs in a worker of its own, so that the page never stalls; nothing is sent to a
- * server.
+ * Z-Image in a web page. The engine runs in its own worker, so the page never stalls. Nothing is sent
+ * to a server.
  *
  *     import { ZImage } from "./zimage.js";
  *
@@ -19,50 +19,50 @@ import { ZImageError } from "./types.js";
 export type * from "./types.js";
 export { ZImageError } from "./types.js";
 
-/** The small model that is built into the folder of this module. */
+/** The small model in the folder of this module. */
 export const EMBEDDED_MODEL = new URL("models/emoji/", import.meta.url).href;
 
-/** How to load a model. */
+/** Options for loading a model. */
 export interface LoadOptions {
-  /** Where it is; the small embedded model when left out. */
+  /** The model's place; the embedded model by default. */
   model?: ModelSource;
-  /** What computes; `auto` when left out. */
+  /** The backend; `auto` by default. */
   backend?: Backend;
   onProgress?: (progress: LoadProgress) => void;
-  /** Stops loading; what was fetched is kept for the next time. */
+  /** Stops loading. Fetched blocks stay cached for the next time. */
   signal?: AbortSignal;
 }
 
-/** How to draw a picture. */
+/** Options for drawing a picture. */
 export interface DrawOptions {
   onProgress?: (progress: DrawProgress) => void;
-  /** Whether progress carries previews; they cost a wait for the device after every step. */
+  /** Adds previews to the progress. They cost a wait for the device after every step. */
   preview?: boolean;
-  /** Stops the run after the step that is under way, or drops the picture that is being decoded. */
+  /** Stops the run after the current step, or drops the picture during the decode. */
   signal?: AbortSignal;
 }
 
-/** How to compare `webgpu` with `cpu`. */
+/** Options for comparing `webgpu` with `cpu`. */
 export interface ParityOptions {
-  /** Only cases whose name holds this text. */
+  /** Selects cases by a part of their name. */
   filter?: string;
   seed?: number;
-  /** Which shaders: `webgpu` for the best that the adapter runs, `webgpu:plain` and so on for others. */
+  /** The variant: `webgpu` for the best one of the adapter, `webgpu:plain` and so on for others. */
   backend?: string;
-  /** Called with the row of each op as soon as it is done. */
+  /** Called with the row of each op as soon as the op is done. */
   onRow?: (row: ParityRow) => void;
   signal?: AbortSignal;
 }
 
-/** A model that is loaded and ready to draw. */
+/** A loaded model. */
 export class ZImage {
   private constructor(
     private readonly engine: Engine,
-    /** The model and what runs it. */
+    /** The model and its device. */
     readonly info: Info,
   ) {}
 
-  /** Loads a model. Its weights are kept in the browser's storage, so that the next time fetches nothing. */
+  /** Loads a model. The browser's storage caches its weights, so the next load fetches nothing. */
   static async load(options: LoadOptions = {}): Promise<ZImage> {
     const { model = EMBEDDED_MODEL, backend = "auto", onProgress, signal } = options;
     const files = await located(model);
@@ -81,7 +81,7 @@ export class ZImage {
     }
   }
 
-  /** Draws one picture. One at a time: a second call while the first runs is refused. */
+  /** Draws one picture. A second call while the first runs is refused. */
   async draw(request: Request, options: DrawOptions = {}): Promise<Picture> {
     const { onProgress, preview = false, signal } = options;
     const drawn = (await this.engine.run({ type: "draw", request, preview }, signal, (report) => {
@@ -97,13 +97,13 @@ export class ZImage {
     return this.engine.heapBytes;
   }
 
-  /** Frees the device's memory and the worker; a run under way ends as cancelled. */
+  /** Frees the device's memory and the worker. A current run ends as cancelled. */
   dispose(): void {
     this.engine.end();
   }
 }
 
-/** Compares every op of `webgpu` with that of `cpu` in this browser, on a worker of its own. */
+/** Compares every op of `webgpu` with that of `cpu` in this browser, in a separate worker. */
 export async function parity(options: ParityOptions = {}): Promise<ParityReport> {
   const { filter = "", seed = 0, backend = "webgpu", onRow, signal } = options;
   const engine = new Engine();
@@ -120,7 +120,7 @@ export async function parity(options: ParityOptions = {}): Promise<ParityReport>
   }
 }
 
-/** The worker, and the job that it is at. */
+/** The worker and its current job. */
 class Engine {
   heapBytes = 0;
   private worker: Worker | undefined = startWorker();
@@ -129,7 +129,7 @@ class Engine {
   constructor() {
     const worker = this.worker!;
     worker.onmessage = ({ data }: MessageEvent<Report>) => this.job?.settle(data);
-    // A worker that could not start, or a fault of the engine that it cannot go on from.
+    // The worker did not start, or the engine failed fatally.
     worker.onerror = (event) => this.end(new ZImageError(fatal(event.message), "internal"));
     worker.onmessageerror = () => this.end(new ZImageError(fatal("a message could not be read"), "internal"));
   }
@@ -154,7 +154,7 @@ class Engine {
           if (report.type === "failed") return fail(new ZImageError(report.message, report.kind, report.reason));
           if (report.type !== "done") return each(report);
           this.heapBytes = report.heapBytes;
-          // A worker that computes hears of the wish to cancel when it is done; what it made is not wanted any more.
+          // A busy worker reads `cancel` only after its job, so the result of a cancelled job arrives and is dropped.
           if (signal?.aborted) return fail(new ZImageError("cancelled", "cancelled"));
           over();
           resolve(report.value);
@@ -176,7 +176,7 @@ class Engine {
 function startWorker(): Worker {
   const script = new URL("./worker/worker.js", import.meta.url);
   if (script.origin === location.origin) return new Worker(new URL("./worker/worker.js", import.meta.url), { type: "module" });
-  // Browsers start no worker from another site; one that imports from there is the page's own.
+  // Browsers start no worker from another site, but a blob of this page may import its script.
   const starter = URL.createObjectURL(new Blob([`import ${JSON.stringify(script.href)};`], { type: "text/javascript" }));
   return new Worker(starter, { type: "module" });
 }

@@ -1,4 +1,4 @@
-/** How long a run still takes, judged by its steps so far and by how the last run of the same size ended. */
+/** Estimates a run's remaining time from its steps and from the last decode of the same size. */
 
 import type { Picture, Request } from "../zimage.js";
 
@@ -6,7 +6,7 @@ export class Clock {
   private started = 0;
   private at = 0;
   private left: number | undefined;
-  /** Milliseconds from the last step to the picture, for each number of pixels. */
+  /** Milliseconds from the last step to the picture, by number of pixels. */
   private readonly decoding = new Map<number, number>();
 
   begin(): void {

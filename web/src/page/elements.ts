@@ -1,4 +1,4 @@
-/** The elements of a page by their ids, as what they are. */
+/** Typed access to a page's elements by id, and helpers to make elements. */
 
 export function byId<E extends HTMLElement>(id: string, kind: new () => E): E {
   const element = document.getElementById(id);
@@ -6,7 +6,7 @@ export function byId<E extends HTMLElement>(id: string, kind: new () => E): E {
   return element;
 }
 
-/** What has gone wrong and what can be done: sentences, and buttons that do it. */
+/** Shows a problem in sentences, with buttons for the possible actions. */
 export function notify(sentences: string[], actions: [label: string, act: () => void][] = []): void {
   const notice = byId("notice", HTMLDivElement);
   notice.hidden = sentences.length === 0;

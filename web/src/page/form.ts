@@ -1,15 +1,15 @@
-/** The request as it stands in the form, and as a link carries it: all of it in the URL's fragment. */
+/** The request in the form, and in a link: the URL's fragment carries all of it. */
 
 import type { Info, Request } from "../zimage.js";
 import { button, byId, text } from "./elements.js";
 
-/** A link: what to draw, and with which model and backend when not the page's own choice. */
+/** A link: a request, and a model and backend if they differ from the page's own choice. */
 export interface Link extends Partial<Request> {
   model?: string;
   backend?: "cpu" | "webgpu";
 }
 
-/** Fields that a model has defaults for. */
+/** Fields with defaults in a model. */
 const DEFAULTED = ["width", "height", "steps", "guidance"] as const;
 const NUMBERS = [...DEFAULTED, "seed"] as const;
 const TEXTS = ["prompt", "negative"] as const;
@@ -23,7 +23,7 @@ const more = byId("more", HTMLDetailsElement);
 const sizes = byId("sizes", HTMLDivElement);
 const sizeHint = byId("size-hint", HTMLParagraphElement);
 
-/** Fields whose value came from the user or a link: another model's defaults leave them alone. */
+/** Fields with a value from the user or a link. Another model's defaults do not replace them. */
 const given = new Set<string>();
 /** The widths and heights that the model was trained for. */
 let trained: Info["defaults"]["sizes"] = [];
@@ -37,10 +37,10 @@ for (const name of DEFAULTED) {
 }
 texts.prompt.addEventListener("input", () => texts.prompt.setCustomValidity(""));
 
-// A refused value has to be seen.
+// The user must see a refused value.
 more.addEventListener("invalid", () => (more.open = true), true);
 
-/** What the form asks for now. Draws a new seed first when the user wants one for every picture. */
+/** The form's current request. Draws a new seed first if the user wants one for every picture. */
 export function requested(): Request {
   if (vary.checked || numbers.seed.value === "") numbers.seed.value = String(freshSeed());
   const request: Request = { prompt: texts.prompt.value.trim() };
@@ -49,14 +49,14 @@ export function requested(): Request {
   return request;
 }
 
-/** Tells whether there is a prompt; the form asks for a missing one. */
+/** True if there is a prompt; otherwise the form asks for one. */
 export function prompted(): boolean {
   const there = texts.prompt.value.trim() !== "";
   texts.prompt.setCustomValidity(there ? "" : NO_PROMPT);
   return there || texts.prompt.reportValidity();
 }
 
-/** The words with which the page asks for a prompt. */
+/** The message that asks for a prompt. */
 export const NO_PROMPT = "Type what you would like to see.";
 
 /** Puts a request into the form. */
@@ -67,12 +67,12 @@ export function fill(request: Partial<Request>): void {
   if (request.negative || request.guidance) more.open = true;
 }
 
-/** Has the next picture drawn with the seed that the form shows. */
+/** Makes the next picture use the seed that the form shows. */
 export function keepSeed(): void {
   vary.checked = false;
 }
 
-/** Takes a model's defaults where no other value was given, and its sizes and limits. */
+/** Applies a model's defaults to fields without a given value, and its sizes and limits. */
 export function adopt({ defaults, limits }: Info): void {
   for (const name of DEFAULTED) if (!given.has(name)) numbers[name].value = String(defaults[name]);
   for (const [side, most] of [[numbers.width, limits.maxWidth], [numbers.height, limits.maxHeight]] as const) {
@@ -99,7 +99,7 @@ function setNumbers(request: Partial<Request>): void {
   advise();
 }
 
-/** Marks the size that is asked for among those that the model was trained for, or says that it is another. */
+/** Marks the requested size among the trained sizes, or warns that the model was not trained for it. */
 function advise(): void {
   const [width, height] = [numbers.width.valueAsNumber, numbers.height.valueAsNumber];
   const at = trained.findIndex((size) => size[0] === width && size[1] === height);
@@ -110,7 +110,7 @@ function advise(): void {
   if (sizeHint.textContent !== advice) sizeHint.textContent = advice;
 }
 
-/** torch reads the low 32 bits of a seed: more would be digits that change nothing. */
+/** A new seed of 32 bits: torch ignores the higher bits. */
 function freshSeed(): number {
   return crypto.getRandomValues(new Uint32Array(1))[0]!;
 }
@@ -120,7 +120,7 @@ export function toFragment(link: Link): string {
   return `#${new URLSearchParams(fields.map(([name, value]) => [name, String(value)]))}`;
 }
 
-/** Reads a fragment; what makes no sense in it is left out. */
+/** Reads a fragment, and skips fields that it cannot parse. */
 export function fromFragment(fragment: string): Link {
   const fields = new URLSearchParams(fragment.replace(/^#/, ""));
   const link: Link = {};

@@ -23,7 +23,7 @@ const modelUrl = byId("model-url", HTMLInputElement);
 const modelFiles = byId("model-files", HTMLInputElement);
 const link = byId("link", HTMLButtonElement);
 
-/** A model as the user chose it. The address is what a link names; a picked folder has none. */
+/** The user's choice of a model. A link carries the address; a picked folder has none. */
 interface Choice {
   source: ModelSource;
   address: string | undefined;
@@ -33,11 +33,11 @@ const embedded: Choice = { source: EMBEDDED_MODEL, address: undefined };
 let zimage: ZImage | undefined;
 let chosen = embedded;
 let backend: Link["backend"];
-/** What is under way can be stopped through this. */
+/** Cancels the current load or run. */
 let current: AbortController | undefined;
-/** The picture that is shown, and shown again when a run ends without one. */
+/** The picture on the page. It returns if a run ends without a picture. */
 let shown: Kept | undefined;
-/** The user asked for a picture while the model was still loading. */
+/** True if the user asked for a picture while the model was loading. */
 let wanted = false;
 const clock = new Clock();
 
@@ -52,13 +52,13 @@ function enter(state: State, words = ""): void {
   frame.setAttribute("aria-busy", String(state === "drawing"));
 }
 
-/** Says which model is loaded and what runs it. */
+/** Shows the loaded model and its device. */
 function label(model: string, device: string): void {
   byId("model-name", HTMLElement).textContent = model;
   byId("device", HTMLParagraphElement).textContent = device;
 }
 
-/** Says that no model is there, and why where that is known. */
+/** Shows that no model is loaded, and the reason if it is known. */
 function unlabel(model: string, device = ""): void {
   label(model, device);
   offer([]);
@@ -158,7 +158,7 @@ async function draw(): Promise<void> {
     finished(drawn);
   } catch (error) {
     restore();
-    // Another model is being loaded when the run was not the last thing that was asked for.
+    // If `current` has changed, the user has asked for another model.
     if (here === current) failed(error, () => open(chosen));
   } finally {
     clearInterval(ticking);
@@ -173,7 +173,7 @@ function prepareFrame({ width = 1, height = 1 }: { width?: number; height?: numb
   preview.hidden = true;
 }
 
-/** Shows what was there before a run that gave no picture. */
+/** Shows the previous picture again after a run without a picture. */
 function restore(): void {
   preview.hidden = true;
   empty.hidden = false;
@@ -254,7 +254,7 @@ async function follow(fields: Link): Promise<void> {
     const offer = "Without it the processor can draw: the small model takes a minute or so.";
     return notify([...lacking, offer], [["Draw on the processor", () => onProcessor(choice)]]);
   }
-  // A link must not make the browser fetch gigabytes from a place that its user has not seen.
+  // A link must not make the browser fetch gigabytes from a site that the user has not seen.
   if (address && new URL(address).origin !== location.origin) {
     enter("stopped");
     modelUrl.value = address;
@@ -298,7 +298,7 @@ function choose(choice: Choice): void {
 }
 byId("model-load", HTMLButtonElement).addEventListener("click", () => {
   if (!modelUrl.value || !modelUrl.reportValidity()) return modelUrl.focus();
-  // A large model is worth asking the browser not to clear it away.
+  // Asks the browser not to evict a large model.
   navigator.storage?.persist?.();
   choose({ source: modelUrl.value, address: modelUrl.value });
 });

@@ -1,4 +1,4 @@
-/** The conformance page: does WebGPU compute here what the processor computes? */
+/** The conformance page: compares WebGPU in this browser with the `cpu` backend. */
 
 import { type ParityReport, type ParityRow, parity, ZImageError } from "../zimage.js";
 import { byId, notify, text } from "./elements.js";

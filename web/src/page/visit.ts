@@ -1,4 +1,4 @@
-/** The pictures of this visit: a strip of thumbnails, each of which brings its picture and its request back. */
+/** The pictures of this visit: a strip of thumbnails that restore their picture and request. */
 
 import type { Picture } from "../zimage.js";
 import { byId } from "./elements.js";
@@ -12,7 +12,7 @@ export interface Kept {
 
 const list = byId("history", HTMLUListElement);
 
-/** Adds a picture at the front, as the one that is shown. */
+/** Adds a picture at the front and marks it as shown. */
 export function remember(kept: Kept, show: (kept: Kept) => void): void {
   const { prompt, seed } = kept.picture.info;
   const image = Object.assign(new Image(), { src: kept.url, alt: `${prompt}, seed ${seed}`, title: prompt });

@@ -1,8 +1,8 @@
-/** What the page says in plain words: what its browser lacks, what an error means, how long it still takes. */
+/** The page's messages: missing browser features, errors and durations in plain words. */
 
 import type { Info, ZImageError } from "../zimage.js";
 
-/** Why there is no WebGPU, a sentence each, with what to do about it; empty when there is. */
+/** The reasons why WebGPU is missing, a sentence each with a remedy; empty if WebGPU works. */
 export async function withoutGpu(): Promise<string[]> {
   if (!isSecureContext) {
     return ["Browsers allow WebGPU only on pages that come over https or from localhost: open this page that way."];
@@ -23,7 +23,7 @@ export async function withoutGpu(): Promise<string[]> {
   ];
 }
 
-/** What computes, and how. wgpu learns no names of GPUs in a browser, but the page does. */
+/** The device and its variant in words. The page knows the GPU's name; wgpu in a browser does not. */
 export async function deviceOf({ backend, device, variant }: Info): Promise<string> {
   const adapter = await navigator.gpu?.requestAdapter().catch(() => null);
   const { vendor = "", architecture = "", description = "", isFallbackAdapter = false } = adapter?.info ?? {};
@@ -34,14 +34,14 @@ export async function deviceOf({ backend, device, variant }: Info): Promise<stri
   return `Drawing through WebGPU on ${name ? `${name}, ${variant}` : device}`;
 }
 
-/** A message as the page shows it: from a capital to a full stop. */
+/** A message as a sentence: it starts with a capital and ends with a full stop. */
 export function sentence(message: string): string {
-  // One that begins with a file's name keeps it as it is.
+  // A file's name at the start stays unchanged.
   const first = /^[^\s/:.]+\s/.test(message) ? message.charAt(0).toUpperCase() : message.charAt(0);
   return `${first}${message.slice(1).replace(/([^.!?])$/, "$1.")}`;
 }
 
-/** An error, and what would help. */
+/** An error and its remedy. */
 export function explained(error: ZImageError): string[] {
   const words = sentence(error.message);
   switch (error.reason) {
@@ -67,7 +67,7 @@ export function duration(ms: number): string {
   return seconds < 90 ? `${seconds} s` : `${Math.round(seconds / 60)} min`;
 }
 
-/** A file name that says what the picture shows. */
+/** A file name made from the prompt. */
 export function fileName(prompt: string, seed: number): string {
   const words = prompt.normalize("NFC").toLowerCase().match(/[\p{L}\p{N}]+/gu) ?? ["picture"];
   return `${words.join("-").slice(0, 60)}-${seed}.png`;

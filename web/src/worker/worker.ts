@@ -84,7 +84,7 @@ function failed(error: unknown): Report {
   return { type: "failed", message: message ?? String(error), kind: kindOf(error), reason };
 }
 
-// A trap of the wasm reaches no promise: it is an error of the worker, which the page hears as well.
+// A trap of the wasm rejects no promise of the page. Throwing makes it an error event of the worker.
 addEventListener("unhandledrejection", ({ reason }) => {
   throw reason;
 });

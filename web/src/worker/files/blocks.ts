@@ -1,9 +1,9 @@
-/** Files in blocks: what is kept of a file, and what is checked, is whole blocks of it. */
+/** Blocks of files. Files are cached and checked in whole blocks. */
 
-/** Bytes of every block but the last of a file. */
+/** Bytes of a block; the last block of a file may be shorter. */
 export const BLOCK = 1 << 20;
 
-/** How many blocks a file of `size` bytes has. */
+/** The number of blocks in a file of `size` bytes. */
 export function blocksOf(size: number): number {
   return Math.ceil(size / BLOCK);
 }
@@ -13,7 +13,7 @@ export function lengthOf(index: number, size: number): number {
   return Math.min(BLOCK, size - index * BLOCK);
 }
 
-/** Whole blocks out of the bytes of a file as they arrive. */
+/** Assembles whole blocks from a file's bytes as they arrive. */
 export class Assembler {
   private block = new Uint8Array(0);
   private index = -1;
@@ -23,8 +23,8 @@ export class Assembler {
   constructor(private readonly size: number) {}
 
   /**
-   * Takes the bytes at a place in the file, and gives the blocks that they complete. A block that is begun anywhere but
-   * at its start is left out.
+   * Takes the bytes at an offset of the file, and returns the blocks that they complete. A block
+   * whose start did not arrive is dropped.
    */
   *add(at: number, bytes: Uint8Array<ArrayBuffer>): Generator<[index: number, block: Uint8Array<ArrayBuffer>]> {
     for (let taken = 0; taken < bytes.length; ) {

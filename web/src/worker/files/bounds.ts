@@ -1,8 +1,8 @@
-/** The most bytes that a file of a model may have, by its kind: asked before any of it is fetched. */
+/** The maximum size of a model's file by kind, checked before the file is fetched. */
 
 const MIB = 1 << 20;
 
-/** The first kind whose pattern fits a file's path; the figures leave room above the published files. */
+/** Maximum sizes; the first pattern that matches a path applies. All exceed the published files. */
 const KINDS: [path: RegExp, most: number][] = [
   // Z-Image-Turbo's largest has 10 GB.
   [/\.safetensors$/, 2 ** 38],
@@ -14,10 +14,10 @@ const KINDS: [path: RegExp, most: number][] = [
   [/(?:)/, MIB],
 ];
 
-/** The most that is read of a file whose server does not tell its length, in bytes. */
+/** The maximum size of a file whose server does not send its length, in bytes. */
 export const UNTOLD = 64 * MIB;
 
-/** The most bytes that a file of this path may have. */
+/** The maximum size in bytes of a file at this path. */
 export function mostBytes(path: string): number {
   return KINDS.find(([kind]) => kind.test(path))![1];
 }

@@ -1,6 +1,6 @@
-/** What was fetched of one file and has no place on disk: its latest blocks, in memory. */
+/** The latest blocks of one file in memory, for blocks that could not be stored on disk. */
 
-/** The most that is held of a file, in bytes. A file no larger is held whole. */
+/** Bytes in memory for one file. A file up to this size is cached whole. */
 export const HELD = 64 << 20;
 
 export class HeldFile {
@@ -11,12 +11,12 @@ export class HeldFile {
     return this.blocks.has(index);
   }
 
-  /** Whether a block of so many bytes fits beside what is held. */
+  /** True if a block of `length` bytes fits without evicting another. */
   fits(length: number): boolean {
     return this.total + length <= HELD;
   }
 
-  /** Holds a block, in place of the oldest ones where there are too many. */
+  /** Adds a block, and evicts the oldest blocks when the limit is reached. */
   write(index: number, block: Uint8Array<ArrayBuffer>): void {
     for (const oldest of this.blocks.keys()) {
       if (this.fits(block.length)) break;

@@ -1,56 +1,57 @@
 /**
- * One range of one file over HTTP, whatever happens on the way: a lost connection goes on from where it broke, a server
- * that ignores ranges is read from its start, and an answer that is not what was asked for ends in a sentence.
+ * Downloads one range of one file over HTTP. A lost connection resumes at the byte where it broke.
+ * A server that ignores ranges is read from the file's start. A wrong answer is an error.
  */
 
 import { ZImageError } from "../../types.js";
 import { mostBytes, UNTOLD } from "./bounds.js";
 
-/** What tells one version of a file from another. */
+/** The identity of a file's version. */
 export interface Identity {
   /** Bytes. */
   size: number;
-  /** The server's ETag or, without one, its modification date; empty when it says neither. */
+  /** The server's ETag or, without one, its modification date; empty without both. */
   tag: string;
 }
 
-/** Whether both can be the same version of a file: a server that says less does not contradict. */
+/** True if both can be the same version of a file. A missing tag matches any tag. */
 export function same(a: Identity, b: Identity): boolean {
   return a.size === b.size && (a.tag === b.tag || a.tag === "" || b.tag === "");
 }
 
-/** Where the bytes go. */
+/** The receiver of a download's bytes. */
 export interface Sink {
-  /** The answer has begun: which version of the file it is, and whether the server sends ranges of it. */
+  /** Called when an answer begins, with the file's version and the server's support of ranges. */
   begin(identity: Identity, ranges: boolean): void;
   write(at: number, bytes: Uint8Array<ArrayBuffer>): void | Promise<void>;
 }
 
-/** What the caller of a download knows and wants to know. */
+/** A download's context from its caller. */
 export interface Link {
-  /** The file's name in messages; its kind says how long it may be. */
+  /** The file's name in messages; its kind gives the maximum size. */
   name: string;
   signal: AbortSignal;
-  /** Hears of every piece that arrives, and of what is being waited for. */
+  /** Called with every piece that arrives, and with the cause of a wait. */
   heard(bytes: number, note?: string): void;
 }
 
-/** Waits before further attempts in milliseconds; as many in a row without progress are given up after. */
+/** Pauses before retries in milliseconds. After as many failures in a row the download fails. */
 const BACK_OFF = [250, 500, 1000, 2000, 4000, 8000];
-/** A connection that brings less than `PROGRESS` bytes in so many milliseconds counts as lost. */
+/** A connection that brings less than `PROGRESS` bytes in this many milliseconds counts as lost. */
 const SILENCE = 30_000;
-/** Bytes that count as progress: an attempt that brings fewer is a failed one. */
+/** Bytes that count as progress; an attempt that brings fewer has failed. */
 const PROGRESS = 64 << 10;
 
-/** Something that another attempt may mend. */
+/** A failure that a retry may fix. */
 class Broken extends Error {}
 
-/** The sites whose answers this page may read. */
+/** Sites with answers that this page may read. */
 const readable = new Set<string>();
 
 /**
- * Tells whether a server on another site answers, but keeps its answer from the page. Of a site that lets the page read
- * other files this is an error such as 404: many servers leave Access-Control-Allow-Origin out of those.
+ * True if a server on another site answers, but CORS hides the answer from the page. If the page may
+ * read other files of that site, the answer is an error such as 404: many servers send errors
+ * without Access-Control-Allow-Origin.
  */
 async function hidden(url: string, signal: AbortSignal): Promise<boolean> {
   if (typeof location === "undefined" || new URL(url).origin === location.origin) return false;
@@ -59,16 +60,16 @@ async function hidden(url: string, signal: AbortSignal): Promise<boolean> {
 }
 
 /**
- * Fetches `[start, end)`, or up to the file's end, into `sink`; the whole file when the server sends no ranges. `expected`
- * is the version that earlier bytes were of. Returns whether there is such a file.
+ * Fetches `[start, end)`, or up to the file's end, into `sink`; the whole file if the server sends no
+ * ranges. `expected` is the version of earlier bytes. Returns false if the file does not exist.
  */
 export async function download(
   url: string, [start, end]: [number, number], expected: Identity | undefined, sink: Sink, link: Link,
 ): Promise<boolean> {
   let identity = expected;
-  // The tag of the first answer: the bytes of two answers belong together only where both name it.
+  // The tag of the first answer. The bytes of two answers belong together only if both have this tag.
   let tag: string | undefined;
-  // The place of the next byte, and the end of the file when failures were last forgiven.
+  // The offset of the next byte, its value when `failures` was last reset, and the failures since.
   let [at, mark, failures] = [start, start, 0];
   for (;;) {
     const attempt = new Attempt(link.signal);
@@ -101,7 +102,7 @@ export async function download(
         link.heard(bytes.length);
       }
       if (at >= goal) return true;
-      // A server may send less than was asked for at a time, but not next to nothing.
+      // A server may send less than the requested range, but at least `PROGRESS` bytes.
       if (at < sent.to || at - mark < PROGRESS) throw new Broken();
       [mark, failures] = [at, 0];
     } catch (error) {
@@ -123,13 +124,13 @@ export async function download(
 }
 
 /**
- * The version of a file that is on the server now, without its bytes: `missing` when it is gone, `undefined` when the
- * server cannot be asked, which says nothing about the file.
+ * Asks the server for a file's current version by HEAD. Returns `missing` if the file is gone, and
+ * `undefined` if the server did not answer.
  */
 export async function versionNow(url: string, signal: AbortSignal): Promise<Identity | "missing" | undefined> {
   const attempt = new Attempt(signal);
   try {
-    // A range, which HEAD has no use for, keeps servers from describing a compressed copy of the file instead.
+    // HEAD ignores the range, but it stops servers from describing a compressed copy of the file.
     const headers = { Range: "bytes=0-" };
     const response = await fetch(url, { method: "HEAD", headers, cache: "no-store", signal: attempt.signal });
     if (missing(response)) return "missing";
@@ -142,7 +143,7 @@ export async function versionNow(url: string, signal: AbortSignal): Promise<Iden
   }
 }
 
-/** One connection: aborted when its caller is, and when it brings too little for too long. */
+/** One connection. It is aborted with its caller, and if it makes no progress for `SILENCE`. */
 class Attempt {
   private readonly controller = new AbortController();
   private readonly abort = () => this.controller.abort();
@@ -166,7 +167,7 @@ class Attempt {
     this.timer = setTimeout(this.abort, SILENCE);
   }
 
-  /** Closes the connection, if the server still sends. */
+  /** Closes the connection if the server still sends. */
   end(): void {
     clearTimeout(this.timer);
     this.caller.removeEventListener("abort", this.abort);
@@ -186,7 +187,7 @@ async function* pieces(response: Response, attempt: Attempt): AsyncGenerator<Uin
   const reader = response.body?.getReader();
   try {
     for (;;) {
-      // A connection that breaks rejects here, and only here.
+      // Only a broken connection rejects here.
       const piece = await reader?.read().catch(() => Promise.reject(new Broken()));
       if (!piece || piece.done) return;
       attempt.brings(piece.value.length);
@@ -197,7 +198,7 @@ async function* pieces(response: Response, attempt: Attempt): AsyncGenerator<Uin
   }
 }
 
-/** All of a file whose server does not tell its length, if it is of a kind that is short. */
+/** Reads a whole file without a Content-Length, if its kind is short. */
 async function untold(response: Response, attempt: Attempt, link: Link): Promise<Uint8Array<ArrayBuffer>> {
   const most = mostBytes(link.name);
   if (most > UNTOLD) {
@@ -215,7 +216,7 @@ async function untold(response: Response, attempt: Attempt, link: Link): Promise
   return new Uint8Array(await new Blob(parts).arrayBuffer());
 }
 
-/** A page instead of a file is how some servers say that there is none. */
+/** True for 404 and the like; some servers send an HTML page instead of a missing file. */
 function missing(response: Response): boolean {
   const page = response.ok && (response.headers.get("content-type") ?? "").startsWith("text/html");
   return response.status === 404 || response.status === 410 || page;
@@ -225,7 +226,7 @@ function tagOf(response: Response): string {
   return response.headers.get("etag") ?? response.headers.get("last-modified") ?? "";
 }
 
-/** The bytes of an answer's body, where the answer tells them: the length of a compressed one is another. */
+/** The size of an answer's body, if known. The Content-Length of a compressed body is a different one. */
 function contentLength({ headers }: Response): number | undefined {
   const length = headers.get("content-length") ?? "";
   return compressed(headers) || !/^\d+$/.test(length) ? undefined : Number(length);
@@ -235,7 +236,7 @@ function compressed(headers: Headers): boolean {
   return (headers.get("content-encoding") ?? "identity") !== "identity";
 }
 
-/** What an answer says that it sends: the bytes `[from, to)` of `size` in all, which only a whole file may leave open. */
+/** The content of an answer: bytes `[from, to)` of `size` in all. Only a whole file may omit them. */
 interface Sent {
   from: number;
   to: number;
@@ -257,7 +258,7 @@ function described(response: Response, [at, end]: [number, number], name: string
     if (compressed(headers)) throw refuse("the server compresses parts of the file, which cannot be put together; use one that does not");
     return { from, to: last + 1, size, tag, ranged: true };
   }
-  // A file of no bytes has no range that could be sent.
+  // An empty file has no valid range.
   if (status === 416 && /^bytes \*\/0$/.test(contentRange)) return { from: 0, to: 0, size: 0, tag, ranged: true };
   if (status === 416) throw refuse("the file on the server has become shorter meanwhile; load the model again");
   if (status === 200) {

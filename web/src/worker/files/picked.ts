@@ -23,7 +23,7 @@ export class PickedFiles implements ModelFiles {
       const bytes = new Uint8Array(await file.slice(start, end).arrayBuffer());
       if (bytes.length === end - start) return bytes;
     } catch {
-      // The browser refuses to read a file that is not the one that was picked.
+      // The browser refuses to read a file that has changed since it was picked.
     }
     const problem = "the file cannot be read, or has changed since the folder was picked; pick it again";
     throw new ZImageError(`${this.name}/${path}: ${problem}`, "files");

@@ -1,6 +1,6 @@
 /**
- * A model at an address: its files fetched range by range as the engine asks for them, and kept, so that the next visit
- * only asks whether they are still the same.
+ * A model at an address. Its files are fetched range by range as the engine reads them, and cached:
+ * the next visit only checks that they are unchanged.
  */
 
 import { ZImageError } from "../../types.js";
@@ -10,20 +10,20 @@ import { HELD, HeldFile } from "./held.js";
 import { download, type Identity, type Link, type Sink, same, versionNow } from "./http.js";
 import { Store, type StoredFile, type Version } from "./store.js";
 
-/** Ranges are widened to multiples of this many bytes: small tensors share a request. */
+/** Ranges are widened to multiples of this many bytes, so that small tensors share a request. */
 const CHUNK = 16 << 20;
-/** How much of a file is fetched to learn its size: all of a small one, the header of a file of weights. */
+/** Bytes of the first fetch, which gives the size: a whole small file, or the header of weights. */
 const FIRST = BLOCK;
-/** How often a block is fetched that is not here afterwards. */
+/** Attempts to fetch a block that is missing after a successful download. */
 const TRIES = 3;
 
 type Heard = Link["heard"];
 
 export class RemoteFiles implements ModelFiles {
   readonly name: string;
-  /** What the user should know about keeping the files, a sentence each. */
+  /** Warnings about caching the files, a sentence each. */
   readonly warnings: string[] = [];
-  /** Why files could not be fetched, when that is what ended a read: the first sentence. */
+  /** The first error of a read. */
   failure: ZImageError | undefined;
   private readonly files = new Map<string, Promise<RemoteFile | undefined>>();
 
@@ -54,7 +54,7 @@ export class RemoteFiles implements ModelFiles {
     });
   }
 
-  /** Lets other tabs have the files. */
+  /** Releases the files for other tabs. */
   close(): void {
     for (const file of this.files.values()) file.then((file) => file?.close()).catch(() => {});
   }
@@ -89,7 +89,7 @@ export class RemoteFiles implements ModelFiles {
     if (!this.warnings.includes(sentence)) this.warnings.push(sentence);
   }
 
-  /** Keeps the first error, as a sentence: what is no sentence yet is the browser's, which may be short of memory. */
+  /** Records the first error. An error of the browser, which may lack memory, becomes a sentence. */
   private async noted<T>(path: string, work: () => Promise<T>): Promise<T> {
     try {
       return await work();
@@ -125,10 +125,10 @@ export class RemoteFile {
     return typeof this.version === "object" ? this.version.size : 0;
   }
 
-  /** Learns whether there is such a file, and its size. */
+  /** Asks for the file's size. Returns false if the file does not exist. */
   async open(): Promise<boolean> {
     if (this.version) {
-      // What cannot be asked counts as unchanged: a model that is all here works without the network.
+      // Without an answer the file counts as unchanged: a cached model works without the network.
       const now = (await versionNow(this.url, this.link.signal)) ?? this.version;
       if (now === "missing" && this.version === "missing") return false;
       if (now === "missing" || this.version === "missing" || !same(now, this.version)) this.begin("missing");
@@ -139,7 +139,7 @@ export class RemoteFile {
     return this.version !== "missing";
   }
 
-  /** The bytes from `start` up to `end`, one caller after the other. */
+  /** Reads the bytes from `start` up to `end`. Calls run one after the other. */
   read(start: number, end: number): Promise<Uint8Array<ArrayBuffer>> {
     const bytes = this.turn.then(() => this.readNow(start, end));
     this.turn = bytes.catch(() => {});
@@ -165,7 +165,7 @@ export class RemoteFile {
     return bytes;
   }
 
-  /** Bytes of one block; when it has to be fetched, so are those that follow, up to `end` at least. */
+  /** Reads bytes of one block. A missing block is fetched with the following ones, at least to `end`. */
   private async part(index: number, [from, until]: [number, number], end: number): Promise<Uint8Array<ArrayBuffer>> {
     const place = [index, from - index * BLOCK, until - index * BLOCK] as const;
     for (let tries = 0; tries < TRIES; tries++) {
@@ -178,9 +178,9 @@ export class RemoteFile {
     throw new ZImageError(`${this.link.name}: the browser loses what it stores of the file; free some of the disk`, "files");
   }
 
-  /** The range to fetch for a block that is not here: up to the next one that is. */
+  /** The range to fetch for a missing block: up to the next cached block. */
   private gap(index: number, end: number): [number, number] {
-    // With no store, blocks that come unasked may be gone before they are asked for, and then come again.
+    // Without a store, prefetched blocks may be evicted before they are read, and fetched again.
     const chunk = this.stored && !this.full ? CHUNK : BLOCK;
     const until = Math.min(Math.ceil(end / chunk) * chunk, this.size);
     let past = index + 1;
@@ -192,7 +192,7 @@ export class RemoteFile {
     return (this.stored?.has(index) ?? false) || this.held.has(index);
   }
 
-  /** Forgets all blocks; those that follow are of this version. */
+  /** Drops all blocks; later blocks belong to this version. */
   private begin(version: Version): void {
     this.version = version;
     this.held.clear();
@@ -205,7 +205,7 @@ export class RemoteFile {
     }
   }
 
-  /** Fetches a range of the file, or all of it where the server sends no ranges. */
+  /** Fetches a range of the file, or all of it if the server sends no ranges. */
   private async fetch(range: [number, number]): Promise<boolean> {
     const known = this.version === "missing" ? undefined : this.version;
     let [assembler, whole] = [undefined as Assembler | undefined, false];
@@ -227,7 +227,7 @@ export class RemoteFile {
     }
   }
 
-  /** Keeps a block on disk or, once there is no room, in memory; what was kept before stays. */
+  /** Stores a block on disk or, without space, in memory. Blocks that are on disk stay there. */
   private async put(index: number, block: Uint8Array<ArrayBuffer>, whole: boolean): Promise<void> {
     if (this.stored && !this.full) {
       try {
@@ -247,7 +247,7 @@ export class RemoteFile {
   }
 }
 
-/** The folder at an address, which may be the page of a Hugging Face repository. */
+/** The model's folder for an address, which may be the page of a Hugging Face repository. */
 export function modelFolder(address: string): URL {
   const url = new URL(address);
   if (url.protocol !== "https:" && url.protocol !== "http:") {
@@ -265,7 +265,7 @@ export function modelFolder(address: string): URL {
   return url;
 }
 
-/** What to call the model at an address: its folder, or its repository's name. */
+/** The name of the model at an address: its folder's or its repository's. */
 export function modelName(folder: URL): string {
   const parts = folder.pathname.split("/").filter(Boolean).map(readable);
   const resolve = parts.indexOf("resolve");
@@ -273,7 +273,7 @@ export function modelName(folder: URL): string {
   return name ?? folder.hostname;
 }
 
-/** A part of an address as it is read: decoded where that is possible, without what controls how text is shown. */
+/** A readable part of an address: decoded if possible, without control characters. */
 function readable(part: string): string {
   try {
     return decodeURIComponent(part).replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, "\ufffd");

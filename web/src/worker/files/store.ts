@@ -1,30 +1,31 @@
 /**
- * What was fetched, kept in the browser's private file system: for each file of a model its bytes, at their places, and
- * a record of which version they are of and of the SHA-256 of every block that is there. A block is on disk before the
- * record has its sum, and is read only where the sum fits, so that neither a closed tab nor a bad disk changes a weight.
+ * The cache of fetched files in the browser's private file system (OPFS). Each file of a model has its
+ * bytes at their offsets, and a record with the version and the SHA-256 of every stored block. A block
+ * is on disk before the record has its sum, and is read only if the sum matches. So neither a closed
+ * tab nor a bad disk changes a weight.
  */
 
 import { BLOCK, blocksOf, lengthOf } from "./blocks.js";
 import type { Identity } from "./http.js";
 
 const ROOT = "zimage";
-/** How long another tab's hold on a file is waited for, in milliseconds. */
+/** Milliseconds to wait until another tab closes a file. */
 const PATIENCE = 2000;
 /** Bytes of a SHA-256. */
 const SUM = 32;
-/** The most that a record says about its file's version, in bytes. */
+/** The maximum size of a record's header, in bytes. */
 const HEADER = 1 << 16;
-/** Blocks that are checked at once. */
+/** Blocks that are checked in parallel. */
 const AT_ONCE = 8;
 
-/** A version of a file; `missing` when the server had no such file. */
+/** A version of a file; `missing` if the server had no such file. */
 export type Version = Identity | "missing";
 
-/** The folder in which one model's files are kept. */
+/** The folder with one model's cached files. */
 export class Store {
   private constructor(private readonly folder: FileSystemDirectoryHandle) {}
 
-  /** The folder for the model at `url`; `undefined` where the browser keeps nothing, as some do in private windows. */
+  /** The folder for the model at `url`; `undefined` without storage, as in some private windows. */
   static async open(url: string): Promise<Store | undefined> {
     try {
       const digest = await crypto.subtle.digest("SHA-256", new TextEncoder().encode(url));
@@ -37,9 +38,9 @@ export class Store {
     }
   }
 
-  /** What is kept of the file at `path`: `busy` while another tab has it open, `undefined` where it cannot be kept. */
+  /** The cached file at `path`: `busy` while another tab has it open, `undefined` if storage fails. */
   async file(path: string): Promise<StoredFile | "busy" | undefined> {
-    // No encoded name has a space in it, so that no file is called as another one's record.
+    // Encoded names have no space, so no file has the name of another file's record.
     const name = encodeURIComponent(path);
     try {
       const bytes = await opened(await this.folder.getFileHandle(name, { create: true }));
@@ -66,22 +67,22 @@ async function opened(file: FileSystemFileHandle): Promise<FileSystemSyncAccessH
   }
 }
 
-/** What of an access handle is used. */
+/** The methods of an access handle that are used. */
 export type Handle = Pick<FileSystemSyncAccessHandle, "read" | "write" | "truncate" | "getSize" | "flush" | "close">;
 
 /**
- * One file that is kept. Its record begins with the length of the version as JSON, in four bytes, and that JSON; then
- * follow the sums of all blocks in order, zeros for one that is not here.
+ * One cached file. Its record begins with the length of the version's JSON, in four bytes, and that
+ * JSON. The sums of all blocks follow in order, zeros for a missing block.
  */
 export class StoredFile {
   private known: Version | undefined;
-  /** Where in the record the sums begin. */
+  /** Offset of the sums in the record. */
   private first = 0;
-  /** The sums of the blocks that are here. */
+  /** Sums of the stored blocks. */
   private readonly sums = new Map<number, Uint8Array<ArrayBuffer>>();
-  /** Blocks that are as they were when they came. */
+  /** Blocks whose sums were checked. */
   private readonly checked = new Set<number>();
-  /** Blocks that the record lacks. */
+  /** Blocks whose sums are not yet in the record. */
   private readonly unrecorded = new Set<number>();
 
   constructor(
@@ -102,12 +103,12 @@ export class StoredFile {
     }
   }
 
-  /** The version that the blocks are of; `undefined` when nothing is known. */
+  /** The version of the blocks; `undefined` if unknown. */
   get version(): Version | undefined {
     return this.known;
   }
 
-  /** Forgets all blocks; those that follow are of this version. Throws when there is no room. */
+  /** Drops all blocks; later blocks belong to this version. Throws if the disk is full. */
   begin(version: Version): void {
     this.known = version;
     for (const blocks of [this.sums, this.checked, this.unrecorded]) blocks.clear();
@@ -127,7 +128,7 @@ export class StoredFile {
     return this.sums.has(index);
   }
 
-  /** Throws when there is no room. */
+  /** Writes a block. Throws if the disk is full. */
   async write(index: number, block: Uint8Array<ArrayBuffer>): Promise<void> {
     write(this.bytes, block, index * BLOCK);
     this.sums.set(index, await sumOf(block));
@@ -135,14 +136,14 @@ export class StoredFile {
     this.unrecorded.add(index);
   }
 
-  /** Holds blocks from `first` to before `past` against their sums, once each; one that has changed is here no longer. */
+  /** Checks the sums of blocks `first..past`, once for each block. A changed block is dropped. */
   async check(first: number, past: number): Promise<void> {
     const doubtful: number[] = [];
     for (let index = first; index < past; index++) if (this.has(index) && !this.checked.has(index)) doubtful.push(index);
     while (doubtful.length > 0) await Promise.all(doubtful.splice(0, AT_ONCE).map((index) => this.checkOne(index)));
   }
 
-  /** The bytes of a block from `start` up to `end`, counted from its first; `undefined` when they cannot be read. */
+  /** The bytes of a block from `start` up to `end`, counted from the block's start; `undefined` if unreadable. */
   read(index: number, start: number, end: number): Uint8Array<ArrayBuffer> | undefined {
     if (!this.has(index)) return undefined;
     const bytes = new Uint8Array(end - start);
@@ -151,7 +152,7 @@ export class StoredFile {
     return undefined;
   }
 
-  /** Records what was written: called when a transfer ends, however it ends. */
+  /** Writes the sums of new blocks into the record. Called when a transfer ends or fails. */
   settle(): void {
     if (this.unrecorded.size === 0) return;
     try {
@@ -160,7 +161,7 @@ export class StoredFile {
       this.record.flush();
       this.unrecorded.clear();
     } catch {
-      // No room for the record: this visit goes on, and the next one fetches these blocks again.
+      // The disk is full. This visit continues, and the next one fetches these blocks again.
     }
   }
 
@@ -181,7 +182,7 @@ export class StoredFile {
     }
   }
 
-  /** Has a block fetched again, without taking it from the record: what cannot be read now may be whole. */
+  /** Drops a block so that it is fetched again. The record keeps its sum: a later read may succeed. */
   private forget(index: number): void {
     this.sums.delete(index);
     this.checked.delete(index);
@@ -192,7 +193,7 @@ export class StoredFile {
     write(this.record, sum, this.first + index * SUM);
   }
 
-  /** The bytes of the record from `start` up to `end`, or as many of them as there are. */
+  /** The bytes of the record from `start` up to `end` or to its end. */
   private recorded(start: number, end: number): Uint8Array<ArrayBuffer> {
     const bytes = new Uint8Array(Math.max(0, Math.min(end, this.record.getSize()) - start));
     return readAll(this.record, bytes, start) ? bytes : new Uint8Array(0);
@@ -206,7 +207,7 @@ function versionIn(header: Uint8Array<ArrayBuffer>): Version | undefined {
     const { size, tag } = version ?? {};
     return Number.isSafeInteger(size) && size! >= 0 && typeof tag === "string" ? { size: size!, tag } : undefined;
   } catch {
-    // A new file, or a record that was cut off while it was written: nothing is here.
+    // The file is new, or its record was truncated: no block is stored.
     return undefined;
   }
 }
@@ -219,7 +220,7 @@ function write(handle: Handle, bytes: Uint8Array<ArrayBuffer>, at: number): void
   if (handle.write(bytes, { at }) !== bytes.length) throw new Error("the disk is full");
 }
 
-/** Whether all of `bytes` could be read. */
+/** Fills `bytes`. Returns false if the read fails or ends early. */
 function readAll(handle: Handle, bytes: Uint8Array<ArrayBuffer>, at: number): boolean {
   try {
     return handle.read(bytes, { at }) === bytes.length;
