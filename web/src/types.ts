@@ -5,7 +5,10 @@ export type Backend = "auto" | "webgpu" | "cpu";
 
 /** The place of a model's files, in the layout of a diffusers folder. */
 export type ModelSource =
-  /** The folder's address, such as `https://example.org/models/emoji/`; or a Hugging Face repository's page. */
+  /**
+   * The folder's address, such as `https://example.org/models/emoji/`; or a Hugging Face
+   * repository's page.
+   */
   | string
   | URL
   /** The files of a folder, picked by `<input type="file" webkitdirectory>`. */
@@ -122,7 +125,9 @@ export interface ParityCase {
   problem?: string;
 }
 
-/** The comparison of `webgpu` with `cpu`: the document of `zimage parity --json` for one backend. */
+/**
+ * The comparison of `webgpu` with `cpu`: the document of `zimage parity --json` for one backend.
+ */
 export interface ParityReport {
   reference: string;
   candidate: string;

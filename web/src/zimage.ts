@@ -154,7 +154,8 @@ class Engine {
           if (report.type === "failed") return fail(new ZImageError(report.message, report.kind, report.reason));
           if (report.type !== "done") return each(report);
           this.heapBytes = report.heapBytes;
-          // A busy worker reads `cancel` only after its job, so the result of a cancelled job arrives and is dropped.
+          // A busy worker reads `cancel` only after its job, so the result of a cancelled job
+          // arrives and is dropped.
           if (signal?.aborted) return fail(new ZImageError("cancelled", "cancelled"));
           over();
           resolve(report.value);

@@ -1,4 +1,4 @@
-/** Chromium for the tests, on a GPU made of software, and what they do with its pages again and again. */
+/** Chromium on a software GPU for the tests, and helpers for its pages. */
 
 import { existsSync } from "node:fs";
 import { execFile } from "node:child_process";
@@ -12,9 +12,9 @@ import { TestServer } from "./server.js";
 
 const web = fileURLToPath(new URL("..", import.meta.url));
 export const DIST = join(web, "dist");
-/** Where the screenshots go: beside the compiled tests, or where `SCREENSHOTS` says. */
+/** The folder for screenshots: `SCREENSHOTS`, or beside the compiled tests. */
 export const SCREENSHOTS = process.env["SCREENSHOTS"] ?? join(web, ".tests/screenshots");
-/** How long a picture, or the whole suite, may take a GPU made of software before a test gives up, in milliseconds. */
+/** Timeout of a picture, or of the whole suite, on a software GPU, in milliseconds. */
 export const PATIENCE = 600_000;
 /** The bar of the wasm heap, in bytes. */
 export const HEAP = 256e6;
@@ -25,7 +25,7 @@ const FLAGS = [
 ];
 const GPU = ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader"];
 
-/** Where Chromium is; `CHROMIUM` names another one. */
+/** The path of Chromium; `CHROMIUM` names another browser. */
 function executable(): string {
   const places = (process.env["PATH"] ?? "").split(":").flatMap((folder) => NAMES.map((name) => join(folder, name)));
   const found = process.env["CHROMIUM"] ?? places.find((path) => existsSync(path));
@@ -34,11 +34,11 @@ function executable(): string {
 }
 
 export type Options = Parameters<typeof chromium.launchPersistentContext>[1] & {
-  /** Whether there is a GPU; true when left out. */
+  /** Enables the GPU; true by default. */
   gpu?: boolean;
 };
 
-/** Runs `work` in a browser that knows nothing yet. Errors on the page's console fail it. */
+/** Runs `work` in a browser with a fresh profile. Errors on the page's console fail it. */
 export async function inBrowser(
   work: (context: BrowserContext, page: Page) => Promise<void>, { gpu = true, ...options }: Options = {},
 ): Promise<void> {
@@ -56,7 +56,7 @@ export async function inBrowser(
   if (faults.length > 0) throw new Error(`errors on the page: ${faults.join("; ")}`);
 }
 
-/** A server of the built folder, stopped when `work` is done. */
+/** Serves the built folder until `work` is done. */
 export async function withServer(work: (server: TestServer) => Promise<void>): Promise<void> {
   if (!existsSync(join(DIST, "index.html"))) throw new Error("web/dist is not there: run web/build first");
   const server = await TestServer.serve(DIST);
@@ -79,7 +79,7 @@ export async function embed(page: Page, server: TestServer): Promise<void> {
   await page.goto(`${server.origin}/embedded.html`);
 }
 
-/** Waits until the page has come to one of these states. */
+/** Waits until the page is in one of these states. */
 export async function until(page: Page, ...states: string[]): Promise<void> {
   const selector = states.map((state) => `body[data-state="${state}"]`).join(",");
   await page.waitForSelector(selector, { timeout: PATIENCE });
@@ -96,7 +96,7 @@ export async function press(page: Page, button: string): Promise<void> {
   await page.getByRole("button", { name: button, exact: true }).click();
 }
 
-/** The bytes of the picture that is shown, as the user would download them. */
+/** Downloads the shown picture as the user would. */
 export async function download(page: Page): Promise<{ name: string; bytes: Buffer }> {
   const event = page.waitForEvent("download");
   await page.click("#download");
@@ -104,14 +104,17 @@ export async function download(page: Page): Promise<{ name: string; bytes: Buffe
   return { name: file.suggestedFilename(), bytes: await readFile(await file.path()) };
 }
 
-/** What the page says is wrong. */
+/** The text of the page's notice. */
 export async function notice(page: Page): Promise<string> {
   const element = page.locator("#notice:not([hidden])");
   await element.waitFor({ timeout: PATIENCE });
   return element.innerText();
 }
 
-/** The picture that the command line draws on the `cpu` backend; `ZIMAGE` names its binary, cargo builds it otherwise. */
+/**
+ * The command line's picture on the `cpu` backend. cargo builds the binary unless `ZIMAGE` names
+ * one.
+ */
 export async function reference(args: string[]): Promise<Buffer> {
   const folder = await mkdtemp(join(tmpdir(), "zimage-reference-"));
   const file = join(folder, "picture.png");
@@ -125,7 +128,7 @@ export async function reference(args: string[]): Promise<Buffer> {
   return bytes;
 }
 
-/** Peak signal-to-noise ratio of two pictures in dB, over all values of all pixels; they have to be of one size. */
+/** PSNR of two pictures of one size in dB, over all values of all pixels. */
 export async function psnr(page: Page, one: Buffer, other: Buffer): Promise<number> {
   return page.evaluate(async (files) => {
     const decoded = await Promise.all(files.map(async (file) => {
@@ -144,12 +147,12 @@ export async function psnr(page: Page, one: Buffer, other: Buffer): Promise<numb
   }, [one.toString("base64"), other.toString("base64")]);
 }
 
-/** How many values of two pictures differ; all of them where the pictures are of two sizes. */
+/** The number of values that differ between two pictures; all of them if the sizes differ. */
 export function differing(one: number[], other: number[]): number {
   return one.length === other.length ? one.filter((value, i) => value !== other[i]).length : Math.max(one.length, other.length);
 }
 
-/** The texts of a PNG by their keywords. */
+/** The text chunks of a PNG by keyword. */
 export function pngTexts(png: Buffer): Map<string, string> {
   const texts = new Map<string, string>();
   for (let at = 8; at < png.length; ) {

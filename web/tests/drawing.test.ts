@@ -1,18 +1,18 @@
-/** From a typed prompt to the picture that the command line draws, on WebGPU and on the processor. */
+/** Drawing from a typed prompt on WebGPU and on the processor, compared with the command line. */
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { Page } from "playwright-core";
 import { ask, download, inBrowser, notice, PATIENCE, pngTexts, press, psnr, reference, SCREENSHOTS, until, withServer } from "./browser.js";
 
-/** Bars for the embedded default on two cores and a GPU made of software. */
+/** Bars for the embedded default on two cores and a software GPU. */
 const SECONDS = 90;
 const DECIBELS = 40;
 
 const SMALL = { width: 64, height: 64, steps: 2, seed: 5 };
 const small = (prompt: string) => [prompt, "--width", "64", "--height", "64", "--steps", "2", "--seed", "5"];
 
-/** Keeps the longest time in which the page could not have reacted, in milliseconds. */
+/** Measures the page's longest stall in milliseconds. */
 async function watchStalls(page: Page): Promise<() => Promise<number>> {
   await page.evaluate(() => {
     const watch = { last: performance.now(), worst: 0 };
@@ -26,7 +26,7 @@ async function watchStalls(page: Page): Promise<() => Promise<number>> {
   return () => page.evaluate(() => (window as unknown as { watch: { worst: number } }).watch.worst);
 }
 
-test("a typed prompt becomes the picture that `cpu` draws, and a link draws it again", (t) => withServer((server) => inBrowser(async (context, page) => {
+test("prompt and link draw the picture of `cpu`", (t) => withServer((server) => inBrowser(async (context, page) => {
   const start = performance.now();
   await page.goto(`${server.origin}/#backend=webgpu`);
   await until(page, "ready");
@@ -73,7 +73,7 @@ test("a typed prompt becomes the picture that `cpu` draws, and a link draws it a
   assert.ok(seconds <= SECONDS, `${seconds} s for a picture`);
 }, { viewport: { width: 1200, height: 960 } })));
 
-test("a run is cancelled, and another one is started", () => withServer((server) => inBrowser(async (_, page) => {
+test("a new run starts after cancelling", () => withServer((server) => inBrowser(async (_, page) => {
   await page.goto(`${server.origin}/#backend=webgpu`);
   await until(page, "ready");
   await ask(page, { prompt: "a castle", width: 128, height: 128, steps: 200, seed: 1 });
@@ -95,7 +95,7 @@ test("a run is cancelled, and another one is started", () => withServer((server)
   assert.deepEqual((await download(page)).bytes, bytes);
 })));
 
-test("guidance and a negative prompt, which stand under More", () => withServer((server) => inBrowser(async (_, page) => {
+test("guidance and negative prompt match the command line", () => withServer((server) => inBrowser(async (_, page) => {
   await page.goto(`${server.origin}/#backend=webgpu`);
   await until(page, "ready");
   await page.click("#more summary");
@@ -107,13 +107,13 @@ test("guidance and a negative prompt, which stand under More", () => withServer(
   assert.equal(pngTexts(bytes).get("parameters"), pngTexts(expected).get("parameters"));
 })));
 
-test("without WebGPU the page says so, and the processor draws", () => withServer((server) => inBrowser(async (_, page) => {
+test("the processor draws without WebGPU", () => withServer((server) => inBrowser(async (_, page) => {
   await page.goto(server.origin);
   assert.match(await notice(page), /WebGPU[^]*hardware acceleration|WebGPU[^]*update/);
   await press(page, "Draw on the processor");
   await until(page, "ready");
   await page.waitForFunction(() => document.getElementById("device")!.textContent === "Drawing on the processor");
-  // Cancelling reaches a worker that computes.
+  // A busy worker can be cancelled.
   await ask(page, { prompt: "a castle", ...SMALL, steps: 500 });
   await page.waitForFunction(() => /^Step [2-9] of 500/.test(document.getElementById("status")!.textContent!), undefined, { timeout: PATIENCE });
   await page.click("#cancel");
@@ -124,7 +124,7 @@ test("without WebGPU the page says so, and the processor draws", () => withServe
   assert.match(page.url(), /&backend=cpu$/);
 }, { gpu: false })));
 
-test("a GPU that goes away is a sentence and a button that starts again", () => withServer((server) => inBrowser(async (context, page) => {
+test("a lost GPU shows a restart button", () => withServer((server) => inBrowser(async (context, page) => {
   await page.goto(`${server.origin}/#backend=webgpu`);
   await until(page, "ready");
   await ask(page, { prompt: "a castle", width: 128, height: 128, steps: 200, seed: 1 });
@@ -140,7 +140,7 @@ test("a GPU that goes away is a sentence and a button that starts again", () => 
   await page.waitForSelector("#result:not([hidden])", { timeout: PATIENCE });
 })));
 
-test("what cannot be drawn is refused in a sentence", () => withServer((server) => inBrowser(async (_, page) => {
+test("invalid requests are refused with a sentence", () => withServer((server) => inBrowser(async (_, page) => {
   await page.goto(`${server.origin}/#prompt=x&width=100&height=64&steps=1&seed=1`);
   assert.match(await notice(page), /100.*multiple of 16/);
   await until(page, "ready");
@@ -149,7 +149,7 @@ test("what cannot be drawn is refused in a sentence", () => withServer((server) 
   await until(page, "ready");
 })));
 
-test("a picture that is too large for the GPU is refused in a sentence, and a smaller one is drawn", () => withServer((server) => inBrowser(async (_, page) => {
+test("a smaller picture draws after a too large one", () => withServer((server) => inBrowser(async (_, page) => {
   await page.goto(`${server.origin}/#backend=webgpu`);
   await until(page, "ready");
   await page.click("#more summary");

@@ -1,4 +1,4 @@
-/** The parts of loading that need no browser. */
+/** Addresses of models; these tests need no browser. */
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
@@ -6,7 +6,7 @@ import { test } from "node:test";
 const dist = new URL("../dist/worker/files/", import.meta.url).href;
 const { modelFolder, modelName } = await import(`${dist}remote.js`);
 
-test("a model's address is its folder, however it was copied", () => {
+test("every form of an address gives the model's folder", () => {
   const hub = "https://huggingface.co/Tongyi-MAI/Z-Image-Turbo/resolve/main/";
   for (const [address, folder, name] of [
     ["https://example.org/models/emoji", "https://example.org/models/emoji/", "emoji"],
@@ -26,7 +26,7 @@ test("a model's address is its folder, however it was copied", () => {
   }
 });
 
-test("an address that no model can be at is refused in a sentence", () => {
+test("unusable addresses are refused with a sentence", () => {
   for (const address of ["data:,x", "javascript:alert(1)", "file:///etc/", "blob:https://example.org/1", "ftp://example.org/"]) {
     assert.throws(() => modelFolder(address), { name: "ZImageError", kind: "request", message: /expected https:\/\/… or http:\/\/…/ }, address);
   }

@@ -1,4 +1,4 @@
-/** What one file's download does with servers that are broken, slow or hostile; no browser is needed for it. */
+/** Downloads of one file from broken, slow or hostile servers, without a browser. */
 
 import assert from "node:assert/strict";
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
@@ -10,14 +10,15 @@ const dist = new URL("../dist/worker/files/", import.meta.url).href;
 const { download, versionNow } = await import(`${dist}http.js`);
 const { mostBytes } = await import(`${dist}bounds.js`);
 
-// The waits of the code under test take a hundredth of their time. Those of node's own fetch pass arguments on.
+// Timers of the code under test run 100 times faster. Timers of node's fetch have arguments and
+// keep their time.
 const wait = globalThis.setTimeout;
 globalThis.setTimeout = ((act: () => void, ms = 0, ...rest: []) => wait(act, rest.length > 0 ? ms : ms / 100, ...rest)) as typeof setTimeout;
 
 type Serve = (request: IncomingMessage, response: ServerResponse, number: number) => void;
 
 interface Outcome {
-  /** How the download ended. */
+  /** The outcome of the download. */
   end: string;
   requests: number;
   bytes: Buffer;
@@ -55,7 +56,7 @@ async function fetched(serve: Serve, name = WEIGHTS, range: [number, number] = [
   return { end, requests, bytes: file.subarray(0, length) };
 }
 
-/** Sends bytes until nobody listens. */
+/** Sends bytes until the client disconnects. */
 function endless(response: ServerResponse): void {
   const piece = Buffer.alloc(MIB >> 4, 65);
   const more = () => {
@@ -111,7 +112,7 @@ const REFUSED: Record<string, [serve: Serve, sentence: RegExp, name?: string]> =
   ],
 };
 
-for (const [name, [serve, sentence, file = WEIGHTS]] of Object.entries(REFUSED)) test(`${name}: refused in a sentence`, async () => {
+for (const [name, [serve, sentence, file = WEIGHTS]] of Object.entries(REFUSED)) test(`${name}: refused with a sentence`, async () => {
   const { end, requests, bytes } = await fetched(serve, file);
   assert.match(end, sentence);
   assert.match(end, new RegExp(`^files: ${file}: `));
@@ -139,14 +140,14 @@ const LOST: Record<string, Serve> = {
   "a server that is busy": (_, response) => response.writeHead(503).end(),
 };
 
-for (const [name, serve] of Object.entries(LOST)) test(`${name}: given up after some attempts`, { timeout: 30_000 }, async () => {
+for (const [name, serve] of Object.entries(LOST)) test(`${name}: fails after some retries`, { timeout: 30_000 }, async () => {
   const { end } = await fetched(serve);
   assert.match(end, /^files: .*: the connection to 127\.0\.0\.1:\d+ was lost/);
 });
 
 const FILE = Buffer.from(Array.from({ length: 300_000 }, (_, i) => (i * 7) % 251));
 
-test("a connection that breaks again and again, each time further on, brings the file", async () => {
+test("a download with progress survives repeated breaks", async () => {
   const { end, requests, bytes } = await fetched((request, response) => {
     const start = from(request);
     response.writeHead(206, ranged(`${start}-${FILE.length - 1}/${FILE.length}`, { "content-length": FILE.length - start }));
@@ -157,7 +158,7 @@ test("a connection that breaks again and again, each time further on, brings the
   assert.ok(bytes.equals(FILE));
 });
 
-test("a server that sends less than was asked for is asked again", async () => {
+test("a short answer is followed by another request", async () => {
   const { end, requests, bytes } = await fetched((request, response) => {
     const [start, past] = [from(request), Math.min(from(request) + 100_000, FILE.length)];
     response.writeHead(206, ranged(`${start}-${past - 1}/${FILE.length}`)).end(FILE.subarray(start, past));
@@ -166,18 +167,18 @@ test("a server that sends less than was asked for is asked again", async () => {
   assert.ok(bytes.equals(FILE));
 });
 
-test("a compressed configuration without a length is read whole", async () => {
+test("a compressed configuration without length is read whole", async () => {
   const text = JSON.stringify({ words: Array.from({ length: 2000 }, (_, i) => i) });
   const { end, bytes } = await fetched((_, response) => response.writeHead(200, { "content-encoding": "gzip" }).end(gzipSync(text)), CONFIG);
   assert.equal(end, "true");
   assert.equal(String(bytes), text);
 });
 
-test("a server that does not answer a question about a version is not waited for", { timeout: 10_000 }, async () => {
+test("an unanswered version check times out", { timeout: 10_000 }, async () => {
   await served(() => {}, async (url) => assert.equal(await versionNow(url, new AbortController().signal), undefined));
 });
 
-test("every published file is within the bounds of its kind", () => {
+test("published files are within the size bounds", () => {
   for (const [path, bytes] of [
     ["Z-Image-Turbo/transformer/diffusion_pytorch_model-00001-of-00003.safetensors", 9_973_693_184],
     ["Z-Image/transformer/diffusion_pytorch_model.safetensors", 24_600_000_000],

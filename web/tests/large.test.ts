@@ -1,4 +1,4 @@
-/** A model with a tensor that is larger than the wasm heap may become. */
+/** A model with a tensor larger than the bar of the wasm heap. */
 
 import assert from "node:assert/strict";
 import { readFile } from "node:fs/promises";
@@ -7,10 +7,10 @@ import { test } from "node:test";
 import { differing, DIST, embed, HEAP, inBrowser, withServer } from "./browser.js";
 import type { Content } from "./server.js";
 
-/** The table of embeddings has so many rows for each of the model's. */
+/** Rows of the large embedding table for each row of the model's. */
 const TIMES = 150;
 const TABLE = "embed_tokens.weight";
-/** What the tokenizer of Qwen3 knows. */
+/** Words in Qwen3's tokenizer. */
 const WORDS = 151_643;
 const [TOKENIZER, CONFIG, WEIGHTS] = ["tokenizer/tokenizer.json", "text_encoder/config.json", "text_encoder/model.safetensors"]
   .map((path) => `/models/emoji/${path}`) as [string, string, string];
@@ -21,8 +21,8 @@ interface Stored {
 }
 
 /**
- * A text encoder's file of BF16 in which the embedding of token `i` is row `i × TIMES`, so that a part of the table that
- * goes astray takes the model's own rows with it. The rows between are made up when they are read.
+ * A text encoder's BF16 file in which the embedding of token `i` is row `i × TIMES`, so that a
+ * misplaced part of the table moves the model's own rows. The rows between are generated on reading.
  */
 class SpreadEmbeddings implements Content {
   readonly length: number;
@@ -59,14 +59,14 @@ class SpreadEmbeddings implements Content {
     return bytes;
   }
 
-  /** Some of the bytes from a place on. */
+  /** Some of the bytes from an offset on. */
   private following(at: number): Buffer {
     if (at < this.head.length) return this.head.subarray(at);
     const place = at - this.head.length;
     if (place >= this.spread) return this.rest.subarray(place - this.spread);
     const row = Math.floor(place / this.row);
     const own = (row / TIMES) * this.row;
-    // Numbers from 0.5 up to 2, which are no embeddings of anything.
+    // Filler rows hold numbers from 0.5 up to 2.
     const bytes = row % TIMES === 0 ? this.table.subarray(own, own + this.row) : Buffer.alloc(this.row, Buffer.of(row, 0x3f));
     return bytes.subarray(place % this.row);
   }
@@ -77,11 +77,15 @@ interface Tokenizer {
   model: { vocab: Record<string, number>; merges: [string, string][] };
 }
 
-/** The tokenizer with ids that lie as far apart, and as many words as Qwen3's has: those between are of bytes that English has not. */
+/**
+ * The tokenizer with ids `TIMES` apart and Qwen3's number of words. The words between have only
+ * bytes that English lacks.
+ */
 function spreadTokenizer(json: string): Buffer {
   const tokenizer = JSON.parse(json) as Tokenizer;
   const { added_tokens: added, model: { vocab, merges } } = tokenizer;
-  // Added tokens are numbered on from the vocabulary, whatever their ids say, unless it has them.
+  // Added tokens get ids after the vocabulary's, whatever their own, unless the vocabulary has
+  // them.
   for (const { id, content } of added) vocab[content] = id;
   for (const word of Object.keys(vocab)) vocab[word]! *= TIMES;
   for (const token of added) token.id *= TIMES;
@@ -102,7 +106,7 @@ function spreadTokenizer(json: string): Buffer {
   return Buffer.from(JSON.stringify(tokenizer));
 }
 
-test("a tensor larger than the heap's bar comes to the GPU within it", (t) => withServer((server) => inBrowser(async (_, page) => {
+test("a tensor above the heap's bar uploads within it", (t) => withServer((server) => inBrowser(async (_, page) => {
   await embed(page, server);
   const drawn = () => page.evaluate(async (model) => {
     const start = performance.now();
@@ -126,7 +130,7 @@ test("a tensor larger than the heap's bar comes to the GPU within it", (t) => wi
   const large = await drawn();
   const sent = server.sent - before;
   assert.ok(weights.spread > HEAP && sent > weights.spread, `${sent} bytes were sent for a table of ${weights.spread}`);
-  // The same rows through the same shaders.
+  // Both models use the same rows and the same shaders.
   assert.equal(differing(large.pixels, expected.pixels), 0, "values that the model with its own table draws otherwise");
 
   const [mb, table, bar] = [large.heap, weights.spread, HEAP].map((bytes) => (bytes / 1e6).toFixed(0));

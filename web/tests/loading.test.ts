@@ -1,4 +1,4 @@
-/** How the page loads a model: what it fetches, what it keeps, and what it says when the way there is bad. */
+/** Loading a model in the page: fetches, cache, and messages on a bad network. */
 
 import assert from "node:assert/strict";
 import { readFile, stat } from "node:fs/promises";
@@ -12,7 +12,7 @@ const [, TRANSFORMER, VAE] = WEIGHTS as [string, string, string];
 const sizes = await Promise.all(WEIGHTS.map(async (path) => (await stat(join(DIST, path))).size));
 const total = sizes.reduce((sum, size) => sum + size, 0);
 
-/** What the range requests for one file began with. */
+/** The first byte of each range request for one file. */
 function starts(asked: { path: string; range: string | undefined }[], path: string): number[] {
   return asked.filter((one) => one.path === path).map(({ range }) => Number(/^bytes=(\d+)/.exec(range ?? "")?.[1]));
 }
@@ -45,7 +45,7 @@ test("a slow connection shows its progress in bytes", () => withServer((server) 
   assert.deepEqual(seen, [...seen].sort((a, b) => a - b));
 })));
 
-test("a connection that is cut goes on from where it broke", () => withServer((server) => inBrowser(async (_, page) => {
+test("a cut connection resumes where it broke", () => withServer((server) => inBrowser(async (_, page) => {
   server.weather.cuts = [3_000_000, 12_000_000, 20_000_000];
   await page.goto(server.origin);
   await until(page, "ready");
@@ -53,7 +53,7 @@ test("a connection that is cut goes on from where it broke", () => withServer((s
   assert.ok(server.sent < total + (2 << 20), `${server.sent} bytes of ${total}: what had come was not fetched again`);
 })));
 
-test("a connection that stays away ends in a sentence, and what came is kept", () => withServer((server) => inBrowser(async (_, page) => {
+test("a dead connection fails, and fetched blocks stay", () => withServer((server) => inBrowser(async (_, page) => {
   server.weather.cuts = Array.from({ length: 40 }, () => 9_000_000);
   await page.goto(server.origin);
   assert.match(await notice(page), /diffusion_pytorch_model\.safetensors: the connection to localhost:\d+ was lost after [\d.]+ of 21\.9 MB/);
@@ -64,7 +64,7 @@ test("a connection that stays away ends in a sentence, and what came is kept", (
   assert.ok(before > 5e6 && server.sent < total + (2 << 20), `${before}, then ${server.sent} of ${total} bytes`);
 })));
 
-test("a kept block that has changed is fetched again, alone", () => withServer((server) => inBrowser(async (_, page) => {
+test("only a changed block is fetched again", () => withServer((server) => inBrowser(async (_, page) => {
   await page.goto(`${server.origin}/#backend=cpu`);
   await until(page, "ready");
   const harmed = await page.evaluate(async (file) => {
@@ -87,7 +87,7 @@ test("a kept block that has changed is fetched again, alone", () => withServer((
   assert.deepEqual(fetched, [`${TRANSFORMER} bytes=${3 * 2 ** 20}-${4 * 2 ** 20 - 1}`]);
 })));
 
-test("a file that is larger than its kind allows is refused before it is fetched", () => withServer((server) => inBrowser(async (_, page) => {
+test("an oversized file is refused before fetching", () => withServer((server) => inBrowser(async (_, page) => {
   server.replaced.set("/models/emoji/model_index.json", Buffer.alloc(60_000_000, 32));
   await page.goto(server.origin);
   assert.match(await notice(page), /^emoji\/model_index\.json: the server says that it has 60\.0 MB, and a file of its kind has at most 1\.0 MB\./);
@@ -95,7 +95,7 @@ test("a file that is larger than its kind allows is refused before it is fetched
   assert.ok(sent <= 2 ** 20, `${sent} bytes`);
 })));
 
-test("two tabs that load one model at once both have it", () => withServer((server) => inBrowser(async (context, page) => {
+test("two tabs load one model at once", () => withServer((server) => inBrowser(async (context, page) => {
   server.weather.rate = 8e6;
   const other = await context.newPage();
   await Promise.all([page, other].map((tab) => tab.goto(`${server.origin}/#backend=cpu`)));
@@ -108,7 +108,7 @@ test("two tabs that load one model at once both have it", () => withServer((serv
   assert.equal(server.sent, 0, "what one tab kept is whole");
 })));
 
-test("a server without ranges is read file by file, once", () => withServer((server) => inBrowser(async (_, page) => {
+test("a server without ranges sends each file once", () => withServer((server) => inBrowser(async (_, page) => {
   server.weather.ranges = false;
   await page.goto(server.origin);
   await until(page, "ready");
@@ -120,7 +120,7 @@ test("a server without ranges is read file by file, once", () => withServer((ser
   assert.equal(server.sent, 0);
 })));
 
-test("files that are broken or gone are named, and a mended one is fetched anew", () => withServer((server) => inBrowser(async (_, page) => {
+test("broken and missing files are named and refetched", () => withServer((server) => inBrowser(async (_, page) => {
   const whole = await readFile(join(DIST, TRANSFORMER));
   const hostile = Buffer.from(whole);
   hostile.writeBigUInt64LE(1n << 62n);
@@ -142,7 +142,7 @@ test("files that are broken or gone are named, and a mended one is fetched anew"
   await until(page, "ready");
 })));
 
-test("a file that changes between two visits is fetched again, alone", () => withServer((server) => inBrowser(async (_, page) => {
+test("only a file changed between visits is refetched", () => withServer((server) => inBrowser(async (_, page) => {
   await page.goto(server.origin);
   await until(page, "ready");
   server.reset();
@@ -154,7 +154,7 @@ test("a file that changes between two visits is fetched again, alone", () => wit
   assert.equal(starts(server.weights, VAE).filter((start) => start === 0).length, 2, "asked about, then fetched");
 })));
 
-test("a file that changes while it is fetched ends in a sentence", () => withServer((server) => inBrowser(async (_, page) => {
+test("a file that changes during the fetch is refused", () => withServer((server) => inBrowser(async (_, page) => {
   const other = await readFile(join(DIST, TRANSFORMER));
   server.weather.cuts = [12_000_000];
   server.weather.cut = () => server.replaced.set(TRANSFORMER, other);
@@ -164,13 +164,13 @@ test("a file that changes while it is fetched ends in a sentence", () => withSer
   await until(page, "ready");
 })));
 
-test("a server that refuses is quoted", () => withServer((server) => inBrowser(async (_, page) => {
+test("a refusal quotes the server's status", () => withServer((server) => inBrowser(async (_, page) => {
   server.weather.status = 403;
   await page.goto(server.origin);
   assert.match(await notice(page), /safetensors: the server does not allow reading it \(403\)/);
 })));
 
-test("a model is drawn with even where there is no room to keep it", () => withServer((server) => inBrowser(async (context, page) => {
+test("a full disk does not prevent drawing", () => withServer((server) => inBrowser(async (context, page) => {
   const session = await context.newCDPSession(page);
   await session.send("Storage.overrideQuotaForOrigin", { origin: server.origin, quotaSize: 12_000_000 });
   await page.goto(server.origin);
@@ -178,7 +178,7 @@ test("a model is drawn with even where there is no room to keep it", () => withS
   assert.match(await notice(page), /^The browser has no room to keep this model/);
 })));
 
-test("loading can be cancelled and taken up again", () => withServer((server) => inBrowser(async (_, page) => {
+test("cancelled loading resumes", () => withServer((server) => inBrowser(async (_, page) => {
   server.weather.rate = 4e6;
   await page.goto(server.origin);
   await page.waitForFunction(() => /: [2-9]\.\d MB of/.test(document.getElementById("status")?.textContent ?? ""));
@@ -190,7 +190,7 @@ test("loading can be cancelled and taken up again", () => withServer((server) =>
   assert.ok(server.sent < total + (2 << 20), `${server.sent} of ${total} bytes`);
 })));
 
-test("a folder that is picked from disk", () => withServer((server) => inBrowser(async (_, page) => {
+test("a folder picked from disk loads", () => withServer((server) => inBrowser(async (_, page) => {
   await page.goto(`${server.origin}/#backend=cpu`);
   await until(page, "ready");
   server.reset();
@@ -204,7 +204,7 @@ test("a folder that is picked from disk", () => withServer((server) => inBrowser
   assert.match(await notice(page), /This folder does not hold a diffusers model: pick the one with model_index\.json/);
 })));
 
-test("a link to a model elsewhere asks before it loads", () => withServer((server) => withServer((elsewhere) => inBrowser(async (_, page) => {
+test("a link to another site asks before loading", () => withServer((server) => withServer((elsewhere) => inBrowser(async (_, page) => {
   const model = `${elsewhere.origin}/models/emoji/`;
   await page.goto(`${server.origin}/#${new URLSearchParams({ model })}`);
   assert.ok((await notice(page)).includes(model));
@@ -212,6 +212,6 @@ test("a link to a model elsewhere asks before it loads", () => withServer((serve
   await press(page, "Load that model");
   await until(page, "ready");
   assert.ok(elsewhere.sent > total / 2 && server.sent === 0);
-  // Files that are not there were asked for, and the server hides its 404 from the page.
+  // The page asked for missing files, and the server hid its 404 from the page.
   assert.ok(elsewhere.asked.some(({ status }) => status === 404));
 }))));

@@ -1,4 +1,4 @@
-/** How the page looks and is used: pictures of it for the README, the keyboard, and what axe finds. */
+/** The page's looks and use: screenshots for the README, the keyboard, and findings of axe. */
 
 import assert from "node:assert/strict";
 import { readFile } from "node:fs/promises";
@@ -15,7 +15,7 @@ interface Finding {
   nodes: { html: string }[];
 }
 
-/** What axe finds that is serious or worse. */
+/** Findings of axe that are serious or worse. */
 async function findings(page: Page): Promise<string[]> {
   // The pages' own policy allows no script that is not the site's.
   await page.evaluate(axe);
@@ -28,19 +28,19 @@ async function findings(page: Page): Promise<string[]> {
 }
 
 async function drawn(page: Page, origin: string, prompt: string, seed: number): Promise<void> {
-  // The processor draws sooner than a GPU made of software.
+  // The processor is faster than a software GPU.
   await page.goto(`${origin}/#backend=cpu`);
   await until(page, "ready");
   await ask(page, { prompt, seed });
   await page.waitForSelector("#result:not([hidden])", { timeout: PATIENCE });
 }
 
-/** No part of the page is wider than the screen. */
+/** True if no part of the page is wider than the screen. */
 async function fits(page: Page): Promise<boolean> {
   return page.evaluate(() => document.documentElement.scrollWidth <= document.documentElement.clientWidth);
 }
 
-test("wide, dark and narrow, without serious findings of axe", () => withServer((server) => inBrowser(async (_, page) => {
+test("the page passes axe wide, dark and narrow", () => withServer((server) => inBrowser(async (_, page) => {
   await drawn(page, server.origin, "a red fox on a green background", 7);
   await ask(page, { prompt: "a rocket on a blue background", seed: 3 });
   await page.waitForSelector("#history li:nth-child(2)", { timeout: PATIENCE });
@@ -61,14 +61,14 @@ test("wide, dark and narrow, without serious findings of axe", () => withServer(
   await page.screenshot({ path: `${SCREENSHOTS}/narrow.jpg`, quality: 85, fullPage: true });
   await page.click("#model summary");
   assert.deepEqual(await findings(page), []);
-  // The state in which something is wrong and buttons offer help.
+  // An error state with action buttons.
   await page.goto(`${server.origin}/#${new URLSearchParams({ model: "https://example.org/a/" })}`);
   await page.reload();
   await page.waitForSelector("#notice:not([hidden])");
   assert.deepEqual(await findings(page), []);
 }, { viewport: { width: 1200, height: 960 } })));
 
-test("the conformance page, without serious findings of axe", () => withServer((server) => inBrowser(async (_, page) => {
+test("the conformance page passes axe", () => withServer((server) => inBrowser(async (_, page) => {
   await page.goto(`${server.origin}/parity.html#filter=norm`);
   await page.click("#run");
   await until(page, "passed");
@@ -78,7 +78,7 @@ test("the conformance page, without serious findings of axe", () => withServer((
   assert.ok(await fits(page), "320 pixels wide");
 }, { viewport: { width: 1000, height: 700 } })));
 
-test("everything can be done from the keyboard", () => withServer((server) => inBrowser(async (_, page) => {
+test("the page works from the keyboard alone", () => withServer((server) => inBrowser(async (_, page) => {
   await page.goto(`${server.origin}/#backend=cpu`);
   await until(page, "ready");
   const focused = () => page.evaluate(() => document.activeElement?.id ?? "");

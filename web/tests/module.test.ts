@@ -1,4 +1,4 @@
-/** The module as another page embeds it, the size of its heap, and the conformance page. */
+/** The module in another page, its heap, its download size, and the conformance page. */
 
 import assert from "node:assert/strict";
 import { readdir, readFile } from "node:fs/promises";
@@ -10,7 +10,7 @@ import { differing, DIST, embed, HEAP, inBrowser, PATIENCE, until, withServer } 
 /** The bar of wasm and scripts, gzipped, in bytes. */
 const SCRIPTS = 4e6;
 
-test("another page draws through the module in ten lines, within the heap's bar", (t) => withServer((server) => withServer((elsewhere) => inBrowser(async (_, page) => {
+test("another page draws within the heap's bar", (t) => withServer((server) => withServer((elsewhere) => inBrowser(async (_, page) => {
   const readme = await readFile(join(DIST, "../README.md"), "utf8");
   const example = /```html\n([^]*?)```/.exec(readme)?.[1];
   assert.ok(example, "web/README.md shows how to embed the module");
@@ -59,10 +59,11 @@ test("another page draws through the module in ten lines, within the heap's bar"
   assert.ok(scripts <= SCRIPTS, `${scripts} bytes`);
 }))));
 
-test("a folder's handle is searched for a model, which draws without the network", () => withServer((server) => inBrowser(async (_, page) => {
+test("a folder handle's model draws without network", () => withServer((server) => inBrowser(async (_, page) => {
   await embed(page, server);
   const paths = (await readdir(join(DIST, "models/emoji"), { recursive: true })).filter((path) => /\.(json|safetensors)$/.test(path));
-  // No test can press a button in the browser's own picker; its private file system has handles of the same kind.
+  // No test can press a button in the browser's own picker; its private file system has handles of
+  // the same kind.
   await page.evaluate(async (paths) => {
     const picked = await (await navigator.storage.getDirectory()).getDirectoryHandle("picked", { create: true });
     for (const path of paths) {
@@ -96,14 +97,14 @@ test("a folder's handle is searched for a model, which draws without the network
   assert.equal(refused, `ZImageError files: this folder does not hold a diffusers model: ${problem}`);
 })));
 
-test("a picture that is too large for the GPU is refused for its memory, and the engine goes on", () => withServer((server) => inBrowser(async (_, page) => {
+test("a too large picture leaves the engine usable", () => withServer((server) => inBrowser(async (_, page) => {
   await embed(page, server);
   const seen = await page.evaluate(async (patience) => {
     const loaded = await zimage.ZImage.load({ backend: "webgpu" });
     const request = { prompt: "a red fox", steps: 1, seed: 1 };
     const { maxWidth, maxHeight } = loaded.info.limits;
     const largest = loaded.draw({ ...request, width: maxWidth, height: maxHeight, guidance: 1 });
-    // A GPU that takes it on would be at it for hours.
+    // A GPU that accepts the picture would draw for hours.
     const refused = await Promise.race([largest, new Promise((resolve) => setTimeout(resolve, patience, "nothing"))])
       .then(String, (error) => `${error.name} ${error.kind} ${error.reason}: ${error.message}`);
     const { pixels } = await loaded.draw({ ...request, width: 64, height: 64 });
@@ -116,7 +117,7 @@ test("a picture that is too large for the GPU is refused for its memory, and the
 })));
 
 const SHADERS = { webgpu: "shaders for the processor", "webgpu:plain": "plain shaders" };
-for (const [backend, shaders] of Object.entries(SHADERS)) test(`${backend} agrees with cpu in this browser, op by op, on a page of its own`, (t) => withServer((server) => inBrowser(async (_, page) => {
+for (const [backend, shaders] of Object.entries(SHADERS)) test(`${backend} agrees with cpu op by op`, (t) => withServer((server) => inBrowser(async (_, page) => {
   await page.goto(`${server.origin}/parity.html#backend=${backend}`);
   const start = performance.now();
   await page.click("#run");

@@ -1,4 +1,4 @@
-/** What the page keeps and says as its user changes models, cancels, and looks back. */
+/** The page's state and messages when the user changes models, cancels, and looks back. */
 
 import assert from "node:assert/strict";
 import { cp, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
@@ -11,7 +11,7 @@ import { ask, DIST, download, inBrowser, notice, PATIENCE, press, until, withSer
 const SMALL = { width: 64, height: 64, steps: 1, seed: 5 };
 const SIZE_OF_EMOJI = "256 × 256";
 
-/** The page with the embedded model on the processor, which draws sooner than a GPU made of software. */
+/** Opens the page with the embedded model on the processor, which is faster than a software GPU. */
 async function ready(page: Page, origin: string): Promise<void> {
   await page.goto(`${origin}/#backend=cpu`);
   await until(page, "ready");
@@ -30,7 +30,7 @@ async function says(page: Page, words: RegExp): Promise<void> {
 
 const values = (page: Page, ...names: string[]) => Promise.all(names.map((name) => page.inputValue(`#${name}`)));
 
-test("another model keeps what was typed and brings its own defaults", () => withServer((server) => inBrowser(async (_, page) => {
+test("another model keeps typed fields and sets defaults", () => withServer((server) => inBrowser(async (_, page) => {
   await ready(page, server.origin);
   await page.click("#more summary");
   await page.fill("#prompt", "a red fox");
@@ -53,7 +53,7 @@ test("another model keeps what was typed and brings its own defaults", () => wit
   assert.equal(await page.isVisible("#negative"), true);
 })));
 
-test("a load that failed leaves no model's name behind", () => withServer((server) => inBrowser(async (_, page) => {
+test("a failed load clears the model's name", () => withServer((server) => inBrowser(async (_, page) => {
   await ready(page, server.origin);
   await page.waitForFunction(() => document.getElementById("device")!.textContent!.startsWith("Drawing on the processor"));
   await page.click("#model summary");
@@ -72,7 +72,7 @@ test("a load that failed leaves no model's name behind", () => withServer((serve
   assert.equal(await page.textContent("#model summary"), "Model: emoji");
 })));
 
-test("cancelling keeps the picture before, its download and its link", () => withServer((server) => inBrowser(async (_, page) => {
+test("cancelling restores the previous picture and its links", () => withServer((server) => inBrowser(async (_, page) => {
   await ready(page, server.origin);
   await drawn(page, "a red fox");
   const [before, link] = [await download(page), page.url()];
@@ -89,7 +89,7 @@ test("cancelling keeps the picture before, its download and its link", () => wit
   assert.equal(await page.inputValue("#prompt"), "a castle", "what is typed stays as well");
 })));
 
-test("Escape while the processor decodes drops the picture", () => withServer((server) => inBrowser(async (_, page) => {
+test("Escape during the decode drops the picture", () => withServer((server) => inBrowser(async (_, page) => {
   await ready(page, server.origin);
   await ask(page, { prompt: "a castle", ...SMALL, width: 384, height: 384 });
   await says(page, /^Decoding the picture/);
@@ -103,7 +103,7 @@ test("Escape while the processor decodes drops the picture", () => withServer((s
   await drawn(page, "a red fox");
 })));
 
-test("another model during a run ends the run quietly", () => withServer((server) => inBrowser(async (_, page) => {
+test("choosing a model ends the run quietly", () => withServer((server) => inBrowser(async (_, page) => {
   await ready(page, server.origin);
   await drawn(page, "a red fox");
   await ask(page, { prompt: "a castle", ...SMALL, steps: 500 });
@@ -116,7 +116,7 @@ test("another model during a run ends the run quietly", () => withServer((server
   assert.equal(await page.getAttribute("#picture", "alt"), "a red fox");
 })));
 
-test("looking back leaves the box for new seeds as it is", () => withServer((server) => inBrowser(async (_, page) => {
+test("looking back does not change the seed box", () => withServer((server) => inBrowser(async (_, page) => {
   await ready(page, server.origin);
   await drawn(page, "a red fox");
   await drawn(page, "a blue elephant");
@@ -128,14 +128,14 @@ test("looking back leaves the box for new seeds as it is", () => withServer((ser
   }
 })));
 
-test("a link's seed is the one that is drawn", () => withServer((server) => inBrowser(async (_, page) => {
+test("a link draws with its seed", () => withServer((server) => inBrowser(async (_, page) => {
   await page.goto(`${server.origin}/#prompt=a+red+fox&width=64&height=64&steps=1&seed=9&backend=cpu`);
   await page.waitForSelector("#result:not([hidden])", { timeout: PATIENCE });
   assert.match((await download(page)).name, /-9\.png$/);
   assert.equal(await page.isChecked("#vary"), false);
 })));
 
-test("an empty prompt is asked for before any work", () => withServer((server) => inBrowser(async (_, page) => {
+test("an empty prompt starts no work", () => withServer((server) => inBrowser(async (_, page) => {
   await page.goto(`${server.origin}/#prompt=+&backend=cpu`);
   await until(page, "ready");
   assert.equal(await page.isVisible("#visit"), false, "a link without a prompt draws nothing");
@@ -150,7 +150,7 @@ test("an empty prompt is asked for before any work", () => withServer((server) =
   await drawn(page, "a red fox");
 })));
 
-test("sizes that the model was trained for come first, and others are warned of", () => withServer((server) => inBrowser(async (_, page) => {
+test("trained sizes are offered, others get a warning", () => withServer((server) => inBrowser(async (_, page) => {
   await ready(page, server.origin);
   const size = page.locator("#sizes").getByRole("button");
   assert.deepEqual(await size.allInnerTexts(), [SIZE_OF_EMOJI]);
@@ -164,7 +164,7 @@ test("sizes that the model was trained for come first, and others are warned of"
   assert.equal(await page.isVisible("#size-hint"), false);
 })));
 
-test("the conformance page leads back", () => withServer((server) => inBrowser(async (_, page) => {
+test("the conformance page links back", () => withServer((server) => inBrowser(async (_, page) => {
   await page.goto(`${server.origin}/parity.html`);
   await page.getByRole("link", { name: "Back to drawing pictures" }).click();
   await until(page, "ready", "stopped");

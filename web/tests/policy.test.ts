@@ -1,4 +1,4 @@
-/** The pages' Content-Security-Policy: all that they do is allowed, and nothing that somebody else puts into them. */
+/** The pages' Content-Security-Policy allows their own work and blocks injected content. */
 
 import assert from "node:assert/strict";
 import { readdir, readFile } from "node:fs/promises";
@@ -9,7 +9,7 @@ import { ask, DIST, inBrowser, PATIENCE, until, withServer } from "./browser.js"
 
 const PAGES = (await readdir(DIST)).filter((name) => name.endsWith(".html"));
 
-/** Has the page keep what its policy refuses, from before its first script on. */
+/** Records violations of the page's policy from before its first script on. */
 async function watchViolations(page: Page): Promise<() => Promise<string[]>> {
   await page.addInitScript(() => {
     const violations: string[] = [];
@@ -19,7 +19,7 @@ async function watchViolations(page: Page): Promise<() => Promise<string[]>> {
   return () => page.evaluate(() => (window as unknown as { violations: string[] }).violations);
 }
 
-test("there are pages, and none has a script or a style in it", async () => {
+test("pages have no inline scripts or styles", async () => {
   assert.deepEqual(PAGES.sort(), ["index.html", "parity.html"]);
   for (const name of PAGES) {
     const html = await readFile(join(DIST, name), "utf8");
@@ -29,7 +29,7 @@ test("there are pages, and none has a script or a style in it", async () => {
   }
 });
 
-test("loading, drawing and comparing break no rule of the policy", () => withServer((server) => inBrowser(async (_, page) => {
+test("loading, drawing and comparing obey the policy", () => withServer((server) => inBrowser(async (_, page) => {
   const violations = await watchViolations(page);
   await page.goto(`${server.origin}/#backend=webgpu`);
   await until(page, "ready");
@@ -42,7 +42,7 @@ test("loading, drawing and comparing break no rule of the policy", () => withSer
   assert.deepEqual(await violations(), []);
 })));
 
-for (const name of PAGES) test(`${name} runs and sends nothing that is put into it`, () => withServer((server) => withServer((elsewhere) => inBrowser(async (_, page) => {
+for (const name of PAGES) test(`${name} blocks injected content`, () => withServer((server) => withServer((elsewhere) => inBrowser(async (_, page) => {
   const violations = await watchViolations(page);
   elsewhere.replaced.set("/evil.js", Buffer.from("window.harmed = 'a script from elsewhere'"));
   await page.goto(`${server.origin}/${name}`);

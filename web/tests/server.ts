@@ -1,6 +1,6 @@
 /**
- * A file server for the tests, which does what servers and networks do to a page: answer ranges or refuse them, be slow,
- * cut connections, lose or change files. It writes down what was asked of it.
+ * A file server for the tests that imitates bad servers and networks: it refuses ranges, throttles,
+ * cuts connections, and loses or changes files. It records every request.
  */
 
 import { createReadStream } from "node:fs";
@@ -17,34 +17,34 @@ const TYPES: Record<string, string> = {
   ".wasm": "application/wasm", ".json": "application/json",
 };
 
-/** How many bytes go out at once. */
+/** Bytes of one write. */
 const PIECE = 1 << 16;
 
-/** One request, and what was sent for it. */
+/** One request and its answer. */
 export interface Asked {
   method: string;
   path: string;
   range: string | undefined;
   status: number;
-  /** Bytes of the answer that were handed to the network. */
+  /** Bytes of the answer that were written to the network. */
   sent: number;
 }
 
-/** What happens to the files of weights; everything else is served as it should be. */
+/** Network conditions for files of weights; all other files are served normally. */
 export interface Weather {
-  /** Whether ranges are answered. */
+  /** Answers range requests. */
   ranges: boolean;
   /** Bytes a second. */
   rate: number;
-  /** After how many bytes in all the connection breaks, once for each entry. */
+  /** Total bytes after which the connection breaks, once for each entry. */
   cuts: number[];
-  /** Called when it breaks. */
+  /** Called when a connection breaks. */
   cut(): void;
   /** Answers every request for weights with this status instead. */
   status: number | undefined;
 }
 
-/** The bytes of a file, which need not be in memory: a `Buffer`, or what makes them as they are asked for. */
+/** The bytes of a file: a `Buffer`, or a generator that needs no memory for them. */
 export interface Content {
   readonly length: number;
   subarray(start: number, end: number): Buffer;
@@ -55,9 +55,9 @@ export const FAIR: Readonly<Weather> = { ranges: true, rate: Infinity, cuts: [],
 export class TestServer {
   weather: Weather = { ...FAIR, cuts: [] };
   readonly asked: Asked[] = [];
-  /** Files that are served instead of those on disk, by their paths; `undefined` for one that is gone. */
+  /** Files served instead of those on disk, by path; `undefined` for a missing file. */
   readonly replaced = new Map<string, Content | undefined>();
-  /** Numbers for what files were replaced with: each is a version of its own. */
+  /** Version numbers of the replacements. */
   private readonly versions = new WeakMap<Content, number>();
   private latest = 0;
   private sentOfWeights = 0;
@@ -81,17 +81,17 @@ export class TestServer {
     return `http://localhost:${(this.server.address() as AddressInfo).port}`;
   }
 
-  /** The requests for files of weights. */
+  /** Requests for files of weights. */
   get weights(): Asked[] {
     return this.asked.filter(({ path }) => isWeights(path));
   }
 
-  /** Bytes of weights that were sent. */
+  /** Bytes of weights sent. */
   get sent(): number {
     return this.weights.reduce((sum, { sent }) => sum + sent, 0);
   }
 
-  /** Fair weather, and nothing written down. */
+  /** Restores fair weather and clears the records. */
   reset(): void {
     this.weather = { ...FAIR, cuts: [] };
     this.asked.length = 0;
@@ -154,7 +154,7 @@ export class TestServer {
     return version;
   }
 
-  /** What reaches the network of these pieces: slowly, and only until the connection breaks. */
+  /** Sends the pieces at the weather's rate until the connection breaks. */
   private async *sending(pieces: AsyncIterable<Buffer>, asked: Asked, weather: Readonly<Weather>): AsyncGenerator<Buffer> {
     for await (const piece of pieces) {
       if (weather !== FAIR) {
@@ -162,7 +162,7 @@ export class TestServer {
         const cut = this.weather.cuts[0];
         if (cut !== undefined && this.sentOfWeights > cut) {
           this.weather.cuts.shift();
-          // What was sent before arrives, so that what a cut loses does not depend on how busy the machine is.
+          // Earlier bytes arrive before the cut, so the loss does not depend on the machine's load.
           await pause(200);
           this.weather.cut();
           throw new Error("the connection is cut");
@@ -175,7 +175,7 @@ export class TestServer {
   }
 }
 
-/** The file that an address asks for; `undefined` for one that encodes no text. */
+/** The path of a request's address; `undefined` if its encoding is invalid. */
 function pathOf(address: string): string | undefined {
   try {
     return decodeURIComponent(new URL(address, "http://localhost").pathname).replace(/\/$/, "/index.html");

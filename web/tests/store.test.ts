@@ -1,4 +1,4 @@
-/** What is kept of a file, on a disk that loses and changes what it is given; no browser is needed for it. */
+/** The cache of a file on a disk that loses and changes bytes, without a browser. */
 
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
@@ -12,7 +12,7 @@ const { RemoteFile } = await import(`${dist}remote.js`);
 const { Assembler, BLOCK } = await import(`${dist}blocks.js`);
 const { HELD, HeldFile } = await import(`${dist}held.js`);
 
-/** What is used of the code under test. */
+/** The part of `StoredFile` that the tests use. */
 interface Stored {
   version: { size: number; tag: string } | "missing" | undefined;
   has(index: number): boolean;
@@ -23,11 +23,11 @@ interface Remote {
   read(start: number, end: number): Promise<Uint8Array>;
 }
 
-/** A file in memory. `wrote` hears of every change; `room` is how many bytes it may have. */
+/** A file in memory. `wrote` is called on every change; `room` is its maximum size in bytes. */
 class Disk {
   bytes = Buffer.alloc(0);
   room = Infinity;
-  /** What the next reads do instead: give fewer bytes, or fail. */
+  /** Makes the next reads return fewer bytes, or fail. */
   fault: "short" | "error" | undefined;
 
   constructor(private readonly wrote: (disk: Disk) => void = () => {}) {}
@@ -77,7 +77,7 @@ async function kept(blocks = [0, 1, 2, 3]): Promise<[Disk, Disk]> {
   return [bytes, record];
 }
 
-/** The blocks of a stored file that it would hand out, each of them held against what it has to be. */
+/** The readable blocks of a stored file; each must have the expected bytes. */
 async function trusted(file: Stored): Promise<number[]> {
   await file.check(0, 4);
   const here = [0, 1, 2, 3].filter((index) => file.has(index));
@@ -88,14 +88,14 @@ async function trusted(file: Stored): Promise<number[]> {
   return here;
 }
 
-test("what was kept is there the next time", async () => {
+test("stored blocks survive a reopen", async () => {
   const file = new StoredFile(...(await kept([0, 2, 3])));
   assert.deepEqual(file.version, VERSION);
   assert.deepEqual(await trusted(file), [0, 2, 3]);
   assert.deepEqual(Buffer.from(file.read(3, 10, 1000)!), Buffer.from(FILE.slice(3 * BLOCK + 10)));
 });
 
-test("a changed byte costs its block and no other", async () => {
+test("a changed byte invalidates only its block", async () => {
   const [bytes, record] = await kept();
   bytes.bytes[BLOCK + 5]! ^= 1;
   const file = new StoredFile(bytes, record);
@@ -105,13 +105,13 @@ test("a changed byte costs its block and no other", async () => {
   assert.deepEqual(await trusted(new StoredFile(bytes, record)), [0, 1, 2, 3]);
 });
 
-test("a file that was cut off on disk is never filled with zeros", async () => {
+test("a truncated file is never padded with zeros", async () => {
   const [bytes, record] = await kept();
   bytes.bytes = bytes.bytes.subarray(0, 2 * BLOCK + 7);
   assert.deepEqual(await trusted(new StoredFile(bytes, record)), [0, 1]);
 });
 
-for (const fault of ["short", "error"] as const) test(`a read that ends in ${fault} bytes loses nothing that is kept`, async () => {
+for (const fault of ["short", "error"] as const) test(`a failed read (${fault}) loses no stored block`, async () => {
   const [bytes, record] = await kept();
   const file = new StoredFile(bytes, record);
   await file.check(0, 4);
@@ -123,7 +123,7 @@ for (const fault of ["short", "error"] as const) test(`a read that ends in ${fau
   assert.deepEqual(await trusted(new StoredFile(bytes, record)), [0, 1, 2, 3]);
 });
 
-test("any part of a record may change without a wrong byte being read", async () => {
+test("a corrupt record never yields wrong bytes", async () => {
   const [bytes, record] = await kept();
   const whole = Buffer.from(record.bytes);
   for (let at = 0; at < whole.length; at += 3) {
@@ -138,7 +138,7 @@ test("any part of a record may change without a wrong byte being read", async ()
   }
 });
 
-test("a tab that is closed at any moment leaves nothing wrong behind", async () => {
+test("closing a tab at any moment is safe", async () => {
   const moments: [Buffer<ArrayBuffer>, Buffer<ArrayBuffer>][] = [];
   const disks: Disk[] = [];
   const note = () => moments.push(disks.map(({ bytes }) => Buffer.from(bytes)) as [Buffer<ArrayBuffer>, Buffer<ArrayBuffer>]);
@@ -157,11 +157,11 @@ test("a tab that is closed at any moment leaves nothing wrong behind", async () 
     if (typeof file.version === "object" && file.version.tag === VERSION.tag) await trusted(file);
   };
   assert.ok(moments.length > 10);
-  // The bytes of one moment with the record of any later one: what the system had written out of each.
+  // The system may have written the bytes of one moment and the record of any later one.
   for (const [i, [bytes]] of moments.entries()) for (const [, record] of moments.slice(i)) await left(Buffer.from(bytes), Buffer.from(record));
 });
 
-test("a record names no block before the block is on disk", async () => {
+test("a block is on disk before its sum", async () => {
   const order: string[] = [];
   const [bytes, record] = [new Disk(() => order.push("bytes")), new Disk(() => order.push("record"))];
   const file = new StoredFile(bytes, record);
@@ -172,7 +172,7 @@ test("a record names no block before the block is on disk", async () => {
   assert.equal(order.indexOf("record"), order.lastIndexOf("bytes") + 1, `${order}`);
 });
 
-test("bytes that arrive in any pieces make whole blocks", () => {
+test("arbitrary pieces assemble into whole blocks", () => {
   for (const piece of [999, 65_536, BLOCK, BLOCK + 1, SIZE]) {
     const assembler = new Assembler(SIZE);
     const blocks = new Map<number, Uint8Array>();
@@ -187,7 +187,7 @@ test("bytes that arrive in any pieces make whole blocks", () => {
   assert.deepEqual([...late.add(BLOCK + 10, FILE.slice(BLOCK + 10, 2 * BLOCK))].map(([index]) => index), [1]);
 });
 
-test("memory holds the latest blocks, within its bound", () => {
+test("memory caches the latest blocks within bounds", () => {
   const held = new HeldFile();
   for (let index = 0; index < HELD / BLOCK + 10; index++) held.write(index, new Uint8Array(BLOCK));
   assert.equal(held.has(9), false);
@@ -195,7 +195,7 @@ test("memory holds the latest blocks, within its bound", () => {
   assert.equal(held.fits(1), false);
 });
 
-/** A file on a server that counts its requests, as the engine reads it. */
+/** Reads a file from a server that counts its requests, as the engine does. */
 async function reading(disks: [Disk, Disk] | undefined, work: (file: Remote, fetched: [number, number][], warnings: string[]) => Promise<void>): Promise<void> {
   const fetched: [number, number][] = [];
   const warnings: string[] = [];
@@ -224,7 +224,7 @@ async function reading(disks: [Disk, Disk] | undefined, work: (file: Remote, fet
 
 const sha = (bytes: Uint8Array) => createHash("sha256").update(bytes).digest("hex");
 
-test("a block that does not fit its sum is fetched again, alone", async () => {
+test("only a block with a wrong sum is refetched", async () => {
   const disks = await kept();
   disks[0].bytes[2 * BLOCK + 1]! ^= 128;
   await reading(disks, async (file, fetched) => {
@@ -237,7 +237,7 @@ test("a block that does not fit its sum is fetched again, alone", async () => {
   });
 });
 
-test("a disk without room keeps what it has, and the rest is held in memory", async () => {
+test("a full disk moves new blocks to memory", async () => {
   const disks = await kept([0]);
   disks[0].room = BLOCK + 100;
   await reading(disks, async (file, fetched, warnings) => {
@@ -250,12 +250,12 @@ test("a disk without room keeps what it has, and the rest is held in memory", as
   assert.deepEqual(await trusted(new StoredFile(...disks)), [0]);
 });
 
-test("without a disk the same bytes are read", () => reading(undefined, async (file, fetched) => {
+test("reads work without a disk", () => reading(undefined, async (file, fetched) => {
   assert.equal(sha(await file.read(BLOCK - 1, 2 * BLOCK + 1)), sha(FILE.slice(BLOCK - 1, 2 * BLOCK + 1)));
   assert.ok(fetched.every(([start, end]) => end - start <= 2 * BLOCK), `${fetched}`);
 }));
 
-test("a disk that cannot be read is a sentence, and loses nothing", async () => {
+test("an unreadable disk gives a sentence, loses nothing", async () => {
   const disks = await kept();
   await reading(disks, async (file) => {
     disks[0].fault = "short";

@@ -99,7 +99,9 @@ function setNumbers(request: Partial<Request>): void {
   advise();
 }
 
-/** Marks the requested size among the trained sizes, or warns that the model was not trained for it. */
+/**
+ * Marks the requested size among the trained sizes, or warns that the model was not trained for it.
+ */
 function advise(): void {
   const [width, height] = [numbers.width.valueAsNumber, numbers.height.valueAsNumber];
   const at = trained.findIndex((size) => size[0] === width && size[1] === height);

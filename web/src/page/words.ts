@@ -23,7 +23,9 @@ export async function withoutGpu(): Promise<string[]> {
   ];
 }
 
-/** The device and its variant in words. The page knows the GPU's name; wgpu in a browser does not. */
+/**
+ * The device and its variant in words. The page knows the GPU's name; wgpu in a browser does not.
+ */
 export async function deviceOf({ backend, device, variant }: Info): Promise<string> {
   const adapter = await navigator.gpu?.requestAdapter().catch(() => null);
   const { vendor = "", architecture = "", description = "", isFallbackAdapter = false } = adapter?.info ?? {};

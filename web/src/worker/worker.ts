@@ -1,4 +1,6 @@
-/** The engine's own thread: loads the wasm, gives it a model's files, and runs one job at a time. */
+/**
+ * The engine's own thread: loads the wasm, gives it a model's files, and runs one job at a time.
+ */
 
 import type { DrawEvent, Drawn, Order, Report } from "../messages.js";
 import type { Info, ParityReport, ParityRow } from "../types.js";
@@ -84,7 +86,8 @@ function failed(error: unknown): Report {
   return { type: "failed", message: message ?? String(error), kind: kindOf(error), reason };
 }
 
-// A trap of the wasm rejects no promise of the page. Throwing makes it an error event of the worker.
+// A trap of the wasm rejects no promise of the page. Throwing makes it an error event of the
+// worker.
 addEventListener("unhandledrejection", ({ reason }) => {
   throw reason;
 });

@@ -67,7 +67,8 @@ export async function download(
   url: string, [start, end]: [number, number], expected: Identity | undefined, sink: Sink, link: Link,
 ): Promise<boolean> {
   let identity = expected;
-  // The tag of the first answer. The bytes of two answers belong together only if both have this tag.
+  // The tag of the first answer. The bytes of two answers belong together only if both have this
+  // tag.
   let tag: string | undefined;
   // The offset of the next byte, its value when `failures` was last reset, and the failures since.
   let [at, mark, failures] = [start, start, 0];
@@ -216,7 +217,7 @@ async function untold(response: Response, attempt: Attempt, link: Link): Promise
   return new Uint8Array(await new Blob(parts).arrayBuffer());
 }
 
-/** True for 404 and the like; some servers send an HTML page instead of a missing file. */
+/** True for 404, 410 and an HTML page, which some servers send instead of a missing file. */
 function missing(response: Response): boolean {
   const page = response.ok && (response.headers.get("content-type") ?? "").startsWith("text/html");
   return response.status === 404 || response.status === 410 || page;
@@ -226,7 +227,10 @@ function tagOf(response: Response): string {
   return response.headers.get("etag") ?? response.headers.get("last-modified") ?? "";
 }
 
-/** The size of an answer's body, if known. The Content-Length of a compressed body is a different one. */
+/**
+ * The size of an answer's body, if known. The Content-Length of a compressed body is a different
+ * one.
+ */
 function contentLength({ headers }: Response): number | undefined {
   const length = headers.get("content-length") ?? "";
   return compressed(headers) || !/^\d+$/.test(length) ? undefined : Number(length);
@@ -236,7 +240,9 @@ function compressed(headers: Headers): boolean {
   return (headers.get("content-encoding") ?? "identity") !== "identity";
 }
 
-/** The content of an answer: bytes `[from, to)` of `size` in all. Only a whole file may omit them. */
+/**
+ * The content of an answer: bytes `[from, to)` of `size` in all. Only a whole file may omit them.
+ */
 interface Sent {
   from: number;
   to: number;

@@ -89,7 +89,9 @@ export class RemoteFiles implements ModelFiles {
     if (!this.warnings.includes(sentence)) this.warnings.push(sentence);
   }
 
-  /** Records the first error. An error of the browser, which may lack memory, becomes a sentence. */
+  /**
+   * Records the first error. An error of the browser, which may lack memory, becomes a sentence.
+   */
   private async noted<T>(path: string, work: () => Promise<T>): Promise<T> {
     try {
       return await work();
@@ -165,7 +167,10 @@ export class RemoteFile {
     return bytes;
   }
 
-  /** Reads bytes of one block. A missing block is fetched with the following ones, at least to `end`. */
+  /**
+   * Reads bytes of one block. A missing block is fetched with the following ones, at least to
+   * `end`.
+   */
   private async part(index: number, [from, until]: [number, number], end: number): Promise<Uint8Array<ArrayBuffer>> {
     const place = [index, from - index * BLOCK, until - index * BLOCK] as const;
     for (let tries = 0; tries < TRIES; tries++) {

@@ -38,7 +38,9 @@ export class Store {
     }
   }
 
-  /** The cached file at `path`: `busy` while another tab has it open, `undefined` if storage fails. */
+  /**
+   * The cached file at `path`: `busy` while another tab has it open, `undefined` if storage fails.
+   */
   async file(path: string): Promise<StoredFile | "busy" | undefined> {
     // Encoded names have no space, so no file has the name of another file's record.
     const name = encodeURIComponent(path);
@@ -143,7 +145,10 @@ export class StoredFile {
     while (doubtful.length > 0) await Promise.all(doubtful.splice(0, AT_ONCE).map((index) => this.checkOne(index)));
   }
 
-  /** The bytes of a block from `start` up to `end`, counted from the block's start; `undefined` if unreadable. */
+  /**
+   * The bytes of a block from `start` up to `end`, counted from the block's start; `undefined` if
+   * unreadable.
+   */
   read(index: number, start: number, end: number): Uint8Array<ArrayBuffer> | undefined {
     if (!this.has(index)) return undefined;
     const bytes = new Uint8Array(end - start);
@@ -182,7 +187,9 @@ export class StoredFile {
     }
   }
 
-  /** Drops a block so that it is fetched again. The record keeps its sum: a later read may succeed. */
+  /**
+   * Drops a block so that it is fetched again. The record keeps its sum: a later read may succeed.
+   */
   private forget(index: number): void {
     this.sums.delete(index);
     this.checked.delete(index);
