@@ -145,8 +145,8 @@ export class ZImageError extends Error {
   override readonly name = "ZImageError";
 
   /**
-   * @param reason of a device error: `lost` if the device is gone and a new engine is needed, `memory` if
-   *   the device has too little memory.
+   * @param reason of a device error: `lost` if the device is gone and a new engine is needed,
+   *   `memory` if the device has too little memory.
    */
   constructor(
     message: string,

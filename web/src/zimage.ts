@@ -1,6 +1,6 @@
 /**
- * Z-Image in a web page. The engine runs in its own worker, so the page never stalls. Nothing is sent
- * to a server.
+ * Z-Image in a web page. The engine runs in its own worker, so the page never stalls. Nothing is
+ * sent to a server.
  *
  *     import { ZImage } from "./zimage.js";
  *

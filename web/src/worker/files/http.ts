@@ -49,8 +49,8 @@ class Broken extends Error {}
 const readable = new Set<string>();
 
 /**
- * True if a server on another site answers, but CORS hides the answer from the page. If the page may
- * read other files of that site, the answer is an error such as 404: many servers send errors
+ * True if a server on another site answers, but CORS hides the answer from the page. If the page
+ * may read other files of that site, the answer is an error such as 404: many servers send errors
  * without Access-Control-Allow-Origin.
  */
 async function hidden(url: string, signal: AbortSignal): Promise<boolean> {
@@ -60,8 +60,8 @@ async function hidden(url: string, signal: AbortSignal): Promise<boolean> {
 }
 
 /**
- * Fetches `[start, end)`, or up to the file's end, into `sink`; the whole file if the server sends no
- * ranges. `expected` is the version of earlier bytes. Returns false if the file does not exist.
+ * Fetches `[start, end)`, or up to the file's end, into `sink`; the whole file if the server sends
+ * no ranges. `expected` is the version of earlier bytes. Returns false if the file does not exist.
  */
 export async function download(
   url: string, [start, end]: [number, number], expected: Identity | undefined, sink: Sink, link: Link,

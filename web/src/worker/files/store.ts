@@ -1,8 +1,8 @@
 /**
- * The cache of fetched files in the browser's private file system (OPFS). Each file of a model has its
- * bytes at their offsets, and a record with the version and the SHA-256 of every stored block. A block
- * is on disk before the record has its sum, and is read only if the sum matches. So neither a closed
- * tab nor a bad disk changes a weight.
+ * The cache of fetched files in the browser's private file system (OPFS). Each file of a model has
+ * its bytes at their offsets, and a record with the version and the SHA-256 of every stored block.
+ * A block is on disk before the record has its sum, and is read only if the sum matches. So neither
+ * a closed tab nor a bad disk changes a weight.
  */
 
 import { BLOCK, blocksOf, lengthOf } from "./blocks.js";
