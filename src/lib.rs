@@ -47,12 +47,14 @@
 //! | [`weights`] | files → named tensors |
 //! | [`tensor`] | element types, and tensors on the host |
 //! | [`backend`] | the ops, each defined by a formula with shapes and types; [`backend::cpu`] is their meaning in plain Rust, `backend::webgpu` runs them on any GPU, `backend::cuda` on NVIDIA's |
+//! | [`catalogue`] | sizes, inputs, tolerances and cost of each op, and the arguments that it rejects |
 //! | [`mod@bench`] | the speed of a backend: every op at the sizes of a model, every stage and whole pictures |
 //! | [`conformance`] | the correctness of a backend: cases for every op, every stage and whole pictures |
 //!
-//! Dependencies point one way: engine → bench, conformance → pipeline → model → weights → tensor,
-//! and model, pipeline → backend (the trait) → tensor. `pipeline` and `model` never name a backend,
-//! and backends never see Z-Image or each other. Only the engine names them all.
+//! Dependencies point one way: engine → bench, conformance → catalogue → pipeline → model →
+//! weights → tensor, and catalogue, pipeline, model → backend (the trait) → tensor. `pipeline` and
+//! `model` never name a backend, and backends never see Z-Image or each other. Only the engine
+//! names them all.
 //!
 //! # From prompt to picture
 //!
@@ -66,7 +68,8 @@
 //!    become tables on the device.
 //! 7. [`pipeline::sampler`] records one denoising step,
 //!    [`model::transformer::Transformer::forward`] and
-//!    [`sampler_step`](backend::SamplerStepOp::sampler_step), and the loop replays it for every step.
+//!    [`sampler_step`](backend::SamplerStepOp::sampler_step), and the loop replays it for every
+//!    step.
 //! 8. [`model::vae`] decodes the latents to pixels, and [`Image`] writes them as a PNG with the
 //!    values that made them.
 

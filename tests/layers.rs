@@ -31,6 +31,8 @@ const WEBGPU: &[&[&str]] = &[&["tests"], &["ops"], &["gemm"], &["matrix"], &["la
 
 /// The maximum length of a source file.
 const MAX_LINES: usize = 500;
+/// The last column of a comment.
+const MAX_COLUMNS: usize = 100;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -165,19 +167,40 @@ fn sources(folder: &Path, extensions: &[&str], found: &mut Vec<PathBuf>) {
     }
 }
 
-#[test]
-fn source_files_are_short() {
+/// The source files of every language.
+fn all_sources() -> Vec<PathBuf> {
     let mut files = Vec::new();
     for folder in ["src", "tests", "benches", "kernels", "shaders", "web"] {
         sources(&root().join(folder), &["rs", "cu", "cuh", "h", "wgsl", "ts"], &mut files);
     }
     assert!(files.len() > 300, "{} files", files.len());
+    files
+}
+
+#[test]
+fn source_files_are_short() {
     let lines = |file: &Path| fs::read_to_string(file).unwrap().lines().count();
-    let long: Vec<String> = files
+    let long: Vec<String> = all_sources()
         .iter()
         .map(|file| (file, lines(file)))
         .filter(|(_, lines)| *lines > MAX_LINES)
         .map(|(file, lines)| format!("{}: {lines} lines", file.display()))
         .collect();
     assert!(long.is_empty(), "longer than {MAX_LINES} lines:\n{}", long.join("\n"));
+}
+
+#[test]
+fn comments_are_narrow() {
+    let mut wide = Vec::new();
+    for file in all_sources() {
+        for (number, line) in (1..).zip(fs::read_to_string(&file).unwrap().lines()) {
+            let comment = line.trim_start();
+            // Rows of a table cannot be wrapped.
+            let counts = comment.starts_with("//") && !comment.starts_with("//! |");
+            if counts && line.chars().count() > MAX_COLUMNS {
+                wide.push(format!("{}:{number}", file.display()));
+            }
+        }
+    }
+    assert!(wide.is_empty(), "comments past column {MAX_COLUMNS}:\n{}", wide.join("\n"));
 }

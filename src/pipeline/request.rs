@@ -23,7 +23,8 @@ const MAX_SIDE: usize = 1 << 16;
 ///
 /// ```
 /// use zimage::pipeline::request::Request;
-/// let request = Request { width: Some(512), steps: Some(4), seed: 7, ..Request::new("a red fox") };
+/// let fox = Request::new("a red fox");
+/// let request = Request { width: Some(512), steps: Some(4), seed: 7, ..fox };
 /// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct Request {

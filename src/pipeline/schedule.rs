@@ -81,7 +81,8 @@ impl Schedule {
         self.model_times().map(|t| guidance.is_on(t)).collect()
     }
 
-    /// The Euler steps as rows of [`sampler_step`](crate::backend::SamplerStepOp::sampler_step). The
+    /// The Euler steps as rows of [`sampler_step`](crate::backend::SamplerStepOp::sampler_step).
+    /// The
     /// coefficient of the prediction is `−(σ_{i+1} − σ_i)`, because the model predicts minus the
     /// velocity. Where guidance is off, scale and cap are 0, so that a prediction of both prompts
     /// steps by the positive one alone.

@@ -22,7 +22,8 @@ interface Stored {
 
 /**
  * A text encoder's BF16 file in which the embedding of token `i` is row `i × TIMES`, so that a
- * misplaced part of the table moves the model's own rows. The rows between are generated on reading.
+ * misplaced part of the table moves the model's own rows. The rows between are generated on
+ * reading.
  */
 class SpreadEmbeddings implements Content {
   readonly length: number;

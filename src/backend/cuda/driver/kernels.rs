@@ -1,6 +1,7 @@
 //! Programs to kernels on the device: compiled once per machine, loaded once per run.
 //!
-//! The user's cache folder has an entry of machine code per program, whose key is everything that it
+//! The user's cache folder has an entry of machine code per program, whose key is everything that
+//! it
 //! was made from: constants, headers, file, options and versions. An entry that is damaged or that
 //! the driver rejects is compiled again.
 

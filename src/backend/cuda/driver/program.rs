@@ -2,7 +2,8 @@
 //!
 //! A program is one file of `kernels/`, compiled for the device at hand together with the headers
 //! it includes. Loop bounds and choices that a thread should not make are constants; all else is an
-//! argument. A launch's arguments are checked against the parameters that the text declares, because
+//! argument. A launch's arguments are checked against the parameters that the text declares,
+//! because
 //! nothing else would.
 
 pub use super::files::File;
