@@ -4,7 +4,9 @@ use super::Pipeline;
 use super::noise::normal;
 use super::request::Job;
 use crate::backend::Backend;
-use crate::error::{Error, Result};
+#[cfg(not(target_family = "wasm"))]
+use crate::error::Error;
+use crate::error::Result;
 use crate::reserve;
 use crate::tensor::HostTensor;
 #[cfg(not(target_family = "wasm"))]
