@@ -22,7 +22,7 @@ pub trait DeviceTensor: Clone + Debug {
     /// The same memory under another shape.
     ///
     /// # Errors
-    /// [`Error::Shape`] when `shape` has another number of elements.
+    /// [`Error::Shape`](crate::Error::Shape) when `shape` has another number of elements.
     fn reshaped(&self, shape: &[usize]) -> Result<Self> {
         shape::reshaped(self.shape(), shape)?;
         Ok(self.with_shape(shape))
