@@ -1,4 +1,4 @@
-//! The prompts of a command line: read from standard input where `-` stands for one, and checked
+//! The prompts of a command line: `-` reads one from standard input; all are checked
 //! for the words that a shell makes of a line without quotes.
 
 use super::peers::is_flag;

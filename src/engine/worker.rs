@@ -121,7 +121,7 @@ impl Worker {
     /// Queues a request.
     pub fn generate(&self, request: Request) -> Generation {
         let (events, received) = mpsc::unbounded();
-        // Where the thread has panicked, the events end here, and the generation reports it.
+        // After a panic of the thread the events end here, and the generation reports it.
         let _ = self.requests.send(Order { request, events });
         Generation { events: Some(received) }
     }

@@ -15,7 +15,7 @@ use cudarc::driver::{CudaContext, DriverError, result};
 use std::fmt;
 use std::sync::{Arc, Mutex};
 
-/// How an arena divides memory.
+/// The division of an arena into allocations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Placement {
