@@ -384,7 +384,7 @@ fn missing_driver_function_is_named_first() {
 #[test]
 fn auto_skips_an_incomplete_driver() {
     let test = "auto_skips_an_incomplete_driver";
-    emulated(test, &[("EMULATED_CUDA_HIDE", "cuGraphUpload,cuInit")], || {
+    emulated(test, &[("EMULATED_CUDA_HIDE", "cuGraphLaunch,cuInit")], || {
         goes_on_with(&Cuda::open(0, Placement::Separate).unwrap_err().to_string());
     });
 }

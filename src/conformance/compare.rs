@@ -44,9 +44,9 @@ where
     compare_each(reference, candidate, options, &mut |_| ()).await
 }
 
-/// The case of replaying a recording twice.
+/// The case of [`replay_error`].
 const REPLAY: &str = "replay";
-const REPLAY_CASE: &str = "replay/twice";
+const REPLAY_CASE: &str = "replay/repeated";
 /// The case of non-finite pictures, in the row of `to_rgb8`.
 const TO_RGB8: &str = "to_rgb8";
 const NON_FINITE_CASE: &str = "to_rgb8/non-finite-is-refused";

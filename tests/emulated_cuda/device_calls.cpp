@@ -45,7 +45,7 @@ int driver() {
 /// A driver exports the functions of its own CUDA version and of earlier ones.
 __attribute__((constructor)) void hide_later_functions() {
     static const std::map<const char *, int> since{
-        {"cuEventRecordWithFlags", 11010},      {"cuGraphUpload", 11010},      {"cuMemAllocAsync", 11020},
+        {"cuEventRecordWithFlags", 11010},      {"cuMemAllocAsync", 11020},
         {"cuMemFreeAsync", 11020},              {"cuDeviceGetUuid_v2", 11040}, {"cuGraphInstantiateWithFlags", 11040},
         {"cuLaunchKernelEx", 11080},            {"cuTensorMapEncodeTiled", 12000}, {"cuEventElapsedTime_v2", 12080},
     };

@@ -96,7 +96,6 @@ API cuGraphGetNodes(void *graph, void **nodes, std::size_t *count) {
 API cuGraphInstantiateWithFlags(void **executable, void *graph, unsigned long long) {
     return call([&] { return *executable = new std::shared_ptr<Graph>(new Graph(*static_cast<Graph *>(graph))), success; });
 }
-API cuGraphUpload(void *, void *) { return success; }
 API cuGraphLaunch(void *executable, void *stream) {
     return call([&] {
         return stream_of(stream).enqueue([graph = *static_cast<std::shared_ptr<Graph> *>(executable)] {

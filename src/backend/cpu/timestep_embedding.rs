@@ -4,12 +4,10 @@ use super::activation::silu;
 use super::linear::CpuLinear;
 use super::rows::table_row;
 use super::{Cpu, CpuTensor};
+use crate::backend::ops::MAX_PERIOD;
 use crate::backend::{DeviceWeight, TimestepEmbeddingArgs, TimestepEmbeddingOp};
 use crate::error::Result;
 use crate::reserve::zeros;
-
-/// The sinusoids' longest period over 2π.
-const MAX_PERIOD: f32 = 10_000.0;
 
 impl TimestepEmbeddingOp for Cpu {
     fn run_timestep_embedding(

@@ -2,12 +2,10 @@
 //! enough for angles of 1000.
 
 use super::lock;
+use crate::backend::ops::MAX_PERIOD;
 use crate::error::Result;
 use std::collections::HashMap;
 use std::sync::Mutex;
-
-/// The longest period of the sinusoids over 2π.
-const MAX_PERIOD: f32 = 10_000.0;
 
 /// Uploaded frequencies by their number.
 #[derive(Debug)]

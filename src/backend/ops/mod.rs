@@ -67,6 +67,7 @@ pub use rms_norm::{Modulation, RmsNorm, RmsNormArgs, RmsNormOp};
 pub use sampler_step::{MAX_HISTORY, SamplerRow, SamplerState, SamplerStepArgs, SamplerStepOp};
 pub use scale_latents::{ScaleLatentsArgs, ScaleLatentsOp};
 pub use swiglu::{SwiGluArgs, SwiGluOp};
+pub(crate) use timestep_embedding::MAX_PERIOD;
 pub use timestep_embedding::{TimestepEmbeddingArgs, TimestepEmbeddingOp};
 pub(crate) use to_rgb8::level;
 pub use to_rgb8::{ToRgb8Args, ToRgb8Op};

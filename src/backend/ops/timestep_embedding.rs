@@ -3,6 +3,9 @@
 use super::{DeviceTensor, DeviceWeight, LinearOp, Result, check};
 use crate::tensor::DType;
 
+/// The longest period of the sinusoids over 2π.
+pub(crate) const MAX_PERIOD: f32 = 10_000.0;
+
 /// The arguments of [`TimestepEmbeddingOp::timestep_embedding`].
 #[derive(Debug)]
 pub struct TimestepEmbeddingArgs<'a, T, W> {

@@ -33,7 +33,6 @@ pub(crate) const DRIVER: &[&str] = &[
     "cuGraphExecDestroy",
     "cuGraphInstantiateWithFlags",
     "cuGraphLaunch",
-    "cuGraphUpload",
     "cuInit",
     "cuLaunchKernelEx",
     "cuMemAlloc_v2",

@@ -1,9 +1,8 @@
 //! Programs to kernels on the device: compiled once per machine, loaded once per run.
 //!
 //! The user's cache folder has an entry of machine code per program, whose key is everything that
-//! it
-//! was made from: constants, headers, file, options and versions. An entry that is damaged or that
-//! the driver rejects is compiled again.
+//! it was made from: constants, headers, file, options and versions. An entry that is damaged or
+//! that the driver rejects is compiled again.
 
 use super::error::fault;
 use super::nvrtc;
@@ -33,19 +32,19 @@ pub(crate) struct Kernel {
 
 impl Kernel {
     /// Allows a CTA `bytes` of dynamic shared memory, up to `most`.
-    pub(crate) fn allow_shared(&self, verb: &'static str, bytes: usize, most: usize) -> Result<()> {
+    pub(crate) fn allow_shared(&self, op: &'static str, bytes: usize, most: usize) -> Result<()> {
         if bytes <= USUAL_SHARED {
             return Ok(());
         }
         if bytes > most {
             return Err(Error::Device(format!(
-                "{verb}: a block needs {bytes} bytes of shared memory, and the GPU has {most}"
+                "{op}: a CTA needs {bytes} bytes of shared memory, and the GPU has {most}"
             )));
         }
         let mut allowed = lock(&self.allowed);
         if bytes > *allowed {
             let attribute = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-            self.function.set_attribute(attribute, bytes as i32).map_err(|error| fault(verb, error))?;
+            self.function.set_attribute(attribute, bytes as i32).map_err(|error| fault(op, error))?;
             *allowed = bytes;
         }
         Ok(())
@@ -60,8 +59,9 @@ pub(crate) struct Kernels {
     /// Whether the device and its driver support PDL.
     pdl: bool,
     compiler: (i32, i32),
-    modules: Mutex<HashMap<String, Arc<CudaModule>>>,
-    kernels: Mutex<HashMap<(String, &'static str), Arc<Kernel>>>,
+    modules: Mutex<HashMap<Program, Arc<CudaModule>>>,
+    /// By entry and program. Every launch looks its kernel up here.
+    kernels: Mutex<HashMap<&'static str, HashMap<Program, Arc<Kernel>>>>,
 }
 
 impl Kernels {
@@ -79,23 +79,22 @@ impl Kernels {
 
     /// The kernel `entry` of `program`.
     pub(crate) fn get(&self, program: &Program, entry: &'static str) -> Result<Arc<Kernel>> {
-        let key = (program.label(), entry);
-        if let Some(kernel) = lock(&self.kernels).get(&key) {
+        if let Some(kernel) = lock(&self.kernels).get(entry).and_then(|kernels| kernels.get(program)) {
             return Ok(kernel.clone());
         }
-        let module = self.module(program, &key.0)?;
+        let module = self.module(program)?;
         let function = module.load_function(entry).map_err(|error| fault(program.name, error))?;
         let parameters = program
             .parameters(entry)
-            .ok_or_else(|| Error::shape(program.name, format!("{} declares no kernel {entry}", key.0)))?;
+            .ok_or_else(|| Error::internal(format!("{} declares no kernel {entry}", program.label())))?;
         let kernel =
             Arc::new(Kernel { function, parameters, pdl: self.pdl && program.is_pdl(), allowed: Mutex::default() });
-        lock(&self.kernels).insert(key, kernel.clone());
+        lock(&self.kernels).entry(entry).or_default().insert(program.clone(), kernel.clone());
         Ok(kernel)
     }
 
-    fn module(&self, program: &Program, label: &str) -> Result<Arc<CudaModule>> {
-        if let Some(module) = lock(&self.modules).get(label) {
+    fn module(&self, program: &Program) -> Result<Arc<CudaModule>> {
+        if let Some(module) = lock(&self.modules).get(program) {
             return Ok(module.clone());
         }
         let source = program.source();
@@ -113,7 +112,7 @@ impl Kernels {
                 load(compiled.cubin).map_err(|error| fault(program.name, error))?
             }
         };
-        lock(&self.modules).insert(label.to_owned(), module.clone());
+        lock(&self.modules).insert(program.clone(), module.clone());
         Ok(module)
     }
 }

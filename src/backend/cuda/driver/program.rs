@@ -3,8 +3,7 @@
 //! A program is one file of `kernels/`, compiled for the device at hand together with the headers
 //! it includes. Loop bounds and choices that a thread should not make are constants; all else is an
 //! argument. A launch's arguments are checked against the parameters that the text declares,
-//! because
-//! nothing else would.
+//! because nothing else would.
 
 pub use super::files::File;
 pub(crate) use super::files::kernel;
@@ -12,8 +11,10 @@ use super::files::{self, HEADERS};
 use crate::error::{Error, Result};
 use crate::tensor::DType;
 use std::fmt::Write;
+use std::hash::{Hash, Hasher};
 
-/// A kernel file with all its constants.
+/// A kernel file with all its constants. Two programs are equal if they have the same machine code
+/// and launch attributes: `name` does not count.
 #[derive(Debug, Clone)]
 pub struct Program {
     /// The op, or a part of it.
@@ -21,6 +22,27 @@ pub struct Program {
     file: File,
     constants: Vec<(&'static str, usize)>,
     pdl: bool,
+}
+
+impl Program {
+    /// Everything that tells programs apart; a file's name tells its text.
+    fn key(&self) -> (&'static str, &[(&'static str, usize)], bool) {
+        (self.file.name, &self.constants, self.pdl)
+    }
+}
+
+impl PartialEq for Program {
+    fn eq(&self, other: &Self) -> bool {
+        self.key() == other.key()
+    }
+}
+
+impl Eq for Program {}
+
+impl Hash for Program {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.key().hash(state);
+    }
 }
 
 /// The type of a kernel's parameter.

@@ -200,7 +200,7 @@ impl Gpu {
         let allocate = || layout.allocate(share);
         let start = self.allocate_or_trim("record", bytes, || "a recording".into(), allocate)?;
         self.poison("record", start, bytes)?;
-        collected.finish(&self.device.stream)
+        Ok(collected.finish())
     }
 
     /// An error if a recording is being made.
@@ -214,7 +214,7 @@ impl Gpu {
     /// Runs a recording after all earlier work.
     pub(crate) fn replay(&self, recording: &CudaRecording) -> Result<()> {
         self.not_recording("replay")?;
-        recording.launch()
+        recording.launch(&self.device.stream)
     }
 
     /// Records an event after all earlier work.

@@ -49,16 +49,16 @@ impl KernelLaunch {
     pub(crate) fn new(op: &'static str, kernel: Arc<Kernel>, grid: Grid, args: &[Arg<'_>]) -> Result<Self> {
         let [x, y, z] = grid.ctas;
         if x > i32::MAX as usize || y > 65_535 || z > 65_535 {
-            return Err(Error::Device(format!("{op}: {x}×{y}×{z} blocks are more than a GPU takes")));
+            return Err(Error::Device(format!("{op}: {x}×{y}×{z} CTAs are more than a GPU takes")));
         }
         let parameters = &kernel.parameters;
         if parameters.len() != args.len() {
-            let problem = format!("the kernel takes {} arguments, not {}", parameters.len(), args.len());
-            return Err(Error::shape(op, problem));
+            let counts = (parameters.len(), args.len());
+            return Err(Error::internal(format!("{op}: the kernel takes {} arguments, not {}", counts.0, counts.1)));
         }
         let bind = |(i, (arg, parameter)): (usize, (&Arg<'_>, &Parameter))| {
             arg.bind(*parameter)
-                .ok_or_else(|| Error::shape(op, format!("argument {i} is {arg:?}, and the kernel takes {parameter:?}")))
+                .ok_or_else(|| Error::internal(format!("{op}: argument {i} is {arg:?}, not {parameter:?}")))
         };
         let bound = args.iter().zip(parameters).enumerate().map(bind).collect::<Result<_>>()?;
         Ok(Self { op, kernel, grid, args: bound })

@@ -1,15 +1,21 @@
-//! Recordings: work that is collected and then captured as a CUDA graph.
+//! Recordings: work that is collected, and captured as a CUDA graph once it repeats.
+//!
+//! Capturing and instantiating a graph takes the host milliseconds. A recording's first replay
+//! therefore launches its work one by one, and the second replay, for which the device is busy with
+//! the first, captures it. The device starts without waiting, and a recording that is replayed once
+//! costs no graph.
 
 use super::args::Arg;
 use crate::backend::cuda::driver::error::fault;
 use crate::backend::cuda::memory::allocation::Allocation;
 use crate::backend::cuda::memory::layout::{Layout, RecordingMemory};
-use crate::error::Result;
+use crate::backend::gpu::lock;
+use crate::error::{Error, Result};
 use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
 use cudarc::driver::{CudaGraph, CudaStream};
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 /// Work for a stream: a launch of a kernel or a call of a library.
 pub(crate) trait Work: fmt::Debug + Send + Sync {
@@ -49,42 +55,66 @@ impl Collector {
         !self.outside.values().any(|allocation| allocation.is_recorded())
     }
 
-    /// Captures the work as a graph; the layout must be allocated.
-    pub(crate) fn finish(self, stream: &Arc<CudaStream>) -> Result<CudaRecording> {
+    /// The recording; the layout must be allocated.
+    pub(crate) fn finish(self) -> CudaRecording {
         let Self { work, layout, outside } = self;
-        let refused = |error| fault("record", error);
-        let mut graph = None;
-        if !work.is_empty() {
-            stream.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).map_err(refused)?;
-            let captured = work.iter().try_for_each(|work| work.enqueue(stream));
-            // A stream in capture is unusable, so the capture ends even after an error.
-            let ended = stream.end_capture(CUgraphInstantiate_flags(0));
-            captured?;
-            graph = ended.map_err(refused)?;
-            if let Some(graph) = &graph {
-                graph.upload().map_err(refused)?;
-            }
-        }
-        Ok(CudaRecording { graph, work, _layout: layout, _outside: outside })
+        CudaRecording { graph: Mutex::default(), work, _layout: layout, _outside: outside }
     }
 }
 
-/// Ops recorded as a CUDA graph, with the memory that they use.
+/// Recorded ops, with the memory that they use.
 pub struct CudaRecording {
-    graph: Option<CudaGraph>,
-    /// The captured work, whose kernels must outlive the graph.
+    graph: Mutex<Graph>,
+    /// The work, whose kernels must outlive the graph.
     work: Vec<Box<dyn Work>>,
     _layout: Arc<Layout>,
     _outside: BTreeMap<usize, Arc<Allocation>>,
 }
 
+/// The graph of a recording.
+#[derive(Default)]
+enum Graph {
+    /// No replay so far.
+    #[default]
+    Unneeded,
+    /// One replay so far: the next one captures the graph.
+    Due,
+    Captured(CudaGraph),
+}
+
 impl CudaRecording {
-    /// Launches the graph on the stream that it was captured from.
-    pub(crate) fn launch(&self) -> Result<()> {
-        match &self.graph {
-            Some(graph) => graph.launch().map_err(|error| fault("replay", error)),
-            None => Ok(()),
+    /// Enqueues the work on `stream`, the same one for every replay.
+    pub(crate) fn launch(&self, stream: &Arc<CudaStream>) -> Result<()> {
+        let failed = |error| fault("replay", error);
+        let graph = &mut *lock(&self.graph);
+        match graph {
+            _ if self.work.is_empty() => Ok(()),
+            Graph::Unneeded => {
+                *graph = Graph::Due;
+                self.enqueue(stream)
+            }
+            Graph::Due => {
+                let captured = self.capture(stream)?;
+                captured.launch().map_err(failed)?;
+                *graph = Graph::Captured(captured);
+                Ok(())
+            }
+            Graph::Captured(graph) => graph.launch().map_err(failed),
         }
+    }
+
+    fn enqueue(&self, stream: &CudaStream) -> Result<()> {
+        self.work.iter().try_for_each(|work| work.enqueue(stream))
+    }
+
+    fn capture(&self, stream: &Arc<CudaStream>) -> Result<CudaGraph> {
+        let failed = |error| fault("replay", error);
+        stream.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).map_err(failed)?;
+        let captured = self.enqueue(stream);
+        // A stream in capture is unusable, so the capture ends even after an error.
+        let ended = stream.end_capture(CUgraphInstantiate_flags(0));
+        captured?;
+        ended.map_err(failed)?.ok_or_else(|| Error::internal("the driver captured no graph"))
     }
 }
 

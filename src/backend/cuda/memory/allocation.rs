@@ -1,7 +1,7 @@
 //! Allocations: parts of an arena or of a recording's layout that a tensor lies in.
 
 use super::arena::Arena;
-use super::layout::Layout;
+use super::layout::{self, Layout};
 use crate::error::Result;
 use cudarc::driver::DriverError;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use std::sync::Arc;
 /// A part of an arena or of a recording's layout, which is returned when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Allocation {
-    /// The address, or the offset in the layout.
+    /// The address, or the index of the part in the layout.
     at: u64,
     bytes: u64,
     owner: Owner,
@@ -38,7 +38,7 @@ impl Allocation {
     pub(crate) fn location(&self) -> Location {
         match &self.owner {
             Owner::Arena(_) => Location::Address(self.at),
-            Owner::Layout(layout) => Location::Offset(layout.clone(), self.at),
+            Owner::Layout(layout) => Location::Part(layout.clone(), self.at),
         }
     }
 
@@ -67,17 +67,17 @@ impl Drop for Allocation {
     fn drop(&mut self) {
         match &self.owner {
             Owner::Arena(arena) => arena.give(self.at, self.bytes),
-            Owner::Layout(layout) => layout.give(self.at, self.bytes),
+            Owner::Layout(layout) => layout.give(self.at),
         }
     }
 }
 
-/// The device address of an allocation, or its offset in a layout that may have no memory yet. It
+/// The device address of an allocation, or its index in a layout that may have no memory yet. It
 /// keeps no allocation alive.
 #[derive(Debug, Clone)]
 pub(crate) enum Location {
     Address(u64),
-    Offset(Arc<Layout>, u64),
+    Part(Arc<Layout>, u64),
 }
 
 impl Location {
@@ -85,14 +85,17 @@ impl Location {
     pub(crate) fn address(&self) -> Result<u64> {
         match self {
             Location::Address(address) => Ok(*address),
-            Location::Offset(layout, offset) => layout.address(*offset),
+            Location::Part(layout, index) => layout.address(*index),
         }
     }
 
     /// True if the address is, or will be, a multiple of `alignment`: a power of two that divides
-    /// the alignment of the driver's addresses.
+    /// the alignment of a layout's parts.
     pub(crate) fn is_aligned(&self, alignment: u64) -> bool {
-        let (Location::Address(at) | Location::Offset(_, at)) = self;
-        at.is_multiple_of(alignment)
+        debug_assert!(layout::ALIGNMENT.is_multiple_of(alignment));
+        match self {
+            Location::Address(address) => address.is_multiple_of(alignment),
+            Location::Part(..) => true,
+        }
     }
 }

@@ -1,26 +1,25 @@
 //! The memory of a recording, planned while its work is collected and allocated before it runs.
 //!
-//! No work runs while it is collected, so tensors need offsets but no memory yet. The total size is
-//! known at the end and allocated at once; a replay never asks the driver for memory. An offset is
-//! reused within the recording as soon as the last handle on its tensor is dropped, because work
-//! runs in call order.
+//! No work runs while it is collected, so its tensors need no memory yet, only a lifetime: from the
+//! op that makes a tensor to the drop of the last handle on it, because work runs in call order.
+//! Once all lifetimes are known, [`packed`] gives each tensor an offset, and one allocation holds
+//! them all; a replay never asks the driver for memory.
 //!
 //! Recordings share memory: replays run one after another, and the tensors of a recording are valid
 //! until another one is replayed. So the decoder of a picture costs no memory beside the denoising
 //! loop.
 
 use super::arena::Arena;
-use super::free_list::FreeList;
 use crate::backend::gpu::lock;
 use crate::error::{Error, Result};
 use cudarc::driver::DriverError;
+use std::cmp::Reverse;
 use std::fmt;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 
-/// More bytes than any device has: only the allocation itself can run out of memory.
-const UNBOUNDED: u64 = 1 << 62;
 /// Alignment of offsets; the driver's addresses have the same.
-const ALIGNMENT: u64 = 512;
+pub(super) const ALIGNMENT: u64 = 512;
 
 /// The memory of recordings.
 #[derive(Debug)]
@@ -67,47 +66,99 @@ impl Drop for Shared {
     }
 }
 
-/// Offsets into one allocation, and the allocation once it is made.
+/// The tensors of a recording, and their allocation once it is made.
 pub(crate) struct Layout {
     source: Arc<RecordingMemory>,
-    plan: Mutex<Plan>,
+    parts: Mutex<Parts>,
+    packing: OnceLock<Packing>,
     /// `None` inside for a layout without tensors.
     memory: OnceLock<Option<Arc<Shared>>>,
 }
 
-struct Plan {
-    free_list: FreeList,
-    /// The end of the last part that was ever taken.
+#[derive(Debug, Default)]
+struct Parts {
+    parts: Vec<Part>,
+    /// The number of times that a part was taken or returned.
+    now: usize,
+}
+
+/// A tensor's size, and its lifetime as a range of [`Parts::now`].
+#[derive(Debug)]
+struct Part {
     bytes: u64,
+    life: Range<usize>,
+}
+
+/// An offset for each part.
+#[derive(Debug, PartialEq, Eq)]
+struct Packing {
+    offsets: Vec<u64>,
+    bytes: u64,
+}
+
+/// Places the parts one by one, the largest first, each in the smallest gap that fits between the
+/// parts placed so far that live at the same time: "greedy by size for offset calculation" of
+/// Pisarchyk and Lee, arXiv 2001.03288.
+fn packed(parts: &[Part]) -> Packing {
+    let mut order: Vec<usize> = (0..parts.len()).collect();
+    order.sort_by_key(|&part| Reverse(parts[part].bytes));
+    let mut packing = Packing { offsets: vec![0; parts.len()], bytes: 0 };
+    // Ascending offsets.
+    let mut placed: Vec<usize> = Vec::with_capacity(parts.len());
+    for index in order {
+        let Part { bytes, life } = &parts[index];
+        let mut end = 0;
+        let mut best: Option<(u64, u64)> = None;
+        for &other in &placed {
+            let (start, other) = (packing.offsets[other], &parts[other]);
+            if other.life.start >= life.end || life.start >= other.life.end {
+                continue;
+            }
+            if start >= end + bytes && best.is_none_or(|(gap, _)| start - end < gap) {
+                best = Some((start - end, end));
+            }
+            end = end.max(start + other.bytes);
+        }
+        let offset = best.map_or(end, |(_, start)| start);
+        packing.offsets[index] = offset;
+        packing.bytes = packing.bytes.max(offset + bytes);
+        placed.insert(placed.partition_point(|&other| packing.offsets[other] <= offset), index);
+    }
+    packing
 }
 
 impl Layout {
     /// An empty layout that will be allocated from `source`.
     pub(crate) fn new(source: &Arc<RecordingMemory>) -> Arc<Self> {
-        let mut free_list = FreeList::default();
-        free_list.add_slab(0, UNBOUNDED, 0);
-        let plan = Plan { free_list, bytes: 0 };
-        Arc::new(Self { source: source.clone(), plan: Mutex::new(plan), memory: OnceLock::new() })
+        let (packing, memory) = (OnceLock::new(), OnceLock::new());
+        Arc::new(Self { source: source.clone(), parts: Mutex::default(), packing, memory })
     }
 
-    /// Takes `bytes` and returns their offset and rounded size; not after [`Layout::allocate`].
+    /// Takes a part of `bytes` and returns its index and rounded size; not after
+    /// [`Layout::allocate`].
     pub(crate) fn take(&self, bytes: u64) -> (u64, u64) {
-        debug_assert!(self.memory.get().is_none());
+        debug_assert!(self.packing.get().is_none());
         let bytes = bytes.next_multiple_of(ALIGNMENT);
-        let plan = &mut *lock(&self.plan);
-        let at = plan.free_list.take(bytes).unwrap_or(UNBOUNDED);
-        plan.bytes = plan.bytes.max(at + bytes);
-        (at, bytes)
+        let Parts { parts, now } = &mut *lock(&self.parts);
+        parts.push(Part { bytes, life: *now..usize::MAX });
+        *now += 1;
+        (parts.len() as u64 - 1, bytes)
     }
 
     /// Returns a part.
-    pub(crate) fn give(&self, at: u64, bytes: u64) {
-        lock(&self.plan).free_list.give(at, bytes);
+    pub(crate) fn give(&self, index: u64) {
+        let Parts { parts, now } = &mut *lock(&self.parts);
+        parts[index as usize].life.end = *now;
+        *now += 1;
     }
 
-    /// The total size.
+    fn packing(&self) -> &Packing {
+        self.packing.get_or_init(|| packed(&lock(&self.parts).parts))
+    }
+
+    /// The total size; no part is taken afterwards.
     pub(crate) fn bytes(&self) -> u64 {
-        lock(&self.plan).bytes
+        self.packing().bytes
     }
 
     /// Allocates the memory, once, and returns its address. `share` allows the memory of another
@@ -124,16 +175,65 @@ impl Layout {
         Ok(memory.as_ref().map_or(0, |memory| memory.address))
     }
 
-    /// The device address of an offset.
-    pub(crate) fn address(&self, at: u64) -> Result<u64> {
+    /// The device address of a part.
+    pub(crate) fn address(&self, index: u64) -> Result<u64> {
         let memory = self.memory.get();
         let memory = memory.ok_or_else(|| Error::shape("record", "its tensors have no memory before it is whole"))?;
-        Ok(memory.as_ref().map_or(0, |memory| memory.address) + at)
+        Ok(memory.as_ref().map_or(0, |memory| memory.address) + self.packing().offsets[index as usize])
     }
 }
 
 impl fmt::Debug for Layout {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Layout({} bytes)", self.bytes())
+        write!(f, "Layout({} parts)", lock(&self.parts).parts.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::numbers::splitmix64;
+
+    fn parts(of: &[(u64, Range<usize>)]) -> Vec<Part> {
+        of.iter().map(|(bytes, life)| Part { bytes: *bytes, life: life.clone() }).collect()
+    }
+
+    /// The most bytes that live at once: no packing is smaller.
+    fn floor(parts: &[Part]) -> u64 {
+        let at = |now| parts.iter().filter(|part| part.life.contains(&now)).map(|part| part.bytes).sum();
+        parts.iter().map(|part| at(part.life.start)).max().unwrap_or(0)
+    }
+
+    #[track_caller]
+    fn check(parts: &[Part], packing: &Packing) {
+        let place = |i: usize| packing.offsets[i]..packing.offsets[i] + parts[i].bytes;
+        for i in 0..parts.len() {
+            assert!(place(i).end <= packing.bytes);
+            for j in 0..i {
+                let together = parts[i].life.start < parts[j].life.end && parts[j].life.start < parts[i].life.end;
+                assert!(!together || place(i).end <= place(j).start || place(j).end <= place(i).start, "{i} {j}");
+            }
+        }
+    }
+
+    /// A decoder's last level: taking the first gap that fits in call order needs 11 units.
+    #[test]
+    fn a_decoder_is_packed_without_gaps() {
+        let decoder = parts(&[(1, 0..2), (4, 1..7), (4, 3..5), (2, 4..6), (2, 5..9), (2, 6..10), (2, 8..11)]);
+        let packing = packed(&decoder);
+        check(&decoder, &packing);
+        assert_eq!((packing.bytes, floor(&decoder)), (10, 10));
+    }
+
+    #[test]
+    fn tensors_that_live_together_never_overlap() {
+        for seed in 0..50 {
+            let random = |i: usize, below: u64| splitmix64(seed, i as u64) % below;
+            let life = |i: usize| i..i + 1 + random(2 * i + 1, 12) as usize;
+            let parts: Vec<Part> = (0..60).map(|i| Part { bytes: 1 + random(2 * i, 9), life: life(i) }).collect();
+            let packing = packed(&parts);
+            check(&parts, &packing);
+            assert!(packing.bytes >= floor(&parts) && packing.bytes <= 2 * floor(&parts));
+        }
     }
 }
