@@ -1,11 +1,13 @@
 //! Tensors in the host's memory and their element types, shared by weights and backends.
 
 mod dtype;
+mod format;
 mod host;
 mod weight;
 
 pub use dtype::DType;
 pub(crate) use dtype::{widen, words};
+pub use format::{Block, Format};
 pub use host::HostTensor;
 pub(crate) use weight::ReadAt;
 pub use weight::Weight;
