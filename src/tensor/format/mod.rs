@@ -7,7 +7,18 @@
 //! Sources: ggml's `ggml-common.h` for the layouts, and the Python package `gguf` for the order of
 //! the float32 operations, so that every value has the bits that `gguf.dequantize` computes.
 
-use super::DType;
+mod float8;
+mod fp4;
+mod grids;
+mod iq;
+mod k_quants;
+mod legacy;
+mod ternary;
+
+pub(in crate::tensor) use float8::{E4M3, e8m0};
+
+use super::{DType, widen};
+use half::f16;
 use std::fmt;
 
 /// The layout of a matrix's elements in a file.
@@ -207,6 +218,47 @@ impl Format {
         (elements.is_multiple_of(block.elements)).then(|| (elements / block.elements).checked_mul(block.bytes))?
     }
 
+    /// Writes the elements stored in `bytes` to `out`, with the bits that `gguf.dequantize`
+    /// computes. A format without scales of its own gives its unscaled values.
+    ///
+    /// # Panics
+    /// If `bytes` are not those of `out.len()` elements, as [`Format::bytes`] counts them.
+    pub fn dequantize(self, bytes: &[u8], out: &mut [f32]) {
+        assert_eq!(self.bytes(out.len()), Some(bytes.len()), "the bytes of {} elements of {self}", out.len());
+        match self {
+            Format::F32 => widen(DType::F32, bytes, out),
+            Format::F16 => widen(DType::F16, bytes, out),
+            Format::Bf16 => widen(DType::Bf16, bytes, out),
+            Format::F8E4m3 => each(bytes, out, |&code| E4M3[usize::from(code)]),
+            Format::F8E5m2 => each(bytes, out, |&code| float8::E5M2[usize::from(code)]),
+            Format::I8 => each(bytes, out, |&byte| f32::from(byte as i8)),
+            Format::Nvfp4 => float8::nvfp4(bytes, out),
+            Format::Q4_0 => each_block(bytes, out, legacy::q4_0),
+            Format::Q4_1 => each_block(bytes, out, legacy::q4_1),
+            Format::Q5_0 => each_block(bytes, out, legacy::q5_0),
+            Format::Q5_1 => each_block(bytes, out, legacy::q5_1),
+            Format::Q8_0 => each_block(bytes, out, legacy::q8_0),
+            Format::Q2K => each_block(bytes, out, k_quants::q2_k),
+            Format::Q3K => each_block(bytes, out, k_quants::q3_k),
+            Format::Q4K => each_block(bytes, out, k_quants::q4_k),
+            Format::Q5K => each_block(bytes, out, k_quants::q5_k),
+            Format::Q6K => each_block(bytes, out, k_quants::q6_k),
+            Format::Iq4Nl => each_block(bytes, out, iq::iq4_nl),
+            Format::Iq4Xs => each_block(bytes, out, iq::iq4_xs),
+            Format::Iq1S => each_block(bytes, out, iq::iq1_s),
+            Format::Iq1M => each_block(bytes, out, iq::iq1_m),
+            Format::Iq2Xxs => each_block(bytes, out, iq::iq2_xxs),
+            Format::Iq2Xs => each_block(bytes, out, iq::iq2_xs),
+            Format::Iq2S => each_block(bytes, out, iq::iq2_s),
+            Format::Iq3Xxs => each_block(bytes, out, iq::iq3_xxs),
+            Format::Iq3S => each_block(bytes, out, iq::iq3_s),
+            Format::Tq1_0 => each_block(bytes, out, ternary::tq1_0),
+            Format::Tq2_0 => each_block(bytes, out, ternary::tq2_0),
+            Format::Mxfp4 => each_block(bytes, out, fp4::mxfp4),
+            Format::GgmlNvfp4 => each_block(bytes, out, fp4::nvfp4),
+        }
+    }
+
     /// The narrowest type that holds every value of [`Format::dequantize`] exactly. It does not
     /// count the scales that a file holds beside the matrix.
     pub fn exact_dtype(self) -> DType {
@@ -219,8 +271,8 @@ impl Format {
         }
     }
 
-    /// The format of a tensor in a GGUF file by its type's id; `None` for types that this crate does
-    /// not read, which [`Format::ggml_name`] names.
+    /// The format of a tensor in a GGUF file by its type's id; `None` for types that this crate
+    /// does not read, which [`Format::ggml_name`] names.
     pub fn from_ggml(id: u32) -> Option<Format> {
         ggml(id)?.2
     }
@@ -230,6 +282,39 @@ impl Format {
     pub fn ggml_name(id: u32) -> Option<&'static str> {
         Some(ggml(id)?.1)
     }
+}
+
+/// Dequantises whole blocks.
+fn each_block<const BYTES: usize, const ELEMENTS: usize>(
+    bytes: &[u8],
+    out: &mut [f32],
+    dequantize: impl Fn(&[u8; BYTES], &mut [f32; ELEMENTS]),
+) {
+    for (block, out) in bytes.as_chunks().0.iter().zip(out.as_chunks_mut().0) {
+        dequantize(block, out);
+    }
+}
+
+/// Converts elements of one byte.
+fn each(bytes: &[u8], out: &mut [f32], value: impl Fn(&u8) -> f32) {
+    for (out, byte) in out.iter_mut().zip(bytes) {
+        *out = value(byte);
+    }
+}
+
+/// The F16 at `offset`, as f32.
+fn f16_at(block: &[u8], offset: usize) -> f32 {
+    f16::from_bits(u16_at(block, offset)).to_f32()
+}
+
+/// The little-endian word of 16 bits at `offset`.
+fn u16_at(block: &[u8], offset: usize) -> u16 {
+    u16::from_le_bytes([block[offset], block[offset + 1]])
+}
+
+/// The little-endian word of 32 bits at `offset`.
+fn u32_at(block: &[u8], offset: usize) -> u32 {
+    u32::from_le_bytes([block[offset], block[offset + 1], block[offset + 2], block[offset + 3]])
 }
 
 /// The entry of [`GGML`] with this id.
@@ -251,36 +336,4 @@ impl fmt::Display for Format {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::collections::BTreeSet;
-
-    #[test]
-    fn sizes_are_whole_blocks() {
-        assert_eq!(Format::Q4K.bytes(512), Some(288));
-        assert_eq!(Format::Q4K.bytes(0), Some(0));
-        assert_eq!((Format::Q4K.bytes(255), Format::Nvfp4.bytes(3)), (None, None));
-        assert_eq!(Format::F32.bytes(usize::MAX), None, "the product overflows");
-        assert_eq!(Format::Nvfp4.bytes(6), Some(3));
-    }
-
-    #[test]
-    fn each_format_is_listed_once() {
-        assert_eq!(Format::ALL.iter().collect::<BTreeSet<_>>().len(), Format::ALL.len());
-        let ids: BTreeSet<u32> = GGML.iter().map(|(id, ..)| *id).collect();
-        assert_eq!(ids, (0..GGML.len() as u32).collect());
-        let formats: Vec<Format> = GGML.iter().filter_map(|(.., format)| *format).collect();
-        assert!(formats.iter().all(|format| Format::ALL.contains(format)));
-        assert_eq!(formats.iter().collect::<BTreeSet<_>>().len(), formats.len());
-    }
-
-    #[test]
-    fn ggml_types_are_named_even_if_unread() {
-        let named = |id| (Format::ggml_name(id), Format::from_ggml(id).map(|format| format.to_string()));
-        assert_eq!(named(12), (Some("Q4_K"), Some("Q4_K".into())));
-        assert_eq!(named(40), (Some("NVFP4"), Some("NVFP4".into())));
-        assert_eq!(named(15), (Some("Q8_K"), None));
-        assert_eq!(named(42), (None, None));
-        assert_eq!(format!("[{:>8}]", Format::F8E4m3), "[ F8_E4M3]");
-    }
-}
+mod tests;
