@@ -3,11 +3,13 @@
 mod dtype;
 mod format;
 mod host;
+mod scales;
 mod weight;
 
 pub use dtype::DType;
 pub(crate) use dtype::{widen, words};
 pub use format::{Block, Format};
 pub use host::HostTensor;
+pub use scales::{Mismatch, Scaled, Scales};
 pub(crate) use weight::ReadAt;
 pub use weight::Weight;
