@@ -23,6 +23,7 @@ mod transform;
 pub use crate::future::BoxFuture;
 pub(crate) use folder::LONGEST_CONFIG;
 pub use folder::ModelFolder;
+pub use names::{Part, Rows, Spelling, Target};
 pub use random::RandomTensors;
 pub use remote::RemoteFiles;
 /// The element types of safetensors files. [`Tensors::take`] reads only floating ones of 8 to 64
