@@ -6,11 +6,13 @@
 //! expected and the found value.
 
 mod convert;
+mod derive;
 mod embedded;
 mod file;
 mod finite;
 mod folder;
 mod header;
+mod identify;
 mod index;
 mod names;
 mod open;
@@ -21,8 +23,10 @@ mod tensors;
 mod transform;
 
 pub use crate::future::BoxFuture;
+pub use derive::{Shapes, given_config, text_encoder_config, transformer_config, vae_config};
 pub(crate) use folder::LONGEST_CONFIG;
 pub use folder::ModelFolder;
+pub use identify::{ControlNet, Kind, Listed, LoraFor, identify};
 pub use names::{Part, Rows, Spelling, Target};
 pub use random::RandomTensors;
 pub use remote::RemoteFiles;
