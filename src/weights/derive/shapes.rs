@@ -1,7 +1,7 @@
 //! The shapes of a part's tensors, by the names that the model asks for.
 
 use crate::error::{Error, Result, excerpt};
-use crate::weights::names::Spelling;
+use crate::weights::names::{Spelling, Target};
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -21,7 +21,9 @@ impl Shapes {
     pub fn of<'n>(path: &Path, spelling: &Spelling, stored: impl Iterator<Item = (&'n str, &'n [usize])>) -> Self {
         let targets = stored.flat_map(|(name, shape)| {
             let targets = spelling.targets(name).into_iter();
-            targets.filter_map(move |target| Some((target.shape(shape)?, (name.to_owned(), target.name))))
+            // Rows that cannot be divided are kept, so that an error shows them.
+            let shape_of = |target: &Target| target.shape(shape).unwrap_or_else(|| shape.to_vec());
+            targets.map(move |target| (shape_of(&target), (name.to_owned(), target.name)))
         });
         let shapes = targets.map(|(shape, (stored, name))| (name, (stored, shape))).collect();
         Self { path: path.to_owned(), prefix: spelling.prefix(), shapes }

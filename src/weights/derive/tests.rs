@@ -138,6 +138,9 @@ fn inconsistent_tensors_are_named() {
     fails(&changed(name, &[8, 4]), Part::Transformer, &[name, "a vector", "found [8, 4]"]);
     let name = "layers.0.attention.to_k.weight";
     fails(&changed(name, &[32, 64]), Part::Transformer, &[name, "64 rows", "found 32 rows"]);
+    let mut fused = without("layers.0.attention.to_");
+    fused.insert("layers.0.attention.qkv.weight".to_owned(), vec![191, 64]);
+    fails(&fused, Part::Transformer, &["layers.0.attention.qkv.weight", "64 rows", "found 191 rows"]);
     let name = "all_final_layer.2-1.linear.bias";
     fails(&changed(name, &[63]), Part::Transformer, &[name, "a multiple of the 4 pixels", "found [63]"]);
     fails(&stored("tests/goldens/sharded", Part::Transformer), Part::Transformer, &["axes_dims", "a head of 20"]);

@@ -15,6 +15,8 @@ pub enum Kind {
     Vae,
     /// Several parts of a Z-Image model.
     AllInOne(Vec<Part>),
+    /// Some tensors of a part: one of several files.
+    Piece(Part),
     /// Changes of weights: LoRA, LoKr, LoHa, DoRA or full differences.
     Lora(LoraFor),
     /// A ControlNet for Z-Image.
@@ -100,6 +102,12 @@ impl Kind {
                     list(parts.iter().map(|part| part.name())),
                     needs(parts)
                 )
+            }
+            Kind::Piece(Part::TextEncoder) => {
+                "this is one file of a Qwen3 text encoder in several; the others belong to it".to_owned()
+            }
+            Kind::Piece(part) => {
+                format!("this is one file of a Z-Image {} in several; the others belong to it", part.name())
             }
             Kind::Lora(LoraFor::Transformer) => "this is a LoRA for the transformer of Z-Image".to_owned(),
             Kind::Lora(LoraFor::TextEncoder) => "this is a LoRA for the text encoder of Z-Image".to_owned(),

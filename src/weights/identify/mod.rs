@@ -32,7 +32,10 @@ pub fn identify(listed: &[Listed<'_>], metadata: &Map<String, Value>) -> Kind {
     if let Some(what) = relatives::variant(&index) {
         return Kind::Variant(what);
     }
-    let parts = parts(&index);
+    let spellings = Part::ALL.map(|part| Spelling::of(part, index.names()));
+    let spellings: Vec<&Spelling> = spellings.iter().flatten().collect();
+    let whole = spellings.iter().filter(|spelling| is_whole(&index, spelling));
+    let parts: Vec<Part> = whole.map(|spelling| spelling.part()).collect();
     // The other two parts do not tell a model: FLUX has the same autoencoder.
     if !parts.contains(&Part::Transformer)
         && let Some(what) = others::model(&index)
@@ -43,7 +46,10 @@ pub fn identify(listed: &[Listed<'_>], metadata: &Map<String, Value>) -> Kind {
         return Kind::Quantised(format);
     }
     match parts.as_slice() {
-        [] => others::part(&index).or(others::architecture(metadata)).map_or(Kind::Unknown, Kind::Other),
+        [] => match others::part(&index).or_else(|| others::architecture(metadata)) {
+            Some(what) => Kind::Other(what),
+            None => piece(&index, &spellings).map_or(Kind::Unknown, Kind::Piece),
+        },
         [Part::Transformer] => Kind::Transformer,
         [Part::TextEncoder] => others::text_encoder(&index).map_or(Kind::TextEncoder, Kind::Other),
         [Part::Vae] => others::vae(&index).map_or(Kind::Vae, Kind::Other),
@@ -51,19 +57,27 @@ pub fn identify(listed: &[Listed<'_>], metadata: &Map<String, Value>) -> Kind {
     }
 }
 
-/// The parts of a Z-Image model that the file has: each by the tensors that no other network has.
-fn parts(index: &Index<'_>) -> Vec<Part> {
-    Part::ALL.into_iter().filter(|part| has(index, *part)).collect()
-}
-
-fn has(index: &Index<'_>, part: Part) -> bool {
-    let Some(spelling) = Spelling::of(part, index.names()) else { return false };
+/// True if the file has the tensors of the spelling's part that no other network has.
+fn is_whole(index: &Index<'_>, spelling: &Spelling) -> bool {
     let targets =
         |name: &str| index.names().any(|stored| spelling.targets(stored).iter().any(|target| target.name == name));
-    match part {
+    match spelling.part() {
         Part::Transformer => relatives::is_z_image(index),
         // The norm of the queries tells Qwen3 from Qwen2 and Llama.
         Part::TextEncoder => targets("layers.0.self_attn.q_norm.weight") && targets("layers.0.input_layernorm.weight"),
         Part::Vae => targets("decoder.conv_in.weight") && targets("decoder.mid_block.resnets.0.conv1.weight"),
     }
+}
+
+/// The part that most of the names are of, in a file that lacks the part's marks.
+fn piece(index: &Index<'_>, spellings: &[&Spelling]) -> Option<Part> {
+    let is_piece = |spelling: &&&Spelling| {
+        let marked = match spelling.part() {
+            Part::Transformer => relatives::has_block(index),
+            Part::TextEncoder => index.ending("q_norm.weight").is_some(),
+            Part::Vae => true,
+        };
+        marked && 2 * spelling.known() > index.names().count()
+    };
+    spellings.iter().find(is_piece).map(|spelling| spelling.part())
 }

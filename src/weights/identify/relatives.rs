@@ -49,6 +49,12 @@ pub(super) fn controlnet(index: &Index<'_>) -> Option<ControlNet> {
     })
 }
 
+/// True if the file has a block of Z-Image's width.
+pub(super) fn has_block(index: &Index<'_>) -> bool {
+    let norm = index.ending(".attention_norm1.weight");
+    norm.is_some_and(|norm| norm.shape != [LUMINA_WIDTH])
+}
+
 /// True for Lumina 2, by its modulation, which begins with an activation, or its width.
 pub(super) fn is_lumina(index: &Index<'_>) -> bool {
     let width = index.size("cap_embedder.1.weight", 0);

@@ -269,6 +269,32 @@ fn every_kind_of_lora_is_one() {
 }
 
 #[test]
+fn one_of_several_files_is_a_piece() {
+    let block = |width: usize| {
+        let inner = ["attention.to_q", "attention.to_k", "feed_forward.w1", "attention_norm1", "ffn_norm2"];
+        inner.map(|inner| (format!("layers.17.{inner}.weight"), vec![width])).to_vec()
+    };
+    assert_eq!(kind(&block(3840)), Kind::Piece(Part::Transformer));
+    assert_eq!(kind(&block(2304)), Kind::Unknown);
+    let text = named(&["model.layers.9.self_attn.q_norm.weight", "model.layers.9.mlp.up_proj.weight"]);
+    assert_eq!(kind(&text), Kind::Piece(Part::TextEncoder));
+    assert_eq!(kind(&named(&["model.layers.9.mlp.up_proj.weight"])), Kind::Unknown);
+    assert_eq!(kind(&named(&["encoder.down.0.block.0.norm1.weight"])), Kind::Piece(Part::Vae));
+    let text = Kind::Piece(Part::Vae).explain();
+    assert_eq!(text, "this is one file of a Z-Image VAE in several; the others belong to it");
+}
+
+#[test]
+fn many_hostile_names_are_of_no_model() {
+    const NAMES: usize = 1 << 14;
+    let digits = "9".repeat(200);
+    let names = ["layers.{}.a.weight", "decoder.up.{}.block.0.conv1.weight", "a{}", "model.{}", "{}.lora_A", "\u{0}{}"];
+    let name = |i: usize| names[i % names.len()].replace("{}", &format!("{i}{}", &digits[..i % 200]));
+    let hostile: Tensors = (0..NAMES).map(|i| (name(i), vec![usize::MAX; i % 5])).collect();
+    assert_eq!(kind(&hostile), Kind::Unknown);
+}
+
+#[test]
 fn metadata_decides_last() {
     let flux = json!({"general.architecture": "flux"}).as_object().unwrap().clone();
     assert_eq!(kind_with(&named(&["a.weight"]), &flux), Kind::Other("a FLUX transformer"));
