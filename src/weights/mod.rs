@@ -11,6 +11,7 @@ mod embedded;
 mod file;
 mod finite;
 mod folder;
+mod gguf;
 mod header;
 mod identify;
 mod index;
@@ -28,6 +29,7 @@ pub(crate) use folder::LONGEST_CONFIG;
 pub use folder::ModelFolder;
 pub use identify::{ControlNet, Kind, Listed, LoraFor, identify};
 pub use names::{Part, Rows, Spelling, Target};
+pub use gguf::{Gguf, GgufArray, GgufTensor, GgufTokenizer, GgufValue};
 pub use random::RandomTensors;
 pub use remote::RemoteFiles;
 /// The element types of safetensors files. [`Tensors::take`] reads only floating ones of 8 to 64
