@@ -2,11 +2,13 @@
 //!
 //! The files are those of Qwen's tokenizer, in either of the layouts that transformers saves, and
 //! the tokens are those that diffusers' pipeline makes with them: the folder's chat template, its
-//! added tokens, its post-processor, and its side of truncation.
+//! added tokens, its post-processor, and its side of truncation. A GGUF file of the text encoder
+//! has a tokenizer of its own.
 
 mod added;
 mod file;
 mod folder;
+mod gguf;
 mod settings;
 mod template;
 mod vocabulary;

@@ -29,6 +29,11 @@ impl Added {
         Self { content, single_word: false, lstrip: false, rstrip: false, normalized: None, special }
     }
 
+    /// A token that is found in the text as it was typed, like all of Qwen's.
+    pub(super) fn exact(content: String, special: bool) -> Self {
+        Self { normalized: Some(false), ..Self::plain(content, special) }
+    }
+
     pub(super) fn token(self) -> AddedToken {
         let normalized = self.normalized.unwrap_or(!self.special);
         AddedToken::from(self.content, self.special)

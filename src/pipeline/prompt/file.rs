@@ -88,7 +88,8 @@ pub(super) fn read(json: &[u8]) -> Result<Parts, String> {
     })
 }
 
-fn refused(field: &str, expected: &str, found: &str) -> String {
+/// A sentence about a field that differs from Qwen's.
+pub(super) fn refused(field: &str, expected: &str, found: &str) -> String {
     format!("{field}: expected {expected} as in Qwen's tokenizer, found {}", excerpt(found))
 }
 

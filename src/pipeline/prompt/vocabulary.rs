@@ -52,10 +52,48 @@ fn quoted(token: &str) -> String {
 }
 
 fn bounded<E: Error>(token: String) -> Result<String, E> {
-    if token.len() > LONGEST_TOKEN {
-        return Err(E::custom(format_args!("a token has {} bytes, more than {LONGEST_TOKEN}", token.len())));
-    }
+    check_len(&token).map_err(E::custom)?;
     Ok(token)
+}
+
+fn check_len(token: &str) -> Result<(), String> {
+    match token.len() {
+        0..=LONGEST_TOKEN => Ok(()),
+        len => Err(format!("a token has {len} bytes, more than {LONGEST_TOKEN}")),
+    }
+}
+
+/// The two tokens of a merge with a space between them.
+fn pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once(' ') {
+        Some((first, second)) if !second.contains(' ') => {
+            check_len(first)?;
+            check_len(second)?;
+            Ok((first.to_owned(), second.to_owned()))
+        }
+        _ => Err(format!("{}: expected two tokens with a space between them", quoted(text))),
+    }
+}
+
+impl Vocabulary {
+    /// Tokens with their ids, in the order of a list.
+    ///
+    /// # Errors
+    /// One sentence without the file's name: for a token that is too long, one that occurs twice,
+    /// and too many of them.
+    pub(super) fn numbered<'t>(tokens: impl Iterator<Item = (u32, &'t str)>) -> Result<Self, String> {
+        let mut vocabulary = bpe::Vocab::default();
+        for (id, token) in tokens {
+            check_len(token)?;
+            if id as usize >= MOST {
+                return Err(format!("expected at most {MOST} tokens, found more"));
+            }
+            if let Some(other) = vocabulary.insert(token.to_owned(), id) {
+                return Err(format!("expected each token once, but {} has the ids {other} and {id}", quoted(token)));
+            }
+        }
+        Ok(Self(vocabulary))
+    }
 }
 
 impl<'de> Deserialize<'de> for Vocabulary {
@@ -97,14 +135,7 @@ impl<'de> Deserialize<'de> for Merge {
             }
 
             fn visit_str<E: Error>(self, text: &str) -> Result<Merge, E> {
-                match text.split_once(' ') {
-                    Some((first, second)) if !second.contains(' ') => {
-                        Ok(Merge(bounded(first.to_owned())?, bounded(second.to_owned())?))
-                    }
-                    _ => {
-                        Err(E::custom(format_args!("{}: expected two tokens with a space between them", quoted(text))))
-                    }
-                }
+                pair(text).map(|(first, second)| Merge(first, second)).map_err(E::custom)
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Merge, A::Error> {
@@ -147,6 +178,19 @@ impl<'de> Deserialize<'de> for Merges {
 }
 
 impl Merges {
+    /// Merges as a GGUF file and older tokenizer.json files spell them: two tokens with a space
+    /// between them.
+    ///
+    /// # Errors
+    /// One sentence without the file's name.
+    pub(super) fn pairs<'t>(texts: impl Iterator<Item = &'t str>) -> Result<Self, String> {
+        let merges: bpe::Merges = texts.take(MOST + 1).map(pair).collect::<Result<_, String>>()?;
+        if merges.len() > MOST {
+            return Err(format!("expected at most {MOST} merges, found more"));
+        }
+        Ok(Self(merges))
+    }
+
     /// Reads `merges.txt` as transformers does: two tokens a line, perhaps below a `#version:`
     /// line.
     ///
