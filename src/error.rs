@@ -43,6 +43,14 @@ pub enum Error {
         /// The file's content.
         found: String,
     },
+    /// A part of a model is in none of the places that it may come from.
+    #[error("{}: there is no {part} for this model", model.display())]
+    MissingPart {
+        /// The part, such as `text encoder`.
+        part: &'static str,
+        /// The model's file or folder.
+        model: PathBuf,
+    },
     /// A network of a model returned infinite values or NaN, so there is no picture.
     #[error("{}", non_finite(network, path, tensor.as_deref()))]
     NonFinite {
@@ -128,7 +136,11 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Error::Request(_) | Error::NoEmbeddedModel => ErrorKind::Request,
-            Error::Io { .. } | Error::File { .. } | Error::Tensor { .. } | Error::NonFinite { tensor: Some(_), .. } => {
+            Error::Io { .. }
+            | Error::File { .. }
+            | Error::Tensor { .. }
+            | Error::MissingPart { .. }
+            | Error::NonFinite { tensor: Some(_), .. } => {
                 ErrorKind::Files
             }
             Error::NonFinite { tensor: None, .. }

@@ -4,6 +4,7 @@ mod dtype;
 mod format;
 mod host;
 mod scales;
+mod storage;
 mod weight;
 
 pub use dtype::DType;
@@ -11,5 +12,6 @@ pub(crate) use dtype::{widen, words};
 pub use format::{Block, Format};
 pub use host::HostTensor;
 pub use scales::{Mismatch, Scaled, Scales};
+pub use storage::Storage;
 pub(crate) use weight::ReadAt;
 pub use weight::Weight;

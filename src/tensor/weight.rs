@@ -1,9 +1,10 @@
 //! A model's tensor during its upload.
 //!
 //! A text encoder's embeddings alone exceed the memory that a browser should use. A weight that is
-//! not in memory is read in pieces of whole rows, and only the pieces in flight are allocated.
+//! not in memory is read in pieces of whole rows, and only the pieces in flight are allocated. A
+//! quantised weight is dequantised piece by piece; [`Weight::storage`] is the layout it has before.
 
-use super::{DType, HostTensor};
+use super::{DType, HostTensor, Storage};
 use crate::error::{Error, Result};
 use crate::future::BoxFuture;
 use crate::reserve;
@@ -22,7 +23,7 @@ const ROWS: usize = 4;
 
 /// A tensor that is read during its upload. Row-major; its first dimension counts *rows*.
 pub struct Weight<'a> {
-    dtype: DType,
+    storage: Storage,
     shape: Vec<usize>,
     /// Rows of a piece.
     piece_rows: usize,
@@ -36,17 +37,21 @@ enum Elements<'a> {
     There(Box<dyn ReadAt + 'a>),
 }
 
-/// The bytes of a tensor that is not in memory.
+/// The stored bytes of a tensor that is not in memory.
 pub(crate) trait ReadAt {
     /// The tensor's bytes in `range`, which is inside the tensor.
     fn read_at(&self, range: Range<u64>) -> BoxFuture<'_, Bytes>;
 }
 
 impl From<HostTensor> for Weight<'_> {
-    /// One piece, which shares the tensor's memory.
+    /// One piece, which shares the memory of the tensor: one of F32, F16 or BF16.
+    ///
+    /// # Panics
+    /// For other types.
     fn from(tensor: HostTensor) -> Self {
-        let (dtype, shape) = (tensor.dtype(), tensor.shape().to_vec());
-        Self { dtype, shape, piece_rows: usize::MAX, elements: Elements::Here(tensor), non_finite: None }
+        let storage = Storage::of(tensor.dtype()).expect("a floating type");
+        let shape = tensor.shape().to_vec();
+        Self { storage, shape, piece_rows: usize::MAX, elements: Elements::Here(tensor), non_finite: None }
     }
 }
 
@@ -57,16 +62,20 @@ impl From<&HostTensor> for Weight<'_> {
 }
 
 impl<'a> Weight<'a> {
-    /// A tensor whose bytes are read from `bytes`.
-    pub(crate) fn there(dtype: DType, shape: &[usize], bytes: impl ReadAt + 'a) -> Self {
+    /// A tensor whose stored bytes are read from `bytes`. `None` if its elements are not whole
+    /// blocks of the format. A tensor whose rows are not whole blocks is one piece.
+    pub(crate) fn there(storage: Storage, shape: &[usize], bytes: impl ReadAt + 'a) -> Option<Self> {
         let elements = Elements::There(Box::new(bytes));
-        Self { dtype, shape: shape.to_vec(), piece_rows: usize::MAX, elements, non_finite: None }
+        let weight = Self { storage, shape: shape.to_vec(), piece_rows: usize::MAX, elements, non_finite: None };
+        weight.place(0, weight.rows()).map(|_| weight)
     }
 
-    /// The same tensor in pieces of about `bytes` bytes, at least four rows each.
+    /// The same tensor in pieces of about `bytes` bytes in memory, at least four rows each.
     pub fn in_pieces(mut self, bytes: u64) -> Self {
-        let rows = usize::try_from(bytes / self.start(1).max(1)).unwrap_or(usize::MAX);
-        self.piece_rows = (rows / ROWS * ROWS).max(ROWS);
+        if self.storage.bytes(1, self.columns()).is_some() {
+            let rows = usize::try_from(bytes / self.row_bytes().max(1) as u64).unwrap_or(usize::MAX);
+            self.piece_rows = (rows / ROWS * ROWS).max(ROWS);
+        }
         self
     }
 
@@ -76,9 +85,14 @@ impl<'a> Weight<'a> {
         self
     }
 
-    /// The type of the elements.
+    /// The type of the elements in the pieces.
     pub fn dtype(&self) -> DType {
-        self.dtype
+        self.storage.dtype()
+    }
+
+    /// The layout of the stored elements.
+    pub fn storage(&self) -> &Storage {
+        &self.storage
     }
 
     /// Sizes, outermost first.
@@ -91,30 +105,44 @@ impl<'a> Weight<'a> {
         self.shape.first().copied().unwrap_or(1)
     }
 
-    /// Bytes of a row.
-    pub fn row_bytes(&self) -> usize {
-        self.shape.iter().skip(1).product::<usize>() * self.dtype.size()
+    /// Elements of a row.
+    fn columns(&self) -> usize {
+        self.shape.iter().skip(1).product()
     }
 
-    /// Byte offset of a row. The type is u64 because a remote tensor may exceed this program's
-    /// address space.
-    fn start(&self, row: usize) -> u64 {
-        row as u64 * self.row_bytes() as u64
+    /// Bytes of a row in the pieces.
+    pub fn row_bytes(&self) -> usize {
+        self.columns() * self.dtype().size()
+    }
+
+    /// The offsets of `count` rows in the stored bytes. The type is u64 because a remote tensor may
+    /// exceed this program's address space. Rows that are not whole blocks have a place only
+    /// together.
+    fn place(&self, first: usize, count: usize) -> Option<Range<u64>> {
+        let columns = self.columns();
+        match self.storage.bytes(first, columns).zip(self.storage.bytes(first + count, columns)) {
+            Some((start, end)) => Some(start..end),
+            None if first == 0 && count == self.rows() => Some(0..self.storage.bytes(1, count.checked_mul(columns)?)?),
+            None => None,
+        }
     }
 
     /// Up to `count` rows, starting at `first`.
     async fn piece(&self, first: usize, count: usize) -> Result<HostTensor> {
         let count = count.min(self.rows() - first);
-        let (start, end) = (self.start(first), self.start(first + count));
+        let place = self.place(first, count).ok_or_else(|| Error::internal("a piece is not whole blocks"))?;
+        let whole_rows = self.storage.bytes(1, self.columns()).is_some();
+        let columns = if whole_rows { self.columns() } else { count * self.columns() };
         let bytes = match &self.elements {
-            Elements::Here(tensor) => tensor.bytes().slice(start as usize..end as usize),
-            Elements::There(bytes) => bytes.read_at(start..end).await?,
+            Elements::Here(tensor) => tensor.bytes().slice(place.start as usize..place.end as usize),
+            Elements::There(bytes) => self.storage.decode(first, columns, bytes.read_at(place).await?),
         };
         let mut shape = self.shape.clone();
         if let Some(rows) = shape.first_mut() {
             *rows = count;
         }
-        let piece = HostTensor::new(self.dtype, &shape, bytes).expect("as many bytes as the rows have");
+        let piece = HostTensor::new(self.dtype(), &shape, bytes)
+            .ok_or_else(|| Error::internal("a piece has not as many bytes as its rows"))?;
         match &self.non_finite {
             Some(error) if !piece.is_finite() => Err(error()),
             _ => Ok(piece),
@@ -179,7 +207,7 @@ impl<'a> Weight<'a> {
         if self.piece_rows >= self.rows() {
             return self.piece(0, self.rows()).await;
         }
-        let len = self.start(self.rows());
+        let len = self.rows() as u64 * self.row_bytes() as u64;
         let what = format!("a tensor of {:?}", self.shape);
         let len = usize::try_from(len).map_err(|_| reserve::refused(len as f64, &what))?;
         let mut bytes = reserve::with_room(len, &what)?;
@@ -189,13 +217,13 @@ impl<'a> Weight<'a> {
             Ok(())
         };
         Self::each_piece(parts, take).await?;
-        Ok(HostTensor::new(self.dtype, &self.shape, bytes.into()).expect("all rows make the tensor"))
+        Ok(HostTensor::new(self.dtype(), &self.shape, bytes.into()).expect("all rows make the tensor"))
     }
 }
 
 impl fmt::Debug for Weight<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Weight({} {:?})", self.dtype, self.shape)
+        write!(f, "Weight({} {:?})", self.storage.format(), self.shape)
     }
 }
 
@@ -215,6 +243,10 @@ mod tests {
         }
     }
 
+    fn plain(dtype: DType) -> Storage {
+        Storage::of(dtype).unwrap()
+    }
+
     #[test]
     fn pieces_are_whole_rows_in_order() {
         // Rows of 6 and 12 bytes, in pieces of four rows: the minimum, and the capacity of 64
@@ -223,7 +255,7 @@ mod tests {
             [(DType::Bf16, 1, &[4, 4, 3][..]), (DType::F32, 64, &[4, 4, 3]), (DType::Bf16, 50, &[8, 3])]
         {
             let asked = Cell::new(0);
-            let weight = Weight::there(dtype, &[11, 3], Counting(&asked)).in_pieces(bytes);
+            let weight = Weight::there(plain(dtype), &[11, 3], Counting(&asked)).unwrap().in_pieces(bytes);
             let (mut found, mut rows) = (Vec::new(), Vec::new());
             let parts = [weight];
             expect_ready(Weight::each_piece(&parts, |row, piece| {
@@ -258,7 +290,7 @@ mod tests {
     #[test]
     fn parts_are_stacked() {
         let asked = Cell::new(0);
-        let parts = [5, 1, 4].map(|rows| Weight::there(DType::F16, &[rows, 2], Counting(&asked)).in_pieces(1));
+        let parts = [5, 1, 4].map(|rows| Weight::there(plain(DType::F16), &[rows, 2], Counting(&asked)).unwrap().in_pieces(1));
         let mut seen = Vec::new();
         let take = |row, piece: HostTensor| {
             seen.push((row, piece.shape()[0], piece.bytes()[0]));
@@ -271,7 +303,7 @@ mod tests {
     #[test]
     fn pairs_have_the_rows_of_both() {
         let asked = Cell::new(0);
-        let weight = |dtype| Weight::there(dtype, &[9, 8], Counting(&asked)).in_pieces(128);
+        let weight = |dtype| Weight::there(plain(dtype), &[9, 8], Counting(&asked)).unwrap().in_pieces(128);
         let [first, second] = [DType::Bf16, DType::F32].map(weight);
         let mut seen = Vec::new();
         let take = |row, pair: [HostTensor; 2]| {

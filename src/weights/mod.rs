@@ -1,25 +1,29 @@
 //! A model's files as named tensors.
 //!
 //! [`ModelFolder`] reads bytes from a source (a folder on disk, the binary itself, or
-//! [`RemoteFiles`]), and [`Tensors`] has their names, shapes and types. Nothing here depends on a
-//! device. Every file is untrusted until it is checked: an error names the file, the tensor, the
+//! [`RemoteFiles`]), and [`Tensors`] has their names, shapes and types. [`Sources`] puts a model
+//! together from single files and folders. Nothing here depends on a device. Every file is untrusted until it is checked: an error names the file, the tensor, the
 //! expected and the found value.
 
-mod convert;
+mod beside;
 mod derive;
 mod embedded;
 mod file;
 mod finite;
 mod folder;
 mod gguf;
-mod header;
 mod identify;
 mod index;
 mod names;
 mod open;
 mod random;
+mod read;
 mod remote;
+mod safetensors;
 mod sigbus;
+mod single;
+mod sources;
+mod stored;
 mod tensors;
 mod transform;
 
@@ -32,9 +36,8 @@ pub use names::{Part, Rows, Spelling, Target};
 pub use gguf::{Gguf, GgufArray, GgufTensor, GgufTokenizer, GgufValue};
 pub use random::RandomTensors;
 pub use remote::RemoteFiles;
-/// The element types of safetensors files. [`Tensors::take`] reads only floating ones of 8 to 64
-/// bits.
-pub use safetensors::Dtype as StoredType;
 pub use sigbus::explain_sigbus;
+pub use sources::Sources;
+pub use stored::StoredType;
 pub use tensors::{Listing, OnRead, Tensors};
 pub use transform::Transform;

@@ -1,21 +1,43 @@
 //! Opening a part: selecting its files, and locating each tensor.
 
+use super::beside::{Beside, quantised};
 use super::file::{ModelFile, OpenFiles};
 use super::folder::{LONGEST_CONFIG, ModelFolder};
-use super::header::{Stored, read_header};
 use super::index::{self, read_index};
-use super::names::{HEAD, Library, TABLE};
+use super::names::{HEAD, Library, Rows, Spelling, TABLE, Target};
 use super::random::RandomTensors;
+use super::safetensors::read_header;
+use super::stored::{Header, Stored};
 use super::tensors::{Entry, Tensors};
 use crate::error::{Error, Result, excerpt};
 use futures_util::future::try_join;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
+use std::sync::OnceLock;
 
-/// Suffixes of the scales' names in files with quantised weights.
-const SCALES: [&str; 6] = ["scale", "scale_weight", "weight_scale", "weight_scale_inv", "scaled_fp8", "comfy_quant"];
+/// The map from the stored names of a file to those that the model's code asks for.
+#[derive(Debug, Clone, Copy)]
+enum Naming<'a> {
+    /// The stored names; nothing is quantised.
+    Stored,
+    /// A file in a diffusers folder.
+    Library(Library),
+    /// A part of a single file.
+    Spelling(&'a Spelling),
+}
+
+impl Naming<'_> {
+    fn targets(self, stored: &str) -> Vec<Target> {
+        match self {
+            Naming::Stored => vec![Target::whole(stored)],
+            Naming::Library(library) => vec![Target::whole(library.own_name(stored))],
+            Naming::Spelling(spelling) if spelling.is_unused(stored) => Vec::new(),
+            Naming::Spelling(spelling) => spelling.targets(stored),
+        }
+    }
+}
 
 impl Tensors {
     /// Opens `<part>/<stem>.safetensors`, or the shards that `<part>/<stem>.safetensors.index.json`
@@ -23,7 +45,8 @@ impl Tensors {
     /// precedence, as in diffusers, or the single file for the `stem` of transformers, which is
     /// `model`. Tensors in a shard but not in the index are available like all others. Missing
     /// shards and tensors of the index are reported only by [`Tensors::take`]. In a folder with
-    /// random weights no file is opened: nothing is listed, and every tensor is available.
+    /// random weights no file is opened: nothing is listed, and every tensor is available. Of a part
+    /// that comes from a single file, the tensors of that file have the names of the part.
     ///
     /// # Errors
     /// [`Error::File`] and [`Error::Tensor`] for files that are missing, truncated or damaged; read
@@ -34,6 +57,13 @@ impl Tensors {
         let mut tensors = Self::none(folder.path(&single), folder.random_weights().cloned());
         tensors.transform = folder.transform().cloned();
         if tensors.random.is_some() {
+            return Ok(tensors);
+        }
+        if let Some((single, spelling)) = folder.single_file(part) {
+            tensors.path.clone_from(&single.file.path);
+            tensors.prefix = spelling.prefix();
+            tensors.add(&single.file, &single.header, Naming::Spelling(spelling))?;
+            tensors.tie(folder, part).await?;
             return Ok(tensors);
         }
         let library = Library::of(stem);
@@ -57,7 +87,7 @@ impl Tensors {
             tensors.path = folder.path(&index);
             tensors.add_shards(folder, part, &index, library).await?;
         } else {
-            tensors.add(folder.file(&single).await?, Some(library)).await?;
+            tensors.add_file(folder.file(&single).await?, Naming::Library(library)).await?;
         }
         if library == Library::Transformers {
             tensors.tie(folder, part).await?;
@@ -75,7 +105,7 @@ impl Tensors {
             return Err(Error::file(path, "there is no such file"));
         }
         let mut tensors = Self::none(path.to_owned(), None);
-        tensors.add(ModelFile::open(path, &OpenFiles::default())?, None).await?;
+        tensors.add_file(ModelFile::open(path, &OpenFiles::default())?, Naming::Stored).await?;
         Ok(tensors)
     }
 
@@ -86,39 +116,72 @@ impl Tensors {
             prefix: "",
             entries: BTreeMap::new(),
             lost: BTreeMap::new(),
-            scaled: false,
             warnings: Vec::new(),
             random,
             transform: None,
         }
     }
 
-    /// Adds the tensors of a file, under the names of `library`. An existing tensor is replaced, as
-    /// in the libraries, which load one file after the other.
-    async fn add(&mut self, file: ModelFile, library: Option<Library>) -> Result<()> {
-        for (stored, Stored { info, range }) in read_header(&file).await? {
-            let name = library.map_or_else(|| (&*stored).into(), |library| library.own_name(&stored)).into_owned();
-            self.scaled |= library.is_some() && stored.rsplit('.').next().is_some_and(|end| SCALES.contains(&end));
-            if library == Some(Library::Transformers) && stored != name {
-                self.prefix = "model.";
+    /// Reads the header of a file, and adds its tensors.
+    async fn add_file(&mut self, file: ModelFile, naming: Naming<'_>) -> Result<()> {
+        let header = read_header(&file).await?;
+        self.add(&file, &header, naming)
+    }
+
+    /// Adds the tensors of a file. An existing tensor is replaced, as in the libraries, which load
+    /// one file after the other.
+    fn add(&mut self, file: &ModelFile, header: &Header, naming: Naming<'_>) -> Result<()> {
+        let (mut quantised, beside) = match naming {
+            Naming::Stored => Default::default(),
+            Naming::Library(_) | Naming::Spelling(_) => quantised(header),
+        };
+        for (stored, Stored { dtype, shape, range }) in &header.tensors {
+            if beside.contains(stored.as_str()) {
+                continue;
             }
-            let stored = (stored != name).then_some(stored);
-            let (dtype, shape) = (info.dtype, info.shape);
-            let entry = Entry { file: self.files.len(), stored, dtype, shape, range, read: AtomicBool::new(false) };
-            if let Some(other) = self.entries.get(&name) {
-                let other_file = self.files.get(other.file).map_or(&file.path, |other| &other.path);
-                self.warnings.push(format!(
-                    "{}: the tensor {} of this file is read, and not {} of {}",
-                    file.path.display(),
-                    excerpt(entry.stored(&name)),
-                    excerpt(other.stored(&name)),
-                    other_file.display()
-                ));
+            let beside = quantised.remove(stored.as_str());
+            let logical = beside.as_ref().map_or_else(|| shape.clone(), Beside::shape);
+            for target in naming.targets(stored) {
+                let divided = target.shape(&logical).zip(part_of(range, target.rows));
+                let (shape, range) = divided.ok_or_else(|| Error::Tensor {
+                    path: file.path.clone(),
+                    tensor: excerpt(stored),
+                    expected: "three stacked matrices of equal size".into(),
+                    found: format!("{dtype} {shape:?}"),
+                })?;
+                let name = target.name;
+                if matches!(naming, Naming::Library(Library::Transformers)) && *stored != name {
+                    self.prefix = "model.";
+                }
+                let entry = Entry {
+                    file: self.files.len(),
+                    stored: (*stored != name).then(|| stored.clone()),
+                    dtype: *dtype,
+                    shape,
+                    range,
+                    beside: beside.clone().map(|beside| (beside, target.rows)),
+                    read: OnceLock::new(),
+                };
+                self.insert(name, entry, file);
             }
-            self.entries.insert(name, entry);
         }
-        self.files.push(file);
+        self.files.push(file.clone());
         Ok(())
+    }
+
+    /// Adds an entry of `file`, with a warning if it replaces another one.
+    fn insert(&mut self, name: String, entry: Entry, file: &ModelFile) {
+        if let Some(other) = self.entries.get(&name) {
+            let other_file = self.files.get(other.file).map_or(&file.path, |other| &other.path);
+            self.warnings.push(format!(
+                "{}: the tensor {} of this file is read, and not {} of {}",
+                file.path.display(),
+                excerpt(entry.stored(&name)),
+                excerpt(other.stored(&name)),
+                other_file.display()
+            ));
+        }
+        self.entries.insert(name, entry);
     }
 
     async fn add_shards(&mut self, folder: &ModelFolder, part: &str, index: &str, library: Library) -> Result<()> {
@@ -126,7 +189,7 @@ impl Tensors {
         let path = |shard: &str| format!("{part}/{shard}");
         for shard in map.values().collect::<BTreeSet<_>>() {
             if folder.exists(&path(shard)).await? {
-                self.add(folder.file(&path(shard)).await?, Some(library)).await?;
+                self.add_file(folder.file(&path(shard)).await?, Naming::Library(library)).await?;
             } else {
                 let missing = folder.path(&path(shard));
                 self.warnings.push(format!("{}: there is no such file, though the index names it", missing.display()));
@@ -161,6 +224,18 @@ impl Tensors {
             self.entries.insert(TABLE.to_owned(), head);
         }
         Ok(())
+    }
+}
+
+/// The bytes of some rows of a matrix at `range`; `None` if its bytes cannot be divided.
+fn part_of(range: &Range<u64>, rows: Rows) -> Option<Range<u64>> {
+    match rows {
+        Rows::All => Some(range.clone()),
+        Rows::Third(third) => {
+            let bytes = range.end - range.start;
+            let start = range.start + third as u64 * (bytes / 3);
+            bytes.is_multiple_of(3).then(|| start..start + bytes / 3)
+        }
     }
 }
 

@@ -1,23 +1,26 @@
 //! The named tensors of one part of a model, from one file or from shards. Each is read on demand:
 //! shared if the file is in memory, fetched otherwise.
 
-use super::StoredType;
-use super::convert::{convert, in_memory, is_converted};
+use super::beside::Beside;
 use super::file::ModelFile;
+use super::names::Rows;
 use super::random::RandomTensors;
+use super::stored::StoredType;
 use super::transform::Transform;
 use crate::error::{Error, Result, excerpt};
 use crate::future::BoxFuture;
-use crate::tensor::{DType, HostTensor, ReadAt, Weight};
+use crate::tensor::{DType, Format, HostTensor, ReadAt, Storage, Weight};
 use bytes::Bytes;
+use safetensors::Dtype;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
-/// Bytes in memory that are converted at once, for a tensor whose type in memory differs.
-const CONVERTED: u64 = 8 << 20;
+/// Bytes in memory that are dequantised at once.
+const DEQUANTIZED: u64 = 32 << 20;
+/// The types of a weight, for messages.
+const READ: &str = "F32, F16, BF16 or a quantised format";
 
 /// A callback with the bytes read. Its error ends the loading.
 pub type OnRead<'a> = &'a dyn Fn(u64) -> Result<()>;
@@ -35,8 +38,6 @@ pub struct Tensors {
     pub(super) entries: BTreeMap<String, Entry>,
     /// Tensors in the index that no shard contains, with their shards.
     pub(super) lost: BTreeMap<String, PathBuf>,
-    /// True if some weights have separate scales, as files with FP8 weights may.
-    pub(super) scaled: bool,
     pub(super) warnings: Vec<String>,
     /// The source of every tensor where there are no files.
     pub(super) random: Option<RandomTensors>,
@@ -52,7 +53,10 @@ pub(super) struct Entry {
     pub(super) shape: Vec<usize>,
     /// Its offsets in the file.
     pub(super) range: Range<u64>,
-    pub(super) read: AtomicBool,
+    /// The scales beside a quantised weight, and its rows in the stored matrix.
+    pub(super) beside: Option<(Beside, Rows)>,
+    /// The shape that it was read in, if it was.
+    pub(super) read: OnceLock<Vec<usize>>,
 }
 
 impl Entry {
@@ -60,25 +64,33 @@ impl Entry {
     pub(super) fn stored<'n>(&'n self, name: &'n str) -> &'n str {
         self.stored.as_deref().unwrap_or(name)
     }
+
+    fn is_read(&self) -> bool {
+        self.read.get().is_some()
+    }
+
+    /// The type of the elements in memory; `None` for types that no weight has.
+    pub(super) fn in_memory(&self) -> Option<DType> {
+        match &self.beside {
+            Some(_) => Some(DType::F32),
+            None => self.dtype.format().map(|format| Storage::Plain(format).dtype()),
+        }
+    }
 }
 
 /// The start of a tensor that is read in pieces.
 struct Place<'a> {
     file: &'a ModelFile,
     start: u64,
-    stored: StoredType,
-    /// Bytes of an element in memory.
-    size: u64,
     on_read: OnRead<'a>,
 }
 
 impl ReadAt for Place<'_> {
     fn read_at(&self, range: Range<u64>) -> BoxFuture<'_, Bytes> {
         Box::pin(async move {
-            let place = |byte: u64| self.start + byte / self.size * (self.stored.bitsize() as u64 / 8);
-            let bytes = self.file.read(place(range.start)..place(range.end)).await?;
+            let bytes = self.file.read(self.start + range.start..self.start + range.end).await?;
             (self.on_read)(bytes.len() as u64)?;
-            Ok(convert(self.stored, bytes))
+            Ok(bytes)
         })
     }
 }
@@ -96,12 +108,13 @@ pub struct Listing<'a> {
     pub bytes: u64,
     /// The file that contains it.
     pub file: &'a Path,
+    in_memory: Option<DType>,
 }
 
 impl Listing<'_> {
     /// The type in memory of the elements, if [`Tensors::take`] reads the stored type.
     pub fn floating(&self) -> Option<DType> {
-        in_memory(self.dtype)
+        self.in_memory
     }
 
     /// The number of elements.
@@ -111,9 +124,9 @@ impl Listing<'_> {
 }
 
 impl Tensors {
-    /// The tensor of this name, which must have this shape and floating elements. F64 becomes F32
-    /// and FP8 becomes BF16; other types share the memory of a local file. The tensor counts as
-    /// read from now on.
+    /// The tensor of this name, which must have this shape and floating or quantised elements. FP8
+    /// without scales becomes BF16 and other quantised formats become F32; F32, F16 and BF16 share
+    /// the memory of a local file. The tensor counts as read from now on.
     ///
     /// # Errors
     /// [`Error::Tensor`] if it is missing or different, with the difference; read errors.
@@ -129,41 +142,27 @@ impl Tensors {
         if let Some(random) = &self.random {
             return Ok(Some(random.weight(name, shape)));
         }
-        let Some((entry, dtype)) = self.find(name, shape)? else { return Ok(None) };
-        let tensor = self.read(entry, dtype).await?;
-        Ok(Some(match self.transform_of(name) {
-            Some(transform) => transform.apply(name, tensor),
-            None => tensor,
-        }))
+        let Some(weight) = self.stored_weight(name, shape, &|_| Ok(())).await? else { return Ok(None) };
+        self.transformed(name, weight).await.map(Some)
     }
 
-    /// As [`Tensors::take`], but a remote tensor is read during its upload, piece by piece.
-    /// `on_read` receives the bytes of every piece; its error ends the reading. A local tensor
-    /// counts at once.
+    /// As [`Tensors::take`], but a tensor that is remote or quantised is read during its upload,
+    /// piece by piece. `on_read` receives the stored bytes of every piece; its error ends the
+    /// reading. Other local tensors count at once.
     ///
     /// # Errors
     /// Errors of [`Tensors::take`] and of `on_read`.
     pub async fn weight<'a>(&'a self, name: &str, shape: &[usize], on_read: OnRead<'a>) -> Result<Weight<'a>> {
-        let here = |tensor: HostTensor| {
-            on_read(tensor.bytes().len() as u64)?;
-            Ok(tensor.into())
-        };
         if let Some(random) = &self.random {
-            return here(random.weight(name, shape));
+            let tensor = random.weight(name, shape);
+            on_read(tensor.bytes().len() as u64)?;
+            return Ok(tensor.into());
         }
-        if self.transform_of(name).is_some() {
-            return here(self.take(name, shape).await?);
+        let weight = self.stored_weight(name, shape, on_read).await?.ok_or_else(|| self.missing(name, shape))?;
+        match self.transform_of(name) {
+            Some(_) => self.transformed(name, weight).await.map(Weight::from),
+            None => Ok(weight),
         }
-        let Some((entry, dtype)) = self.find(name, shape)? else { return Err(self.missing(name, shape)) };
-        let file = &self.files[entry.file];
-        let piece = match file.piece() {
-            Some(piece) => piece,
-            None if is_converted(entry.dtype) => CONVERTED,
-            None => return here(self.read(entry, dtype).await?),
-        };
-        entry.read.store(true, Ordering::Relaxed);
-        let place = Place { file, start: entry.range.start, stored: entry.dtype, size: dtype.size() as u64, on_read };
-        Ok(Weight::there(dtype, shape, place).in_pieces(piece))
     }
 
     /// The transform that changes the tensor of this name.
@@ -171,25 +170,45 @@ impl Tensors {
         self.transform.as_deref().filter(|transform| transform.changes(name))
     }
 
-    /// The entry of the tensor of this name, if any, and the type of its elements in memory.
-    fn find(&self, name: &str, shape: &[usize]) -> Result<Option<(&Entry, DType)>> {
-        let Some(entry) = self.entries.get(name) else { return Ok(None) };
-        let fault = |found| Err(self.fault(self.files[entry.file].path.clone(), entry.stored(name), shape, found));
-        let found = || format!("{} {:?}", entry.dtype, entry.shape);
-        let Some(dtype) = in_memory(entry.dtype) else {
-            return fault(format!("{}; quantised files are not supported", found()));
-        };
-        if self.scaled && entry.dtype.bitsize() == 8 {
-            return fault(format!("{} with scales beside it; quantised files are not supported", found()));
-        }
-        if entry.shape == shape { Ok(Some((entry, dtype))) } else { fault(found()) }
+    /// The whole tensor, changed by its transform if it has one.
+    async fn transformed(&self, name: &str, weight: Weight<'_>) -> Result<HostTensor> {
+        let tensor = weight.whole().await?;
+        Ok(match self.transform_of(name) {
+            Some(transform) => transform.apply(name, tensor),
+            None => tensor,
+        })
     }
 
-    /// Reads a whole tensor.
-    async fn read(&self, entry: &Entry, dtype: DType) -> Result<HostTensor> {
-        let bytes = convert(entry.dtype, self.files[entry.file].read(entry.range.clone()).await?);
-        entry.read.store(true, Ordering::Relaxed);
-        Ok(HostTensor::new(dtype, &entry.shape, bytes).expect("the header was held against the shapes"))
+    /// The tensor of this name as it is stored, if there is one; it counts as read.
+    pub(super) async fn stored_weight<'a>(
+        &'a self,
+        name: &str,
+        shape: &[usize],
+        on_read: OnRead<'a>,
+    ) -> Result<Option<Weight<'a>>> {
+        let Some(entry) = self.entries.get(name) else { return Ok(None) };
+        let file = &self.files[entry.file];
+        let fault = |found| self.fault(file.path.clone(), entry.stored(name), shape, found);
+        let found = || format!("{} {:?}", entry.dtype, entry.shape);
+        let (storage, place) = match (&entry.beside, entry.dtype.format()) {
+            (Some((beside, rows)), _) => beside.storage(file, entry.stored(name), shape, *rows).await?,
+            (None, Some(format)) if entry.shape == shape => (Storage::Plain(format), entry.range.clone()),
+            (None, Some(_)) => return Err(fault(found())),
+            (None, None) => return Err(fault(format!("{}, {}", found(), unread_type(entry.dtype)))),
+        };
+        let shared = matches!(storage, Storage::Plain(Format::F32 | Format::F16 | Format::Bf16));
+        let weight = match file.piece() {
+            None if shared => {
+                let bytes = file.read(place).await?;
+                on_read(bytes.len() as u64)?;
+                HostTensor::new(storage.dtype(), shape, bytes).map(Weight::from)
+            }
+            piece => Weight::there(storage, shape, Place { file, start: place.start, on_read })
+                .map(|weight| weight.in_pieces(piece.unwrap_or(DEQUANTIZED))),
+        };
+        let weight = weight.ok_or_else(|| fault(format!("{}, which are not whole blocks", found())))?;
+        entry.read.get_or_init(|| shape.to_vec());
+        Ok(Some(weight))
     }
 
     /// The whole numbers of the vector of this name, stored as U32, I32 or I64 and each in the
@@ -205,10 +224,13 @@ impl Tensors {
         let entry = self.entries.get(name).ok_or_else(|| fault(self.absent(name)))?;
         let bytes = self.files[entry.file].read(entry.range.clone()).await?;
         let word = |b: &[u8]| [b[0], b[1], b[2], b[3]];
-        let numbers: Vec<i64> = match (entry.dtype, entry.shape.len()) {
-            (StoredType::U32, 1) => bytes.chunks_exact(4).map(|b| u32::from_le_bytes(word(b)).into()).collect(),
-            (StoredType::I32, 1) => bytes.chunks_exact(4).map(|b| i32::from_le_bytes(word(b)).into()).collect(),
-            (StoredType::I64, 1) => {
+        let StoredType::Other(dtype) = entry.dtype else {
+            return Err(fault(format!("{} {:?}", entry.dtype, entry.shape)));
+        };
+        let numbers: Vec<i64> = match (dtype, entry.shape.len()) {
+            (Dtype::U32, 1) => bytes.chunks_exact(4).map(|b| u32::from_le_bytes(word(b)).into()).collect(),
+            (Dtype::I32, 1) => bytes.chunks_exact(4).map(|b| i32::from_le_bytes(word(b)).into()).collect(),
+            (Dtype::I64, 1) => {
                 let wide = |b: &[u8]| {
                     i64::from(i32::from_le_bytes(word(&b[4..]))) << 32 | i64::from(u32::from_le_bytes(word(b)))
                 };
@@ -216,7 +238,7 @@ impl Tensors {
             }
             _ => return Err(fault(format!("{} {:?}", entry.dtype, entry.shape))),
         };
-        entry.read.store(true, Ordering::Relaxed);
+        entry.read.get_or_init(|| entry.shape.clone());
         numbers.into_iter().map(|n| u32::try_from(n).map_err(|_| fault(n.to_string()))).collect()
     }
 
@@ -243,7 +265,7 @@ impl Tensors {
     /// Tensors that nothing has read and that are not `known` to go unread, by the names in the
     /// file. `known` receives the names that [`Tensors::take`] takes.
     pub fn unread(&self, known: impl Fn(&str) -> bool) -> Vec<String> {
-        let unread = self.entries.iter().filter(|(_, entry)| !entry.read.load(Ordering::Relaxed));
+        let unread = self.entries.iter().filter(|(_, entry)| !entry.is_read());
         unread.filter(|(name, _)| !known(name)).map(|(name, entry)| entry.stored(name).to_owned()).collect()
     }
 
@@ -280,6 +302,7 @@ impl Tensors {
             shape: &entry.shape,
             bytes: entry.range.end - entry.range.start,
             file: &self.files[entry.file].path,
+            in_memory: entry.in_memory(),
         })
     }
 
@@ -299,7 +322,7 @@ impl Tensors {
 
     /// The error for the tensor that its file calls `tensor`.
     fn fault(&self, path: PathBuf, tensor: &str, shape: &[usize], found: String) -> Error {
-        Error::Tensor { path, tensor: tensor.to_owned(), expected: format!("{shape:?} of F32, F16 or BF16"), found }
+        Error::Tensor { path, tensor: tensor.to_owned(), expected: format!("{shape:?} of {READ}"), found }
     }
 
     /// The message for a missing tensor, with its expected file or a similar name: among the unread
@@ -318,7 +341,7 @@ impl Tensors {
             let end = name.bytes().rev().zip(other.bytes().rev()).take_while(|(a, b)| a == b).count();
             (start + end).min(shortest)
         };
-        let unread = self.entries.iter().filter(|(_, entry)| !entry.read.load(Ordering::Relaxed));
+        let unread = self.entries.iter().filter(|(_, entry)| !entry.is_read());
         let nearest = unread.max_by_key(|(other, _)| alike(other));
         match nearest {
             Some((other, entry)) if 2 * alike(other) > name.len().max(other.len()) => {
@@ -326,5 +349,14 @@ impl Tensors {
             }
             _ => format!("nothing among {} tensors", self.entries.len()),
         }
+    }
+}
+
+/// The reason why no weight has this type.
+fn unread_type(dtype: StoredType) -> &'static str {
+    match dtype {
+        StoredType::Other(Dtype::F64) => "which is not read; convert the file to F32, F16 or BF16",
+        StoredType::Other(Dtype::I8 | Dtype::U8) => "which needs scales beside it, and there are none",
+        _ => "which is not read",
     }
 }

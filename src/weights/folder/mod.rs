@@ -5,10 +5,14 @@
 //! ready on its first poll.
 
 mod hints;
+mod source;
 
 use super::file::{ModelFile, OpenFiles, missing};
+use super::gguf::GgufTokenizer;
+use super::names::Spelling;
 use super::random::RandomTensors;
 use super::remote::RemoteFiles;
+use super::single::SingleFile;
 use super::transform::Transform;
 use crate::error::{Error, Result};
 use crate::future::expect_ready;
@@ -16,29 +20,31 @@ use crate::json;
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use source::Source;
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::io::ErrorKind;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 const INDEX: &str = "model_index.json";
+/// The folder of the tokenizer.
+const TOKENIZER: &str = "tokenizer";
 /// Maximum bytes of a `model_index.json` or a config file.
 pub(crate) const LONGEST_CONFIG: u64 = 1 << 20;
 
 /// Pipelines whose five parts are those that this crate runs.
 const PIPELINES: [&str; 3] = ["ZImagePipeline", "ZImageImg2ImgPipeline", "ZImageInpaintPipeline"];
 
-/// The first line of the text file that git leaves in place of a large file it has not fetched.
-const LFS_POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
-/// Maximum bytes of such a file.
-const LONGEST_LFS_POINTER: u64 = 1024;
-
 /// A model in the layout of a diffusers folder.
 #[derive(Clone)]
 pub struct ModelFolder {
     name: String,
     source: Source,
+    /// The parts that are not in the source, by their folder's name.
+    parts: BTreeMap<String, Mount>,
     /// Files that replace those of the source, or extend them.
     replaced: Vec<(String, Bytes)>,
     /// The source of weights that are not in the files.
@@ -46,16 +52,25 @@ pub struct ModelFolder {
     transform: Option<Arc<dyn Transform>>,
 }
 
-#[derive(Clone)]
-enum Source {
-    Disk(PathBuf, OpenFiles),
-    Memory(&'static [(&'static str, &'static [u8])]),
-    Remote(Arc<dyn RemoteFiles>),
+/// A part that is read from elsewhere than the model's own source.
+#[derive(Debug, Clone)]
+enum Mount {
+    /// The part's files: those of a source, or of a folder in it.
+    Folder(Source, Option<String>),
+    /// One file with the part's tensors, in a spelling, or with the tokenizer.
+    File(Arc<SingleFile>, Option<Spelling>),
+}
+
+/// The place of a file of the model.
+enum Place<'a> {
+    In(&'a Source, Cow<'a, str>),
+    OneFile(&'a SingleFile),
 }
 
 impl ModelFolder {
     fn new(name: &str, source: Source) -> Self {
-        Self { name: name.to_owned(), source, replaced: Vec::new(), random: None, transform: None }
+        let (parts, replaced) = (BTreeMap::new(), Vec::new());
+        Self { name: name.to_owned(), source, parts, replaced, random: None, transform: None }
     }
 
     /// The folder on disk that contains `model_index.json`.
@@ -87,7 +102,7 @@ impl ModelFolder {
     /// [`Error::File`] if the folder has no `model_index.json` or belongs to another pipeline;
     /// errors of `files`.
     pub async fn remote(name: &str, files: Arc<dyn RemoteFiles>) -> Result<Self> {
-        let folder = Self::new(name, Source::Remote(files));
+        let folder = Self::new(name, Source::Remote { name: name.to_owned(), files });
         if !folder.exists(INDEX).await? {
             let problem = format!("this does not look like a diffusers folder: it has no {INDEX}");
             return Err(Error::file(Path::new(name), problem));
@@ -99,7 +114,7 @@ impl ModelFolder {
     /// A model compiled into the program: pairs of a path inside the folder, such as
     /// `vae/config.json`, and the bytes of that file.
     pub fn in_memory(name: &str, files: &'static [(&'static str, &'static [u8])]) -> Self {
-        Self::new(name, Source::Memory(files))
+        Self::new(name, Source::Memory { name: name.to_owned(), files })
     }
 
     /// This model under another name, with `files` (pairs of a path inside the folder and that
@@ -107,7 +122,12 @@ impl ModelFolder {
     /// written.
     pub fn with_files(&self, name: &str, files: Vec<(String, Bytes)>) -> Self {
         let replaced = [files, self.replaced.clone()].concat();
-        Self { name: name.to_owned(), replaced, ..self.clone() }
+        let source = match self.source.clone() {
+            Source::Memory { files, .. } => Source::Memory { name: name.to_owned(), files },
+            Source::Remote { files, .. } => Source::Remote { name: name.to_owned(), files },
+            disk @ Source::Disk(..) => disk,
+        };
+        Self { name: name.to_owned(), source, replaced, ..self.clone() }
     }
 
     /// This model under another name, with the weights of its files changed by `transform`.
@@ -139,9 +159,20 @@ impl ModelFolder {
 
     /// The path of a file, for messages. The file need not exist.
     pub fn path(&self, relative: &str) -> PathBuf {
-        match &self.source {
-            Source::Disk(root, _) => root.join(relative),
-            Source::Memory(_) | Source::Remote(_) => Path::new(&self.name).join(relative),
+        match self.place(relative) {
+            Place::In(source, path) => source.path(&path),
+            Place::OneFile(file) => file.file.path.clone(),
+        }
+    }
+
+    /// The place of a file: in the model's own source, or where its part is mounted.
+    fn place<'a>(&'a self, relative: &'a str) -> Place<'a> {
+        let (part, rest) = relative.split_once('/').unwrap_or((relative, ""));
+        match self.parts.get(part) {
+            None => Place::In(&self.source, Cow::Borrowed(relative)),
+            Some(Mount::File(file, _)) => Place::OneFile(file),
+            Some(Mount::Folder(source, None)) => Place::In(source, Cow::Borrowed(rest)),
+            Some(Mount::Folder(source, Some(folder))) => Place::In(source, Cow::Owned(format!("{folder}/{rest}"))),
         }
     }
 
@@ -153,11 +184,10 @@ impl ModelFolder {
         if self.replacement(relative).is_some() {
             return Ok(true);
         }
-        Ok(match &self.source {
-            Source::Disk(root, _) => stays_inside(relative) && is_file(&root.join(relative))?,
-            Source::Memory(files) => files.iter().any(|(path, _)| *path == relative),
-            Source::Remote(files) => stays_inside(relative) && files.size(relative).await?.is_some(),
-        })
+        match self.place(relative) {
+            Place::In(source, path) => source.exists(&path).await,
+            Place::OneFile(_) => Ok(false),
+        }
     }
 
     /// The bytes of a file. A large file on disk is mapped, not copied: its pages are loaded on
@@ -200,36 +230,22 @@ impl ModelFolder {
     /// # Errors
     /// [`Error::File`] that names the changed file.
     pub fn check_unchanged(&self) -> Result<()> {
-        match &self.source {
-            Source::Disk(_, open) => open.check(),
-            Source::Memory(_) | Source::Remote(_) => Ok(()),
-        }
+        self.source.check_unchanged()?;
+        self.parts.values().try_for_each(|mount| match mount {
+            Mount::Folder(source, _) => source.check_unchanged(),
+            Mount::File(file, _) => file.open.check(),
+        })
     }
 
     /// A file to read in parts, with the errors of [`ModelFolder::read`].
     pub(super) async fn file(&self, relative: &str) -> Result<ModelFile> {
-        let path = self.path(relative);
         if let Some(bytes) = self.replacement(relative) {
-            return Ok(ModelFile::in_memory(path, bytes.clone()));
+            return Ok(ModelFile::in_memory(self.path(relative), bytes.clone()));
         }
-        if !stays_inside(relative) {
-            return Err(Error::file(&path, "expected a path inside the model's folder"));
+        match self.place(relative) {
+            Place::In(source, path) => source.file(&path).await,
+            Place::OneFile(file) => Err(missing(&file.file.path.join(relative))),
         }
-        let file = match &self.source {
-            Source::Disk(_, open) => ModelFile::open(&path, open)?,
-            Source::Memory(files) => match files.iter().find(|(path, _)| *path == relative) {
-                Some((_, bytes)) => ModelFile::in_memory(path, Bytes::from_static(bytes)),
-                None => return Err(missing(&path)),
-            },
-            Source::Remote(files) => match files.size(relative).await? {
-                Some(len) => ModelFile::remote(path, len, files.clone(), relative),
-                None => return Err(missing(&path)),
-            },
-        };
-        if file.len <= LONGEST_LFS_POINTER && file.read(0..file.len).await?.starts_with(LFS_POINTER) {
-            return Err(Error::file(&file.path, "this is a git-lfs pointer, not the file itself; run git lfs pull"));
-        }
-        Ok(file)
     }
 
     fn replacement(&self, relative: &str) -> Option<&Bytes> {
@@ -242,26 +258,69 @@ impl ModelFolder {
     /// # Errors
     /// [`Error::Io`] if the folder exists and may not be read.
     pub(super) async fn list(&self, part: &str) -> Result<Vec<String>> {
-        let mut names: Vec<String> = match &self.source {
-            Source::Disk(root, _) => {
-                let folder = root.join(part);
-                match fs::read_dir(&folder) {
-                    Ok(entries) => {
-                        entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
-                    }
-                    Err(e) if is_absent(&e) => Vec::new(),
-                    Err(e) => return Err(Error::io(&folder, e)),
-                }
-            }
-            Source::Memory(files) => files
-                .iter()
-                .filter_map(|(path, _)| path.strip_prefix(part)?.strip_prefix('/'))
-                .map(str::to_owned)
-                .collect(),
-            Source::Remote(files) => files.list(part).await.unwrap_or_default(),
-        };
-        names.sort();
-        Ok(names)
+        match self.place(part) {
+            Place::In(source, path) => source.list(&path).await,
+            Place::OneFile(_) => Ok(Vec::new()),
+        }
+    }
+
+    /// The single file that has the tensors of a part, if the part comes from one.
+    pub(super) fn single_file(&self, part: &str) -> Option<(&Arc<SingleFile>, &Spelling)> {
+        match self.parts.get(part) {
+            Some(Mount::File(file, Some(spelling))) => Some((file, spelling)),
+            _ => None,
+        }
+    }
+
+    /// The tokenizer inside a text encoder's GGUF file, if the model's tokenizer comes from one.
+    ///
+    /// # Errors
+    /// [`Error::File`] if it is broken; read errors.
+    pub(crate) async fn gguf_tokenizer(&self) -> Result<Option<GgufTokenizer>> {
+        match self.parts.get(TOKENIZER) {
+            Some(Mount::File(file, None)) => file.tokenizer().await.map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// True if the model has a part, in its own source or mounted.
+    pub(super) async fn has(&self, part: &str) -> Result<bool> {
+        Ok(self.parts.contains_key(part) || !self.list(part).await?.is_empty())
+    }
+
+    /// A model without any files of its own.
+    pub(super) fn without_files(name: &str) -> Self {
+        Self::in_memory(name, &[])
+    }
+
+    /// The name of the model in a folder.
+    pub(super) fn display_name(path: &Path) -> String {
+        hints::display_name(path)
+    }
+
+    /// Reads a part from the folder at `path`, or from the folder `inside` it.
+    pub(super) fn mount_folder(&mut self, part: &str, path: &Path, inside: Option<&str>) {
+        let source = Source::Disk(path.to_owned(), OpenFiles::default());
+        self.parts.insert(part.to_owned(), Mount::Folder(source, inside.map(str::to_owned)));
+    }
+
+    /// Reads a part from a single file, with `config` as its `config.json`.
+    pub(super) fn mount_file(&mut self, part: &str, file: Arc<SingleFile>, spelling: Spelling, config: Bytes) {
+        self.parts.insert(part.to_owned(), Mount::File(file, Some(spelling)));
+        self.replaced.insert(0, (format!("{part}/config.json"), config));
+    }
+
+    /// Reads the tokenizer from a GGUF file.
+    pub(super) fn mount_tokenizer_file(&mut self, file: Arc<SingleFile>) {
+        self.parts.insert(TOKENIZER.to_owned(), Mount::File(file, None));
+    }
+
+    /// Reads the tokenizer from the `tokenizer.json` at `path`, whose content is `bytes`, and from
+    /// the files next to it.
+    pub(super) fn mount_tokenizer_json(&mut self, path: &Path, bytes: Bytes) {
+        let folder = path.parent().unwrap_or(Path::new(""));
+        self.mount_folder(TOKENIZER, folder, None);
+        self.replaced.insert(0, (format!("{TOKENIZER}/tokenizer.json"), bytes));
     }
 
     async fn check_pipeline(&self) -> Result<()> {
@@ -274,31 +333,11 @@ impl ModelFolder {
 }
 
 impl fmt::Debug for ModelFolder {
-    /// Omits the bytes of a model in memory.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.source {
-            Source::Disk(root, _) => write!(f, "ModelFolder({})", root.display()),
-            Source::Memory(files) => write!(f, "ModelFolder({}, {} files in memory)", self.name, files.len()),
-            Source::Remote(files) => write!(f, "ModelFolder({}, {files:?})", self.name),
-        }
+        write!(f, "ModelFolder({:?}", self.source)?;
+        self.parts.iter().try_for_each(|(part, mount)| write!(f, ", {part}: {mount:?}"))?;
+        f.write_str(")")
     }
-}
-
-fn stays_inside(relative: &str) -> bool {
-    !relative.is_empty() && Path::new(relative).components().all(|part| matches!(part, Component::Normal(_)))
-}
-
-/// True if a file exists at `path`; an error if the system cannot tell.
-fn is_file(path: &Path) -> Result<bool> {
-    match fs::metadata(path) {
-        Ok(kind) => Ok(kind.is_file()),
-        Err(e) if is_absent(&e) => Ok(false),
-        Err(e) => Err(Error::io(path, e)),
-    }
-}
-
-fn is_absent(error: &std::io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
 }
 
 #[cfg(test)]

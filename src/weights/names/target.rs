@@ -51,7 +51,7 @@ enum Form {
 
 impl Target {
     /// A tensor that is read whole.
-    pub(super) fn whole(name: impl Into<String>) -> Self {
+    pub(in crate::weights) fn whole(name: impl Into<String>) -> Self {
         Self { name: name.into(), rows: Rows::All, form: Form::Same }
     }
 

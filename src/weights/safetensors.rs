@@ -5,15 +5,16 @@
 //! here, because the crate's own checks do not name the tensor, accept duplicate names, and count
 //! in `usize`, which in a browser is too small for a file of more than 4 GB.
 
-use super::StoredType;
 use super::file::ModelFile;
+use super::stored::{Header, Stored};
 use crate::error::{Error, Result, excerpt};
 use bytes::Bytes;
+use safetensors::Dtype;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::fmt;
-use std::ops::Range;
 use std::path::Path;
 
 /// The format's own limit. A header causes allocations of a small multiple of its length, and must
@@ -26,34 +27,37 @@ const MOST_DIMENSIONS: usize = 16;
 /// Maximum tensors of a file: a shard of the published models has less than 1000.
 const MOST_TENSORS: usize = 1 << 17;
 
+/// Maximum entries of the metadata that are kept, and bytes of their texts: a LoRA's training data
+/// may be longer, and nothing reads it.
+const MOST_METADATA: usize = 1 << 10;
+const LONGEST_METADATA: usize = 4 << 20;
+
 /// One tensor of a file, as in the header.
 #[derive(Debug, Deserialize)]
-pub(super) struct TensorInfo {
-    pub(super) dtype: StoredType,
+struct TensorInfo {
+    dtype: Dtype,
     #[serde(deserialize_with = "shape")]
-    pub(super) shape: Vec<usize>,
+    shape: Vec<usize>,
     data_offsets: (u64, u64),
-}
-
-/// One tensor of a file, with its offsets in that file.
-#[derive(Debug)]
-pub(super) struct Stored {
-    pub(super) info: TensorInfo,
-    pub(super) range: Range<u64>,
 }
 
 /// Reads and checks the header of `file`. Afterwards every range is inside the file and has exactly
 /// its shape's elements, and no two ranges overlap.
-pub(super) async fn read_header(file: &ModelFile) -> Result<BTreeMap<String, Stored>> {
+pub(super) async fn read_header(file: &ModelFile) -> Result<Header> {
     let path = &file.path;
     let json = header(file).await?;
     let data_start = 8 + json.len() as u64;
-    let Entries(entries) = serde_json::from_slice(&json).map_err(|e| {
+    let Entries { tensors, metadata } = serde_json::from_slice(&json).map_err(|e| {
         Error::file(path, format!("broken safetensors header: {}; download the file again", excerpt(&e.to_string())))
     })?;
-    check(path, &entries, file.len - data_start)?;
-    let place = |info: &TensorInfo| data_start + info.data_offsets.0..data_start + info.data_offsets.1;
-    Ok(entries.into_iter().map(|(name, info)| (name, Stored { range: place(&info), info })).collect())
+    check(path, &tensors, file.len - data_start)?;
+    let stored = |info: TensorInfo| Stored {
+        dtype: info.dtype.into(),
+        range: data_start + info.data_offsets.0..data_start + info.data_offsets.1,
+        shape: info.shape,
+    };
+    let tensors = tensors.into_iter().map(|(name, info)| (name, stored(info))).collect();
+    Ok(Header { tensors, metadata })
 }
 
 /// The header's JSON. The data starts at offset `8 + len`.
@@ -90,7 +94,7 @@ fn other_format(start: &[u8]) -> Option<&'static str> {
     let text = start.trim_ascii_start().to_ascii_lowercase();
     let begins = |marks: &[&[u8]]| marks.iter().any(|mark| text.starts_with(mark));
     if start.starts_with(b"GGUF") {
-        Some("a GGUF file, which is not supported; use the model's safetensors files")
+        Some("a GGUF file where only safetensors can be read")
     } else if start.starts_with(b"PK\x03\x04") || matches!(start, [0x80, 2..=5, ..]) {
         Some("a PyTorch checkpoint (pickle), which is not supported; save it as safetensors")
     } else if start.starts_with(b"\x89HDF") {
@@ -133,7 +137,10 @@ impl<'de> Visitor<'de> for ShapeVisitor {
 }
 
 /// The header's entries, with unique names.
-struct Entries(BTreeMap<String, TensorInfo>);
+struct Entries {
+    tensors: BTreeMap<String, TensorInfo>,
+    metadata: Map<String, Value>,
+}
 
 impl<'de> Deserialize<'de> for Entries {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
@@ -154,33 +161,33 @@ impl<'de> Visitor<'de> for EntriesVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Entries, A::Error> {
-        let mut entries = BTreeMap::new();
-        let mut has_metadata = false;
+        let mut tensors = BTreeMap::new();
+        let mut found: Option<Map<String, Value>> = None;
         while let Some(name) = map.next_key::<String>()? {
             if name == METADATA {
                 let metadata = map.next_value::<Option<Texts>>();
-                metadata.map_err(|error| A::Error::custom(format!("{METADATA}: {error}")))?;
-                if std::mem::replace(&mut has_metadata, true) {
+                let metadata = metadata.map_err(|error| A::Error::custom(format!("{METADATA}: {error}")))?;
+                if found.replace(metadata.map_or_else(Map::new, |Texts(texts)| texts)).is_some() {
                     return Err(A::Error::custom(format!("{METADATA}: the name occurs twice")));
                 }
                 continue;
             }
             let named = |text: &dyn fmt::Display| A::Error::custom(format!("tensor {}: {text}", excerpt(&name)));
             let info = map.next_value::<TensorInfo>().map_err(|e| named(&e))?;
-            if entries.contains_key(&name) {
+            if tensors.contains_key(&name) {
                 return Err(named(&"the name occurs twice"));
             }
-            if entries.len() == MOST_TENSORS {
+            if tensors.len() == MOST_TENSORS {
                 return Err(A::Error::custom(format!("expected at most {MOST_TENSORS} tensors, found more")));
             }
-            entries.insert(name, info);
+            tensors.insert(name, info);
         }
-        Ok(Entries(entries))
+        Ok(Entries { tensors, metadata: found.unwrap_or_default() })
     }
 }
 
-/// A map of texts, the format's metadata. Nothing here reads it.
-struct Texts;
+/// A map of texts, the format's metadata, as far as it is not longer than any published one.
+struct Texts(Map<String, Value>);
 
 impl<'de> Deserialize<'de> for Texts {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
@@ -198,8 +205,14 @@ impl<'de> Visitor<'de> for TextsVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Texts, A::Error> {
-        while map.next_entry::<String, String>()?.is_some() {}
-        Ok(Texts)
+        let (mut texts, mut bytes) = (Map::new(), 0);
+        while let Some((key, text)) = map.next_entry::<String, String>()? {
+            bytes += key.len() + text.len();
+            if bytes <= LONGEST_METADATA && texts.len() < MOST_METADATA {
+                texts.insert(key, Value::String(text));
+            }
+        }
+        Ok(Texts(texts))
     }
 }
 
