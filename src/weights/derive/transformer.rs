@@ -25,8 +25,8 @@ const AXES_LENS: [usize; 3] = [1536, 512, 512];
 ///
 /// # Errors
 /// [`Error::Tensor`](crate::Error::Tensor) for a tensor that is missing or does not fit the others;
-/// [`Error::File`](crate::Error::File) if the head cannot be divided as published and `given` has no
-/// `axes_dims`.
+/// [`Error::File`](crate::Error::File) if the head cannot be divided as published and `given` has
+/// no `axes_dims`.
 pub fn transformer_config(shapes: &Shapes, given: &Map<String, Value>) -> Result<Value> {
     const NORM: &str = "layers.0.attention_norm1.weight";
     const HEAD_NORM: &str = "layers.0.attention.norm_q.weight";

@@ -7,13 +7,13 @@ use serde_json::{Map, Value, json};
 /// The published number of groups of a GroupNorm.
 const GROUPS: usize = 32;
 
-/// The autoencoder's configuration, in the layout of `vae/config.json`. Sizes come from the decoder,
-/// because some files have no encoder.
+/// The autoencoder's configuration, in the layout of `vae/config.json`. Sizes come from the
+/// decoder, because some files have no encoder.
 ///
 /// | key | from |
 /// | --- | --- |
 /// | `latent_channels` | the decoder's first convolution |
-/// | `block_out_channels`, `layers_per_block` | the resnets of the decoder, which has one more a block |
+/// | `block_out_channels`, `layers_per_block` | the decoder, which has a resnet more a block |
 /// | `mid_block_add_attention`, `use_quant_conv`, `use_post_quant_conv` | presence |
 /// | `norm_num_groups`, `scaling_factor`, `shift_factor` | the published model |
 ///

@@ -13,7 +13,8 @@ pub struct Listed<'a> {
     pub shape: &'a [usize],
 }
 
-/// Prefixes of diffusion models in the files of ComfyUI, stable-diffusion.cpp, NVIDIA and diffusers.
+/// Prefixes of diffusion models in the files of ComfyUI, stable-diffusion.cpp, NVIDIA and
+/// diffusers.
 const PREFIXES: [&str; 6] = ["model.diffusion_model.", "diffusion_model.", "transformer.", "unet.", "net.", "model."];
 
 /// The tensors of a file by name.

@@ -10,8 +10,8 @@ pub enum Kind {
     Transformer,
     /// Qwen3 of a size that no other published text encoder has, Qwen3-4B in the published model.
     TextEncoder,
-    /// The autoencoder of FLUX.1 (`AutoencoderKL` with 16 latent channels). That of Stable Diffusion
-    /// 3 has the same shapes.
+    /// The autoencoder of FLUX.1 (`AutoencoderKL` with 16 latent channels). That of Stable
+    /// Diffusion 3 has the same shapes.
     Vae,
     /// Several parts of a Z-Image model.
     AllInOne(Vec<Part>),

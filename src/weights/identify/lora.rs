@@ -54,8 +54,8 @@ const TEXT_ENCODER: [&str; 7] = [
     "_mlp_down_proj",
 ];
 
-/// The kind of a LoRA file; `None` for other files. A model may contain a few tensors that are named
-/// like a LoRA's, so most of a LoRA's tensors have to be.
+/// The kind of a LoRA file; `None` for other files. A model may contain a few tensors that are
+/// named like a LoRA's, so most of a LoRA's tensors have to be.
 pub(super) fn kind(index: &Index<'_>) -> Option<Kind> {
     let is_lora =
         |name: &str| MARKS.iter().any(|mark| name.contains(mark)) || ENDS.iter().any(|end| name.ends_with(end));

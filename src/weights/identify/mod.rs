@@ -19,8 +19,8 @@ pub use index::Listed;
 pub use kind::{ControlNet, Kind, LoraFor};
 use serde_json::{Map, Value};
 
-/// The kind of a file with these tensors. `metadata` are the values of a GGUF file or the texts of a
-/// safetensors file; they only decide where the tensors do not.
+/// The kind of a file with these tensors. `metadata` are the values of a GGUF file or the texts of
+/// a safetensors file; they only decide where the tensors do not.
 pub fn identify(listed: &[Listed<'_>], metadata: &Map<String, Value>) -> Kind {
     let index = Index::new(listed);
     if let Some(kind) = lora::kind(&index) {

@@ -17,8 +17,8 @@ const VARIANTS: [(&str, &str); 6] = [
 ];
 
 /// True if the file has the transformer of Z-Image, or of a model with additions to it. Its marks
-/// are the caption's embedder, the refiner, and a modulation that is one linear layer, where that of
-/// Lumina 2 begins with an activation.
+/// are the caption's embedder, the refiner, and a modulation that is one linear layer, where that
+/// of Lumina 2 begins with an activation.
 pub(super) fn is_z_image(index: &Index<'_>) -> bool {
     is_next_dit(index) && index.has("layers.0.adaLN_modulation.0.weight")
 }

@@ -98,8 +98,8 @@ impl Spelling {
     }
 
     /// The names under which the model's code asks for the stored tensor. A tensor of the part that
-    /// the map does not have keeps its name without the prefix, so that it can be reported; a tensor
-    /// of another part has no target.
+    /// the map does not have keeps its name without the prefix, so that it can be reported; a
+    /// tensor of another part has no target.
     pub fn targets(&self, stored: &str) -> Vec<Target> {
         let Some(name) = stored.strip_prefix(self.prefix) else { return Vec::new() };
         if self.prefix.is_empty() && is_foreign(self.part, name) {
@@ -114,8 +114,8 @@ impl Spelling {
     }
 
     /// True for a tensor that files contain without a use: the marker of old FP8 files, the final
-    /// norm of Lumina that ComfyUI writes although Z-Image has none, and the weights of the training
-    /// loss.
+    /// norm of Lumina that ComfyUI writes although Z-Image has none, and the weights of the
+    /// training loss.
     pub fn is_unused(&self, stored: &str) -> bool {
         let Some(name) = stored.strip_prefix(self.prefix) else { return false };
         match self.part {
