@@ -87,7 +87,7 @@ impl Spelling {
         self.part
     }
 
-    /// The prefix of every name of the part; empty in a file of one part.
+    /// The prefix of every name of the part; empty if the file has none.
     pub fn prefix(&self) -> &'static str {
         self.prefix
     }
