@@ -44,9 +44,9 @@ impl Transform for BeyondF16 {
     }
 
     /// Multiplies by [`FACTOR`], in the tensor's own type if its range suffices.
-    fn apply(&self, _: &str, tensor: HostTensor) -> HostTensor {
+    fn apply(&self, _: &str, tensor: HostTensor) -> Result<HostTensor> {
         let dtype = if tensor.dtype() == DType::Bf16 { DType::Bf16 } else { DType::F32 };
         let values: Vec<f32> = tensor.to_f32().into_iter().map(|value| value * FACTOR).collect();
-        HostTensor::rounded(dtype, tensor.shape(), &values)
+        Ok(HostTensor::rounded(dtype, tensor.shape(), &values))
     }
 }

@@ -173,10 +173,10 @@ impl Tensors {
     /// The whole tensor, changed by its transform if it has one.
     async fn transformed(&self, name: &str, weight: Weight<'_>) -> Result<HostTensor> {
         let tensor = weight.whole().await?;
-        Ok(match self.transform_of(name) {
+        match self.transform_of(name) {
             Some(transform) => transform.apply(name, tensor),
-            None => tensor,
-        })
+            None => Ok(tensor),
+        }
     }
 
     /// The tensor of this name as it is stored, if there is one; it counts as read.

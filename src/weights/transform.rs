@@ -1,5 +1,6 @@
 //! Transforms of a model's weights: name → tensor → tensor, applied as each weight is read.
 
+use crate::error::Result;
 use crate::tensor::HostTensor;
 use std::fmt;
 
@@ -11,5 +12,8 @@ pub trait Transform: fmt::Debug + Send + Sync {
     fn changes(&self, name: &str) -> bool;
 
     /// The weight that replaces `tensor` under `name`: the same shape, any floating type.
-    fn apply(&self, name: &str, tensor: HostTensor) -> HostTensor;
+    ///
+    /// # Errors
+    /// An error if the change does not fit the tensor, or if memory runs out.
+    fn apply(&self, name: &str, tensor: HostTensor) -> Result<HostTensor>;
 }
