@@ -50,6 +50,15 @@ pub enum Error {
         part: &'static str,
         /// The model's file or folder.
         model: PathBuf,
+    /// A hub such as huggingface.co did not deliver a repository or one of its files.
+    #[error("{name}: {problem}")]
+    Hub {
+        /// The repository or the file in it: `org/name@revision/path`.
+        name: String,
+        /// The class of the failure.
+        cause: HubCause,
+        /// The fault with its URL, and what would work.
+        problem: String,
     },
     /// A network of a model returned infinite values or NaN, so there is no picture.
     #[error("{}", non_finite(network, path, tensor.as_deref()))]
@@ -117,6 +126,22 @@ pub enum ErrorKind {
     Internal,
 }
 
+/// The class of a failure in [`Error::Hub`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum HubCause {
+    /// The network may not be used, and the cache lacks a file.
+    Offline,
+    /// The connection could not be made, or broke more often than it is tried.
+    Connection,
+    /// The hub refused with this HTTP status.
+    Status(u16),
+    /// An answer is not what the hub promised: a wrong size or hash, broken JSON, a hostile name.
+    Invalid,
+    /// The repository has no such file, or none that this program reads.
+    Missing,
+}
+
 /// The memory that ran out in [`Error::OutOfMemory`]. It decides what takes less.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -143,6 +168,8 @@ impl Error {
             | Error::NonFinite { tensor: Some(_), .. } => {
                 ErrorKind::Files
             }
+            | Error::Hub { .. }
+            | Error::NonFinite { tensor: Some(_), .. } => ErrorKind::Files,
             Error::NonFinite { tensor: None, .. }
             | Error::NonFinitePicture
             | Error::Device(_)

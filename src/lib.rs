@@ -18,6 +18,7 @@
 //! | feature | default | adds |
 //! | --- | --- | --- |
 //! | `cli` | yes | the dependencies of the program `zimage`; a library needs none of them |
+//! | `hub` | with `cli` | `weights::hub`: downloads from the Hugging Face hub, on targets with files and threads |
 //! | `embedded-model` | yes | [`Model::embedded`], a small model compiled in (32 MB) |
 //! | `webgpu` | yes | `backend::webgpu`: any GPU through Vulkan, Metal or Direct3D 12, and in the browser |
 //! | `cuda` | yes | `backend::cuda`: NVIDIA GPUs; needs no CUDA to build |
@@ -97,7 +98,7 @@ pub mod weights;
 pub use engine::{BackendChoice, DeviceInfo, Engine, LoadOptions, Output, Precision, bench, devices, parity, stages};
 #[cfg(not(target_family = "wasm"))]
 pub use engine::{Event, Generation, Worker};
-pub use error::{Error, ErrorKind, MemoryKind, Result};
+pub use error::{Error, ErrorKind, HubCause, MemoryKind, Result};
 pub use image::{Foreign, Image, Info, PngText};
 pub use model::Model;
 pub use model::vae::tiling::VaeTile;

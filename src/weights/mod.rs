@@ -13,6 +13,9 @@ mod finite;
 mod folder;
 mod gguf;
 mod identify;
+mod header;
+#[cfg(all(feature = "hub", not(target_family = "wasm")))]
+pub mod hub;
 mod index;
 mod lora;
 mod names;
