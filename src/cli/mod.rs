@@ -8,16 +8,19 @@
 mod advice;
 mod backend;
 mod bench;
+mod download;
 mod generate;
 mod inspect;
 mod manual;
 pub(crate) mod memory;
+mod models;
 mod output;
 mod parity;
 mod peers;
 mod phases;
 mod progress;
 mod prompts;
+mod pull;
 mod signals;
 mod stages;
 mod streams;
@@ -41,7 +44,8 @@ Exit codes:
   0    done
   1    a fault of this program
   2    the command line or the request must change
-  3    a file or folder: a broken or missing model, a place that cannot be written
+  3    a file or folder: a broken or missing model, a hub that does not deliver it, a place that
+       cannot be written
   4    the device cannot do it
   129, 130, 143
        cancelled by a hang-up, by Ctrl-C, by SIGTERM; pictures that were done are kept
@@ -64,6 +68,8 @@ struct Cli {
 enum Command {
     Generate(generate::Args),
     Inspect(inspect::Args),
+    Pull(pull::Args),
+    Models(models::Args),
     Bench(bench::Args),
     Parity(parity::Args),
     Stages(stages::Args),
@@ -101,6 +107,8 @@ pub(crate) fn run(start: Instant) -> ExitCode {
     let done = match cli.command {
         Command::Generate(args) => generate::run(&args, start),
         Command::Inspect(args) => inspect::run(&args).map_err(Failure::from),
+        Command::Pull(args) => pull::run(&args).map_err(Failure::from),
+        Command::Models(args) => models::run(&args).map_err(Failure::from),
         Command::Bench(args) => bench::run(&args).map_err(Failure::from),
         Command::Parity(args) => return parity::run(&args).unwrap_or_else(|error| Failure::from(error).print(json)),
         Command::Stages(args) => stages::run(&args).map_err(Failure::from),
@@ -209,7 +217,7 @@ mod tests {
     fn every_value_may_begin_with_a_dash() {
         // Paths are left out: a flag in the place of a file's name is a file's name that was
         // forgotten.
-        let paths = ["model", "output", "inputs"];
+        let paths = ["model", "models-dir", "output", "inputs"];
         for command in Cli::command().get_subcommands() {
             let options = command.get_arguments().filter(|argument| argument.get_action().takes_values());
             for argument in options.filter(|argument| argument.get_long().is_some_and(|name| !paths.contains(&name))) {

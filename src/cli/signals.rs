@@ -70,17 +70,24 @@ pub(super) struct Interrupt {
     /// word.
     told: Arc<Mutex<bool>>,
     line: ProgressBar,
+    /// The end of "stopping …".
+    work: &'static str,
 }
 
 impl Interrupt {
     /// From now on the first signal only asks to stop, and says so above `line`.
     pub(super) fn defer(line: ProgressBar) -> Self {
-        let interrupt = Self { received: &RECEIVED, told: Arc::default(), line };
+        Self::defer_work(line, "after this step")
+    }
+
+    /// The same for other work than a picture's: `work` is the end of "stopping …".
+    pub(super) fn defer_work(line: ProgressBar, work: &'static str) -> Self {
+        let interrupt = Self { received: &RECEIVED, told: Arc::default(), line, work };
         let watched = interrupt.clone();
         // The work checks between its steps, which may be far apart: the person is told
         // immediately.
         let watch = std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
-            while !watched.is_pressed() {
+            while Arc::strong_count(&watched.told) > 1 && !watched.is_pressed() {
                 std::thread::sleep(Duration::from_millis(50));
             }
         });
@@ -88,6 +95,15 @@ impl Interrupt {
         drop(watch);
         AT_ONCE.store(false, Ordering::SeqCst);
         interrupt
+    }
+
+    /// Ends the work: from now on a signal ends the program at once, as it did before.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`] if a signal has come already.
+    pub(super) fn release(self) -> Result<()> {
+        AT_ONCE.store(true, Ordering::SeqCst);
+        self.check()
     }
 
     /// Fails once a signal has come.
@@ -103,7 +119,7 @@ impl Interrupt {
         }
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         if !std::mem::replace(&mut *told, true) {
-            self.line.suspend(|| note(words(signal as i32)));
+            self.line.suspend(|| note(&words(signal as i32, self.work)));
         }
         true
     }
@@ -111,14 +127,14 @@ impl Interrupt {
     /// One that listens to `received` alone.
     #[cfg(test)]
     pub(super) fn of(received: &'static AtomicUsize) -> Self {
-        Self { received, told: Arc::default(), line: ProgressBar::hidden() }
+        Self { received, told: Arc::default(), line: ProgressBar::hidden(), work: "after this step" }
     }
 }
 
-fn words(signal: i32) -> &'static str {
+fn words(signal: i32, work: &str) -> String {
     match signal {
-        SIGINT => "stopping after this step; Ctrl-C again stops at once",
-        SIGTERM => "stopping after this step (SIGTERM); a second signal stops at once",
-        _ => "stopping after this step (SIGHUP); a second signal stops at once",
+        SIGINT => format!("stopping {work}; Ctrl-C again stops at once"),
+        SIGTERM => format!("stopping {work} (SIGTERM); a second signal stops at once"),
+        _ => format!("stopping {work} (SIGHUP); a second signal stops at once"),
     }
 }
