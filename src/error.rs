@@ -50,6 +50,7 @@ pub enum Error {
         part: &'static str,
         /// The model's file or folder.
         model: PathBuf,
+    },
     /// A hub such as huggingface.co did not deliver a repository or one of its files.
     #[error("{name}: {problem}")]
     Hub {
@@ -165,9 +166,6 @@ impl Error {
             | Error::File { .. }
             | Error::Tensor { .. }
             | Error::MissingPart { .. }
-            | Error::NonFinite { tensor: Some(_), .. } => {
-                ErrorKind::Files
-            }
             | Error::Hub { .. }
             | Error::NonFinite { tensor: Some(_), .. } => ErrorKind::Files,
             Error::NonFinite { tensor: None, .. }

@@ -99,7 +99,7 @@ pub use engine::{BackendChoice, DeviceInfo, Engine, LoadOptions, Output, Precisi
 #[cfg(not(target_family = "wasm"))]
 pub use engine::{Event, Generation, Worker};
 pub use error::{Error, ErrorKind, HubCause, MemoryKind, Result};
-pub use image::{Foreign, Image, Info, PngText};
+pub use image::{Foreign, Image, Info, LoraInfo, PngText};
 pub use model::Model;
 pub use model::vae::tiling::VaeTile;
 pub use output_file::OutputFile;

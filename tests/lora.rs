@@ -2,15 +2,13 @@
 //! them), every rule for the scale holds, and files that do not fit are refused with a list.
 
 use pollster::block_on;
-use safetensors::tensor::TensorView;
+use safetensors::tensor::{Dtype, TensorView};
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use zimage::tensor::{DType, HostTensor};
-use zimage::weights::{
-    BoundLora, Lora, LoraStack, ModelFolder, Report, StoredType, Targets, Tensors, Transform, Unused,
-};
+use zimage::weights::{BoundLora, Lora, LoraStack, ModelFolder, Report, Targets, Tensors, Transform, Unused};
 
 /// The layer that most tests change, of `[64, 48]`.
 const CAPTION: &str = "cap_embedder.1";
@@ -38,11 +36,11 @@ fn weight(model: &[Tensors; 2], name: &str) -> HostTensor {
 }
 
 /// A tensor of a file: its name, type, shape and bytes.
-type Stored = (String, StoredType, Vec<usize>, Vec<u8>);
+type Stored = (String, Dtype, Vec<usize>, Vec<u8>);
 
 fn floats(name: &str, shape: &[usize], values: impl Fn(usize) -> f32) -> Stored {
     let values = (0..shape.iter().product()).flat_map(|i| values(i).to_le_bytes()).collect();
-    (name.to_owned(), StoredType::F32, shape.to_vec(), values)
+    (name.to_owned(), Dtype::F32, shape.to_vec(), values)
 }
 
 fn ones(name: &str, shape: &[usize]) -> Stored {
@@ -161,7 +159,7 @@ fn every_rule_for_the_scale_holds() {
     let whole = [ones("lokr_w1", &[8, 6]), ones("lokr_w2", &[8, 8])];
     let inner = [ones("lokr_w1", &[8, 6]), ones("lokr_w2_a", &[8, 2]), ones("lokr_w2_b", &[2, 8])];
     let outer = [ones("lokr_w1_a", &[8, 2]), ones("lokr_w1_b", &[2, 6]), ones("lokr_w2", &[8, 8])];
-    let integer = ("alpha".to_owned(), StoredType::I64, vec![], 8i64.to_le_bytes().to_vec());
+    let integer = ("alpha".to_owned(), Dtype::I64, vec![], 8i64.to_le_bytes().to_vec());
     // The change of every element: the sum over the rank, times the scale.
     let cases: [(&str, Vec<Stored>, f32); 13] = [
         ("a LoRA without alpha", low_rank(&[]), 4.0),
@@ -247,7 +245,7 @@ fn tensors_that_do_not_fit_are_listed() {
     let fused = "layers.0.attention.qkv";
     let columns = [&pair(fused, (192, 64), 2)[..], &[ones(&format!("{fused}.dora_scale"), &[1, 64])]].concat();
     refused(&columns, &["has the norms of columns, which the separate layers of a fused one do not have"]);
-    let integers = ("cap_embedder.1.lora_A.weight".to_owned(), StoredType::I8, vec![2, 48], vec![0; 96]);
+    let integers = ("cap_embedder.1.lora_A.weight".to_owned(), Dtype::I8, vec![2, 48], vec![0; 96]);
     refused(&[&[integers], &pair(CAPTION, size, 2)[1..]].concat(), &["expected floating elements, found I8 [2, 48]"]);
     let hostile = pair(&format!("a\n\u{1b}{}", "b".repeat(100_000)), size, 2);
     refused(&hostile, &["a\\n\\u{1b}bbb"]);

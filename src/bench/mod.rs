@@ -40,7 +40,7 @@ use crate::pipeline::Pipeline;
 use crate::pipeline::progress::{Progress, Stage, since};
 use crate::pipeline::prompt::MAX_TOKENS;
 use crate::pipeline::request::{Limits, Request};
-use crate::weights::RandomTensors;
+use crate::weights::{Part, RandomTensors, Tensors};
 use pictures::PICTURE;
 use sizes::Sizes;
 use stages::{Bench, TEXT_ENCODER, TRANSFORMER, VAE};
@@ -179,19 +179,19 @@ pub async fn run<B: Backend + 'static>(
         let bench = Bench { b, sizes, random: &random, activations, runs };
         if any(&TEXT_ENCODER) {
             watched.phase("loading the text encoder")?;
-            let tensors = TextEncoder::<B>::open(folder).await?;
+            let tensors = Tensors::of(folder, Part::TextEncoder).await?;
             let network = TextEncoder::load(b, &tensors, &config.text_encoder, on_read).await?;
             bench.text_encoder(&network, wanted, &mut watched).await?;
         }
         if any(&TRANSFORMER) {
             watched.phase("loading the transformer")?;
-            let tensors = Transformer::<B>::open(folder).await?;
+            let tensors = Tensors::of(folder, Part::Transformer).await?;
             let network = Transformer::load(b, &tensors, &config.transformer, on_read).await?;
             bench.transformer(&network, wanted, &mut watched).await?;
         }
         if any(&VAE) {
             watched.phase("loading the VAE")?;
-            let tensors = Vae::<B>::open(folder).await?;
+            let tensors = Tensors::of(folder, Part::Vae).await?;
             let network = Vae::load(b, &tensors, &config.vae, on_read).await?;
             bench.vae(&network, wanted, &mut watched).await?;
         }

@@ -1,8 +1,8 @@
 //! `zimage bench`: the speed of a backend, op by op, stage by stage and in whole pictures.
 
+use super::model;
 use super::phases::Phases;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use std::path::PathBuf;
 use zimage::bench::{Options, Published, Seen};
 use zimage::{BackendChoice, Model, Result};
 
@@ -26,9 +26,10 @@ pub(super) struct Args {
     #[arg(long, value_name = "turbo|base", value_parser = published(), allow_hyphen_values = true)]
     random: Option<Published>,
 
-    /// A model's folder in the diffusers layout [default: the small model inside this program]
-    #[arg(long, value_name = "MODEL_DIR", conflicts_with = "random")]
-    model: Option<PathBuf>,
+    /// The model: a diffusers folder, a file with a transformer, or a name on the Hugging Face hub
+    /// [default: the small model inside this program]
+    #[arg(long, value_name = "PATH|NAME", conflicts_with = "random")]
+    model: Option<String>,
 
     /// Width of the picture in pixels, a multiple of 16 [default: the model's, 1024 for the
     /// published ones]
@@ -66,7 +67,7 @@ fn published() -> impl TypedValueParser<Value = Published> {
 pub(super) fn run(args: &Args) -> Result<()> {
     let model = match (args.random, &args.model) {
         (Some(published), _) => published.with_random_weights()?,
-        (None, Some(folder)) => Model::open(folder)?,
+        (None, Some(name)) => model::named(name)?,
         (None, None) => Model::embedded()?,
     };
     let options = Options {

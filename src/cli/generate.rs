@@ -11,8 +11,7 @@ use std::str::FromStr;
 use std::time::Instant;
 use zimage::pipeline::request::MAX_STEPS;
 use zimage::{
-    BackendChoice, Engine, Error, Image, Info, LoadOptions, Model, Offload, Precision, Request, Result, RunInfo,
-    VaeTile,
+    BackendChoice, Engine, Error, Image, Info, LoadOptions, Offload, Precision, Request, Result, RunInfo, VaeTile,
 };
 
 /// Make pictures from prompts
@@ -31,9 +30,8 @@ pub(super) struct Args {
     #[arg(short = 'p', long = "prompt", value_name = "TEXT", allow_hyphen_values = true)]
     literal: Vec<String>,
 
-    /// The model's folder in the diffusers layout [default: the small model inside this program]
-    #[arg(short, long, value_name = "DIR")]
-    model: Option<PathBuf>,
+    #[command(flatten)]
+    model: super::model::Args,
 
     /// The negative prompt, read only with a guidance above 0. Once for all prompts, or once for
     /// each [default: empty]
@@ -251,7 +249,9 @@ fn make(
     bar: &mut Bar,
     Made { files, warnings }: &mut Made,
 ) -> Result<(Engine, RunInfo)> {
-    let model = args.model.as_deref().map_or_else(Model::embedded, Model::open)?;
+    let super::model::Opened { model, reports, warnings: unused } = args.model.open()?;
+    reports.iter().for_each(|report| bar.note(report));
+    warnings.tell(unused, bar);
     // Before minutes of reading weights.
     let job = request.check(model.config())?;
     if job.guidance.scale == 0.0 && request.negative.iter().any(|text| !text.is_empty()) {

@@ -13,6 +13,7 @@ mod generate;
 mod inspect;
 mod manual;
 pub(crate) mod memory;
+mod model;
 mod models;
 mod output;
 mod parity;

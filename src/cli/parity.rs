@@ -1,9 +1,9 @@
 //! `zimage parity`: holds a backend against another and says in its exit code whether they agree.
 
 use super::backend::EXPLICIT;
+use super::model;
 use super::phases::Phases;
 use serde::Serialize;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use zimage::conformance::{Options, Report};
 use zimage::{BackendChoice, Error, ErrorKind, Model, Result};
@@ -32,9 +32,10 @@ pub(super) struct Args {
     #[arg(long, value_name = "NAMES", value_delimiter = ',', allow_hyphen_values = true)]
     backends: Vec<String>,
 
-    /// A model's folder in the diffusers layout [default: the small model inside this program]
-    #[arg(long, value_name = "MODEL_DIR")]
-    model: Option<PathBuf>,
+    /// The model: a diffusers folder, a file with a transformer, or a name on the Hugging Face hub
+    /// [default: the small model inside this program]
+    #[arg(long, value_name = "PATH|NAME")]
+    model: Option<String>,
 
     /// Only cases whose name holds this text, such as attention or linear/odd
     #[arg(long, value_name = "PATTERN", default_value = "", allow_hyphen_values = true)]
@@ -67,7 +68,7 @@ struct Document {
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let models = match &args.model {
-        Some(folder) => vec![Model::open(folder)?],
+        Some(name) => vec![model::named(name)?],
         None => match Model::embedded() {
             // A program built without the small model still compares the ops.
             Err(error) if error.kind() == ErrorKind::Request => {

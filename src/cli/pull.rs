@@ -50,7 +50,6 @@ pub(super) fn run(args: &Args) -> Result<()> {
 ///
 /// # Errors
 /// As [`Hub::resolve`].
-#[allow(dead_code, reason = "the flags that take a model call it")]
 pub(super) fn resolve(value: &str) -> Result<PathBuf> {
     match HubName::unless_path(value)? {
         Some(name) => {

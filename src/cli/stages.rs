@@ -1,5 +1,6 @@
 //! `zimage stages`: single networks on given inputs, for comparing them with other programs.
 
+use super::model;
 use super::output;
 use super::progress::Bar;
 use safetensors::tensor::TensorView;
@@ -31,9 +32,10 @@ Outputs, all F32:
 #[derive(Debug, clap::Args)]
 #[command(after_help = format!("{TENSORS}\n{}", super::EXIT_CODES))]
 pub(super) struct Args {
-    /// The model's folder in the diffusers layout [default: the small model inside this program]
-    #[arg(short, long, value_name = "DIR")]
-    model: Option<PathBuf>,
+    /// The model: a diffusers folder, a file with a transformer, or a name on the Hugging Face hub
+    /// [default: the small model inside this program]
+    #[arg(short, long, value_name = "PATH|NAME")]
+    model: Option<String>,
 
     /// The backend; webgpu:N, webgpu:NAME and cuda:N choose a device that inspect --device lists
     #[arg(long, default_value = "cpu", value_parser = super::backend::EXPLICIT, allow_hyphen_values = true)]
@@ -50,7 +52,7 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args) -> Result<()> {
     let output = output::open(&args.output)?;
-    let model = args.model.as_deref().map_or_else(Model::embedded, Model::open)?;
+    let model = args.model.as_deref().map_or_else(Model::embedded, model::named)?;
     let inputs = pollster::block_on(Inputs::read(&args.inputs, model.config()))?;
     let mut bar = Bar::new();
     let results = pollster::block_on(zimage::stages(args.backend.clone(), &model, &inputs, &mut bar));

@@ -31,7 +31,7 @@ use crate::pipeline::progress::{Loading, Progress};
 use crate::pipeline::prompt::MAX_TOKENS;
 use crate::reserve::zeros;
 use crate::tensor::HostTensor;
-use crate::weights::Tensors;
+use crate::weights::{Part, Tensors};
 use std::path::Path;
 
 /// The inputs of the stages.
@@ -193,7 +193,7 @@ pub async fn run<B: Backend>(
     let config = model.config();
     let mut results = Vec::new();
     if !inputs.prompts.is_empty() {
-        let tensors = TextEncoder::<B>::open(folder).await?;
+        let tensors = Tensors::of(folder, Part::TextEncoder).await?;
         let left = |name: &str| TextEncoder::<B>::leaves(&config.text_encoder, name);
         let loading = Loading::new(progress, tensors.bytes_but(left));
         let encoder = TextEncoder::load(b, &tensors, &config.text_encoder, &|bytes| loading.read(bytes)).await?;
@@ -203,7 +203,7 @@ pub async fn run<B: Backend>(
         b.trim();
     }
     if !inputs.forwards.is_empty() {
-        let tensors = Transformer::<B>::open(folder).await?;
+        let tensors = Tensors::of(folder, Part::Transformer).await?;
         let loading = Loading::new(progress, tensors.bytes());
         let transformer = Transformer::load(b, &tensors, &config.transformer, &|bytes| loading.read(bytes)).await?;
         for Named { name, value } in &inputs.forwards {
@@ -216,7 +216,7 @@ pub async fn run<B: Backend>(
         b.trim();
     }
     if !inputs.latents.is_empty() {
-        let tensors = Vae::<B>::open(folder).await?;
+        let tensors = Tensors::of(folder, Part::Vae).await?;
         let loading = Loading::new(progress, tensors.bytes());
         let vae = Vae::load(b, &tensors, &config.vae, &|bytes| loading.read(bytes)).await?;
         for Named { name, value } in &inputs.latents {

@@ -9,9 +9,9 @@ mod worker;
 
 use crate::backend::Runtime;
 use crate::error::Result;
-use crate::image::{Image, Info};
-use crate::model::Model;
+use crate::image::{Image, Info, LoraInfo};
 use crate::model::config::ModelConfig;
+use crate::model::{AddedLora, Model};
 use crate::pipeline::RunInfo;
 use crate::pipeline::progress::{Progress, since};
 use crate::pipeline::request::{Job, Request};
@@ -33,6 +33,7 @@ pub use worker::{Event, Generation, Worker};
 #[derive(Debug)]
 pub struct Engine {
     model: String,
+    loras: Vec<LoraInfo>,
     pipeline: Any<Loaded>,
     warnings: Vec<String>,
     load_ms: f64,
@@ -61,7 +62,13 @@ impl Engine {
         let opened = Any::open(options.backend.clone(), &mut warnings).await?;
         let pipeline = opened.load(model, &options, progress).await?;
         warnings.extend_from_slice(dispatch!(&pipeline, pipeline => pipeline.warnings()));
-        Ok(Self { model: model.name().to_owned(), pipeline, warnings, load_ms: since(start) })
+        let loras = model.loras().iter().cloned().map(|AddedLora { name, strength, sha256 }| LoraInfo {
+            name,
+            strength,
+            sha256,
+        });
+        let loras = loras.collect();
+        Ok(Self { model: model.name().to_owned(), loras, pipeline, warnings, load_ms: since(start) })
     }
 
     /// The model's name.
@@ -157,6 +164,7 @@ impl Engine {
             width: job.width,
             height: job.height,
             model: self.model.clone(),
+            loras: self.loras.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         }
     }

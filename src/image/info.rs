@@ -25,8 +25,29 @@ pub struct Info {
     pub height: usize,
     /// The model's display name.
     pub model: String,
+    /// The LoRA files in the model's weights, in the order in which they were added.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub loras: Vec<LoraInfo>,
     /// The version of this crate.
     pub version: String,
+}
+
+/// A LoRA file in a model's weights.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LoraInfo {
+    /// The file's name without its extension.
+    pub name: String,
+    /// The factor of its change.
+    pub strength: f32,
+    /// The SHA-256 of the file, in hexadecimal digits.
+    pub sha256: String,
+}
+
+impl LoraInfo {
+    /// The first digits of the hash, by which other tools name a file (`AutoV2`).
+    fn short_hash(&self) -> &str {
+        self.sha256.get(..10).unwrap_or(&self.sha256)
+    }
 }
 
 impl Info {
@@ -43,8 +64,14 @@ impl Info {
             true => serde_json::Value::from(self.model.as_str()).to_string(),
             false => self.model.clone(),
         };
+        let loras: Vec<String> =
+            self.loras.iter().map(|lora| format!("{}: {}", lora.name, lora.short_hash())).collect();
+        let loras = match loras.is_empty() {
+            true => String::new(),
+            false => format!(", Lora hashes: {}", serde_json::Value::from(loras.join(", "))),
+        };
         text += &format!(
-            "Steps: {}, Sampler: Euler, CFG scale: {}, Seed: {}, Size: {}x{}, Model: {model}, Version: zimage {}",
+            "Steps: {}, Sampler: Euler, CFG scale: {}, Seed: {}, Size: {}x{}, Model: {model}{loras}, Version: zimage {}",
             self.steps,
             self.guidance + 1.0,
             self.seed,

@@ -9,7 +9,7 @@ mod png_text;
 use crate::error::{Error, Result};
 use crate::output_file::OutputFile;
 use crate::reserve::zeros;
-pub use info::Info;
+pub use info::{Info, LoraInfo};
 pub use png_text::{Foreign, PngText};
 use png_text::{KEY, PARAMETERS, broken, decoder};
 use std::path::Path;
@@ -124,6 +124,7 @@ mod tests {
             width: 3,
             height: 2,
             model: "emoji".into(),
+            loras: vec![LoraInfo { name: "style".into(), strength: 0.8, sha256: "0123456789abcdef".repeat(4) }],
             version: "0.1.0".into(),
         };
         Image { width: 3, height: 2, pixels: (0..18).map(|i| i * 14).collect(), info }
@@ -157,11 +158,11 @@ mod tests {
         assert_eq!(
             info.parameters(),
             "a fox,\nsitting\nNegative prompt: blurry\nSteps: 8, Sampler: Euler, CFG scale: 4.5, \
-             Seed: 18446744073709551615, Size: 3x2, Model: emoji, Version: zimage 0.1.0"
+             Seed: 18446744073709551615, Size: 3x2, Model: emoji, Lora hashes: \"style: 0123456789\", Version: zimage 0.1.0"
         );
         let off = Info { guidance: 0.0, negative: String::new(), model: "a, b".into(), ..info };
         assert!(off.parameters().contains("sitting\nSteps: 8, Sampler: Euler, CFG scale: 1, "));
-        assert!(off.parameters().contains("Model: \"a, b\", Version"));
+        assert!(off.parameters().contains("Model: \"a, b\", Lora hashes: "));
     }
 
     #[test]

@@ -11,9 +11,10 @@ pub mod vae;
 
 use crate::error::Result;
 use crate::future::expect_ready;
-use crate::weights::ModelFolder;
+use crate::weights::{BoundLora, Lora, LoraStack, ModelFolder, Part, Report, Sources, Targets, Tensors, Unused};
 use config::ModelConfig;
 use std::path::Path;
+use std::sync::Arc;
 
 /// A model's files, with config files read and checked but without weights: enough to check a
 /// request.
@@ -21,15 +22,36 @@ use std::path::Path;
 pub struct Model {
     folder: ModelFolder,
     config: ModelConfig,
+    loras: Vec<AddedLora>,
+}
+
+/// A LoRA that was added to a model.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AddedLora {
+    /// The file's name without its extension.
+    pub name: String,
+    /// The factor of its change.
+    pub strength: f32,
+    /// The SHA-256 of the file, in hexadecimal digits.
+    pub sha256: String,
 }
 
 impl Model {
-    /// The diffusers folder at `path`.
+    /// The model at `path`: a diffusers folder, or a file with a transformer, whose other parts lie
+    /// next to it.
     ///
     /// # Errors
-    /// Errors of [`ModelFolder::open`] and [`ModelConfig::read`].
+    /// Errors of [`Model::from_sources`].
     pub fn open(path: &Path) -> Result<Self> {
-        expect_ready(Self::new(ModelFolder::open(path)?))
+        Self::from_sources(&Sources::of(path))
+    }
+
+    /// The model whose parts come from these places.
+    ///
+    /// # Errors
+    /// Errors of [`ModelFolder::from_sources`] and [`ModelConfig::read`].
+    pub fn from_sources(sources: &Sources) -> Result<Self> {
+        expect_ready(Self::new(ModelFolder::from_sources(sources)?))
     }
 
     /// The embedded default.
@@ -40,13 +62,52 @@ impl Model {
         expect_ready(Self::new(ModelFolder::embedded()?))
     }
 
+    /// This model with another shift of its schedule; `None` keeps its own.
+    ///
+    /// # Errors
+    /// Errors of [`ModelConfig::read`].
+    pub fn with_shift(&self, shift: Option<f64>) -> Result<Self> {
+        if shift.is_none() {
+            return Ok(self.clone());
+        }
+        expect_ready(async { Self::new(self.folder.with_shift(shift).await?).await })
+    }
+
     /// The model in `folder`, local or remote.
     ///
     /// # Errors
     /// Errors of [`ModelConfig::read`].
     pub async fn new(folder: ModelFolder) -> Result<Self> {
         let config = ModelConfig::read(&folder).await?;
-        Ok(Self { folder, config })
+        Ok(Self { folder, config, loras: Vec::new() })
+    }
+
+    /// This model with LoRA files added to its weights, each with its strength, in this order. A
+    /// report for each says how much of it the model took.
+    ///
+    /// # Errors
+    /// Errors of [`Lora::bind`]; those of the model's files.
+    pub async fn with_loras(&self, loras: &[(Lora, f32)], unused: Unused) -> Result<(Self, Vec<Report>)> {
+        let transformer = Tensors::of(&self.folder, Part::Transformer).await?;
+        let text_encoder = Tensors::of(&self.folder, Part::TextEncoder).await?;
+        let targets = Targets::of(&transformer, &text_encoder);
+        let bound: Vec<BoundLora> =
+            loras.iter().map(|(lora, strength)| lora.bind(&targets, *strength, unused)).collect::<Result<_>>()?;
+        loras.iter().try_for_each(|(lora, _)| lora.check_unchanged())?;
+        let reports = bound.iter().map(|lora| lora.report().clone()).collect();
+        let added = bound.iter().map(|lora| AddedLora {
+            name: lora.name().to_owned(),
+            strength: lora.strength(),
+            sha256: lora.sha256().to_owned(),
+        });
+        let loras = added.collect();
+        let folder = self.folder.with_transform(self.name(), Arc::new(LoraStack::new(bound)));
+        Ok((Self { folder, config: self.config.clone(), loras }, reports))
+    }
+
+    /// The LoRA files in its weights.
+    pub fn loras(&self) -> &[AddedLora] {
+        &self.loras
     }
 
     /// The model's name, for display.

@@ -8,7 +8,7 @@ use super::rope;
 use crate::backend::{Backend, Heads, RopePairs};
 use crate::error::Result;
 use crate::tensor::HostTensor;
-use crate::weights::{ModelFolder, OnRead, Tensors};
+use crate::weights::{OnRead, Tensors};
 
 const NAMES: Names = Names {
     q: "self_attn.q_proj",
@@ -36,14 +36,6 @@ pub struct TextEncoder<B: Backend> {
 }
 
 impl<B: Backend> TextEncoder<B> {
-    /// Opens `text_encoder/` of a model.
-    ///
-    /// # Errors
-    /// Errors of [`Tensors::open`].
-    pub async fn open(folder: &ModelFolder) -> Result<Tensors> {
-        Tensors::open(folder, "text_encoder", "model").await
-    }
-
     /// True for tensors that nothing uses: the last block, the final norm and the language-model
     /// head.
     pub fn leaves(config: &TextEncoderConfig, name: &str) -> bool {

@@ -13,7 +13,7 @@ use super::rope::AxesTable;
 use crate::backend::{Backend, DeviceTensor, Heads, Modulation, RmsNorm, RopePairs, Runtime};
 use crate::error::{Error, Result};
 use crate::tensor::HostTensor;
-use crate::weights::{ModelFolder, OnRead, Tensors};
+use crate::weights::{OnRead, Tensors};
 use futures_util::future::{try_join, try_join_all};
 
 /// Image and caption tokens are padded to a multiple of this.
@@ -114,14 +114,6 @@ pub struct Clock<'a, T> {
 }
 
 impl<B: Backend> Transformer<B> {
-    /// Opens `transformer/` of a model.
-    ///
-    /// # Errors
-    /// Errors of [`Tensors::open`].
-    pub async fn open(folder: &ModelFolder) -> Result<Tensors> {
-        Tensors::open(folder, "transformer", "diffusion_pytorch_model").await
-    }
-
     /// Reads and uploads every tensor.
     ///
     /// # Errors

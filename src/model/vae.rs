@@ -6,7 +6,7 @@ use super::config::VaeConfig;
 use super::load::Loader;
 use crate::backend::{Backend, Branch, Conv2d, DeviceTensor, Heads, Mask};
 use crate::error::{Error, Result};
-use crate::weights::{ModelFolder, OnRead, Tensors};
+use crate::weights::{OnRead, Tensors};
 use futures_util::future::try_join;
 use std::ops::Range;
 
@@ -199,14 +199,6 @@ struct Side {
 }
 
 impl<B: Backend> Vae<B> {
-    /// Opens `vae/` of a model.
-    ///
-    /// # Errors
-    /// Errors of [`Tensors::open`].
-    pub async fn open(folder: &ModelFolder) -> Result<Tensors> {
-        Tensors::open(folder, "vae", "diffusion_pytorch_model").await
-    }
-
     /// Reads and uploads every tensor. The encoder's tensors may be missing.
     ///
     /// # Errors

@@ -12,7 +12,7 @@ use crate::model::transformer::Transformer;
 use crate::model::vae::Vae;
 use crate::named;
 use crate::sync::lock;
-use crate::weights::{Listing, ModelFolder, Tensors};
+use crate::weights::{Listing, ModelFolder, Part, Tensors};
 use std::fmt;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex};
@@ -119,9 +119,9 @@ impl<B: Backend> Networks<B> {
         offload: Offload,
         progress: &mut dyn Progress,
     ) -> Result<(Self, Vec<String>)> {
-        let text_encoder = TextEncoder::<B>::open(folder).await?;
-        let transformer = Transformer::<B>::open(folder).await?;
-        let vae = Vae::<B>::open(folder).await?;
+        let text_encoder = Tensors::of(folder, Part::TextEncoder).await?;
+        let transformer = Tensors::of(folder, Part::Transformer).await?;
+        let vae = Tensors::of(folder, Part::Vae).await?;
         let files = Files { folder: folder.clone(), text_encoder, transformer, vae };
         let unused = is_unused::<B>(config);
         let in_turn = match offload {

@@ -290,7 +290,8 @@ mod tests {
     #[test]
     fn parts_are_stacked() {
         let asked = Cell::new(0);
-        let parts = [5, 1, 4].map(|rows| Weight::there(plain(DType::F16), &[rows, 2], Counting(&asked)).unwrap().in_pieces(1));
+        let parts =
+            [5, 1, 4].map(|rows| Weight::there(plain(DType::F16), &[rows, 2], Counting(&asked)).unwrap().in_pieces(1));
         let mut seen = Vec::new();
         let take = |row, piece: HostTensor| {
             seen.push((row, piece.shape()[0], piece.bytes()[0]));

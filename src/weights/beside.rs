@@ -133,7 +133,9 @@ impl Beside {
         };
         let config = self.read_config(file).await?;
         let named = config.as_ref().and_then(|config| config.get("format").or(Some(config))?.as_str());
-        if let Some(other) = ["pre_quant_scale", "weight_zero_point"].iter().find(|name| self.tensors.contains_key(*name)) {
+        if let Some(other) =
+            ["pre_quant_scale", "weight_zero_point"].iter().find(|name| self.tensors.contains_key(*name))
+        {
             return fault("a weight with scales only".into(), format!("one with {other}, which is not supported"));
         }
         let dtype = self.weight.dtype;

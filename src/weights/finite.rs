@@ -42,6 +42,7 @@ mod tests {
     use super::*;
     use crate::future::expect_ready;
     use crate::weights::ModelFolder;
+    use ::safetensors::Dtype;
     use safetensors::tensor::TensorView;
 
     /// A part with these vectors as tensors.

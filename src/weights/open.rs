@@ -4,7 +4,7 @@ use super::beside::{Beside, quantised};
 use super::file::{ModelFile, OpenFiles};
 use super::folder::{LONGEST_CONFIG, ModelFolder};
 use super::index::{self, read_index};
-use super::names::{HEAD, Library, Rows, Spelling, TABLE, Target};
+use super::names::{HEAD, Library, Part, Rows, Spelling, TABLE, Target};
 use super::random::RandomTensors;
 use super::safetensors::read_header;
 use super::stored::{Header, Stored};
@@ -40,6 +40,14 @@ impl Naming<'_> {
 }
 
 impl Tensors {
+    /// Opens a part of a model, with the errors of [`Tensors::open`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn of(folder: &ModelFolder, part: Part) -> Result<Self> {
+        Self::open(folder, part.folder(), part.stem()).await
+    }
+
     /// Opens `<part>/<stem>.safetensors`, or the shards that `<part>/<stem>.safetensors.index.json`
     /// names, and checks their headers; no tensor is read yet. If both exist, the index takes
     /// precedence, as in diffusers, or the single file for the `stem` of transformers, which is

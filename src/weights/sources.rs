@@ -20,8 +20,7 @@ const SHIFT: f64 = 3.0;
 /// Files of a folder whose headers are read to find a part.
 const MOST_LOOKED_AT: usize = 64;
 /// Folders beside the one of a transformer's file that ComfyUI keeps the part in.
-const COMFYUI: [(Part, &[&str]); 2] =
-    [(Part::TextEncoder, &["text_encoders", "clip"]), (Part::Vae, &["vae"])];
+const COMFYUI: [(Part, &[&str]); 2] = [(Part::TextEncoder, &["text_encoders", "clip"]), (Part::Vae, &["vae"])];
 
 /// The places that the parts of a model come from.
 #[derive(Debug, Clone, Default)]
@@ -99,8 +98,7 @@ impl<'a> Builder<'a> {
             }
         }
         model.add_tokenizer().await?;
-        model.add_scheduler().await?;
-        Ok(model.folder)
+        model.folder.with_shift(sources.shift).await
     }
 
     /// Mounts the transformer, and all other parts of its file.
@@ -137,8 +135,7 @@ impl<'a> Builder<'a> {
                 _ => Error::io(path, error),
             })?;
             let what = if kind.is_dir() { "folder" } else { "thing that is no file" };
-            let problem =
-                format!("expected a {}, found a {what} without its config.json and weights", part.name());
+            let problem = format!("expected a {}, found a {what} without its config.json and weights", part.name());
             return Err(Error::file(path, problem));
         }
         Ok(())
@@ -226,24 +223,25 @@ impl<'a> Builder<'a> {
         }
         Ok(())
     }
+}
 
-    /// Adds the scheduler's file that the model lacks, and the given shift.
-    async fn add_scheduler(&mut self) -> Result<()> {
-        let exists = self.folder.exists(SCHEDULER).await?;
-        if exists && self.sources.shift.is_none() {
-            return Ok(());
+impl ModelFolder {
+    /// This model with a scheduler's file, if it has none, and with `shift` for its schedule, if that
+    /// is given. A model without a file and without a shift has that of Z-Image-Turbo.
+    pub(crate) async fn with_shift(&self, shift: Option<f64>) -> Result<Self> {
+        let exists = self.exists(SCHEDULER).await?;
+        if exists && shift.is_none() {
+            return Ok(self.clone());
         }
         let mut config: Map<String, Value> = match exists {
-            true => self.folder.json(SCHEDULER, LONGEST_CONFIG).await?,
+            true => self.json(SCHEDULER, LONGEST_CONFIG).await?,
             false => Map::new(),
         };
         config.entry("_class_name").or_insert(json!("FlowMatchEulerDiscreteScheduler"));
-        let shift = self.sources.shift.or(config.get("shift").and_then(Value::as_f64)).unwrap_or(SHIFT);
+        let shift = shift.or(config.get("shift").and_then(Value::as_f64)).unwrap_or(SHIFT);
         config.insert("shift".to_owned(), json!(shift));
-        let name = self.folder.name().to_owned();
         let config = Bytes::from(Value::Object(config).to_string());
-        self.folder = self.folder.with_files(&name, vec![(SCHEDULER.to_owned(), config)]);
-        Ok(())
+        Ok(self.with_files(self.name(), vec![(SCHEDULER.to_owned(), config)]))
     }
 }
 
@@ -295,7 +293,8 @@ fn config_beside(file: &Path, part: Part) -> Result<Option<Map<String, Value>>> 
 }
 
 fn is_weights(path: &Path) -> bool {
-    path.extension().is_some_and(|end| ["safetensors", "sft", "gguf"].iter().any(|known| end.eq_ignore_ascii_case(known)))
+    path.extension()
+        .is_some_and(|end| ["safetensors", "sft", "gguf"].iter().any(|known| end.eq_ignore_ascii_case(known)))
 }
 
 fn is_model(path: &Path) -> bool {
@@ -304,7 +303,7 @@ fn is_model(path: &Path) -> bool {
 
 /// True for a part's folder in the layout of diffusers.
 fn is_part(path: &Path, part: Part) -> bool {
-    let stem = if part == Part::TextEncoder { "model" } else { "diffusion_pytorch_model" };
+    let stem = part.stem();
     let has = |name: String| path.join(name).is_file();
     has("config.json".into()) && (has(format!("{stem}.safetensors")) || has(format!("{stem}.safetensors.index.json")))
 }

@@ -15,14 +15,17 @@ const MERGES: &str = "tokenizer/merges.txt";
 const LARGEST_FILE: u64 = 64 << 20;
 
 impl Tokenizer {
-    /// Reads the tokenizer of a model: tokenizer.json, or else vocab.json and merges.txt, and the
-    /// files beside them.
+    /// Reads the tokenizer of a model: that of a GGUF file, if the model's comes from one; else
+    /// tokenizer.json, or vocab.json and merges.txt, and the files beside them.
     ///
     /// # Errors
     /// [`Error::File`] for a file that is missing, broken or too large, for a tokenizer of another
     /// kind than Qwen's, and for one without the tokens that its chat template writes; those of the
     /// folder.
     pub async fn load(folder: &ModelFolder) -> Result<Self> {
+        if let Some(gguf) = folder.gguf_tokenizer().await? {
+            return Self::from_gguf(&gguf);
+        }
         let settings = Settings::read(folder).await?;
         if Self::files(folder).await?.contains(&FILE) {
             return Self::new(&folder.read_at_most(FILE, LARGEST_FILE).await?, settings, &folder.path(FILE));

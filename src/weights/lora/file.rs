@@ -1,12 +1,12 @@
 //! The tensors of a LoRA file, read and checked, and grouped by module.
 
-use super::super::StoredType;
-use super::super::convert::{convert, in_memory};
 use super::super::file::ModelFile;
-use super::super::header::read_header;
+use super::super::safetensors::read_header;
+use super::super::stored::StoredType;
 use super::keys::{self, Role};
 use crate::error::{Error, Result, excerpt};
-use crate::tensor::{DType, HostTensor};
+use crate::tensor::{DType, HostTensor, Storage};
+use ::safetensors::Dtype;
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -51,7 +51,7 @@ pub(super) struct Contents {
 /// Reads every tensor. Those of a mapped file share its memory.
 pub(super) async fn read(file: &ModelFile) -> Result<Contents> {
     let mut contents = Contents::default();
-    for (name, stored) in read_header(file).await? {
+    for (name, stored) in read_header(file).await?.tensors {
         contents.tensors += 1;
         let Some((module, role)) = keys::split(&name) else {
             let reason = keys::reason(&name);
@@ -59,7 +59,7 @@ pub(super) async fn read(file: &ModelFile) -> Result<Contents> {
             continue;
         };
         let bytes = file.read(stored.range).await?;
-        let (dtype, shape) = (stored.info.dtype, stored.info.shape);
+        let (dtype, shape) = (stored.dtype, stored.shape);
         let Some(tensor) = floating(dtype, &shape, bytes) else {
             let reason = format!("expected floating elements, found {dtype} {shape:?}");
             contents.stray.push((name, reason));
@@ -83,12 +83,16 @@ pub(super) async fn read(file: &ModelFile) -> Result<Contents> {
 
 /// A floating tensor; a single integer, as some trainers store alpha, becomes an F32.
 fn floating(dtype: StoredType, shape: &[usize], bytes: Bytes) -> Option<HostTensor> {
-    if let Some(in_memory) = in_memory(dtype) {
-        return HostTensor::new(in_memory, shape, convert(dtype, bytes));
+    if let Some(format) = dtype.format() {
+        let storage = Storage::Plain(format);
+        let elements = shape.iter().product();
+        return HostTensor::new(storage.dtype(), shape, storage.decode(0, elements, bytes));
     }
     let value = match (dtype, &*bytes) {
-        (StoredType::I64, &[a, b, c, d, e, f, g, h]) => i64::from_le_bytes([a, b, c, d, e, f, g, h]) as f32,
-        (StoredType::I32, &[a, b, c, d]) => i32::from_le_bytes([a, b, c, d]) as f32,
+        (StoredType::Other(Dtype::I64), &[a, b, c, d, e, f, g, h]) => {
+            i64::from_le_bytes([a, b, c, d, e, f, g, h]) as f32
+        }
+        (StoredType::Other(Dtype::I32), &[a, b, c, d]) => i32::from_le_bytes([a, b, c, d]) as f32,
         _ => return None,
     };
     HostTensor::new(DType::F32, shape, Bytes::copy_from_slice(&value.to_le_bytes()))

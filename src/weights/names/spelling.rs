@@ -36,6 +36,14 @@ impl Part {
         }
     }
 
+    /// The name of its weights in a diffusers folder, without an extension.
+    pub fn stem(self) -> &'static str {
+        match self {
+            Part::Transformer | Part::Vae => "diffusion_pytorch_model",
+            Part::TextEncoder => "model",
+        }
+    }
+
     fn prefixes(self) -> &'static [&'static str] {
         match self {
             Part::Transformer => &transformer::PREFIXES,
