@@ -114,11 +114,12 @@ fn advance(at: u32, me: Thread) {
         }
         let value = item * p.size + i;
         let x = latents[value];
-        // Euler's step, in which the compiler may fuse multiplication and addition.
-        var next = x + b_v * v;
+        // With a = 1 this is Euler's step x + b·v, in which the compiler may fuse only these two.
+        var scaled = x;
         if (a_x != 1.0) {
-            next = a_x * x + b_v * v;
+            scaled = a_x * x;
         }
+        var next = scaled + b_v * v;
         if (HISTORY > 0u) {
             let slots = max(HISTORY, 1u);
             for (var j = 1u; j <= HISTORY; j++) {

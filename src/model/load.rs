@@ -2,7 +2,7 @@
 
 use crate::backend::Backend;
 use crate::error::{Error, Result};
-use crate::tensor::{HostTensor, Weight};
+use crate::tensor::{DType, HostTensor, Weight};
 use crate::weights::{OnRead, Tensors};
 use futures_util::future::try_join_all;
 use std::path::Path;
@@ -33,7 +33,9 @@ impl<'a, B: Backend> Loader<'a, B> {
 
     /// A tensor that is read during its upload.
     pub(super) async fn weight(&self, name: &str, shape: &[usize]) -> Result<Weight<'a>> {
-        self.tensors.weight(name, shape, self.on_read).await
+        let weight = self.tensors.weight(name, shape, self.on_read).await?;
+        let on_device = self.b.weights(weight.dtype());
+        Ok(if on_device == DType::Bf16 { weight.in_bf16() } else { weight })
     }
 
     /// As [`Loader::weight`], for a weight whose infinite values `network` would hide.

@@ -1,5 +1,6 @@
 //! Tensors in the host's memory and their element types, shared by weights and backends.
 
+mod decoded;
 mod dtype;
 mod format;
 mod host;

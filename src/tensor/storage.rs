@@ -1,9 +1,10 @@
 //! The storage of a weight: its format, and the scales beside it.
 
-use super::{DType, Format, Scaled};
-use bytemuck::Pod;
+use super::{DType, Format, Scaled, decoded};
 use bytes::Bytes;
 use half::bf16;
+use half::slice::HalfFloatSliceExt;
+use std::cell::RefCell;
 use std::sync::Arc;
 
 /// The layout of a weight's elements in a file, as far as dequantising whole rows needs it.
@@ -58,67 +59,65 @@ impl Storage {
         (rows as u64).checked_mul(row as u64)
     }
 
+    /// True if the elements are stored in a type that backends read.
+    pub(crate) fn is_plain(&self) -> bool {
+        matches!(self, Storage::Plain(Format::F32 | Format::F16 | Format::Bf16))
+    }
+
     /// The elements of whole rows, from row `first` of the weight on, as elements of
-    /// [`Storage::dtype`]. Shared, not copied, where the type is the stored one.
+    /// [`Storage::dtype`], or rounded to BF16 with `to_bf16`. Shared, not copied, if they are stored
+    /// in a type that backends read.
     ///
     /// # Panics
     /// If `bytes` are not those of whole rows of `columns` elements.
-    pub(crate) fn decode(&self, first: usize, columns: usize, bytes: Bytes) -> Bytes {
+    pub(crate) fn decode(&self, first: usize, columns: usize, bytes: Bytes, to_bf16: bool) -> Bytes {
         match self {
-            Storage::Plain(Format::F32 | Format::F16 | Format::Bf16) => bytes,
+            _ if self.is_plain() => bytes,
             Storage::Plain(format @ (Format::F8E4m3 | Format::F8E5m2)) => {
                 let codes: Vec<u8> = (0..=u8::MAX).collect();
                 let mut values = [0.0; 256];
                 format.dequantize(&codes, &mut values);
-                let table = values.map(|value| bf16::from_f32(value).to_bits().to_le());
-                each_row(columns, columns, &bytes, |_, codes, out: &mut [u16]| {
+                let table = values.map(|value| bf16::from_f32(value).to_bits());
+                decoded::each_row(columns, columns, &bytes, |_, codes, out: &mut [u16]| {
                     out.iter_mut().zip(codes).for_each(|(out, &code)| *out = table[usize::from(code)]);
                 })
             }
             Storage::Plain(format) => {
                 let row = format.bytes(columns).expect("whole blocks");
-                each_row(columns, row, &bytes, |_, bytes, out| format.dequantize(bytes, out))
+                values(columns, row, &bytes, to_bf16, |_, bytes, out| format.dequantize(bytes, out))
             }
             Storage::Scaled { matrix, first_row } => {
                 let first = first_row + first;
-                let row = matrix.row_bytes();
-                each_row(columns, row, &bytes, |i, bytes, out| matrix.dequantize_rows(first + i, bytes, out))
+                let dequantize = |i, bytes: &[u8], out: &mut [f32]| matrix.dequantize_rows(first + i, bytes, out);
+                values(columns, matrix.row_bytes(), &bytes, to_bf16, dequantize)
             }
         }
     }
 }
 
-/// Rows of `columns` elements from rows of `row` bytes, each by `decode`, which receives the row's
-/// index, its bytes and its elements.
-fn each_row<T: Pod + Send>(
+/// Rows of `columns` values, each by `dequantize`, in F32 or BF16.
+fn values(
     columns: usize,
     row: usize,
     bytes: &[u8],
-    decode: impl Fn(usize, &[u8], &mut [T]) + Sync,
+    to_bf16: bool,
+    dequantize: impl Fn(usize, &[u8], &mut [f32]) + Sync,
 ) -> Bytes {
-    if row == 0 {
-        return Bytes::new();
+    /// Values that are rounded at once: they stay in a core's cache.
+    const ROUNDED: usize = 256;
+    if !to_bf16 {
+        return decoded::each_row(columns, row, bytes, dequantize);
     }
-    let mut elements = vec![T::zeroed(); bytes.len() / row * columns];
-    #[cfg(not(target_family = "wasm"))]
-    {
-        use rayon::prelude::*;
-        let rows = bytes.par_chunks_exact(row).zip(elements.par_chunks_exact_mut(columns));
-        rows.enumerate().for_each(|(i, (bytes, out))| decode(i, bytes, out));
+    thread_local! {
+        static VALUES: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
     }
-    #[cfg(target_family = "wasm")]
-    {
-        let rows = bytes.chunks_exact(row).zip(elements.chunks_exact_mut(columns));
-        rows.enumerate().for_each(|(i, (bytes, out))| decode(i, bytes, out));
-    }
-    Bytes::from_owner(Elements(elements))
-}
-
-/// Elements as bytes.
-struct Elements<T>(Vec<T>);
-
-impl<T: Pod> AsRef<[u8]> for Elements<T> {
-    fn as_ref(&self) -> &[u8] {
-        bytemuck::cast_slice(&self.0)
-    }
+    decoded::each_row(columns, row, bytes, |i, bytes, out: &mut [u16]| {
+        VALUES.with_borrow_mut(|values| {
+            values.resize(columns, 0.0);
+            dequantize(i, bytes, values);
+            for (out, values) in out.chunks_mut(ROUNDED).zip(values.chunks(ROUNDED)) {
+                bytemuck::cast_slice_mut::<u16, bf16>(out).convert_from_f32_slice(values);
+            }
+        });
+    })
 }

@@ -25,6 +25,8 @@ const ROWS: usize = 4;
 pub struct Weight<'a> {
     storage: Storage,
     shape: Vec<usize>,
+    /// True if dequantised elements are rounded to BF16.
+    to_bf16: bool,
     /// Rows of a piece.
     piece_rows: usize,
     elements: Elements<'a>,
@@ -51,7 +53,14 @@ impl From<HostTensor> for Weight<'_> {
     fn from(tensor: HostTensor) -> Self {
         let storage = Storage::of(tensor.dtype()).expect("a floating type");
         let shape = tensor.shape().to_vec();
-        Self { storage, shape, piece_rows: usize::MAX, elements: Elements::Here(tensor), non_finite: None }
+        Self {
+            storage,
+            shape,
+            to_bf16: false,
+            piece_rows: usize::MAX,
+            elements: Elements::Here(tensor),
+            non_finite: None,
+        }
     }
 }
 
@@ -66,8 +75,16 @@ impl<'a> Weight<'a> {
     /// blocks of the format. A tensor whose rows are not whole blocks is one piece.
     pub(crate) fn there(storage: Storage, shape: &[usize], bytes: impl ReadAt + 'a) -> Option<Self> {
         let elements = Elements::There(Box::new(bytes));
-        let weight = Self { storage, shape: shape.to_vec(), piece_rows: usize::MAX, elements, non_finite: None };
+        let (shape, piece_rows) = (shape.to_vec(), usize::MAX);
+        let weight = Self { storage, shape, to_bf16: false, piece_rows, elements, non_finite: None };
         weight.place(0, weight.rows()).map(|_| weight)
+    }
+
+    /// The same tensor; elements that are dequantised are rounded to BF16. For a device that would
+    /// round them anyway, this halves the memory on the way.
+    pub(crate) fn in_bf16(mut self) -> Self {
+        self.to_bf16 = matches!(self.elements, Elements::There(_)) && !self.storage.is_plain();
+        self
     }
 
     /// The same tensor in pieces of about `bytes` bytes in memory, at least four rows each.
@@ -87,7 +104,7 @@ impl<'a> Weight<'a> {
 
     /// The type of the elements in the pieces.
     pub fn dtype(&self) -> DType {
-        self.storage.dtype()
+        if self.to_bf16 { DType::Bf16 } else { self.storage.dtype() }
     }
 
     /// The layout of the stored elements.
@@ -135,7 +152,7 @@ impl<'a> Weight<'a> {
         let columns = if whole_rows { self.columns() } else { count * self.columns() };
         let bytes = match &self.elements {
             Elements::Here(tensor) => tensor.bytes().slice(place.start as usize..place.end as usize),
-            Elements::There(bytes) => self.storage.decode(first, columns, bytes.read_at(place).await?),
+            Elements::There(bytes) => self.storage.decode(first, columns, bytes.read_at(place).await?, self.to_bf16),
         };
         let mut shape = self.shape.clone();
         if let Some(rows) = shape.first_mut() {

@@ -9,7 +9,7 @@ use super::stored::StoredType;
 use super::transform::Transform;
 use crate::error::{Error, Result, excerpt};
 use crate::future::BoxFuture;
-use crate::tensor::{DType, Format, HostTensor, ReadAt, Storage, Weight};
+use crate::tensor::{DType, HostTensor, ReadAt, Storage, Weight};
 use bytes::Bytes;
 use safetensors::Dtype;
 use std::collections::BTreeMap;
@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 /// Bytes in memory that are dequantised at once.
-const DEQUANTIZED: u64 = 32 << 20;
+const DEQUANTIZED: u64 = 16 << 20;
 /// The types of a weight, for messages.
 const READ: &str = "F32, F16, BF16 or a quantised format";
 
@@ -196,7 +196,7 @@ impl Tensors {
             (None, Some(_)) => return Err(fault(found())),
             (None, None) => return Err(fault(format!("{}, {}", found(), unread_type(entry.dtype)))),
         };
-        let shared = matches!(storage, Storage::Plain(Format::F32 | Format::F16 | Format::Bf16));
+        let shared = storage.is_plain();
         let weight = match file.piece() {
             None if shared => {
                 let bytes = file.read(place).await?;

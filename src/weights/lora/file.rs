@@ -86,7 +86,7 @@ fn floating(dtype: StoredType, shape: &[usize], bytes: Bytes) -> Option<HostTens
     if let Some(format) = dtype.format() {
         let storage = Storage::Plain(format);
         let elements = shape.iter().product();
-        return HostTensor::new(storage.dtype(), shape, storage.decode(0, elements, bytes));
+        return HostTensor::new(storage.dtype(), shape, storage.decode(0, elements, bytes, false));
     }
     let value = match (dtype, &*bytes) {
         (StoredType::Other(Dtype::I64), &[a, b, c, d, e, f, g, h]) => {
