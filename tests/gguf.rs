@@ -292,7 +292,7 @@ fn remote_header_is_read_in_pieces() {
             Remote { header: header.clone(), len, piece, reads: AtomicUsize::new(0), fetched: AtomicU64::new(0) };
         let files = Arc::new(files);
         let folder = block_on(ModelFolder::remote("remote", files.clone())).unwrap();
-        let (gguf, held) = peak(|| block_on(Gguf::open_in(&folder, "t.gguf")).unwrap());
+        let (gguf, held) = peak(|| block_on(folder.gguf("t.gguf")).unwrap());
         let (reads, fetched) = (files.reads.load(Relaxed), files.fetched.load(Relaxed));
         println!("pieces of {piece}: {reads} reads of {fetched} bytes, {held} bytes held");
         assert_eq!(gguf.tensors["layers.19.weight"].range, len - bytes..len);

@@ -97,7 +97,7 @@ fn tokenizer_is_read_from_a_folder() {
     fs::copy(path("single/model_index.json"), dir.path().join("model_index.json")).unwrap();
     fs::copy(path("gguf/tokenizer.gguf"), dir.path().join("text_encoder/model.gguf")).unwrap();
     let folder = ModelFolder::open(dir.path()).unwrap();
-    let gguf = block_on(Gguf::open_in(&folder, "text_encoder/model.gguf")).unwrap();
+    let gguf = block_on(folder.gguf("text_encoder/model.gguf")).unwrap();
     assert!(gguf.has_tokenizer() && gguf.architecture() == Some("qwen3"));
     let tokenizer = Tokenizer::from_gguf(&block_on(gguf.tokenizer()).unwrap()).unwrap();
     assert_eq!(tokenizer.path(), dir.path().join("text_encoder/model.gguf"));

@@ -3,14 +3,14 @@
 
 use pollster::block_on;
 use safetensors::SafeTensors;
-use safetensors::tensor::TensorView;
+use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
-use zimage::weights::{ModelFolder, StoredType, Tensors};
+use zimage::weights::{ModelFolder, Tensors};
 use zimage::{BackendChoice, Engine, Model, Request, Result};
 
 const TRANSFORMER: &str = "transformer/diffusion_pytorch_model";
@@ -18,7 +18,7 @@ const TEXT_ENCODER: &str = "text_encoder/model";
 const VAE: &str = "vae/diffusion_pytorch_model";
 
 /// A tensor's type, shape and bytes.
-type Stored = (StoredType, Vec<usize>, Vec<u8>);
+type Stored = (Dtype, Vec<usize>, Vec<u8>);
 
 fn plain() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/single")
@@ -270,36 +270,48 @@ fn model_prefix_is_optional() {
 }
 
 #[test]
-fn f64_weights_convert_to_f32() {
+fn f64_weights_are_refused_by_name() {
     let copy = Copy::new();
     let mut doubles = Copy::tensors(VAE);
     for (dtype, _, bytes) in doubles.values_mut() {
-        assert_eq!(*dtype, StoredType::F32);
-        *dtype = StoredType::F64;
+        assert_eq!(*dtype, Dtype::F32);
+        *dtype = Dtype::F64;
         *bytes = bytes.as_chunks().0.iter().flat_map(|&b| f64::from(f32::from_le_bytes(b)).to_le_bytes()).collect();
     }
     copy.save(VAE, &doubles);
-    copy.draws_the_plain_picture(&[]);
+    copy.is_refused(&["found F64 [", "which is not read; convert the file to F32, F16 or BF16"]);
 }
 
 #[test]
-fn unscaled_f8_weights_are_read() {
+fn f8_weights_are_read_with_and_without_scales() {
     let copy = Copy::new();
     let weight = |name: &str, dtype| (name.to_owned(), (dtype, vec![2, 2], vec![0x38, 0xb8, 0x00, 0x40]));
-    let mut tensors =
-        BTreeMap::from([weight("a.weight", StoredType::F8_E4M3), weight("b.weight", StoredType::F8_E5M2)]);
+    let mut tensors = BTreeMap::from([weight("a.weight", Dtype::F8_E4M3), weight("b.weight", Dtype::F8_E5M2)]);
+    let read = |name| block_on(copy.open(VAE).unwrap().take(name, &[2, 2]));
     copy.save(VAE, &tensors);
-    let opened = copy.open(VAE).unwrap();
-    assert_eq!(block_on(opened.take("a.weight", &[2, 2])).unwrap().to_f32(), [1.0, -1.0, 0.0, 2.0]);
-    assert_eq!(block_on(opened.take("b.weight", &[2, 2])).unwrap().to_f32(), [0.5, -0.5, 0.0, 2.0]);
-    tensors.insert("a.scale_weight".to_owned(), (StoredType::F32, vec![], 2f32.to_le_bytes().to_vec()));
+    assert_eq!(read("a.weight").unwrap().to_f32(), [1.0, -1.0, 0.0, 2.0]);
+    assert_eq!(read("b.weight").unwrap().to_f32(), [0.5, -0.5, 0.0, 2.0]);
+    for (name, scale) in [("a.scale_weight", 2f32), ("b.weight_scale", 0.5)] {
+        tensors.insert(name.to_owned(), (Dtype::F32, vec![], scale.to_le_bytes().to_vec()));
+    }
+    copy.save(VAE, &tensors);
+    assert_eq!(read("a.weight").unwrap().to_f32(), [2.0, -2.0, 0.0, 4.0]);
+    assert_eq!(read("b.weight").unwrap().to_f32(), [0.25, -0.25, 0.0, 1.0]);
+    assert_eq!(copy.open(VAE).unwrap().unread(|_| false), ["a.weight", "b.weight"], "scales are no tensors");
+}
+
+#[test]
+fn int8_weights_need_scales() {
+    let copy = Copy::new();
+    let weight = (Dtype::I8, vec![2, 2], vec![1, 0xff, 0, 2]);
+    let mut tensors = BTreeMap::from([("a.weight".to_owned(), weight)]);
     copy.save(VAE, &tensors);
     let error = block_on(copy.open(VAE).unwrap().take("a.weight", &[2, 2])).unwrap_err().to_string();
-    assert!(error.contains("F8_E4M3 [2, 2] with scales beside it; quantised files are not supported"), "{error}");
-    tensors.insert("a.weight".to_owned(), (StoredType::I8, vec![2, 2], vec![0; 4]));
+    assert!(error.contains("found I8 [2, 2], which needs scales beside it, and there are none"), "{error}");
+    tensors.insert("a.weight_scale".to_owned(), (Dtype::F32, vec![1], 0.5f32.to_le_bytes().to_vec()));
     copy.save(VAE, &tensors);
-    let error = block_on(copy.open(VAE).unwrap().take("a.weight", &[2, 2])).unwrap_err().to_string();
-    assert!(error.contains("found I8 [2, 2]; quantised files are not supported"), "{error}");
+    let read = block_on(copy.open(VAE).unwrap().take("a.weight", &[2, 2])).unwrap();
+    assert_eq!(read.to_f32(), [0.5, -0.5, 0.0, 1.0]);
 }
 
 #[test]

@@ -3,12 +3,12 @@
 
 use pollster::block_on;
 use proptest::prelude::*;
-use safetensors::tensor::TensorView;
+use safetensors::tensor::{Dtype, TensorView};
 use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 use tempfile::TempDir;
-use zimage::tensor::DType;
+use zimage::tensor::{DType, Format};
 use zimage::weights::{ModelFolder, StoredType, Tensors};
 use zimage::{Error, ErrorKind};
 
@@ -49,9 +49,8 @@ fn floats(tensors: &[(&str, &[usize])]) -> Vec<u8> {
         .enumerate()
         .map(|(i, (name, shape))| (*name, *shape, (i as f32 + 1.0).to_le_bytes().repeat(shape.iter().product())))
         .collect();
-    let views = data
-        .iter()
-        .map(|(name, shape, bytes)| (*name, TensorView::new(StoredType::F32, shape.to_vec(), bytes).unwrap()));
+    let views =
+        data.iter().map(|(name, shape, bytes)| (*name, TensorView::new(Dtype::F32, shape.to_vec(), bytes).unwrap()));
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     safetensors::serialize(views, Some(metadata)).unwrap()
 }
@@ -91,7 +90,7 @@ fn tensors_are_mapped_without_copying() {
     assert!(tensors.unread(|name| name == "b").is_empty());
     assert!(block_on(tensors.take_optional("c", &[1])).unwrap().is_none() && !tensors.contains("c"));
     let listed: Vec<_> = tensors.iter().map(|t| (t.name, t.dtype, t.shape.to_vec(), t.bytes)).collect();
-    assert_eq!(listed[0], ("a.weight", StoredType::F32, vec![2, 3], 24));
+    assert_eq!(listed[0], ("a.weight", StoredType::Format(Format::F32), vec![2, 3], 24));
     assert_eq!(tensors.files().collect::<Vec<_>>(), [folder.path(SINGLE)]);
     drop(tensors);
     assert_eq!(a.to_f32(), [1.0; 6], "the tensor keeps the map");
@@ -130,10 +129,10 @@ fn wrong_tensor_is_named_when_taken() {
         message
     };
     let quantised = message("w", &[2, 2]);
-    assert!(quantised.contains("expected [2, 2] of F32, F16 or BF16, found I8 [2, 2]"), "{quantised}");
-    assert!(quantised.contains("quantised files are not supported"), "{quantised}");
+    let expected = "expected [2, 2] of F32, F16, BF16 or a quantised format, found I8 [2, 2], which needs scales";
+    assert!(quantised.contains(expected), "{quantised}");
     let shape = message("layers.0.attention.to_q.weight", &[2, 2]);
-    assert!(shape.ends_with("expected [2, 2] of F32, F16 or BF16, found BF16 [1, 2]"), "{shape}");
+    assert!(shape.ends_with("expected [2, 2] of F32, F16, BF16 or a quantised format, found BF16 [1, 2]"), "{shape}");
     let absent = message("layers.0.attention.q.weight", &[1, 2]);
     assert!(absent.ends_with("found nothing; did you mean layers.0.attention.to_q.weight?"), "{absent}");
     assert!(message("xyz", &[1]).ends_with("found nothing among 2 tensors"));
@@ -164,8 +163,7 @@ fn non_safetensors_files_are_identified() {
         &["git-lfs pointer", "git lfs pull"],
     );
     for (start, name) in [
-        (&b"GGUF\x03\0\0\0\x10\0\0\0\0\0\0\0"[..], "found a GGUF file, which is not supported"),
-        (b"PK\x03\x04\0\0\x08\x08\0\0archive/data.pkl", "found a PyTorch checkpoint (pickle)"),
+        (&b"PK\x03\x04\0\0\x08\x08\0\0archive/data.pkl"[..], "found a PyTorch checkpoint (pickle)"),
         (b"\x80\x02}q\x00(X\x06\0\0\0weight", "found a PyTorch checkpoint (pickle)"),
         (b"\x89HDF\r\n\x1a\n\0\0", "found an HDF5 file"),
         (b"<!DOCTYPE html><html>not found</html>", "found a web page, as a failed download leaves it"),

@@ -2,8 +2,9 @@
 //!
 //! [`ModelFolder`] reads bytes from a source (a folder on disk, the binary itself, or
 //! [`RemoteFiles`]), and [`Tensors`] has their names, shapes and types. [`Sources`] puts a model
-//! together from single files and folders. Nothing here depends on a device. Every file is untrusted until it is checked: an error names the file, the tensor, the
-//! expected and the found value.
+//! together from single files and folders. Nothing here depends on a device. Every file is
+//! untrusted until it is checked: an error names the file, the tensor, the expected and the found
+//! value.
 
 mod beside;
 mod derive;

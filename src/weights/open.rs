@@ -53,8 +53,8 @@ impl Tensors {
     /// precedence, as in diffusers, or the single file for the `stem` of transformers, which is
     /// `model`. Tensors in a shard but not in the index are available like all others. Missing
     /// shards and tensors of the index are reported only by [`Tensors::take`]. In a folder with
-    /// random weights no file is opened: nothing is listed, and every tensor is available. Of a part
-    /// that comes from a single file, the tensors of that file have the names of the part.
+    /// random weights no file is opened: nothing is listed, and every tensor is available. Of a
+    /// part that comes from a single file, the tensors of that file have the names of the part.
     ///
     /// # Errors
     /// [`Error::File`] and [`Error::Tensor`] for files that are missing, truncated or damaged; read

@@ -226,8 +226,8 @@ impl<'a> Builder<'a> {
 }
 
 impl ModelFolder {
-    /// This model with a scheduler's file, if it has none, and with `shift` for its schedule, if that
-    /// is given. A model without a file and without a shift has that of Z-Image-Turbo.
+    /// This model with a scheduler's file, if it has none, and with `shift` for its schedule, if
+    /// that is given. A model without a file and without a shift has that of Z-Image-Turbo.
     pub(crate) async fn with_shift(&self, shift: Option<f64>) -> Result<Self> {
         let exists = self.exists(SCHEDULER).await?;
         if exists && shift.is_none() {

@@ -5,11 +5,11 @@
 //! ready on its first poll.
 
 mod hints;
+mod mount;
 mod source;
 
 use super::file::{ModelFile, OpenFiles, missing};
-use super::gguf::GgufTokenizer;
-use super::names::Spelling;
+use super::gguf::Gguf;
 use super::random::RandomTensors;
 use super::remote::RemoteFiles;
 use super::single::SingleFile;
@@ -18,6 +18,7 @@ use crate::error::{Error, Result};
 use crate::future::expect_ready;
 use crate::json;
 use bytes::Bytes;
+use mount::Mount;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use source::Source;
@@ -50,15 +51,6 @@ pub struct ModelFolder {
     /// The source of weights that are not in the files.
     random: Option<RandomTensors>,
     transform: Option<Arc<dyn Transform>>,
-}
-
-/// A part that is read from elsewhere than the model's own source.
-#[derive(Debug, Clone)]
-enum Mount {
-    /// The part's files: those of a source, or of a folder in it.
-    Folder(Source, Option<String>),
-    /// One file with the part's tensors, in a spelling, or with the tokenizer.
-    File(Arc<SingleFile>, Option<Spelling>),
 }
 
 /// The place of a file of the model.
@@ -215,6 +207,14 @@ impl ModelFolder {
         file.read(0..file.len).await
     }
 
+    /// The header of a GGUF file. Of a remote file only the header is fetched, in pieces.
+    ///
+    /// # Errors
+    /// Those of [`Gguf::open`]; errors of remote files.
+    pub async fn gguf(&self, relative: &str) -> Result<Gguf> {
+        Gguf::read(self.file(relative).await?).await
+    }
+
     /// A JSON file of at most `most` bytes, parsed as in Python.
     ///
     /// # Errors
@@ -262,65 +262,6 @@ impl ModelFolder {
             Place::In(source, path) => source.list(&path).await,
             Place::OneFile(_) => Ok(Vec::new()),
         }
-    }
-
-    /// The single file that has the tensors of a part, if the part comes from one.
-    pub(super) fn single_file(&self, part: &str) -> Option<(&Arc<SingleFile>, &Spelling)> {
-        match self.parts.get(part) {
-            Some(Mount::File(file, Some(spelling))) => Some((file, spelling)),
-            _ => None,
-        }
-    }
-
-    /// The tokenizer inside a text encoder's GGUF file, if the model's tokenizer comes from one.
-    ///
-    /// # Errors
-    /// [`Error::File`] if it is broken; read errors.
-    pub(crate) async fn gguf_tokenizer(&self) -> Result<Option<GgufTokenizer>> {
-        match self.parts.get(TOKENIZER) {
-            Some(Mount::File(file, None)) => file.tokenizer().await.map(Some),
-            _ => Ok(None),
-        }
-    }
-
-    /// True if the model has a part, in its own source or mounted.
-    pub(super) async fn has(&self, part: &str) -> Result<bool> {
-        Ok(self.parts.contains_key(part) || !self.list(part).await?.is_empty())
-    }
-
-    /// A model without any files of its own.
-    pub(super) fn without_files(name: &str) -> Self {
-        Self::in_memory(name, &[])
-    }
-
-    /// The name of the model in a folder.
-    pub(super) fn display_name(path: &Path) -> String {
-        hints::display_name(path)
-    }
-
-    /// Reads a part from the folder at `path`, or from the folder `inside` it.
-    pub(super) fn mount_folder(&mut self, part: &str, path: &Path, inside: Option<&str>) {
-        let source = Source::Disk(path.to_owned(), OpenFiles::default());
-        self.parts.insert(part.to_owned(), Mount::Folder(source, inside.map(str::to_owned)));
-    }
-
-    /// Reads a part from a single file, with `config` as its `config.json`.
-    pub(super) fn mount_file(&mut self, part: &str, file: Arc<SingleFile>, spelling: Spelling, config: Bytes) {
-        self.parts.insert(part.to_owned(), Mount::File(file, Some(spelling)));
-        self.replaced.insert(0, (format!("{part}/config.json"), config));
-    }
-
-    /// Reads the tokenizer from a GGUF file.
-    pub(super) fn mount_tokenizer_file(&mut self, file: Arc<SingleFile>) {
-        self.parts.insert(TOKENIZER.to_owned(), Mount::File(file, None));
-    }
-
-    /// Reads the tokenizer from the `tokenizer.json` at `path`, whose content is `bytes`, and from
-    /// the files next to it.
-    pub(super) fn mount_tokenizer_json(&mut self, path: &Path, bytes: Bytes) {
-        let folder = path.parent().unwrap_or(Path::new(""));
-        self.mount_folder(TOKENIZER, folder, None);
-        self.replaced.insert(0, (format!("{TOKENIZER}/tokenizer.json"), bytes));
     }
 
     async fn check_pipeline(&self) -> Result<()> {

@@ -23,7 +23,6 @@ pub use tensors::GgufTensor;
 pub use tokenizer::GgufTokenizer;
 
 use super::file::{ModelFile, OpenFiles};
-use super::folder::ModelFolder;
 use crate::error::{Error, Result, excerpt};
 use cursor::Cursor;
 use metadata::Metadata;
@@ -60,15 +59,6 @@ impl Gguf {
             return Err(Error::file(path, "there is no such file"));
         }
         Self::read(ModelFile::open(path, &OpenFiles::default())?).await
-    }
-
-    /// Reads and checks the header of a file of a model's folder. Of a remote file only the header
-    /// is fetched, in pieces.
-    ///
-    /// # Errors
-    /// Those of [`Gguf::open`]; those of the folder.
-    pub async fn open_in(folder: &ModelFolder, file: &str) -> Result<Self> {
-        Self::read(folder.file(file).await?).await
     }
 
     /// Reads and checks the header of `file`.

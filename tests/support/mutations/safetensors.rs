@@ -170,7 +170,8 @@ pub(super) fn allowed(file: &str, good: &[u8], bad: &[u8]) -> Allowed {
     let mut allowed = Allowed::Same;
     for (name, old) in SafeTensors::deserialize(good).unwrap().tensors().iter().filter(|(name, _)| needed(file, name)) {
         let Ok(tensor) = new.tensor(name) else { return Allowed::Refused };
-        let floating = matches!(tensor.dtype(), Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::BF16);
+        let floats = [Dtype::F32, Dtype::F16, Dtype::BF16, Dtype::F8_E4M3, Dtype::F8_E5M2];
+        let floating = floats.contains(&tensor.dtype());
         if tensor.shape() != old.shape() || !floating || (always_read(name) && has_nan(&tensor)) {
             return Allowed::Refused;
         }
