@@ -131,7 +131,7 @@ impl Beside {
             let (path, tensor) = (file.path.clone(), excerpt(name));
             Err(Error::Tensor { path, tensor, expected, found })
         };
-        let config = self.read_config(file).await?;
+        let config = self.read_config(file, name).await?;
         let named = config.as_ref().and_then(|config| config.get("format").or(Some(config))?.as_str());
         if let Some(other) =
             ["pre_quant_scale", "weight_zero_point"].iter().find(|name| self.tensors.contains_key(*name))
@@ -222,13 +222,14 @@ impl Beside {
         place.ok_or_else(|| Error::internal("rows of a quantised weight are not in its file"))
     }
 
-    /// The layer's JSON.
-    async fn read_config(&self, file: &ModelFile) -> Result<Option<Value>> {
+    /// The JSON of the layer whose weight is `name`.
+    async fn read_config(&self, file: &ModelFile, name: &str) -> Result<Option<Value>> {
         let Some(stored) = self.tensors.get(CONFIG) else { return Ok(self.config.clone()) };
+        let name = format!("{}.{CONFIG}", name.strip_suffix(".weight").unwrap_or(name));
         let range = stored.range.clone();
         if range.end - range.start > LONGEST_CONFIG {
             let found = format!("{} bytes", range.end - range.start);
-            return Err(self.fault(file, CONFIG, format!("JSON of at most {LONGEST_CONFIG} bytes"), found));
+            return Err(self.fault(file, &name, format!("JSON of at most {LONGEST_CONFIG} bytes"), found));
         }
         let bytes = file.read(range).await?;
         // Some writers pad the text.
@@ -237,7 +238,7 @@ impl Beside {
             Ok(json) => Ok(Some(json)),
             Err(_) => {
                 let found = excerpt(&String::from_utf8_lossy(&bytes));
-                Err(self.fault(file, CONFIG, "JSON with a format".into(), found))
+                Err(self.fault(file, &name, "JSON with a format".into(), found))
             }
         }
     }
@@ -249,18 +250,19 @@ impl Beside {
             self.fault(file, name, format!("a {SCALE} in F32, one or one a row"), found)
         };
         let format = stored.dtype.format().filter(|format| format.block().elements == 1).ok_or_else(wrong)?;
-        let mut values = vec![0.0; stored.shape.iter().product()];
+        let rows = self.weight.shape.first().copied().unwrap_or(1);
+        let (count, is_one) = match stored.shape.as_slice() {
+            [] | [1] | [1, 1] => (1, true),
+            [n] | [n, 1] if *n == rows => (rows, false),
+            _ => return Err(wrong()),
+        };
         let bytes = file.read(stored.range.clone()).await?;
-        if format.bytes(values.len()) != Some(bytes.len()) {
+        if format.bytes(count) != Some(bytes.len()) {
             return Err(wrong());
         }
+        let mut values = vec![0.0; count];
         format.dequantize(&bytes, &mut values);
-        let rows = self.weight.shape.first().copied().unwrap_or(1);
-        match (values.as_slice(), stored.shape.as_slice()) {
-            ([scale], [] | [1] | [1, 1]) => Ok(Scales::Tensor(*scale)),
-            (_, [n] | [n, 1]) if *n == rows => Ok(Scales::Rows(values)),
-            _ => Err(wrong()),
-        }
+        Ok(if is_one { Scales::Tensor(values[0]) } else { Scales::Rows(values) })
     }
 }
 
