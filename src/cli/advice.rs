@@ -12,6 +12,18 @@ pub(super) fn sentence(error: &Error) -> String {
 
 fn flags(error: &Error) -> Option<&'static str> {
     match error {
+        Error::MissingPart { part: "tokenizer", .. } => Some(
+            "give it with --tokenizer (a tokenizer.json, its folder or a hub name), or fetch it once with \
+             zimage pull Tongyi-MAI/Z-Image-Turbo",
+        ),
+        Error::MissingPart { part: "VAE", .. } => Some(
+            "give it with --vae (a file, a folder or a hub name), or fetch it once with \
+             zimage pull Tongyi-MAI/Z-Image-Turbo",
+        ),
+        Error::MissingPart { .. } => Some(
+            "give it with --text-encoder (a file, a folder or a hub name), or fetch it once with \
+             zimage pull Tongyi-MAI/Z-Image-Turbo",
+        ),
         Error::OutOfMemory { memory: MemoryKind::Weights, .. } => {
             Some("--offload sequential, a smaller model or one in shorter types may fit")
         }
@@ -27,6 +39,16 @@ fn flags(error: &Error) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn advice_about_a_missing_part_names_its_flag() {
+        for (part, flag) in [("text encoder", "--text-encoder"), ("VAE", "--vae"), ("tokenizer", "--tokenizer")] {
+            let sentence = sentence(&Error::MissingPart { part, model: "a.gguf".into() });
+            let advice = format!("a.gguf: there is no {part} for this model; give it with {flag} (");
+            assert!(sentence.starts_with(&advice), "{sentence}");
+            assert!(sentence.ends_with(", or fetch it once with zimage pull Tongyi-MAI/Z-Image-Turbo"), "{sentence}");
+        }
+    }
 
     #[test]
     fn advice_follows_the_memory_that_ran_out() {

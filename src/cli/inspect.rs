@@ -6,7 +6,7 @@ mod model;
 
 use serde::Serialize;
 use std::path::{Path, PathBuf};
-use zimage::{Error, Foreign, Info, PngText, Result};
+use zimage::{Error, Foreign, Info, LoraInfo, PngText, Result};
 
 /// Show the values that made a picture, the parts of a model, or the devices of this machine
 ///
@@ -103,7 +103,9 @@ fn describe(info: &Info) -> String {
         ("cfg truncation", info.cfg_truncation.to_string()),
         ("seed", info.seed.to_string()),
         ("model", info.model.clone()),
-        ("version", format!("zimage {}", info.version)),
     ]);
+    let lora = |lora: &LoraInfo| format!("{}, strength {}, SHA-256 {}", lora.name, lora.strength, lora.sha256);
+    rows.extend(info.loras.iter().map(|added| ("lora", lora(added))));
+    rows.push(("version", format!("zimage {}", info.version)));
     super::table(&rows)
 }
