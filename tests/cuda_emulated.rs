@@ -9,36 +9,13 @@
 #[path = "support/emulated_cuda.rs"]
 mod emulated_cuda;
 
+use emulated_cuda::emulated;
 use pollster::block_on;
-use std::process::Command;
 use zimage::backend::cpu::Cpu;
 use zimage::backend::cuda::{Cuda, Placement};
 use zimage::backend::*;
 use zimage::conformance::{Options, compare};
 use zimage::tensor::HostTensor;
-
-/// The variable that marks a process as running on the emulation.
-const INSIDE: &str = "ZIMAGE_TEST_ON_EMULATED_CUDA";
-
-/// Runs `body` in a process that loads the emulated driver, with `settings` in its environment.
-/// `test` is the caller's name.
-fn emulated(test: &str, settings: &[(&str, &str)], body: impl FnOnce()) {
-    if std::env::var_os(INSIDE).is_some() {
-        return body();
-    }
-    let Some(folder) = emulated_cuda::built() else { return };
-    let out = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", test, "--nocapture"])
-        .env(INSIDE, "1")
-        .env("LD_LIBRARY_PATH", folder)
-        .env("ZIMAGE_NVRTC", folder)
-        .env("XDG_CACHE_HOME", folder.join("cache"))
-        .envs(settings.iter().copied())
-        .output()
-        .unwrap();
-    let said = [out.stdout, out.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
-    assert!(out.status.success() && said.contains("1 passed"), "{said}");
-}
 
 fn cuda() -> Cuda {
     Cuda::open(0, Placement::Separate).unwrap()

@@ -1,6 +1,7 @@
 //! The emulated CUDA device itself: kernels with known results, a faulty kernel for every fault
 //! that it detects, and an emulated counterpart for every header with PTX.
 
+#[allow(dead_code, reason = "tests/cuda_emulated.rs uses the rest")]
 #[path = "support/emulated_cuda.rs"]
 mod emulated_cuda;
 

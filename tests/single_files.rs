@@ -2,12 +2,16 @@
 //! names, their kind, and the configuration of those that have none. Their values are those of
 //! `comfy-kitchen` and `gguf`.
 
+#[path = "support/single_files.rs"]
+mod support;
+
 use pollster::block_on;
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use support::{expected, exports};
 use zimage::weights::{
     Kind, Listed, Part, Shapes, Spelling, Tensors, given_config, identify, text_encoder_config, transformer_config,
     vae_config,
@@ -23,13 +27,6 @@ const TRANSFORMERS: [(&str, &str); 6] = [
     ("comfy_quant_metadata", "model.diffusion_model."),
     ("comfy_quant_int8", "model.diffusion_model."),
 ];
-/// The shard of the diffusers folder whose numbers the exports change.
-const REST: &str = "diffusion_pytorch_model-00002-of-00002.safetensors";
-
-fn exports() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/single_files")
-}
-
 /// Stored names with types and shapes.
 type Stored = BTreeMap<String, (String, Vec<usize>)>;
 
@@ -146,35 +143,16 @@ fn picture(root: &Path) -> Vec<u8> {
 /// another picture.
 #[test]
 fn the_expected_numbers_draw_different_pictures() {
-    let copy = tempfile::tempdir().unwrap();
-    copy_all(&exports().join("model"), copy.path());
-    let shard = copy.path().join("transformer").join(REST);
-    let mut pictures = BTreeMap::from([(picture(copy.path()), "model".to_owned())]);
+    let mut pictures = BTreeMap::from([(picture(&exports().join("model")), "model")]);
     for export in
         ["fp8", "fp8_scaled", "comfy_quant", "comfy_quant_metadata", "comfy_quant_int8", "gguf", "gguf_floats"]
     {
-        fs::copy(exports().join(format!("{export}.expected.safetensors")), &shard).unwrap();
-        let same = pictures.insert(picture(copy.path()), export.to_owned());
+        let same = pictures.insert(picture(expected(Some(export), None).path()), export);
         // F32, F16 and BF16 hold the numbers of the model exactly.
-        assert_eq!(same.as_deref(), (export == "gguf_floats").then_some("model"), "{export}");
+        assert_eq!(same, (export == "gguf_floats").then_some("model"), "{export}");
     }
-    fs::copy(exports().join("model/transformer").join(REST), &shard).unwrap();
     for export in ["text_encoder", "text_encoder_gguf"] {
-        let weights = copy.path().join("text_encoder/model.safetensors");
-        fs::copy(exports().join(format!("{export}.expected.safetensors")), weights).unwrap();
-        assert_eq!(pictures.insert(picture(copy.path()), export.to_owned()), None, "{export}");
-    }
-}
-
-fn copy_all(from: &Path, to: &Path) {
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let to = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            fs::create_dir(&to).unwrap();
-            copy_all(&entry.path(), &to);
-        } else {
-            fs::copy(entry.path(), to).unwrap();
-        }
+        let folder = expected(None, Some(export));
+        assert_eq!(pictures.insert(picture(folder.path()), export), None, "{export}");
     }
 }

@@ -6,6 +6,29 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
+/// The variable that marks a process as running on the emulation.
+const INSIDE: &str = "ZIMAGE_TEST_ON_EMULATED_CUDA";
+
+/// Runs `body` in a process that loads the emulated driver, with `settings` in its environment.
+/// `test` is the caller's name.
+pub(crate) fn emulated(test: &str, settings: &[(&str, &str)], body: impl FnOnce()) {
+    if std::env::var_os(INSIDE).is_some() {
+        return body();
+    }
+    let Some(folder) = built() else { return };
+    let out = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--nocapture"])
+        .env(INSIDE, "1")
+        .env("LD_LIBRARY_PATH", folder)
+        .env("ZIMAGE_NVRTC", folder)
+        .env("XDG_CACHE_HOME", folder.join("cache"))
+        .envs(settings.iter().copied())
+        .output()
+        .unwrap();
+    let said = [out.stdout, out.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
+    assert!(out.status.success() && said.contains("1 passed"), "{said}");
+}
+
 /// The folder with `libcuda.so`, `libnvrtc.so` and their `selftest`. Prints the reason and returns
 /// `None` if this machine cannot build them.
 ///
