@@ -12,6 +12,8 @@ const PUBLISHED: &str = "Tongyi-MAI/Z-Image-Turbo";
 
 /// The model and its parts.
 #[derive(Debug, clap::Args)]
+// Its group would have the name of that of the subcommand's arguments.
+#[group(skip)]
 pub(super) struct Args {
     /// The model: a diffusers folder, a .safetensors or .gguf file with a transformer, a folder of
     /// one, or a name on the Hugging Face hub, such as Tongyi-MAI/Z-Image-Turbo[@REVISION]
