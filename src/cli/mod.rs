@@ -218,7 +218,7 @@ mod tests {
     fn every_value_may_begin_with_a_dash() {
         // Paths are left out: a flag in the place of a file's name is a file's name that was
         // forgotten.
-        let paths = ["model", "models-dir", "output", "inputs"];
+        let paths = ["model", "text-encoder", "vae", "tokenizer", "lora", "models-dir", "output", "inputs"];
         for command in Cli::command().get_subcommands() {
             let options = command.get_arguments().filter(|argument| argument.get_action().takes_values());
             for argument in options.filter(|argument| argument.get_long().is_some_and(|name| !paths.contains(&name))) {

@@ -15,14 +15,13 @@ enum Answer {
     None(&'static str),
 }
 
-const ONE_FOLDER: &str = "transformer, text encoder and VAE come from one folder, which --model DIR names";
-const NO_LORA: &str = "LoRAs are not supported";
+const QWEN3: &str = "the text encoder of Z-Image is Qwen3, which --text-encoder names";
 const NO_CONTROL: &str = "control pictures are not supported";
 const NO_SOURCE: &str = "pictures are made from text alone, not from other pictures";
 const ONE_SAMPLER: &str = "the sampler is always the flow-match Euler of the model's own scheduler";
 const FUSED: &str = "attention is fused on every backend and needs no switch";
 const DISK: &str = "--offload sequential keeps one part of the model on the device at a time";
-const DTYPE: &str = "weights are used in the types of their files; --precision says what products are computed in";
+const DTYPE: &str = "a file of any type is read as it is; --precision says what products are computed in";
 
 /// Spellings without dashes, in lower case, with `-` for `_`; single letters as they are typed.
 const PEERS: &[(&[&str], Answer)] = &[
@@ -72,29 +71,17 @@ const PEERS: &[(&[&str], Answer)] = &[
             "ckpt-path",
             "checkpoint",
             "repo",
-        ],
-        Answer::Same("--model"),
-    ),
-    (
-        &[
             "diffusion-model",
             "unet",
             "transformer",
-            "vae",
-            "vae-path",
-            "llm",
-            "llm-path",
-            "clip-l",
-            "clip-g",
-            "t5xxl",
-            "qwen2vl",
-            "text-encoder",
-            "text-encoders",
-            "tokenizer",
-            "taesd",
         ],
-        Answer::None(ONE_FOLDER),
+        Answer::Same("--model"),
     ),
+    (&["llm", "llm-path", "text-encoders", "text-encoder-path"], Answer::Same("--text-encoder")),
+    (&["clip-l", "clip-g", "clip", "t5xxl", "qwen2vl"], Answer::None(QWEN3)),
+    (&["vae-path"], Answer::Same("--vae")),
+    (&["tokenizer-path"], Answer::Same("--tokenizer")),
+    (&["taesd", "tae"], Answer::None("every picture is decoded by the whole VAE, which --vae names")),
     (&["vae-tiling", "vae-tile-size", "enable-vae-tiling"], Answer::Write("--vae-tile auto")),
     (
         &[
@@ -148,29 +135,17 @@ const PEERS: &[(&[&str], Answer)] = &[
         &["sampler", "sampling-method", "sample-method", "sampler-name", "scheduler", "schedule", "sigmas"],
         Answer::None(ONE_SAMPLER),
     ),
-    (
-        &["flow-shift", "shift", "mu", "timestep-shift"],
-        Answer::None("the shift is the one in the model's scheduler/scheduler_config.json"),
-    ),
+    (&["flow-shift", "timestep-shift"], Answer::Same("--shift")),
+    (&["mu"], Answer::None("--shift takes e to the power of mu")),
     (&["rng", "sampler-rng", "generator"], Answer::None("the noise is always that of torch.Generator(\"cpu\")")),
     (
-        &[
-            "lora",
-            "loras",
-            "lora-path",
-            "lora-paths",
-            "lora-scale",
-            "lora-scales",
-            "lora-weights",
-            "lora-dir",
-            "lora-model-dir",
-            "lora-apply-mode",
-            "lora-style",
-            "embeddings",
-            "embd-dir",
-        ],
-        Answer::None(NO_LORA),
+        &["lora-scale", "lora-scales", "lora-strength", "lora-weight"],
+        Answer::None("the strength follows the file, as in --lora style.safetensors:0.8"),
     ),
+    (&["loras", "lora-path", "lora-paths", "lora-weights", "lora-file"], Answer::Same("--lora")),
+    (&["lora-dir", "lora-model-dir"], Answer::None("--lora names the file itself, with its path")),
+    (&["lora-apply-mode"], Answer::None("a LoRA is added to the weights while they are read")),
+    (&["embeddings", "embd-dir"], Answer::None("textual inversion is not supported")),
     (
         &["control-net", "controlnet", "control-image", "control-strength", "controlnet-image-path", "pose"],
         Answer::None(NO_CONTROL),
@@ -211,8 +186,9 @@ const PEERS: &[(&[&str], Answer)] = &[
     (&["disable-safety-checker", "safety-checker", "no-safety-checker"], Answer::None("there is no safety checker")),
     (
         &["hf-token", "token", "cache-dir"],
-        Answer::None("nothing is downloaded; --model names a folder on this machine"),
+        Answer::None("the environment variables HF_TOKEN and HF_HUB_CACHE give the token and the cache"),
     ),
+    (&["revision"], Answer::None("the revision follows the name, as in --model Tongyi-MAI/Z-Image-Turbo@main")),
     (&["verbose", "v", "debug"], Answer::None("--json prints what was made and how long every part took")),
     (&["metadata", "save-metadata"], Answer::None("every PNG carries what made it, and zimage inspect shows it")),
     (
@@ -349,9 +325,12 @@ mod tests {
             (&["-b", "4"], "use --count 4"),
             (&["--cfg", "7", "--cfg-truncation", "0.5"], "use --guidance 6,"),
             (&["--sampler", "euler"], "flow-match Euler"),
-            (&["--lora", "x.safetensors"], "LoRAs are not supported"),
+            (&["--lora-path", "x.safetensors"], "use --lora x.safetensors"),
+            (&["--lora-scale", "0.8"], "--lora style.safetensors:0.8"),
             (&["--init-img", "a.png"], "from text alone"),
-            (&["--diffusion-model", "z.gguf"], "--model DIR"),
+            (&["--diffusion-model", "z.gguf"], "use --model z.gguf"),
+            (&["--llm", "qwen3.gguf"], "use --text-encoder qwen3.gguf"),
+            (&["--flow-shift", "3"], "use --shift 3"),
             (&["-t", "8"], "RAYON_NUM_THREADS"),
             (&["--offload-to-cpu"], "--offload sequential"),
             (&["--low-ram"], "--offload sequential"),

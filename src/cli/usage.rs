@@ -34,7 +34,7 @@ pub(super) fn sentence(error: &clap::Error, arguments: &[String]) -> String {
         _ => {}
     }
     for paragraph in paragraphs {
-        // `to pass '--lora' as a value, use '-- --lora'` would draw a picture of the flag.
+        // `to pass '--stepz' as a value, use '-- --stepz'` would draw a picture of the flag.
         let tips = paragraph.split("tip: ").map(str::trim).filter(|_| paragraph.starts_with("tip: "));
         for tip in tips.filter(|tip| !tip.is_empty() && !tip.starts_with("to pass ")) {
             line += &format!(" (tip: {tip})");
