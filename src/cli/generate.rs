@@ -17,7 +17,8 @@ use zimage::{
 /// Make pictures from prompts
 ///
 /// Steps, guidance and size come from the model when they are not given. Every PNG holds the values
-/// that made it; `zimage inspect` shows them, and so do other tools.
+/// that made it; `zimage inspect` shows them, and so do other tools. `zimage models` lists the
+/// models on this machine, and `zimage pull` downloads one.
 #[derive(Debug, clap::Args)]
 #[command(after_help = super::EXIT_CODES)]
 pub(super) struct Args {

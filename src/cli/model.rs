@@ -15,32 +15,37 @@ const PUBLISHED: &str = "Tongyi-MAI/Z-Image-Turbo";
 // Its group would have the name of that of the subcommand's arguments.
 #[group(skip)]
 pub(super) struct Args {
-    /// The model: a diffusers folder, a .safetensors or .gguf file with a transformer, a folder of
-    /// one, or a name on the Hugging Face hub, such as Tongyi-MAI/Z-Image-Turbo[@REVISION]
-    /// [default: the small model inside this program]
+    /// The model: a diffusers folder or its transformer's; a .safetensors, .sft or .gguf file with
+    /// a transformer or with the whole model; or a name on the Hugging Face hub, which is
+    /// downloaded, such as Tongyi-MAI/Z-Image-Turbo[@REVISION][/FILE] [default: the small model
+    /// inside this program]
     #[arg(short, long, value_name = "PATH|NAME")]
     model: Option<String>,
 
-    /// The text encoder: a file, its folder, or a name on the hub [default: the model's, one next
-    /// to its file, or that of Z-Image-Turbo in the hub's cache]
+    /// The text encoder: a file, its folder, a diffusers folder, or a name on the hub [default: the
+    /// model's; else the only one next to its file or in ComfyUI's text_encoders beside it; else
+    /// that of Z-Image-Turbo in the hub's cache]
     #[arg(long, value_name = "PATH|NAME", requires = "model")]
     text_encoder: Option<String>,
 
-    /// The VAE: a file, its folder, or a name on the hub [default: as for the text encoder]
+    /// The VAE: a file, its folder, a diffusers folder, or a name on the hub [default: as for the
+    /// text encoder, with ComfyUI's folder vae]
     #[arg(long, value_name = "PATH|NAME", requires = "model")]
     vae: Option<String>,
 
-    /// The tokenizer: a tokenizer.json, its folder, a GGUF text encoder, or a name on the hub
-    /// [default: as for the text encoder, and the one inside a GGUF text encoder]
+    /// The tokenizer: a tokenizer.json, its folder, a diffusers folder, a GGUF text encoder, or a
+    /// name on the hub [default: the model's; else the one inside a GGUF text encoder; else one
+    /// next to the files; else that of Z-Image-Turbo in the hub's cache]
     #[arg(long, value_name = "PATH|NAME", requires = "model")]
     tokenizer: Option<String>,
 
-    /// The schedule's shift [default: the model's, or 3 for a model without a scheduler's file]
+    /// The schedule's shift; steps and guidance that are not given follow it: 8 and 0 for a shift
+    /// of 3, else 50 and 4 [default: the model's, or 3 for a model without a scheduler's file]
     #[arg(long, value_name = "S", value_parser = super::number::<f64>, allow_hyphen_values = true)]
     shift: Option<f64>,
 
     /// A LoRA, LoKr, LoHa or DoRA file, or a name on the hub, with its strength; once for each, and
-    /// added in this order [default strength: 1]
+    /// added in this order; a strength of 0 changes nothing [default strength: 1]
     #[arg(long, value_name = "FILE[:STRENGTH]", value_parser = Strength::from_str)]
     lora: Vec<Strength>,
 

@@ -23,8 +23,7 @@ Exit codes:
 /// The first backend counts as right and every other one is held against it; a single one is held
 /// against itself, which shows whether it computes the same every time. Every backend must also
 /// reject wrong arguments with the same message. The pictures are those of a small model, and of
-/// the
-/// same model with activations past the range of F16.
+/// the same model with activations past the range of F16.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXIT_CODES)]
 pub(super) struct Args {
