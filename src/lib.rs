@@ -4,7 +4,7 @@
 //! use std::ops::ControlFlow;
 //! use zimage::{BackendChoice, Engine, Model, Request};
 //!
-//! let model = Model::embedded()?; // or Model::open("Z-Image-Turbo".as_ref())?
+//! let model = Model::embedded()?; // or Model::open("Z-Image-Turbo".as_ref())?, a folder or a file
 //! let progress = &mut |_| ControlFlow::Continue(());
 //! let engine = pollster::block_on(Engine::load(&model, BackendChoice::Auto, progress))?;
 //! let request = Request { seed: 7, ..Request::new("a red fox") };
@@ -25,6 +25,31 @@
 //!
 //! [`backend::cpu`] is always there.
 //!
+//! # Models from several files
+//!
+//! [`weights::Sources`] names the place of each part: a diffusers folder, a part's own folder, or a
+//! safetensors or GGUF file in the formats of ComfyUI, stable-diffusion.cpp and llama.cpp. LoRA
+//! files change the weights as they are read.
+//!
+//! ```no_run
+//! use zimage::Model;
+//! use zimage::weights::{Lora, Sources, Unused};
+//!
+//! let sources = Sources {
+//!     text_encoder: Some("Qwen3-4B-Q4_K_M.gguf".into()),
+//!     vae: Some("ae.safetensors".into()),
+//!     ..Sources::of("z_image_turbo-Q4_K.gguf")
+//! };
+//! let model = Model::from_sources(&sources)?;
+//! let lora = pollster::block_on(Lora::open("style.safetensors".as_ref()))?;
+//! let (model, reports) = pollster::block_on(model.with_loras(&[(lora, 0.8)], Unused::Refuse))?;
+//! println!("{}", reports[0]); // style.safetensors: 480 of 480 tensors applied (240 layers), …
+//! # Ok::<(), zimage::Error>(())
+//! ```
+//!
+//! `weights::hub::Hub::resolve` gives the path of a model on the Hugging Face hub, and downloads it
+//! if need be. [`weights::identify()`] names the kind of a file.
+//!
 //! # Calls that block
 //!
 //! [`Engine`]'s methods are `async` because a model's files may be remote and because a browser
@@ -32,8 +57,8 @@
 //! for the device, and the futures are not `Send`. So a program of one thread calls
 //! `pollster::block_on`, as above, and an async server uses a `Worker`: it runs the engine on a
 //! thread of its own behind a handle that is `Send + Sync + Clone`, and its futures only wait.
-//! [`Model::open`], [`Model::embedded`], [`Image::open`] and [`Image::save`] read and write files,
-//! and block.
+//! [`Model::open`], [`Model::from_sources`], [`Model::embedded`], [`Image::open`] and
+//! [`Image::save`] read and write files, and block; the calls of `weights::hub` wait for a network.
 //!
 //! # Modules
 //!
@@ -45,8 +70,8 @@
 //! | [`Engine`], `Worker`, [`Model`], [`Request`], [`Image`], [`Error`] | the public face |
 //! | [`pipeline`] | prompt → picture, one file a step |
 //! | [`model`] | the three networks, and the configs that give their sizes |
-//! | [`weights`] | files → named tensors |
-//! | [`tensor`] | element types, and tensors on the host |
+//! | [`weights`] | files, folders and names on the hub → named tensors |
+//! | [`tensor`] | storage formats, element types, and tensors on the host |
 //! | [`backend`] | the ops, each defined by a formula with shapes and types; [`backend::cpu`] is their meaning in plain Rust, `backend::webgpu` runs them on any GPU, `backend::cuda` on NVIDIA's |
 //! | [`catalogue`] | sizes, inputs, tolerances and cost of each op, and the arguments that it rejects |
 //! | [`mod@bench`] | the speed of a backend: every op at the sizes of a model, every stage and whole pictures |
