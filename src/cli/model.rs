@@ -39,8 +39,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "PATH|NAME", requires = "model")]
     tokenizer: Option<String>,
 
-    /// The schedule's shift; steps and guidance that are not given follow it: 8 and 0 for a shift
-    /// of 3, else 50 and 4 [default: the model's, or 3 for a model without a scheduler's file]
+    /// The schedule's shift [default: the model's, or 3 for a model without a scheduler's file;
+    /// such a model has 8 steps and guidance 0 for 3, else 50 steps and guidance 4]
     #[arg(long, value_name = "S", value_parser = super::number::<f64>, allow_hyphen_values = true)]
     shift: Option<f64>,
 

@@ -51,7 +51,7 @@ impl Model {
     /// # Errors
     /// Errors of [`ModelFolder::from_sources`] and [`ModelConfig::read`].
     pub fn from_sources(sources: &Sources) -> Result<Self> {
-        expect_ready(Self::new(ModelFolder::from_sources(sources)?))
+        expect_ready(Self::new(ModelFolder::from_sources(sources)?))?.with_shift(sources.shift)
     }
 
     /// The embedded default.
@@ -62,15 +62,16 @@ impl Model {
         expect_ready(Self::new(ModelFolder::embedded()?))
     }
 
-    /// This model with another shift of its schedule; `None` keeps its own.
+    /// This model with another shift of its schedule, in place of a dynamic one too; `None` keeps its
+    /// own. Its other defaults stay.
     ///
     /// # Errors
-    /// Errors of [`ModelConfig::read`].
-    pub fn with_shift(&self, shift: Option<f64>) -> Result<Self> {
-        if shift.is_none() {
-            return Ok(self.clone());
+    /// [`Error::Request`](crate::Error::Request) for a shift that is not positive or out of range.
+    pub fn with_shift(mut self, shift: Option<f64>) -> Result<Self> {
+        if let Some(shift) = shift {
+            self.config.scheduler.set_shift(shift)?;
         }
-        expect_ready(async { Self::new(self.folder.with_shift(shift).await?).await })
+        Ok(self)
     }
 
     /// The model in `folder`, local or remote.

@@ -278,7 +278,7 @@ async fn no_weights(folder: &ModelFolder, part: &str, stem: &str) -> Error {
             excerpt(&format!(".{variant}"))
         );
     } else if names.iter().any(|name| [".bin", ".gguf", ".pt", ".ckpt"].iter().any(|end| name.ends_with(end))) {
-        found += "; only safetensors files are supported";
+        found += "; of a diffusers folder only safetensors files are read, and a GGUF file is named by itself";
     }
     let expected = format!("{stem}.safetensors or {stem}.safetensors.index.json");
     Error::file(&folder.path(part), format!("expected {expected}, found {found}"))

@@ -1,7 +1,7 @@
 //! The places that the parts of a model come from, and the model that they make.
 
 use super::file::{ModelFile, OpenFiles};
-use super::folder::{LONGEST_CONFIG, ModelFolder};
+use super::folder::ModelFolder;
 use super::names::Part;
 use super::single::SingleFile;
 use crate::error::{Error, Result};
@@ -36,7 +36,8 @@ pub struct Sources {
     pub tokenizer: Option<PathBuf>,
     /// Diffusers folders that parts come from if nothing else has them, the best one first.
     pub fallbacks: Vec<PathBuf>,
-    /// The schedule's shift; replaces that of the model.
+    /// The schedule's shift; replaces that of the model, whose other defaults stay. A model without
+    /// a scheduler's file has the defaults of the published model with this shift.
     pub shift: Option<f64>,
 }
 
@@ -98,7 +99,8 @@ impl<'a> Builder<'a> {
             }
         }
         model.add_tokenizer().await?;
-        model.folder.with_shift(sources.shift).await
+        model.add_scheduler().await?;
+        Ok(model.folder)
     }
 
     /// Mounts the transformer, and all other parts of its file.
@@ -223,25 +225,17 @@ impl<'a> Builder<'a> {
         }
         Ok(())
     }
-}
 
-impl ModelFolder {
-    /// This model with a scheduler's file, if it has none, and with `shift` for its schedule, if
-    /// that is given. A model without a file and without a shift has that of Z-Image-Turbo.
-    pub(crate) async fn with_shift(&self, shift: Option<f64>) -> Result<Self> {
-        let exists = self.exists(SCHEDULER).await?;
-        if exists && shift.is_none() {
-            return Ok(self.clone());
+    /// Adds a scheduler's file to a model without one.
+    async fn add_scheduler(&mut self) -> Result<()> {
+        if !self.folder.exists(SCHEDULER).await? {
+            let shift = self.sources.shift.unwrap_or(SHIFT);
+            let config = json!({"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": shift});
+            let name = self.folder.name().to_owned();
+            let file = (SCHEDULER.to_owned(), Bytes::from(config.to_string()));
+            self.folder = self.folder.with_files(&name, vec![file]);
         }
-        let mut config: Map<String, Value> = match exists {
-            true => self.json(SCHEDULER, LONGEST_CONFIG).await?,
-            false => Map::new(),
-        };
-        config.entry("_class_name").or_insert(json!("FlowMatchEulerDiscreteScheduler"));
-        let shift = shift.or(config.get("shift").and_then(Value::as_f64)).unwrap_or(SHIFT);
-        config.insert("shift".to_owned(), json!(shift));
-        let config = Bytes::from(Value::Object(config).to_string());
-        Ok(self.with_files(self.name(), vec![(SCHEDULER.to_owned(), config)]))
+        Ok(())
     }
 }
 

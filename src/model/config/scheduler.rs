@@ -2,7 +2,7 @@
 //! `ZImagePipeline` honours.
 
 use super::keys::Keys;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use std::fmt;
 
 /// Model times count from 0 to this, independent of `num_train_timesteps`: the pipeline assumes it.
@@ -68,6 +68,20 @@ pub enum Spacing {
 }
 
 impl SchedulerConfig {
+    /// Replaces the shift, also a dynamic one.
+    ///
+    /// # Errors
+    /// [`Error::Request`] for a shift out of range.
+    pub(crate) fn set_shift(&mut self, shift: f64) -> Result<()> {
+        if !(1.0 / LARGEST_SHIFT..=LARGEST_SHIFT).contains(&shift) {
+            let range = format!("from {} to {LARGEST_SHIFT}", 1.0 / LARGEST_SHIFT);
+            return Err(Error::Request(format!("expected a shift {range}, found {shift}")));
+        }
+        self.shift = shift;
+        self.dynamic = None;
+        Ok(())
+    }
+
     pub(super) fn read(keys: &Keys) -> Result<Self> {
         keys.one_of("_class_name", &["FlowMatchEulerDiscreteScheduler"])?;
         if keys.flag("stochastic_sampling", false)? {
