@@ -24,13 +24,14 @@ use std::sync::Arc;
 
 const WEIGHT: &str = "weight";
 const SCALE: &str = "weight_scale";
+const OLD_SCALE: &str = "scale_weight";
 const FACTOR: &str = "weight_scale_2";
 const CONFIG: &str = "comfy_quant";
 
 /// The suffixes, and the name under which each is kept; `None` for one that nothing needs.
 const SUFFIXES: [(&str, Option<&str>); 8] = [
     (SCALE, Some(SCALE)),
-    ("scale_weight", Some(SCALE)),
+    (OLD_SCALE, Some(SCALE)),
     (FACTOR, Some(FACTOR)),
     (CONFIG, Some(CONFIG)),
     ("input_scale", None),
@@ -52,6 +53,14 @@ pub(super) struct Beside {
     tensors: BTreeMap<&'static str, Stored>,
     /// The layer's entry in the file's metadata.
     config: Option<Value>,
+    /// True if the scale has its old name.
+    is_old: bool,
+}
+
+impl Beside {
+    fn new(weight: &Stored) -> Self {
+        Self { weight: weight.clone(), tensors: BTreeMap::new(), config: None, is_old: false }
+    }
 }
 
 /// The weights of a file that have tensors beside them, by the weights' names, and the names of
@@ -66,16 +75,16 @@ pub(super) fn quantised<'h>(header: &'h Header) -> (BTreeMap<&'h str, Beside>, B
         let Some((weight, stored)) = header.tensors.get_key_value(&format!("{layer}.{WEIGHT}")) else { continue };
         beside.insert(name.as_str());
         if let Some(kept) = kept {
-            let new = || Beside { weight: stored.clone(), tensors: BTreeMap::new(), config: None };
-            weights.entry(weight).or_insert_with(new).tensors.insert(kept, header.tensors[name].clone());
+            let beside = weights.entry(weight).or_insert_with(|| Beside::new(stored));
+            beside.is_old |= suffix == OLD_SCALE;
+            beside.tensors.insert(kept, header.tensors[name].clone());
         }
     }
     for (name, (layer, suffix)) in layers {
         if suffix == WEIGHT
             && let Some(config) = config(&configs, layer)
         {
-            let new = || Beside { weight: header.tensors[name].clone(), tensors: BTreeMap::new(), config: None };
-            weights.entry(name).or_insert_with(new).config = Some(config.clone());
+            weights.entry(name).or_insert_with(|| Beside::new(&header.tensors[name])).config = Some(config.clone());
         }
     }
     (weights, beside)
@@ -114,23 +123,29 @@ impl Beside {
         self.weight.dtype == StoredType::Other(Dtype::U8)
     }
 
-    /// The storage of the weight `name` of `shape` in `file`, and its offsets there; `rows` selects
-    /// the weight in the stored matrix.
+    /// The name of the weight's format, for display: that of ComfyUI, or `fp8_scaled` for its old
+    /// files. Of the scales only their types are read.
     ///
     /// # Errors
-    /// [`Error::Tensor`] for tensors that do not fit together and for formats that are not read;
-    /// read errors.
-    pub(super) async fn storage(
-        &self,
-        file: &ModelFile,
-        name: &str,
-        shape: &[usize],
-        rows: Rows,
-    ) -> Result<(Storage, Range<u64>)> {
-        let fault = |expected: String, found: String| {
-            let (path, tensor) = (file.path.clone(), excerpt(name));
-            Err(Error::Tensor { path, tensor, expected, found })
-        };
+    /// [`Error::Tensor`] for formats that are not read; read errors.
+    pub(super) async fn format(&self, file: &ModelFile, name: &str) -> Result<String> {
+        let (kind, config) = self.kind(file, name).await?;
+        let is_rotated = config.is_some_and(|config| config.get("convrot") == Some(&Value::Bool(true)));
+        Ok(match (kind, self.weight.dtype) {
+            (Kind::Float, _) if self.is_old => "fp8_scaled".to_owned(),
+            (Kind::Float, StoredType::Format(Format::F8E4m3)) => "float8_e4m3fn".to_owned(),
+            (Kind::Float, StoredType::Format(Format::F8E5m2)) => "float8_e5m2".to_owned(),
+            (Kind::Float, dtype) => format!("{dtype} with scales"),
+            (Kind::Mxfp8, _) => "mxfp8".to_owned(),
+            (Kind::Nvfp4, _) => "nvfp4".to_owned(),
+            (Kind::Int8, _) if is_rotated => "int8_tensorwise with convrot".to_owned(),
+            (Kind::Int8, _) => "int8_tensorwise".to_owned(),
+        })
+    }
+
+    /// The meanings of the codes and scales, and the layer's JSON.
+    async fn kind(&self, file: &ModelFile, name: &str) -> Result<(Kind, Option<Value>)> {
+        let fault = |expected: String, found: String| Err(self.fault(file, name, expected, found));
         let config = self.read_config(file, name).await?;
         let named = config.as_ref().and_then(|config| config.get("format").or(Some(config))?.as_str());
         if let Some(other) =
@@ -157,6 +172,25 @@ impl Beside {
             }
             (None, _) => return fault("a format that is read".into(), format!("{dtype} {:?}", self.weight.shape)),
         };
+        Ok((kind, config))
+    }
+
+    /// The storage of the weight `name` of `shape` in `file`, and its offsets there; `rows` selects
+    /// the weight in the stored matrix.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] for tensors that do not fit together and for formats that are not read;
+    /// read errors.
+    pub(super) async fn storage(
+        &self,
+        file: &ModelFile,
+        name: &str,
+        shape: &[usize],
+        rows: Rows,
+    ) -> Result<(Storage, Range<u64>)> {
+        let fault = |expected: String, found: String| Err(self.fault(file, name, expected, found));
+        let (kind, config) = self.kind(file, name).await?;
+        let (dtype, scale) = (self.weight.dtype, self.tensors.get(SCALE));
         let format = match kind {
             Kind::Nvfp4 => Format::Nvfp4,
             Kind::Int8 => Format::I8,

@@ -99,6 +99,11 @@ fn other_format(start: &[u8]) -> Option<&'static str> {
         Some("a PyTorch checkpoint (pickle), which is not supported; save it as safetensors")
     } else if start.starts_with(b"\x89HDF") {
         Some("an HDF5 file, which is not supported; use the model's safetensors files")
+    } else if start.starts_with(b"\x89PNG\r\n")
+        || start.starts_with(b"\xff\xd8\xff")
+        || start.get(8..12) == Some(b"WEBP")
+    {
+        Some("a picture; name a file with weights")
     } else if begins(&[b"<!doctype", b"<html", b"<?xml", b"<head"]) {
         Some("a web page, as a failed download leaves it; download the file again")
     } else if begins(&[b"{\"", b"{ \"", b"{\n"]) {

@@ -30,23 +30,13 @@ impl SingleFile {
     /// format; read errors.
     pub(super) async fn read(file: ModelFile, open: OpenFiles) -> Result<Self> {
         let header = read_header(&file).await?;
-        let formats: Vec<String> = header.tensors.values().map(|stored| stored.dtype.to_string()).collect();
-        let listed = header.tensors.iter().zip(&formats);
-        let listed: Vec<Listed<'_>> =
-            listed.map(|((name, stored), format)| Listed { name, format, shape: &stored.shape }).collect();
-        let kind = identify(&listed, &header.metadata);
+        let kind = kind(&header);
         Ok(Self { file, header, kind, open })
     }
 
     /// The parts of a Z-Image model that the file has.
     pub(super) fn parts(&self) -> &[Part] {
-        match &self.kind {
-            Kind::Transformer => &[Part::Transformer],
-            Kind::TextEncoder => &[Part::TextEncoder],
-            Kind::Vae => &[Part::Vae],
-            Kind::AllInOne(parts) => parts,
-            _ => &[],
-        }
+        self.kind.parts()
     }
 
     /// The spelling of a part that the file has.
@@ -54,11 +44,10 @@ impl SingleFile {
     /// # Errors
     /// [`Error::File`] if the file does not have the part; the message says what it has.
     pub(super) fn spelling(&self, part: Part) -> Result<Spelling> {
-        let found = || Error::file(&self.file.path, format!("expected a {}; {}", part.name(), self.kind.explain()));
-        if !self.parts().contains(&part) {
-            return Err(found());
-        }
-        Spelling::of(part, self.header.tensors.keys().map(String::as_str)).ok_or_else(found)
+        let spelling = Spelling::of(part, self.header.tensors.keys().map(String::as_str));
+        spelling.filter(|_| self.parts().contains(&part)).ok_or_else(|| {
+            Error::file(&self.file.path, format!("expected a {}, but {}", part.name(), self.kind.refuse()))
+        })
     }
 
     /// The `config.json` of a part: sizes from its tensors, and everything else from `beside`, the
@@ -92,6 +81,15 @@ impl SingleFile {
     pub(super) async fn tokenizer(&self) -> Result<GgufTokenizer> {
         Gguf::read(self.file.clone()).await?.tokenizer().await
     }
+}
+
+/// The kind of a file with this header.
+pub(super) fn kind(header: &Header) -> Kind {
+    let formats: Vec<String> = header.tensors.values().map(|stored| stored.dtype.to_string()).collect();
+    let listed = header.tensors.iter().zip(&formats);
+    let listed: Vec<Listed<'_>> =
+        listed.map(|((name, stored), format)| Listed { name, format, shape: &stored.shape }).collect();
+    identify(&listed, &header.metadata)
 }
 
 impl fmt::Debug for SingleFile {

@@ -108,9 +108,7 @@ impl<'a> Builder<'a> {
         let path = &self.sources.model;
         if path.is_file() {
             let file = single(path).await?;
-            if !file.parts().contains(&Part::Transformer) {
-                return Err(Error::file(path, file.kind.explain()));
-            }
+            file.spelling(Part::Transformer)?;
             for part in file.parts() {
                 self.add_file(*part, &file)?;
             }
@@ -263,7 +261,7 @@ async fn only_file(folder: &Path, part: Part) -> Option<Arc<SingleFile>> {
 }
 
 /// The configuration in the folder of a single file, if it is that of the part.
-fn config_beside(file: &Path, part: Part) -> Result<Option<Map<String, Value>>> {
+pub(super) fn config_beside(file: &Path, part: Part) -> Result<Option<Map<String, Value>>> {
     let path = file.with_file_name("config.json");
     if !path.is_file() {
         return Ok(None);

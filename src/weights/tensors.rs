@@ -20,7 +20,7 @@ use std::sync::{Arc, OnceLock};
 /// Bytes in memory that are dequantised at once.
 const DEQUANTIZED: u64 = 16 << 20;
 /// The types of a weight, for messages.
-const READ: &str = "F32, F16, BF16 or a quantised format";
+pub(super) const READ: &str = "F32, F16, BF16 or a quantised format";
 
 /// A callback with the bytes read. Its error ends the loading.
 pub type OnRead<'a> = &'a dyn Fn(u64) -> Result<()>;
@@ -353,7 +353,7 @@ impl Tensors {
 }
 
 /// The reason why no weight has this type.
-fn unread_type(dtype: StoredType) -> &'static str {
+pub(super) fn unread_type(dtype: StoredType) -> &'static str {
     match dtype {
         StoredType::Other(Dtype::F64) => "which is not read; convert the file to F32, F16 or BF16",
         StoredType::Other(Dtype::I8 | Dtype::U8) => "which needs scales beside it, and there are none",

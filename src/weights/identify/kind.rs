@@ -88,55 +88,91 @@ impl ControlNet {
 }
 
 impl Kind {
+    /// A short identifier for programs, such as `transformer` or `lora`.
+    pub fn id(&self) -> &'static str {
+        match self {
+            Kind::Transformer => "transformer",
+            Kind::TextEncoder => "text_encoder",
+            Kind::Vae => "vae",
+            Kind::AllInOne(_) => "checkpoint",
+            Kind::Piece(_) => "piece",
+            Kind::Lora(_) => "lora",
+            Kind::ControlNet(_) => "controlnet",
+            Kind::Variant(_) => "variant",
+            Kind::Quantised(_) => "unread_format",
+            Kind::Other(_) => "other",
+            Kind::Unknown => "unknown",
+        }
+    }
+
+    /// The parts of a Z-Image model that such a file has.
+    pub fn parts(&self) -> &[Part] {
+        match self {
+            Kind::Transformer => &[Part::Transformer],
+            Kind::TextEncoder => &[Part::TextEncoder],
+            Kind::Vae => &[Part::Vae],
+            Kind::AllInOne(parts) => parts,
+            _ => &[],
+        }
+    }
+
+    /// The kind's name with an article, such as `a Z-Image transformer`.
+    pub fn name(&self) -> String {
+        match self {
+            Kind::Transformer => "a Z-Image transformer".to_owned(),
+            Kind::TextEncoder => "a Qwen3 text encoder".to_owned(),
+            Kind::Vae => "a FLUX.1 VAE, which Z-Image shares".to_owned(),
+            Kind::AllInOne(parts) => {
+                format!("a Z-Image checkpoint with {}", list(parts.iter().map(|part| part.name())))
+            }
+            Kind::Piece(Part::TextEncoder) => "one file of a Qwen3 text encoder in several".to_owned(),
+            Kind::Piece(part) => format!("one file of a Z-Image {} in several", part.name()),
+            Kind::Lora(LoraFor::Transformer) => "a LoRA for the transformer of Z-Image".to_owned(),
+            Kind::Lora(LoraFor::TextEncoder) => "a LoRA for the text encoder of Z-Image".to_owned(),
+            Kind::Lora(LoraFor::Both) => "a LoRA for the transformer and the text encoder of Z-Image".to_owned(),
+            Kind::Lora(LoraFor::Other(model)) => format!("a LoRA for {model}"),
+            Kind::Lora(LoraFor::Unknown) => "a LoRA whose names are those of no known model".to_owned(),
+            Kind::ControlNet(version) => {
+                format!("the Z-Image-Fun ControlNet {}, and ControlNets are not supported", version.name())
+            }
+            Kind::Variant(what) | Kind::Other(what) => (*what).to_owned(),
+            Kind::Quantised(format) => format!("a file with {format}, which is not supported"),
+            Kind::Unknown => "a file with the tensors of no known model".to_owned(),
+        }
+    }
+
     /// One sentence that says what the file is, and what it lacks or why it cannot be used. It
     /// begins with `this is`, after a path and a colon.
     pub fn explain(&self) -> String {
-        const ONLY: &str = "zimage draws with Z-Image models only";
-        match self {
-            Kind::Transformer => format!("this is a Z-Image transformer; {}", needs(&[Part::Transformer])),
-            Kind::TextEncoder => format!("this is a Qwen3 text encoder; {}", needs(&[Part::TextEncoder])),
-            Kind::Vae => format!("this is a FLUX.1 VAE, which Z-Image shares; {}", needs(&[Part::Vae])),
-            Kind::AllInOne(parts) => {
-                format!(
-                    "this is a Z-Image checkpoint with {}; {}",
-                    list(parts.iter().map(|part| part.name())),
-                    needs(parts)
-                )
-            }
-            Kind::Piece(Part::TextEncoder) => {
-                "this is one file of a Qwen3 text encoder in several; the others belong to it".to_owned()
-            }
-            Kind::Piece(part) => {
-                format!("this is one file of a Z-Image {} in several; the others belong to it", part.name())
-            }
-            Kind::Lora(LoraFor::Transformer) => "this is a LoRA for the transformer of Z-Image".to_owned(),
-            Kind::Lora(LoraFor::TextEncoder) => "this is a LoRA for the text encoder of Z-Image".to_owned(),
-            Kind::Lora(LoraFor::Both) => {
-                "this is a LoRA for the transformer and the text encoder of Z-Image".to_owned()
-            }
-            Kind::Lora(LoraFor::Other(model)) => format!("this is a LoRA for {model}; {ONLY}"),
-            Kind::Lora(LoraFor::Unknown) => {
-                format!("this is a LoRA whose names are those of no known model; {ONLY}")
-            }
-            Kind::ControlNet(version) => {
-                format!("this is the Z-Image-Fun ControlNet {}, and ControlNets are not supported", version.name())
-            }
-            Kind::Variant(what) => {
-                format!("this is {what}, which adds to the architecture of Z-Image and is not supported")
-            }
-            Kind::Quantised(format) => format!(
-                "this is a file with {format}, which is not supported; use the model's BF16, FP8, NVFP4, INT8 or GGUF file"
-            ),
-            Kind::Other(what) => format!("this is {what}; {ONLY}"),
-            Kind::Unknown => format!("this file has the tensors of no known model; {ONLY}"),
+        match needs(self.parts(), false).as_slice() {
+            [] => self.refuse(),
+            needs => format!("{}; drawing also needs {}", self.refuse(), list(needs.iter().copied())),
         }
+    }
+
+    /// As [`Kind::explain`], for a file in the wrong place: without the parts that it lacks.
+    pub(in crate::weights) fn refuse(&self) -> String {
+        let advice = match self {
+            Kind::Piece(_) => "; the others belong to it",
+            Kind::Variant(_) => "; its additions to the architecture of Z-Image are not supported",
+            Kind::Quantised(_) => "; use the model's BF16, FP8, NVFP4, INT8 or GGUF file",
+            Kind::Lora(LoraFor::Other(_) | LoraFor::Unknown) | Kind::Other(_) | Kind::Unknown => {
+                "; zimage draws with Z-Image models only"
+            }
+            _ => "",
+        };
+        format!("this is {}{advice}", self.name())
     }
 }
 
-/// The parts that a model needs besides these.
-fn needs(parts: &[Part]) -> String {
+/// The names of the parts that a model needs besides these, with or without a tokenizer; none
+/// besides no part.
+pub(in crate::weights) fn needs(parts: &[Part], has_tokenizer: bool) -> Vec<&'static str> {
+    if parts.is_empty() {
+        return Vec::new();
+    }
     let others = Part::ALL.into_iter().filter(|part| !parts.contains(part)).map(Part::name);
-    format!("drawing also needs {}", list(others.chain(["tokenizer"])))
+    others.chain((!has_tokenizer).then_some("tokenizer")).collect()
 }
 
 /// Names with articles, joined by commas and `and`.

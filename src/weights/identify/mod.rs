@@ -16,6 +16,7 @@ mod tests;
 use crate::weights::names::{Part, Spelling};
 use index::Index;
 pub use index::Listed;
+pub(super) use kind::needs;
 pub use kind::{ControlNet, Kind, LoraFor};
 use serde_json::{Map, Value};
 

@@ -1,5 +1,6 @@
 //! A LoRA that has been held against a model, and a stack of them as a transform of its weights.
 
+use super::super::identify::{Kind, LoraFor};
 use super::super::transform::Transform;
 use super::apply::{Part, changed};
 use super::change::Change;
@@ -80,7 +81,8 @@ impl Lora {
     ///
     /// # Errors
     /// [`Error::File`] that lists the tensors that do not fit, unless they are allowed, or if none
-    /// fits; [`Error::Request`] for a strength that is infinite or NaN.
+    /// fits, which says if the file is for another model; [`Error::Request`] for a strength that is
+    /// infinite or NaN.
     pub fn bind(&self, targets: &Targets, strength: f32, unused: Unused) -> Result<BoundLora> {
         if !strength.is_finite() {
             return Err(Error::Request(format!("the strength of a LoRA must be a finite number, found {strength}")));
@@ -114,6 +116,9 @@ impl Lora {
         }
         let stray = self.stray.iter().map(|(name, reason)| format!("{}: {reason}", excerpt(name)));
         report.unused.extend(stray);
+        if claims.is_empty() && matches!(self.kind, Kind::Lora(LoraFor::Other(_))) {
+            return Err(Error::file(&self.path, self.kind.explain()));
+        }
         match report.complaint() {
             Some(complaint) if unused == Unused::Refuse || claims.is_empty() => Err(Error::file(&self.path, complaint)),
             _ => Ok(BoundLora { path: self.path.clone(), sha256: self.sha256().to_owned(), strength, report, claims }),

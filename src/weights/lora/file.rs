@@ -1,7 +1,9 @@
 //! The tensors of a LoRA file, read and checked, and grouped by module.
 
 use super::super::file::ModelFile;
+use super::super::identify::Kind;
 use super::super::safetensors::read_header;
+use super::super::single::kind;
 use super::super::stored::StoredType;
 use super::keys::{self, Role};
 use crate::error::{Error, Result, excerpt};
@@ -38,7 +40,7 @@ pub(super) struct Group {
 }
 
 /// The contents of a file.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Contents {
     /// The groups by the module's name in the file.
     pub(super) groups: BTreeMap<String, Group>,
@@ -46,12 +48,15 @@ pub(super) struct Contents {
     pub(super) stray: Vec<(String, String)>,
     /// The number of all tensors.
     pub(super) tensors: usize,
+    pub(super) kind: Kind,
 }
 
 /// Reads every tensor. Those of a mapped file share its memory.
 pub(super) async fn read(file: &ModelFile) -> Result<Contents> {
-    let mut contents = Contents::default();
-    for (name, stored) in read_header(file).await?.tensors {
+    let header = read_header(file).await?;
+    let kind = kind(&header);
+    let mut contents = Contents { groups: BTreeMap::new(), stray: Vec::new(), tensors: 0, kind };
+    for (name, stored) in header.tensors {
         contents.tensors += 1;
         let Some((module, role)) = keys::split(&name) else {
             let reason = keys::reason(&name);
@@ -75,7 +80,12 @@ pub(super) async fn read(file: &ModelFile) -> Result<Contents> {
         }
     }
     if contents.groups.is_empty() {
-        let problem = format!("expected a LoRA, found {} tensors with none of its names", contents.tensors);
+        let problem = match &contents.kind {
+            Kind::Lora(_) | Kind::Unknown => {
+                format!("expected a LoRA, found {} tensors with none of its names", contents.tensors)
+            }
+            kind => format!("expected a LoRA, but {}", kind.refuse()),
+        };
         return Err(Error::file(&file.path, problem));
     }
     Ok(contents)

@@ -24,13 +24,16 @@ mod keys;
 mod matrix;
 mod report;
 mod settings;
+mod summary;
 mod targets;
 
 pub use bound::{BoundLora, LoraStack};
 pub use report::Report;
+pub use summary::LoraInfo;
 pub use targets::Targets;
 
 use super::file::{ModelFile, OpenFiles};
+use super::identify::Kind;
 use crate::error::{Error, Result, excerpt};
 use bytes::Bytes;
 use change::Change;
@@ -60,6 +63,7 @@ pub struct Lora {
     /// Tensors that belong to no layer, with the reason.
     stray: Vec<(String, String)>,
     tensors: usize,
+    kind: Kind,
     open: OpenFiles,
 }
 
@@ -96,7 +100,7 @@ impl Lora {
     }
 
     async fn read(file: ModelFile, open: OpenFiles) -> Result<Self> {
-        let Contents { groups, stray, tensors } = file::read(&file).await?;
+        let Contents { groups, stray, tensors, kind } = file::read(&file).await?;
         let settings = Settings::read(&file).await?;
         let mut layers = Vec::new();
         for (name, group) in groups {
@@ -110,7 +114,7 @@ impl Lora {
             text
         });
         let name = file.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        Ok(Self { path: file.path, name, sha256, layers, stray, tensors, open })
+        Ok(Self { path: file.path, name, sha256, layers, stray, tensors, kind, open })
     }
 
     /// The file's name.
