@@ -1,24 +1,35 @@
-//! `zimage inspect`: the values that made a PNG, the content of a model's folder, or the devices of
-//! this machine.
+//! `zimage inspect`: the values that made a PNG, the content of a model's folder or of any file
+//! with weights, or the devices of this machine.
 
+mod amounts;
 mod device;
+mod file;
 mod model;
+mod shape;
 
 use serde::Serialize;
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
-use zimage::{Error, Foreign, Info, LoraInfo, PngText, Result};
+use zimage::weights::hub::{Hub, HubName};
+use zimage::weights::is_part_folder;
+use zimage::{Error, Foreign, HubCause, Info, LoraInfo, PngText, Result};
 
-/// Show the values that made a picture, the parts of a model, or the devices of this machine
+/// Show the values that made a picture, the content of a model or of one of its files, or the
+/// devices of this machine
 ///
-/// Of a picture: the generation data in its PNG. Of a model: its parts with their sizes, element
-/// types, parameter counts and shapes, its schedule and its defaults. Of this machine: each backend
-/// with its device and shaders.
+/// Of a picture: the generation data in its PNG. Of a safetensors or GGUF file: the model that it
+/// is of or for (a part of Z-Image, a LoRA, a ControlNet, another model by name), its sizes and
+/// element types, and what drawing with it needs. Of a model's folder: its parts with their sizes,
+/// element types, parameter counts and shapes, its schedule and its defaults. A name on the hub is
+/// looked up in the cache, and nothing is downloaded. Of this machine: each backend with its device
+/// and shaders.
 #[derive(Debug, clap::Args)]
 #[command(after_help = super::EXIT_CODES)]
 pub(super) struct Args {
-    /// A PNG, or a model's folder in the diffusers layout [default: the small model inside this
-    /// program]
-    #[arg(value_name = "FILE.png|MODEL_DIR")]
+    /// A PNG, a file with weights, the folder of a model or of one of its parts, or a name on the
+    /// hub that is in the cache [default: the small model inside this program]
+    #[arg(value_name = "FILE|FOLDER|NAME")]
     path: Option<PathBuf>,
 
     /// Every backend in all its variants, with its device or the reason why it has none
@@ -34,14 +45,50 @@ pub(super) fn run(args: &Args) -> Result<()> {
     if args.device {
         return device::run(args.json);
     }
-    match &args.path {
-        Some(path) if path.extension().is_some_and(|end| end == "safetensors" || end == "json") => {
-            let problem = "one file of a model; name the folder of the whole model, the one with model_index.json";
-            Err(Error::File { path: path.clone(), problem: problem.into() })
-        }
-        Some(path) if !path.is_dir() => inspect_png(path, args.json),
-        folder => model::run(folder.as_deref(), args.json),
+    let Some(path) = &args.path else { return model::run(None, args.json) };
+    if is_picture(path) {
+        return inspect_png(path, args.json);
     }
+    let path = &located(path)?;
+    if has_extension(path, "json") {
+        let problem =
+            "one file of a model; name the folder of the whole model, the one with model_index.json".to_owned();
+        return Err(Error::File { path: path.clone(), problem });
+    }
+    // The folder of a pipeline may also have weights, those of all parts in one file.
+    match path.is_dir() && (path.join("model_index.json").exists() || !is_part_folder(path)) {
+        true => model::run(Some(path), args.json),
+        false => file::run(path, args.json),
+    }
+}
+
+/// The path that the argument means: itself, or that of a name on the hub in the cache.
+fn located(path: &Path) -> Result<PathBuf> {
+    match path.to_str().map(HubName::unless_path).transpose()?.flatten() {
+        Some(name) => Hub::from_env()?.resolve_cached(&name).map_err(|error| match error {
+            Error::Hub { name, cause: cause @ HubCause::Offline, problem } => {
+                let advice = format!("inspect downloads nothing, and zimage pull {name} fetches it");
+                Error::Hub { name, cause, problem: format!("{problem}; {advice}") }
+            }
+            error => error,
+        }),
+        None => Ok(path.to_owned()),
+    }
+}
+
+/// True for a PNG by its name or by its first bytes.
+fn is_picture(path: &Path) -> bool {
+    const SIGNATURE: &[u8; 8] = b"\x89PNG\r\n\x1a\n";
+    // A named pipe would wait for its writer.
+    let start = || {
+        let mut start = [0; SIGNATURE.len()];
+        File::open(path).and_then(|mut file| file.read_exact(&mut start)).ok().map(|()| start)
+    };
+    has_extension(path, "png") || path.is_file() && start().as_ref() == Some(SIGNATURE)
+}
+
+fn has_extension(path: &Path, extension: &str) -> bool {
+    path.extension().is_some_and(|end| end.eq_ignore_ascii_case(extension))
 }
 
 /// The document of `--json`.

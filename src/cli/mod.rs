@@ -11,6 +11,7 @@ mod bench;
 mod download;
 mod generate;
 mod inspect;
+mod kinds;
 mod manual;
 pub(crate) mod memory;
 mod model;

@@ -1,6 +1,6 @@
 //! The flags that say where a model comes from, shared by every subcommand that draws.
 
-use super::pull;
+use super::{kinds, pull};
 use std::path::PathBuf;
 use std::str::FromStr;
 use zimage::weights::hub::{Hub, HubName};
@@ -9,6 +9,9 @@ use zimage::{Model, Result};
 
 /// The published model whose other parts every Z-Image transformer fits.
 const PUBLISHED: &str = "Tongyi-MAI/Z-Image-Turbo";
+
+/// The flags of the parts that come from files with weights.
+const FLAGS: [&str; 3] = ["--model", "--text-encoder", "--vae"];
 
 /// The model and its parts.
 #[derive(Debug, clap::Args)]
@@ -92,14 +95,19 @@ impl Args {
     pub(super) fn open(&self) -> Result<Opened> {
         let resolve = |value: &Option<String>| value.as_deref().map(pull::resolve).transpose();
         let model = match &self.model {
-            Some(model) => Model::from_sources(&Sources {
-                model: pull::resolve(model)?,
-                text_encoder: resolve(&self.text_encoder)?,
-                vae: resolve(&self.vae)?,
-                tokenizer: resolve(&self.tokenizer)?,
-                fallbacks: cached().into_iter().collect(),
-                shift: self.shift,
-            })?,
+            Some(model) => {
+                let sources = Sources {
+                    model: pull::resolve(model)?,
+                    text_encoder: resolve(&self.text_encoder)?,
+                    vae: resolve(&self.vae)?,
+                    tokenizer: resolve(&self.tokenizer)?,
+                    fallbacks: cached().into_iter().collect(),
+                    shift: self.shift,
+                };
+                let own = [Some(&sources.model), sources.text_encoder.as_ref(), sources.vae.as_ref()];
+                let given: Vec<_> = FLAGS.into_iter().zip(own).filter_map(|(flag, path)| Some((flag, path?))).collect();
+                Model::from_sources(&sources).map_err(|error| kinds::advise(error, &given))?
+            }
             None => Model::embedded()?.with_shift(self.shift)?,
         };
         if self.lora.is_empty() {
@@ -107,7 +115,8 @@ impl Args {
         }
         let open = |lora: &Strength| {
             let path: PathBuf = pull::resolve(&lora.file)?;
-            Ok((pollster::block_on(Lora::open(&path))?, lora.strength))
+            let opened = pollster::block_on(Lora::open(&path));
+            Ok((opened.map_err(|error| kinds::advise(error, &[("--lora", &path)]))?, lora.strength))
         };
         let loras = self.lora.iter().map(open).collect::<Result<Vec<_>>>()?;
         let unused = if self.lora_allow_unused { Unused::Allow } else { Unused::Refuse };

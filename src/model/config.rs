@@ -74,9 +74,9 @@ impl ModelConfig {
     /// [`Error::Io`] and [`Error::File`]; the latter names the file, the key, the expected and the
     /// found value. Read errors.
     pub async fn read(folder: &ModelFolder) -> Result<Self> {
-        let transformer = TransformerConfig::read(&Keys::read(folder, TRANSFORMER).await?)?;
-        let text_encoder = TextEncoderConfig::read(&Keys::read(folder, TEXT_ENCODER).await?)?;
-        let vae = VaeConfig::read(&Keys::read(folder, VAE).await?)?;
+        let transformer = TransformerConfig::of(folder).await?;
+        let text_encoder = TextEncoderConfig::of(folder).await?;
+        let vae = VaeConfig::of(folder).await?;
         let scheduler = SchedulerConfig::read(&Keys::read(folder, SCHEDULER).await?)?;
         let (width, channels) = (transformer.cap_feat_dim, transformer.in_channels);
         agree(folder, ("cap_feat_dim", width), TEXT_ENCODER, ("hidden_size", text_encoder.hidden_size))?;
@@ -110,6 +110,36 @@ impl ModelConfig {
     /// The largest `[height, width]` in pixels within the transformer's positions.
     pub fn largest_size(&self) -> [usize; 2] {
         largest_size(&self.transformer, &self.vae)
+    }
+}
+
+impl TransformerConfig {
+    /// Reads and checks `transformer/config.json`.
+    ///
+    /// # Errors
+    /// As [`ModelConfig::read`].
+    pub async fn of(folder: &ModelFolder) -> Result<Self> {
+        Self::read(&Keys::read(folder, TRANSFORMER).await?)
+    }
+}
+
+impl TextEncoderConfig {
+    /// Reads and checks `text_encoder/config.json`.
+    ///
+    /// # Errors
+    /// As [`ModelConfig::read`].
+    pub async fn of(folder: &ModelFolder) -> Result<Self> {
+        Self::read(&Keys::read(folder, TEXT_ENCODER).await?)
+    }
+}
+
+impl VaeConfig {
+    /// Reads and checks `vae/config.json`.
+    ///
+    /// # Errors
+    /// As [`ModelConfig::read`].
+    pub async fn of(folder: &ModelFolder) -> Result<Self> {
+        Self::read(&Keys::read(folder, VAE).await?)
     }
 }
 

@@ -78,6 +78,26 @@ impl Hub {
         path.exists().then_some(path)
     }
 
+    /// The path of what `name` means, as [`Hub::resolve`] finds it, but never from the hub.
+    ///
+    /// # Errors
+    /// [`Error::Hub`] of [`HubCause::Offline`] with the first file that the cache lacks, or of
+    /// [`HubCause::Missing`] where one of several files has to be named.
+    pub fn resolve_cached(&self, name: &HubName) -> Result<PathBuf> {
+        let lacks = |what: &str| {
+            let problem = format!("the cache {} lacks {what}", self.settings.cache.display());
+            hub_error(name, HubCause::Offline, problem)
+        };
+        let snapshot = self.snapshot(name).ok_or_else(|| lacks("it"))?;
+        match needed::cached(&snapshot, name.path()) {
+            Ok(path) => Ok(path),
+            Err(_) if name.path().is_none() && !snapshot.join(PIPELINE).exists() => {
+                only_weights(&snapshot).map_err(|problem| hub_error(name, HubCause::Missing, problem))
+            }
+            Err(missing) => Err(lacks(&missing)),
+        }
+    }
+
     /// The commits in the cache, complete or not.
     ///
     /// # Errors
@@ -147,7 +167,7 @@ impl Hub {
             Ok(path) => Ok(path),
             Err(missing) if self.settings.offline => {
                 // Online, the list of files tells whether a file is the only one.
-                let only = snapshot.filter(|_| name.path().is_none()).and_then(|snapshot| only_weights(&snapshot));
+                let only = snapshot.filter(|_| name.path().is_none()).and_then(|snapshot| only_weights(&snapshot).ok());
                 only.ok_or_else(|| self.offline(name, &missing))
             }
             Err(_) => self.pull(name, progress),

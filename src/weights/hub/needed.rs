@@ -179,7 +179,10 @@ pub(super) fn cached(snapshot: &Path, path: Option<&str>) -> Result<PathBuf, Str
 }
 
 /// The only file with weights in a snapshot.
-pub(super) fn only_weights(snapshot: &Path) -> Option<PathBuf> {
+///
+/// # Errors
+/// The fault, as the end of a sentence.
+pub(super) fn only_weights(snapshot: &Path) -> Result<PathBuf, String> {
     fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
         for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
             match entry.file_type() {
@@ -193,7 +196,15 @@ pub(super) fn only_weights(snapshot: &Path) -> Option<PathBuf> {
     }
     let mut found = Vec::new();
     walk(snapshot, &mut found);
-    found.pop().filter(|_| found.is_empty())
+    match found.as_slice() {
+        [only] => Ok(only.clone()),
+        [] => Err("it has no files with weights".to_owned()),
+        _ => {
+            found.sort();
+            let inside = found.iter().filter_map(|path| path.strip_prefix(snapshot).ok()?.to_str());
+            Err(format!("it has several models; name one of its files: {}", names(inside)))
+        }
+    }
 }
 
 /// The names of the files in a folder; links to nothing are none.
