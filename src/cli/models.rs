@@ -1,19 +1,27 @@
 //! `zimage models`: the models on this machine, and the use of each.
 
+use super::kinds;
+use super::terminal::note;
 use indicatif::DecimalBytes;
 use serde::Serialize;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use zimage::weights::ModelFolder;
 use zimage::weights::hub::{CachedSnapshot, Hub, WEIGHTS, missing_from_pipeline};
+use zimage::weights::{ModelFolder, Part, inspect, is_part_folder};
 use zimage::{Error, Result};
 
 /// The depth of folders that are searched.
 const DEPTH: usize = 8;
+/// The most files and folders that are looked at below one folder.
+const MOST_LOOKED_AT: usize = 100_000;
 const PIPELINE: &str = "model_index.json";
 
 /// List the models in the cache and in other folders, and what each can be used for
+///
+/// A line for each pipeline of diffusers, each folder with one of its parts, and each safetensors
+/// or GGUF file: its name, its size, what it is, and the flag of generate that takes it, or the
+/// reason why none does.
 #[derive(Debug, clap::Args)]
 #[command(after_help = super::EXIT_CODES)]
 pub(super) struct Args {
@@ -46,8 +54,20 @@ struct Entry {
     commit: Option<String>,
     path: String,
     bytes: u64,
+    #[serde(flatten)]
+    of: Use,
+}
+
+/// The use of a folder or file.
+#[derive(Debug, Serialize)]
+struct Use {
+    /// An identifier, such as `pipeline`, `transformer` or `lora`; `null` for what cannot be read.
+    kind: Option<&'static str>,
+    /// The flags of `generate` that take it.
+    flag: Option<&'static str>,
+    /// The kind and the use in words.
     #[serde(rename = "use")]
-    use_for: String,
+    words: String,
 }
 
 pub(super) fn run(args: &Args) -> Result<()> {
@@ -97,51 +117,94 @@ fn add_snapshot(snapshot: &CachedSnapshot, models: &mut Vec<Entry>) {
 
 fn entry(name: String, path: &Path) -> Entry {
     let (path_name, bytes) = (path.display().to_string(), size(path));
-    Entry { name, revisions: Vec::new(), commit: None, path: path_name, bytes, use_for: use_of(path) }
+    Entry { name, revisions: Vec::new(), commit: None, path: path_name, bytes, of: Use::of(path) }
 }
 
-/// The use of a folder or file.
-fn use_of(path: &Path) -> String {
-    if path.join(PIPELINE).is_file() {
-        return match (ModelFolder::open(path), missing_from_pipeline(path)) {
-            (Ok(_), None) => "a Z-Image model: --model".to_owned(),
-            (Ok(_), Some(missing)) => format!("a Z-Image model without {missing}: zimage pull fetches the rest"),
-            (Err(Error::File { problem, .. }), _) => format!("none: {problem}"),
-            (Err(error), _) => format!("none: {error}"),
+impl Use {
+    fn of(path: &Path) -> Self {
+        if path.join(PIPELINE).is_file() {
+            return Self::of_pipeline(path);
+        }
+        if path.is_dir() && !is_part_folder(path) {
+            return Self::none("it has no weights");
+        }
+        let found = pollster::block_on(inspect(path));
+        let words = kinds::use_of(&found);
+        let found = found.ok();
+        Self { kind: found.as_ref().map(|info| info.kind.id()), flag: found.as_ref().and_then(kinds::flag_of), words }
+    }
+
+    fn of_pipeline(path: &Path) -> Self {
+        let (flag, words) = match (ModelFolder::open(path), missing_from_pipeline(path)) {
+            (Ok(_), None) => (Some("--model"), "a Z-Image model: --model".to_owned()),
+            (Ok(_), Some(missing)) => {
+                (None, format!("a Z-Image model without {missing}: zimage pull fetches the rest"))
+            }
+            (Err(error), _) => return Self::none(&kinds::without_path(&error)),
         };
+        Self { kind: Some("pipeline"), flag, words }
     }
-    match path.extension().and_then(|end| end.to_str()) {
-        _ if path.is_dir() => "none: it has no weights".to_owned(),
-        Some("gguf") => "weights in GGUF".to_owned(),
-        _ => "weights in safetensors".to_owned(),
+
+    fn none(reason: &str) -> Self {
+        Self { kind: None, flag: None, words: format!("none: {reason}") }
     }
 }
 
-/// The pipelines below `folder`, and the files with weights that belong to none, in order.
+/// The pipelines below `folder`, the folders of their parts, and the files with weights that belong
+/// to none, in order.
 fn find(folder: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    search(folder, DEPTH, &mut BTreeSet::new(), &mut found);
-    found.sort();
-    found
+    let mut search = Search { seen: BTreeSet::new(), left: MOST_LOOKED_AT, found: Vec::new() };
+    search.folder(folder, DEPTH);
+    if search.left == 0 {
+        note(&format!("{}: only the first {MOST_LOOKED_AT} files and folders were looked at", folder.display()));
+    }
+    search.found.sort();
+    search.found
 }
 
-/// Searches a folder. `seen` has the folders so far: links may make a circle.
-fn search(folder: &Path, depth: usize, seen: &mut BTreeSet<PathBuf>, found: &mut Vec<PathBuf>) {
-    if depth == 0 || !folder.canonicalize().is_ok_and(|real| seen.insert(real)) {
-        return;
-    }
-    if folder.join(PIPELINE).is_file() {
-        found.push(folder.to_owned());
-        return;
-    }
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        let path = entry.path();
-        if path.is_dir() {
-            search(&path, depth - 1, seen, found);
-        } else if WEIGHTS.iter().any(|end| entry.file_name().to_string_lossy().ends_with(end)) && path.is_file() {
-            found.push(path);
+/// A search below a folder.
+struct Search {
+    /// The folders so far: links may make a circle.
+    seen: BTreeSet<PathBuf>,
+    /// The files and folders that may still be looked at.
+    left: usize,
+    found: Vec<PathBuf>,
+}
+
+impl Search {
+    fn folder(&mut self, folder: &Path, depth: usize) {
+        if depth == 0 || !folder.canonicalize().is_ok_and(|real| self.seen.insert(real)) {
+            return;
+        }
+        if folder.join(PIPELINE).is_file() {
+            self.found.push(folder.to_owned());
+            return;
+        }
+        let is_part = is_part_folder(folder);
+        if is_part {
+            self.found.push(folder.to_owned());
+        }
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+            let Some(left) = self.left.checked_sub(1) else { return };
+            self.left = left;
+            let (path, name) = (entry.path(), entry.file_name().to_string_lossy().to_ascii_lowercase());
+            if path.is_dir() {
+                self.folder(&path, depth - 1);
+            } else if is_weights(&name) && !(is_part && is_of_part(&name)) && path.is_file() {
+                self.found.push(path);
+            }
         }
     }
+}
+
+fn is_weights(name: &str) -> bool {
+    WEIGHTS.iter().any(|end| name.ends_with(end))
+}
+
+/// True for a file that a part's folder is read from, or a variant of it.
+fn is_of_part(name: &str) -> bool {
+    let rest = Part::ALL.iter().find_map(|part| name.strip_prefix(part.stem()));
+    rest.is_some_and(|rest| rest.starts_with(['.', '-']))
 }
 
 /// The bytes of a file, or of all files in a folder.
@@ -163,7 +226,10 @@ fn lines(models: &[Entry]) -> String {
         |text: &dyn Fn(&Entry) -> String| models.iter().map(|entry| text(entry).chars().count()).max().unwrap_or(0);
     let bytes = |entry: &Entry| DecimalBytes(entry.bytes).to_string();
     let (names, sizes) = (width(&|entry| entry.name.clone()), width(&bytes));
-    models.iter().map(|entry| format!("{:names$}  {:>sizes$}  {}\n", entry.name, bytes(entry), entry.use_for)).collect()
+    models
+        .iter()
+        .map(|entry| format!("{:names$}  {:>sizes$}  {}\n", entry.name, bytes(entry), entry.of.words))
+        .collect()
 }
 
 #[cfg(test)]
@@ -185,22 +251,28 @@ mod tests {
         write(f, "turbo/model_index.json", "{\"_class_name\": \"ZImagePipeline\"}");
         write(f, "turbo/vae/diffusion_pytorch_model.safetensors", "1");
         write(f, "flux/model_index.json", "{\"_class_name\": \"FluxPipeline\"}");
+        write(f, "encoder/config.json", "{}");
+        write(f, "encoder/model.safetensors", "1");
+        write(f, "encoder/model_2.SAFETENSORS", "1");
         #[cfg(unix)]
         std::os::unix::fs::symlink(f, f.join("vae/circle")).unwrap();
         let found = find(f);
         let names: Vec<_> = found.iter().map(|path| path.strip_prefix(f).unwrap().to_str().unwrap()).collect();
-        assert_eq!(names, ["flux", "turbo", "unet/z.gguf", "vae/ae.safetensors"]);
-        let uses: Vec<String> = found.iter().map(|path| use_of(path)).collect();
-        assert!(uses[0].starts_with("none: ") && uses[0].contains("not a Z-Image model"), "{uses:?}");
         assert_eq!(
-            uses[1..],
-            [
-                "a Z-Image model without scheduler/scheduler_config.json: zimage pull fetches the rest",
-                "weights in GGUF",
-                "weights in safetensors"
-            ]
+            names,
+            ["encoder", "encoder/model_2.SAFETENSORS", "flux", "turbo", "unet/z.gguf", "vae/ae.safetensors"]
         );
-        assert_eq!((size(&f.join("turbo")), size(&found[2])), (34, 4));
+        let uses: Vec<Use> = found.iter().map(|path| Use::of(path)).collect();
+        let words: Vec<&str> = uses.iter().map(|of| of.words.as_str()).collect();
+        assert!(words[2].starts_with("none: ") && words[2].contains("not a Z-Image model"), "{words:?}");
+        assert_eq!(words[3], "a Z-Image model without scheduler/scheduler_config.json: zimage pull fetches the rest");
+        for broken in [0, 1, 4, 5] {
+            assert!(words[broken].starts_with("none: expected a safetensors file, found a file of "), "{words:?}");
+        }
+        let kinds: Vec<_> = uses.iter().map(|of| (of.kind, of.flag)).collect();
+        let none = (None, None);
+        assert_eq!(kinds, [none, none, none, (Some("pipeline"), None), none, none]);
+        assert_eq!((size(&f.join("turbo")), size(&found[4])), (34, 4));
     }
 
     #[test]
