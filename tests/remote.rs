@@ -1,112 +1,24 @@
 //! A model with remote files: it loads by byte ranges, draws the same picture as the model on disk,
 //! and turns every transfer failure into an error.
 
-use bytes::Bytes;
+#[path = "support/slow.rs"]
+mod slow;
+
 use pollster::block_on;
+use slow::{PIECE, Slow};
 use std::fs;
-use std::future::poll_fn;
 use std::io::Write;
-use std::ops::{ControlFlow, Range};
-use std::path::PathBuf;
+use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
-use std::task::Poll;
+use std::sync::atomic::Ordering::SeqCst;
 #[cfg(feature = "webgpu")]
 use zimage::backend::webgpu::{Adapters, Shaders, WebGpu};
-use zimage::weights::{BoxFuture, ModelFolder, RemoteFiles};
-use zimage::{BackendChoice, Engine, Error, ErrorKind, Model, Request, Stage};
+use zimage::weights::ModelFolder;
+use zimage::{BackendChoice, Engine, ErrorKind, Model, Request, Stage};
 
-/// The size of a piece in bytes.
-const PIECE: u64 = 10_000;
-
-/// Serves the embedded default from its folder, after a delay per request.
-#[derive(Debug, Default)]
-struct Slow {
-    reads: AtomicUsize,
-    longest: AtomicUsize,
-    broken: AtomicBool,
-    /// The allocated bytes of the text encoder's weights.
-    held: Arc<Held>,
-}
-
-/// The bytes that are currently allocated, and their peak.
-#[derive(Debug, Default)]
-struct Held {
-    now: AtomicUsize,
-    most: AtomicUsize,
-}
-
-/// Bytes that are counted until they are dropped.
-struct Counted(Vec<u8>, Arc<Held>);
-
-impl Counted {
-    fn bytes(bytes: Vec<u8>, held: &Arc<Held>) -> Bytes {
-        let now = held.now.fetch_add(bytes.len(), SeqCst) + bytes.len();
-        held.most.fetch_max(now, SeqCst);
-        Bytes::from_owner(Self(bytes, held.clone()))
-    }
-}
-
-impl AsRef<[u8]> for Counted {
-    fn as_ref(&self) -> &[u8] {
-        &self.0
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.1.now.fetch_sub(self.0.len(), SeqCst);
-    }
-}
-
-fn path(file: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("models/emoji").join(file)
-}
-
-/// A future that is pending when it is first polled.
-async fn later() {
-    let mut waited = false;
-    poll_fn(|context| {
-        if std::mem::replace(&mut waited, true) {
-            return Poll::Ready(());
-        }
-        context.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
-}
-
-impl RemoteFiles for Slow {
-    fn size<'a>(&'a self, file: &'a str) -> BoxFuture<'a, Option<u64>> {
-        Box::pin(async move {
-            later().await;
-            Ok(fs::metadata(path(file)).ok().map(|file| file.len()))
-        })
-    }
-
-    fn read<'a>(&'a self, file: &'a str, range: Range<u64>) -> BoxFuture<'a, Bytes> {
-        Box::pin(async move {
-            later().await;
-            if self.broken.load(SeqCst) && file.ends_with(".safetensors") {
-                return Err(Error::File { path: path(file), problem: "the connection is lost".into() });
-            }
-            let part = fs::read(path(file)).unwrap()[range.start as usize..range.end as usize].to_vec();
-            self.reads.fetch_add(1, SeqCst);
-            if file.ends_with(".safetensors") {
-                self.longest.fetch_max(part.len(), SeqCst);
-            }
-            Ok(if file == "text_encoder/model.safetensors" { Counted::bytes(part, &self.held) } else { part.into() })
-        })
-    }
-
-    /// A size so small that most matrices are read in pieces.
-    fn piece(&self) -> u64 {
-        PIECE
-    }
-
-    fn list<'a>(&'a self, _folder: &'a str) -> BoxFuture<'a, Vec<String>> {
-        Box::pin(async { Ok(Vec::new()) })
-    }
+/// The files of the embedded default.
+fn emoji() -> Arc<Slow> {
+    Slow::new("models/emoji", "text_encoder/model.safetensors")
 }
 
 fn remote(files: &Arc<Slow>) -> Model {
@@ -132,7 +44,7 @@ fn draws_the_same_picture(backend: BackendChoice, on_device: bool) {
     if !present(&backend) {
         return;
     }
-    let files = Arc::new(Slow::default());
+    let files = emoji();
     let mut seen = Vec::new();
     let mut watch = |stage| {
         if let Stage::Load { done, of } = stage {
@@ -146,7 +58,7 @@ fn draws_the_same_picture(backend: BackendChoice, on_device: bool) {
 
     let whole: u64 = ["text_encoder/model", "transformer/diffusion_pytorch_model", "vae/diffusion_pytorch_model"]
         .iter()
-        .map(|file| fs::metadata(path(&format!("{file}.safetensors"))).unwrap().len())
+        .map(|file| fs::metadata(files.path(&format!("{file}.safetensors"))).unwrap().len())
         .sum();
     assert!(of <= whole && of > whole / 2, "{of} of {whole} bytes are weights");
     let (reads, longest) = (files.reads.load(SeqCst), files.longest.load(SeqCst));
@@ -155,7 +67,7 @@ fn draws_the_same_picture(backend: BackendChoice, on_device: bool) {
     let held = files.held.most.load(SeqCst);
     assert!(!on_device || held < 8 * PIECE as usize, "{held} bytes of the text encoder were allocated at once");
 
-    let near = Model::open(&path("")).unwrap();
+    let near = Model::open(&files.path("")).unwrap();
     let near = block_on(Engine::load(&near, backend, &mut |_| ControlFlow::Continue(()))).unwrap();
     let request = Request { seed: 7, steps: Some(1), width: Some(64), height: Some(64), ..Request::new("a red fox") };
     let draw = |engine: &Engine| block_on(engine.generate(&request, &mut |_| ControlFlow::Continue(()))).unwrap();
@@ -178,7 +90,7 @@ fn can_be_cancelled_and_can_fail(backend: BackendChoice) {
     if !present(&backend) {
         return;
     }
-    let files = Arc::new(Slow::default());
+    let files = emoji();
     let model = remote(&files);
     // The run is interrupted in the first vectors, in a matrix, and in the table after it.
     for most in [20, 333, 1000] {

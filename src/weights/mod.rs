@@ -1,15 +1,17 @@
 //! A model's files as named tensors.
 //!
 //! [`ModelFolder`] reads bytes from a source (a folder on disk, the binary itself, or
-//! [`RemoteFiles`]), and [`Tensors`] has their names, shapes and types. [`Sources`] puts a model
-//! together from single files and folders. Nothing here depends on a device. Every file is
-//! untrusted until it is checked: an error names the file, the tensor, the expected and the found
-//! value.
+//! [`RemoteFiles`]), and [`Tensors`] has their names, shapes and types. [`Sources`] and
+//! [`ModelFolder::from_files`] put a model together from single files and folders. Nothing here
+//! depends on a device. Every file is untrusted until it is checked: an error names the file, the
+//! tensor, the expected and the found value.
 
+mod assembly;
 mod beside;
 mod derive;
 mod embedded;
 mod file;
+mod files;
 mod finite;
 mod folder;
 mod gguf;

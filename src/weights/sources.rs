@@ -1,22 +1,18 @@
 //! The places that the parts of a model come from, and the model that they make.
 
+use super::assembly::{class, class_of, is_weights};
 use super::file::{ModelFile, OpenFiles};
-use super::folder::ModelFolder;
+use super::folder::{ModelFolder, TOKENIZER};
 use super::names::Part;
 use super::single::SingleFile;
 use crate::error::{Error, Result};
 use crate::future::expect_ready;
 use crate::json;
-use bytes::Bytes;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-const TOKENIZER: &str = "tokenizer";
-const SCHEDULER: &str = "scheduler/scheduler_config.json";
-/// The shift of a model without a scheduler's file: that of Z-Image-Turbo.
-const SHIFT: f64 = 3.0;
 /// Files of a folder whose headers are read to find a part.
 const MOST_LOOKED_AT: usize = 64;
 /// Folders beside the one of a transformer's file that ComfyUI keeps the part in.
@@ -99,7 +95,7 @@ impl<'a> Builder<'a> {
             }
         }
         model.add_tokenizer().await?;
-        model.add_scheduler().await?;
+        model.folder.add_scheduler(sources.shift).await?;
         Ok(model.folder)
     }
 
@@ -143,11 +139,7 @@ impl<'a> Builder<'a> {
 
     /// Mounts a part of a single file, with its configuration.
     fn add_file(&mut self, part: Part, file: &Arc<SingleFile>) -> Result<()> {
-        let spelling = file.spelling(part)?;
-        let config = file.config(&spelling, config_beside(&file.file.path, part)?)?;
-        let config = Bytes::from(config.to_string());
-        self.folder.mount_file(part.folder(), file.clone(), spelling, config);
-        Ok(())
+        self.folder.add_part(part, file, config_beside(&file.file.path, part)?)
     }
 
     /// Mounts a part that no source gives.
@@ -179,14 +171,7 @@ impl<'a> Builder<'a> {
         if let Some(path) = &self.sources.tokenizer {
             return self.mount_tokenizer(path).await;
         }
-        if self.folder.has(TOKENIZER).await? {
-            return Ok(());
-        }
-        if let Some((file, _)) = self.folder.single_file(Part::TextEncoder.folder())
-            && file.has_tokenizer()
-        {
-            let file = file.clone();
-            self.folder.mount_tokenizer_file(file);
+        if self.folder.has(TOKENIZER).await? || self.folder.add_tokenizer_of_text_encoder() {
             return Ok(());
         }
         let places = self.beside.iter().map(|beside| beside.join(TOKENIZER)).chain(self.beside.clone());
@@ -223,18 +208,6 @@ impl<'a> Builder<'a> {
         }
         Ok(())
     }
-
-    /// Adds a scheduler's file to a model without one.
-    async fn add_scheduler(&mut self) -> Result<()> {
-        if !self.folder.exists(SCHEDULER).await? {
-            let shift = self.sources.shift.unwrap_or(SHIFT);
-            let config = json!({"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": shift});
-            let name = self.folder.name().to_owned();
-            let file = (SCHEDULER.to_owned(), Bytes::from(config.to_string()));
-            self.folder = self.folder.with_files(&name, vec![file]);
-        }
-        Ok(())
-    }
 }
 
 /// Opens a single file.
@@ -268,25 +241,11 @@ pub(super) fn config_beside(file: &Path, part: Part) -> Result<Option<Map<String
     }
     let bytes = fs::read(&path).map_err(|error| Error::io(&path, error))?;
     let config: Value = json::parse(&path, &bytes)?;
-    let class = match part {
-        Part::Transformer => config.get("_class_name"),
-        Part::TextEncoder => config.get("architectures").and_then(|classes| classes.get(0)),
-        Part::Vae => config.get("_class_name"),
-    };
-    let own = match part {
-        Part::Transformer => "ZImageTransformer2DModel",
-        Part::TextEncoder => "Qwen3ForCausalLM",
-        Part::Vae => "AutoencoderKL",
-    };
+    let own = class(&config) == Some(class_of(part));
     match config {
-        Value::Object(ref map) if class.and_then(Value::as_str) == Some(own) => Ok(Some(map.clone())),
+        Value::Object(config) if own => Ok(Some(config)),
         _ => Ok(None),
     }
-}
-
-fn is_weights(path: &Path) -> bool {
-    path.extension()
-        .is_some_and(|end| ["safetensors", "sft", "gguf"].iter().any(|known| end.eq_ignore_ascii_case(known)))
 }
 
 fn is_model(path: &Path) -> bool {

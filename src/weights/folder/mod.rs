@@ -32,7 +32,7 @@ use std::sync::Arc;
 
 const INDEX: &str = "model_index.json";
 /// The folder of the tokenizer.
-const TOKENIZER: &str = "tokenizer";
+pub(super) const TOKENIZER: &str = "tokenizer";
 /// Maximum bytes of a `model_index.json` or a config file.
 pub(crate) const LONGEST_CONFIG: u64 = 1 << 20;
 

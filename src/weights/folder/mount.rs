@@ -6,6 +6,7 @@ use crate::error::Result;
 use crate::weights::file::OpenFiles;
 use crate::weights::gguf::GgufTokenizer;
 use crate::weights::names::Spelling;
+use crate::weights::remote::RemoteFiles;
 use crate::weights::single::SingleFile;
 use bytes::Bytes;
 use std::path::Path;
@@ -50,8 +51,18 @@ impl ModelFolder {
         Self::in_memory(name, &[])
     }
 
+    /// Remote files that are no model: the path of each is its name in messages.
+    pub(in crate::weights) fn unnamed(files: Arc<dyn RemoteFiles>) -> Self {
+        Self::new("", Source::Remote { name: String::new(), files })
+    }
+
+    /// Changes the name for display. Messages name files as before.
+    pub(in crate::weights) fn rename(&mut self, name: &str) {
+        name.clone_into(&mut self.name);
+    }
+
     /// Replaces a file, or adds one. This happens in memory only.
-    fn replace(&mut self, path: &str, bytes: Bytes) {
+    pub(in crate::weights) fn replace(&mut self, path: &str, bytes: Bytes) {
         self.replaced.insert(0, (path.to_owned(), bytes));
     }
 
@@ -64,6 +75,12 @@ impl ModelFolder {
     pub(in crate::weights) fn mount_folder(&mut self, part: &str, path: &Path, inside: Option<&str>) {
         let source = Source::Disk(path.to_owned(), OpenFiles::default());
         self.parts.insert(part.to_owned(), Mount::Folder(source, inside.map(str::to_owned)));
+    }
+
+    /// Reads a part from the folder of `file` in the source of `other`.
+    pub(in crate::weights) fn mount_beside(&mut self, part: &str, other: &ModelFolder, file: &Path) {
+        let folder = file.parent().and_then(Path::to_str).filter(|folder| !folder.is_empty());
+        self.parts.insert(part.to_owned(), Mount::Folder(other.source.clone(), folder.map(str::to_owned)));
     }
 
     /// Reads a part from a single file, with `config` as its `config.json`.
