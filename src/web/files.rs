@@ -1,21 +1,30 @@
 //! A model's files, provided by the page's script.
 
 use crate::error::{Error, Result};
-use crate::weights::{BoxFuture, RemoteFiles};
+use crate::weights::{BoxFuture, ModelFolder, RemoteFiles};
 use bytes::Bytes;
 use js_sys::{Array, JsString, Promise, Uint8Array};
 use std::fmt;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use wasm_bindgen::prelude::{JsCast, JsValue, wasm_bindgen};
 use wasm_bindgen_futures::JsFuture;
 
 #[wasm_bindgen(typescript_custom_section)]
 const TYPES: &str = r#"
-/** A model's files, in the layout of a diffusers folder. Paths are relative to it, with `/` between their parts. */
+/**
+ * A model's files: a diffusers folder, single files, or both. A path in `singles` is that of a
+ * single file; all others are relative to the folder, with `/` between their parts.
+ */
 export interface ModelFiles {
-  /** The folder's name, which the model goes by. */
+  /** The folder's name, which the model goes by; empty without a folder. */
   name: string;
+  /**
+   * Single files, which replace parts of the folder: safetensors and GGUF files, tokenizer.json,
+   * configurations.
+   */
+  singles: string[];
   /** The length of a file in bytes; `undefined` when there is no such file. */
   size(path: string): Promise<number | undefined>;
   /** Bytes `start` up to `end` of a file. Rejects with an `Error` whose message is one sentence. */
@@ -33,7 +42,10 @@ extern "C" {
     pub type ModelFiles;
 
     #[wasm_bindgen(method, getter)]
-    pub(super) fn name(this: &ModelFiles) -> String;
+    fn name(this: &ModelFiles) -> String;
+
+    #[wasm_bindgen(method, getter)]
+    fn singles(this: &ModelFiles) -> Vec<String>;
 
     #[wasm_bindgen(method, catch)]
     fn size(this: &ModelFiles, path: &str) -> std::result::Result<Promise, JsValue>;
@@ -49,11 +61,36 @@ extern "C" {
 pub(super) struct Files {
     files: ModelFiles,
     name: String,
+    singles: Vec<String>,
 }
 
 impl Files {
-    pub(super) fn new(files: ModelFiles) -> Self {
-        Self { name: files.name(), files }
+    fn new(files: ModelFiles) -> Self {
+        Self { name: files.name(), singles: files.singles(), files }
+    }
+
+    /// The model that the script's files make.
+    ///
+    /// # Errors
+    /// Errors of [`ModelFolder::remote`] and [`ModelFolder::from_files`].
+    pub(super) async fn model(files: ModelFiles) -> Result<ModelFolder> {
+        let files = Arc::new(Self::new(files));
+        let folder = match files.name.is_empty() {
+            true => None,
+            false => Some(ModelFolder::remote(&files.name, files.clone()).await?),
+        };
+        match (folder, files.singles.is_empty()) {
+            (Some(folder), true) => Ok(folder),
+            (folder, _) => ModelFolder::from_files(folder, files.clone(), &files.singles).await,
+        }
+    }
+
+    /// The path of a file, for messages.
+    fn path(&self, path: &str) -> PathBuf {
+        match self.singles.iter().any(|single| single == path) {
+            true => PathBuf::from(path),
+            false => Path::new(&self.name).join(path),
+        }
     }
 
     /// The script's answer, or an error with the message that it threw.
@@ -65,12 +102,12 @@ impl Files {
         answer.map_err(|thrown| {
             let error = thrown.dyn_ref::<js_sys::Error>();
             let sentence = error.map_or_else(|| format!("it cannot be read: {thrown:?}"), |e| e.message().into());
-            Error::file(&Path::new(&self.name).join(path), sentence)
+            Error::file(&self.path(path), sentence)
         })
     }
 
     fn wrong(&self, path: &str, what: &str) -> Error {
-        Error::file(&Path::new(&self.name).join(path), format!("the page answered with something else than {what}"))
+        Error::file(&self.path(path), format!("the page answered with something else than {what}"))
     }
 }
 

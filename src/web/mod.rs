@@ -2,13 +2,13 @@
 //! that this crate calls.
 //!
 //! It is made for a worker, because a step on the CPU keeps its thread busy. The script provides
-//! the files of a model (see [`ModelFiles`]) from a server, from the browser's storage or from a
-//! picked folder; everything else happens here. `web/` contains the page.
+//! the files of a model (see [`ModelFiles`]) from a server, from the browser's storage or from
+//! disk; everything else happens here. `web/` contains the page.
 //!
 //! An error reaches the script as an `Error` whose message is the sentence for the user, with
-//! `kind` (`request`, `files`, `device`, `cancelled` or `internal`) and for some of `device` a
-//! `reason`: `lost` when the device and everything loaded on it is gone, `memory` when it has too
-//! little memory.
+//! `kind` (`request`, `files`, `device`, `cancelled` or `internal`) and for some a `reason`: `lost`
+//! when the device and everything loaded on it is gone, `memory` when it has too little memory,
+//! `part` when no file has a part of the model.
 
 mod files;
 mod request;
@@ -20,14 +20,12 @@ use crate::error::{Error, ErrorKind};
 use crate::pipeline::preview::Preview;
 use crate::pipeline::progress::{Progress, Stage};
 use crate::pipeline::request::Limits;
-use crate::weights::ModelFolder;
 use crate::{BackendChoice, Engine, Image, Model};
 use files::Files;
 pub use files::ModelFiles;
 use js_sys::{Function, JSON, Object, Reflect, Uint8Array};
 use serde::Serialize;
 use std::ops::ControlFlow;
-use std::sync::Arc;
 use wasm_bindgen::prelude::{JsValue, wasm_bindgen};
 
 /// A value for the script, or the `Error` that it catches.
@@ -53,9 +51,7 @@ impl ZImageEngine {
     pub async fn load(files: ModelFiles, backend: &str, progress: Function) -> Answer<ZImageEngine> {
         let load = async {
             let choice: BackendChoice = backend.parse()?;
-            let name = files.name();
-            let folder = ModelFolder::remote(&name, Arc::new(Files::new(files))).await?;
-            let model = Model::new(folder).await?;
+            let model = Model::new(Files::model(files).await?).await?;
             let mut report = |stage: Stage| match stage {
                 Stage::Load { done, of } => flow(progress.call2(&JsValue::NULL, &number(done), &number(of))),
                 _ => ControlFlow::Continue(()),
@@ -235,6 +231,7 @@ fn thrown(error: Error) -> JsValue {
     let reason = match error {
         Error::Lost(_) => Some("lost"),
         Error::OutOfMemory { .. } => Some("memory"),
+        Error::MissingPart { .. } => Some("part"),
         _ => None,
     };
     let object = js_sys::Error::new(&error.to_string());

@@ -1,9 +1,12 @@
 /** Messages between page and worker. One worker has one engine and runs one job at a time. */
 
-import type { Backend, ErrorKind, Info, ParityReport, ParityRow, Request, Timings } from "./types.js";
+import type { Backend, ErrorKind, ErrorReason, Info, ParityReport, ParityRow, Request, Timings } from "./types.js";
 
-/** A model for the worker: an address, or the files of a picked folder by their paths inside it. */
-export type Files = { url: string } | { name: string; files: Map<string, File> };
+/**
+ * A model for the worker: addresses; or picked files by their paths, which are relative to a
+ * folder, or all those of single files.
+ */
+export type Files = { urls: string[] } | { name: string; files: Map<string, File>; singles: string[] };
 
 /** A message from the page. */
 export type Order =
@@ -41,4 +44,4 @@ export type Report =
   | { type: "drawing"; event: DrawEvent }
   | { type: "row"; row: ParityRow }
   | { type: "done"; value: Info | Drawn | ParityReport; heapBytes: number }
-  | { type: "failed"; message: string; kind: ErrorKind; reason: "lost" | "memory" | undefined };
+  | { type: "failed"; message: string; kind: ErrorKind; reason: ErrorReason | undefined };

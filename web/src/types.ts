@@ -3,15 +3,20 @@
 /** The backend: `auto` is WebGPU if the browser has a GPU for it, else the processor. */
 export type Backend = "auto" | "webgpu" | "cpu";
 
-/** The place of a model's files, in the layout of a diffusers folder. */
+/**
+ * The place of a model's files: a diffusers folder; or single files, such as ComfyUI's and GGUF,
+ * and `tokenizer.json`.
+ */
 export type ModelSource =
   /**
-   * The folder's address, such as `https://example.org/models/emoji/`; or a Hugging Face
-   * repository's page.
+   * The address of a diffusers folder, such as `https://example.org/models/emoji/`, of a Hugging
+   * Face repository, or of a single file.
    */
   | string
   | URL
-  /** The files of a folder, picked by `<input type="file" webkitdirectory>`. */
+  /** Addresses of single files, and of at most one folder whose parts they replace. */
+  | Iterable<string | URL>
+  /** Single files, or the files of a folder, picked by `<input type="file">`. */
   | Iterable<File>
   /** The handle of a folder, from `showDirectoryPicker()`. */
   | FileSystemDirectoryHandle;
@@ -140,18 +145,20 @@ export interface ParityReport {
 /** The cause of an error: the request, the files, the device, or (`internal`) this program. */
 export type ErrorKind = "request" | "files" | "device" | "cancelled" | "internal";
 
+/**
+ * The cause of some errors: `lost` if the device is gone and a new engine is needed, `memory` if
+ * the device has too little memory, `part` if no file has a part of the model.
+ */
+export type ErrorReason = "lost" | "memory" | "part";
+
 /** An error of the module. Its message is one sentence for the user. */
 export class ZImageError extends Error {
   override readonly name = "ZImageError";
 
-  /**
-   * @param reason of a device error: `lost` if the device is gone and a new engine is needed,
-   *   `memory` if the device has too little memory.
-   */
   constructor(
     message: string,
     readonly kind: ErrorKind,
-    readonly reason?: "lost" | "memory",
+    readonly reason?: ErrorReason,
   ) {
     super(message);
   }

@@ -10,7 +10,7 @@
  */
 
 import type { DrawEvent, Drawn, Files, Order, Pixels, Report } from "./messages.js";
-import { pickedFolder } from "./picked.js";
+import { pickedModel } from "./picked.js";
 import type {
   Backend, DrawProgress, Info, LoadProgress, ModelSource, ParityReport, ParityRow, Picture, Request,
 } from "./types.js";
@@ -187,9 +187,20 @@ function fatal(message: string | undefined): string {
 }
 
 async function located(model: ModelSource): Promise<Files> {
-  if (typeof model !== "string" && !(model instanceof URL)) return pickedFolder(model);
-  if (URL.canParse(model, document.baseURI)) return { url: new URL(model, document.baseURI).href };
-  throw new ZImageError(`${JSON.stringify(model)} is no address; expected that of a model's folder, such as https://…`, "request");
+  if (typeof model === "string" || model instanceof URL) return { urls: [address(model)] };
+  if (model instanceof FileSystemDirectoryHandle) return pickedModel(model);
+  const given = [...model];
+  const addresses = given.filter((one): one is string | URL => !(one instanceof File));
+  if (addresses.length === 0 && given.length > 0) return pickedModel(given.filter((one) => one instanceof File));
+  if (addresses.length === 0 || addresses.length < given.length) {
+    throw new ZImageError("expected addresses of a model's files, or the files themselves, and not both", "request");
+  }
+  return { urls: addresses.map(address) };
+}
+
+function address(text: string | URL): string {
+  if (URL.canParse(text, document.baseURI)) return new URL(text, document.baseURI).href;
+  throw new ZImageError(`${JSON.stringify(text)} is no address; expected that of a model's folder or file, such as https://…`, "request");
 }
 
 function progressOf({ stage, done, of, preview }: DrawEvent): DrawProgress {

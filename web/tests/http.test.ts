@@ -186,5 +186,7 @@ test("published files are within the size bounds", () => {
     ["Z-Image-Turbo/tokenizer/tokenizer.json", 11_422_654], ["Z-Image-Turbo/tokenizer/vocab.json", 2_776_833],
     ["Z-Image-Turbo/tokenizer/merges.txt", 1_671_853], ["Z-Image-Turbo/tokenizer/chat_template.jinja", 4_168],
     ["Z-Image-Turbo/tokenizer/tokenizer_config.json", 9_732], ["Z-Image-Turbo/model_index.json", 399],
+    ["z_image_turbo_bf16.safetensors", 12_300_000_000], ["z-image-turbo-Q8_0.GGUF", 6_600_000_000], ["z_image.sft", 12_300_000_000],
+    ["tokenizer.json", 11_422_654], ["2/tokenizer.json", 11_422_654], ["vocab.json", 2_776_833], ["merges.txt", 1_671_853],
   ] as const) assert.ok(mostBytes(path) >= 2 * bytes, path);
 });

@@ -185,7 +185,7 @@ function pathOf(address: string): string | undefined {
 }
 
 function isWeights(path: string): boolean {
-  return path.endsWith(".safetensors");
+  return path.endsWith(".safetensors") || path.endsWith(".gguf");
 }
 
 function* chunked(content: Content, start: number, end: number): Generator<Buffer> {

@@ -3,7 +3,10 @@
 import type { Info, Request } from "../zimage.js";
 import { button, byId, text } from "./elements.js";
 
-/** A link: a request, and a model and backend if they differ from the page's own choice. */
+/**
+ * A link: a request, and a model and backend if they differ from the page's own choice. The model
+ * is its addresses, one a line.
+ */
 export interface Link extends Partial<Request> {
   model?: string;
   backend?: "cpu" | "webgpu";
@@ -132,7 +135,10 @@ export function fromFragment(fragment: string): Link {
     if (Number.isFinite(value)) link[name] = value;
   }
   const [model, backend] = [fields.get("model"), fields.get("backend")];
-  if (model && URL.canParse(model, location.href)) link.model = new URL(model, location.href).href;
+  const lines = model?.split("\n") ?? [];
+  if (model && lines.every((line) => URL.canParse(line, location.href))) {
+    link.model = lines.map((line) => new URL(line, location.href).href).join("\n");
+  }
   if (backend === "cpu" || backend === "webgpu") link.backend = backend;
   return link;
 }

@@ -19,11 +19,11 @@ const picture = byId("picture", HTMLImageElement);
 const progress = byId("progress", HTMLDivElement);
 const status = byId("status", HTMLParagraphElement);
 const bar = byId("bar", HTMLProgressElement);
-const modelUrl = byId("model-url", HTMLInputElement);
-const modelFiles = byId("model-files", HTMLInputElement);
+const modelUrl = byId("model-url", HTMLTextAreaElement);
+const modelPickers = [["model-folder", "model-files"], ["model-file", "model-singles"]] as const;
 const link = byId("link", HTMLButtonElement);
 
-/** The user's choice of a model. A link carries the address; a picked folder has none. */
+/** The user's choice of a model. A link carries its addresses, one a line; picked files have none. */
 interface Choice {
   source: ModelSource;
   address: string | undefined;
@@ -246,7 +246,7 @@ async function follow(fields: Link): Promise<void> {
   if (fields.backend) backend = fields.backend;
   wanted = Boolean(fields.prompt?.trim());
   const address = fields.model;
-  const choice = address ? { source: address, address } : embedded;
+  const choice = address ? { source: address.split("\n"), address } : embedded;
   const lacking = backend === "cpu" ? [] : await withoutGpu();
   if (lacking.length > 0) {
     enter("stopped");
@@ -255,10 +255,10 @@ async function follow(fields: Link): Promise<void> {
     return notify([...lacking, offer], [["Draw on the processor", () => onProcessor(choice)]]);
   }
   // A link must not make the browser fetch gigabytes from a site that the user has not seen.
-  if (address && new URL(address).origin !== location.origin) {
+  if (address?.split("\n").some((line) => new URL(line).origin !== location.origin)) {
     enter("stopped");
     modelUrl.value = address;
-    const ask = `This link draws with the model at ${address}.`;
+    const ask = `This link draws with the model at ${address.replaceAll("\n", ", ")}.`;
     return notify([ask], [["Load that model", () => open(choice)], ["Use the small emoji model", () => open(embedded)]]);
   }
   if (zimage && chosen.address === choice.address) return wanted ? draw() : undefined;
@@ -297,18 +297,25 @@ function choose(choice: Choice): void {
   open(choice);
 }
 byId("model-load", HTMLButtonElement).addEventListener("click", () => {
-  if (!modelUrl.value || !modelUrl.reportValidity()) return modelUrl.focus();
+  const lines = modelUrl.value.split("\n").map((line) => line.trim()).filter(Boolean);
+  const wrong = lines.find((line) => !URL.canParse(line));
+  modelUrl.setCustomValidity(wrong === undefined ? "" : `${wrong} is no address; expected https://…`);
+  if (lines.length === 0 || !modelUrl.reportValidity()) return modelUrl.focus();
   // Asks the browser not to evict a large model.
   navigator.storage?.persist?.();
-  choose({ source: modelUrl.value, address: modelUrl.value });
+  choose({ source: lines, address: lines.join("\n") });
 });
+modelUrl.addEventListener("input", () => modelUrl.setCustomValidity(""));
 byId("model-embedded", HTMLButtonElement).addEventListener("click", () => choose(embedded));
-byId("model-folder", HTMLButtonElement).addEventListener("click", () => modelFiles.click());
-modelFiles.addEventListener("change", () => {
-  const files = [...(modelFiles.files ?? [])];
-  modelFiles.value = "";
-  if (files.length > 0) choose({ source: files, address: undefined });
-});
+for (const [button, input] of modelPickers) {
+  const picker = byId(input, HTMLInputElement);
+  byId(button, HTMLButtonElement).addEventListener("click", () => picker.click());
+  picker.addEventListener("change", () => {
+    const files = [...(picker.files ?? [])];
+    picker.value = "";
+    if (files.length > 0) choose({ source: files, address: undefined });
+  });
+}
 
 enter("idle");
 follow(fromFragment(location.hash));

@@ -55,6 +55,12 @@ export function explained(error: ZImageError): string[] {
         "What takes less: a smaller width and height, no guidance, a smaller model, or closing other tabs and programs that use the GPU.",
         words,
       ];
+    case "part":
+      return [
+        words,
+        "A model consists of a transformer, a text encoder (Qwen3-4B) with its tokenizer, and a VAE: pick all of their files at" +
+          " once, or write all of their addresses, or that of a folder with the other parts, one a line.",
+      ];
     default:
       return [words];
   }

@@ -46,7 +46,7 @@ async function load(order: Extract<Order, { type: "load" }>, signal: AbortSignal
     report();
   };
   const { model } = order;
-  const files = "url" in model ? await RemoteFiles.open(model.url, signal, heard) : new PickedFiles(model);
+  const files = "urls" in model ? await RemoteFiles.open(model.urls, signal, heard) : new PickedFiles(model);
   try {
     engine = await ZImageEngine.load(files, order.backend, (isDone: number, isOf: number) => {
       [done, of] = [isDone, isOf];

@@ -5,11 +5,11 @@ const MIB = 1 << 20;
 /** Maximum sizes; the first pattern that matches a path applies. All exceed the published files. */
 const KINDS: [path: RegExp, most: number][] = [
   // Z-Image-Turbo's largest has 10 GB.
-  [/\.safetensors$/, 2 ** 38],
+  [/\.(safetensors|sft|gguf)$/i, 2 ** 38],
   // A name and a file for each tensor: 60 kB.
   [/\.index\.json$/, 64 * MIB],
   // Qwen3's tokenizer.json has 11.4 MB.
-  [/(^|\/)tokenizer\/[^/]+$/, 64 * MIB],
+  [/(^|\/)(tokenizer\/[^/]+|tokenizer\.json|vocab\.json|merges\.txt)$/, 64 * MIB],
   // Configurations: 1 kB.
   [/(?:)/, MIB],
 ];

@@ -5,6 +5,7 @@
 
 import { ZImageError } from "../../types.js";
 import type { ModelFiles } from "../../wasm/zimage.js";
+import { fileAddress, modelName, modelPlaces, singleName } from "./addresses.js";
 import { Assembler, BLOCK } from "./blocks.js";
 import { HELD, HeldFile } from "./held.js";
 import { download, type Identity, type Link, type Sink, same, versionNow } from "./http.js";
@@ -19,8 +20,15 @@ const TRIES = 3;
 
 type Heard = Link["heard"];
 
+/** An address, and the folder of its cached files; no folder if the browser stores nothing. */
+interface Place {
+  url: URL;
+  store: Store | undefined;
+}
+
 export class RemoteFiles implements ModelFiles {
   readonly name: string;
+  readonly singles: string[];
   /** Warnings about caching the files, a sentence each. */
   readonly warnings: string[] = [];
   /** The first error of a read. */
@@ -28,18 +36,23 @@ export class RemoteFiles implements ModelFiles {
   private readonly files = new Map<string, Promise<RemoteFile | undefined>>();
 
   private constructor(
-    private readonly folder: URL,
-    private readonly store: Store | undefined,
+    private readonly folder: Place | undefined,
+    private readonly places: ReadonlyMap<string, Place>,
     private readonly signal: AbortSignal,
     private readonly heard: Heard,
   ) {
-    this.name = modelName(folder);
-    if (!store) this.warn("this browser keeps no files here, so that the next visit fetches the model again");
+    this.name = folder ? modelName(folder.url) : "";
+    this.singles = [...places.keys()];
+    if ([folder, ...places.values()].some((place) => place && !place.store)) {
+      this.warn("this browser keeps no files here, so that the next visit fetches the model again");
+    }
   }
 
-  static async open(address: string, signal: AbortSignal, heard: Heard): Promise<RemoteFiles> {
-    const folder = modelFolder(address);
-    return new RemoteFiles(folder, await Store.open(folder.href), signal, heard);
+  static async open(addresses: readonly string[], signal: AbortSignal, heard: Heard): Promise<RemoteFiles> {
+    const { folder, singles } = modelPlaces(addresses);
+    const place = async (url: URL): Promise<Place> => ({ url, store: await Store.open(url.href) });
+    const places = await Promise.all([...singles].map(async ([path, url]) => [path, await place(url)] as const));
+    return new RemoteFiles(folder && (await place(folder)), new Map(places), signal, heard);
   }
 
   async size(path: string): Promise<number | undefined> {
@@ -49,7 +62,7 @@ export class RemoteFiles implements ModelFiles {
   async read(path: string, start: number, end: number): Promise<Uint8Array<ArrayBuffer>> {
     return this.noted(path, async () => {
       const file = await this.file(path);
-      if (!file) throw new ZImageError(`${this.name}/${path}: there is no such file`, "files");
+      if (!file) throw new ZImageError(`${this.shown(path)}: there is no such file`, "files");
       return file.read(start, end);
     });
   }
@@ -69,12 +82,16 @@ export class RemoteFiles implements ModelFiles {
   }
 
   private async open(path: string): Promise<RemoteFile | undefined> {
-    const link = { name: `${this.name}/${path}`, signal: this.signal, heard: this.heard };
-    const stored = await this.store?.file(path);
+    const single = this.places.get(path);
+    const from = single ?? this.folder;
+    if (!from) return undefined;
+    const link = { name: this.shown(path), signal: this.signal, heard: this.heard };
+    const stored = await from.store?.file(single ? singleName(single.url) : path);
     if (stored === "busy") this.warn("another tab has this model open, so that this one fetches files of its own and does not keep them");
-    else if (this.store && !stored) this.warn(NO_ROOM);
+    else if (from.store && !stored) this.warn(NO_ROOM);
     const place = stored === "busy" ? undefined : stored;
-    const file = new RemoteFile(fileAddress(this.folder, path), place, link, (sentence) => this.warn(sentence));
+    const url = single?.url ?? fileAddress(from.url, path);
+    const file = new RemoteFile(url.href, place, link, (sentence) => this.warn(sentence));
     try {
       if (await file.open()) return file;
     } catch (error) {
@@ -82,7 +99,13 @@ export class RemoteFiles implements ModelFiles {
       throw error;
     }
     file.close();
+    if (single) throw new ZImageError(`${link.name}: there is no such file at ${single.url.host}`, "files");
     return undefined;
+  }
+
+  /** The path of a file in messages. */
+  private shown(path: string): string {
+    return this.places.has(path) ? path : `${this.name}/${path}`;
   }
 
   private warn(sentence: string): void {
@@ -98,7 +121,7 @@ export class RemoteFiles implements ModelFiles {
     } catch (error) {
       const problem = `the browser cannot read it (${error instanceof Error ? error.message : error})`;
       const help = "close other tabs and load the model again; what was fetched is kept";
-      const sentence = error instanceof ZImageError ? error : new ZImageError(`${this.name}/${path}: ${problem}; ${help}`, "files");
+      const sentence = error instanceof ZImageError ? error : new ZImageError(`${this.shown(path)}: ${problem}; ${help}`, "files");
       this.failure ??= sentence;
       throw sentence;
     }
@@ -250,45 +273,4 @@ export class RemoteFile {
     const problem = "the server sends only whole files, and the browser has no room to keep one of this size";
     return new ZImageError(`${this.link.name}: ${problem}; use a server that answers range requests`, "files");
   }
-}
-
-/** The model's folder for an address, which may be the page of a Hugging Face repository. */
-export function modelFolder(address: string): URL {
-  const url = new URL(address);
-  if (url.protocol !== "https:" && url.protocol !== "http:") {
-    throw new ZImageError(`${url.protocol} begins no address of a model; expected https://… or http://…`, "request");
-  }
-  if (url.username || url.password) {
-    throw new ZImageError("a model's address has no user name and no password in it; browsers do not send them", "request");
-  }
-  const hub = /^\/([^/]+\/[^/]+)(?:\/(?:tree|resolve|blob)\/([^/]+))?(\/.*)?$/.exec(url.pathname);
-  if (url.hostname === "huggingface.co" && hub) {
-    url.pathname = `/${hub[1]}/resolve/${hub[2] ?? "main"}${hub[3] ?? "/"}`;
-  }
-  url.hash = "";
-  url.pathname = url.pathname.replace(/(\/model_index\.json)?\/*$/, "/");
-  return url;
-}
-
-/** The name of the model at an address: its folder's or its repository's. */
-export function modelName(folder: URL): string {
-  const parts = folder.pathname.split("/").filter(Boolean).map(readable);
-  const resolve = parts.indexOf("resolve");
-  const name = folder.hostname === "huggingface.co" && resolve > 0 ? parts[resolve - 1] : parts.at(-1);
-  return name ?? folder.hostname;
-}
-
-/** A readable part of an address: decoded if possible, without control characters. */
-function readable(part: string): string {
-  try {
-    return decodeURIComponent(part).replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, "\ufffd");
-  } catch {
-    return part;
-  }
-}
-
-function fileAddress(folder: URL, path: string): string {
-  const url = new URL(folder);
-  url.pathname += path.split("/").map(encodeURIComponent).join("/");
-  return url.href;
 }
