@@ -63,6 +63,12 @@ fn picture(model: &Model, backend: &BackendChoice) -> Vec<u8> {
     block_on(engine.generate(&request, quiet)).unwrap().images.remove(0).pixels
 }
 
+/// The picture of the diffusers folder with these expected numbers.
+fn folder_s_picture(expected: &[(&str, &str)]) -> Vec<u8> {
+    let folder = folder(expected);
+    picture(&Model::open(folder.path()).unwrap(), &BackendChoice::Cpu)
+}
+
 const TRANSFORMER: &str = "transformer/diffusion_pytorch_model-00002-of-00002.safetensors";
 const TEXT_ENCODER: &str = "text_encoder/model.safetensors";
 
@@ -84,12 +90,13 @@ fn remote_files_draw_the_folder_s_picture() {
     for (given, expected) in MODELS {
         let files = Slow::new("tests/single_files", "");
         let model = model_of(&files, None, given).unwrap();
-        let same = Model::open(folder(expected).path()).unwrap();
-        assert_eq!(picture(&model, &BackendChoice::Cpu), picture(&same, &BackendChoice::Cpu), "{given:?}");
+        assert_eq!(picture(&model, &BackendChoice::Cpu), folder_s_picture(expected), "{given:?}");
         for file in given {
             let whole = fs::metadata(files.path(file)).unwrap().len() as usize;
             let fetched = files.fetched.lock().unwrap()[*file];
-            assert!(fetched <= whole + whole / 4, "{file}: {fetched} of {whole} bytes");
+            // A GGUF header is read in pieces, and once more for the tokenizer in it.
+            let most = if file.starts_with("text_encoder_gguf") { 2 * whole } else { whole + whole / 4 };
+            assert!(fetched <= most, "{file}: {fetched} of {whole} bytes");
         }
     }
 }
@@ -114,13 +121,14 @@ fn weights_reach_the_device_in_pieces() {
         let _ = writeln!(std::io::stderr(), "skipped: webgpu: {error}");
         return;
     }
-    let (given, expected) = MODELS[1];
+    let given = MODELS[1].0;
     let files = Slow::new("tests/single_files", "gguf.gguf");
     let model = model_of(&files, None, given).unwrap();
     files.longest.store(0, SeqCst);
     files.held.most.store(0, SeqCst);
-    let same = Model::open(folder(expected).path()).unwrap();
-    assert_eq!(picture(&model, &backend), picture(&same, &backend));
+    let [transformer, text_encoder, vae] = [0, 1, 2].map(|i| files.path(given[i]));
+    let on_disk = Sources { text_encoder: Some(text_encoder), vae: Some(vae), ..Sources::of(transformer) };
+    assert_eq!(picture(&model, &backend), picture(&Model::from_sources(&on_disk).unwrap(), &backend));
     let held = files.held.most.load(SeqCst);
     assert!(held > 0 && held < 8 * PIECE as usize, "{held} bytes of the transformer were allocated at once");
 }
@@ -134,14 +142,12 @@ fn files_replace_the_parts_of_a_folder() {
     let model = model_of(&files, Some(base), &["gguf.gguf"]).unwrap();
     assert_eq!(model.folder().name(), "gguf");
     assert_eq!(model.folder().path("vae/config.json"), Path::new("base/vae/config.json"));
-    let same = Model::open(folder(&[("gguf", TRANSFORMER)]).path()).unwrap();
-    assert_eq!(picture(&model, &BackendChoice::Cpu), picture(&same, &BackendChoice::Cpu));
+    assert_eq!(picture(&model, &BackendChoice::Cpu), folder_s_picture(&[("gguf", TRANSFORMER)]));
 }
 
 #[test]
 fn a_single_part_replaces_that_of_a_checkpoint() {
-    let same = Model::open(folder(&[("gguf", TRANSFORMER)]).path()).unwrap();
-    let same = picture(&same, &BackendChoice::Cpu);
+    let same = folder_s_picture(&[("gguf", TRANSFORMER)]);
     for given in
         [["gguf.gguf", "all_in_one.safetensors", TOKENIZER], ["all_in_one.safetensors", TOKENIZER, "gguf.gguf"]]
     {
@@ -186,7 +192,6 @@ fn refuses(given: &[&str], expected: &str) {
 #[test]
 fn what_does_not_make_a_model_is_refused() {
     let (transformer, encoder, vae) = ("gguf.gguf", "text_encoder.safetensors", "ae.safetensors");
-    refuses(&[], ": there is no transformer for this model");
     refuses(&[vae], "ae.safetensors: there is no transformer for this model");
     refuses(&[vae, transformer], "gguf.gguf: there is no text encoder for this model");
     refuses(&[transformer, encoder], "gguf.gguf: there is no VAE for this model");
