@@ -1,7 +1,7 @@
 //! A model that is put together from the parts of single files, wherever these are read from.
 //! [`Sources`](super::Sources) finds the files on disk; [`ModelFolder::from_files`] is given them.
 
-use super::folder::{LONGEST_CONFIG, ModelFolder};
+use super::folder::ModelFolder;
 use super::names::Part;
 use super::single::SingleFile;
 use crate::error::Result;

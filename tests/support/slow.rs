@@ -14,30 +14,30 @@ use zimage::Error;
 use zimage::weights::{BoxFuture, RemoteFiles};
 
 /// The size of a piece in bytes, so small that most matrices are read in pieces.
-pub const PIECE: u64 = 10_000;
+pub(crate) const PIECE: u64 = 10_000;
 
 /// The files of a folder.
 #[derive(Debug)]
-pub struct Slow {
+pub(crate) struct Slow {
     root: PathBuf,
     /// The file whose allocated bytes are counted.
     counted: &'static str,
-    pub reads: AtomicUsize,
+    pub(crate) reads: AtomicUsize,
     /// The bytes that were read of each file.
-    pub fetched: Mutex<BTreeMap<String, usize>>,
+    pub(crate) fetched: Mutex<BTreeMap<String, usize>>,
     /// The longest read of a file of weights in bytes.
-    pub longest: AtomicUsize,
+    pub(crate) longest: AtomicUsize,
     /// True if files of weights cannot be read.
-    pub broken: AtomicBool,
+    pub(crate) broken: AtomicBool,
     /// The allocated bytes of the counted file.
-    pub held: Arc<Held>,
+    pub(crate) held: Arc<Held>,
 }
 
 /// The bytes that are currently allocated, and their peak.
 #[derive(Debug, Default)]
-pub struct Held {
+pub(crate) struct Held {
     now: AtomicUsize,
-    pub most: AtomicUsize,
+    pub(crate) most: AtomicUsize,
 }
 
 /// Bytes that are counted until they are dropped.
@@ -65,7 +65,7 @@ impl Drop for Counted {
 
 impl Slow {
     /// The files in a folder of this repository. `counted` is one of them.
-    pub fn new(root: impl Into<PathBuf>, counted: &'static str) -> Arc<Self> {
+    pub(crate) fn new(root: impl Into<PathBuf>, counted: &'static str) -> Arc<Self> {
         Arc::new(Self {
             root: Path::new(env!("CARGO_MANIFEST_DIR")).join(root.into()),
             counted,
@@ -77,7 +77,7 @@ impl Slow {
         })
     }
 
-    pub fn path(&self, file: &str) -> PathBuf {
+    pub(crate) fn path(&self, file: &str) -> PathBuf {
         self.root.join(file)
     }
 }

@@ -380,7 +380,7 @@ mod tests {
         assert_eq!(cached(&folder.path().join("vae"), None).unwrap(), folder.path().join("vae"));
         assert_eq!(cached(&folder.path().join("tokenizer"), None).unwrap_err(), PIPELINE);
         assert_eq!(only_weights(&folder.path().join("vae")).unwrap(), whole);
-        assert_eq!(only_weights(folder.path()), None);
+        assert!(only_weights(folder.path()).unwrap_err().contains("it has several models"));
         #[cfg(unix)]
         {
             let link = folder.path().join("text_encoder/model-2.safetensors");
