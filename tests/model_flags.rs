@@ -119,7 +119,10 @@ fn a_file_in_the_wrong_place_is_named() {
         "flux.safetensors",
         &[("double_blocks.0.img_attn.qkv.weight", &[96, 32]), ("single_blocks.0.linear1.weight", &[64, 32])],
     );
-    let sd_vae = program.file("sd.safetensors", &[("decoder.conv_in.weight", &[512, 4, 3, 3])]);
+    let sd_vae = program.file(
+        "sd.safetensors",
+        &[("decoder.conv_in.weight", &[512, 4, 3, 3]), ("decoder.mid.block_1.conv1.weight", &[64, 64, 3, 3])],
+    );
     let unknown = program.file("unknown.safetensors", &[("a.weight", &[2, 2])]);
 
     for (model, says) in [
