@@ -28,7 +28,7 @@ use zimage::weights::{Part, Sources, Tensors};
 use zimage::{ErrorKind, Model, Result};
 
 /// Damaged files, of each layout in turn.
-const CASES: u64 = 3000;
+const CASES: u64 = 2400;
 const LAYOUTS: [&str; 4] = ["fp8_scaled", "comfy_quant", "comfy_quant_metadata", "comfy_quant_int8"];
 
 /// The metadata key with the JSON of all layers.
