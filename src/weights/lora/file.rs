@@ -55,6 +55,9 @@ pub(super) struct Contents {
 pub(super) async fn read(file: &ModelFile) -> Result<Contents> {
     let header = read_header(file).await?;
     let kind = kind(&header);
+    if !matches!(kind, Kind::Lora(_) | Kind::Piece(_) | Kind::Unknown) {
+        return Err(Error::file(&file.path, format!("expected a LoRA, but {}", kind.refuse())));
+    }
     let mut contents = Contents { groups: BTreeMap::new(), stray: Vec::new(), tensors: 0, kind };
     for (name, stored) in header.tensors {
         contents.tensors += 1;
@@ -80,12 +83,7 @@ pub(super) async fn read(file: &ModelFile) -> Result<Contents> {
         }
     }
     if contents.groups.is_empty() {
-        let problem = match &contents.kind {
-            Kind::Lora(_) | Kind::Unknown => {
-                format!("expected a LoRA, found {} tensors with none of its names", contents.tensors)
-            }
-            kind => format!("expected a LoRA, but {}", kind.refuse()),
-        };
+        let problem = format!("expected a LoRA, found {} tensors with none of its names", contents.tensors);
         return Err(Error::file(&file.path, problem));
     }
     Ok(contents)
