@@ -337,11 +337,15 @@ fn the_published_sizes_are_derived() {
             let mut add = |name: &str, shape: &[usize]| tensors.push((format!("{stack}.{i}.{name}"), shape.to_vec()));
             add("attention.qkv.weight", &[3 * dim, dim]);
             add("attention.out.weight", &[dim, dim]);
-            ["attention.q_norm.weight", "attention.k_norm.weight"].map(|name| add(name, &[128]));
-            ["feed_forward.w1.weight", "feed_forward.w3.weight"].map(|name| add(name, &[hidden, dim]));
+            for name in ["attention.q_norm.weight", "attention.k_norm.weight"] {
+                add(name, &[128]);
+            }
+            for name in ["attention_norm1.weight", "attention_norm2.weight", "ffn_norm1.weight", "ffn_norm2.weight"] {
+                add(name, &[dim]);
+            }
+            add("feed_forward.w1.weight", &[hidden, dim]);
             add("feed_forward.w2.weight", &[dim, hidden]);
-            ["attention_norm1", "attention_norm2", "ffn_norm1", "ffn_norm2"]
-                .map(|name| add(&format!("{name}.weight"), &[dim]));
+            add("feed_forward.w3.weight", &[hidden, dim]);
             if stack != "context_refiner" {
                 add("adaLN_modulation.0.weight", &[4 * dim, 256]);
                 add("adaLN_modulation.0.bias", &[4 * dim]);
