@@ -73,7 +73,9 @@ const TRANSFORMER: &str = "transformer/diffusion_pytorch_model-00002-of-00002.sa
 const TEXT_ENCODER: &str = "text_encoder/model.safetensors";
 
 /// Files, and the numbers that `gguf` and `comfy-kitchen` read from them.
-const MODELS: [(&[&str], &[(&str, &str)]); 3] = [
+type Files = (&'static [&'static str], &'static [(&'static str, &'static str)]);
+
+const MODELS: [Files; 3] = [
     (&["all_in_one.safetensors", TOKENIZER], &[]),
     (
         &["gguf.gguf", "text_encoder_gguf.gguf", "ae.safetensors"],

@@ -68,7 +68,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Generate(generate::Args),
+    Generate(Box<generate::Args>),
     Inspect(inspect::Args),
     Pull(pull::Args),
     Models(models::Args),

@@ -22,24 +22,6 @@ pub enum Storage {
 }
 
 impl Storage {
-    /// The storage of elements in memory; `None` for types that are not floating.
-    pub fn of(dtype: DType) -> Option<Self> {
-        Some(Storage::Plain(match dtype {
-            DType::F32 => Format::F32,
-            DType::F16 => Format::F16,
-            DType::Bf16 => Format::Bf16,
-            DType::U32 | DType::U8 => return None,
-        }))
-    }
-
-    /// The format of the elements, without their scales.
-    pub fn format(&self) -> Format {
-        match self {
-            Storage::Plain(format) => *format,
-            Storage::Scaled { matrix, .. } => matrix.format(),
-        }
-    }
-
     /// The type that every element has after [`Storage::decode`]: the stored one of F32, F16 and
     /// BF16, BF16 for FP8 without scales, which it holds exactly, and F32 for everything else.
     pub fn dtype(&self) -> DType {

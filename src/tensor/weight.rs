@@ -2,7 +2,7 @@
 //!
 //! A text encoder's embeddings alone exceed the memory that a browser should use. A weight that is
 //! not in memory is read in pieces of whole rows, and only the pieces in flight are allocated. A
-//! quantised weight is dequantised piece by piece; [`Weight::storage`] is the layout it has before.
+//! quantised weight is dequantised piece by piece.
 
 use super::{DType, HostTensor, Storage};
 use crate::error::{Error, Result};
@@ -23,10 +23,7 @@ const ROWS: usize = 4;
 
 /// A tensor that is read during its upload. Row-major; its first dimension counts *rows*.
 pub struct Weight<'a> {
-    storage: Storage,
     shape: Vec<usize>,
-    /// True if dequantised elements are rounded to BF16.
-    to_bf16: bool,
     /// Rows of a piece.
     piece_rows: usize,
     elements: Elements<'a>,
@@ -36,7 +33,12 @@ pub struct Weight<'a> {
 
 enum Elements<'a> {
     Here(HostTensor),
-    There(Box<dyn ReadAt + 'a>),
+    There {
+        storage: Storage,
+        /// True if dequantised elements are rounded to BF16.
+        to_bf16: bool,
+        bytes: Box<dyn ReadAt + 'a>,
+    },
 }
 
 /// The stored bytes of a tensor that is not in memory.
@@ -46,21 +48,10 @@ pub(crate) trait ReadAt {
 }
 
 impl From<HostTensor> for Weight<'_> {
-    /// One piece, which shares the memory of the tensor: one of F32, F16 or BF16.
-    ///
-    /// # Panics
-    /// For other types.
+    /// One piece, which shares the tensor's memory.
     fn from(tensor: HostTensor) -> Self {
-        let storage = Storage::of(tensor.dtype()).expect("a floating type");
         let shape = tensor.shape().to_vec();
-        Self {
-            storage,
-            shape,
-            to_bf16: false,
-            piece_rows: usize::MAX,
-            elements: Elements::Here(tensor),
-            non_finite: None,
-        }
+        Self { shape, piece_rows: usize::MAX, elements: Elements::Here(tensor), non_finite: None }
     }
 }
 
@@ -74,22 +65,23 @@ impl<'a> Weight<'a> {
     /// A tensor whose stored bytes are read from `bytes`. `None` if its elements are not whole
     /// blocks of the format. A tensor whose rows are not whole blocks is one piece.
     pub(crate) fn there(storage: Storage, shape: &[usize], bytes: impl ReadAt + 'a) -> Option<Self> {
-        let elements = Elements::There(Box::new(bytes));
-        let (shape, piece_rows) = (shape.to_vec(), usize::MAX);
-        let weight = Self { storage, shape, to_bf16: false, piece_rows, elements, non_finite: None };
+        let elements = Elements::There { storage, to_bf16: false, bytes: Box::new(bytes) };
+        let weight = Self { shape: shape.to_vec(), piece_rows: usize::MAX, elements, non_finite: None };
         weight.place(0, weight.rows()).map(|_| weight)
     }
 
     /// The same tensor; elements that are dequantised are rounded to BF16. For a device that would
     /// round them anyway, this halves the memory on the way.
     pub(crate) fn in_bf16(mut self) -> Self {
-        self.to_bf16 = matches!(self.elements, Elements::There(_)) && !self.storage.is_plain();
+        if let Elements::There { storage, to_bf16, .. } = &mut self.elements {
+            *to_bf16 = !storage.is_plain();
+        }
         self
     }
 
     /// The same tensor in pieces of about `bytes` bytes in memory, at least four rows each.
     pub fn in_pieces(mut self, bytes: u64) -> Self {
-        if self.storage.bytes(1, self.columns()).is_some() {
+        if self.stored_bytes(1, self.columns()).is_some() {
             let rows = usize::try_from(bytes / self.row_bytes().max(1) as u64).unwrap_or(usize::MAX);
             self.piece_rows = (rows / ROWS * ROWS).max(ROWS);
         }
@@ -104,12 +96,19 @@ impl<'a> Weight<'a> {
 
     /// The type of the elements in the pieces.
     pub fn dtype(&self) -> DType {
-        if self.to_bf16 { DType::Bf16 } else { self.storage.dtype() }
+        match &self.elements {
+            Elements::Here(tensor) => tensor.dtype(),
+            Elements::There { to_bf16: true, .. } => DType::Bf16,
+            Elements::There { storage, .. } => storage.dtype(),
+        }
     }
 
-    /// The layout of the stored elements.
-    pub fn storage(&self) -> &Storage {
-        &self.storage
+    /// Bytes of `rows` rows of `columns` stored elements; `None` when they are not whole blocks.
+    fn stored_bytes(&self, rows: usize, columns: usize) -> Option<u64> {
+        match &self.elements {
+            Elements::Here(tensor) => Some(rows as u64 * (columns * tensor.dtype().size()) as u64),
+            Elements::There { storage, .. } => storage.bytes(rows, columns),
+        }
     }
 
     /// Sizes, outermost first.
@@ -137,9 +136,9 @@ impl<'a> Weight<'a> {
     /// together.
     fn place(&self, first: usize, count: usize) -> Option<Range<u64>> {
         let columns = self.columns();
-        match self.storage.bytes(first, columns).zip(self.storage.bytes(first + count, columns)) {
+        match self.stored_bytes(first, columns).zip(self.stored_bytes(first + count, columns)) {
             Some((start, end)) => Some(start..end),
-            None if first == 0 && count == self.rows() => Some(0..self.storage.bytes(1, count.checked_mul(columns)?)?),
+            None if first == 0 && count == self.rows() => Some(0..self.stored_bytes(1, count.checked_mul(columns)?)?),
             None => None,
         }
     }
@@ -148,11 +147,13 @@ impl<'a> Weight<'a> {
     async fn piece(&self, first: usize, count: usize) -> Result<HostTensor> {
         let count = count.min(self.rows() - first);
         let place = self.place(first, count).ok_or_else(|| Error::internal("a piece is not whole blocks"))?;
-        let whole_rows = self.storage.bytes(1, self.columns()).is_some();
+        let whole_rows = self.stored_bytes(1, self.columns()).is_some();
         let columns = if whole_rows { self.columns() } else { count * self.columns() };
         let bytes = match &self.elements {
             Elements::Here(tensor) => tensor.bytes().slice(place.start as usize..place.end as usize),
-            Elements::There(bytes) => self.storage.decode(first, columns, bytes.read_at(place).await?, self.to_bf16),
+            Elements::There { storage, to_bf16, bytes } => {
+                storage.decode(first, columns, bytes.read_at(place).await?, *to_bf16)
+            }
         };
         let mut shape = self.shape.clone();
         if let Some(rows) = shape.first_mut() {
@@ -240,7 +241,7 @@ impl<'a> Weight<'a> {
 
 impl fmt::Debug for Weight<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Weight({} {:?})", self.storage.format(), self.shape)
+        write!(f, "Weight({} {:?})", self.dtype(), self.shape)
     }
 }
 
@@ -248,6 +249,7 @@ impl fmt::Debug for Weight<'_> {
 mod tests {
     use super::*;
     use crate::future::expect_ready;
+    use crate::tensor::Format;
     use std::cell::Cell;
 
     /// Increasing bytes, with a count of the reads.
@@ -261,7 +263,11 @@ mod tests {
     }
 
     fn plain(dtype: DType) -> Storage {
-        Storage::of(dtype).unwrap()
+        Storage::Plain(match dtype {
+            DType::F32 => Format::F32,
+            DType::F16 => Format::F16,
+            _ => Format::Bf16,
+        })
     }
 
     #[test]

@@ -65,7 +65,7 @@ impl Beside {
 
 /// The weights of a file that have tensors beside them, by the weights' names, and the names of
 /// all tensors beside weights.
-pub(super) fn quantised<'h>(header: &'h Header) -> (BTreeMap<&'h str, Beside>, BTreeSet<&'h str>) {
+pub(super) fn quantised(header: &Header) -> (BTreeMap<&str, Beside>, BTreeSet<&str>) {
     let configs = configs(header);
     let mut weights: BTreeMap<&str, Beside> = BTreeMap::new();
     let mut beside = BTreeSet::new();

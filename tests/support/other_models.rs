@@ -19,7 +19,9 @@ pub(crate) const Z_IMAGE: [(&str, &[usize]); 9] = [
 ];
 
 /// A name, its marks, and a part of the sentence that names it.
-const OTHERS: [(&str, &[(&str, &[usize])], &str); 8] = [
+type Other = (&'static str, &'static [(&'static str, &'static [usize])], &'static str);
+
+const OTHERS: [Other; 8] = [
     (
         "sdxl",
         &[
