@@ -62,8 +62,8 @@ impl Model {
         expect_ready(Self::new(ModelFolder::embedded()?))
     }
 
-    /// This model with another shift of its schedule, in place of a dynamic one too; `None` keeps its
-    /// own. Its other defaults stay.
+    /// This model with another shift of its schedule, in place of a dynamic one too; `None` keeps
+    /// its own. Its other defaults stay.
     ///
     /// # Errors
     /// [`Error::Request`](crate::Error::Request) for a shift that is not positive or out of range.

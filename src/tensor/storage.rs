@@ -47,8 +47,8 @@ impl Storage {
     }
 
     /// The elements of whole rows, from row `first` of the weight on, as elements of
-    /// [`Storage::dtype`], or rounded to BF16 with `to_bf16`. Shared, not copied, if they are stored
-    /// in a type that backends read.
+    /// [`Storage::dtype`], or rounded to BF16 with `to_bf16`. Shared, not copied, if they are
+    /// stored in a type that backends read.
     ///
     /// # Panics
     /// If `bytes` are not those of whole rows of `columns` elements.

@@ -6,7 +6,8 @@ use super::folder::{LONGEST_CONFIG, ModelFolder};
 use super::index::{self, read_index};
 use super::names::{HEAD, Library, Part, Rows, Spelling, TABLE, Target};
 use super::random::RandomTensors;
-use super::safetensors::read_header;
+use super::read::read_header;
+use super::safetensors;
 use super::stored::{Header, Stored};
 use super::tensors::{Entry, Tensors};
 use crate::error::{Error, Result, excerpt};
@@ -132,7 +133,10 @@ impl Tensors {
 
     /// Reads the header of a file, and adds its tensors.
     async fn add_file(&mut self, file: ModelFile, naming: Naming<'_>) -> Result<()> {
-        let header = read_header(&file).await?;
+        let header = match naming {
+            Naming::Library(_) => safetensors::read_header(&file).await?,
+            Naming::Stored | Naming::Spelling(_) => read_header(&file).await?,
+        };
         self.add(&file, &header, naming)
     }
 

@@ -1,5 +1,5 @@
-//! `bindgen WASM DIR NAME`: writes the JavaScript glue of a wasm that wasm-bindgen's macros made, for
-//! the browser, with the wasm that it belongs to.
+//! `bindgen WASM DIR NAME`: writes the JavaScript glue of a wasm that wasm-bindgen's macros made,
+//! for the browser, with the wasm that it belongs to.
 
 use std::env::args_os;
 use std::process::ExitCode;
