@@ -22,21 +22,21 @@ fn scripts_find_the_target_folder() {
     }
 }
 
-/// Replaces cargo: prints a target folder and builds a file there.
+/// Replaces cargo: prints a target folder, and builds the wasm and the maker of its glue there.
 const CARGO: &str = r#"#!/bin/sh
 case $1 in
   metadata) echo "{\"packages\":[],\"target_directory\":\"$CARGO_TARGET_DIR\",\"version\":1}" ;;
   rustc) mkdir -p "$CARGO_TARGET_DIR/wasm32-unknown-unknown/web" && echo wasm >"$CARGO_TARGET_DIR/wasm32-unknown-unknown/web/zimage.wasm" ;;
+  build) test -f "$5" && test -d "$7/debug" ;;
   *) exit 1 ;;
 esac
 "#;
 /// Replaces rustc, with the wasm target installed.
 const RUSTC: &str = "#!/bin/sh\necho .\n";
 const NOTHING: &str = "#!/bin/sh\n";
-/// Replaces wasm-bindgen: copies the built wasm to its output folder.
+/// Replaces the maker of the glue: copies the built wasm to its output folder.
 const BINDGEN: &str = r#"#!/bin/sh
-if [ "$1" = --version ]; then echo "wasm-bindgen 0.0.1"; exit; fi
-mkdir -p "$4" && cp "$7" "$4/zimage_bg.wasm"
+mkdir -p "$2" && cp "$1" "$2/$3_bg.wasm"
 "#;
 /// Replaces wasm-opt: copies its input.
 const OPT: &str =
@@ -55,12 +55,13 @@ fn page_builds_in_another_target_folder() {
         write(&tree.join(name), &fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap());
     }
     write(&tree.join("Cargo.lock"), "name = \"wasm-bindgen\"\nversion = \"0.0.1\"\n");
+    write(&tree.join("web/bindgen/Cargo.toml"), "wasm-bindgen-cli-support = \"=0.0.1\"\n");
     write(&tree.join("web/package-lock.json"), "{}");
     write(&tree.join("web/node_modules/newer"), "");
     for (name, text) in [("cargo", CARGO), ("rustc", RUSTC), ("node", NOTHING), ("npm", NOTHING)] {
         write(&folder.path().join("bin").join(name), text);
     }
-    write(&elsewhere.join("web-tools/bin/wasm-bindgen"), BINDGEN);
+    write(&elsewhere.join("web-tools/bindgen/debug/bindgen"), BINDGEN);
     write(&elsewhere.join("web-tools/npm/node_modules/.bin/wasm-opt"), OPT);
     let path = format!("{}:{}", folder.path().join("bin").display(), std::env::var("PATH").unwrap());
     let output = Command::new("bash")

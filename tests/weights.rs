@@ -243,7 +243,10 @@ fn hostile_names_are_escaped() {
 fn part_without_weights_names_other_files() {
     says(open(&[]), &["expected diffusion_pytorch_model.safetensors or", "index.json, found nothing"]);
     let other: (&str, &[u8]) = ("transformer/diffusion_pytorch_model.bin", b"x");
-    says(open(&[other]), &["transformer: ", "found diffusion_pytorch_model.bin; only safetensors files"]);
+    says(
+        open(&[other]),
+        &["transformer: ", "found diffusion_pytorch_model.bin; of a diffusers folder only safetensors files are read"],
+    );
     let path = Path::new(SINGLE);
     let (dir, folder) = folder(&[]);
     fs::create_dir_all(dir.path().join(path)).unwrap();

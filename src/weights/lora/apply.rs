@@ -2,8 +2,10 @@
 //!
 //! With the strength s, the scale a, and the magnitudes m of DoRA:
 //!
-//!     W′ = W + s·a·ΔW
-//!     W′ = W + s·(m / ‖V‖ · V − W),   V = W + a·ΔW
+//! ```text
+//! W′ = W + s·a·ΔW
+//! W′ = W + s·(m / ‖V‖ · V − W),   V = W + a·ΔW
+//! ```
 //!
 //! ‖V‖ is the norm of each row if m is `[rows, 1]`, as in PEFT and in LyCORIS by default, or of
 //! each column if m is `[1, columns]`, as in older files of LyCORIS. The strength interpolates, as
