@@ -22,7 +22,7 @@ pub enum Storage {
 }
 
 impl Storage {
-    /// The type that every element has after [`Storage::decode`]: the stored one of F32, F16 and
+    /// The type that every element has after decoding: the stored one of F32, F16 and
     /// BF16, BF16 for FP8 without scales, which it holds exactly, and F32 for everything else.
     pub fn dtype(&self) -> DType {
         match self {
