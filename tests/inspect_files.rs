@@ -1,5 +1,5 @@
 //! `zimage inspect` and `zimage models` on the files that people have: parts of Z-Image in every
-//! format, LoRAs, ControlNets, other models, and what is none of these.
+//! format, LoRAs, ControlNets, other models, and unknown files.
 //!
 //! The exports of `tests/single_files` and `tests/lora` come from other programs. Files of other
 //! models are their marks in tiny safetensors files.

@@ -179,8 +179,8 @@ fn check_space(repository: &Repository, needed: u64) -> Result<()> {
     }
 }
 
-/// Work on other threads, of which the caller's thread tells a progress function. The first
-/// failure, or the user's wish, ends all of it.
+/// Work on other threads. The caller's thread reports it to a progress function. The first failure,
+/// or the user's wish, ends all of it.
 struct Watch<'a> {
     client: &'a Client<'a>,
     stop: Stop,

@@ -89,8 +89,7 @@ struct Lfs {
     size: u64,
 }
 
-/// A list of at most [`MOST_FILES`] entries: an entry takes more memory than the few bytes that can
-/// stand for it.
+/// A list of at most [`MOST_FILES`] entries: an entry takes more memory than its few bytes of JSON.
 fn bounded<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Sibling>, D::Error> {
     struct Bounded;
     impl<'de> Visitor<'de> for Bounded {

@@ -140,8 +140,8 @@ fn extent(answer: &Response<Body>) -> (u64, Option<u64>) {
     content_range(text(header::CONTENT_RANGE).unwrap_or_default())
 }
 
-/// Reads `bytes 5-9/10`: the first byte, and the size unless it is `*`. The first byte of anything
-/// else is none that a part ends at.
+/// Reads `bytes 5-9/10`: the first byte, and the size unless it is `*`. Anything
+/// else gives a first byte at which no part ends.
 fn content_range(text: &str) -> (u64, Option<u64>) {
     let range = || {
         let (range, size) = text.strip_prefix("bytes ")?.split_once('/')?;

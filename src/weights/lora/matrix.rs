@@ -1,4 +1,4 @@
-//! Matrices of a LoRA file, and the products of which a difference of weights consists.
+//! Matrices of a LoRA file, and the products that make a difference of weights.
 
 use super::file::Stored;
 use crate::error::Result;
