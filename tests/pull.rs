@@ -196,7 +196,7 @@ fn two_processes_fetch_each_file_once() {
     assert_eq!(files, once);
 }
 
-/// A file that may not grow stands for a full disk: the system refuses the write.
+/// A limit on the size of files acts like a full disk: the system refuses the write.
 #[test]
 fn a_write_that_fails_is_one_sentence() {
     let weights = bytes(7, 1_000_000);

@@ -1,15 +1,18 @@
 //! A model that is made of remote single files: it draws the picture of the same numbers in a
 //! diffusers folder, reads by ranges, and fails as the same files on disk do.
 
+#[path = "support/single_files.rs"]
+mod single_files;
 #[path = "support/slow.rs"]
 mod slow;
 
 use pollster::block_on;
+use single_files::{expected, exports};
 use slow::{PIECE, Slow};
 use std::fs;
 use std::io::Write;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 #[cfg(feature = "webgpu")]
@@ -18,10 +21,6 @@ use zimage::weights::{ModelFolder, Sources};
 use zimage::{BackendChoice, Engine, Error, Model, Request};
 
 const TOKENIZER: &str = "model/tokenizer/tokenizer.json";
-
-fn exports() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/single_files")
-}
 
 fn paths(files: &[&str]) -> Vec<String> {
     files.iter().map(|&file| file.to_owned()).collect()
@@ -33,29 +32,6 @@ fn model_of(files: &Arc<Slow>, folder: Option<ModelFolder>, given: &[&str]) -> R
     block_on(Model::new(folder))
 }
 
-/// A copy of the diffusers folder with these expected numbers of `tests/single_files`.
-fn folder(expected: &[(&str, &str)]) -> tempfile::TempDir {
-    let copy = tempfile::tempdir().unwrap();
-    copy_all(&exports().join("model"), copy.path());
-    for (export, file) in expected {
-        fs::copy(exports().join(format!("{export}.expected.safetensors")), copy.path().join(file)).unwrap();
-    }
-    copy
-}
-
-fn copy_all(from: &Path, to: &Path) {
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let to = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            fs::create_dir(&to).unwrap();
-            copy_all(&entry.path(), &to);
-        } else {
-            fs::copy(entry.path(), to).unwrap();
-        }
-    }
-}
-
 fn picture(model: &Model, backend: &BackendChoice) -> Vec<u8> {
     let quiet = &mut |_| ControlFlow::Continue(());
     let engine = block_on(Engine::load(model, backend.clone(), quiet)).unwrap();
@@ -63,36 +39,32 @@ fn picture(model: &Model, backend: &BackendChoice) -> Vec<u8> {
     block_on(engine.generate(&request, quiet)).unwrap().images.remove(0).pixels
 }
 
-/// The picture of the diffusers folder with these expected numbers.
-fn folder_s_picture(expected: &[(&str, &str)]) -> Vec<u8> {
-    let folder = folder(expected);
+/// The picture of the diffusers folder with the numbers of these exports.
+fn folder_s_picture(transformer: Option<&str>, text_encoder: Option<&str>) -> Vec<u8> {
+    let folder = expected(transformer, text_encoder);
     picture(&Model::open(folder.path()).unwrap(), &BackendChoice::Cpu)
 }
 
-const TRANSFORMER: &str = "transformer/diffusion_pytorch_model-00002-of-00002.safetensors";
-const TEXT_ENCODER: &str = "text_encoder/model.safetensors";
-
-/// Files, and the numbers that `gguf` and `comfy-kitchen` read from them.
-type Files = (&'static [&'static str], &'static [(&'static str, &'static str)]);
+/// Files, and the exports of the transformer and the text encoder that have their numbers, as
+/// `gguf` and `comfy-kitchen` read them.
+type Files = (&'static [&'static str], Option<&'static str>, Option<&'static str>);
 
 const MODELS: [Files; 3] = [
-    (&["all_in_one.safetensors", TOKENIZER], &[]),
-    (
-        &["gguf.gguf", "text_encoder_gguf.gguf", "ae.safetensors"],
-        &[("gguf", TRANSFORMER), ("text_encoder_gguf", TEXT_ENCODER)],
-    ),
+    (&["all_in_one.safetensors", TOKENIZER], None, None),
+    (&["gguf.gguf", "text_encoder_gguf.gguf", "ae.safetensors"], Some("gguf"), Some("text_encoder_gguf")),
     (
         &[TOKENIZER, "ae.safetensors", "text_encoder.safetensors", "comfy_quant.safetensors"],
-        &[("comfy_quant", TRANSFORMER), ("text_encoder", TEXT_ENCODER)],
+        Some("comfy_quant"),
+        Some("text_encoder"),
     ),
 ];
 
 #[test]
 fn remote_files_draw_the_folder_s_picture() {
-    for (given, expected) in MODELS {
+    for (given, transformer, text_encoder) in MODELS {
         let files = Slow::new("tests/single_files", "");
         let model = model_of(&files, None, given).unwrap();
-        assert_eq!(picture(&model, &BackendChoice::Cpu), folder_s_picture(expected), "{given:?}");
+        assert_eq!(picture(&model, &BackendChoice::Cpu), folder_s_picture(transformer, text_encoder), "{given:?}");
         for file in given {
             let whole = fs::metadata(files.path(file)).unwrap().len() as usize;
             let fetched = files.fetched.lock().unwrap()[*file];
@@ -137,19 +109,19 @@ fn weights_reach_the_device_in_pieces() {
 
 #[test]
 fn files_replace_the_parts_of_a_folder() {
-    let copy = folder(&[]);
+    let copy = expected(None, None);
     fs::copy(exports().join("gguf.gguf"), copy.path().join("gguf.gguf")).unwrap();
     let files = Slow::new(copy.path(), "");
     let base = block_on(ModelFolder::remote("base", files.clone())).unwrap();
     let model = model_of(&files, Some(base), &["gguf.gguf"]).unwrap();
     assert_eq!(model.folder().name(), "gguf");
     assert_eq!(model.folder().path("vae/config.json"), Path::new("base/vae/config.json"));
-    assert_eq!(picture(&model, &BackendChoice::Cpu), folder_s_picture(&[("gguf", TRANSFORMER)]));
+    assert_eq!(picture(&model, &BackendChoice::Cpu), folder_s_picture(Some("gguf"), None));
 }
 
 #[test]
 fn a_single_part_replaces_that_of_a_checkpoint() {
-    let same = folder_s_picture(&[("gguf", TRANSFORMER)]);
+    let same = folder_s_picture(Some("gguf"), None);
     for given in
         [["gguf.gguf", "all_in_one.safetensors", TOKENIZER], ["all_in_one.safetensors", TOKENIZER, "gguf.gguf"]]
     {
@@ -162,7 +134,7 @@ fn a_single_part_replaces_that_of_a_checkpoint() {
 /// The configurations give what the shapes do not tell, and a scheduler its shift.
 #[test]
 fn configurations_belong_to_their_parts() {
-    let copy = folder(&[]);
+    let copy = expected(None, None);
     fs::copy(exports().join("all_in_one.safetensors"), copy.path().join("all_in_one.safetensors")).unwrap();
     let scheduler = r#"{"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 6.5}"#;
     fs::write(copy.path().join("scheduler/scheduler_config.json"), scheduler).unwrap();

@@ -66,9 +66,7 @@ impl SingleFile {
             Part::Vae => vae_config(&shapes, &given),
         }
     }
-}
 
-impl SingleFile {
     /// True for a GGUF file with a tokenizer.
     pub(super) fn has_tokenizer(&self) -> bool {
         self.header.metadata.contains_key("tokenizer.ggml.model")

@@ -128,7 +128,7 @@ impl Repository {
                 let _ = fs::remove_file(&temporary);
                 unwritable(file, &error)
             })?;
-        // Where both names are links to one file already, the rename above leaves the first one.
+        // If both names are already links to one file, the rename above leaves the first one.
         let _ = fs::remove_file(&temporary);
         Ok(())
     }
