@@ -30,8 +30,10 @@ pub(super) fn note(line: &str) {
 }
 
 fn write_line(line: &str) {
+    // One write: the lines of processes that share a standard error do not mix.
+    let line = format!("{}\n", one_line(line));
     // Nobody reads a standard error that is closed.
-    let _ = writeln!(io::stderr().lock(), "{}", one_line(line));
+    let _ = io::stderr().lock().write_all(line.as_bytes());
 }
 
 /// A command that ended early.

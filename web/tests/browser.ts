@@ -23,6 +23,8 @@ const FLAGS = [
   "--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update",
   "--disable-sync",
 ];
+/** Launches of a browser, as one may crash on a busy machine before it opens a page. */
+const LAUNCHES = 3;
 const GPU = ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader"];
 
 /** The path of Chromium; `CHROMIUM` names another browser. */
@@ -38,6 +40,18 @@ export type Options = Parameters<typeof chromium.launchPersistentContext>[1] & {
   gpu?: boolean;
 };
 
+/** A browser. A launch that fails is reported and tried again, the last one excepted. */
+async function launched(profile: string, options: Options): Promise<BrowserContext> {
+  for (let launch = 1; launch < LAUNCHES; launch++) {
+    try {
+      return await chromium.launchPersistentContext(profile, options);
+    } catch (error) {
+      console.error(`launch ${launch} of the browser failed: ${String(error).split("\n")[0]}`);
+    }
+  }
+  return chromium.launchPersistentContext(profile, options);
+}
+
 /** Runs `work` in a browser with a fresh profile. Errors on the page's console fail it. */
 export async function inBrowser(
   work: (context: BrowserContext, page: Page) => Promise<void>, { gpu = true, ...options }: Options = {},
@@ -45,7 +59,7 @@ export async function inBrowser(
   const profile = await mkdtemp(join(tmpdir(), "zimage-web-"));
   const faults: string[] = [];
   const args = gpu ? [...FLAGS, ...GPU] : [...FLAGS, "--disable-gpu"];
-  const context = await chromium.launchPersistentContext(profile, { executablePath: executable(), args, ...options });
+  const context = await launched(profile, { executablePath: executable(), args, ...options });
   try {
     context.on("weberror", (error) => faults.push(String(error.error())));
     await work(context, context.pages()[0] ?? (await context.newPage()));
