@@ -222,16 +222,6 @@ fn oversized_tensor_is_an_error() {
     assert_eq!(block_on(b.download(&x)).unwrap().to_f32(), [1.0; 8]);
 }
 
-#[test]
-fn table_is_not_an_activation() {
-    let Some(b) = webgpu() else { return };
-    let table = HostTensor::new(DType::Bf16, &[3, 2], vec![0; 12].into()).unwrap();
-    let table = block_on(b.upload_table(&table.into())).unwrap();
-    let w = block_on(b.upload_linear(&[HostTensor::from_f32(&[4, 2], &[1.0; 8]).into()], &[])).unwrap();
-    let sentence = b.linear(&table, &w).unwrap_err().to_string();
-    assert_eq!(sentence, "linear: F32 is needed, not BF16 [3, 2]");
-}
-
 /// `x·2`, as a gemm with a matrix of one element.
 fn doubled(b: &WebGpu, two: &WebGpuLinear, x: &WebGpuTensor) -> WebGpuTensor {
     b.linear(x, two).unwrap()

@@ -2,7 +2,7 @@
 
 use super::shape;
 use crate::error::Result;
-use crate::tensor::{DType, HostTensor};
+use crate::tensor::{DType, Format, HostTensor};
 use std::fmt::Debug;
 
 /// A tensor in a device's memory. Cloning it shares the memory.
@@ -79,6 +79,14 @@ pub trait Runtime: Sized + Debug {
     /// The device type of matrices, kernels and tables that are stored as `stored`.
     fn weights(&self, stored: DType) -> DType {
         stored
+    }
+
+    /// True if matrices and tables of this quantised format, with any scales beside them, stay
+    /// quantised on the device. Others become [`Runtime::weights`] of their decoded type during the
+    /// upload.
+    fn keeps(&self, format: Format) -> bool {
+        let _ = format;
+        false
     }
 
     /// Maximum number of elements of an activation, independent of free memory; `usize::MAX` means

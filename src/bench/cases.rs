@@ -41,7 +41,7 @@ fn block<B: Backend + 'static>(prefix: &str, sizes: BlockSizes, residual: Residu
         attention.named(&block),
         // The networks call `project_qkv`, which fuses this op with the first linear.
         rope.named(&block),
-        ProjectQkvCase { width, heads: rope, bias: false }.named(&block),
+        ProjectQkvCase { width, heads: rope, bias: false, stored: DType::Bf16.into() }.named(&block),
         ResidualNormCase { residual, weight: DType::Bf16 }.named(&block),
     ]
 }

@@ -1,6 +1,7 @@
 //! One op at one size, with the call that runs it on any backend.
 
 use super::inputs::Inputs;
+use super::stored::{QUANTIZED, Stored};
 use super::tolerance::Tolerance;
 use crate::backend::{Backend, Runtime};
 use crate::error::Result;
@@ -87,6 +88,11 @@ pub(super) fn named<B: Backend + 'static, C: OpCase>(
     cases: impl IntoIterator<Item = (&'static str, C)>,
 ) -> Vec<Case<B>> {
     cases.into_iter().map(|(name, case)| case.named(name)).collect()
+}
+
+/// A case for each quantised storage, made from the storage and a width that it has.
+pub(super) fn quantized_cases<B: Backend + 'static, C: OpCase>(case: impl Fn(Stored, usize) -> C) -> Vec<Case<B>> {
+    QUANTIZED.into_iter().map(|(name, stored)| case(stored, stored.columns().max(96)).named(name)).collect()
 }
 
 /// A call that returns new tensors.

@@ -1,14 +1,15 @@
 //! `gather_rows`: embeddings in every storage type, repeated ids, the first and the last row.
 
 use super::{
-    Backend, COPY, Call, DType, Entry, Feature, Inputs, Op, OpCase, Rejection, Result, Tolerance, Zeros, expect_ready,
-    in_pieces, named, rejections, returns, upload_rejection, zeros,
+    Backend, COPY, Call, DType, Entry, Feature, Inputs, Op, OpCase, Rejection, Result, Stored, Tolerance, Zeros,
+    expect_ready, in_pieces, named, quantized_cases, rejections_with, returns, upload_rejection, zeros,
 };
+use crate::tensor::Format;
 
 /// A table `[rows, width]` and ids `[prompts, tokens]`.
 #[derive(Debug, Clone, Copy)]
 struct GatherRowsCase {
-    dtype: DType,
+    stored: Stored,
     scale: f32,
     rows: usize,
     width: usize,
@@ -23,8 +24,8 @@ impl OpCase for GatherRowsCase {
     const TOLERANCE: Tolerance = COPY;
 
     fn prepare<B: Backend + 'static>(&self, inputs: &mut Inputs<'_, B>) -> Result<Call<B>> {
-        let Self { dtype, scale, rows, width, prompts, tokens, pieces } = *self;
-        let table = inputs.weights(dtype, &[rows, width], 0.0, scale);
+        let Self { stored, scale, rows, width, prompts, tokens, pieces } = *self;
+        let table = inputs.stored_within(stored, rows, width, scale);
         let table = expect_ready(inputs.b.upload_table(&in_pieces(table, pieces)))?;
         let picked = |v: f32| ((v + 1.0) / 2.0 * rows as f32) as u32 % rows as u32;
         let mut ids: Vec<u32> = inputs.draw(prompts * tokens).into_iter().map(picked).collect();
@@ -34,14 +35,23 @@ impl OpCase for GatherRowsCase {
     }
 }
 
-const QWEN: GatherRowsCase =
-    GatherRowsCase { dtype: DType::Bf16, scale: 1.0, rows: 301, width: 2560, prompts: 2, tokens: 32, pieces: None };
-const F16: GatherRowsCase = GatherRowsCase { dtype: DType::F16, rows: 37, width: 256, prompts: 1, tokens: 33, ..QWEN };
-const F32: GatherRowsCase = GatherRowsCase { dtype: DType::F32, width: 48, prompts: 3, tokens: 5, ..F16 };
+const QWEN: GatherRowsCase = GatherRowsCase {
+    stored: Stored::Plain(DType::Bf16),
+    scale: 1.0,
+    rows: 301,
+    width: 2560,
+    prompts: 2,
+    tokens: 32,
+    pieces: None,
+};
+const F16: GatherRowsCase =
+    GatherRowsCase { stored: Stored::Plain(DType::F16), rows: 37, width: 256, prompts: 1, tokens: 33, ..QWEN };
+const F32: GatherRowsCase =
+    GatherRowsCase { stored: Stored::Plain(DType::F32), width: 48, prompts: 3, tokens: 5, ..F16 };
 const ODD: GatherRowsCase = GatherRowsCase { rows: 11, width: 33, prompts: 1, tokens: 257, ..QWEN };
 
 pub(super) fn entry<B: Backend + 'static>() -> Entry<B> {
-    let cases = named([
+    let mut cases = named([
         ("bf16-qwen-width", QWEN),
         ("f16", F16),
         ("f32", F32),
@@ -53,20 +63,22 @@ pub(super) fn entry<B: Backend + 'static>() -> Entry<B> {
         ("values-1e6", GatherRowsCase { scale: 1e6, rows: 11, width: 64, tokens: 7, ..QWEN }),
         ("full-vocabulary", GatherRowsCase { rows: 151_936, tokens: 512, pieces: Some(8 << 20), ..QWEN }),
     ]);
+    let q4_k = Stored::Blocks(Format::Q4K);
+    cases.extend(named([
+        ("q4_k-in-pieces", GatherRowsCase { stored: q4_k, width: 512, pieces: Some(1000), ..F16 }),
+        ("full-vocabulary-q4_k", GatherRowsCase { stored: q4_k, rows: 151_936, tokens: 512, ..QWEN }),
+    ]));
+    cases.extend(quantized_cases(|stored, width| GatherRowsCase { stored, width, ..F16 }));
     let op = Op { name: GatherRowsCase::OP, features: &[Feature::Pieces, Feature::BeyondF16] };
     Entry { op, cases, rejections: gather_rejections().into_iter().chain(upload_rejections()).collect() }
 }
 
 fn gather_rejections<B: Backend + 'static>() -> Vec<Rejection<B>> {
-    let call = |b: &B, [table, ids]: [B::Tensor; 2]| b.gather_rows(&table, &ids).map(drop);
-    rejections(
+    rejections_with(
         GatherRowsCase::OP,
-        call,
-        [
-            ("rank-of-table", [Zeros::F32(&[9]), Zeros::U32(&[2])]),
-            ("type-of-table", [Zeros::U32(&[9, 4]), Zeros::U32(&[2])]),
-            ("type-of-ids", [Zeros::F32(&[9, 4]), Zeros::F32(&[2])]),
-        ],
+        |b: &B| expect_ready(b.upload_table(&zeros(DType::F32, &[9, 4]).into())),
+        |b: &B, table, [ids]: [B::Tensor; 1]| b.gather_rows(table, &ids).map(drop),
+        [("type-of-ids", [Zeros::F32(&[2])])],
     )
 }
 

@@ -10,6 +10,7 @@
 //! on poisoned inputs: NaN in activations, weights and tables, inverted values in pictures. A
 //! backend that reuses memory then allocates memory without a right value in it.
 
+use super::stored::Stored;
 use super::tolerance::Precision;
 use crate::backend::Backend;
 use crate::error::Result;
@@ -70,7 +71,7 @@ impl<'a, B: Backend> Inputs<'a, B> {
         self.bytes
     }
 
-    fn poison(&self) -> bool {
+    pub(super) fn poison(&self) -> bool {
         matches!(self.numbers, Numbers::Noise(Noise { poison: true, .. }))
     }
 
@@ -115,6 +116,11 @@ impl<'a, B: Backend> Inputs<'a, B> {
             Some(Noise { precision, .. }) => precision.round(value),
             None => value,
         }
+    }
+
+    /// Counts bytes that a call reads.
+    pub(super) fn count(&mut self, bytes: usize) {
+        self.bytes += bytes as u64;
     }
 
     /// Uploads a tensor that a call reads.
@@ -244,21 +250,17 @@ impl<'a, B: Backend> Inputs<'a, B> {
         self.b.upload(&vector)
     }
 
-    /// A matrix `[n, k]` whose gemm preserves the scale of its input.
-    pub(super) fn matrix(&mut self, dtype: DType, n: usize, k: usize) -> HostTensor {
-        self.weights(dtype, &[n, k], 0.0, (3.0 / k as f32).sqrt())
-    }
-
     /// The bias of a matrix with `n` rows.
     pub(super) fn bias(&mut self, dtype: DType, n: usize) -> HostTensor {
         self.weights(dtype, &[n], 0.0, 1.0)
     }
 
-    /// [`Inputs::matrix`] on the device, optionally with a bias.
-    pub(super) fn linear(&mut self, dtype: DType, n: usize, k: usize, bias: bool) -> Result<B::Linear> {
-        let matrix = self.matrix(dtype, n, k);
-        let bias = bias.then(|| self.bias(dtype, n));
-        expect_ready(self.b.upload_linear(&[matrix.into()], bias.as_slice()))
+    /// [`Inputs::stored`] on the device, optionally with a bias, F32 beside a quantised matrix.
+    pub(super) fn linear(&mut self, stored: impl Into<Stored>, n: usize, k: usize, bias: bool) -> Result<B::Linear> {
+        let stored = stored.into();
+        let matrix = self.stored(stored, n, k);
+        let bias = bias.then(|| self.bias(stored.bias(), n));
+        expect_ready(self.b.upload_linear(&[matrix], bias.as_slice()))
     }
 }
 
@@ -268,8 +270,7 @@ fn normal(random: &RandomTensors, draw: u64, dtype: DType, shape: &[usize], mean
 }
 
 /// A weight, uploaded whole or in pieces of about this many bytes.
-pub(super) fn in_pieces(tensor: HostTensor, bytes: Option<u64>) -> Weight<'static> {
-    let whole = Weight::from(tensor);
+pub(super) fn in_pieces(whole: Weight<'static>, bytes: Option<u64>) -> Weight<'static> {
     match bytes {
         Some(bytes) => whole.in_pieces(bytes),
         None => whole,

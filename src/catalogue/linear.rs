@@ -2,10 +2,10 @@
 //! activations.
 
 use super::{
-    Backend, Call, DType, Entry, Feature, GEMM, Inputs, Op, OpCase, Rejection, Result, Tolerance, Zeros, expect_ready,
-    in_pieces, named, rejections_with, returns, upload_rejection, zeros,
+    Backend, Call, DType, Entry, Feature, GEMM, Inputs, Op, OpCase, Rejection, Result, Stored, Tolerance, Zeros,
+    expect_ready, in_pieces, named, quantized_cases, rejections_with, returns, upload_rejection, zeros,
 };
-use crate::tensor::{HostTensor, Weight};
+use crate::tensor::{Format, HostTensor, Weight};
 
 /// The floating-point operations of `[m, k]` times `[k, n]`.
 pub(crate) fn gemm_flop(m: usize, n: usize, k: usize) -> f64 {
@@ -18,7 +18,7 @@ pub(crate) struct LinearCase {
     pub tokens: usize,
     pub k: usize,
     pub n: usize,
-    pub dtype: DType,
+    pub stored: Stored,
     pub bias: bool,
     pub scale: f32,
     /// `x` is `[tokens, k]`.
@@ -27,7 +27,7 @@ pub(crate) struct LinearCase {
 
 impl LinearCase {
     pub(crate) const PLAIN: Self =
-        Self { tokens: 33, k: 256, n: 128, dtype: DType::Bf16, bias: false, scale: 1.0, flat: false };
+        Self { tokens: 33, k: 256, n: 128, stored: Stored::Plain(DType::Bf16), bias: false, scale: 1.0, flat: false };
 }
 
 impl OpCase for LinearCase {
@@ -44,10 +44,10 @@ impl OpCase for LinearCase {
     }
 
     fn prepare<B: Backend + 'static>(&self, inputs: &mut Inputs<'_, B>) -> Result<Call<B>> {
-        let Self { tokens, k, n, dtype, bias, scale, flat } = *self;
+        let Self { tokens, k, n, stored, bias, scale, flat } = *self;
         let shape = [1, tokens, k];
         let x = inputs.activation(if flat { &shape[1..] } else { &shape }, scale)?;
-        let w = inputs.linear(dtype, n, k, bias)?;
+        let w = inputs.linear(stored, n, k, bias)?;
         returns(move |b: &B| Ok([b.linear(&x, &w)?]))
     }
 }
@@ -57,9 +57,9 @@ impl OpCase for LinearCase {
 #[derive(Debug, Clone, Copy)]
 struct StackedCase {
     width: usize,
-    q: DType,
-    k: DType,
-    v: DType,
+    q: Stored,
+    k: Stored,
+    v: Stored,
     /// The bytes per piece of a part.
     pieces: Option<u64>,
     /// The scale of v relative to q and k.
@@ -67,9 +67,9 @@ struct StackedCase {
 }
 
 impl StackedCase {
-    const fn of(dtype: DType, width: usize, pieces: u64) -> Self {
+    const fn of(stored: Stored, width: usize, pieces: u64) -> Self {
         // A backend that derives its f16 scale from the first piece overflows.
-        Self { width, q: dtype, k: dtype, v: dtype, pieces: Some(pieces), scale_of_v: 8.0 }
+        Self { width, q: stored, k: stored, v: stored, pieces: Some(pieces), scale_of_v: 8.0 }
     }
 }
 
@@ -81,10 +81,10 @@ impl OpCase for StackedCase {
         let Self { width, q, k, v, pieces, scale_of_v } = *self;
         let x = inputs.activation(&[2, 9, width], 1.0)?;
         let parts = [(128, q, 1.0), (32, k, 1.0), (33, v, scale_of_v)];
-        let matrices = parts.map(|(n, dtype, scale)| {
-            in_pieces(inputs.weights(dtype, &[n, width], 0.0, scale * (3.0 / width as f32).sqrt()), pieces)
+        let matrices = parts.map(|(n, stored, scale)| {
+            in_pieces(inputs.stored_within(stored, n, width, scale * (3.0 / width as f32).sqrt()), pieces)
         });
-        let biases = parts.map(|(n, dtype, _)| inputs.bias(dtype, n));
+        let biases = parts.map(|(n, stored, _)| inputs.bias(stored.bias(), n));
         let with = expect_ready(inputs.b.upload_linear(&matrices, &biases))?;
         let without = expect_ready(inputs.b.upload_linear(&matrices, &[]))?;
         returns(move |b: &B| Ok([b.linear(&x, &with)?, b.linear(&x, &without)?]))
@@ -92,24 +92,24 @@ impl OpCase for StackedCase {
 }
 
 pub(super) fn entry<B: Backend + 'static>() -> Entry<B> {
-    use DType::{Bf16, F16, F32};
+    let [bf16, f16, f32] = [DType::Bf16, DType::F16, DType::F32].map(Stored::Plain);
     const PLAIN: LinearCase = LinearCase::PLAIN;
     const ODD: LinearCase = LinearCase { tokens: 19, k: 61, n: 37, bias: true, ..PLAIN };
-    let mixed = StackedCase { width: 160, q: Bf16, k: F16, v: F32, pieces: None, scale_of_v: 1.0 };
+    let mixed = StackedCase { width: 160, q: bf16, k: f16, v: f32, pieces: None, scale_of_v: 1.0 };
     let mut cases = named([
         ("one-token", LinearCase { tokens: 1, n: 768, ..PLAIN }),
         ("33-tokens", LinearCase { n: 257, bias: true, ..PLAIN }),
-        ("257-tokens", LinearCase { tokens: 257, k: 128, n: 130, dtype: F16, bias: true, ..PLAIN }),
+        ("257-tokens", LinearCase { tokens: 257, k: 128, n: 130, stored: f16, bias: true, ..PLAIN }),
         ("qkv-slice-width-3840", LinearCase { tokens: 65, k: 3840, n: 384, ..PLAIN }),
         ("down-slice-width-10240", LinearCase { k: 10_240, n: 96, ..PLAIN }),
-        ("caption-2560", LinearCase { tokens: 32, k: 2560, n: 240, dtype: F32, bias: true, ..PLAIN }),
-        ("one-output", LinearCase { tokens: 7, k: 96, n: 1, dtype: F32, bias: true, ..PLAIN }),
+        ("caption-2560", LinearCase { tokens: 32, k: 2560, n: 240, stored: f32, bias: true, ..PLAIN }),
+        ("one-output", LinearCase { tokens: 7, k: 96, n: 1, stored: f32, bias: true, ..PLAIN }),
         ("odd-widths", ODD),
-        ("odd-widths-f16", LinearCase { k: 63, n: 35, dtype: F16, bias: false, ..ODD }),
-        ("narrower-than-a-tile", LinearCase { tokens: 5, k: 3, n: 5, dtype: F32, bias: true, ..PLAIN }),
+        ("odd-widths-f16", LinearCase { k: 63, n: 35, stored: f16, bias: false, ..ODD }),
+        ("narrower-than-a-tile", LinearCase { tokens: 5, k: 3, n: 5, stored: f32, bias: true, ..PLAIN }),
         ("bf16-activations-1e4", LinearCase { tokens: 64, k: 384, n: 256, bias: true, scale: 1e4, ..PLAIN }),
-        ("f16-activations-1e5", LinearCase { dtype: F16, bias: true, scale: 1e5, ..PLAIN }),
-        ("f32-activations-1e9", LinearCase { tokens: 17, dtype: F32, bias: true, scale: 1e9, ..PLAIN }),
+        ("f16-activations-1e5", LinearCase { stored: f16, bias: true, scale: 1e5, ..PLAIN }),
+        ("f32-activations-1e9", LinearCase { tokens: 17, stored: f32, bias: true, scale: 1e9, ..PLAIN }),
         ("small-activations", LinearCase { scale: 1e-6, ..PLAIN }),
         // Tiles are computed in pairs, and some pairs have only one tile.
         ("400-tokens", LinearCase { tokens: 400, k: 200, n: 264, bias: true, ..PLAIN }),
@@ -121,10 +121,24 @@ pub(super) fn entry<B: Backend + 'static>() -> Entry<B> {
     cases.extend(named([
         ("stacked-gqa", mixed),
         ("stacked-gqa-in-pieces", StackedCase { pieces: Some(5000), ..mixed }),
-        ("stacked-bf16-in-pieces", StackedCase::of(Bf16, 61, 1000)),
-        ("stacked-f16-in-pieces", StackedCase::of(F16, 63, 1)),
-        ("stacked-f32-in-pieces", StackedCase::of(F32, 160, 5000)),
+        ("stacked-bf16-in-pieces", StackedCase::of(bf16, 61, 1000)),
+        ("stacked-f16-in-pieces", StackedCase::of(f16, 63, 1)),
+        ("stacked-f32-in-pieces", StackedCase::of(f32, 160, 5000)),
     ]));
+    let [q4_k, q6_k, q8_0] = [Format::Q4K, Format::Q6K, Format::Q8_0].map(Stored::Blocks);
+    let quantized = StackedCase { width: 512, q: q4_k, k: q6_k, v: q8_0, pieces: None, scale_of_v: 8.0 };
+    cases.extend(named([
+        ("stacked-quantized", quantized),
+        ("stacked-quantized-in-pieces", StackedCase { pieces: Some(5000), ..quantized }),
+        ("stacked-quantized-and-f16", StackedCase { k: f16, ..quantized }),
+    ]));
+    cases.extend(named([
+        ("one-token-q4_k", LinearCase { tokens: 1, k: 768, n: 37, stored: q4_k, ..PLAIN }),
+        ("200-tokens-q4_k", LinearCase { tokens: 200, k: 512, n: 264, stored: q4_k, bias: true, ..PLAIN }),
+        ("f32-activations-1e9-q8_0", LinearCase { tokens: 17, k: 96, stored: q8_0, scale: 1e9, ..PLAIN }),
+        ("full-down-q4_k", LinearCase { tokens: 4224, k: 10_240, n: 3840, stored: q4_k, scale: 1e4, ..PLAIN }),
+    ]));
+    cases.extend(quantized_cases(|stored, k| LinearCase { k, n: 130, stored, bias: true, ..PLAIN }));
     let features = &[Feature::Bias, Feature::Pieces, Feature::BeyondF16];
     let mut rejections = matrix_rejections(LinearCase::OP, matrix, |b: &B, w, x| b.linear(&x, w).map(drop));
     rejections.extend(upload_rejections());

@@ -1,8 +1,8 @@
 //! `modulation`: the adaLN linears, with and without SiLU before them.
 
 use super::{
-    Backend, Call, DType, Entry, Feature, GEMM, Inputs, Op, OpCase, Rejection, Result, Tolerance, Zeros, expect_ready,
-    named, rejections_with, returns, zeros,
+    Backend, Call, DType, Entry, Feature, GEMM, Inputs, Op, OpCase, Rejection, Result, Stored, Tolerance, Zeros,
+    expect_ready, named, quantized_cases, rejections_with, returns, zeros,
 };
 
 /// A timestep embedding `[items, adaln]` to `blocks · rows` rows of `width`.
@@ -15,15 +15,23 @@ pub(crate) struct ModulationCase {
     /// Rows of each matrix.
     pub rows: usize,
     pub width: usize,
-    pub dtype: DType,
+    pub stored: Stored,
     pub silu: bool,
     pub scale: f32,
 }
 
 impl ModulationCase {
     /// One block of Z-Image.
-    pub(crate) const PLAIN: Self =
-        Self { items: 1, adaln: 256, blocks: 1, rows: 1, width: 3840, dtype: DType::Bf16, silu: false, scale: 1.0 };
+    pub(crate) const PLAIN: Self = Self {
+        items: 1,
+        adaln: 256,
+        blocks: 1,
+        rows: 1,
+        width: 3840,
+        stored: Stored::Plain(DType::Bf16),
+        silu: false,
+        scale: 1.0,
+    };
 }
 
 impl OpCase for ModulationCase {
@@ -36,11 +44,11 @@ impl OpCase for ModulationCase {
     }
 
     fn prepare<B: Backend + 'static>(&self, inputs: &mut Inputs<'_, B>) -> Result<Call<B>> {
-        let Self { items, adaln, blocks, rows, width, dtype, silu, scale } = *self;
+        let Self { items, adaln, blocks, rows, width, stored, silu, scale } = *self;
         let t = inputs.activation(&[items, adaln], scale)?;
         let n = rows * width;
         let (matrices, biases): (Vec<_>, Vec<_>) =
-            (0..blocks).map(|_| (inputs.matrix(dtype, n, adaln).into(), inputs.bias(dtype, n))).unzip();
+            (0..blocks).map(|_| (inputs.stored(stored, n, adaln), inputs.bias(stored.bias(), n))).unzip();
         let w = expect_ready(inputs.b.upload_linear(&matrices, &biases))?;
         returns(move |b: &B| Ok([b.modulation(&t, &w, silu, width)?]))
     }
@@ -49,9 +57,9 @@ impl OpCase for ModulationCase {
 pub(super) fn entry<B: Backend + 'static>() -> Entry<B> {
     const PLAIN: ModulationCase = ModulationCase::PLAIN;
     const SILU: ModulationCase = ModulationCase { silu: true, ..PLAIN };
-    let each = ModulationCase { items: 3, adaln: 60, width: 60, rows: 8, dtype: DType::F32, ..PLAIN };
-    let odd = ModulationCase { items: 2, adaln: 61, width: 7, rows: 3, dtype: DType::F16, scale: 4.0, ..SILU };
-    let cases = named([
+    let each = ModulationCase { items: 3, adaln: 60, width: 60, rows: 8, stored: DType::F32.into(), ..PLAIN };
+    let odd = ModulationCase { items: 2, adaln: 61, width: 7, rows: 3, stored: DType::F16.into(), scale: 4.0, ..SILU };
+    let mut cases = named([
         ("three-blocks-of-3840", ModulationCase { rows: 3, ..PLAIN }),
         ("final-3840-silu", SILU),
         ("time-for-each-item", each),
@@ -59,6 +67,8 @@ pub(super) fn entry<B: Backend + 'static>() -> Entry<B> {
         ("silu-activations-1e4", ModulationCase { adaln: 64, width: 32, rows: 4, scale: 1e4, ..SILU }),
         ("full", ModulationCase { rows: 128, ..PLAIN }),
     ]);
+    let quantized = ModulationCase { items: 2, width: 37, rows: 3, ..SILU };
+    cases.extend(quantized_cases(|stored, adaln| ModulationCase { adaln, stored, blocks: 2, ..quantized }));
     let op = Op { name: ModulationCase::OP, features: &[Feature::Bias, Feature::Silu] };
     Entry { op, cases, rejections: table_rejections() }
 }

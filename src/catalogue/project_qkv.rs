@@ -4,10 +4,11 @@
 use super::linear::gemm_flop;
 use super::qk_norm_rope::{QkNormRopeCase, SMALL, SMALL_NORM, SMALL_ROTATION};
 use super::{
-    Backend, Call, DType, Entry, Feature, Inputs, NORMED_GEMM, Op, OpCase, Rejection, Result, Tolerance, Zeros,
-    expect_ready, named, rejections_with, returns, zeros,
+    Backend, Call, DType, Entry, Feature, Inputs, NORMED_GEMM, Op, OpCase, Rejection, Result, Stored, Tolerance, Zeros,
+    expect_ready, named, quantized_cases, rejections_with, returns, zeros,
 };
 use crate::backend::{Heads, QkNormRope, RopePairs};
+use crate::tensor::Format;
 
 /// The projection of `x` `[batch, tokens, width]` to heads. `heads.scale` is the scale of `x`.
 #[derive(Debug, Clone, Copy)]
@@ -15,6 +16,7 @@ pub(crate) struct ProjectQkvCase {
     pub width: usize,
     pub heads: QkNormRopeCase,
     pub bias: bool,
+    pub stored: Stored,
 }
 
 impl OpCase for ProjectQkvCase {
@@ -33,10 +35,10 @@ impl OpCase for ProjectQkvCase {
     }
 
     fn prepare<B: Backend + 'static>(&self, inputs: &mut Inputs<'_, B>) -> Result<Call<B>> {
-        let Self { width, heads: case, bias } = *self;
+        let Self { width, heads: case, bias, stored } = *self;
         let heads = case.heads;
         let x = inputs.activation(&[case.batch, case.tokens, width], case.scale)?;
-        let w = inputs.linear(DType::Bf16, heads.fused_width(), width, bias)?;
+        let w = inputs.linear(stored, heads.fused_width(), width, bias)?;
         let norm_rope = case.norm_rope(inputs)?;
         returns(move |b: &B| Ok([b.project_qkv(&x, &w, heads, norm_rope.args())?]))
     }
@@ -45,7 +47,7 @@ impl OpCase for ProjectQkvCase {
 pub(super) fn entry<B: Backend + 'static>() -> Entry<B> {
     let case = |batch, tokens, [query, key_value, dim]: [usize; 3]| {
         let heads = QkNormRopeCase { batch, tokens, heads: Heads { query, key_value, dim }, ..QkNormRopeCase::PLAIN };
-        ProjectQkvCase { width: 64, heads, bias: false }
+        ProjectQkvCase { width: 64, heads, bias: false, stored: Stored::Plain(DType::Bf16) }
     };
     let halves = |case: ProjectQkvCase| {
         let heads = QkNormRopeCase { pairs: RopePairs::Halves, ..case.heads };
@@ -59,7 +61,7 @@ pub(super) fn entry<B: Backend + 'static>() -> Entry<B> {
         let case = case(1, 200, [3, 3, 128]);
         ProjectQkvCase { heads: QkNormRopeCase { scale, ..case.heads }, ..case }
     };
-    let cases = named([
+    let mut cases = named([
         ("one-token", case(1, 1, [3, 3, 128])),
         ("transformer-30-heads", case(1, 33, [30, 30, 128])),
         ("qwen-32-8-heads", halves(case(1, 33, [32, 8, 128]))),
@@ -79,6 +81,13 @@ pub(super) fn entry<B: Backend + 'static>() -> Entry<B> {
         ("full", ProjectQkvCase { width: 3840, ..by_item(case(2, 4224, [30, 30, 128])) }),
         ("full-refiner", ProjectQkvCase { width: 3840, ..case(1, 4096, [30, 30, 128]) }),
     ]);
+    let q4_k = Stored::Blocks(Format::Q4K);
+    let full = ProjectQkvCase { width: 3840, stored: q4_k, ..case(1, 4224, [30, 30, 128]) };
+    cases.extend(named([
+        ("200-tokens-q4_k", ProjectQkvCase { width: 512, stored: q4_k, ..case(1, 200, [3, 3, 128]) }),
+        ("full-q4_k", full),
+    ]));
+    cases.extend(quantized_cases(|stored, width| ProjectQkvCase { width, stored, ..case(1, 33, [2, 1, 128]) }));
     let features = &[Feature::Bias, Feature::Eps, Feature::QkNormRope, Feature::BeyondF16];
     Entry { op: Op { name: ProjectQkvCase::OP, features }, cases, rejections: projection_rejections() }
 }

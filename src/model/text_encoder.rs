@@ -28,7 +28,7 @@ const NAMES: Names = Names {
 /// The text encoder on a device.
 #[derive(Debug)]
 pub struct TextEncoder<B: Backend> {
-    embeddings: B::Tensor,
+    embeddings: B::Table,
     blocks: Vec<Block<B>>,
     heads: Heads,
     eps: f32,

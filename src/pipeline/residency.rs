@@ -103,6 +103,7 @@ fn is_unused<B: Backend>(config: &ModelConfig) -> impl Fn(&str) -> bool + Copy {
 /// Bytes of weights on the device.
 fn weights<B: Backend>(b: &B, tensors: &Tensors, is_unused: impl Fn(&str) -> bool) -> u64 {
     let bytes = |tensor: Listing<'_>| match tensor.floating() {
+        _ if tensor.format().is_some_and(|format| b.keeps(format)) && tensor.shape.len() == 2 => tensor.bytes,
         Some(stored) => tensor.elements() as u64 * b.weights(stored).size() as u64,
         None => tensor.bytes,
     };

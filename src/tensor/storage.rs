@@ -46,6 +46,17 @@ impl Storage {
         matches!(self, Storage::Plain(Format::F32 | Format::F16 | Format::Bf16))
     }
 
+    /// Dequantises whole rows of `columns` elements, from row `first` of the weight on.
+    ///
+    /// # Panics
+    /// If `bytes` and `out` do not have the same number of whole rows.
+    pub fn dequantize_rows(&self, first: usize, bytes: &[u8], out: &mut [f32]) {
+        match self {
+            Storage::Plain(format) => format.dequantize(bytes, out),
+            Storage::Scaled { matrix, first_row } => matrix.dequantize_rows(first_row + first, bytes, out),
+        }
+    }
+
     /// The elements of whole rows, from row `first` of the weight on, as elements of
     /// [`Storage::dtype`], or rounded to BF16 with `to_bf16`. Shared, not copied, if they are
     /// stored in a type that backends read.
@@ -64,14 +75,9 @@ impl Storage {
                     out.iter_mut().zip(codes).for_each(|(out, &code)| *out = table[usize::from(code)]);
                 })
             }
-            Storage::Plain(format) => {
-                let row = format.bytes(columns).expect("whole blocks");
-                values(columns, row, &bytes, to_bf16, |_, bytes, out| format.dequantize(bytes, out))
-            }
-            Storage::Scaled { matrix, first_row } => {
-                let first = first_row + first;
-                let dequantize = |i, bytes: &[u8], out: &mut [f32]| matrix.dequantize_rows(first + i, bytes, out);
-                values(columns, matrix.row_bytes(), &bytes, to_bf16, dequantize)
+            _ => {
+                let row = self.bytes(1, columns).expect("whole blocks") as usize;
+                values(columns, row, &bytes, to_bf16, |i, bytes, out| self.dequantize_rows(first + i, bytes, out))
             }
         }
     }

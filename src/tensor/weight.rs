@@ -41,6 +41,16 @@ enum Elements<'a> {
     },
 }
 
+/// Stored rows that are in memory.
+struct InMemory(Bytes);
+
+impl ReadAt for InMemory {
+    fn read_at(&self, range: Range<u64>) -> BoxFuture<'_, Bytes> {
+        let bytes = self.0.slice(range.start as usize..range.end as usize);
+        Box::pin(async { Ok(bytes) })
+    }
+}
+
 /// The stored bytes of a tensor that is not in memory.
 pub(crate) trait ReadAt {
     /// The tensor's bytes in `range`, which is inside the tensor.
@@ -68,6 +78,24 @@ impl<'a> Weight<'a> {
         let elements = Elements::There { storage, to_bf16: false, bytes: Box::new(bytes) };
         let weight = Self { shape: shape.to_vec(), piece_rows: usize::MAX, elements, non_finite: None };
         weight.place(0, weight.rows()).map(|_| weight)
+    }
+
+    /// A quantised tensor whose stored bytes are in memory. `None` if they are not those of whole
+    /// rows of this shape.
+    pub fn quantized(storage: Storage, shape: &[usize], bytes: Bytes) -> Option<Self> {
+        let len = bytes.len() as u64;
+        Self::there(storage, shape, InMemory(bytes)).filter(|weight| weight.place(0, weight.rows()) == Some(0..len))
+    }
+
+    /// The storage of a tensor whose elements are quantised in whole blocks a row: a backend that
+    /// keeps the format uploads [`Weight::each_stored_piece`].
+    pub fn storage(&self) -> Option<&Storage> {
+        match &self.elements {
+            Elements::There { storage, .. } if !storage.is_plain() => {
+                self.stored_bytes(1, self.columns()).map(|_| storage)
+            }
+            _ => None,
+        }
     }
 
     /// The same tensor; elements that are dequantised are rounded to BF16. For a device that would
@@ -217,6 +245,50 @@ impl<'a> Weight<'a> {
         Ok(())
     }
 
+    /// The bytes of up to `count` stored rows, starting at `first`.
+    async fn stored_piece(&self, first: usize, count: usize) -> Result<Bytes> {
+        let Elements::There { storage, bytes, .. } = &self.elements else {
+            return Err(Error::internal("a weight has no stored rows"));
+        };
+        let count = count.min(self.rows() - first);
+        let place = self.place(first, count).ok_or_else(|| Error::internal("a piece is not whole blocks"))?;
+        let bytes = bytes.read_at(place).await?;
+        if let Some(error) = &self.non_finite {
+            let values = storage.decode(first, self.columns(), bytes.clone(), false);
+            let values = HostTensor::new(storage.dtype(), &[count, self.columns()], values);
+            if !values.is_some_and(|values| values.is_finite()) {
+                return Err(error());
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// All stored rows of a tensor with [`Weight::storage`]: shared with the file, not copied, if
+    /// it is local.
+    ///
+    /// # Errors
+    /// Errors of [`Weight::each_stored_piece`].
+    pub async fn whole_stored(&self) -> Result<Bytes> {
+        self.stored_piece(0, self.rows()).await
+    }
+
+    /// Passes the stored rows of a tensor with [`Weight::storage`] to `take` in order and piece by
+    /// piece: the index of a piece's first row, and its bytes.
+    ///
+    /// # Errors
+    /// Read errors, the first error of `take`, and [`Error::Internal`] without a storage.
+    pub async fn each_stored_piece(&self, mut take: impl FnMut(usize, Bytes) -> Result<()>) -> Result<()> {
+        let reads = (0..self.rows())
+            .step_by(self.piece_rows)
+            .map(async |first| Ok((first, self.stored_piece(first, self.piece_rows).await?)));
+        let mut pieces = pin!(iter(reads).buffered(AHEAD));
+        while let Some(piece) = pieces.next().await {
+            let (first, bytes) = piece?;
+            take(first, bytes)?;
+        }
+        Ok(())
+    }
+
     /// The whole tensor in memory. It is shared, not copied, if it is one piece in memory already.
     ///
     /// # Errors
@@ -308,6 +380,34 @@ mod tests {
             assert!(matches!(expect_ready(Weight::each_piece(&pieces, |_, _| Ok(()))), Err(Error::NonFinitePicture)));
             assert!(expect_ready(Weight::from(&tensor).whole()).is_ok());
         }
+    }
+
+    #[test]
+    fn stored_rows_keep_their_bytes() {
+        let rows: Bytes = (0..7 * 34).map(|byte| if byte % 34 == 1 { 0x3c } else { byte as u8 }).collect();
+        let weight = || Weight::quantized(Storage::Plain(Format::Q8_0), &[7, 32], rows.clone()).unwrap();
+        let mut found = Vec::new();
+        let take = |first, bytes: Bytes| {
+            assert_eq!(first * 34, found.len());
+            found.extend_from_slice(&bytes);
+            Ok(())
+        };
+        expect_ready(weight().in_pieces(1).each_stored_piece(take)).unwrap();
+        assert_eq!(found, rows);
+        assert_eq!(expect_ready(weight().in_pieces(1).whole_stored()).unwrap().as_ptr(), rows.as_ptr());
+        // The scale of the last row is NaN.
+        let mut damaged = rows.to_vec();
+        damaged[6 * 34..][..2].copy_from_slice(&[0x01, 0x7e]);
+        let damaged = Weight::quantized(Storage::Plain(Format::Q8_0), &[7, 32], damaged.into()).unwrap();
+        let refusing = damaged.finite(|| Error::NonFinitePicture).in_pieces(1);
+        assert!(matches!(expect_ready(refusing.each_stored_piece(|_, _| Ok(()))), Err(Error::NonFinitePicture)));
+
+        assert!(weight().storage().is_some());
+        assert!(Weight::from(HostTensor::from_f32(&[2, 1], &[0.0; 2])).storage().is_none());
+        // Blocks that cross rows, and bytes that are missing.
+        let crossing = Weight::quantized(Storage::Plain(Format::Q8_0), &[2, 16], rows.slice(..34)).unwrap();
+        assert!(crossing.storage().is_none());
+        assert!(Weight::quantized(Storage::Plain(Format::Q8_0), &[7, 32], rows.slice(..34)).is_none());
     }
 
     #[test]

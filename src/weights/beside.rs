@@ -118,6 +118,15 @@ impl Beside {
         shape
     }
 
+    /// The format of the codes.
+    pub(super) fn codes(&self) -> Format {
+        match self.weight.dtype {
+            StoredType::Format(format) => format,
+            _ if self.is_packed() => Format::Nvfp4,
+            _ => Format::I8,
+        }
+    }
+
     /// True for bytes of two elements each.
     fn is_packed(&self) -> bool {
         self.weight.dtype == StoredType::Other(Dtype::U8)

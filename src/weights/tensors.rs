@@ -9,7 +9,7 @@ use super::stored::StoredType;
 use super::transform::Transform;
 use crate::error::{Error, Result, excerpt};
 use crate::future::BoxFuture;
-use crate::tensor::{DType, HostTensor, ReadAt, Storage, Weight};
+use crate::tensor::{DType, Format, HostTensor, ReadAt, Storage, Weight};
 use bytes::Bytes;
 use safetensors::Dtype;
 use std::collections::BTreeMap;
@@ -69,6 +69,14 @@ impl Entry {
         self.read.get().is_some()
     }
 
+    /// The format of the elements or codes; `None` for types that no weight has.
+    fn format(&self) -> Option<Format> {
+        match &self.beside {
+            Some((beside, _)) => Some(beside.codes()),
+            None => self.dtype.format(),
+        }
+    }
+
     /// The type of the elements in memory; `None` for types that no weight has.
     pub(super) fn in_memory(&self) -> Option<DType> {
         match &self.beside {
@@ -109,9 +117,16 @@ pub struct Listing<'a> {
     /// The file that contains it.
     pub file: &'a Path,
     in_memory: Option<DType>,
+    format: Option<Format>,
 }
 
 impl Listing<'_> {
+    /// The format of the elements, or of the codes that have scales beside them; `None` for types
+    /// that no weight has.
+    pub fn format(&self) -> Option<Format> {
+        self.format
+    }
+
     /// The type in memory of the elements, if [`Tensors::take`] reads the stored type.
     pub fn floating(&self) -> Option<DType> {
         self.in_memory
@@ -303,6 +318,7 @@ impl Tensors {
             bytes: entry.range.end - entry.range.start,
             file: &self.files[entry.file].path,
             in_memory: entry.in_memory(),
+            format: entry.format(),
         })
     }
 

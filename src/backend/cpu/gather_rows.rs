@@ -1,38 +1,46 @@
 //! `gather_rows`: an embedding lookup.
 
-use super::tensor::Elements;
+use super::matrix::StoredRows;
 use super::{Cpu, CpuTensor};
-use crate::backend::{DeviceTensor, GatherRowsArgs, GatherRowsOp};
+use crate::backend::{DeviceWeight, GatherRowsArgs, GatherRowsOp};
 use crate::error::{Error, Result};
-use crate::tensor::{DType, Weight, widen};
+use crate::tensor::Weight;
 
-impl GatherRowsOp for Cpu {
-    async fn run_upload_table(&self, table: &Weight<'_>) -> Result<CpuTensor> {
-        Ok(CpuTensor::stored(&table.whole().await?))
-    }
+/// A table as it is stored.
+#[derive(Debug, Clone)]
+pub struct CpuTable {
+    rows: StoredRows,
+    dims: [usize; 2],
+}
 
-    fn run_gather_rows(&self, args: GatherRowsArgs<'_, CpuTensor>, shape: &[usize]) -> Result<CpuTensor> {
-        let [rows, width] = [0, 1].map(|dim| args.table.shape()[dim]);
-        self.fill(shape, [args.table, args.ids], move |[table, ids], out| {
-            gather_rows(table, rows, width, &ids.u32(), out)
-        })
+impl DeviceWeight<2> for CpuTable {
+    fn dims(&self) -> [usize; 2] {
+        self.dims
     }
 }
 
-/// `out[i] = table[ids[i]]` for rows of `width`; only these rows are widened.
-fn gather_rows(table: &Elements, rows: usize, width: usize, ids: &[u32], out: &mut [f32]) -> Result<()> {
+impl GatherRowsOp for Cpu {
+    type Table = CpuTable;
+
+    async fn run_upload_table(&self, table: &Weight<'_>) -> Result<CpuTable> {
+        Ok(CpuTable { rows: StoredRows::upload(table).await?, dims: [0, 1].map(|dim| table.shape()[dim]) })
+    }
+
+    fn run_gather_rows(&self, args: GatherRowsArgs<'_, CpuTensor, CpuTable>, shape: &[usize]) -> Result<CpuTensor> {
+        let table = args.table.clone();
+        self.fill(shape, [args.ids], move |[ids], out| gather_rows(&table, &ids.u32(), out))
+    }
+}
+
+/// `out[i] = table[ids[i]]`; only these rows are widened.
+fn gather_rows(table: &CpuTable, ids: &[u32], out: &mut [f32]) -> Result<()> {
+    let [rows, width] = table.dims;
     for (&id, out) in ids.iter().zip(out.chunks_exact_mut(width)) {
         let row = id as usize;
         if row >= rows {
             return Err(Error::shape("gather_rows", format!("id {id} is past the table's {rows} rows")));
         }
-        match table {
-            Elements::Stored(dtype, bytes) if *dtype != DType::U32 => {
-                let stride = width * dtype.size();
-                widen(*dtype, &bytes[row * stride..(row + 1) * stride], out);
-            }
-            _ => out.copy_from_slice(&table.f32()?[row * width..(row + 1) * width]),
-        }
+        table.rows.widen(row, width, out);
     }
     Ok(())
 }

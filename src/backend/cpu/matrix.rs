@@ -1,11 +1,12 @@
-//! Gemms: strided views over slices, multiplied by the `gemm` crate, and matrices in their stored
-//! type.
+//! Gemms: strided views over slices, multiplied by the `gemm` crate, and matrices as they are
+//! stored, quantised ones included.
 
 use super::parallel::*;
 use super::tensor::floats;
 use crate::error::Result;
 use crate::reserve::zeros;
-use crate::tensor::{HostTensor, Weight, widen};
+use crate::tensor::{DType, HostTensor, Storage, Weight, widen};
+use bytes::Bytes;
 use futures_util::future::try_join_all;
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -100,10 +101,64 @@ pub(super) struct Panel<'a> {
     pub values: Cow<'a, [f32]>,
 }
 
+/// Rows as they are stored.
+#[derive(Debug, Clone)]
+pub(super) enum StoredRows {
+    Plain(HostTensor),
+    Quantized { rows: usize, storage: Storage, bytes: Bytes },
+}
+
+impl StoredRows {
+    pub(super) async fn upload(weight: &Weight<'_>) -> Result<Self> {
+        Ok(match weight.storage() {
+            Some(storage) => {
+                let bytes = weight.whole_stored().await?;
+                StoredRows::Quantized { rows: weight.rows(), storage: storage.clone(), bytes }
+            }
+            None => StoredRows::Plain(weight.whole().await?),
+        })
+    }
+
+    fn rows(&self) -> usize {
+        match self {
+            StoredRows::Plain(tensor) => tensor.shape()[0],
+            StoredRows::Quantized { rows, .. } => *rows,
+        }
+    }
+
+    /// Writes rows of `width` elements as F32, from row `first` on, as many as `out` has.
+    pub(super) fn widen(&self, first: usize, width: usize, out: &mut [f32]) {
+        let range = |row_bytes: usize| first * row_bytes..(first + out.len() / width) * row_bytes;
+        match self {
+            StoredRows::Plain(tensor) => {
+                widen(tensor.dtype(), &tensor.bytes()[range(width * tensor.dtype().size())], out);
+            }
+            StoredRows::Quantized { rows, storage, bytes } => {
+                storage.dequantize_rows(first, &bytes[range(bytes.len() / rows)], out);
+            }
+        }
+    }
+
+    /// As [`StoredRows::widen`], on all threads; rows that are F32 already are borrowed.
+    fn widened(&self, first: usize, count: usize, width: usize) -> Result<Cow<'_, [f32]>> {
+        if let StoredRows::Plain(tensor) = self
+            && tensor.dtype() == DType::F32
+        {
+            let stride = width * DType::F32.size();
+            return floats(DType::F32, &tensor.bytes()[first * stride..(first + count) * stride]);
+        }
+        let mut values = zeros(count * width, "a part of a matrix as F32")?;
+        let rows = (4096 / width.max(1)).max(1);
+        let chunks = values.par_chunks_mut(rows * width.max(1)).enumerate();
+        chunks.for_each(|(chunk, out)| self.widen(first + chunk * rows, width, out));
+        Ok(Cow::Owned(values))
+    }
+}
+
 /// Matrices `[Nᵢ, K]` stacked as one `[N, K]`, each in its own type and memory.
 #[derive(Debug, Clone)]
 pub(super) struct StoredMatrix {
-    parts: Arc<[HostTensor]>,
+    parts: Arc<[StoredRows]>,
     rows: usize,
     width: usize,
 }
@@ -111,7 +166,7 @@ pub(super) struct StoredMatrix {
 impl StoredMatrix {
     /// Stacks `parts`, whose shapes have been checked.
     pub(super) async fn upload(parts: &[Weight<'_>], [rows, width]: [usize; 2]) -> Result<Self> {
-        let parts = try_join_all(parts.iter().map(Weight::whole)).await?;
+        let parts = try_join_all(parts.iter().map(StoredRows::upload)).await?;
         Ok(Self { parts: parts.into(), rows, width })
     }
 
@@ -127,13 +182,12 @@ impl StoredMatrix {
         let mut first = 0;
         self.parts.iter().flat_map(move |part| {
             let base = first;
-            let rows = part.shape()[0];
+            let rows = part.rows();
             first += rows;
-            let stride = self.width * part.dtype().size();
             (0..rows).step_by(height).map(move |row| {
                 let count = height.min(rows - row);
-                let bytes = &part.bytes()[row * stride..(row + count) * stride];
-                widened(part, bytes, self.width).map(|values| Panel { first: base + row, rows: count, values })
+                let values = part.widened(row, count, self.width)?;
+                Ok(Panel { first: base + row, rows: count, values })
             })
         })
     }
@@ -152,19 +206,4 @@ impl StoredMatrix {
         }
         Ok(())
     }
-}
-
-/// Stored elements as f32: borrowed if they are f32 already, else widened on all threads.
-fn widened<'a>(part: &HostTensor, bytes: &'a [u8], width: usize) -> Result<Cow<'a, [f32]>> {
-    let size = part.dtype().size();
-    if size == 4 {
-        return floats(part.dtype(), bytes);
-    }
-    let mut values = zeros(bytes.len() / size, "a part of a matrix as F32")?;
-    let rows = (4096 / width.max(1)).max(1) * width;
-    values
-        .par_chunks_mut(rows)
-        .zip(bytes.par_chunks(rows * size))
-        .for_each(|(out, bytes)| widen(part.dtype(), bytes, out));
-    Ok(Cow::Owned(values))
 }

@@ -37,8 +37,9 @@ mod unscale_latents;
 
 use super::Runtime;
 use crate::error::Result;
-use crate::tensor::HostTensor;
+use crate::tensor::{Format, HostTensor};
 pub use conv2d::CpuConv2d;
+pub use gather_rows::CpuTable;
 pub use linear::CpuLinear;
 pub use recording::CpuRecording;
 use std::sync::Mutex;
@@ -71,6 +72,10 @@ impl Runtime for Cpu {
 
     fn device(&self) -> String {
         format!("{} threads, {}", parallel::threads(), std::env::consts::ARCH)
+    }
+
+    fn keeps(&self, _: Format) -> bool {
+        true
     }
 
     fn run_upload(&self, tensor: &HostTensor) -> Result<CpuTensor> {

@@ -61,11 +61,13 @@ impl<B: Backend> Faulty<B> {
 }
 
 impl<B: Backend> GatherRowsOp for Faulty<B> {
-    async fn run_upload_table(&self, table: &Weight<'_>) -> Result<B::Tensor> {
+    type Table = B::Table;
+
+    async fn run_upload_table(&self, table: &Weight<'_>) -> Result<B::Table> {
         self.inner.upload_table(&self.arrived(table).await?.into()).await
     }
 
-    fn run_gather_rows(&self, args: GatherRowsArgs<'_, B::Tensor>, shape: &[usize]) -> Result<B::Tensor> {
+    fn run_gather_rows(&self, args: GatherRowsArgs<'_, B::Tensor, B::Table>, shape: &[usize]) -> Result<B::Tensor> {
         self.result("gather_rows", self.inner.run_gather_rows(args, shape)?)
     }
 }

@@ -32,12 +32,9 @@ fn refused_whenever<T>(op: impl Fn(&Cpu) -> Result<T>, name: &str, words: &str) 
 #[test]
 fn reading_past_a_table_is_an_error() {
     let x = || f32s(&[2, 3, 4]);
-    refused_whenever(
-        |b| b.gather_rows(&f32s(&[5, 4]), &u32s(&[4, 5])),
-        "gather_rows",
-        "id 5 is past the table's 5 rows",
-    );
-    refused_whenever(|b| b.gather_rows(&f32s(&[5, 4]), &u32s(&[u32::MAX])), "gather_rows", "past");
+    let table = |b: &Cpu| block_on(b.upload_table(&HostTensor::from_f32(&[5, 4], &[0.0; 20]).into())).unwrap();
+    refused_whenever(|b| b.gather_rows(&table(b), &u32s(&[4, 5])), "gather_rows", "id 5 is past the table's 5 rows");
+    refused_whenever(|b| b.gather_rows(&table(b), &u32s(&[u32::MAX])), "gather_rows", "past");
     refused_whenever(
         |b| b.join_sequence(&x(), &x(), &u32s(&[1, 2])),
         "join_sequence",

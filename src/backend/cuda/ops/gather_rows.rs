@@ -6,7 +6,7 @@ use crate::backend::cuda::launch::args::Arg;
 use crate::backend::cuda::launch::convert::type_number;
 use crate::backend::cuda::launch::kernel::Grid;
 use crate::backend::cuda::memory::tensor::{CudaTensor, VECTOR, vector};
-use crate::backend::{DeviceTensor, GatherRowsArgs, GatherRowsOp};
+use crate::backend::{DeviceTensor, DeviceWeight, GatherRowsArgs, GatherRowsOp};
 use crate::error::Result;
 use crate::tensor::{DType, Weight};
 
@@ -17,15 +17,29 @@ fn program(dtype: DType, vector: usize) -> Program {
     Program::new("gather_rows", kernel!("gather_rows.cu")).with("TYPE", type_number(dtype)).with("VECTOR", vector)
 }
 
+/// A table in the type that it is stored in.
+#[derive(Debug)]
+pub struct CudaTable {
+    tensor: CudaTensor,
+}
+
+impl DeviceWeight<2> for CudaTable {
+    fn dims(&self) -> [usize; 2] {
+        self.tensor.dims()
+    }
+}
+
 impl GatherRowsOp for Cuda {
-    async fn run_upload_table(&self, table: &Weight<'_>) -> Result<CudaTensor> {
-        self.gpu.upload_table("upload_table", table).await
+    type Table = CudaTable;
+
+    async fn run_upload_table(&self, table: &Weight<'_>) -> Result<CudaTable> {
+        Ok(CudaTable { tensor: self.gpu.upload_table("upload_table", table).await? })
     }
 
-    fn run_gather_rows(&self, args: GatherRowsArgs<'_, CudaTensor>, shape: &[usize]) -> Result<CudaTensor> {
+    fn run_gather_rows(&self, args: GatherRowsArgs<'_, CudaTensor, CudaTable>, shape: &[usize]) -> Result<CudaTensor> {
         let op = "gather_rows";
         let gpu = &self.gpu;
-        let GatherRowsArgs { table, ids } = args;
+        let GatherRowsArgs { table: CudaTable { tensor: table }, ids } = args;
         let [rows, width] = table.dims();
         let program = program(table.dtype(), vector(width));
         let out = gpu.output(op, shape, DType::Bf16)?;

@@ -2,7 +2,7 @@
 
 use super::{Binding, DType, DeviceTensor, Error, Program, Result, THREADS, WebGpu, WebGpuTensor, uniform, wgsl};
 use crate::backend::webgpu::matrix::stored::Stored;
-use crate::backend::{GatherRowsArgs, GatherRowsOp};
+use crate::backend::{DeviceWeight, GatherRowsArgs, GatherRowsOp};
 use crate::tensor::Weight;
 
 const OP: &str = "gather_rows";
@@ -25,15 +25,35 @@ fn program(stored: Stored) -> Program {
     Program::new::<Params>(OP, wgsl!("gather_rows")).with("STORED", stored.number())
 }
 
+/// A table in the type that it is stored in.
+#[derive(Debug)]
+pub struct WebGpuTable {
+    tensor: WebGpuTensor,
+    dims: [usize; 2],
+}
+
+impl DeviceWeight<2> for WebGpuTable {
+    fn dims(&self) -> [usize; 2] {
+        self.dims
+    }
+}
+
 impl GatherRowsOp for WebGpu {
-    async fn run_upload_table(&self, table: &Weight<'_>) -> Result<WebGpuTensor> {
-        self.0.upload_table("upload_table", table).await
+    type Table = WebGpuTable;
+
+    async fn run_upload_table(&self, table: &Weight<'_>) -> Result<WebGpuTable> {
+        let dims = [0, 1].map(|dim| table.shape()[dim]);
+        Ok(WebGpuTable { tensor: self.0.upload_table("upload_table", table).await?, dims })
     }
 
-    fn run_gather_rows(&self, args: GatherRowsArgs<'_, WebGpuTensor>, shape: &[usize]) -> Result<WebGpuTensor> {
-        let GatherRowsArgs { table, ids } = args;
+    fn run_gather_rows(
+        &self,
+        args: GatherRowsArgs<'_, WebGpuTensor, WebGpuTable>,
+        shape: &[usize],
+    ) -> Result<WebGpuTensor> {
+        let GatherRowsArgs { table: WebGpuTable { tensor: table, dims }, ids } = args;
         let gpu = &self.0;
-        let [table_rows, width] = [0, 1].map(|i| table.shape()[i]);
+        let [table_rows, width] = *dims;
         let out = gpu.output(OP, shape, DType::F32)?;
         // A table larger than a binding is read in windows, with a dispatch each.
         let row = (width * table.dtype().size()) as u64;
