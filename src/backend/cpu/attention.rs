@@ -3,10 +3,12 @@
 use super::matrix::{View, ViewMut, product};
 use super::parallel::*;
 use super::rows::or;
+use super::simd::{exp, max, sum};
 use super::{Cpu, CpuTensor};
 use crate::backend::{AttentionArgs, AttentionOp, Heads};
 use crate::error::Result;
 use crate::reserve::zeros;
+use multiversion::multiversion;
 
 /// Queries of one task. Their scores against all keys stay in the cache.
 const QUERIES: usize = 32;
@@ -64,14 +66,12 @@ fn attention(
 }
 
 /// `eˢˣ / Σ eˢˣ` over the first `visible` values; the rest become 0.
+#[multiversion(targets = "simd")]
 fn softmax(row: &mut [f32], visible: usize, scale: f32) {
     let (seen, hidden) = row.split_at_mut(visible);
     hidden.fill(0.0);
-    let max = seen.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let mut sum = 0.0;
-    for x in seen.iter_mut() {
-        *x = ((*x - max) * scale).exp();
-        sum += *x;
-    }
+    let max = max(seen);
+    seen.iter_mut().for_each(|x| *x = exp((*x - max) * scale));
+    let sum = sum(seen, |x| x);
     seen.iter_mut().for_each(|x| *x /= sum);
 }

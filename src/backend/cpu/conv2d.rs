@@ -98,16 +98,16 @@ fn conv2d(
                     *unrolled = zeros(rows * taps, "the pixels under a convolution's kernel")?;
                 }
                 let unrolled = &mut unrolled[..rows * taps];
-                unrolled.fill(0.0);
                 for (row, pixel) in unrolled.chunks_exact_mut(taps).zip(first..) {
                     let (top, left) = (pixel / out_width * geometry.stride, pixel % out_width * geometry.stride);
                     for (tap, values) in row.chunks_exact_mut(i).enumerate() {
                         // Coordinates in the padded picture minus the padding. Positions outside
-                        // the picture stay 0.
+                        // the picture are 0.
                         let y = (top + tap / kw).wrapping_sub(geometry.pad[0]) >> zoom;
                         let x_ = (left + tap % kw).wrapping_sub(geometry.pad[1]) >> zoom;
-                        if y < height && x_ < width {
-                            values.copy_from_slice(&x[(y * width + x_) * i..][..i]);
+                        match y < height && x_ < width {
+                            true => values.copy_from_slice(&x[(y * width + x_) * i..][..i]),
+                            false => values.fill(0.0),
                         }
                     }
                 }

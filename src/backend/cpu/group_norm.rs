@@ -1,10 +1,11 @@
 //! `group_norm`: GroupNorm over a channels-last picture, then SiLU.
 
-use super::activation::silu;
 use super::parallel::*;
+use super::simd::silu;
 use super::{Cpu, CpuTensor};
 use crate::backend::{GroupNormArgs, GroupNormOp};
 use crate::error::Result;
+use multiversion::multiversion;
 
 /// Values per task, for sums and for scaling.
 const CHUNK: usize = 1 << 15;
@@ -28,48 +29,51 @@ fn group_norm(x: &[f32], weight: &[f32], bias: &[f32], groups: usize, eps: f32, 
     let channels = weight.len();
     let chunk = (CHUNK / channels).max(1) * channels;
     let count = (x.len() / groups) as f64;
-    let mean = per_group(x, chunk, channels, groups, |x, _| f64::from(x)).map(|sum| sum / count);
-    let mean: Vec<f64> = mean.collect();
-    let variance =
-        per_group(x, chunk, channels, groups, |x, g| (f64::from(x) - mean[g]).powi(2)).map(|sum| sum / count);
-    let factor: Vec<f64> = variance.map(|variance| 1.0 / (variance + f64::from(eps)).sqrt()).collect();
+    let group = |channel: usize| channel * groups / channels;
+    let of_groups = |sums: Vec<f64>| {
+        let mut means = vec![0.0; groups];
+        sums.into_iter().enumerate().for_each(|(c, sum)| means[group(c)] += sum / count);
+        means
+    };
+    let mean = of_groups(per_channel(x, chunk, &vec![0.0; channels], false));
+    let centers: Vec<f64> = (0..channels).map(|c| mean[group(c)]).collect();
+    let variance = of_groups(per_channel(x, chunk, &centers, true));
+    let factor: Vec<f64> = variance.into_iter().map(|variance| 1.0 / (variance + f64::from(eps)).sqrt()).collect();
 
     // (x − mean)·factor·weight + bias as (x − m)·a + b for each channel: m is the mean as f32, and
     // b corrects its rounding. Subtracting first keeps the digits of values that are close to each
     // other and far from 0.
-    let group = |channel: usize| channel * groups / channels;
-    let affine = |c: usize| {
+    let mut affine = [(); 3].map(|()| vec![0.0f32; channels]);
+    for c in 0..channels {
         let (mean, scale) = (mean[group(c)], factor[group(c)] * f64::from(weight[c]));
         let m = mean as f32;
-        (m, scale as f32, (f64::from(bias[c]) - (mean - f64::from(m)) * scale) as f32)
-    };
-    let affine: Vec<(f32, f32, f32)> = (0..channels).map(affine).collect();
-    out.par_chunks_mut(chunk).zip(x.par_chunks(chunk)).for_each(|(out, x)| {
-        for (out, x) in out.chunks_exact_mut(channels).zip(x.chunks_exact(channels)) {
-            for ((o, x), (m, a, b)) in out.iter_mut().zip(x).zip(&affine) {
-                let y = (x - m) * a + b;
-                *o = if activate { silu(y) } else { y };
-            }
-        }
-    });
+        [affine[0][c], affine[1][c]] = [m, scale as f32];
+        affine[2][c] = (f64::from(bias[c]) - (mean - f64::from(m)) * scale) as f32;
+    }
+    out.par_chunks_mut(chunk).zip(x.par_chunks(chunk)).for_each(|(out, x)| scale_and_shift(x, &affine, activate, out));
 }
 
-/// Σ f(x, group) of every group, in f64: a large picture has too many values per group for f32
-/// sums.
-fn per_group(
-    x: &[f32],
-    chunk: usize,
-    channels: usize,
-    groups: usize,
-    f: impl Fn(f32, usize) -> f64 + Sync,
-) -> impl Iterator<Item = f64> {
-    let width = channels / groups;
-    let sums = x.par_chunks(chunk).map(|x| {
-        let mut sums = vec![0.0f64; groups];
-        for (i, values) in x.chunks_exact(width).enumerate() {
-            let g = i % groups;
-            sums[g] += values.iter().map(|&x| f(x, g)).sum::<f64>();
+/// `(x − m)·a + b` for the m, a and b of each channel, then SiLU if `activate`.
+#[multiversion(targets = "simd")]
+fn scale_and_shift(x: &[f32], [m, a, b]: &[Vec<f32>; 3], activate: bool, out: &mut [f32]) {
+    let channels = m.len();
+    let (a, b) = (&a[..channels], &b[..channels]);
+    for (out, x) in out.chunks_exact_mut(channels).zip(x.chunks_exact(channels)) {
+        for c in 0..channels {
+            out[c] = (x[c] - m[c]) * a[c] + b[c];
         }
+    }
+    if activate {
+        out.iter_mut().for_each(|y| *y = silu(*y));
+    }
+}
+
+/// Σ (x − center) of every channel, or Σ (x − center)², in f64: a large picture has too many values
+/// for f32 sums.
+fn per_channel(x: &[f32], chunk: usize, centers: &[f64], square: bool) -> Vec<f64> {
+    let sums = x.par_chunks(chunk).map(|x| {
+        let mut sums = vec![0.0f64; centers.len()];
+        add_pixels(x, centers, square, &mut sums);
         sums
     });
     let add = |mut a: Vec<f64>, b: Vec<f64>| {
@@ -77,5 +81,17 @@ fn per_group(
         a
     };
     // Chunks are added in order, so every run gives the same result.
-    sums.collect::<Vec<_>>().into_iter().fold(vec![0.0; groups], add).into_iter()
+    sums.collect::<Vec<_>>().into_iter().fold(vec![0.0; centers.len()], add)
+}
+
+#[multiversion(targets = "simd")]
+fn add_pixels(x: &[f32], centers: &[f64], square: bool, sums: &mut [f64]) {
+    let channels = centers.len();
+    let sums = &mut sums[..channels];
+    for x in x.chunks_exact(channels) {
+        for c in 0..channels {
+            let from_center = f64::from(x[c]) - centers[c];
+            sums[c] += if square { from_center * from_center } else { from_center };
+        }
+    }
 }

@@ -4,7 +4,6 @@
 //! allocates the memory and preserves the order. All arithmetic is F32, gemms come from the `gemm`
 //! crate, and threads are rayon's on platforms with threads.
 
-mod activation;
 mod attention;
 mod conv2d;
 mod embed_patches;
@@ -27,6 +26,7 @@ mod rms_norm;
 mod rows;
 mod sampler_step;
 mod scale_latents;
+mod simd;
 mod swiglu;
 mod tensor;
 #[cfg(test)]

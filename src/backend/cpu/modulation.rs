@@ -1,7 +1,7 @@
 //! `modulation`: the adaLN linears of every block at once.
 
-use super::activation::silu;
 use super::linear::CpuLinear;
+use super::simd::silu;
 use super::{Cpu, CpuTensor};
 use crate::backend::{ModulationArgs, ModulationOp};
 use crate::error::Result;

@@ -5,6 +5,7 @@ use super::rms_norm::inverse_rms;
 use super::{Cpu, CpuTensor};
 use crate::backend::{Heads, ProjectQkvOp, QkNormRope, QkNormRopeArgs, QkNormRopeOp, RopePairs};
 use crate::error::Result;
+use multiversion::multiversion;
 
 impl ProjectQkvOp for Cpu {}
 
@@ -34,32 +35,42 @@ struct Rotation<'a> {
 
 /// Norms and rotates every head of every token. A table of one item serves the whole batch.
 fn qk_norm_rope(qkv: &mut [f32], heads: Heads, rotation: Rotation<'_>) {
+    let tokens = rotation.table.len() / heads.dim;
+    let qkv = qkv.par_chunks_mut(heads.fused_width()).enumerate();
+    qkv.for_each(|(t, token)| norm_and_rotate(token, heads, rotation, t % tokens));
+}
+
+/// Norms and rotates every head of a token. `t` is its row of the table.
+#[multiversion(targets = "simd")]
+fn norm_and_rotate(token: &mut [f32], heads: Heads, rotation: Rotation<'_>, t: usize) {
     let dim = heads.dim;
-    let tokens = rotation.table.len() / dim;
-    qkv.par_chunks_mut(heads.fused_width()).enumerate().for_each(|(t, token)| {
-        let angles = &rotation.table[(t % tokens) * dim..][..dim];
-        let (q, rest) = token.split_at_mut(heads.query * dim);
-        let k = &mut rest[..heads.key_value * dim];
-        for (part, weight) in [(q, rotation.q_norm), (k, rotation.k_norm)] {
-            for head in part.chunks_exact_mut(dim) {
-                let factor = inverse_rms(head, rotation.eps);
-                head.iter_mut().zip(weight).for_each(|(x, w)| *x *= factor * w);
-                rotate(head, angles, rotation.pairs);
-            }
+    let angles = &rotation.table[t * dim..][..dim];
+    let (q, rest) = token.split_at_mut(heads.query * dim);
+    let k = &mut rest[..heads.key_value * dim];
+    for (part, weight) in [(q, rotation.q_norm), (k, rotation.k_norm)] {
+        for head in part.chunks_exact_mut(dim) {
+            let factor = inverse_rms(head, rotation.eps);
+            head.iter_mut().zip(weight).for_each(|(x, w)| *x *= factor * w);
+            rotate(head, angles, rotation.pairs);
         }
-    });
+    }
 }
 
 /// `(a, b) → (a·cos − b·sin, a·sin + b·cos)` for every pair of a head.
+#[inline(always)]
 fn rotate(head: &mut [f32], angles: &[f32], pairs: RopePairs) {
-    let half = head.len() / 2;
-    for (i, angle) in angles.chunks_exact(2).enumerate() {
-        let (first, second) = match pairs {
-            RopePairs::Interleaved => (2 * i, 2 * i + 1),
-            RopePairs::Halves => (i, i + half),
-        };
-        let (a, b, cos, sin) = (head[first], head[second], angle[0], angle[1]);
-        head[first] = a * cos - b * sin;
-        head[second] = a * sin + b * cos;
+    let angles = angles.as_chunks::<2>().0;
+    let rotated = |a: &mut f32, b: &mut f32, [cos, sin]: [f32; 2]| {
+        (*a, *b) = (*a * cos - *b * sin, *a * sin + *b * cos);
+    };
+    match pairs {
+        RopePairs::Interleaved => {
+            let pairs = head.as_chunks_mut::<2>().0.iter_mut().zip(angles);
+            pairs.for_each(|([a, b], angle)| rotated(a, b, *angle));
+        }
+        RopePairs::Halves => {
+            let (first, second) = head.split_at_mut(head.len() / 2);
+            first.iter_mut().zip(second).zip(angles).for_each(|((a, b), angle)| rotated(a, b, *angle));
+        }
     }
 }

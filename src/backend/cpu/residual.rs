@@ -2,11 +2,12 @@
 
 use super::parallel::*;
 use super::rms_norm::inverse_rms;
-use super::rows::{ModulationRow, Rows, or};
+use super::rows::{ItemRows, ModulationRow, or};
 use super::tensor::Elements;
 use super::{Cpu, CpuTensor};
 use crate::backend::{Branch, ResidualArgs, ResidualOp};
 use crate::error::Result;
+use multiversion::multiversion;
 use std::borrow::Cow;
 
 impl ResidualOp for Cpu {
@@ -14,7 +15,7 @@ impl ResidualOp for Cpu {
         let ResidualArgs { x, branch } = args;
         let form = Form::new(&branch);
         self.update(x, inputs(&branch), move |inputs, x| {
-            let elements = form.elements(inputs)?;
+            let elements = form.elements(inputs, width)?;
             residual(x, width, tokens, elements.branch());
             Ok(())
         })
@@ -40,9 +41,13 @@ impl Form {
         Self { norm: branch.norm.is_some(), gate: branch.gate.map(ModulationRow::new), eps: branch.eps }
     }
 
-    /// The branch with the elements of its [`inputs`].
-    pub(super) fn elements<'a>(self, [y, norm, gates]: [&'a Elements; 3]) -> Result<BranchElements<'a>> {
-        Ok(BranchElements { y: y.f32()?, norm: norm.f32()?, gates: gates.f32()?, form: self })
+    /// The branch of `width` with the elements of its [`inputs`].
+    pub(super) fn elements<'a>(self, [y, norm, gates]: [&'a Elements; 3], width: usize) -> Result<BranchElements<'a>> {
+        let gates = match self.gate {
+            Some(row) => Some(row.mapped(&gates.f32()?, width, f32::tanh)?),
+            None => None,
+        };
+        Ok(BranchElements { y: y.f32()?, norm: norm.f32()?, gates, form: self })
     }
 }
 
@@ -50,14 +55,15 @@ impl Form {
 pub(super) struct BranchElements<'a> {
     y: Cow<'a, [f32]>,
     norm: Cow<'a, [f32]>,
-    gates: Cow<'a, [f32]>,
+    /// The tanh of the gates of every item.
+    gates: Option<ItemRows>,
     form: Form,
 }
 
 impl BranchElements<'_> {
     pub(super) fn branch(&self) -> BranchRows<'_> {
-        let Form { norm, gate, eps } = self.form;
-        BranchRows { y: &self.y, norm: norm.then_some(&self.norm), gate: gate.map(|gate| gate.of(&self.gates)), eps }
+        let Form { norm, eps, .. } = self.form;
+        BranchRows { y: &self.y, norm: norm.then_some(&self.norm), gate: self.gates.as_ref(), eps }
     }
 }
 
@@ -66,31 +72,37 @@ impl BranchElements<'_> {
 pub(super) struct BranchRows<'a> {
     y: &'a [f32],
     norm: Option<&'a [f32]>,
-    gate: Option<Rows<'a>>,
+    gate: Option<&'a ItemRows>,
     eps: f32,
 }
 
 impl BranchRows<'_> {
     /// Adds token `t` of the branch, of item `item`, to `x`.
+    #[inline(always)]
     pub(super) fn add(&self, t: usize, item: usize, x: &mut [f32]) {
         let width = x.len();
         let y = &self.y[t * width..(t + 1) * width];
         let factor = self.norm.map(|_| inverse_rms(y, self.eps));
-        let gate = self.gate.map(|gate| gate.item(item, width));
-        for (i, x) in x.iter_mut().enumerate() {
-            let mut value = y[i];
-            if let (Some(norm), Some(factor)) = (self.norm, factor) {
-                value *= factor * norm[i];
+        let gate = self.gate.map(|gate| gate.item(item));
+        let normed = |y: f32, norm: f32| y * (factor.unwrap_or(1.0) * norm);
+        let x = x.iter_mut().zip(y);
+        match (self.norm, gate) {
+            (None, None) => x.for_each(|(x, y)| *x += y),
+            (None, Some(gate)) => x.zip(gate).for_each(|((x, y), gate)| *x += y * gate),
+            (Some(norm), None) => x.zip(norm).for_each(|((x, y), norm)| *x += normed(*y, *norm)),
+            (Some(norm), Some(gate)) => {
+                x.zip(norm).zip(gate).for_each(|(((x, y), norm), gate)| *x += normed(*y, *norm) * gate);
             }
-            if let Some(gate) = gate {
-                value *= gate[i].tanh();
-            }
-            *x += value;
         }
     }
 }
 
 /// `x += branch` for every token of `width`, with `tokens` tokens per item.
 fn residual(x: &mut [f32], width: usize, tokens: usize, branch: BranchRows<'_>) {
-    x.par_chunks_mut(width).enumerate().for_each(|(t, x)| branch.add(t, t / tokens, x));
+    x.par_chunks_mut(width).enumerate().for_each(|(t, x)| add(branch, t, t / tokens, x));
+}
+
+#[multiversion(targets = "simd")]
+fn add(branch: BranchRows<'_>, t: usize, item: usize, x: &mut [f32]) {
+    branch.add(t, item, x);
 }

@@ -7,11 +7,12 @@ use super::rows::{ModulationRow, or};
 use super::{Cpu, CpuTensor};
 use crate::backend::{ResidualNormArgs, ResidualNormOp};
 use crate::error::Result;
+use multiversion::multiversion;
 
 impl ResidualNormOp for Cpu {
     fn run_residual_norm(&self, args: ResidualNormArgs<'_, CpuTensor>, shape: [usize; 3]) -> Result<CpuTensor> {
         let ResidualNormArgs { x, branch, norm } = args;
-        let [_, tokens, _] = shape;
+        let [_, tokens, width] = shape;
         let form = Form::new(&branch);
         let scale = norm.scale.map(ModulationRow::new);
         let eps = norm.eps;
@@ -20,7 +21,7 @@ impl ResidualNormOp for Cpu {
         let stream = x.memory();
         self.fill(&shape, [y, branch_norm, gates, norm.weight, scales], move |inputs, out| {
             let [y, branch_norm, gates, weight, scales] = inputs;
-            let branch = form.elements([y, branch_norm, gates])?;
+            let branch = form.elements([y, branch_norm, gates], width)?;
             let (weight, scales) = (weight.f32()?, scales.f32()?);
             let norm = Norm { weight: &weight, scale: scale.map(|scale| scale.of(&scales)), eps };
             residual_norm(stream.write().f32_mut()?, tokens, branch.branch(), norm, out);
@@ -32,8 +33,14 @@ impl ResidualNormOp for Cpu {
 /// Computes `x += branch` and writes the norm of the new `x` to `out`.
 fn residual_norm(x: &mut [f32], tokens: usize, branch: BranchRows<'_>, norm: Norm<'_>, out: &mut [f32]) {
     let width = norm.weight.len();
-    x.par_chunks_mut(width).zip(out.par_chunks_mut(width)).enumerate().for_each(|(t, (x, out))| {
-        branch.add(t, t / tokens, x);
-        norm.row(x, t / tokens, out);
-    });
+    x.par_chunks_mut(width)
+        .zip(out.par_chunks_mut(width))
+        .enumerate()
+        .for_each(|(t, (x, out))| add_and_norm(branch, norm, t, t / tokens, x, out));
+}
+
+#[multiversion(targets = "simd")]
+fn add_and_norm(branch: BranchRows<'_>, norm: Norm<'_>, t: usize, item: usize, x: &mut [f32], out: &mut [f32]) {
+    branch.add(t, item, x);
+    norm.row(x, item, out);
 }

@@ -2,9 +2,11 @@
 
 use super::parallel::*;
 use super::rows::{ModulationRow, Rows, or};
+use super::simd::sum;
 use super::{Cpu, CpuTensor};
 use crate::backend::{RmsNormArgs, RmsNormOp};
 use crate::error::Result;
+use multiversion::multiversion;
 
 impl RmsNormOp for Cpu {
     fn run_rms_norm(&self, args: RmsNormArgs<'_, CpuTensor>, shape: [usize; 3]) -> Result<CpuTensor> {
@@ -32,6 +34,7 @@ pub(super) struct Norm<'a> {
 
 impl Norm<'_> {
     /// `out = x / √(mean(x²) + eps) · weight · (1 + scale)` for one token of batch item `item`.
+    #[inline(always)]
     pub(super) fn row(&self, x: &[f32], item: usize, out: &mut [f32]) {
         let factor = inverse_rms(x, self.eps);
         match self.scale.map(|scale| scale.item(item, x.len())) {
@@ -46,11 +49,9 @@ impl Norm<'_> {
 }
 
 /// `1 / √(mean(x²) + eps)`.
+#[inline(always)]
 pub(super) fn inverse_rms(x: &[f32], eps: f32) -> f32 {
-    let square = |x: &[f32]| x.iter().map(|x| x * x).sum::<f32>();
-    // Sums of short runs keep the rounding of wide rows small.
-    let sum: f32 = x.chunks(64).map(square).sum();
-    1.0 / (sum / x.len() as f32 + eps).sqrt()
+    1.0 / (sum(x, |x| x * x) / x.len() as f32 + eps).sqrt()
 }
 
 /// The norm of every token, with `tokens` tokens per item.
@@ -59,5 +60,10 @@ fn rms_norm(x: &[f32], tokens: usize, norm: Norm<'_>, out: &mut [f32]) {
     out.par_chunks_mut(width)
         .zip(x.par_chunks(width))
         .enumerate()
-        .for_each(|(t, (out, x))| norm.row(x, t / tokens, out));
+        .for_each(|(t, (out, x))| norm_row(norm, x, t / tokens, out));
+}
+
+#[multiversion(targets = "simd")]
+fn norm_row(norm: Norm<'_>, x: &[f32], item: usize, out: &mut [f32]) {
+    norm.row(x, item, out);
 }

@@ -4,6 +4,7 @@ use super::CpuTensor;
 use super::tensor::Elements;
 use crate::backend::{DeviceTensor, Modulation};
 use crate::error::{Error, Result};
+use crate::reserve::with_room;
 
 /// The position of a modulation row, without its table.
 #[derive(Clone, Copy)]
@@ -19,9 +20,32 @@ impl ModulationRow {
         Self { shared: items == 1, rows, row: modulation.row }
     }
 
+    /// The rows of `width` of all items in the elements of their table, each value through `f`.
+    pub(super) fn mapped(self, table: &[f32], width: usize, f: impl Fn(f32) -> f32) -> Result<ItemRows> {
+        let items = table.chunks_exact(self.rows * width);
+        let mut rows = with_room(items.len() * width, "a modulation row")?;
+        rows.extend(items.flat_map(|item| &item[self.row * width..][..width]).map(|&value| f(value)));
+        Ok(ItemRows { rows, width, shared: self.shared })
+    }
+
     /// The row in the elements of its table.
     pub(super) fn of(self, table: &[f32]) -> Rows<'_> {
         Rows { table, at: self }
+    }
+}
+
+/// A row of its own for every item, or one for all.
+pub(super) struct ItemRows {
+    rows: Vec<f32>,
+    width: usize,
+    shared: bool,
+}
+
+impl ItemRows {
+    /// The values for batch item `item`.
+    pub(super) fn item(&self, item: usize) -> &[f32] {
+        let r = if self.shared { 0 } else { item };
+        &self.rows[r * self.width..][..self.width]
     }
 }
 

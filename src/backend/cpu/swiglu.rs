@@ -1,13 +1,14 @@
 //! `swiglu`: the first half of a gated feed-forward layer.
 
-use super::activation::silu;
 use super::matrix::{Panel, StoredMatrix, View, ViewMut, product};
 use super::parallel::*;
+use super::simd::silu;
 use super::{Cpu, CpuTensor};
 use crate::backend::{DeviceWeight, SwiGluArgs, SwiGluOp};
 use crate::error::Result;
 use crate::reserve::zeros;
 use crate::tensor::Weight;
+use multiversion::multiversion;
 use std::slice;
 
 /// The two matrices of a gated feed-forward layer.
@@ -55,10 +56,14 @@ fn swiglu(x: &[f32], gate: &StoredMatrix, up: &StoredMatrix, out: &mut [f32]) ->
         let g = times(&g)?;
         let u = times(&u)?;
         out.par_chunks_mut(hidden).zip(g.par_chunks(rows)).zip(u.par_chunks(rows)).for_each(|((out, g), u)| {
-            for ((o, &g), &u) in out[first..first + rows].iter_mut().zip(g).zip(u) {
-                *o = silu(g) * u;
-            }
+            gated(&mut out[first..first + rows], g, u);
         });
     }
     Ok(())
+}
+
+/// `out = SiLU(gate) ⊙ up`.
+#[multiversion(targets = "simd")]
+fn gated(out: &mut [f32], gate: &[f32], up: &[f32]) {
+    out.iter_mut().zip(gate).zip(up).for_each(|((out, &gate), &up)| *out = silu(gate) * up);
 }

@@ -1,8 +1,8 @@
 //! `timestep_embedding`: sinusoids of the time, then a two-layer MLP.
 
-use super::activation::silu;
 use super::linear::CpuLinear;
 use super::rows::table_row;
+use super::simd::silu;
 use super::{Cpu, CpuTensor};
 use crate::backend::ops::MAX_PERIOD;
 use crate::backend::{DeviceWeight, TimestepEmbeddingArgs, TimestepEmbeddingOp};
