@@ -1,13 +1,18 @@
 //! LoRA files: the merged weights are those of PEFT, diffusers and LyCORIS (`tools/lora` makes
 //! them), every rule for the scale holds, and files that do not fit are refused with a list.
 
+#[path = "support/slow.rs"]
+mod slow;
+
 use pollster::block_on;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::Value;
+use std::cell::Cell;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::slice::from_ref;
 use std::sync::Arc;
-use zimage::tensor::{DType, HostTensor};
+use zimage::tensor::{DType, HostTensor, Weight};
 use zimage::weights::{BoundLora, Lora, LoraStack, ModelFolder, Report, Targets, Tensors, Transform, Unused};
 
 /// The layer that most tests change, of `[64, 48]`.
@@ -33,6 +38,27 @@ fn targets() -> Targets {
 fn weight(model: &[Tensors; 2], name: &str) -> HostTensor {
     let part = model.iter().find(|part| part.contains(name)).unwrap();
     block_on(part.take(name, part.shape(name).unwrap())).unwrap()
+}
+
+/// All rows of a weight that is read in pieces of four rows.
+fn in_pieces(weight: Weight<'_>) -> HostTensor {
+    let (dtype, shape) = (weight.dtype(), weight.shape().to_vec());
+    let (mut bytes, mut rows) = (Vec::new(), 0);
+    let take = |first, piece: HostTensor| {
+        assert!(first == rows && piece.shape()[0] <= 4 && piece.dtype() == dtype);
+        rows += piece.shape()[0];
+        bytes.extend_from_slice(piece.bytes());
+        Ok(())
+    };
+    block_on(Weight::each_piece(from_ref(&weight.in_pieces(1)), take)).unwrap();
+    HostTensor::new(dtype, &shape, bytes.into()).unwrap()
+}
+
+/// The tensor as `stack` changes it.
+fn changed(stack: &LoraStack, name: &str, tensor: HostTensor) -> zimage::Result<HostTensor> {
+    let weight = Weight::from(tensor);
+    let change = block_on(stack.open(name, &weight))?;
+    block_on(weight.changed(change).whole())
 }
 
 /// A tensor of a file: its name, type, shape and bytes.
@@ -110,11 +136,18 @@ fn merged_weights_are_those_of_the_references() {
             let expected = block_on(merged.take(listing.name, listing.shape)).unwrap().to_f32();
             let found = weight(&changed, listing.name);
             assert_eq!(found.dtype(), DType::F32, "{name}: {}", listing.name);
-            let square =
-                |values: &mut dyn Iterator<Item = f32>| values.map(|value| f64::from(value).powi(2)).sum::<f64>();
-            let difference = square(&mut found.to_f32().iter().zip(&expected).map(|(a, b)| a - b));
-            let error = (difference / square(&mut expected.iter().copied())).sqrt();
-            assert!(error <= 1e-6, "{name}: {} differs by {error:e}", listing.name);
+            let part = changed.iter().find(|part| part.contains(listing.name)).unwrap();
+            let read = || block_on(part.weight(listing.name, listing.shape, &|_| Ok(()))).unwrap();
+            let pieces = in_pieces(read());
+            let rounded = HostTensor::rounded(DType::Bf16, listing.shape, &pieces.to_f32());
+            assert_eq!(in_pieces(read().in_bf16()).bytes(), rounded.bytes(), "{name}: {}", listing.name);
+            for found in [found, pieces] {
+                let square =
+                    |values: &mut dyn Iterator<Item = f32>| values.map(|value| f64::from(value).powi(2)).sum::<f64>();
+                let difference = square(&mut found.to_f32().iter().zip(&expected).map(|(a, b)| a - b));
+                let error = (difference / square(&mut expected.iter().copied())).sqrt();
+                assert!(error <= 1e-6, "{name}: {} differs by {error:e}", listing.name);
+            }
             let base = weight(&model(Vec::new()), listing.name).to_f32();
             assert_ne!(base, expected, "{name}: {} is not changed", listing.name);
         }
@@ -281,7 +314,7 @@ fn values_that_are_not_finite_are_refused() {
     let large = [&pair(CAPTION, (64, 48), 2)[..], &[value("cap_embedder.1.alpha", 3e38)]].concat();
     let stack = LoraStack::new(vec![lora(&large).unwrap().bind(&targets(), 8.0, Unused::Refuse).unwrap()]);
     let tensor = weight(&model(Vec::new()), "cap_embedder.1.weight");
-    let error = stack.apply("cap_embedder.1.weight", tensor).unwrap_err().to_string();
+    let error = changed(&stack, "cap_embedder.1.weight", tensor).unwrap_err().to_string();
     assert!(
         error.contains("tensor cap_embedder.1: expected a change that leaves cap_embedder.1.weight finite"),
         "{error}"
@@ -329,9 +362,33 @@ fn a_file_is_known_by_its_name_and_hash() {
 }
 
 #[test]
+fn bytes_read_twice_for_norms_of_columns_count_once() {
+    let lora = block_on(Lora::open(&files().join("lycoris_dora_columns.safetensors"))).unwrap();
+    let stack = LoraStack::new(vec![lora.bind(&targets(), 1.0, Unused::Refuse).unwrap()]);
+    let remote = slow::Slow::new("tests/goldens/single", "");
+    let folder = block_on(ModelFolder::remote("remote", remote.clone())).unwrap();
+    let folder = folder.with_transform("changed", Arc::new(stack));
+    let transformer = block_on(Tensors::open(&folder, "transformer", "diffusion_pytorch_model")).unwrap();
+    let name = "cap_embedder.1.weight";
+    let listing = transformer.iter().find(|listing| listing.name == name).unwrap();
+    let read = || remote.fetched.lock().unwrap().values().sum::<usize>() as u64;
+    let (before, counted) = (read(), Cell::new(0));
+    let count = |bytes| {
+        counted.set(counted.get() + bytes);
+        Ok(())
+    };
+    let found = in_pieces(block_on(transformer.weight(name, listing.shape, &count)).unwrap());
+    assert_eq!((counted.get(), read() - before), (listing.bytes, 2 * listing.bytes));
+    let merged = block_on(Tensors::open_file(&files().join("lycoris_dora_columns.merged.safetensors"))).unwrap();
+    let expected = block_on(merged.take(name, listing.shape)).unwrap().to_f32();
+    let alike = |(a, b): (f32, f32)| (a - b).abs() <= 1e-5 * b.abs().max(1e-3);
+    assert!(found.to_f32().into_iter().zip(expected).all(alike));
+}
+
+#[test]
 fn another_model_s_weight_is_refused_when_it_is_read() {
     let stack = LoraStack::new(vec![bound(&pair(CAPTION, (64, 48), 2), Unused::Refuse).unwrap()]);
     let other = HostTensor::from_f32(&[48, 64], &[0.0; 48 * 64]);
-    let error = stack.apply("cap_embedder.1.weight", other).unwrap_err().to_string();
+    let error = changed(&stack, "cap_embedder.1.weight", other).unwrap_err().to_string();
     assert!(error.contains("expected a model with cap_embedder.1.weight of [64, 48], found [48, 64]"), "{error}");
 }

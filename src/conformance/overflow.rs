@@ -2,8 +2,9 @@
 
 use crate::error::Result;
 use crate::model::Model;
-use crate::tensor::{DType, HostTensor};
-use crate::weights::Transform;
+use crate::tensor::{RowChange, Weight};
+use crate::weights::{BoxFuture, Transform};
+use std::future::ready;
 use std::sync::Arc;
 
 /// The factor of the weights: values of 0.1 exceed the 65504 of F16 and stay far inside BF16 and
@@ -43,10 +44,19 @@ impl Transform for BeyondF16 {
         resnet || name.ends_with(".feed_forward.w3.weight") || name.ends_with(".attention.to_v.weight")
     }
 
-    /// Multiplies by [`FACTOR`], in the tensor's own type if its range suffices.
-    fn apply(&self, _: &str, tensor: HostTensor) -> Result<HostTensor> {
-        let dtype = if tensor.dtype() == DType::Bf16 { DType::Bf16 } else { DType::F32 };
-        let values: Vec<f32> = tensor.to_f32().into_iter().map(|value| value * FACTOR).collect();
-        Ok(HostTensor::rounded(dtype, tensor.shape(), &values))
+    fn open<'f, 't: 'f>(&'t self, _: &'f str, _: &'f Weight<'_>) -> BoxFuture<'f, Box<dyn RowChange + 't>> {
+        Box::pin(ready(Ok(Box::new(BeyondF16) as Box<dyn RowChange>)))
+    }
+}
+
+impl RowChange for BeyondF16 {
+    /// Multiplies by [`FACTOR`].
+    fn apply(&self, _: usize, rows: &mut [f32]) -> Result<()> {
+        rows.iter_mut().for_each(|value| *value *= FACTOR);
+        Ok(())
+    }
+
+    fn keeps_bf16(&self) -> bool {
+        true
     }
 }

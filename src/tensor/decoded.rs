@@ -40,52 +40,70 @@ fn buffer(words: usize) -> Vec<u32> {
     buffer
 }
 
-/// Rows of `columns` elements from rows of `row` bytes, each by `decode`, which receives the row's
-/// index, its bytes and its elements, and sets every element. All threads share the rows.
-pub(super) fn each_row<T: Pod + Send>(
+/// Rows of `columns` elements from rows of `row` bytes. `decode` receives the index of the first of
+/// at most `count` rows, their bytes and their elements, and sets every element. All threads share
+/// the rows.
+///
+/// # Errors
+/// The first error of `decode`.
+pub(super) fn in_blocks<T: Pod + Send, E: Send>(
     columns: usize,
     row: usize,
+    count: usize,
     bytes: &[u8],
-    decode: impl Fn(usize, &[u8], &mut [T]) + Sync,
-) -> Bytes {
+    decode: impl Fn(usize, &[u8], &mut [T]) -> Result<(), E> + Sync,
+) -> Result<Bytes, E> {
     if row == 0 {
-        return Bytes::new();
+        return Ok(Bytes::new());
     }
     let elements = bytes.len() / row * columns;
     let len = elements * size_of::<T>();
-    let mut words = buffer(len.div_ceil(size_of::<u32>()));
-    let out = &mut bytemuck::cast_slice_mut::<u32, T>(&mut words)[..elements];
+    let words = buffer(len.div_ceil(size_of::<u32>()));
+    let mut decoded = Decoded { words, bytes: len };
+    let out = &mut bytemuck::cast_slice_mut::<u32, T>(&mut decoded.words)[..elements];
+    let decode = |(i, (bytes, out)): (usize, (&[u8], &mut [T]))| decode(i * count, bytes, out);
     #[cfg(not(target_family = "wasm"))]
     {
         use rayon::prelude::*;
-        let rows = bytes.par_chunks_exact(row).zip(out.par_chunks_exact_mut(columns));
-        rows.enumerate().for_each(|(i, (bytes, out))| decode(i, bytes, out));
+        bytes.par_chunks(row * count).zip(out.par_chunks_mut(columns * count)).enumerate().try_for_each(decode)?;
     }
     #[cfg(target_family = "wasm")]
     {
-        let rows = bytes.chunks_exact(row).zip(out.chunks_exact_mut(columns));
-        rows.enumerate().for_each(|(i, (bytes, out))| decode(i, bytes, out));
+        bytes.chunks(row * count).zip(out.chunks_mut(columns * count)).enumerate().try_for_each(decode)?;
     }
-    Bytes::from_owner(Decoded { words, bytes: len })
+    Ok(Bytes::from_owner(decoded))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::convert::Infallible;
 
     #[test]
     fn buffers_are_used_again() {
-        let halves = |count: usize, value: u16| {
+        let halves = |count: usize, rows: usize, value: u16| {
             let bytes = vec![1; count];
-            each_row(1, 1, &bytes, move |i, _, out: &mut [u16]| out[0] = value + i as u16)
+            let decode = move |first, _: &[u8], out: &mut [u16]| {
+                out.iter_mut().zip(first..).for_each(|(out, i)| *out = value + i as u16);
+                Ok::<(), Infallible>(())
+            };
+            let Ok(decoded) = in_blocks(1, 1, rows, &bytes, decode);
+            decoded
         };
-        for count in [5, 3, 8, 1] {
+        for (count, rows) in [(5, 1), (3, 2), (8, 3), (1, 4)] {
             for value in [7, 300] {
-                let decoded = halves(count, value);
+                let decoded = halves(count, rows, value);
                 let expected: Vec<u8> = (0..count).flat_map(|i| (value + i as u16).to_le_bytes()).collect();
                 assert_eq!(decoded, expected);
             }
         }
-        assert!(each_row(4, 0, &[], |_, _, _: &mut [f32]| unreachable!()).is_empty());
+        let Ok(none) = in_blocks(4, 0, 1, &[], |_, _, _: &mut [f32]| -> Result<(), Infallible> { unreachable!() });
+        assert!(none.is_empty());
+    }
+
+    #[test]
+    fn an_error_of_a_block_ends_decoding() {
+        let decode = |first, _: &[u8], _: &mut [u16]| if first == 4 { Err(first) } else { Ok(()) };
+        assert_eq!(in_blocks(2, 1, 2, &[0; 7], decode), Err(4));
     }
 }

@@ -1,5 +1,6 @@
 //! Tensors in the host's memory and their element types, shared by weights and backends.
 
+mod change;
 mod decoded;
 mod dtype;
 mod format;
@@ -8,6 +9,7 @@ mod scales;
 mod storage;
 mod weight;
 
+pub use change::RowChange;
 pub use dtype::DType;
 pub(crate) use dtype::{widen, words};
 pub use format::{Block, Format};

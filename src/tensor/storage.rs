@@ -1,6 +1,7 @@
 //! The storage of a weight: its format, and the scales beside it.
 
-use super::{DType, Format, Scaled, decoded};
+use super::{DType, Format, RowChange, Scaled, decoded};
+use crate::error::Result;
 use bytes::Bytes;
 use half::bf16;
 use half::slice::HalfFloatSliceExt;
@@ -57,55 +58,84 @@ impl Storage {
         }
     }
 
-    /// The elements of whole rows, from row `first` of the weight on, as elements of
-    /// [`Storage::dtype`], or rounded to BF16 with `to_bf16`. Shared, not copied, if they are
-    /// stored in a type that backends read.
+    /// The elements of whole rows, from row `first` of the weight on, in the type `to`: that of
+    /// [`Storage::dtype`], or F32 if they are changed, or BF16. Shared, not copied, if they are
+    /// unchanged and stored in a type that backends read.
+    ///
+    /// # Errors
+    /// Errors of `change`.
     ///
     /// # Panics
     /// If `bytes` are not those of whole rows of `columns` elements.
-    pub(crate) fn decode(&self, first: usize, columns: usize, bytes: Bytes, to_bf16: bool) -> Bytes {
-        match self {
-            _ if self.is_plain() => bytes,
-            Storage::Plain(format @ (Format::F8E4m3 | Format::F8E5m2)) => {
+    pub(crate) fn decode(
+        &self,
+        first: usize,
+        columns: usize,
+        bytes: Bytes,
+        to: DType,
+        change: Option<&dyn RowChange>,
+    ) -> Result<Bytes> {
+        let row = usize::try_from(self.bytes(1, columns).expect("whole blocks")).expect("a row in memory");
+        match (self, change) {
+            (_, None) if self.is_plain() => Ok(bytes),
+            (Storage::Plain(format @ (Format::F8E4m3 | Format::F8E5m2)), None) => {
                 let codes: Vec<u8> = (0..=u8::MAX).collect();
                 let mut values = [0.0; 256];
                 format.dequantize(&codes, &mut values);
                 let table = values.map(|value| bf16::from_f32(value).to_bits());
-                decoded::each_row(columns, columns, &bytes, |_, codes, out: &mut [u16]| {
+                decoded::in_blocks(columns, row, rows_of(UNCHANGED, columns), &bytes, |_, codes, out: &mut [u16]| {
                     out.iter_mut().zip(codes).for_each(|(out, &code)| *out = table[usize::from(code)]);
+                    Ok(())
                 })
             }
-            _ => {
-                let row = self.bytes(1, columns).expect("whole blocks") as usize;
-                values(columns, row, &bytes, to_bf16, |i, bytes, out| self.dequantize_rows(first + i, bytes, out))
-            }
+            (_, None) => values(columns, row, rows_of(UNCHANGED, columns), &bytes, to, |i, bytes, out| {
+                self.dequantize_rows(first + i, bytes, out);
+                Ok(())
+            }),
+            (_, Some(change)) => values(columns, row, rows_of(CHANGED, columns), &bytes, to, |i, bytes, out| {
+                self.dequantize_rows(first + i, bytes, out);
+                change.apply(first + i, out)
+            }),
         }
     }
 }
 
-/// Rows of `columns` values, each by `dequantize`, in F32 or BF16.
+/// Elements that a thread decodes at once.
+const UNCHANGED: usize = 1 << 12;
+/// Elements that a thread changes at once, which its core's cache holds as F32. A product with the
+/// matrices of a LoRA is fast for several rows at once.
+const CHANGED: usize = 1 << 17;
+
+/// The rows of `columns` elements that have about `elements` elements.
+fn rows_of(elements: usize, columns: usize) -> usize {
+    (elements / columns.max(1)).max(1)
+}
+
+/// Rows of `columns` values in F32 or BF16, `count` rows at once by `dequantize`.
 fn values(
     columns: usize,
     row: usize,
+    count: usize,
     bytes: &[u8],
-    to_bf16: bool,
-    dequantize: impl Fn(usize, &[u8], &mut [f32]) + Sync,
-) -> Bytes {
-    /// Values that are rounded at once: they stay in a core's cache.
+    to: DType,
+    dequantize: impl Fn(usize, &[u8], &mut [f32]) -> Result<()> + Sync,
+) -> Result<Bytes> {
+    /// Values that are rounded at once.
     const ROUNDED: usize = 256;
-    if !to_bf16 {
-        return decoded::each_row(columns, row, bytes, dequantize);
+    if to == DType::F32 {
+        return decoded::in_blocks(columns, row, count, bytes, dequantize);
     }
     thread_local! {
         static VALUES: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
     }
-    decoded::each_row(columns, row, bytes, |i, bytes, out: &mut [u16]| {
+    decoded::in_blocks(columns, row, count, bytes, |i, bytes, out: &mut [u16]| {
         VALUES.with_borrow_mut(|values| {
-            values.resize(columns, 0.0);
-            dequantize(i, bytes, values);
+            values.resize(out.len(), 0.0);
+            dequantize(i, bytes, values)?;
             for (out, values) in out.chunks_mut(ROUNDED).zip(values.chunks(ROUNDED)) {
                 bytemuck::cast_slice_mut::<u16, bf16>(out).convert_from_f32_slice(values);
             }
-        });
+            Ok(())
+        })
     })
 }

@@ -2,9 +2,9 @@
 //!
 //! A text encoder's embeddings alone exceed the memory that a browser should use. A weight that is
 //! not in memory is read in pieces of whole rows, and only the pieces in flight are allocated. A
-//! quantised weight is dequantised piece by piece.
+//! quantised weight is dequantised, and a changed one changed, piece by piece.
 
-use super::{DType, HostTensor, Storage};
+use super::{DType, Format, HostTensor, RowChange, Storage};
 use crate::error::{Error, Result};
 use crate::future::BoxFuture;
 use crate::reserve;
@@ -12,6 +12,7 @@ use bytes::Bytes;
 use futures_util::future::try_join;
 use futures_util::stream::{StreamExt, iter};
 use std::fmt;
+use std::future::ready;
 use std::ops::Range;
 use std::pin::pin;
 
@@ -35,19 +36,19 @@ enum Elements<'a> {
     Here(HostTensor),
     There {
         storage: Storage,
-        /// True if dequantised elements are rounded to BF16.
+        change: Option<Box<dyn RowChange + 'a>>,
+        /// True if dequantised or changed elements are rounded to BF16.
         to_bf16: bool,
         bytes: Box<dyn ReadAt + 'a>,
     },
 }
 
-/// Stored rows that are in memory.
+/// Bytes in memory as those of a tensor that is not there.
 struct InMemory(Bytes);
 
 impl ReadAt for InMemory {
     fn read_at(&self, range: Range<u64>) -> BoxFuture<'_, Bytes> {
-        let bytes = self.0.slice(range.start as usize..range.end as usize);
-        Box::pin(async { Ok(bytes) })
+        Box::pin(ready(Ok(self.0.slice(range.start as usize..range.end as usize))))
     }
 }
 
@@ -75,7 +76,7 @@ impl<'a> Weight<'a> {
     /// A tensor whose stored bytes are read from `bytes`. `None` if its elements are not whole
     /// blocks of the format. A tensor whose rows are not whole blocks is one piece.
     pub(crate) fn there(storage: Storage, shape: &[usize], bytes: impl ReadAt + 'a) -> Option<Self> {
-        let elements = Elements::There { storage, to_bf16: false, bytes: Box::new(bytes) };
+        let elements = Elements::There { storage, change: None, to_bf16: false, bytes: Box::new(bytes) };
         let weight = Self { shape: shape.to_vec(), piece_rows: usize::MAX, elements, non_finite: None };
         weight.place(0, weight.rows()).map(|_| weight)
     }
@@ -87,22 +88,44 @@ impl<'a> Weight<'a> {
         Self::there(storage, shape, InMemory(bytes)).filter(|weight| weight.place(0, weight.rows()) == Some(0..len))
     }
 
-    /// The storage of a tensor whose elements are quantised in whole blocks a row: a backend that
-    /// keeps the format uploads [`Weight::each_stored_piece`].
+    /// The storage of an unchanged tensor whose elements are quantised in whole blocks a row: a
+    /// backend that keeps the format uploads [`Weight::each_stored_piece`].
     pub fn storage(&self) -> Option<&Storage> {
         match &self.elements {
-            Elements::There { storage, .. } if !storage.is_plain() => {
+            Elements::There { storage, change: None, .. } if !storage.is_plain() => {
                 self.stored_bytes(1, self.columns()).map(|_| storage)
             }
             _ => None,
         }
     }
 
-    /// The same tensor; elements that are dequantised are rounded to BF16. For a device that would
-    /// round them anyway, this halves the memory on the way.
-    pub(crate) fn in_bf16(mut self) -> Self {
-        if let Elements::There { storage, to_bf16, .. } = &mut self.elements {
-            *to_bf16 = !storage.is_plain();
+    /// The same tensor with its rows changed by `change`, as F32, or as BF16 if it is stored so and
+    /// the change keeps that type.
+    ///
+    /// # Panics
+    /// If the elements are integers, or changed already.
+    pub fn changed(mut self, change: Box<dyn RowChange + 'a>) -> Self {
+        if let Elements::Here(tensor) = &self.elements {
+            let storage = Storage::Plain(match tensor.dtype() {
+                DType::F32 => Format::F32,
+                DType::F16 => Format::F16,
+                DType::Bf16 => Format::Bf16,
+                integers => panic!("a change of {integers}"),
+            });
+            let bytes = Box::new(InMemory(tensor.bytes().clone()));
+            self.elements = Elements::There { storage, change: None, to_bf16: false, bytes };
+        }
+        if let Elements::There { change: made, .. } = &mut self.elements {
+            assert!(made.replace(change).is_none(), "a second change");
+        }
+        self
+    }
+
+    /// The same tensor; elements that are dequantised or changed are rounded to BF16. For a device
+    /// that would round them anyway, this halves the memory on the way.
+    pub fn in_bf16(mut self) -> Self {
+        if let Elements::There { storage, change, to_bf16, .. } = &mut self.elements {
+            *to_bf16 = change.is_some() || !storage.is_plain();
         }
         self
     }
@@ -127,6 +150,10 @@ impl<'a> Weight<'a> {
         match &self.elements {
             Elements::Here(tensor) => tensor.dtype(),
             Elements::There { to_bf16: true, .. } => DType::Bf16,
+            Elements::There { storage, change: Some(change), .. } => match storage.dtype() {
+                DType::Bf16 if change.keeps_bf16() => DType::Bf16,
+                _ => DType::F32,
+            },
             Elements::There { storage, .. } => storage.dtype(),
         }
     }
@@ -179,8 +206,8 @@ impl<'a> Weight<'a> {
         let columns = if whole_rows { self.columns() } else { count * self.columns() };
         let bytes = match &self.elements {
             Elements::Here(tensor) => tensor.bytes().slice(place.start as usize..place.end as usize),
-            Elements::There { storage, to_bf16, bytes } => {
-                storage.decode(first, columns, bytes.read_at(place).await?, *to_bf16)
+            Elements::There { storage, change, bytes, .. } => {
+                storage.decode(first, columns, bytes.read_at(place).await?, self.dtype(), change.as_deref())?
             }
         };
         let mut shape = self.shape.clone();
@@ -254,7 +281,7 @@ impl<'a> Weight<'a> {
         let place = self.place(first, count).ok_or_else(|| Error::internal("a piece is not whole blocks"))?;
         let bytes = bytes.read_at(place).await?;
         if let Some(error) = &self.non_finite {
-            let values = storage.decode(first, self.columns(), bytes.clone(), false);
+            let values = storage.decode(first, self.columns(), bytes.clone(), storage.dtype(), None)?;
             let values = HostTensor::new(storage.dtype(), &[count, self.columns()], values);
             if !values.is_some_and(|values| values.is_finite()) {
                 return Err(error());
@@ -318,140 +345,4 @@ impl fmt::Debug for Weight<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::future::expect_ready;
-    use crate::tensor::Format;
-    use std::cell::Cell;
-
-    /// Increasing bytes, with a count of the reads.
-    struct Counting<'a>(&'a Cell<usize>);
-
-    impl ReadAt for Counting<'_> {
-        fn read_at(&self, range: Range<u64>) -> BoxFuture<'_, Bytes> {
-            self.0.set(self.0.get() + 1);
-            Box::pin(async move { Ok(range.map(|byte| byte as u8).collect()) })
-        }
-    }
-
-    fn plain(dtype: DType) -> Storage {
-        Storage::Plain(match dtype {
-            DType::F32 => Format::F32,
-            DType::F16 => Format::F16,
-            _ => Format::Bf16,
-        })
-    }
-
-    #[test]
-    fn pieces_are_whole_rows_in_order() {
-        // Rows of 6 and 12 bytes, in pieces of four rows: the minimum, and the capacity of 64
-        // bytes.
-        for (dtype, bytes, heights) in
-            [(DType::Bf16, 1, &[4, 4, 3][..]), (DType::F32, 64, &[4, 4, 3]), (DType::Bf16, 50, &[8, 3])]
-        {
-            let asked = Cell::new(0);
-            let weight = Weight::there(plain(dtype), &[11, 3], Counting(&asked)).unwrap().in_pieces(bytes);
-            let (mut found, mut rows) = (Vec::new(), Vec::new());
-            let parts = [weight];
-            expect_ready(Weight::each_piece(&parts, |row, piece| {
-                assert_eq!(row, rows.iter().sum::<usize>());
-                assert_eq!((piece.dtype(), &piece.shape()[1..]), (dtype, &[3][..]));
-                rows.push(piece.shape()[0]);
-                found.extend_from_slice(piece.bytes());
-                Ok(())
-            }))
-            .unwrap();
-            assert_eq!(rows, heights);
-            assert_eq!(found, (0..33 * dtype.size()).map(|byte| byte as u8).collect::<Vec<_>>());
-            assert_eq!(asked.get(), heights.len());
-            assert_eq!(expect_ready(parts[0].whole()).unwrap().bytes(), &found);
-        }
-    }
-
-    #[test]
-    fn an_infinite_value_is_refused_in_any_piece() {
-        for at in [0, 5, 10] {
-            let mut values = [1.0; 11];
-            values[at] = f32::NEG_INFINITY;
-            let tensor = HostTensor::from_f32(&[11, 1], &values);
-            let refusing = || Weight::from(&tensor).finite(|| Error::NonFinitePicture);
-            assert!(matches!(expect_ready(refusing().whole()), Err(Error::NonFinitePicture)));
-            let pieces = [refusing().in_pieces(1)];
-            assert!(matches!(expect_ready(Weight::each_piece(&pieces, |_, _| Ok(()))), Err(Error::NonFinitePicture)));
-            assert!(expect_ready(Weight::from(&tensor).whole()).is_ok());
-        }
-    }
-
-    #[test]
-    fn stored_rows_keep_their_bytes() {
-        let rows: Bytes = (0..7 * 34).map(|byte| if byte % 34 == 1 { 0x3c } else { byte as u8 }).collect();
-        let weight = || Weight::quantized(Storage::Plain(Format::Q8_0), &[7, 32], rows.clone()).unwrap();
-        let mut found = Vec::new();
-        let take = |first, bytes: Bytes| {
-            assert_eq!(first * 34, found.len());
-            found.extend_from_slice(&bytes);
-            Ok(())
-        };
-        expect_ready(weight().in_pieces(1).each_stored_piece(take)).unwrap();
-        assert_eq!(found, rows);
-        assert_eq!(expect_ready(weight().in_pieces(1).whole_stored()).unwrap().as_ptr(), rows.as_ptr());
-        // The scale of the last row is NaN.
-        let mut damaged = rows.to_vec();
-        damaged[6 * 34..][..2].copy_from_slice(&[0x01, 0x7e]);
-        let damaged = Weight::quantized(Storage::Plain(Format::Q8_0), &[7, 32], damaged.into()).unwrap();
-        let refusing = damaged.finite(|| Error::NonFinitePicture).in_pieces(1);
-        assert!(matches!(expect_ready(refusing.each_stored_piece(|_, _| Ok(()))), Err(Error::NonFinitePicture)));
-
-        assert!(weight().storage().is_some());
-        assert!(Weight::from(HostTensor::from_f32(&[2, 1], &[0.0; 2])).storage().is_none());
-        // Blocks that cross rows, and bytes that are missing.
-        let crossing = Weight::quantized(Storage::Plain(Format::Q8_0), &[2, 16], rows.slice(..34)).unwrap();
-        assert!(crossing.storage().is_none());
-        assert!(Weight::quantized(Storage::Plain(Format::Q8_0), &[7, 32], rows.slice(..34)).is_none());
-    }
-
-    #[test]
-    fn parts_are_stacked() {
-        let asked = Cell::new(0);
-        let parts =
-            [5, 1, 4].map(|rows| Weight::there(plain(DType::F16), &[rows, 2], Counting(&asked)).unwrap().in_pieces(1));
-        let mut seen = Vec::new();
-        let take = |row, piece: HostTensor| {
-            seen.push((row, piece.shape()[0], piece.bytes()[0]));
-            Ok(())
-        };
-        expect_ready(Weight::each_piece(&parts, take)).unwrap();
-        assert_eq!(seen, [(0, 4, 0), (4, 1, 16), (5, 1, 0), (6, 4, 0)]);
-    }
-
-    #[test]
-    fn pairs_have_the_rows_of_both() {
-        let asked = Cell::new(0);
-        let weight = |dtype| Weight::there(plain(dtype), &[9, 8], Counting(&asked)).unwrap().in_pieces(128);
-        let [first, second] = [DType::Bf16, DType::F32].map(weight);
-        let mut seen = Vec::new();
-        let take = |row, pair: [HostTensor; 2]| {
-            seen.push((row, pair.map(|piece| (piece.shape()[0], piece.bytes()[0]))));
-            Ok(())
-        };
-        expect_ready(Weight::each_pair([&first, &second], take)).unwrap();
-        assert_eq!(seen, [(0, [(4, 0), (4, 0)]), (4, [(4, 64), (4, 128)]), (8, [(1, 128), (1, 0)])]);
-    }
-
-    #[test]
-    fn memory_is_shared_and_errors_end_reading() {
-        let tensor = HostTensor::from_f32(&[6, 1], &[0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
-        let whole = expect_ready(Weight::from(&tensor).whole()).unwrap();
-        assert_eq!(whole.bytes().as_ptr(), tensor.bytes().as_ptr());
-        let mut taken = 0;
-        let pieces = [Weight::from(&tensor).in_pieces(1)];
-        let refused = expect_ready(Weight::each_piece(&pieces, |_, _| {
-            taken += 1;
-            Err(Error::shape("upload", "refused"))
-        }));
-        assert!(refused.is_err() && taken == 1);
-        assert_eq!(expect_ready(Weight::from(HostTensor::from_f32(&[], &[7.0])).whole()).unwrap().to_f32(), [7.0]);
-        let empty = [Weight::from(HostTensor::from_f32(&[0, 4], &[]))];
-        expect_ready(Weight::each_piece(&empty, |_, _| Err(Error::shape("upload", "there is a piece")))).unwrap();
-    }
-}
+mod tests;

@@ -12,12 +12,13 @@ use crate::future::BoxFuture;
 use crate::tensor::{DType, Format, HostTensor, ReadAt, Storage, Weight};
 use bytes::Bytes;
 use safetensors::Dtype;
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-/// Bytes in memory that are dequantised at once.
+/// Bytes in memory that are dequantised or changed at once.
 const DEQUANTIZED: u64 = 16 << 20;
 /// The types of a weight, for messages.
 pub(super) const READ: &str = "F32, F16, BF16 or a quantised format";
@@ -91,13 +92,18 @@ struct Place<'a> {
     file: &'a ModelFile,
     start: u64,
     on_read: OnRead<'a>,
+    /// The bytes that `on_read` has received, or will once they are read. A tensor that is read
+    /// again for its change counts once.
+    counted: Cell<u64>,
 }
 
 impl ReadAt for Place<'_> {
     fn read_at(&self, range: Range<u64>) -> BoxFuture<'_, Bytes> {
+        let counted = self.counted.get().max(range.start);
+        self.counted.set(counted.max(range.end));
         Box::pin(async move {
             let bytes = self.file.read(self.start + range.start..self.start + range.end).await?;
-            (self.on_read)(bytes.len() as u64)?;
+            (self.on_read)(range.end.saturating_sub(counted))?;
             Ok(bytes)
         })
     }
@@ -158,7 +164,7 @@ impl Tensors {
             return Ok(Some(random.weight(name, shape)));
         }
         let Some(weight) = self.stored_weight(name, shape, &|_| Ok(())).await? else { return Ok(None) };
-        self.transformed(name, weight).await.map(Some)
+        self.changed(name, weight).await?.whole().await.map(Some)
     }
 
     /// As [`Tensors::take`], but a tensor that is remote or quantised is read during its upload,
@@ -174,23 +180,18 @@ impl Tensors {
             return Ok(tensor.into());
         }
         let weight = self.stored_weight(name, shape, on_read).await?.ok_or_else(|| self.missing(name, shape))?;
-        match self.transform_of(name) {
-            Some(_) => self.transformed(name, weight).await.map(Weight::from),
+        self.changed(name, weight).await
+    }
+
+    /// The weight, to be changed by its transform if it has one.
+    async fn changed<'a>(&'a self, name: &str, weight: Weight<'a>) -> Result<Weight<'a>> {
+        match self.transform.as_deref().filter(|transform| transform.changes(name)) {
+            Some(transform) => {
+                let change = transform.open(name, &weight).await?;
+                let piece = self.files[self.entries[name].file].piece().unwrap_or(DEQUANTIZED);
+                Ok(weight.changed(change).in_pieces(piece))
+            }
             None => Ok(weight),
-        }
-    }
-
-    /// The transform that changes the tensor of this name.
-    fn transform_of(&self, name: &str) -> Option<&dyn Transform> {
-        self.transform.as_deref().filter(|transform| transform.changes(name))
-    }
-
-    /// The whole tensor, changed by its transform if it has one.
-    async fn transformed(&self, name: &str, weight: Weight<'_>) -> Result<HostTensor> {
-        let tensor = weight.whole().await?;
-        match self.transform_of(name) {
-            Some(transform) => transform.apply(name, tensor),
-            None => Ok(tensor),
         }
     }
 
@@ -218,7 +219,7 @@ impl Tensors {
                 on_read(bytes.len() as u64)?;
                 HostTensor::new(storage.dtype(), shape, bytes).map(Weight::from)
             }
-            piece => Weight::there(storage, shape, Place { file, start: place.start, on_read })
+            piece => Weight::there(storage, shape, Place { file, start: place.start, on_read, counted: Cell::new(0) })
                 .map(|weight| weight.in_pieces(piece.unwrap_or(DEQUANTIZED))),
         };
         let weight = weight.ok_or_else(|| fault(format!("{}, which are not whole blocks", found())))?;

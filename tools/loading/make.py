@@ -1,14 +1,18 @@
 """A transformer of Z-Image's real size with random weights, as a diffusers folder, a ComfyUI file, an FP8 file and a
-Q4_K file, to time how they load:
+Q4_K file, and LoRA files of two ranks for all of its 238 linear layers, to time how they load:
 
     python tools/loading/make.py DIR
     zimage generate a -m DIR/model            --backend cuda --steps 1 -W 256 -H 256 --json
     zimage generate a -m DIR/comfy.safetensors --backend cuda --steps 1 -W 256 -H 256 --json
     zimage generate a -m DIR/fp8.safetensors  --backend cuda --steps 1 -W 256 -H 256 --json
     zimage generate a -m DIR/q4_k.gguf        --backend cuda --steps 1 -W 256 -H 256 --json
+    zimage generate a -m DIR/model --lora DIR/lora_16.safetensors --backend cuda --steps 1 -W 256 -H 256 --json
 
-The text encoder has two of its 36 layers, so that most of the time is the transformer's. Needs numpy, 33 GB of disk, and
-`models/emoji` for a tokenizer. `memory.py` next to this file runs a command and prints its largest anonymous memory.
+`make.py DIR LAYERS` makes a transformer of fewer than its 30 layers. The text encoder has two of its 36 layers, so that most
+of the time is the transformer's. Needs numpy, 34 GB of disk, and `models/emoji` for a tokenizer. `memory.py` next to this
+file runs a command and prints its largest anonymous memory. `read.rs` times the reading alone, without a device:
+
+    cargo run --release --no-default-features --example loading -- DIR/model [DIR/lora_16.safetensors]
 """
 
 from __future__ import annotations
@@ -42,8 +46,8 @@ def linear(name: str, rows: int, columns: int) -> Shapes:
     return [(f"{name}.weight", [rows, columns]), (f"{name}.bias", [rows])]
 
 
-def transformer() -> Shapes:
-    shapes = [entry for i in range(30) for entry in block(f"layers.{i}", True)]
+def transformer(layers: int) -> Shapes:
+    shapes = [entry for i in range(layers) for entry in block(f"layers.{i}", True)]
     for i in range(2):
         shapes += block(f"noise_refiner.{i}", True) + block(f"context_refiner.{i}", False)
     shapes += linear("t_embedder.mlp.0", 1024, 256) + linear("t_embedder.mlp.2", ADALN, 1024)
@@ -51,6 +55,16 @@ def transformer() -> Shapes:
     shapes += linear("all_x_embedder.2-1", DIM, 64) + linear("all_final_layer.2-1.linear", 64, DIM)
     shapes += linear("all_final_layer.2-1.adaLN_modulation.1", DIM, ADALN)
     return shapes + [("x_pad_token", [1, DIM]), ("cap_pad_token", [1, DIM])]
+
+
+def lora(shapes: Shapes, rank: int) -> Shapes:
+    """A LoRA, in PEFT's names, of every linear layer of the blocks."""
+    out: Shapes = []
+    for name, shape in shapes:
+        if len(shape) == 2 and (".attention." in name or ".feed_forward." in name):
+            module = f"transformer.{name.removesuffix('.weight')}"
+            out += [(f"{module}.lora_A.weight", [rank, shape[1]]), (f"{module}.lora_B.weight", [shape[0], rank])]
+    return out
 
 
 def text_encoder(layers: int) -> Shapes:
@@ -167,6 +181,7 @@ def q4_k(rng: np.random.Generator) -> np.ndarray:
 
 def main() -> None:
     out = Path(sys.argv[1])
+    layers = int(sys.argv[2]) if len(sys.argv) > 2 else 30
     model = out / "model"
     rng = np.random.default_rng(1)
     bf16 = (rng.normal(0, 0.02, PATTERN).astype("<f4").view("<u4") >> 16).astype("<u2")
@@ -180,7 +195,7 @@ def main() -> None:
     shutil.copytree(emoji / "scheduler", model / "scheduler", dirs_exist_ok=True)
     (model / "model_index.json").write_text('{"_class_name": "ZImagePipeline"}')
     configs = {
-        "transformer": {"_class_name": "ZImageTransformer2DModel", "in_channels": 16, "dim": DIM, "n_layers": 30, "n_refiner_layers": 2, "n_heads": 30, "n_kv_heads": 30, "cap_feat_dim": CAPTION, "axes_dims": [32, 48, 48], "axes_lens": [1536, 512, 512]},
+        "transformer": {"_class_name": "ZImageTransformer2DModel", "in_channels": 16, "dim": DIM, "n_layers": layers, "n_refiner_layers": 2, "n_heads": 30, "n_kv_heads": 30, "cap_feat_dim": CAPTION, "axes_dims": [32, 48, 48], "axes_lens": [1536, 512, 512]},
         "text_encoder": {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "vocab_size": 151_936, "hidden_size": CAPTION, "num_hidden_layers": 2, "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": HEAD, "intermediate_size": 9728, "rms_norm_eps": 1e-6, "rope_theta": 1e6},
         "vae": {"_class_name": "AutoencoderKL", "latent_channels": 16, "block_out_channels": [128, 256, 512, 512], "layers_per_block": 2, "norm_num_groups": 32, "down_block_types": ["DownEncoderBlock2D"] * 4, "up_block_types": ["UpDecoderBlock2D"] * 4, "scaling_factor": 0.3611, "shift_factor": 0.1159, "use_quant_conv": False, "use_post_quant_conv": False},
     }  # fmt: skip
@@ -188,10 +203,12 @@ def main() -> None:
         (model / part / "config.json").write_text(json.dumps(config))
     write_safetensors(model / "text_encoder/model.safetensors", text_encoder(2), patterns, "BF16")
     write_safetensors(model / "vae/diffusion_pytorch_model.safetensors", vae(), patterns, "BF16")
-    write_safetensors(model / "transformer/diffusion_pytorch_model.safetensors", transformer(), patterns, "BF16")
-    write_safetensors(out / "comfy.safetensors", comfy(transformer()), patterns, "BF16")
-    write_safetensors(out / "fp8.safetensors", comfy(transformer()), patterns, "F8_E4M3")
-    write_gguf(out / "q4_k.gguf", comfy(transformer()), q4_k(rng))
+    write_safetensors(model / "transformer/diffusion_pytorch_model.safetensors", transformer(layers), patterns, "BF16")
+    write_safetensors(out / "comfy.safetensors", comfy(transformer(layers)), patterns, "BF16")
+    write_safetensors(out / "fp8.safetensors", comfy(transformer(layers)), patterns, "F8_E4M3")
+    write_gguf(out / "q4_k.gguf", comfy(transformer(layers)), q4_k(rng))
+    for rank in [16, 128]:
+        write_safetensors(out / f"lora_{rank}.safetensors", lora(transformer(layers), rank), patterns, "BF16")
     # The other parts are found next to the files.
     for part in ["text_encoder", "vae", "tokenizer"]:
         (out / part).unlink(missing_ok=True)

@@ -2,7 +2,7 @@
 
 use super::super::identify::{Kind, LoraFor};
 use super::super::transform::Transform;
-use super::apply::{Part, changed};
+use super::apply::{Changes, Part};
 use super::change::Change;
 use super::delta::Delta;
 use super::matrix::{self, Matrix, Size, shown};
@@ -10,8 +10,9 @@ use super::report::{Report, counted};
 use super::targets::{Module, Targets};
 use super::{Lora, Unused};
 use crate::error::{Error, Result, excerpt};
+use crate::future::BoxFuture;
 use crate::reserve;
-use crate::tensor::HostTensor;
+use crate::tensor::{RowChange, Weight};
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -257,22 +258,26 @@ impl Transform for LoraStack {
         self.claims(name).next().is_some()
     }
 
-    fn apply(&self, name: &str, tensor: HostTensor) -> Result<HostTensor> {
-        let claims: Vec<_> = self.claims(name).collect();
-        let Some((last, claim)) = claims.last() else { return Ok(tensor) };
-        let fault = |expected: String, found: String| {
-            Err(Error::Tensor { path: last.path.clone(), tensor: excerpt(&claim.layer), expected, found })
-        };
-        // A model may be replaced between `bind` and the reading of its weights.
-        if claims.iter().any(|(_, claim)| Some(claim.size) != matrix::size(tensor.shape())) {
-            return fault(format!("a model with {name} of {}", shown(claim.size)), format!("{:?}", tensor.shape()));
-        }
-        let parts: Vec<Part<'_>> = claims.iter().map(|(lora, claim)| claim.part(lora.strength)).collect();
-        let changed = changed(&tensor, claim.size, &parts)?;
-        // Weights that were not finite before are the model's fault, which its own check names.
-        if !changed.is_finite() && tensor.is_finite() {
-            return fault(format!("a change that leaves {name} finite"), "values that add up to infinity".to_owned());
-        }
-        Ok(changed)
+    fn open<'f, 't: 'f>(&'t self, name: &'f str, weight: &'f Weight<'_>) -> BoxFuture<'f, Box<dyn RowChange + 't>> {
+        Box::pin(async move {
+            let claims: Vec<_> = self.claims(name).collect();
+            let (last, claim) = *claims.last().ok_or_else(|| Error::internal("no LoRA changes this weight"))?;
+            let fault = |expected: String, found: String| Error::Tensor {
+                path: last.path.clone(),
+                tensor: excerpt(&claim.layer),
+                expected,
+                found,
+            };
+            // A model may be replaced between `bind` and the reading of its weights.
+            if claims.iter().any(|(_, claim)| Some(claim.size) != matrix::size(weight.shape())) {
+                let expected = format!("a model with {name} of {}", shown(claim.size));
+                return Err(fault(expected, format!("{:?}", weight.shape())));
+            }
+            let expected = format!("a change that leaves {name} finite");
+            let infinite = move || fault(expected.clone(), "values that add up to infinity".to_owned());
+            let parts = claims.iter().map(|(lora, claim)| claim.part(lora.strength));
+            let changes = Changes::open(weight, claim.size, parts, infinite).await?;
+            Ok(Box::new(changes) as Box<dyn RowChange>)
+        })
     }
 }

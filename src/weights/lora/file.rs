@@ -94,7 +94,8 @@ fn floating(dtype: StoredType, shape: &[usize], bytes: Bytes) -> Option<HostTens
     if let Some(format) = dtype.format() {
         let storage = Storage::Plain(format);
         let elements = shape.iter().product();
-        return HostTensor::new(storage.dtype(), shape, storage.decode(0, elements, bytes, false));
+        let bytes = storage.decode(0, elements, bytes, storage.dtype(), None).ok()?;
+        return HostTensor::new(storage.dtype(), shape, bytes);
     }
     let value = match (dtype, &*bytes) {
         (StoredType::Other(Dtype::I64), &[a, b, c, d, e, f, g, h]) => {
