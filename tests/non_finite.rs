@@ -82,7 +82,7 @@ fn blames(error: Error, file: &Path, network: &str, tensor: &str) {
 
 #[test]
 fn every_used_tensor_is_named() {
-    let folder = copy_of("single");
+    let folder = copy_of("goldens/single");
     let sound = draw(folder.path(), Offload::None).unwrap();
     let config = Model::open(folder.path()).unwrap().config().clone();
     let values = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY];
@@ -118,7 +118,7 @@ fn every_used_tensor_is_named() {
 
 /// A copy of a model with one non-finite element in `tensor`.
 fn broken(part: &str, tensor: &str, value: f32) -> (tempfile::TempDir, PathBuf) {
-    let folder = copy_of("single");
+    let folder = copy_of("goldens/single");
     let path = folder.path().join(part);
     let mut file = fs::read(&path).unwrap();
     let (_, dtype, range) = tensors(&file).into_iter().find(|(name, ..)| name == tensor).unwrap();
@@ -185,7 +185,7 @@ fn stages_fail_like_full_runs() {
 
 #[test]
 fn stage_inputs_must_be_finite() {
-    let folder = copy_of("single");
+    let folder = copy_of("goldens/single");
     let (model, file) = (Model::open(folder.path()).unwrap(), folder.path().join("in.safetensors"));
     for name in ["transformer.a.latents", "transformer.a.times", "transformer.a.caption.0", "vae.a.latents"] {
         for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
@@ -199,7 +199,7 @@ fn stage_inputs_must_be_finite() {
 
 #[test]
 fn overflow_of_finite_weights_names_the_network() {
-    let folder = copy_of("single");
+    let folder = copy_of("goldens/single");
     let path = folder.path().join(VAE);
     let mut file = fs::read(&path).unwrap();
     let list = tensors(&file);

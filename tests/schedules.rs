@@ -16,7 +16,7 @@ use zimage::{ErrorKind, Model, Request, Result};
 
 /// A model with this scheduler config.
 fn with_scheduler(config: &Value) -> Result<Model> {
-    let folder = copy_of("single");
+    let folder = copy_of("goldens/single");
     fs::write(folder.path().join("scheduler/scheduler_config.json"), config.to_string()).unwrap();
     Model::open(folder.path())
 }

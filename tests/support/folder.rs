@@ -1,13 +1,13 @@
-//! Copies of the golden models, for tests that modify them.
+//! Copies of the tests' models, for tests that modify them.
 
 use std::fs;
 use std::path::Path;
 use tempfile::TempDir;
 
-/// A copy of a golden model.
-pub(crate) fn copy_of(model: &str) -> TempDir {
+/// A copy of a folder in `tests`, such as `goldens/single`.
+pub(crate) fn copy_of(folder: &str) -> TempDir {
     let copy = tempfile::tempdir().unwrap();
-    copy_all(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens").join(model), copy.path());
+    copy_all(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(folder), copy.path());
     copy
 }
 

@@ -1,6 +1,9 @@
 //! The exports of `tools/single_file`: one model in the files that people have, and the diffusers
 //! folders with their numbers.
 
+#[path = "folder.rs"]
+mod folder;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
@@ -16,25 +19,11 @@ pub(crate) fn exports() -> PathBuf {
 /// The diffusers folder with the numbers of an export of the transformer and of one of the text
 /// encoder. `None` keeps the numbers of the model that all exports were made from.
 pub(crate) fn expected(transformer: Option<&str>, text_encoder: Option<&str>) -> TempDir {
-    let copy = tempfile::tempdir().unwrap();
-    copy_all(&exports().join("model"), copy.path());
+    let copy = folder::copy_of("single_files/model");
     for (export, file) in [(transformer, REST), (text_encoder, "text_encoder/model.safetensors")] {
         if let Some(export) = export {
             fs::copy(exports().join(format!("{export}.expected.safetensors")), copy.path().join(file)).unwrap();
         }
     }
     copy
-}
-
-fn copy_all(from: &Path, to: &Path) {
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let to = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            fs::create_dir(&to).unwrap();
-            copy_all(&entry.path(), &to);
-        } else {
-            fs::copy(entry.path(), to).unwrap();
-        }
-    }
 }
