@@ -102,9 +102,9 @@ impl Storage {
 
 /// Elements that a thread decodes at once.
 const UNCHANGED: usize = 1 << 12;
-/// Elements that a thread changes at once, which its core's cache holds as F32. A product with the
-/// matrices of a LoRA is fast for several rows at once.
-const CHANGED: usize = 1 << 17;
+/// Elements that a thread changes at once: few enough for its core's cache as F32, and enough rows
+/// for the product of a LoRA's matrices. Any power from 15 to 19 is as fast.
+const CHANGED: usize = 1 << 16;
 
 /// The rows of `columns` elements that have about `elements` elements.
 fn rows_of(elements: usize, columns: usize) -> usize {

@@ -13,7 +13,7 @@
 //! V; PEFT and LyCORIS, which train such files, do not.)
 
 use super::delta::{Delta, OpenDelta};
-use super::matrix::{Matrix, Size};
+use super::matrix::{Matrix, Size, in_chunks};
 use crate::error::{Error, Result};
 use crate::reserve;
 use crate::tensor::{HostTensor, RowChange, Weight, widen};
@@ -167,21 +167,4 @@ fn is_finite(values: &[f32]) -> bool {
 /// A norm that can be a divisor: LyCORIS and ComfyUI add the same epsilon.
 fn norm(squares: f64) -> f32 {
     squares.sqrt() as f32 + f32::EPSILON
-}
-
-/// Calls `f` with the index of each chunk of `size` values and the chunk, on all threads.
-fn in_chunks<T: Send>(
-    values: &mut [T],
-    size: usize,
-    f: impl Fn(usize, &mut [T]) -> Result<()> + Send + Sync,
-) -> Result<()> {
-    #[cfg(not(target_family = "wasm"))]
-    {
-        use rayon::prelude::*;
-        values.par_chunks_mut(size.max(1)).enumerate().try_for_each(|(chunk, values)| f(chunk, values))
-    }
-    #[cfg(target_family = "wasm")]
-    {
-        values.chunks_mut(size.max(1)).enumerate().try_for_each(|(chunk, values)| f(chunk, values))
-    }
 }

@@ -41,11 +41,7 @@ impl Side {
 
     fn values(&self) -> Result<Vec<f32>> {
         match self {
-            Side::Whole(matrix) => {
-                let mut values = reserve::zeros(matrix.size.0 * matrix.size.1, "a LoRA")?;
-                matrix.read(0, &mut values);
-                Ok(values)
-            }
+            Side::Whole(matrix) => matrix.values(),
             Side::Decomposed(product) => product.open()?.whole(product.size().0),
         }
     }
@@ -96,8 +92,8 @@ impl Delta {
 /// A difference that is ready to be added.
 #[derive(Debug)]
 pub(super) enum OpenDelta<'a> {
-    LowRank(OpenProduct),
-    Hadamard(OpenProduct, OpenProduct),
+    LowRank(OpenProduct<'a>),
+    Hadamard(OpenProduct<'a>, OpenProduct<'a>),
     Kronecker { outer: Vec<f32>, outer_columns: usize, inner: Vec<f32>, inner_size: Size },
     Full(&'a Matrix),
 }
@@ -106,12 +102,12 @@ impl OpenDelta<'_> {
     /// Adds ΔW times `scale` to `out`: as many rows of `columns` as it has, from `first` on.
     pub(super) fn add(&self, first: usize, out: &mut [f32], columns: usize, scale: f32) -> Result<()> {
         match self {
-            OpenDelta::LowRank(product) => product.add(first, out, scale),
+            OpenDelta::LowRank(product) => product.add(first, out, scale)?,
             OpenDelta::Hadamard(one, other) => {
                 let mut left = reserve::zeros(out.len(), "a LoRA")?;
                 let mut right = reserve::zeros(out.len(), "a LoRA")?;
-                one.add(first, &mut left, 1.0);
-                other.add(first, &mut right, 1.0);
+                one.add(first, &mut left, 1.0)?;
+                other.add(first, &mut right, 1.0)?;
                 for ((out, left), right) in out.iter_mut().zip(left).zip(right) {
                     *out += scale * (left * right);
                 }

@@ -5,6 +5,9 @@ use crate::error::Result;
 use crate::reserve;
 use crate::tensor::widen;
 
+/// Elements of a matrix that a thread reads at once.
+const CHUNK: usize = 1 << 16;
+
 /// Rows and columns.
 pub(super) type Size = (usize, usize);
 
@@ -37,9 +40,14 @@ impl Matrix {
         }
     }
 
-    /// All elements.
-    fn values(&self) -> Result<Vec<f32>> {
-        self.stored.tensor.try_to_f32()
+    /// All elements, read by all threads.
+    pub(super) fn values(&self) -> Result<Vec<f32>> {
+        let mut values = reserve::zeros(self.stored.tensor.len(), "a LoRA")?;
+        in_chunks(&mut values, CHUNK, |chunk, out| {
+            self.read(chunk * CHUNK, out);
+            Ok(())
+        })?;
+        Ok(values)
     }
 
     /// Elements from `first` on, as many as `out` has.
@@ -85,8 +93,8 @@ impl Product {
         (if self.transposed { self.left.size.1 } else { self.left.size.0 }, self.right.size.1)
     }
 
-    /// Reads the matrices.
-    pub(super) fn open(&self) -> Result<OpenProduct> {
+    /// Reads the matrices that every row needs.
+    pub(super) fn open(&self) -> Result<OpenProduct<'_>> {
         let (rows, columns) = self.size();
         let rank = self.rank();
         let mut right = self.right.values()?;
@@ -96,38 +104,57 @@ impl Product {
             add_product(&mut product, columns, core, &right, rank, 1.0);
             right = product;
         }
-        let (row_stride, column_stride) = if self.transposed { (1, rows) } else { (rank, 1) };
-        Ok(OpenProduct { left: self.left.values()?, right, rank, columns, row_stride, column_stride })
+        let left = match self.transposed {
+            true => Left::Transposed { values: self.left.values()?, rows },
+            false => Left::Rows(&self.left),
+        };
+        Ok(OpenProduct { left, right, rank, columns })
     }
 }
 
-/// A product in memory as F32, to be multiplied by rows.
+/// A product that is ready to be multiplied by rows.
 #[derive(Debug)]
-pub(super) struct OpenProduct {
-    left: Vec<f32>,
+pub(super) struct OpenProduct<'a> {
+    left: Left<'a>,
     right: Vec<f32>,
     rank: usize,
     columns: usize,
-    row_stride: usize,
-    column_stride: usize,
 }
 
-impl OpenProduct {
+/// The left matrix of a product.
+#[derive(Debug)]
+enum Left<'a> {
+    /// Its rows are read when they are needed.
+    Rows(&'a Matrix),
+    /// All values of its transpose.
+    Transposed { values: Vec<f32>, rows: usize },
+}
+
+impl OpenProduct<'_> {
     /// Adds rows of the product, times `scale`, to `out`: as many rows as it has, from `first` on.
-    pub(super) fn add(&self, first: usize, out: &mut [f32], scale: f32) {
-        let left = Operand {
-            values: &self.left[first * self.row_stride..],
-            rows: out.len() / self.columns,
-            row_stride: self.row_stride,
-            column_stride: self.column_stride,
+    pub(super) fn add(&self, first: usize, out: &mut [f32], scale: f32) -> Result<()> {
+        let (rank, columns) = (self.rank, self.columns);
+        let rows = out.len() / columns;
+        let read;
+        let left = match &self.left {
+            Left::Rows(left) => {
+                let mut values = reserve::zeros(rows * rank, "a LoRA")?;
+                left.read(first * rank, &mut values);
+                read = values;
+                Operand { values: &read, rows, row_stride: rank, column_stride: 1 }
+            }
+            Left::Transposed { values, rows: stride } => {
+                Operand { values: &values[first..], rows, row_stride: 1, column_stride: *stride }
+            }
         };
-        add_product(out, self.columns, left, &self.right, self.rank, scale);
+        add_product(out, columns, left, &self.right, rank, scale);
+        Ok(())
     }
 
     /// The whole product of `rows` rows.
     pub(super) fn whole(&self, rows: usize) -> Result<Vec<f32>> {
         let mut out = reserve::zeros(rows * self.columns, "a LoRA")?;
-        self.add(0, &mut out, 1.0);
+        self.add(0, &mut out, 1.0)?;
         Ok(out)
     }
 }
@@ -173,5 +200,22 @@ fn add_product(out: &mut [f32], columns: usize, left: Operand<'_>, right: &[f32]
             false,
             gemm::Parallelism::None,
         );
+    }
+}
+
+/// Calls `f` with the index of each chunk of `size` values and the chunk, on all threads.
+pub(super) fn in_chunks<T: Send>(
+    values: &mut [T],
+    size: usize,
+    f: impl Fn(usize, &mut [T]) -> Result<()> + Send + Sync,
+) -> Result<()> {
+    #[cfg(not(target_family = "wasm"))]
+    {
+        use rayon::prelude::*;
+        values.par_chunks_mut(size.max(1)).enumerate().try_for_each(|(chunk, values)| f(chunk, values))
+    }
+    #[cfg(target_family = "wasm")]
+    {
+        values.chunks_mut(size.max(1)).enumerate().try_for_each(|(chunk, values)| f(chunk, values))
     }
 }
