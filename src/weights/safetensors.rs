@@ -62,28 +62,34 @@ pub(super) async fn read_header(file: &ModelFile) -> Result<Header> {
 
 /// The header's JSON. The data starts at offset `8 + len`.
 async fn header(file: &ModelFile) -> Result<Bytes> {
-    let fault = |found: String| {
-        let hint = "it is truncated or of another format; download it again";
-        Err(Error::file(&file.path, format!("expected a safetensors file, found {found}: {hint}")))
-    };
-    let start = file.read(0..file.len.min(8)).await?;
-    let Some((length, _)) = start.split_first_chunk::<8>() else {
-        return fault(format!("a file of {} bytes", file.len));
-    };
-    let length = u64::from_le_bytes(*length);
+    const HINT: &str = "it is truncated or of another format; download it again";
     let start = file.read(0..file.len.min(LONGEST_MARK)).await?;
-    if (length > LONGEST_HEADER || 8 + length > file.len || start.get(8) != Some(&b'{'))
-        && let Some(other) = other_format(&start)
-    {
-        return Err(Error::file(&file.path, format!("expected a safetensors file, found {other}")));
-    }
-    if length > LONGEST_HEADER {
-        return fault(format!("a header of {length} bytes where at most {LONGEST_HEADER} are allowed"));
-    }
-    if 8 + length > file.len {
-        return fault(format!("a header of {length} bytes in a file of {}", file.len));
-    }
-    file.read(8..8 + length).await
+    let length = start.first_chunk::<8>().map(|length| u64::from_le_bytes(*length));
+    let other = length.and(other_format(&start));
+    let says_gguf = file.path.extension().is_some_and(|end| end.eq_ignore_ascii_case("gguf"));
+    let found = match length {
+        Some(length) if length <= LONGEST_HEADER && 8 + length <= file.len => {
+            if start.get(8) == Some(&b'{') || other.is_none() && !says_gguf {
+                return file.read(8..8 + length).await;
+            }
+            String::new()
+        }
+        Some(length) if length > LONGEST_HEADER => {
+            format!("a header of {length} bytes where at most {LONGEST_HEADER} are allowed")
+        }
+        Some(length) => format!("a header of {length} bytes in a file of {}", file.len),
+        None => format!("a file of {} bytes", file.len),
+    };
+    let expected = if says_gguf { "a GGUF file, as the name says" } else { "a safetensors file" };
+    let found = match other {
+        Some(other) => other.to_owned(),
+        None if says_gguf => {
+            let mark = String::from_utf8_lossy(&start[..start.len().min(4)]);
+            format!("a file of {} bytes that begins with {mark:?} instead of \"GGUF\": {HINT}", file.len)
+        }
+        None => format!("{found}: {HINT}"),
+    };
+    Err(Error::file(&file.path, format!("expected {expected}, found {found}")))
 }
 
 /// Bytes that suffice to recognise a format.
