@@ -7,7 +7,6 @@ use super::single::SingleFile;
 use crate::error::Result;
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
-use std::path::Path;
 use std::sync::Arc;
 
 /// The scheduler's file in a diffusers folder.
@@ -16,9 +15,6 @@ pub(super) const SCHEDULER: &str = "scheduler/scheduler_config.json";
 pub(super) const SCHEDULER_CLASS: &str = "FlowMatchEulerDiscreteScheduler";
 /// The shift of a model without a scheduler's file: that of Z-Image-Turbo.
 const SHIFT: f64 = 3.0;
-
-/// The end of the names of files with weights.
-const WEIGHTS: [&str; 3] = ["safetensors", "sft", "gguf"];
 
 impl ModelFolder {
     /// Reads a part from a single file. `config` is the `config.json` that belongs to the file, if
@@ -72,9 +68,4 @@ pub(super) fn class_of(part: Part) -> &'static str {
         Part::TextEncoder => "Qwen3ForCausalLM",
         Part::Vae => "AutoencoderKL",
     }
-}
-
-/// True for the name of a file with weights.
-pub(super) fn is_weights(path: &Path) -> bool {
-    path.extension().is_some_and(|end| WEIGHTS.iter().any(|known| end.eq_ignore_ascii_case(known)))
 }

@@ -19,6 +19,9 @@ const SMALL: u64 = 8 << 20;
 /// Bytes per read of a file that cannot be mapped.
 const PIECE: u64 = 8 << 20;
 
+/// The end of the names of files with weights.
+const WEIGHTS: [&str; 3] = ["safetensors", "sft", "gguf"];
+
 /// One file of a model. Any part of it can be read.
 #[derive(Debug, Clone)]
 pub(super) struct ModelFile {
@@ -150,6 +153,11 @@ fn slice(bytes: &Bytes, range: &Range<u64>) -> Option<Bytes> {
     let [start, end] = [range.start, range.end].map(usize::try_from);
     let (start, end) = (start.ok()?, end.ok()?);
     (start <= end && end <= bytes.len()).then(|| bytes.slice(start..end))
+}
+
+/// True for the name of a file with weights.
+pub(super) fn is_weights(path: &Path) -> bool {
+    path.extension().is_some_and(|end| WEIGHTS.iter().any(|known| end.eq_ignore_ascii_case(known)))
 }
 
 /// The error for a missing file.

@@ -1,7 +1,7 @@
 //! A model that is made of given files, which may be remote.
 
-use super::assembly::{SCHEDULER, SCHEDULER_CLASS, class, class_of, is_weights};
-use super::file::OpenFiles;
+use super::assembly::{SCHEDULER, SCHEDULER_CLASS, class, class_of};
+use super::file::{OpenFiles, is_weights};
 use super::folder::{LONGEST_CONFIG, ModelFolder, TOKENIZER};
 use super::names::Part;
 use super::remote::RemoteFiles;

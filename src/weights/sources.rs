@@ -1,7 +1,7 @@
 //! The places that the parts of a model come from, and the model that they make.
 
-use super::assembly::{class, class_of, is_weights};
-use super::file::{ModelFile, OpenFiles};
+use super::assembly::{class, class_of};
+use super::file::{ModelFile, OpenFiles, is_weights};
 use super::folder::{ModelFolder, TOKENIZER};
 use super::names::Part;
 use super::single::SingleFile;

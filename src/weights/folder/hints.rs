@@ -1,10 +1,16 @@
 //! Messages for a path that is not a model, and display names for models.
 
+use super::super::file::is_weights;
 use super::{INDEX, PIPELINES};
 use crate::error::excerpt;
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
+
+/// The reason for refusing a path that does not exist.
+pub(super) fn absent(path: &Path) -> &'static str {
+    if is_weights(path) { "there is no such file" } else { "there is no such folder" }
+}
 
 /// The reason for refusing a file in place of a folder.
 pub(super) fn no_folder(path: &Path) -> String {
@@ -128,6 +134,15 @@ mod tests {
         ModelFolder::open(&root.join("snapshots/4567")).unwrap();
         fs::remove_dir_all(root.join("snapshots")).unwrap();
         refused(&root, &["it has no model_index.json"]);
+    }
+
+    #[test]
+    fn a_missing_path_is_called_what_its_name_says() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["z.gguf", "z.safetensors", "z.SFT"] {
+            refused(&dir.path().join(name), &["there is no such file"]);
+        }
+        refused(&dir.path().join("z-1.5"), &["there is no such folder"]);
     }
 
     #[test]

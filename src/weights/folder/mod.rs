@@ -72,7 +72,7 @@ impl ModelFolder {
     /// of the whole, or is the folder of another pipeline.
     pub fn open(path: &Path) -> Result<Self> {
         let kind = fs::metadata(path).map_err(|e| match e.kind() {
-            ErrorKind::NotFound => Error::file(path, "there is no such folder"),
+            ErrorKind::NotFound => Error::file(path, hints::absent(path)),
             _ => Error::io(path, e),
         })?;
         if !kind.is_dir() {
