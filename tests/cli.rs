@@ -181,7 +181,7 @@ fn inspect_refuses_other_files() {
     fails(f, &["inspect", "empty.png"], 3, "not a PNG");
     fails(f, &["inspect", "plain.png"], 3, "how it was made");
     fails(f, &["inspect", "missing.png"], 3, "missing.png");
-    fails(f, &["inspect", "folder"], 3, "model_index.json");
+    fails(f, &["inspect", "folder"], 3, "no model_index.json and no safetensors or GGUF file");
     fails(f, &["inspect", "folder/model.safetensors"], 3, "there is no such file");
     fails(f, &["inspect", "folder/config.json"], 3, "name the folder");
     fails(f, &["generate", "a fox", "--model", "nowhere/z.gguf"], 3, "nowhere/z.gguf: there is no such file");

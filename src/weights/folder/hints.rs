@@ -35,10 +35,17 @@ pub(super) fn no_index(path: &Path) -> String {
     if let Some(inner) = newest_model(path) {
         return format!("this folder has no {INDEX}, but one in it has; name {}", inner.display());
     }
-    format!(
-        "this does not look like a diffusers folder: it has no {INDEX}; name the folder with {INDEX}, transformer, \
-         text_encoder, tokenizer, vae and scheduler"
-    )
+    let weights = entries(path).filter(|entry| is_weights(entry) && entry.is_file()).min();
+    match weights.as_deref().and_then(Path::file_name) {
+        Some(name) => {
+            let name = excerpt(&name.to_string_lossy());
+            format!("this folder is no model, for it has no {INDEX}; name one of its files, such as {name}")
+        }
+        None => format!(
+            "this folder is no model, for it has no {INDEX} and no safetensors or GGUF file; name a folder with \
+             {INDEX}, or a file"
+        ),
+    }
 }
 
 /// The model in a repository's folder of the Hugging Face cache, `models--owner--name`: the commit
@@ -58,11 +65,15 @@ fn snapshot(path: &Path) -> Option<PathBuf> {
     main.or_else(|| newest_model(&snapshots))
 }
 
+/// The first files and folders in `path`, in any order.
+fn entries(path: &Path) -> impl Iterator<Item = PathBuf> {
+    const MOST_LOOKED_AT: usize = 1000;
+    fs::read_dir(path).into_iter().flatten().take(MOST_LOOKED_AT).flatten().map(|entry| entry.path())
+}
+
 /// The folder in `path` with the newest index.
 fn newest_model(path: &Path) -> Option<PathBuf> {
-    const MOST_LOOKED_AT: usize = 1000;
-    let folders = fs::read_dir(path).ok()?.take(MOST_LOOKED_AT).flatten().map(|entry| entry.path());
-    let models = folders.filter(|folder| folder.join(INDEX).is_file());
+    let models = entries(path).filter(|folder| folder.join(INDEX).is_file());
     models.max_by_key(|folder| (fs::metadata(folder.join(INDEX)).and_then(|file| file.modified()).ok(), folder.clone()))
 }
 
@@ -143,6 +154,16 @@ mod tests {
             refused(&dir.path().join(name), &["there is no such file"]);
         }
         refused(&dir.path().join("z-1.5"), &["there is no such folder"]);
+    }
+
+    #[test]
+    fn a_folder_that_is_no_model_says_what_is_in_it() {
+        let dir = tempfile::tempdir().unwrap();
+        write(&dir.path().join("notes.txt"), "");
+        refused(dir.path(), &["no model_index.json and no safetensors or GGUF file; name a folder with", "or a file"]);
+        write(&dir.path().join("zeta.safetensors"), "");
+        write(&dir.path().join("alpha.gguf"), "");
+        refused(dir.path(), &["this folder is no model", "name one of its files, such as alpha.gguf"]);
     }
 
     #[test]
