@@ -274,7 +274,11 @@ fn files_of_other_formats_are_named() {
         ("a.gguf", pointer.as_bytes(), "a git-lfs pointer, not the file itself"),
         ("b.safetensors", b"", "found a file of 0 bytes"),
         ("b.gguf", &gguf[..gguf.len() - 9], "it is truncated; download it again"),
-        ("d.gguf", b"GGUX\x03\0\0\0\0\0", "expected a GGUF file, as the name says, found a file of 10 bytes that begins with \"GGUX\""),
+        (
+            "d.gguf",
+            b"GGUX\x03\0\0\0\0\0",
+            "expected a GGUF file, as the name says, found a file of 10 bytes that begins with \"GGUX\"",
+        ),
         ("e.GGUF", b"GG", "expected a GGUF file, as the name says, found a file of 2 bytes"),
         ("e.gguf", &[0; 100], r#"that begins with "\0\0\0\0" instead of "GGUF""#),
         ("f.gguf", html.as_bytes(), "expected a GGUF file, as the name says, found a web page"),

@@ -12,7 +12,11 @@
 //! | Q5_K | `d` 2, `dmin` 2, `scales` 12, `qh` 32, `qs` 128 | as Q4_K, with a fifth bit |
 //! | Q6_K | `ql` 128, `qh` 64, `scales` 16, `d` 2 | (d·sc)·(q − 32), groups of 16 |
 
+// The loops that fill an array of codes, and then convert them, are vectorised. Those that do both
+// at once are not, except in Q4_K and Q5_K.
+
 use super::f16_at;
+use std::array::from_fn;
 
 /// The elements of a super-block of Q2_K. The low nibble of a byte of `scales` is its group's scale
 /// `sc`, the high nibble its minimum `m`.
@@ -22,8 +26,10 @@ pub(super) fn q2_k(block: &[u8; 84], out: &mut [f32; 256]) {
     for (group, out) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
         let (scale, minimum) = (d * f32::from(scales[group] & 15), dmin * f32::from(scales[group] >> 4));
         let (start, shift) = two_bits(group);
-        for (out, &q) in out.iter_mut().zip(&qs[start..start + 16]) {
-            *out = scale * f32::from(q >> shift & 3) - minimum;
+        let qs = &qs[start..start + 16];
+        let codes: [u8; 16] = from_fn(|i| qs[i] >> shift & 3);
+        for (out, q) in out.iter_mut().zip(codes) {
+            *out = scale * f32::from(q) - minimum;
         }
     }
 }
@@ -40,9 +46,10 @@ pub(super) fn q3_k(block: &[u8; 110], out: &mut [f32; 256]) {
         let high = scales[8 + group % 4] >> (group / 4 * 2) & 3;
         let scale = d * f32::from((low | high << 4) as i8 - 32);
         let (start, shift) = two_bits(group);
-        let (run, third) = (group / 2, &hmask[group % 2 * 16..][..16]);
-        for ((out, &q), &h) in out.iter_mut().zip(&qs[start..start + 16]).zip(third) {
-            *out = scale * f32::from((q >> shift & 3 | (h >> run & 1) << 2) as i8 - 4);
+        let (run, third, qs) = (group / 2, &hmask[group % 2 * 16..][..16], &qs[start..start + 16]);
+        let codes: [u8; 16] = from_fn(|i| qs[i] >> shift & 3 | (third[i] >> run & 1) << 2);
+        for (out, q) in out.iter_mut().zip(codes) {
+            *out = scale * f32::from(q as i8 - 4);
         }
     }
 }
@@ -88,10 +95,11 @@ pub(super) fn q6_k(block: &[u8; 210], out: &mut [f32; 256]) {
     for (group, out) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
         let scale = d * f32::from(scales[group] as i8);
         let (half, in_half) = (group / 8, group % 8);
-        let low = &ql[half * 64 + in_half % 4 * 16..][..16];
+        let (low, low_shift) = (&ql[half * 64 + in_half % 4 * 16..][..16], in_half / 4 * 4);
         let (start, shift) = two_bits(group);
-        for ((out, &low), &high) in out.iter_mut().zip(low).zip(&qh[start..start + 16]) {
-            let q = low >> (in_half / 4 * 4) & 15 | (high >> shift & 3) << 4;
+        let high = &qh[start..start + 16];
+        let codes: [u8; 16] = from_fn(|i| low[i] >> low_shift & 15 | (high[i] >> shift & 3) << 4);
+        for (out, q) in out.iter_mut().zip(codes) {
             *out = scale * f32::from(q as i8 - 32);
         }
     }
@@ -109,7 +117,7 @@ fn two_bits(group: usize) -> (usize, usize) {
 fn groups(start: &[u8]) -> [(f32, f32); 8] {
     let (d, dmin) = (f16_at(start, 0), f16_at(start, 2));
     let scales = &start[4..16];
-    std::array::from_fn(|group| {
+    from_fn(|group| {
         let i = group % 4;
         let (scale, minimum) = if group < 4 {
             (scales[i] & 63, scales[4 + i] & 63)

@@ -13,6 +13,7 @@
 //! | Q8_0 | `d` 2, 32 signed bytes | d·q |
 
 use super::{f16_at, u32_at};
+use std::array::from_fn;
 
 /// The elements of a block of Q4_0.
 pub(super) fn q4_0(block: &[u8; 18], out: &mut [f32; 32]) {
@@ -41,8 +42,10 @@ pub(super) fn q5_1(block: &[u8; 24], out: &mut [f32; 32]) {
 /// The elements of a block of Q8_0.
 pub(super) fn q8_0(block: &[u8; 34], out: &mut [f32; 32]) {
     let d = f16_at(block, 0);
-    for (out, &q) in out.iter_mut().zip(&block[2..]) {
-        *out = d * f32::from(q as i8);
+    // An array of codes, because the loop over a slice of the block is not vectorised.
+    let codes: [i8; 32] = from_fn(|i| block[2 + i] as i8);
+    for (out, q) in out.iter_mut().zip(codes) {
+        *out = d * f32::from(q);
     }
 }
 
