@@ -12,7 +12,7 @@ mod weight;
 pub use change::RowChange;
 pub use dtype::DType;
 pub(crate) use dtype::{widen, words};
-pub use format::{Block, Format};
+pub use format::{Block, Format, Unquantizable};
 pub use host::HostTensor;
 pub use scales::{Mismatch, Scaled, Scales};
 pub use storage::Storage;

@@ -13,9 +13,11 @@ mod grids;
 mod iq;
 mod k_quants;
 mod legacy;
+mod quantize;
 mod ternary;
 
 pub(in crate::tensor) use float8::{E4M3, e8m0};
+pub use quantize::Unquantizable;
 
 use super::{DType, widen};
 use half::f16;
@@ -275,6 +277,11 @@ impl Format {
     /// does not read, which [`Format::ggml_name`] names.
     pub fn from_ggml(id: u32) -> Option<Format> {
         ggml(id)?.2
+    }
+
+    /// The id of the format in a GGUF file; `None` for the formats of safetensors.
+    pub fn ggml_type(self) -> Option<u32> {
+        GGML.iter().find(|(.., format)| *format == Some(self)).map(|(id, ..)| *id)
     }
 
     /// The name of a GGUF file's type, whether or not this crate reads it; `None` for an id that
