@@ -1,10 +1,11 @@
 //! The flags that say where a model comes from, shared by every subcommand that draws.
 
 use super::{kinds, pull};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use std::path::PathBuf;
 use std::str::FromStr;
 use zimage::weights::hub::{Hub, HubName};
-use zimage::weights::{Lora, Sources, Unused};
+use zimage::weights::{Lora, Sources, Unused, WeightFormat};
 use zimage::{Model, Result};
 
 /// The published model whose other parts every Z-Image transformer fits.
@@ -46,6 +47,11 @@ pub(super) struct Args {
     /// such a model has 8 steps and guidance 0 for 3, else 50 steps and guidance 4]
     #[arg(long, value_name = "S", value_parser = super::number::<f64>, allow_hyphen_values = true)]
     shift: Option<f64>,
+
+    /// The storage on the device of the matrices of attention and feed-forward layers; as-is is that
+    /// of the files, and fp8 has a scale for each row
+    #[arg(long, value_name = "FORMAT", value_parser = weights(), default_value_t, hide_default_value = false)]
+    weights: WeightFormat,
 
     /// A LoRA, LoKr, LoHa or DoRA file, or a name on the hub, with its strength; once for each, and
     /// added in this order; a strength of 0 changes nothing [default strength: 1]
@@ -90,6 +96,10 @@ pub(super) struct Opened {
     pub(super) warnings: Vec<String>,
 }
 
+fn weights() -> impl TypedValueParser<Value = WeightFormat> {
+    PossibleValuesParser::new(WeightFormat::NAMES.map(|(name, _)| name)).try_map(|name| name.parse::<WeightFormat>())
+}
+
 impl Args {
     /// Opens the model. A name on the hub is downloaded if the cache does not have it.
     pub(super) fn open(&self) -> Result<Opened> {
@@ -110,6 +120,7 @@ impl Args {
             }
             None => Model::embedded()?.with_shift(self.shift)?,
         };
+        let model = model.with_weights(self.weights);
         if self.lora.is_empty() {
             return Ok(Opened { model, reports: Vec::new(), warnings: Vec::new() });
         }

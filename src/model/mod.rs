@@ -11,7 +11,9 @@ pub mod vae;
 
 use crate::error::Result;
 use crate::future::expect_ready;
-use crate::weights::{BoundLora, Lora, LoraStack, ModelFolder, Part, Report, Sources, Targets, Tensors, Unused};
+use crate::weights::{
+    BoundLora, Lora, LoraStack, ModelFolder, Part, Report, Sources, Targets, Tensors, Unused, WeightFormat,
+};
 use config::ModelConfig;
 use std::path::Path;
 use std::sync::Arc;
@@ -72,6 +74,13 @@ impl Model {
             self.config.scheduler.set_shift(shift)?;
         }
         Ok(self)
+    }
+
+    /// This model with the matrices of its attention and feed-forward layers in another storage on
+    /// the device.
+    pub fn with_weights(mut self, weights: WeightFormat) -> Self {
+        self.folder = self.folder.with_weights(weights);
+        self
     }
 
     /// The model in `folder`, local or remote.

@@ -102,10 +102,13 @@ fn is_unused<B: Backend>(config: &ModelConfig) -> impl Fn(&str) -> bool + Copy {
 
 /// Bytes of weights on the device.
 fn weights<B: Backend>(b: &B, tensors: &Tensors, is_unused: impl Fn(&str) -> bool) -> u64 {
-    let bytes = |tensor: Listing<'_>| match tensor.floating() {
-        _ if tensor.format().is_some_and(|format| b.keeps(format)) && tensor.shape.len() == 2 => tensor.bytes,
-        Some(stored) => tensor.elements() as u64 * b.weights(stored).size() as u64,
-        None => tensor.bytes,
+    let bytes = |tensor: Listing<'_>| {
+        let kept = tensor.format().filter(|format| tensor.shape.len() == 2 && b.keeps(*format));
+        match (kept.and_then(|format| format.bytes(tensor.elements())), tensor.floating()) {
+            (Some(bytes), _) => bytes as u64,
+            (None, Some(stored)) => tensor.elements() as u64 * b.weights(stored).size() as u64,
+            (None, None) => tensor.bytes,
+        }
     };
     tensors.iter_but(is_unused).map(bytes).sum()
 }

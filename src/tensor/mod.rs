@@ -5,6 +5,7 @@ mod decoded;
 mod dtype;
 mod format;
 mod host;
+mod requantize;
 mod scales;
 mod storage;
 mod weight;

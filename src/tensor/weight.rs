@@ -106,12 +106,8 @@ impl<'a> Weight<'a> {
     /// If the elements are integers, or changed already.
     pub fn changed(mut self, change: Box<dyn RowChange + 'a>) -> Self {
         if let Elements::Here(tensor) = &self.elements {
-            let storage = Storage::Plain(match tensor.dtype() {
-                DType::F32 => Format::F32,
-                DType::F16 => Format::F16,
-                DType::Bf16 => Format::Bf16,
-                integers => panic!("a change of {integers}"),
-            });
+            let format = Format::of(tensor.dtype()).unwrap_or_else(|| panic!("a change of {}", tensor.dtype()));
+            let storage = Storage::Plain(format);
             let bytes = Box::new(InMemory(tensor.bytes().clone()));
             self.elements = Elements::There { storage, change: None, to_bf16: false, bytes };
         }
@@ -119,6 +115,11 @@ impl<'a> Weight<'a> {
             assert!(made.replace(change).is_none(), "a second change");
         }
         self
+    }
+
+    /// True if the rows are those of [`Weight::changed`].
+    pub(super) fn is_changed(&self) -> bool {
+        matches!(self.elements, Elements::There { change: Some(_), .. })
     }
 
     /// The same tensor; elements that are dequantised or changed are rounded to BF16. For a device
@@ -177,7 +178,7 @@ impl<'a> Weight<'a> {
     }
 
     /// Elements of a row.
-    fn columns(&self) -> usize {
+    pub(super) fn columns(&self) -> usize {
         self.shape.iter().skip(1).product()
     }
 
@@ -199,7 +200,7 @@ impl<'a> Weight<'a> {
     }
 
     /// Up to `count` rows, starting at `first`.
-    async fn piece(&self, first: usize, count: usize) -> Result<HostTensor> {
+    pub(super) async fn piece(&self, first: usize, count: usize) -> Result<HostTensor> {
         let count = count.min(self.rows() - first);
         let place = self.place(first, count).ok_or_else(|| Error::internal("a piece is not whole blocks"))?;
         let whole_rows = self.stored_bytes(1, self.columns()).is_some();

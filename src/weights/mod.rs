@@ -33,6 +33,7 @@ mod sources;
 mod stored;
 mod tensors;
 mod transform;
+mod weight_format;
 
 pub use crate::future::BoxFuture;
 pub use derive::{Shapes, given_config, text_encoder_config, transformer_config, vae_config};
@@ -50,3 +51,4 @@ pub use sources::Sources;
 pub use stored::StoredType;
 pub use tensors::{Listing, OnRead, Tensors};
 pub use transform::Transform;
+pub use weight_format::WeightFormat;

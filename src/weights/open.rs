@@ -10,6 +10,7 @@ use super::read::read_header;
 use super::safetensors;
 use super::stored::{Header, Stored};
 use super::tensors::{Entry, Tensors};
+use super::weight_format::WeightFormat;
 use crate::error::{Error, Result, excerpt};
 use futures_util::future::try_join;
 use serde_json::Value;
@@ -65,6 +66,9 @@ impl Tensors {
         let index = format!("{single}.index.json");
         let mut tensors = Self::none(folder.path(&single), folder.random_weights().cloned());
         tensors.transform = folder.transform().cloned();
+        if part != Part::Vae.folder() {
+            tensors.weights = folder.weights();
+        }
         if tensors.random.is_some() {
             return Ok(tensors);
         }
@@ -128,6 +132,7 @@ impl Tensors {
             warnings: Vec::new(),
             random,
             transform: None,
+            weights: WeightFormat::AsIs,
         }
     }
 

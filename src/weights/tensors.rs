@@ -7,9 +7,10 @@ use super::names::Rows;
 use super::random::RandomTensors;
 use super::stored::StoredType;
 use super::transform::Transform;
+use super::weight_format::WeightFormat;
 use crate::error::{Error, Result, excerpt};
 use crate::future::BoxFuture;
-use crate::tensor::{DType, Format, HostTensor, ReadAt, Storage, Weight};
+use crate::tensor::{DType, Format, HostTensor, ReadAt, Storage, Unquantizable, Weight};
 use bytes::Bytes;
 use safetensors::Dtype;
 use std::cell::Cell;
@@ -43,6 +44,8 @@ pub struct Tensors {
     /// The source of every tensor where there are no files.
     pub(super) random: Option<RandomTensors>,
     pub(super) transform: Option<Arc<dyn Transform>>,
+    /// The storage of large matrices on the device.
+    pub(super) weights: WeightFormat,
 }
 
 #[derive(Debug)]
@@ -127,8 +130,8 @@ pub struct Listing<'a> {
 }
 
 impl Listing<'_> {
-    /// The format of the elements, or of the codes that have scales beside them; `None` for types
-    /// that no weight has.
+    /// The format of the elements on their way to the device, or of the codes that have scales
+    /// beside them; `None` for types that no weight has.
     pub fn format(&self) -> Option<Format> {
         self.format
     }
@@ -180,12 +183,23 @@ impl Tensors {
             return Ok(tensor.into());
         }
         let weight = self.stored_weight(name, shape, on_read).await?.ok_or_else(|| self.missing(name, shape))?;
-        self.changed(name, weight).await
+        let weight = self.changed(name, weight).await?;
+        let (shape, tensor) = (shape.to_vec(), name.to_owned());
+        let error = move |problem: Unquantizable| {
+            let entry = &self.entries[&tensor];
+            self.fault(self.files[entry.file].path.clone(), entry.stored(&tensor), &shape, problem.to_string())
+        };
+        self.weights.apply(name, weight, error).await
+    }
+
+    /// The transform that changes the tensor of this name.
+    fn transform_of(&self, name: &str) -> Option<&dyn Transform> {
+        self.transform.as_deref().filter(|transform| transform.changes(name))
     }
 
     /// The weight, to be changed by its transform if it has one.
     async fn changed<'a>(&'a self, name: &str, weight: Weight<'a>) -> Result<Weight<'a>> {
-        match self.transform.as_deref().filter(|transform| transform.changes(name)) {
+        match self.transform_of(name) {
             Some(transform) => {
                 let change = transform.open(name, &weight).await?;
                 let piece = self.files[self.entries[name].file].piece().unwrap_or(DEQUANTIZED);
@@ -319,8 +333,16 @@ impl Tensors {
             bytes: entry.range.end - entry.range.start,
             file: &self.files[entry.file].path,
             in_memory: entry.in_memory(),
-            format: entry.format(),
+            format: self.weights.of(name, &entry.shape, self.format(name, entry)),
         })
+    }
+
+    /// The format of a tensor after its transform, which leaves no codes.
+    fn format(&self, name: &str, entry: &Entry) -> Option<Format> {
+        match self.transform_of(name) {
+            Some(_) => entry.in_memory().and_then(Format::of),
+            None => entry.format(),
+        }
     }
 
     /// The number of bytes of [`Tensors::iter_but`].

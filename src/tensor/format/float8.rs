@@ -55,9 +55,53 @@ pub(in crate::tensor) fn e8m0(code: u8) -> f32 {
     f32::from_bits(u32::from(code) << 23)
 }
 
+/// The code of the nearest E4M3 value, ties to even. Magnitudes above 448, the largest, become that;
+/// NaN stays NaN.
+pub(in crate::tensor) fn e4m3_code(value: f32) -> u8 {
+    const LARGEST: u32 = 0x7e;
+    let bits = value.to_bits();
+    let (sign, magnitude) = ((bits >> 24 & 0x80) as u8, bits & 0x7fff_ffff);
+    if magnitude > f32::INFINITY.to_bits() {
+        return sign | 0x7f;
+    }
+    let code = if f32::from_bits(magnitude) < 1.0 / 64.0 {
+        // Subnormals, in units of 2^-9; eight of them are the smallest normal value.
+        (f32::from_bits(magnitude) * 512.0).round_ties_even() as u32
+    } else {
+        // Drops 20 bits of the mantissa; a carry into the exponent gives the right next value.
+        let rounded = magnitude.saturating_add(0x7_ffff + (magnitude >> 20 & 1));
+        (rounded >> 20) - (120 << 3)
+    };
+    sign | code.min(LARGEST) as u8
+}
+
 /// Two E2M1 codes a byte, the even element in the high nibble (`comfy_kitchen`'s `hi_first`).
 pub(super) fn nvfp4(bytes: &[u8], out: &mut [f32]) {
     for (out, &byte) in out.as_chunks_mut::<2>().0.iter_mut().zip(bytes) {
         *out = [E2M1[usize::from(byte >> 4)], E2M1[usize::from(byte & 15)]];
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn e4m3_codes_are_of_the_nearest_value() {
+        for code in 0..=0x7e_u8 {
+            let value = E4M3[usize::from(code)];
+            assert_eq!((e4m3_code(value), e4m3_code(-value)), (code, code | 0x80), "{value}");
+            if code == 0x7e {
+                break;
+            }
+            let next = E4M3[usize::from(code) + 1];
+            let middle = (value + next) / 2.0;
+            let even = code + (code & 1);
+            let [below, above] = [-1, 1].map(|step| f32::from_bits(middle.to_bits().wrapping_add_signed(step)));
+            assert_eq!([below, middle, above].map(e4m3_code), [code, even, code + 1], "between {value} and {next}");
+        }
+        assert_eq!([449.0, 480.0, 1e30, f32::INFINITY].map(e4m3_code), [0x7e; 4]);
+        assert_eq!(e4m3_code(f32::NEG_INFINITY), 0xfe);
+        assert_eq!(e4m3_code(f32::NAN) & 0x7f, 0x7f);
     }
 }

@@ -16,7 +16,7 @@ mod legacy;
 mod quantize;
 mod ternary;
 
-pub(in crate::tensor) use float8::{E4M3, e8m0};
+pub(in crate::tensor) use float8::{E4M3, e4m3_code, e8m0};
 pub use quantize::Unquantizable;
 
 use super::{DType, widen};
@@ -148,6 +148,16 @@ const GGML: &[(u32, &str, Option<Format>)] = &[
 ];
 
 impl Format {
+    /// The format that stores elements of a floating type; `None` for integers.
+    pub fn of(dtype: DType) -> Option<Self> {
+        match dtype {
+            DType::F32 => Some(Format::F32),
+            DType::F16 => Some(Format::F16),
+            DType::Bf16 => Some(Format::Bf16),
+            DType::U32 | DType::U8 => None,
+        }
+    }
+
     /// Every format.
     pub const ALL: [Format; 30] = [
         Format::F32,

@@ -141,6 +141,11 @@ impl Scaled {
         self.format
     }
 
+    /// The scales.
+    pub fn scales(&self) -> &Scales {
+        &self.scales
+    }
+
     /// The sizes \[N, K\], without padding.
     pub fn shape(&self) -> [usize; 2] {
         self.shape

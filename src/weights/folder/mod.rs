@@ -14,6 +14,7 @@ use super::random::RandomTensors;
 use super::remote::RemoteFiles;
 use super::single::SingleFile;
 use super::transform::Transform;
+use super::weight_format::WeightFormat;
 use crate::error::{Error, Result};
 use crate::future::expect_ready;
 use crate::json;
@@ -51,6 +52,7 @@ pub struct ModelFolder {
     /// The source of weights that are not in the files.
     random: Option<RandomTensors>,
     transform: Option<Arc<dyn Transform>>,
+    weights: WeightFormat,
 }
 
 /// The place of a file of the model.
@@ -62,7 +64,15 @@ enum Place<'a> {
 impl ModelFolder {
     fn new(name: &str, source: Source) -> Self {
         let (parts, replaced) = (BTreeMap::new(), Vec::new());
-        Self { name: name.to_owned(), source, parts, replaced, random: None, transform: None }
+        Self {
+            name: name.to_owned(),
+            source,
+            parts,
+            replaced,
+            random: None,
+            transform: None,
+            weights: WeightFormat::AsIs,
+        }
     }
 
     /// The folder on disk that contains `model_index.json`.
@@ -132,6 +142,17 @@ impl ModelFolder {
     pub fn with_random_weights(mut self) -> Self {
         self.random = Some(RandomTensors::default());
         self
+    }
+
+    /// This model with its large matrices in another storage on the device.
+    pub fn with_weights(mut self, weights: WeightFormat) -> Self {
+        self.weights = weights;
+        self
+    }
+
+    /// The storage of its large matrices on the device.
+    pub(super) fn weights(&self) -> WeightFormat {
+        self.weights
     }
 
     /// The transform of the weights in its files.

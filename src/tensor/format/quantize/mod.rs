@@ -43,16 +43,8 @@ impl fmt::Display for Unquantizable {
 
 impl Format {
     /// The formats that [`Format::quantize`] writes, the most precise first.
-    pub const QUANTIZED: [Format; 8] = [
-        Format::F32,
-        Format::Bf16,
-        Format::F16,
-        Format::Q8_0,
-        Format::Q6K,
-        Format::Q5K,
-        Format::Q4K,
-        Format::Q4_0,
-    ];
+    pub const QUANTIZED: [Format; 8] =
+        [Format::F32, Format::Bf16, Format::F16, Format::Q8_0, Format::Q6K, Format::Q5K, Format::Q4K, Format::Q4_0];
 
     /// Writes `values`, whole blocks of one or more rows, to `out`. This runs on the calling
     /// thread; rows are independent.
