@@ -2,7 +2,8 @@
 //!
 //! Each op has a kernel in `kernels/` and a launcher in `ops`. Large linears go through cuBLASLt if
 //! it is installed and faster. Activations and matrices are BF16; biases, norm weights and latents
-//! are F32, and so are accumulation, norms and softmax.
+//! are F32, and so are accumulation, norms and softmax. Matrices in some quantised formats keep the
+//! bytes of the file, and are dequantised to BF16 before each use.
 //!
 //! The layers, each of which uses only those below: `ops`, `gemm`, `matrix`, `launch`, `memory`,
 //! `driver`. Building needs nothing of CUDA; without a driver, [`Cuda::open`] returns an error.
@@ -16,7 +17,7 @@ mod ops;
 
 use super::Runtime;
 use crate::error::Result;
-use crate::tensor::{DType, HostTensor};
+use crate::tensor::{DType, Format, HostTensor};
 use cudarc::driver::CudaEvent;
 pub use driver::nvrtc::Compiled;
 pub use driver::program::{File, Program};
@@ -24,8 +25,8 @@ use driver::{device, functions, nvrtc};
 use gemm::autotune::Autotuner;
 use launch::gpu::Gpu;
 pub use launch::recording::CudaRecording;
-use matrix::Matrix;
 pub use matrix::{CudaConv2d, CudaLinear, CudaSwiGlu};
+use matrix::{Matrix, quantized};
 pub use memory::arena::Placement;
 pub use memory::tensor::CudaTensor;
 
@@ -126,6 +127,10 @@ impl Runtime for Cuda {
 
     fn weights(&self, _: DType) -> DType {
         Matrix::DTYPE
+    }
+
+    fn keeps(&self, format: Format) -> bool {
+        quantized::keeps(format)
     }
 
     fn trim(&self) {

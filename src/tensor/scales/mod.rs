@@ -151,6 +151,16 @@ impl Scaled {
         self.shape
     }
 
+    /// The scales beside the matrix.
+    pub fn scales(&self) -> &Scales {
+        &self.scales
+    }
+
+    /// Columns in the file, with padding.
+    pub fn stored_columns(&self) -> usize {
+        self.stored_columns
+    }
+
     /// Bytes of a row in the file, with padding.
     pub fn row_bytes(&self) -> usize {
         self.format.bytes(self.stored_columns).expect("whole blocks, as `new` checks")

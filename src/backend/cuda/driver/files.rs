@@ -28,6 +28,7 @@ pub(super) const HEADERS: &[File] = &[
     kernel!("common/ptx/cp_async.cuh"),
     kernel!("common/ptx/mma.cuh"),
     kernel!("common/ptx/shared.cuh"),
+    kernel!("common/quantized.cuh"),
     kernel!("common/reduce.cuh"),
     kernel!("common/types.cuh"),
     kernel!("common/vec.cuh"),

@@ -9,7 +9,7 @@ use crate::backend::cuda::driver::functions::elapsed_ms;
 use crate::backend::cuda::launch::args::Arg;
 use crate::backend::cuda::launch::gpu::Gpu;
 use crate::backend::cuda::launch::recording::CudaRecording;
-use crate::backend::cuda::matrix::Matrix;
+use crate::backend::cuda::matrix::{Matrix, StoredMatrix};
 use crate::backend::cuda::memory::tensor::{CudaTensor, VECTOR};
 use crate::backend::gpu::disk_cache::CacheEntry;
 use crate::backend::gpu::lock;
@@ -85,7 +85,7 @@ fn median(times: &[f32]) -> f32 {
 
 /// Our own kernel as a candidate.
 pub(crate) struct OwnKernel<F> {
-    /// Runs the kernel on `x` and `out`, which may be other tensors of the same shapes.
+    /// Runs the kernel on `x`, `W` and `out`, which may be other tensors of the same shapes.
     pub run: F,
     /// A hash of the kernel's source. Its change makes cached results obsolete.
     pub source_hash: fn() -> u64,
@@ -118,17 +118,19 @@ impl Autotuner {
         &self,
         gpu: &Gpu,
         x: &CudaTensor,
-        w: &Matrix,
+        w: &StoredMatrix,
         out: &CudaTensor,
-        own: OwnKernel<impl Fn(&CudaTensor, &CudaTensor) -> Result<()>>,
+        own: OwnKernel<impl Fn(&CudaTensor, &Matrix, &CudaTensor) -> Result<()>>,
     ) -> Result<()> {
-        let [n, k] = w.dims();
-        let size = GemmSize { m: out.len() / n, n, k, stride: w.stride() };
-        let aligned = [x, w.tensor(), out].iter().all(|tensor| tensor.allocation().location().is_aligned(ALIGNMENT));
+        let dense = w.dense(gpu, OP)?;
+        let [n, k] = dense.dims();
+        let size = GemmSize { m: out.len() / n, n, k, stride: dense.stride() };
+        let tensors = [x, dense.tensor(), out];
+        let aligned = tensors.iter().all(|tensor| tensor.allocation().location().is_aligned(ALIGNMENT));
         let matmul = if aligned && is_tuned(size) { self.fastest(gpu, size, w, &own)? } else { None };
         match matmul {
-            Some(matmul) => enqueue(gpu, &matmul, x, w, out),
-            None => (own.run)(x, out),
+            Some(matmul) => enqueue(gpu, &matmul, x, &dense, out),
+            None => (own.run)(x, &dense, out),
         }
     }
 
@@ -137,8 +139,8 @@ impl Autotuner {
         &self,
         gpu: &Gpu,
         size: GemmSize,
-        w: &Matrix,
-        own: &OwnKernel<impl Fn(&CudaTensor, &CudaTensor) -> Result<()>>,
+        w: &StoredMatrix,
+        own: &OwnKernel<impl Fn(&CudaTensor, &Matrix, &CudaTensor) -> Result<()>>,
     ) -> Result<Option<Matmul>> {
         let Ok(library) = self.library(gpu) else { return Ok(None) };
         if let Some(known) = lock(&self.tuned).get(&size) {
@@ -160,14 +162,17 @@ impl Autotuner {
         gpu: &Gpu,
         library: &Cublaslt,
         size: GemmSize,
-        w: &Matrix,
-        own: &OwnKernel<impl Fn(&CudaTensor, &CudaTensor) -> Result<()>>,
+        w: &StoredMatrix,
+        own: &OwnKernel<impl Fn(&CudaTensor, &Matrix, &CudaTensor) -> Result<()>>,
     ) -> Result<Option<Matmul>> {
         gpu.bind(OP)?;
         let Ok(problem) = Problem::new(library, size).map(Arc::new) else { return Ok(None) };
         let workspace = self.workspace(gpu)?;
         let matmul = |algorithm| Matmul { problem: problem.clone(), algorithm, workspace: workspace.clone() };
-        let tensors = || Ok((operand(gpu, size, w)?, gpu.output(OP, &[size.m, size.n], DType::Bf16)?));
+        let tensors = || {
+            let w = w.dense(gpu, OP)?;
+            Ok((operand(gpu, size, &w)?, w, gpu.output(OP, &[size.m, size.n], DType::Bf16)?))
+        };
         let source_hash = *self.source_hash.get_or_init(own.source_hash);
         let entry = CacheEntry::hashed("cuda-gemm", "candidate", key(gpu, library, size, source_hash));
         match entry.as_ref().and_then(CacheEntry::read).and_then(|data| Candidate::decode(&data)) {
@@ -178,24 +183,24 @@ impl Autotuner {
                 // the run fails, the candidates are timed again; if memory for it is full, it is
                 // skipped.
                 match tensors() {
-                    Ok((x, out)) if enqueue(gpu, &matmul, &x, w, &out).is_err() => {}
+                    Ok((x, w, out)) if enqueue(gpu, &matmul, &x, &w, &out).is_err() => {}
                     Err(error) if !matches!(error, Error::OutOfMemory { .. }) => return Err(error),
                     _ => return Ok(Some(matmul)),
                 }
             }
             _ => {}
         }
-        let (x, out) = tensors()?;
+        let (x, w, out) = tensors()?;
         let mut candidates = Vec::new();
         for algorithm in problem.algorithms().unwrap_or_default() {
             let matmul = matmul(algorithm);
-            let run = || enqueue(gpu, &matmul, &x, w, &out);
+            let run = || enqueue(gpu, &matmul, &x, &w, &out);
             if let Ok(recording) = run().and_then(|()| gpu.record(run)) {
                 candidates.push((Candidate::Cublaslt(algorithm), recording));
             }
         }
-        (own.run)(&x, &out)?;
-        candidates.push((Candidate::OwnKernel, gpu.record(|| (own.run)(&x, &out))?));
+        (own.run)(&x, &w, &out)?;
+        candidates.push((Candidate::OwnKernel, gpu.record(|| (own.run)(&x, &w, &out))?));
         let (candidate, _) = &candidates[fastest(&times(gpu, &candidates)?)];
         if let Some(entry) = entry {
             entry.write(&candidate.encode());

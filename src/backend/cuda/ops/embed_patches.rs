@@ -35,7 +35,8 @@ impl EmbedPatchesOp for Cuda {
         let [d, k] = w.dims();
         let [items, channels, height, width] = latents.dims();
         let patches = (height / patch) * (width / patch);
-        let stride = w.matrix.stride();
+        let matrix = w.matrix.dense(gpu, op)?;
+        let stride = matrix.stride();
         let program = program(patch, w.bias.is_some(), aligned(d));
         let out = gpu.output(op, &shape, DType::Bf16)?;
         let rows = gpu.output(op, &[items, patches, stride], DType::Bf16)?;
@@ -55,7 +56,7 @@ impl EmbedPatchesOp for Cuda {
         let m = items * tokens;
         let args = [
             Arg::Read(&rows),
-            w.matrix.arg(),
+            matrix.arg(),
             Arg::optional(w.bias.as_ref()),
             Arg::Read(&pad),
             Arg::Write(&out),

@@ -45,15 +45,16 @@ impl FinalLayerOp for Cuda {
         let x = gpu.activation(x)?;
         let table = gpu.activation(scale.table)?;
         let patches = (height / patch) * (width / patch);
+        let matrix = w.matrix.dense(gpu, op)?;
         let args = [
             Arg::Read(&x),
             Arg::Read(&table),
-            w.matrix.arg(),
+            matrix.arg(),
             Arg::optional(w.bias.as_ref()),
             Arg::Write(&out),
             Arg::U32(n),
             Arg::U32(k),
-            Arg::U32(w.matrix.stride()),
+            Arg::U32(matrix.stride()),
             Arg::U32(tokens),
             Arg::U32(patches),
             Arg::U32(table_rows * k),

@@ -8,7 +8,7 @@ use crate::backend::cuda::gemm::sm90::{self, BOX_COLUMNS, Sharing, Sm90Gemm};
 use crate::backend::cuda::gemm::tile::{self, TiledGemm};
 use crate::backend::cuda::launch::args::Arg;
 use crate::backend::cuda::launch::gpu::Gpu;
-use crate::backend::cuda::matrix::{CudaLinear, Matrix, upload_bias};
+use crate::backend::cuda::matrix::{CudaLinear, Matrix, StoredMatrix, upload_bias};
 use crate::backend::cuda::memory::tensor::{CudaTensor, aligned};
 use crate::backend::gpu::disk_cache;
 use crate::backend::{DeviceWeight, LinearArgs, LinearOp};
@@ -32,46 +32,53 @@ pub(super) fn gemv(
     let m = out.len() / n;
     let has_bias = usize::from(w.bias.is_some());
     let constants = [("ALIGNED", aligned(k)), ("HAS_BIAS", has_bias), ("SILU", usize::from(silu))];
-    let args = args(x, w, out, m);
+    let matrix = w.matrix.dense(gpu, op)?;
+    let args = args(x, &matrix, w.bias.as_ref(), out, m);
     Gemv { op, file: GEMV, entry: "linear", constants: &constants, m, n, shared: 0, args: &args }.launch(gpu)
 }
 
 /// `x·Wᵀ + b` into `out` by our own gemm.
-fn gemm(gpu: &Gpu, x: &CudaTensor, w: &CudaLinear, out: &CudaTensor) -> Result<()> {
+fn gemm(gpu: &Gpu, x: &CudaTensor, w: &Matrix, bias: Option<&CudaTensor>, out: &CudaTensor) -> Result<()> {
     let op = "linear";
     let [n, k] = w.dims();
     let m = out.len() / n;
-    let has_bias = usize::from(w.bias.is_some());
+    let has_bias = usize::from(bias.is_some());
     if !sm90::supports(gpu, [k, n]) {
         let constants = &[("ALIGNED", aligned(k)), ("HAS_BIAS", has_bias), ("ALIGNED_OUT", aligned(n))];
-        return TiledGemm { op, file: TILED, constants, m, n, args: &args(x, w, out, m) }.launch(gpu);
+        return TiledGemm { op, file: TILED, constants, m, n, args: &args(x, w, bias, out, m) }.launch(gpu);
     }
     let gemm = Sm90Gemm {
         op,
         file: SM90,
         constants: &[("HAS_BIAS", has_bias)],
         m,
-        weights: &w.matrix,
+        weights: w,
         columns: 0..n,
         a: sm90::row_map(op, x, [m, k], BOX_COLUMNS),
         out: sm90::row_map(op, out, [m, n], BOX_COLUMNS),
         sharing: Sharing::WIfFaster,
     };
-    gemm.launch(gpu, &[Arg::optional(w.bias.as_ref())], &[m, n, k].map(Arg::U32))
+    gemm.launch(gpu, &[Arg::optional(bias)], &[m, n, k].map(Arg::U32))
 }
 
 /// The arguments of the gemv and of the tiled gemm.
-fn args<'a>(x: &'a CudaTensor, w: &'a CudaLinear, out: &'a CudaTensor, m: usize) -> [Arg<'a>; 8] {
+fn args<'a>(
+    x: &'a CudaTensor,
+    w: &'a Matrix,
+    bias: Option<&'a CudaTensor>,
+    out: &'a CudaTensor,
+    m: usize,
+) -> [Arg<'a>; 8] {
     let [n, k] = w.dims();
     [
         Arg::Read(x),
-        w.matrix.arg(),
-        Arg::optional(w.bias.as_ref()),
+        w.arg(),
+        Arg::optional(bias),
         Arg::Write(out),
         Arg::U32(m),
         Arg::U32(n),
         Arg::U32(k),
-        Arg::U32(w.matrix.stride()),
+        Arg::U32(w.stride()),
     ]
 }
 
@@ -85,7 +92,7 @@ impl LinearOp for Cuda {
         dims: [usize; 2],
     ) -> Result<CudaLinear> {
         let op = "upload_linear";
-        let matrix = Matrix::stacked(&self.gpu, op, parts, dims).await?;
+        let matrix = StoredMatrix::stacked(&self.gpu, op, parts, dims).await?;
         Ok(CudaLinear { matrix, bias: upload_bias(&self.gpu, op, biases)? })
     }
 
@@ -98,9 +105,9 @@ impl LinearOp for Cuda {
         if out.len() / n <= MAX_ROWS {
             gemv(gpu, "linear", &x, w, false, &out)?;
         } else if w.bias.is_some() {
-            gemm(gpu, &x, w, &out)?;
+            gemm(gpu, &x, &*w.matrix.dense(gpu, "linear")?, w.bias.as_ref(), &out)?;
         } else {
-            let run = |x: &CudaTensor, out: &CudaTensor| gemm(gpu, x, w, out);
+            let run = |x: &CudaTensor, w: &Matrix, out: &CudaTensor| gemm(gpu, x, w, None, out);
             self.autotuner.matmul(gpu, &x, &w.matrix, &out, OwnKernel { run, source_hash })?;
         }
         Ok(out)

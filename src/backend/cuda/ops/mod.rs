@@ -25,6 +25,7 @@ pub(crate) mod unscale_latents;
 
 use super::driver::program::Program;
 use super::launch::convert;
+use super::matrix::quantized;
 
 /// The programs of all ops for an architecture such as `sm_90a`, in many of their variants.
 pub(crate) fn programs(architecture: &str) -> Vec<Program> {
@@ -32,6 +33,7 @@ pub(crate) fn programs(architecture: &str) -> Vec<Program> {
         attention::programs(),
         conv2d::programs(),
         convert::programs(),
+        quantized::programs(),
         embed_patches::programs(),
         final_layer::programs(),
         gather_rows::programs(),

@@ -50,12 +50,13 @@ impl ProjectQkvOp for Cuda {
         let q_norm = gpu.float(q_norm)?;
         let k_norm = gpu.float(k_norm)?;
         let rotation_stride = if rotation.shape()[0] == 1 { 0 } else { tokens * heads.dim };
+        let matrix = w.matrix.dense(gpu, op)?;
         let gemm = Sm90Gemm {
             op,
             file: kernel!("sm90/project_qkv.cu"),
             constants: &[],
             m,
-            weights: &w.matrix,
+            weights: &matrix,
             columns: 0..n,
             a: sm90::row_map(op, &x, [m, k], BOX_COLUMNS),
             out: sm90::row_map(op, &out, [m, n], BOX_COLUMNS),

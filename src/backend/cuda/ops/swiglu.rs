@@ -7,7 +7,7 @@ use crate::backend::cuda::gemm::gemv::{self, Gemv, MAX_ROWS};
 use crate::backend::cuda::gemm::sm90::{self, BOX_COLUMNS, Sharing, Sm90Gemm};
 use crate::backend::cuda::gemm::tile::{self, TiledGemm};
 use crate::backend::cuda::launch::args::Arg;
-use crate::backend::cuda::matrix::{CudaSwiGlu, Matrix};
+use crate::backend::cuda::matrix::{CudaSwiGlu, StoredMatrix};
 use crate::backend::cuda::memory::tensor::{CudaTensor, aligned};
 use crate::backend::{DeviceWeight, SwiGluArgs, SwiGluOp};
 use crate::error::Result;
@@ -21,7 +21,7 @@ impl SwiGluOp for Cuda {
     type SwiGlu = CudaSwiGlu;
 
     async fn run_upload_swiglu(&self, gate: &Weight<'_>, up: &Weight<'_>, dims: [usize; 2]) -> Result<CudaSwiGlu> {
-        Ok(CudaSwiGlu { matrix: Matrix::alternating(&self.gpu, "upload_swiglu", [gate, up], dims).await? })
+        Ok(CudaSwiGlu { matrix: StoredMatrix::alternating(&self.gpu, "upload_swiglu", [gate, up], dims).await? })
     }
 
     fn run_swiglu(&self, args: SwiGluArgs<'_, CudaTensor, CudaSwiGlu>, shape: &[usize]) -> Result<CudaTensor> {
@@ -33,14 +33,15 @@ impl SwiGluOp for Cuda {
         let out = gpu.output(op, shape, DType::Bf16)?;
         let x = gpu.activation(x)?;
         let m = out.len() / hidden;
+        let matrix = w.matrix.dense(gpu, op)?;
         let args = [
             Arg::Read(&x),
-            w.matrix.arg(),
+            matrix.arg(),
             Arg::Write(&out),
             Arg::U32(m),
             Arg::U32(n),
             Arg::U32(k),
-            Arg::U32(w.matrix.stride()),
+            Arg::U32(matrix.stride()),
         ];
         if m <= MAX_ROWS {
             let constants = &[("ALIGNED", aligned(k))];
@@ -51,7 +52,7 @@ impl SwiGluOp for Cuda {
                 file: SM90,
                 constants: &[],
                 m,
-                weights: &w.matrix,
+                weights: &matrix,
                 columns: 0..n,
                 a: sm90::row_map(op, &x, [m, k], BOX_COLUMNS),
                 // A box of the output has half of the gemm's columns.

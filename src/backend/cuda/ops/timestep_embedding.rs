@@ -29,19 +29,20 @@ impl TimestepEmbeddingOp for Cuda {
         let [steps, _] = times.dims();
         let [hidden, k] = w1.dims();
         let frequencies = gpu.frequencies(op, k / 2)?;
+        let matrix = w1.matrix.dense(gpu, op)?;
         let inner = gpu.output(op, &[rows, hidden], DType::F32)?;
         let args = [
             Arg::Read(times),
             Arg::Read(step),
             Arg::Read(&frequencies),
-            w1.matrix.arg(),
+            matrix.arg(),
             Arg::optional(w1.bias.as_ref()),
             Arg::Write(&inner),
             Arg::U32(steps),
             Arg::U32(rows),
             Arg::U32(hidden),
             Arg::U32(k),
-            Arg::U32(w1.matrix.stride()),
+            Arg::U32(matrix.stride()),
         ];
         let first = Gemv {
             op,
@@ -55,15 +56,16 @@ impl TimestepEmbeddingOp for Cuda {
         };
         first.launch(gpu)?;
         let out = gpu.output(op, &shape, DType::Bf16)?;
+        let matrix = w2.matrix.dense(gpu, op)?;
         let args = [
             Arg::Read(&inner),
-            w2.matrix.arg(),
+            matrix.arg(),
             Arg::optional(w2.bias.as_ref()),
             Arg::Write(&out),
             Arg::U32(rows),
             Arg::U32(embedded),
             Arg::U32(hidden),
-            Arg::U32(w2.matrix.stride()),
+            Arg::U32(matrix.stride()),
         ];
         let second = Gemv {
             op,

@@ -1,7 +1,10 @@
-//! Matrices as BF16, in the layout of the gemm kernels.
+//! Matrices as BF16, in the layout of the gemm kernels, and quantised ones that become such.
 //!
 //! Rows are padded with zeros to multiples of 16 bytes, so that a thread loads eight values at once
 //! at any width.
+
+pub(crate) mod quantized;
+mod stored;
 
 use crate::backend::cuda::launch::args::Arg;
 use crate::backend::cuda::launch::gpu::Gpu;
@@ -12,9 +15,10 @@ use crate::error::Result;
 use crate::tensor::{DType, HostTensor, Weight, widen};
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
+pub(crate) use stored::StoredMatrix;
 
-/// A matrix `[rows, width]`.
-#[derive(Debug)]
+/// A matrix `[rows, width]`. Cloning it shares the memory.
+#[derive(Debug, Clone)]
 pub(crate) struct Matrix {
     tensor: CudaTensor,
     pub rows: usize,
@@ -161,14 +165,14 @@ pub(crate) fn upload_bias(gpu: &Gpu, op: &'static str, biases: &[HostTensor]) ->
 /// The matrix of a linear layer and its bias, F32.
 #[derive(Debug)]
 pub struct CudaLinear {
-    pub(crate) matrix: Matrix,
+    pub(crate) matrix: StoredMatrix,
     pub(crate) bias: Option<CudaTensor>,
 }
 
 /// The two matrices of a swiglu, whose rows alternate.
 #[derive(Debug)]
 pub struct CudaSwiGlu {
-    pub(crate) matrix: Matrix,
+    pub(crate) matrix: StoredMatrix,
 }
 
 /// The kernel of a convolution `[O, kh, kw, I]` and its bias, F32.
