@@ -99,6 +99,12 @@ fn published_models_bench_without_files() {
     let ops = document(&["--random", "turbo", "--filter", "op/qk_norm_rope"]);
     assert_eq!(ops["model"], "turbo with random weights");
     assert_eq!(ops["rows"][0]["what"], "64 tokens, 30 and 30 heads of 128");
+    let quantised = document(&["--random", "turbo", "--weights", "nvfp4", "--filter", "op/linear/attention-out"]);
+    assert_eq!(quantised["model"], "turbo with random NVFP4 weights");
+    let row = &quantised["rows"][0];
+    let megabytes = row["gbs"].as_f64().unwrap() * row["ms"]["median"].as_f64().unwrap();
+    // Four bits an element, and 64 rows of F32 that are read and written; scales do not count.
+    assert!((8.0..11.0).contains(&megabytes), "{row}");
     // The VAE returns finite values: bench rejects a picture with non-finite ones.
     let decoded = document(&["--random", "base", "--filter", "stage/vae"]);
     assert_eq!(names(&decoded), ["stage/vae", "stage/vae/replayed"]);
@@ -109,6 +115,8 @@ fn impossible_measurements_are_refused() {
     for (arguments, says) in [
         (&["--filter", "op/sorting"][..], "op/sorting"),
         (&["--random", "tiny"], "turbo, base"),
+        (&["--random", "turbo", "--weights", "q3_k"], "q4_k"),
+        (&["--weights", "q4_k"], "--random"),
         (&["--random", "turbo", "--model", "folder"], "--model"),
         (&["--runs", "0"], "use 1 to 1000"),
         (&["--tokens", "513"], "use 1 to 512"),

@@ -1,32 +1,39 @@
-//! The ops of the catalogue at the sizes of a model, with BF16 weights.
+//! The ops of the catalogue at the sizes of a model, with weights in BF16 or a quantised format.
 
 use super::ops::MAX_CALLS;
 use super::sizes::{BlockSizes, Sizes, UNIT, distinct};
 use crate::backend::{Backend, Heads, RopePairs, SamplerRow};
 use crate::catalogue::{
     AttentionCase, Case, EmbedPatchesCase, FinalLayerCase, JoinSequenceCase, Lengths, LinearCase, ModulationCase,
-    OpCase, ProjectQkvCase, QkNormRopeCase, ResidualCase, ResidualNormCase, SamplerStepCase, SwiGluCase,
+    OpCase, ProjectQkvCase, QkNormRopeCase, ResidualCase, ResidualNormCase, SamplerStepCase, Stored, SwiGluCase,
     TimestepEmbeddingCase, ToRgb8Case, UnscaleLatentsCase, Values,
 };
 use crate::model::config::TransformerConfig;
-use crate::tensor::DType;
+use crate::tensor::{DType, Format};
 
 /// Every op that takes measurable time, for one picture with one caption in `runs` runs.
-pub(super) fn all<B: Backend + 'static>(sizes: &Sizes<'_>, runs: usize) -> Vec<Case<B>> {
-    let mut cases = block("", sizes.layer(), ResidualCase::GATED);
+/// The matrices of blocks have the format `weights`, or BF16.
+pub(super) fn all<B: Backend + 'static>(sizes: &Sizes<'_>, runs: usize, weights: Option<Format>) -> Vec<Case<B>> {
+    let stored = weights.map_or(DType::Bf16.into(), Stored::in_file);
+    let mut cases = block("", sizes.layer(), ResidualCase::GATED, stored);
     cases.extend(once_a_step(sizes, runs));
-    cases.extend(block("text-", sizes.text_block(), ResidualCase::PLAIN));
+    cases.extend(block("text-", sizes.text_block(), ResidualCase::PLAIN, stored));
     cases.extend(decoder(sizes));
     cases
 }
 
 /// The ops of a block of either transformer.
-fn block<B: Backend + 'static>(prefix: &str, sizes: BlockSizes, residual: ResidualCase) -> Vec<Case<B>> {
+fn block<B: Backend + 'static>(
+    prefix: &str,
+    sizes: BlockSizes,
+    residual: ResidualCase,
+    stored: Stored,
+) -> Vec<Case<B>> {
     let BlockSizes { tokens, width, hidden, heads, causal } = sizes;
     let named = |op: &str| format!("{prefix}{op}");
     let block = named("block");
-    let linear = |name, n, k| LinearCase { tokens, n, k, scale: UNIT, ..LinearCase::PLAIN }.named(&named(name));
-    let swiglu = SwiGluCase { scale: UNIT, ..SwiGluCase::new(tokens, width, hidden) };
+    let linear = |name, n, k| LinearCase { tokens, n, k, stored, scale: UNIT, ..LinearCase::PLAIN }.named(&named(name));
+    let swiglu = SwiGluCase { gate: stored, up: stored, scale: UNIT, ..SwiGluCase::new(tokens, width, hidden) };
     // The text encoder is causal and passes lengths.
     let lengths = if causal { Lengths::Full } else { Lengths::None };
     let attention = AttentionCase { causal, lengths, ..attention(tokens, heads) };
@@ -41,7 +48,7 @@ fn block<B: Backend + 'static>(prefix: &str, sizes: BlockSizes, residual: Residu
         attention.named(&block),
         // The networks call `project_qkv`, which fuses this op with the first linear.
         rope.named(&block),
-        ProjectQkvCase { width, heads: rope, bias: false, stored: DType::Bf16.into() }.named(&block),
+        ProjectQkvCase { width, heads: rope, bias: false, stored }.named(&block),
         ResidualNormCase { residual, weight: DType::Bf16 }.named(&block),
     ]
 }

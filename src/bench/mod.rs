@@ -40,6 +40,7 @@ use crate::pipeline::Pipeline;
 use crate::pipeline::progress::{Progress, Stage, since};
 use crate::pipeline::prompt::MAX_TOKENS;
 use crate::pipeline::request::{Limits, Request};
+use crate::tensor::Format;
 use crate::weights::{Part, RandomTensors, Tensors};
 use pictures::PICTURE;
 use sizes::Sizes;
@@ -61,14 +62,18 @@ pub struct Options {
     pub caption_tokens: usize,
     /// Maximum runs of each row, at least 1. Slow rows have fewer runs.
     pub runs: usize,
+    /// The format of the matrices of attention and feed-forward layers in the rows of ops, one of
+    /// [`RANDOM_FORMATS`](crate::weights::RANDOM_FORMATS); `None` is BF16. The other rows have the
+    /// weights of the model.
+    pub weights: Option<Format>,
     /// Only rows whose name contains this text. Networks that no selected row needs are not loaded.
     pub filter: String,
 }
 
 impl Default for Options {
-    /// All rows, ten runs, a caption of 128 tokens, the model's own size.
+    /// All rows, ten runs, a caption of 128 tokens, the model's own size, BF16.
     fn default() -> Self {
-        Self { width: None, height: None, caption_tokens: 128, runs: 10, filter: String::new() }
+        Self { width: None, height: None, caption_tokens: 128, runs: 10, weights: None, filter: String::new() }
     }
 }
 
@@ -134,7 +139,7 @@ pub async fn run<B: Backend + 'static>(
     let config = model.config();
     let sizes = checked(config, options)?;
     let wanted = |name: &str| name.contains(&options.filter);
-    let cases = cases::all(&sizes, options.runs).into_iter();
+    let cases = cases::all(&sizes, options.runs, options.weights).into_iter();
     let cases: Vec<Case<B>> = cases.filter(|case| wanted(&ops::name(case))).collect();
     let any = |names: &[&str]| names.iter().any(|name| wanted(name));
     if cases.is_empty() && !any(&[&PICTURE[..], &TEXT_ENCODER, &TRANSFORMER, &VAE].concat()) {

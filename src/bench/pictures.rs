@@ -127,7 +127,7 @@ mod tests {
 
     #[test]
     fn prompts_have_the_wanted_tokens() {
-        let model = Published::Turbo.with_random_weights().unwrap();
+        let model = Published::Turbo.with_random_weights(None).unwrap();
         let json = expect_ready(model.folder().read("tokenizer/tokenizer.json")).unwrap();
         let tokenizer = Tokenizer::read(&json, Path::new("tokenizer.json")).unwrap();
         for tokens in [20, 21, 128, MAX_TOKENS] {

@@ -5,7 +5,8 @@ use crate::error::{Error, Result};
 use crate::future::expect_ready;
 use crate::model::Model;
 use crate::pipeline::prompt::PATTERN;
-use crate::weights::ModelFolder;
+use crate::tensor::Format;
+use crate::weights::{ModelFolder, RandomTensors};
 use serde_json::{Map, Value, json};
 use std::str::FromStr;
 
@@ -39,11 +40,13 @@ impl Published {
         }
     }
 
-    /// The model at its real sizes, with random weights.
+    /// The model at its real sizes, with random weights: BF16, except that the matrices of
+    /// attention and feed-forward layers may have a format of
+    /// [`RANDOM_FORMATS`](crate::weights::RANDOM_FORMATS).
     ///
     /// # Errors
     /// None in practice: the built-in configuration passes the checks of a file.
-    pub fn with_random_weights(self) -> Result<Model> {
+    pub fn with_random_weights(self, quantized: Option<Format>) -> Result<Model> {
         let shift = match self {
             Published::Turbo => 3.0,
             Published::Base => 6.0,
@@ -56,8 +59,10 @@ impl Published {
             ("vae/config.json", vae()),
         ];
         let files = files.map(|(path, contents)| (path.to_owned(), contents.to_string().into()));
-        let name = format!("{} with random weights", self.name());
-        let folder = ModelFolder::in_memory(&name, &[]).with_files(&name, files.into()).with_random_weights();
+        let random = quantized.map_or_else(RandomTensors::default, RandomTensors::quantized);
+        let format = quantized.map_or_else(String::new, |format| format!(" {format}"));
+        let name = format!("{} with random{format} weights", self.name());
+        let folder = ModelFolder::in_memory(&name, &[]).with_files(&name, files.into()).with_random_weights(random);
         expect_ready(Model::new(folder))
     }
 }
@@ -129,7 +134,7 @@ mod tests {
         for (published, variant, steps, guidance) in
             [(Published::Turbo, "Turbo", 8, 0.0), (Published::Base, "base", 50, 4.0)]
         {
-            let model = published.with_random_weights().unwrap();
+            let model = published.with_random_weights(None).unwrap();
             let config = model.config();
             let found = (config.variant(), config.defaults.steps, config.defaults.guidance, config.defaults.width);
             assert_eq!(found, (variant, steps, guidance, 1024));

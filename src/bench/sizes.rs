@@ -217,7 +217,7 @@ mod tests {
     /// The expected figures were computed independently of this code.
     #[test]
     fn flop_are_those_of_z_image() {
-        let model = Published::Turbo.with_random_weights().unwrap();
+        let model = Published::Turbo.with_random_weights(None).unwrap();
         let sizes = Sizes { config: model.config(), picture: [1024, 1024], caption: 20 };
         let near = |flop: f64, tera: f64| assert!((flop / 1e12 / tera - 1.0).abs() < 0.02, "{flop:e} is not {tera}e12");
         assert_eq!((sizes.image_tokens(), sizes.layer().tokens), (4096, 4128));
@@ -229,7 +229,7 @@ mod tests {
 
     #[test]
     fn the_decoder_doubles_the_size_three_times() {
-        let model = Published::Turbo.with_random_weights().unwrap();
+        let model = Published::Turbo.with_random_weights(None).unwrap();
         let decoder = Sizes { config: model.config(), picture: [512, 256], caption: 20 }.decoder();
         assert_eq!(decoder.convs.first(), Some(&plain(16, 512, 3, [64, 32])));
         assert_eq!(decoder.convs.last(), Some(&plain(128, 3, 3, [512, 256])));

@@ -55,19 +55,6 @@ pub(super) const QUANTIZED: [(&str, Stored); 12] = [
 ];
 
 impl Stored {
-    /// The offsets of a block's F16 scales, and the largest multiple of each in a value.
-    fn scales_inside(self) -> &'static [(usize, f32)] {
-        match self {
-            Stored::Blocks(Format::Q4_0) => &[(0, 8.0)],
-            Stored::Blocks(Format::Q8_0) => &[(0, 128.0)],
-            Stored::Blocks(Format::Q5_1) => &[(0, 31.0), (2, 1.0)],
-            Stored::Blocks(Format::Q4K) => &[(0, 63.0 * 15.0), (2, 63.0)],
-            Stored::Blocks(Format::Q5K) => &[(0, 63.0 * 31.0), (2, 63.0)],
-            Stored::Blocks(Format::Q6K) => &[(208, 128.0 * 32.0)],
-            _ => &[],
-        }
-    }
-
     /// The format of the codes; `None` for floats.
     fn format(self) -> Option<Format> {
         match self {
@@ -83,6 +70,16 @@ impl Stored {
         match self {
             Stored::Plain(dtype) => dtype,
             _ => DType::F32,
+        }
+    }
+
+    /// The storage of a matrix in a file of this format, one of
+    /// [`RANDOM_FORMATS`](crate::weights::RANDOM_FORMATS).
+    pub(crate) fn in_file(format: Format) -> Self {
+        match format {
+            Format::F8E4m3 => Stored::TensorScale(format),
+            Format::Nvfp4 => Stored::Nvfp4,
+            _ => Stored::Blocks(format),
         }
     }
 
@@ -115,7 +112,7 @@ impl<B: Backend> Inputs<'_, B> {
         } else if format == Format::F8E4m3 {
             bytes.iter_mut().filter(|code| **code & E4M3_NAN == E4M3_NAN).for_each(|code| *code -= 1);
         }
-        for &(at, multiple) in stored.scales_inside() {
+        for &(at, multiple) in format.f16_scales() {
             let block = format.block();
             let scales = self.draw(len / block.bytes);
             for (bytes, scale) in bytes.chunks_exact_mut(block.bytes).zip(scales) {

@@ -4,6 +4,8 @@ use super::model;
 use super::phases::Phases;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use zimage::bench::{Options, Published, Seen};
+use zimage::tensor::Format;
+use zimage::weights::RANDOM_FORMATS;
 use zimage::{BackendChoice, Model, Result};
 
 /// Measure the speed of a backend, in ops, stages and whole pictures, without any model files
@@ -25,6 +27,10 @@ pub(super) struct Args {
     /// A published model at its real sizes, with random weights made on the spot
     #[arg(long, value_name = "turbo|base", value_parser = published(), allow_hyphen_values = true)]
     random: Option<Published>,
+
+    /// The format of the random matrices of attention and feed-forward layers [default: bf16]
+    #[arg(long, value_name = "FORMAT", value_parser = format(), requires = "random", allow_hyphen_values = true)]
+    weights: Option<Format>,
 
     /// The model: a diffusers folder, a file with a transformer, or a name on the Hugging Face hub
     /// [default: the small model inside this program]
@@ -64,9 +70,15 @@ fn published() -> impl TypedValueParser<Value = Published> {
         .try_map(|name| name.parse::<Published>())
 }
 
+fn format() -> impl TypedValueParser<Value = Format> {
+    let format = |name: String| RANDOM_FORMATS.into_iter().find(|(other, _)| *other == name);
+    PossibleValuesParser::new(RANDOM_FORMATS.map(|(name, _)| name))
+        .map(move |name| format(name).expect("one of the possible values").1)
+}
+
 pub(super) fn run(args: &Args) -> Result<()> {
     let model = match (args.random, &args.model) {
-        (Some(published), _) => published.with_random_weights()?,
+        (Some(published), _) => published.with_random_weights(args.weights)?,
         (None, Some(name)) => model::named(name)?,
         (None, None) => Model::embedded()?,
     };
@@ -75,6 +87,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
         height: args.height,
         caption_tokens: args.tokens,
         runs: args.runs,
+        weights: args.weights,
         filter: args.filter.clone(),
     };
     let mut phases = Phases::new();

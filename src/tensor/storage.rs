@@ -23,6 +23,14 @@ pub enum Storage {
 }
 
 impl Storage {
+    /// The format of the elements, or of the codes that have scales beside them.
+    pub fn format(&self) -> Format {
+        match self {
+            Storage::Plain(format) => *format,
+            Storage::Scaled { matrix, .. } => matrix.format(),
+        }
+    }
+
     /// The type that every element has after decoding: the stored one of F32, F16 and
     /// BF16, BF16 for FP8 without scales, which it holds exactly, and F32 for everything else.
     pub fn dtype(&self) -> DType {

@@ -44,7 +44,7 @@ pub use identify::{ControlNet, Kind, Listed, LoraFor, identify};
 pub use inspect::{Amount, Container, FileInfo, PartInfo, inspect, is_part_folder};
 pub use lora::{BoundLora, Lora, LoraInfo, LoraStack, Report, Targets, Unused};
 pub use names::{Part, Rows, Spelling, Target};
-pub use random::RandomTensors;
+pub use random::{RANDOM_FORMATS, RandomTensors};
 pub use remote::RemoteFiles;
 pub use sigbus::explain_sigbus;
 pub use sources::Sources;

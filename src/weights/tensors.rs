@@ -178,9 +178,11 @@ impl Tensors {
     /// Errors of [`Tensors::take`] and of `on_read`.
     pub async fn weight<'a>(&'a self, name: &str, shape: &[usize], on_read: OnRead<'a>) -> Result<Weight<'a>> {
         if let Some(random) = &self.random {
-            let tensor = random.weight(name, shape);
-            on_read(tensor.bytes().len() as u64)?;
-            return Ok(tensor.into());
+            let weight = random.stored(name, shape);
+            let row = weight.row_bytes() as u64;
+            let stored = weight.storage().and_then(|storage| storage.bytes(weight.rows(), shape[1]));
+            on_read(stored.unwrap_or(weight.rows() as u64 * row))?;
+            return Ok(weight.in_pieces(DEQUANTIZED));
         }
         let weight = self.stored_weight(name, shape, on_read).await?.ok_or_else(|| self.missing(name, shape))?;
         let weight = self.changed(name, weight).await?;

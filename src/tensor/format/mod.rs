@@ -230,6 +230,20 @@ impl Format {
         (elements.is_multiple_of(block.elements)).then(|| (elements / block.elements).checked_mul(block.bytes))?
     }
 
+    /// The offsets of the F16 scales in a block, and the largest multiple of each in a value, for
+    /// some formats.
+    pub(crate) fn f16_scales(self) -> &'static [(usize, f32)] {
+        match self {
+            Format::Q4_0 => &[(0, 8.0)],
+            Format::Q8_0 => &[(0, 128.0)],
+            Format::Q5_1 => &[(0, 31.0), (2, 1.0)],
+            Format::Q4K => &[(0, 63.0 * 15.0), (2, 63.0)],
+            Format::Q5K => &[(0, 63.0 * 31.0), (2, 63.0)],
+            Format::Q6K => &[(208, 128.0 * 32.0)],
+            _ => &[],
+        }
+    }
+
     /// Writes the elements stored in `bytes` to `out`, with the bits that `gguf.dequantize`
     /// computes. A format without scales of its own gives its unscaled values.
     ///

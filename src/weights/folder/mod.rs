@@ -137,10 +137,10 @@ impl ModelFolder {
         Self { name: name.to_owned(), transform: Some(transform), ..self.clone() }
     }
 
-    /// This model with random weights instead of its own, if any. [`RandomTensors::weight`]
-    /// provides every tensor, for any name and shape.
-    pub fn with_random_weights(mut self) -> Self {
-        self.random = Some(RandomTensors::default());
+    /// This model with random weights instead of its own, if any. `random` provides every tensor,
+    /// for any name and shape.
+    pub fn with_random_weights(mut self, random: RandomTensors) -> Self {
+        self.random = Some(random);
         self
     }
 

@@ -5,13 +5,17 @@
 //! through any depth: matrices and kernels have the deviation `1/√K` for sums of `K` products,
 //! weights of norms are around 1, biases around 0.
 
+mod quantized;
+
 use crate::numbers::{fnv1a, splitmix64};
 use crate::sync::lock;
-use crate::tensor::{DType, HostTensor};
+use crate::tensor::{DType, Format, HostTensor, Weight};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex};
+
+pub use quantized::RANDOM_FORMATS;
 
 /// Elements of the longest array: 128 MiB of BF16. A longer tensor repeats it.
 const LONGEST_ROW: usize = 1 << 26;
@@ -30,10 +34,19 @@ const SPREAD: f32 = 0.05;
 #[derive(Clone, Default)]
 pub struct RandomTensors {
     rows: Arc<Mutex<BTreeMap<Row, Bytes>>>,
+    /// The format of the matrices of attention and feed-forward layers, if they are quantised.
+    quantized: Option<Format>,
 }
 
 /// The key of an array: type, length, and the bits of mean and spread.
-type Row = (usize, usize, u32, u32);
+type Row = (Type, usize, u32, u32);
+
+/// The type of an array's elements.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Type {
+    Plain(usize),
+    Quantized(Format),
+}
 
 /// Little-endian elements in memory that is aligned for all types.
 struct Elements(Vec<u64>);
@@ -45,6 +58,26 @@ impl AsRef<[u8]> for Elements {
 }
 
 impl RandomTensors {
+    /// Tensors of which the matrices of attention and feed-forward layers have a format of
+    /// [`RANDOM_FORMATS`], if their rows are whole blocks.
+    pub fn quantized(format: Format) -> Self {
+        Self { quantized: Some(format), ..Self::default() }
+    }
+
+    /// A weight as a file would store it: quantised, or [`RandomTensors::weight`].
+    pub fn stored(&self, name: &str, shape: &[usize]) -> Weight<'static> {
+        let quantized = match (self.quantized, shape) {
+            (Some(format), &[n, k]) if quantized::is_quantized(name, shape) => {
+                quantized::matrix(format, name, [n, k], |len, spread| {
+                    let key = (Type::Quantized(format), len, 0, spread.to_bits());
+                    self.array(key, || quantized::blocks(format, len, spread))
+                })
+            }
+            _ => None,
+        };
+        quantized.unwrap_or_else(|| self.weight(name, shape).into())
+    }
+
     /// A weight of a model in BF16, at the scale of its kind: a vector whose name ends in `bias` is
     /// a bias, every other vector the weight of a norm.
     pub fn weight(&self, name: &str, shape: &[usize]) -> HostTensor {
@@ -80,9 +113,13 @@ impl RandomTensors {
     }
 
     fn row(&self, dtype: DType, length: usize, mean: f32, spread: f32) -> Bytes {
-        let key = (dtype as usize, length, mean.to_bits(), spread.to_bits());
-        let mut rows = lock(&self.rows);
-        rows.entry(key).or_insert_with(|| make(dtype, length, mean, spread)).clone()
+        let key = (Type::Plain(dtype as usize), length, mean.to_bits(), spread.to_bits());
+        self.array(key, || make(dtype, length, mean, spread))
+    }
+
+    /// The array of this key, made on first use.
+    fn array(&self, key: Row, make: impl FnOnce() -> Bytes) -> Bytes {
+        lock(&self.rows).entry(key).or_insert_with(make).clone()
     }
 }
 
