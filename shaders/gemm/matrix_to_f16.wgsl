@@ -2,12 +2,10 @@
 // host knows e, because it has seen all of w: see webgpu/matrix/f16.rs. NaN and infinities stay.
 //
 // BF16 and F16 are converted in place, F32 from `stored`, whose rows are padded to 64 bytes like
-// all rows. All of it works on bits: the rounding of WGSL's own conversions, and their treatment of
-// NaN, is up to the driver. One thread converts eight values. Constants: STORED, 0 for F32, 1 for
-// BF16, 2 for F16.
+// all rows. One thread converts eight values. Constants: STORED, 0 for F32, 1 for BF16, 2 for F16.
 
 #import shared/dispatch
-#import shared/math
+#import shared/f16
 
 const STORED: u32 = 0u;
 
@@ -23,42 +21,8 @@ struct Params {
 @group(0) @binding(1) var<storage, read> stored: array<vec4u>;
 @group(0) @binding(2) var<storage, read_write> matrix: array<vec4u>;
 
-const INFINITY: u32 = 0x7f800000u;
-
-// The bits of an F16 as F32.
-fn widened(f16_bits: u32) -> u32 {
-    let sign = (f16_bits & 0x8000u) << 16u;
-    let magnitude = f16_bits & 0x7fffu;
-    if (magnitude < 0x0400u) {
-        return sign | bitcast<u32>(f32(magnitude) * exp2_of(-24));
-    }
-    if (magnitude >= 0x7c00u) {
-        return sign | INFINITY | ((magnitude & 0x03ffu) << 13u);
-    }
-    return sign | ((magnitude << 13u) + (112u << 23u));
-}
-
-// The F16 nearest to the F32 of these bits times 2^e.
-fn narrowed(bits: u32) -> u32 {
-    let sign = (bits >> 16u) & 0x8000u;
-    let given = bits & 0x7fffffffu;
-    if (given >= INFINITY) {
-        return sign | select(0x7c00u, 0x7e00u, given > INFINITY);
-    }
-    let scaled = bitcast<f32>(given) * exp2_of(p.e);
-    let magnitude = bitcast<u32>(scaled);
-    if (magnitude >= 0x477ff000u) {
-        return sign | 0x7c00u;
-    }
-    // Below 2^-14, F16 values are 2^-24 apart, like F32 values from 1/2 on: the sum rounds.
-    if (magnitude < 0x38800000u) {
-        return sign | (bitcast<u32>(scaled + 0.5) - 0x3f000000u);
-    }
-    return sign | (((magnitude + 0x0fffu + ((magnitude >> 13u) & 1u)) >> 13u) - (112u << 10u));
-}
-
 fn pair(low: u32, high: u32) -> u32 {
-    return narrowed(low) | (narrowed(high) << 16u);
+    return narrowed_pair(low, high, exp2_of(p.e));
 }
 
 fn converted(word: u32) -> u32 {

@@ -28,7 +28,7 @@ macro_rules! wgsl {
 pub(crate) use wgsl;
 
 /// The files that others may import.
-const IMPORTS: [File; 13] = [
+const IMPORTS: [File; 14] = [
     wgsl!("gemm/cooperative"),
     wgsl!("gemm/direct"),
     wgsl!("gemm/gemm"),
@@ -39,6 +39,7 @@ const IMPORTS: [File; 13] = [
     wgsl!("gemm/weights"),
     wgsl!("shared/cooperative"),
     wgsl!("shared/dispatch"),
+    wgsl!("shared/f16"),
     wgsl!("shared/input"),
     wgsl!("shared/math"),
     wgsl!("shared/reduce"),
