@@ -2,6 +2,7 @@
 //! suite (`tests/conformance.rs`) and the goldens test its results.
 #![cfg(feature = "webgpu")]
 
+use bytes::Bytes;
 use naga::back::{hlsl, msl, spv};
 use naga::valid::{Capabilities, ValidationFlags, Validator};
 use pollster::block_on;
@@ -11,7 +12,7 @@ use zimage::backend::webgpu::{
 };
 use zimage::backend::*;
 use zimage::conformance::noise;
-use zimage::tensor::{DType, HostTensor, Weight};
+use zimage::tensor::{DType, Format, HostTensor, Storage, Weight};
 
 /// Every shader is valid, translates to Vulkan, Metal and Direct3D 12, and declares the `Params`
 /// that Rust fills.
@@ -168,6 +169,18 @@ impl<B: Backend> Run<'_, B> {
         HostTensor::new(dtype, shape, bytes.into()).unwrap()
     }
 
+    /// `n` blocks of random codes, each with its scale at the start or, in Q6_K, at the end.
+    fn blocks(&mut self, format: Format, n: usize) -> Vec<u8> {
+        self.seed += 1;
+        let size = format.block().bytes;
+        let mut blocks: Vec<u8> = noise(self.seed, n * size).iter().map(|v| ((v + 1.0) * 127.99) as u8).collect();
+        let at = if format == Format::Q6K { size - 2 } else { 0 };
+        for (block, scale) in blocks.chunks_exact_mut(size).zip(noise(self.seed + 1, n)) {
+            block[at..at + 2].copy_from_slice(&half::f16::from_f32(scale / 1000.0).to_le_bytes());
+        }
+        blocks
+    }
+
     fn tensor(&mut self, shape: &[usize], scale: f32) -> B::Tensor {
         let host = self.host(DType::F32, shape, scale);
         self.b.upload(&host).unwrap()
@@ -177,6 +190,12 @@ impl<B: Backend> Run<'_, B> {
         let values = block_on(self.b.download(out)).unwrap().to_f32();
         self.found.push((name.into(), values));
     }
+}
+
+/// A matrix of `n` rows of one block.
+fn quantized(format: Format, n: usize, blocks: &[u8]) -> Weight<'static> {
+    let bytes = Bytes::copy_from_slice(blocks);
+    Weight::quantized(Storage::Plain(format), &[n, format.block().elements], bytes).unwrap()
 }
 
 #[test]
@@ -198,6 +217,19 @@ fn matrices_and_tables_are_split_at_the_buffer_limit() {
             let table = block_on(b.upload_table(&run.host(dtype, &[1000, 10], 1.0).into())).unwrap();
             let ids = b.upload(&HostTensor::from_u32(&[5], &[999, 0, 127, 128, 500])).unwrap();
             run.keep("gather_rows", &b.gather_rows(&table, &ids).unwrap());
+        }
+        for (name, format) in [("Q8_0", Format::Q8_0), ("Q6_K", Format::Q6K)] {
+            let x = run.tensor(&[9, format.block().elements], 1.0);
+            let parts = [run.blocks(format, 130), run.blocks(format, 33)];
+            let matrices = [(130, &parts[0]), (33, &parts[1])].map(|(n, blocks)| quantized(format, n, blocks));
+            let out = b.linear(&x, &block_on(b.upload_linear(&matrices, &[])).unwrap()).unwrap();
+            run.keep(format!("linear with {name}"), &out);
+            let out = b.swiglu(&x, &block_on(b.upload_swiglu(&matrices[0], &matrices[0])).unwrap()).unwrap();
+            run.keep(format!("swiglu with {name}"), &out);
+            let table = run.blocks(format, 1000);
+            let table = block_on(b.upload_table(&quantized(format, 1000, &table))).unwrap();
+            let ids = b.upload(&HostTensor::from_u32(&[5], &[999, 0, 127, 128, 500])).unwrap();
+            run.keep(format!("gather_rows of {name}"), &b.gather_rows(&table, &ids).unwrap());
         }
         run.found
     };

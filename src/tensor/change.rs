@@ -6,7 +6,7 @@ use crate::error::Result;
 /// changed copy of the whole weight exists; see [`Weight::changed`](super::Weight::changed).
 pub trait RowChange: Send + Sync {
     /// Changes whole rows in place, from row `first` of the weight on. All threads call it at the
-    /// same time, each for other rows and in any order.
+    /// same time, each for other rows and in any order, so it starts no parallel work itself.
     ///
     /// # Errors
     /// An error for values that the change cannot produce, or if memory runs out.

@@ -41,14 +41,6 @@ impl Storage {
         }
     }
 
-    /// The format of the elements or codes.
-    pub fn format(&self) -> Format {
-        match self {
-            Storage::Plain(format) => *format,
-            Storage::Scaled { matrix, .. } => matrix.format(),
-        }
-    }
-
     /// Bytes of `rows` rows of `columns` elements; `None` when they are not whole blocks.
     pub fn bytes(&self, rows: usize, columns: usize) -> Option<u64> {
         let row = match self {

@@ -3,7 +3,8 @@
 //! `shaders/` has one file an op, and `ops/` one launcher a shader. Activations are F32, weights
 //! stay as they are stored and are widened where they are read, and all arithmetic is F32. The
 //! faster variants multiply F16 operands, convert matrices to F16 once they are on the device, and
-//! reduce by subgroup operations: see [`Shaders`].
+//! reduce by subgroup operations: see [`Shaders`]. Quantised matrices stay quantised and are
+//! dequantised before each gemm.
 //!
 //! The layers depend on each other in one direction: ops → gemm → matrix → launch → memory →
 //! driver.
@@ -19,7 +20,7 @@ mod tests;
 
 use super::Runtime;
 use crate::error::Result;
-use crate::tensor::{DType, HostTensor};
+use crate::tensor::{DType, Format, HostTensor};
 pub use driver::adapters::{AdapterInfo, Adapters, adapters};
 pub use driver::variant::Shaders;
 pub use launch::event::WebGpuEvent;
@@ -70,7 +71,8 @@ pub fn shaders() -> Result<Vec<Shader>> {
 }
 
 fn programs() -> Vec<Program> {
-    [ops::programs(), matrix::activations::programs(), matrix::f16::programs()].concat()
+    let matrix = [matrix::activations::programs(), matrix::dequantize::programs(), matrix::f16::programs()];
+    [ops::programs(), matrix.concat()].concat()
 }
 
 impl Runtime for WebGpu {
@@ -98,6 +100,11 @@ impl Runtime for WebGpu {
     /// Variants with F16 operands convert every matrix. Tables stay as they are stored.
     fn weights(&self, stored: DType) -> DType {
         if self.0.device.variant.f16() { DType::F16 } else { stored }
+    }
+
+    /// Other formats are decoded during the upload.
+    fn keeps(&self, format: Format) -> bool {
+        matrix::quantized::keeps(format)
     }
 
     fn largest_activation(&self) -> usize {

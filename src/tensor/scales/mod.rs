@@ -151,14 +151,14 @@ impl Scaled {
         self.shape
     }
 
-    /// The scales beside the matrix.
-    pub fn scales(&self) -> &Scales {
-        &self.scales
-    }
-
-    /// Columns in the file, with padding.
-    pub fn stored_columns(&self) -> usize {
-        self.stored_columns
+    /// Blocks of a row that have a scale each, without the padding to whole tiles; 0 without block
+    /// scales.
+    pub fn block_columns(&self) -> usize {
+        match self.scales {
+            Scales::Mxfp8(_) => self.stored_columns / 32,
+            Scales::Nvfp4 { .. } => self.stored_columns / 16,
+            _ => 0,
+        }
     }
 
     /// Bytes of a row in the file, with padding.
@@ -193,13 +193,13 @@ impl Scaled {
                 Scales::Tensor(scale) => multiply(out, *scale),
                 Scales::Rows(scales) => multiply(out, scales[row]),
                 Scales::Mxfp8(codes) => {
-                    let scales = BlockScales { codes, columns: self.stored_columns / 32 };
+                    let scales = BlockScales { codes, columns: self.block_columns() };
                     for (block, out) in out.chunks_mut(32).enumerate() {
                         multiply(out, e8m0(scales.code(row, block)));
                     }
                 }
                 Scales::Nvfp4 { blocks: codes, tensor } => {
-                    let scales = BlockScales { codes, columns: self.stored_columns / 16 };
+                    let scales = BlockScales { codes, columns: self.block_columns() };
                     for (block, out) in out.chunks_mut(16).enumerate() {
                         multiply(out, tensor * E4M3[usize::from(scales.code(row, block))]);
                     }

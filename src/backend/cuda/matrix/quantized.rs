@@ -129,9 +129,9 @@ impl Beside {
     /// The scales of `rows` rows.
     fn upload(gpu: &Gpu, op: &'static str, storage: &Storage, rows: usize) -> Result<Self> {
         let Storage::Scaled { matrix, first_row } = storage else { return Ok(Self::NONE) };
-        let tiles_of = |codes: &Bytes, block: usize| {
+        let tiles_of = |codes: &Bytes| {
             let [height, width] = TILE;
-            let tiles = (matrix.stored_columns() / block).div_ceil(width);
+            let tiles = matrix.block_columns().div_ceil(width);
             let start = |row: usize| row * tiles * height * width;
             let covered = start(first_row / height)..start((first_row + rows).div_ceil(height));
             let many = gpu.upload(op, &[covered.len()], DType::U8, &codes[covered])?;
@@ -144,8 +144,8 @@ impl Beside {
                 let scales = bytemuck::cast_slice(&scales[*first_row..first_row + rows]);
                 Ok(Self { many: Some(gpu.upload(op, &[rows], DType::F32, scales)?), ..Self::NONE })
             }
-            Scales::Mxfp8(codes) => tiles_of(codes, 32),
-            Scales::Nvfp4 { blocks, tensor } => Ok(Self { one: *tensor, ..tiles_of(blocks, 16)? }),
+            Scales::Mxfp8(codes) => tiles_of(codes),
+            Scales::Nvfp4 { blocks, tensor } => Ok(Self { one: *tensor, ..tiles_of(blocks)? }),
         }
     }
 }

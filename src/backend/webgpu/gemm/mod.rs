@@ -9,7 +9,7 @@ use super::launch::binding::Binding;
 use super::launch::gpu::Gpu;
 use super::launch::program::Program;
 use super::launch::shader::File;
-use super::launch::uniform::{Field, Uniform, uniform};
+use super::launch::uniform::{Uniform, joined, uniform};
 use super::matrix::Matrix;
 use super::matrix::stored::{Piece, Stored};
 use super::memory::tensor::WebGpuTensor;
@@ -76,12 +76,6 @@ uniform! {
     }
 }
 
-/// The fields of a gemm's `Params`: [`GemmParams`], then `P`.
-fn fields<P: Uniform>() -> Vec<Field> {
-    let own = P::FIELDS.iter().map(|field| Field { offset: size_of::<GemmParams>() + field.offset, ..*field });
-    GemmParams::FIELDS.iter().copied().chain(own).collect()
-}
-
 /// The storage of the first operand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Input {
@@ -101,7 +95,7 @@ fn program<P: Uniform>(
     kernel: Kernel,
     constants: &[(&'static str, bool)],
 ) -> Program {
-    let mut program = Program::with_params(op.name, op.shader, fields::<P>());
+    let mut program = Program::with_params(op.name, op.shader, joined::<GemmParams, P>());
     program = match (kernel, input) {
         (Kernel::Cooperative(..), _) => program.define("X_F16_VEC8"),
         (_, Input::Scalar) => program.define("X_SCALAR"),
@@ -120,7 +114,8 @@ fn program<P: Uniform>(
 }
 
 impl<P: Uniform> Gemm<'_, P> {
-    /// Appends a dispatch for each piece of the matrix.
+    /// Appends a dispatch for each piece of the matrix, and before it those that dequantise the
+    /// piece.
     pub(crate) fn run(self, gpu: &Gpu) -> Result<()> {
         let variant = gpu.device.variant;
         let f16 = match Kernel::choose(variant, self.op, self.m, self.matrix.rows) {
@@ -132,7 +127,8 @@ impl<P: Uniform> Gemm<'_, P> {
         } else {
             (self.x.clone(), if self.row.is_multiple_of(4) { Input::Vec4 } else { Input::Scalar })
         };
-        for piece in &self.matrix.pieces {
+        for rows in &self.matrix.pieces {
+            let piece = self.matrix.piece(gpu, rows)?;
             let columns = if self.op.paired { 2 * piece.rows } else { piece.rows };
             let kernel = Kernel::choose(variant, self.op, self.m, columns);
             let program = program::<P>(self.op, input, self.matrix.stored, kernel, &self.constants);
@@ -140,7 +136,7 @@ impl<P: Uniform> Gemm<'_, P> {
             let tiles = columns.div_ceil(width);
             let mut bindings = vec![Binding::from(&x), piece.binding(), Binding::from(self.out)];
             bindings.extend(self.extra.iter().cloned());
-            let params = self.gemm_params(piece, tiles, f16);
+            let params = self.gemm_params(&piece, tiles, f16);
             let uniform = [bytemuck::bytes_of(&params), bytemuck::bytes_of(&self.params)].concat();
             gpu.dispatch_bytes(&program, &bindings, uniform, tiles * self.m.div_ceil(rows))?;
         }

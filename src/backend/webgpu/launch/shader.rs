@@ -28,7 +28,7 @@ macro_rules! wgsl {
 pub(crate) use wgsl;
 
 /// The files that others may import.
-const IMPORTS: [File; 14] = [
+const IMPORTS: [File; 15] = [
     wgsl!("gemm/cooperative"),
     wgsl!("gemm/direct"),
     wgsl!("gemm/gemm"),
@@ -42,6 +42,7 @@ const IMPORTS: [File; 14] = [
     wgsl!("shared/f16"),
     wgsl!("shared/input"),
     wgsl!("shared/math"),
+    wgsl!("shared/quantized"),
     wgsl!("shared/reduce"),
 ];
 

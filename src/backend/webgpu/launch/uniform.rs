@@ -24,6 +24,12 @@ impl Uniform for () {
     const FIELDS: &'static [Field] = &[];
 }
 
+/// The fields of a `Params` that has those of `A`, then those of `B`.
+pub(crate) fn joined<A: Uniform, B: Uniform>() -> Vec<Field> {
+    let behind = B::FIELDS.iter().map(|field| Field { offset: size_of::<A>() + field.offset, ..*field });
+    A::FIELDS.iter().copied().chain(behind).collect()
+}
+
 /// Defines a struct of `u32`, `i32` and `f32` fields that is a [`Uniform`].
 macro_rules! uniform {
     ($(#[$meta:meta])* $visibility:vis struct $name:ident { $($field:ident: $ty:ident,)* }) => {

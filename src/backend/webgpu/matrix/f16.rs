@@ -11,6 +11,7 @@ use crate::backend::webgpu::launch::program::Program;
 use crate::backend::webgpu::launch::shader::wgsl;
 use crate::backend::webgpu::launch::uniform::uniform;
 use crate::error::Result;
+use crate::tensor::Storage;
 use half::f16;
 #[cfg(not(target_family = "wasm"))]
 use rayon::prelude::*;
@@ -41,6 +42,23 @@ pub(crate) fn exponent(stored: Stored, bytes: &[u8]) -> u32 {
         Stored::F32 => largest,
     };
     bits >> 23
+}
+
+/// The largest exponent of the values of quantised rows of `width`, as F32 stores it. `first` is the
+/// index of the first row in its weight.
+pub(crate) fn quantized_exponent(storage: &Storage, first: usize, width: usize, bytes: &[u8]) -> u32 {
+    let Some(row) = storage.bytes(1, width).map(|row| row as usize) else { return 0 };
+    let height = (SCAN_BYTES / row).max(1);
+    #[cfg(not(target_family = "wasm"))]
+    let parts = bytes.par_chunks(height * row);
+    #[cfg(target_family = "wasm")]
+    let parts = bytes.chunks(height * row);
+    let largest = parts.enumerate().map(|(i, part)| {
+        let mut values = vec![0.0; part.len() / row * width];
+        storage.dequantize_rows(first + i * height, part, &mut values);
+        values.iter().map(|value| value.to_bits() & 0x7fff_ffff).max().unwrap_or(0)
+    });
+    largest.max().unwrap_or(0) >> 23
 }
 
 /// The largest magnitude as it is stored: magnitudes are ordered like their bits.

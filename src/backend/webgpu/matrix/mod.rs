@@ -3,33 +3,57 @@
 //! Rows start on 64 bytes with zeros behind them, so that shaders read 16 bytes at once, in whole
 //! steps, for any width. A matrix larger than a binding is cut between rows, and each piece has a
 //! dispatch of its own. Variants with F16 operands convert every matrix to F16: see [`f16`].
+//! Quantised matrices keep the bytes of the file, and are dequantised before each gemm: see
+//! [`quantized::keeps`] and [`dequantize`].
 
 pub(crate) mod activations;
+pub(crate) mod dequantize;
 pub(crate) mod f16;
+pub(crate) mod quantized;
 pub(crate) mod stored;
 pub(crate) mod upload;
 
 use crate::backend::DeviceWeight;
 use crate::backend::webgpu::launch::gpu::Gpu;
 use crate::backend::webgpu::memory::tensor::WebGpuTensor;
+use crate::error::Result;
+use dequantize::QuantizedPiece;
 use stored::{Piece, Stored};
 
 /// `[N, K]`, or the two such matrices of a swiglu. A piece then holds rows of the first and, behind
 /// them, the same rows of the second.
 #[derive(Debug)]
 pub(crate) struct Matrix {
+    /// The type that gemms read.
     pub stored: Stored,
     pub rows: usize,
     pub width: usize,
-    /// The power of two that the stored values are multiplied by.
+    /// The power of two that the values which gemms read are multiplied by.
     pub scale: f32,
-    pub pieces: Vec<Piece>,
+    pub pieces: Vec<Rows>,
+}
+
+/// Rows of a [`Matrix`] that fit a binding.
+#[derive(Debug)]
+pub(crate) enum Rows {
+    /// Rows as gemms read them.
+    Dense(Piece),
+    /// Rows that are dequantised before each gemm.
+    Quantized(QuantizedPiece),
 }
 
 impl Matrix {
     /// `[N, K]`.
     pub(crate) fn dims(&self) -> [usize; 2] {
         [self.rows, self.width]
+    }
+
+    /// A piece as gemms read it.
+    pub(crate) fn piece(&self, gpu: &Gpu, rows: &Rows) -> Result<Piece> {
+        match rows {
+            Rows::Dense(piece) => Ok(piece.clone()),
+            Rows::Quantized(piece) => piece.dequantize(gpu, self.stored, self.width, self.scale),
+        }
     }
 
     /// Steps of four elements from one row to the next.

@@ -36,6 +36,15 @@ impl Stored {
         }
     }
 
+    /// The same type of tensors.
+    pub(crate) fn dtype(self) -> DType {
+        match self {
+            Stored::F32 => DType::F32,
+            Stored::Bf16 => DType::Bf16,
+            Stored::F16 => DType::F16,
+        }
+    }
+
     /// The constant `STORED` of shaders that read words.
     pub(crate) fn number(self) -> usize {
         match self {
@@ -73,7 +82,7 @@ impl From<DType> for Stored {
 }
 
 /// Rows of a matrix in one buffer.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Piece {
     pub memory: Arc<Memory>,
     pub bytes: u64,

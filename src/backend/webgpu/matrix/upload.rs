@@ -1,13 +1,78 @@
 //! Matrices while their rows are uploaded.
 
+use super::dequantize::QuantizedPiece;
 use super::f16;
+use super::quantized;
 use super::stored::{Piece, Stored};
-use super::{Matrix, padded_channels};
+use super::{Matrix, Rows, padded_channels};
 use crate::backend::webgpu::launch::gpu::Gpu;
 use crate::backend::webgpu::memory::upload::Upload;
 use crate::error::{Error, Result};
 use crate::reserve::zeros;
-use crate::tensor::HostTensor;
+use crate::tensor::{HostTensor, Weight};
+
+/// Most bytes of a piece that is dequantised. This bounds the scratch memory, which pieces of
+/// similar size share, and leaves each gemm enough rows to keep a GPU busy.
+const MAX_DEQUANTIZED: u64 = 64 << 20;
+
+/// Bytes of a row of one or two `matrices` as gemms read them.
+fn row_bytes(stored: Stored, width: usize, matrices: usize) -> u64 {
+    (stored.row_stride(width) * stored.size() * matrices) as u64
+}
+
+/// The rows of a piece of a matrix of these `dims` [N, K].
+fn piece_rows(gpu: &Gpu, op: &str, dims: [usize; 2], row_bytes: u64) -> Result<usize> {
+    let limit = gpu.device.max_binding;
+    match usize::try_from(limit / row_bytes).unwrap_or(usize::MAX) {
+        0 => Err(Error::Device(format!(
+            "{op}: one row of a matrix {dims:?} takes {row_bytes} bytes, and {} allows {limit} for one buffer",
+            gpu.device.info.name
+        ))),
+        rows => Ok(rows),
+    }
+}
+
+impl Matrix {
+    /// Uploads the quantised rows of one or two `matrices` of these `dims` [N, K], each in parts
+    /// that are stacked.
+    pub(crate) async fn quantized(
+        gpu: &Gpu,
+        op: &'static str,
+        matrices: &[&[Weight<'_>]],
+        dims @ [rows, width]: [usize; 2],
+    ) -> Result<Self> {
+        let f16 = gpu.device.variant.f16();
+        let stored = if f16 { Stored::F16 } else { Stored::of(matrices.iter().copied().flatten()) };
+        let row_bytes = row_bytes(stored, width, matrices.len());
+        let most = piece_rows(gpu, op, dims, row_bytes)?.min((MAX_DEQUANTIZED / row_bytes).max(1) as usize);
+        // As few pieces as possible, of equal height.
+        let height = rows.div_ceil(rows.div_ceil(most));
+        let mut pieces: Vec<QuantizedPiece> = (0..rows)
+            .step_by(height)
+            .map(|first| {
+                let matrices = matrices.iter().map(|_| Vec::new()).collect();
+                QuantizedPiece { first, rows: height.min(rows - first), matrices }
+            })
+            .collect();
+        let mut exponent = 0;
+        for (matrix, parts) in matrices.iter().enumerate() {
+            let mut above = 0;
+            for part in *parts {
+                let see = |first: usize, bytes: &[u8]| {
+                    if f16 && let Some(storage) = part.storage() {
+                        exponent = exponent.max(f16::quantized_exponent(storage, first, width, bytes));
+                    }
+                };
+                for segment in quantized::upload(gpu, op, part, above, height, see).await? {
+                    pieces[segment.first / height].matrices[matrix].push(segment);
+                }
+                above += part.rows();
+            }
+        }
+        let scale = if f16 { f16::power_of_two(f16::scale_exponent(exponent)) } else { 1.0 };
+        Ok(Self { stored, rows, width, scale, pieces: pieces.into_iter().map(Rows::Quantized).collect() })
+    }
+}
 
 /// A matrix, or the two of a swiglu, during its upload.
 ///
@@ -34,15 +99,9 @@ impl<'g> MatrixUpload<'g> {
         [rows, width]: [usize; 2],
         matrices: usize,
     ) -> Result<Self> {
-        let row_bytes = (stored.row_stride(width) * stored.size() * matrices) as u64;
+        let row_bytes = row_bytes(stored, width, matrices);
+        let piece_rows = piece_rows(gpu, op, [rows, width], row_bytes)?;
         let limit = gpu.device.max_binding;
-        let piece_rows = usize::try_from(limit / row_bytes).unwrap_or(usize::MAX);
-        if piece_rows == 0 {
-            return Err(Error::Device(format!(
-                "{op}: one row of a matrix [{rows}, {width}] takes {row_bytes} bytes, and {} allows {limit} for one buffer",
-                gpu.device.info.name
-            )));
-        }
         let mut pieces = Vec::new();
         for first in (0..rows).step_by(piece_rows) {
             let rows = piece_rows.min(rows - first);
@@ -94,10 +153,12 @@ impl<'g> MatrixUpload<'g> {
         let Self { gpu, op, stored, rows, width, exponent, .. } = self;
         let pieces = self.written()?;
         if !gpu.device.variant.f16() {
+            let pieces = pieces.into_iter().map(Rows::Dense).collect();
             return Ok(Matrix { stored, rows, width, scale: 1.0, pieces });
         }
         let e = f16::scale_exponent(exponent);
-        let pieces = pieces.into_iter().map(|piece| f16::convert(gpu, op, stored, width, piece, e));
+        let convert = |piece| f16::convert(gpu, op, stored, width, piece, e).map(Rows::Dense);
+        let pieces = pieces.into_iter().map(convert);
         let pieces = pieces.collect::<Result<_>>()?;
         Ok(Matrix { stored: Stored::F16, rows, width, scale: f16::power_of_two(e), pieces })
     }

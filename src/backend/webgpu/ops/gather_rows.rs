@@ -1,19 +1,25 @@
 //! `gather_rows`, and the upload of its table.
 
 use super::{Binding, DType, DeviceTensor, Error, Program, Result, THREADS, WebGpu, WebGpuTensor, uniform, wgsl};
+use crate::backend::webgpu::launch::gpu::Gpu;
+use crate::backend::webgpu::launch::uniform::joined;
+use crate::backend::webgpu::matrix::quantized::{self, Quantized, Segment, SegmentParams};
 use crate::backend::webgpu::matrix::stored::Stored;
 use crate::backend::{DeviceWeight, GatherRowsArgs, GatherRowsOp};
 use crate::tensor::Weight;
 
 const OP: &str = "gather_rows";
+const UPLOAD: &str = "upload_table";
 /// Windows of a table start at a multiple of so many rows. Rows have elements of two or four bytes,
 /// so windows start on the 256 bytes that every adapter allows.
 const WINDOW_ROWS: usize = 128;
+/// Values of a quantised table that one thread writes.
+const VEC: usize = 8;
 
 uniform! {
-    /// `Params` of `gather_rows.wgsl`.
+    /// `Params` of `gather_rows.wgsl`, with a quantised table behind those of a segment.
     struct Params {
-        count: u32,
+        ids: u32,
         width: u32,
         first: u32,
         rows: u32,
@@ -25,11 +31,23 @@ fn program(stored: Stored) -> Program {
     Program::new::<Params>(OP, wgsl!("gather_rows")).with("STORED", stored.number())
 }
 
+fn quantized_program(quantized: Quantized) -> Program {
+    let program = Program::with_params(OP, wgsl!("gather_rows"), joined::<SegmentParams, Params>());
+    quantized.configure(program.define("QUANTIZED"))
+}
+
 /// A table in the type that it is stored in.
 #[derive(Debug)]
 pub struct WebGpuTable {
-    tensor: WebGpuTensor,
+    rows: Rows,
     dims: [usize; 2],
+}
+
+#[derive(Debug)]
+enum Rows {
+    Floats(WebGpuTensor),
+    /// Segments that can be bound.
+    Quantized(Vec<Segment>),
 }
 
 impl DeviceWeight<2> for WebGpuTable {
@@ -38,12 +56,29 @@ impl DeviceWeight<2> for WebGpuTable {
     }
 }
 
+/// The rows of a window, if a binding has room for `rows` of `width` values.
+fn window(gpu: &Gpu, width: usize, rows: usize) -> Result<usize> {
+    if rows > 0 {
+        return Ok(rows);
+    }
+    Err(Error::Device(format!(
+        "{OP}: rows of {width} are too wide for what {} allows for one buffer",
+        gpu.device.info.name
+    )))
+}
+
 impl GatherRowsOp for WebGpu {
     type Table = WebGpuTable;
 
     async fn run_upload_table(&self, table: &Weight<'_>) -> Result<WebGpuTable> {
         let dims = [0, 1].map(|dim| table.shape()[dim]);
-        Ok(WebGpuTable { tensor: self.0.upload_table("upload_table", table).await?, dims })
+        let rows = if Quantized::keeps_all([table]) {
+            let window = window(&self.0, dims[1], Quantized::rows_of_binding(&self.0, table))?;
+            Rows::Quantized(quantized::upload(&self.0, UPLOAD, table, 0, window, |_, _| {}).await?)
+        } else {
+            Rows::Floats(self.0.upload_table(UPLOAD, table).await?)
+        };
+        Ok(WebGpuTable { rows, dims })
     }
 
     fn run_gather_rows(
@@ -51,36 +86,44 @@ impl GatherRowsOp for WebGpu {
         args: GatherRowsArgs<'_, WebGpuTensor, WebGpuTable>,
         shape: &[usize],
     ) -> Result<WebGpuTensor> {
-        let GatherRowsArgs { table: WebGpuTable { tensor: table, dims }, ids } = args;
+        let GatherRowsArgs { table: WebGpuTable { rows, dims }, ids } = args;
         let gpu = &self.0;
-        let [table_rows, width] = *dims;
         let out = gpu.output(OP, shape, DType::F32)?;
-        // A table larger than a binding is read in windows, with a dispatch each.
-        let row = (width * table.dtype().size()) as u64;
-        let limit = gpu.device.max_binding;
-        let window =
-            if table.bytes() <= limit { table_rows } else { (limit / row) as usize / WINDOW_ROWS * WINDOW_ROWS };
-        if window == 0 {
-            return Err(Error::Device(format!(
-                "{OP}: rows of {width} are too wide for what {} allows for one buffer",
-                gpu.device.info.name
-            )));
-        }
-        for first in (0..table_rows).step_by(window) {
-            let rows = window.min(table_rows - first);
-            let offset = first as u64 * row;
-            let bytes = (rows as u64 * row).next_multiple_of(16).min(table.bytes() - offset);
-            let part = Binding { memory: table.memory().clone(), offset, bytes };
-            let params = Params {
-                count: out.len() as u32,
-                width: width as u32,
-                first: first as u32,
-                rows: rows as u32,
-                table_rows: table_rows as u32,
-            };
-            let bindings = [part, Binding::from(ids), Binding::from(&out)];
-            let groups = out.len().div_ceil(THREADS);
-            gpu.dispatch(&program(Stored::from(table.dtype())), &bindings, params, groups)?;
+        let [table_rows, width] = *dims;
+        let params = |first: usize, rows: usize| Params {
+            ids: (out.len() / width) as u32,
+            width: width as u32,
+            first: first as u32,
+            rows: rows as u32,
+            table_rows: table_rows as u32,
+        };
+        match rows {
+            Rows::Quantized(segments) => {
+                for Segment { quantized, params: segment, bindings: [rows, scales], first, rows: count } in segments {
+                    let own = params(*first, *count);
+                    let uniform = [bytemuck::bytes_of(segment), bytemuck::bytes_of(&own)].concat();
+                    let bindings = [rows.clone(), scales.clone(), Binding::from(ids), Binding::from(&out)];
+                    let threads = out.len() / width * width.div_ceil(VEC);
+                    let groups = threads.div_ceil(THREADS);
+                    gpu.dispatch_bytes(&quantized_program(*quantized), &bindings, uniform, groups)?;
+                }
+            }
+            Rows::Floats(table) => {
+                // A table larger than a binding is read in windows, with a dispatch each.
+                let row = (width * table.dtype().size()) as u64;
+                let limit = gpu.device.max_binding;
+                let rows = (limit / row) as usize / WINDOW_ROWS * WINDOW_ROWS;
+                let window = if table.bytes() <= limit { table_rows } else { window(gpu, width, rows)? };
+                for first in (0..table_rows).step_by(window) {
+                    let rows = window.min(table_rows - first);
+                    let offset = first as u64 * row;
+                    let bytes = (rows as u64 * row).next_multiple_of(16).min(table.bytes() - offset);
+                    let part = Binding { memory: table.memory().clone(), offset, bytes };
+                    let bindings = [part, Binding::from(ids), Binding::from(&out)];
+                    let program = program(Stored::from(table.dtype()));
+                    gpu.dispatch(&program, &bindings, params(first, rows), out.len().div_ceil(THREADS))?;
+                }
+            }
         }
         Ok(out)
     }
@@ -88,5 +131,5 @@ impl GatherRowsOp for WebGpu {
 
 /// Every program of this op.
 pub(super) fn programs() -> Vec<Program> {
-    Stored::ALL.map(program).to_vec()
+    Stored::ALL.into_iter().map(program).chain(Quantized::ALL.into_iter().map(quantized_program)).collect()
 }

@@ -2,9 +2,10 @@
 
 use super::{DType, Gpu, HostTensor, Program, Result, WebGpu, WebGpuTensor, f32s, upload_bias, wgsl};
 use crate::backend::webgpu::gemm::{self, Gemm, GemmOp, UseGemv};
-use crate::backend::webgpu::matrix::WebGpuLinear;
+use crate::backend::webgpu::matrix::quantized::Quantized;
 use crate::backend::webgpu::matrix::stored::Stored;
 use crate::backend::webgpu::matrix::upload::MatrixUpload;
+use crate::backend::webgpu::matrix::{Matrix, WebGpuLinear};
 use crate::backend::{LinearArgs, LinearOp};
 use crate::tensor::Weight;
 
@@ -53,9 +54,14 @@ impl LinearOp for WebGpu {
         dims: [usize; 2],
     ) -> Result<WebGpuLinear> {
         let op = "upload_linear";
-        let mut upload = MatrixUpload::new(&self.0, op, Stored::of(parts), dims, 1)?;
-        Weight::each_piece(parts, |first, rows| upload.write(first, 0, &rows)).await?;
-        Ok(WebGpuLinear { matrix: upload.finish()?, bias: upload_bias(&self.0, op, biases)? })
+        let matrix = if Quantized::keeps_all(parts) {
+            Matrix::quantized(&self.0, op, &[parts], dims).await?
+        } else {
+            let mut upload = MatrixUpload::new(&self.0, op, Stored::of(parts), dims, 1)?;
+            Weight::each_piece(parts, |first, rows| upload.write(first, 0, &rows)).await?;
+            upload.finish()?
+        };
+        Ok(WebGpuLinear { matrix, bias: upload_bias(&self.0, op, biases)? })
     }
 
     fn run_linear(&self, args: LinearArgs<'_, WebGpuTensor, WebGpuLinear>, shape: &[usize]) -> Result<WebGpuTensor> {

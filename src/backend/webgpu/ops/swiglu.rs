@@ -2,9 +2,10 @@
 
 use super::{DType, HostTensor, Program, Result, WebGpu, WebGpuTensor, f32s, linear, wgsl};
 use crate::backend::webgpu::gemm::{self, Gemm, GemmOp};
-use crate::backend::webgpu::matrix::WebGpuSwiGlu;
+use crate::backend::webgpu::matrix::quantized::Quantized;
 use crate::backend::webgpu::matrix::stored::Stored;
 use crate::backend::webgpu::matrix::upload::MatrixUpload;
+use crate::backend::webgpu::matrix::{Matrix, WebGpuSwiGlu};
 use crate::backend::{SwiGluArgs, SwiGluOp};
 use crate::tensor::Weight;
 
@@ -14,6 +15,11 @@ impl SwiGluOp for WebGpu {
     type SwiGlu = WebGpuSwiGlu;
 
     async fn run_upload_swiglu(&self, gate: &Weight<'_>, up: &Weight<'_>, dims: [usize; 2]) -> Result<WebGpuSwiGlu> {
+        if Quantized::keeps_all([gate, up]) {
+            let matrices = [gate, up].map(std::slice::from_ref);
+            let matrix = Matrix::quantized(&self.0, "upload_swiglu", &matrices, dims).await?;
+            return Ok(WebGpuSwiGlu { matrix });
+        }
         let mut upload = MatrixUpload::new(&self.0, "upload_swiglu", Stored::of([gate, up]), dims, 2)?;
         let write = |first, [gate, up]: [HostTensor; 2]| {
             upload.write(first, 0, &gate)?;

@@ -2,6 +2,7 @@
 
 mod f16;
 mod memory;
+mod quantized;
 mod reduction;
 mod shaders;
 
