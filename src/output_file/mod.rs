@@ -6,9 +6,11 @@
 //! lose its owner or its other names.
 
 mod overwrite;
+mod space;
 mod stream;
 mod temporary;
 
+pub(crate) use space::free_space;
 pub(crate) use temporary::{Temporary, remove_leftovers};
 
 use crate::error::{Error, Result};
@@ -23,6 +25,9 @@ const MAX_LINKS: usize = 40;
 /// The mode to which the system's umask applies.
 const USUAL_MODE: u32 = 0o666;
 const FOLDER: &str = "expected the name of a file, found the name of a folder; name a file in it";
+
+/// A writer of a whole file. It may be called again for another one.
+type Fill<'f> = dyn FnMut(&mut dyn Write) -> io::Result<()> + 'f;
 
 /// A destination, tried before the work and written after it.
 #[derive(Debug)]
@@ -134,21 +139,56 @@ impl OutputFile {
     /// [`Error::Io`] when nothing could be written; [`Error::File`] when the bytes went to another
     /// file.
     pub fn write(&self, bytes: &[u8]) -> Result<PathBuf> {
-        let written = match &self.place {
-            Place::Stream(stream) => {
-                let done = stream.write(bytes).map(|()| self.path.clone());
-                return done.map_err(|error| Error::io(&self.path, error));
-            }
-            Place::File(target) => write_file(target, bytes).map(|()| self.path.clone()),
-            Place::FirstFree => write_first_free(&self.path, bytes),
-        };
-        written.map_err(|error| match keep(&self.path, bytes) {
+        let written = self.fill(bytes.len() as u64, &mut |out| out.write_all(bytes));
+        let keep = || if matches!(self.place, Place::Stream(_)) { None } else { keep(&self.path, bytes) };
+        written.map_err(|error| match keep() {
             Some(kept) => {
                 let kept = kept.display();
                 Error::file(&self.path, format!("the file could not be written ({error}); it is kept as {kept}"))
             }
             None => Error::io(&self.path, error),
         })
+    }
+
+    /// Writes a file of `len` bytes that is too large for memory, and returns its name. `write`
+    /// writes the bytes in order; it is called again if the first file that it wrote cannot take
+    /// the place of an existing one. What [`OutputFile::write`] says about existing files holds
+    /// here too. The bytes of a file that fails are not saved.
+    ///
+    /// # Errors
+    /// [`Error::File`] for a disk with less than `len` free bytes, before `write` is called;
+    /// [`Error::Io`] for a file that cannot be written; errors of `write`, where those of this
+    /// crate are inside of [`io::Error::other`].
+    pub fn write_with(&self, len: u64, write: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>) -> Result<PathBuf> {
+        let on_disk = match &self.place {
+            Place::Stream(_) => None,
+            Place::File(target) => Some(target),
+            Place::FirstFree => Some(&self.path),
+        };
+        if let Some(free) = on_disk.and_then(|target| free_space(folder(target)))
+            && free < len
+        {
+            let problem = format!("the disk has {free} bytes left and the file needs {len}; free some space");
+            return Err(Error::file(&self.path, problem));
+        }
+        self.fill(len, write).map_err(|error| match error.downcast::<Error>() {
+            Ok(error) => error,
+            Err(error) => Error::io(&self.path, error),
+        })
+    }
+
+    /// Writes a file of `len` bytes and returns its name.
+    fn fill(&self, len: u64, fill: &mut Fill<'_>) -> io::Result<PathBuf> {
+        match &self.place {
+            Place::Stream(stream) => fill(&mut stream.writer()).map(|()| self.path.clone()),
+            Place::File(target) => write_file(target, len, fill).map(|()| self.path.clone()),
+            Place::FirstFree => write_first_free(&self.path, fill),
+        }
+    }
+
+    /// The name that the user gave.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 }
 
@@ -237,19 +277,19 @@ fn try_folder(folder: &Path) -> Result<()> {
     })
 }
 
-/// Overwrites an existing file.
-fn write_file(target: &Path, bytes: &[u8]) -> io::Result<()> {
+/// Writes a file of `len` bytes, over one that is there.
+fn write_file(target: &Path, len: u64, fill: &mut Fill<'_>) -> io::Result<()> {
     match overwrite::open(target) {
-        Ok(file) => overwrite::write(file, target, bytes),
-        Err(error) if error.kind() == ErrorKind::NotFound => whole(target, bytes)?.replace(target),
+        Ok(file) => overwrite::write(file, target, len, fill),
+        Err(error) if error.kind() == ErrorKind::NotFound => whole(target, fill)?.replace(target),
         Err(error) => Err(error),
     }
 }
 
 /// Writes a file under the first free name after `path`. The file takes the name when it is
 /// complete, so a process that dies leaves no empty file and two processes take two names.
-fn write_first_free(path: &Path, bytes: &[u8]) -> io::Result<PathBuf> {
-    let mut temporary = whole(path, bytes)?;
+fn write_first_free(path: &Path, fill: &mut Fill<'_>) -> io::Result<PathBuf> {
+    let mut temporary = whole(path, fill)?;
     let names = (1..).map(|number| if number == 1 { path.to_owned() } else { OutputFile::numbered(path, number) });
     for name in names.filter(|name| fs::symlink_metadata(name).is_err()) {
         match temporary.take_name(&name) {
@@ -261,10 +301,10 @@ fn write_first_free(path: &Path, bytes: &[u8]) -> io::Result<PathBuf> {
     unreachable!("there is always another number")
 }
 
-/// A temporary file next to `target` with these bytes.
-fn whole(target: &Path, bytes: &[u8]) -> io::Result<Temporary> {
-    let mut temporary = Temporary::create(folder(target), USUAL_MODE)?;
-    temporary.write(bytes)?;
+/// A whole temporary file next to `target`.
+fn whole(target: &Path, fill: &mut Fill<'_>) -> io::Result<Temporary> {
+    let temporary = Temporary::create(folder(target), USUAL_MODE)?;
+    fill(&mut temporary.file())?;
     temporary::sync(temporary.file())?;
     Ok(temporary)
 }

@@ -4,9 +4,10 @@
 //! new file would differ for others (hard links, attributes, another owner) or is not allowed there
 //! (a sticky or closed folder, a mount point), the bytes go into the old file.
 
+use super::Fill;
 use super::temporary::{Temporary, sync};
 use std::fs::{File, Metadata, OpenOptions};
-use std::io::{self, ErrorKind, Seek, SeekFrom, Write};
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
 use std::path::Path;
 
 /// Opens a file for overwriting, without changing it. A write-protected file is an error, also for
@@ -27,35 +28,34 @@ pub(super) fn open(target: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// Overwrites the file that was opened as `target` with these bytes.
-pub(super) fn write(mut file: File, target: &Path, bytes: &[u8]) -> io::Result<()> {
+/// Overwrites the file that was opened as `target` with `len` bytes.
+pub(super) fn write(mut file: File, target: &Path, len: u64, fill: &mut Fill<'_>) -> io::Result<()> {
     let found = file.metadata()?;
     if is_alone(&file, &found)
-        && let Ok(mut temporary) = Temporary::create(super::folder(target), super::USUAL_MODE)
+        && let Ok(temporary) = Temporary::create(super::folder(target), super::USUAL_MODE)
     {
         // A full disk fails here, before the old file has changed.
-        temporary.write(bytes).and_then(|()| sync(temporary.file()))?;
+        fill(&mut temporary.file()).and_then(|()| sync(temporary.file()))?;
         if inherit(temporary.file(), &found).is_ok() && temporary.replace(target).is_ok() {
             return Ok(());
         }
     }
-    write_into(&mut file, found.len(), bytes)
+    write_into(&mut file, found.len(), len, fill)
 }
 
 /// Writes into a file of `old` bytes. The file grows first: on a full disk that fails with the old
 /// bytes intact.
-fn write_into(file: &mut File, old: u64, bytes: &[u8]) -> io::Result<()> {
-    let middle = usize::try_from(old).map_or(bytes.len(), |old| old.min(bytes.len()));
-    let (head, tail) = bytes.split_at(middle);
-    let grown = file.seek(SeekFrom::Start(old)).and_then(|_| file.write_all(tail)).and_then(|()| sync(file));
+fn write_into(file: &mut File, old: u64, len: u64, fill: &mut Fill<'_>) -> io::Result<()> {
+    let mut missing = io::repeat(0).take(len.saturating_sub(old));
+    let grown = file.seek(SeekFrom::Start(old)).and_then(|_| io::copy(&mut missing, file)).and_then(|_| sync(file));
     if let Err(error) = grown {
         // The first error is reported.
         let _ = file.set_len(old);
         return Err(error);
     }
     file.rewind()?;
-    file.write_all(head)?;
-    file.set_len(bytes.len() as u64)?;
+    fill(file)?;
+    file.set_len(len)?;
     sync(file)
 }
 

@@ -22,19 +22,28 @@ impl Stream {
         self.descriptor
     }
 
-    /// Writes all of these bytes.
-    pub(super) fn write(&self, mut bytes: &[u8]) -> io::Result<()> {
-        while !bytes.is_empty() {
-            match (&self.file).write(bytes) {
-                Ok(0) => return Err(ErrorKind::WriteZero.into()),
-                Ok(written) => bytes = &bytes[written..],
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+    /// A writer that waits for the stream.
+    pub(super) fn writer(&self) -> impl Write {
+        Writer(self)
+    }
+}
+
+/// See [`Stream::writer`].
+struct Writer<'a>(&'a Stream);
+
+impl Write for Writer<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        loop {
+            match (&self.0.file).write(bytes) {
                 // The program's parent may have made the pipe non-blocking.
-                Err(error) if error.kind() == ErrorKind::WouldBlock => self.wait()?,
-                Err(error) => return Err(error),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.0.wait()?,
+                written => return written,
             }
         }
-        (&self.file).flush()
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        (&self.0.file).flush()
     }
 }
 

@@ -261,7 +261,7 @@ mod unix {
     fn a_killed_process_leaves_a_file_that_is_removed() {
         const FOLDER: &str = "ZIMAGE_TEST_OUTPUT_FOLDER";
         if let Some(folder) = std::env::var_os(FOLDER) {
-            let _file = whole(&Path::new(&folder).join("fox.png"), b"bytes").unwrap();
+            let _file = whole(&Path::new(&folder).join("fox.png"), &mut |out| out.write_all(b"bytes")).unwrap();
             fs::write(Path::new(&folder).join("ready"), "").unwrap();
             std::thread::sleep(std::time::Duration::from_secs(60));
             return;
@@ -302,5 +302,49 @@ mod unix {
             }
         });
         assert_eq!(names(&folder).len(), 160);
+    }
+}
+
+#[test]
+fn a_file_that_fails_halfway_changes_nothing() {
+    let folder = tempdir().unwrap();
+    let [new, old] = ["new", "old"].map(|name| folder.path().join(name));
+    fs::write(&old, "old").unwrap();
+    for path in [&new, &old] {
+        let file = OutputFile::open(path).unwrap();
+        let failed = file.write_with(10, &mut |out| {
+            out.write_all(b"half")?;
+            Err(io::Error::other(Error::Cancelled))
+        });
+        assert!(matches!(failed, Err(Error::Cancelled)));
+        assert_eq!((names(&folder), fs::read(&old).unwrap().as_slice()), (vec!["old".to_owned()], &b"old"[..]));
+    }
+    for path in [&new, &old] {
+        OutputFile::open(path).unwrap().write_with(5, &mut |out| out.write_all(b"bytes")).unwrap();
+        assert_eq!(fs::read(path).unwrap(), b"bytes");
+    }
+}
+
+#[test]
+fn a_file_larger_than_the_disk_is_not_begun() {
+    let folder = tempdir().unwrap();
+    let file = OutputFile::open(&folder.path().join("new")).unwrap();
+    let sentence = file.write_with(u64::MAX, &mut |_| unreachable!()).unwrap_err().to_string();
+    assert!(sentence.contains("new: the disk has ") && sentence.contains(&u64::MAX.to_string()), "{sentence}");
+    assert_eq!(names(&folder), [""; 0]);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_file_with_two_names_is_filled_in_place() {
+    let folder = tempdir().unwrap();
+    let [path, other] = ["path", "other"].map(|name| folder.path().join(name));
+    for bytes in [&b"a longer text than the old one"[..], b"short"] {
+        let _ = fs::remove_file(&other);
+        fs::write(&path, "an old text").unwrap();
+        fs::hard_link(&path, &other).unwrap();
+        let len = bytes.len() as u64;
+        OutputFile::open(&path).unwrap().write_with(len, &mut |out| out.write_all(bytes)).unwrap();
+        assert!([&path, &other].iter().all(|path| fs::read(path).unwrap() == bytes));
     }
 }

@@ -7,9 +7,9 @@ use super::listing::{LONGEST, ListedFile, Listing};
 use super::name::HubName;
 use super::retry::{Again, Attempts, Failure, Stop};
 use super::settings::HubSettings;
-use super::space;
 use super::transfer::{Report, Transfer, Wanted};
 use crate::error::{Error, HubCause, Result, excerpt};
+use crate::output_file::free_space;
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::ops::ControlFlow;
@@ -167,7 +167,7 @@ fn describe(
 
 /// Checks that a disk has `needed` more bytes, so that a download does not end when it fills up.
 fn check_space(repository: &Repository, needed: u64) -> Result<()> {
-    match space::free(repository.root()) {
+    match free_space(repository.root()) {
         Some(free) if free < needed => Err(Error::file(
             repository.root(),
             format!(

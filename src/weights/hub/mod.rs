@@ -26,7 +26,6 @@ mod needed;
 mod path;
 mod retry;
 mod settings;
-mod space;
 mod transfer;
 mod url;
 

@@ -6,7 +6,7 @@ use std::path::Path;
 /// not tell.
 #[cfg(unix)]
 #[allow(clippy::unnecessary_cast, reason = "the types differ between systems")]
-pub(super) fn free(folder: &Path) -> Option<u64> {
+pub(crate) fn free_space(folder: &Path) -> Option<u64> {
     use std::os::unix::ffi::OsStrExt;
     let path = std::ffi::CString::new(folder.as_os_str().as_bytes()).ok()?;
     // SAFETY: `statvfs` is plain numbers, for which zeros are valid, and the path ends in a zero.
@@ -18,7 +18,7 @@ pub(super) fn free(folder: &Path) -> Option<u64> {
 }
 
 #[cfg(not(unix))]
-pub(super) fn free(_folder: &Path) -> Option<u64> {
+pub(crate) fn free_space(_folder: &Path) -> Option<u64> {
     None
 }
 
@@ -30,7 +30,7 @@ mod tests {
     #[test]
     fn a_disk_has_some_space() {
         let folder = tempfile::tempdir().unwrap();
-        assert!(free(folder.path()).is_some_and(|free| free > 0));
-        assert_eq!(free(&folder.path().join("nowhere")), None);
+        assert!(free_space(folder.path()).is_some_and(|free| free > 0));
+        assert_eq!(free_space(&folder.path().join("nowhere")), None);
     }
 }
