@@ -23,6 +23,7 @@ mod phases;
 mod progress;
 mod prompts;
 mod pull;
+mod quantize;
 mod signals;
 mod stages;
 mod streams;
@@ -72,6 +73,7 @@ enum Command {
     Inspect(inspect::Args),
     Pull(pull::Args),
     Models(models::Args),
+    Quantize(quantize::Args),
     Bench(bench::Args),
     Parity(parity::Args),
     Stages(stages::Args),
@@ -111,6 +113,7 @@ pub(crate) fn run(start: Instant) -> ExitCode {
         Command::Inspect(args) => inspect::run(&args).map_err(Failure::from),
         Command::Pull(args) => pull::run(&args).map_err(Failure::from),
         Command::Models(args) => models::run(&args).map_err(Failure::from),
+        Command::Quantize(args) => quantize::run(&args).map_err(Failure::from),
         Command::Bench(args) => bench::run(&args).map_err(Failure::from),
         Command::Parity(args) => return parity::run(&args).unwrap_or_else(|error| Failure::from(error).print(json)),
         Command::Stages(args) => stages::run(&args).map_err(Failure::from),

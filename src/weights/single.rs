@@ -72,12 +72,20 @@ impl SingleFile {
         self.header.metadata.contains_key("tokenizer.ggml.model")
     }
 
+    /// The header of a GGUF file.
+    ///
+    /// # Errors
+    /// [`Error::File`] for a file of another format; read errors.
+    pub(super) async fn gguf(&self) -> Result<Gguf> {
+        Gguf::read(self.file.clone()).await
+    }
+
     /// The tokenizer of a GGUF file.
     ///
     /// # Errors
     /// [`Error::File`] if there is none or it is broken; read errors.
     pub(super) async fn tokenizer(&self) -> Result<GgufTokenizer> {
-        Gguf::read(self.file.clone()).await?.tokenizer().await
+        self.gguf().await?.tokenizer().await
     }
 }
 

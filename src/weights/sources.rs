@@ -57,6 +57,31 @@ impl ModelFolder {
     pub fn from_sources(sources: &Sources) -> Result<Self> {
         expect_ready(Builder::build(sources))
     }
+
+    /// One part alone, from its folder, a diffusers folder or a file that has it. A text encoder
+    /// has the tokenizer that is with it, if there is one.
+    ///
+    /// # Errors
+    /// [`Error::File`] for a file or folder that has not the part; read errors.
+    pub fn of_part(part: Part, path: &Path) -> Result<Self> {
+        let sources = Sources { text_encoder: Some(path.to_owned()), ..Sources::default() };
+        let name = match path.is_file() {
+            true => path.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
+            false => ModelFolder::display_name(path),
+        };
+        let mut model = Builder { sources: &sources, folder: ModelFolder::without_files(&name), beside: None };
+        expect_ready(async {
+            model.add(part, path).await?;
+            match part {
+                Part::TextEncoder => match model.add_tokenizer().await {
+                    Err(Error::MissingPart { .. }) => Ok(()),
+                    added => added,
+                },
+                _ => Ok(()),
+            }
+        })?;
+        Ok(model.folder)
+    }
 }
 
 /// A model under construction.

@@ -284,6 +284,15 @@ impl Tensors {
         self.random.is_some() || self.entries.contains_key(name)
     }
 
+    /// The file of the tensor of this name, and its name there; the part's own file for a tensor
+    /// that does not exist.
+    pub(super) fn stored_as<'n>(&'n self, name: &'n str) -> (&'n Path, &'n str) {
+        match self.entries.get(name) {
+            Some(entry) => (&self.files[entry.file].path, entry.stored(name)),
+            None => (&self.path, name),
+        }
+    }
+
     /// The bytes of the tensor of this name in its file, if it exists.
     pub(crate) fn stored_bytes(&self, name: &str) -> Option<u64> {
         self.entries.get(name).map(|entry| entry.range.end - entry.range.start)

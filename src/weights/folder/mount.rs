@@ -35,9 +35,17 @@ impl ModelFolder {
     /// # Errors
     /// [`Error::File`](crate::Error::File) if it is broken; read errors.
     pub(crate) async fn gguf_tokenizer(&self) -> Result<Option<GgufTokenizer>> {
+        match self.tokenizer_file() {
+            Some(file) => file.tokenizer().await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// The GGUF file that the model's tokenizer comes from, if it comes from one.
+    pub(in crate::weights) fn tokenizer_file(&self) -> Option<&Arc<SingleFile>> {
         match self.parts.get(TOKENIZER) {
-            Some(Mount::File(file, None)) => file.tokenizer().await.map(Some),
-            _ => Ok(None),
+            Some(Mount::File(file, None)) => Some(file),
+            _ => None,
         }
     }
 

@@ -28,7 +28,7 @@ const MOST_DIMENSIONS: u64 = 16;
 
 /// The type of a value, in the order of its ids (`enum gguf_type` of ggml's `gguf.h`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum ValueType {
+pub(in crate::weights) enum ValueType {
     U8,
     I8,
     U16,

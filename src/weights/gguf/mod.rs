@@ -1,4 +1,4 @@
-//! GGUF, the file format of ggml, versions 2 and 3, read as untrusted input.
+//! GGUF, the file format of ggml, versions 2 and 3, read as untrusted input, and written.
 //!
 //! A file is a header, then the data. All integers are little-endian; a text is its length in U64
 //! and its bytes.
@@ -17,6 +17,7 @@ mod cursor;
 mod metadata;
 mod tensors;
 mod tokenizer;
+pub(super) mod writer;
 
 pub use metadata::{GgufArray, GgufValue};
 pub use tensors::GgufTensor;

@@ -1,6 +1,6 @@
 //! The spelling of one part in one file: its prefix, and the map of its names.
 
-use super::target::Target;
+use super::target::{Rows, Target};
 use super::{text_encoder, transformer, vae};
 
 /// One of the three networks of a model.
@@ -49,6 +49,16 @@ impl Part {
             Part::Transformer => &transformer::PREFIXES,
             Part::TextEncoder => &text_encoder::PREFIXES,
             Part::Vae => &vae::PREFIXES,
+        }
+    }
+
+    /// The name that a GGUF file has for a tensor of the part, ComfyUI's or llama.cpp's, and its
+    /// rows there; `None` if the part has no such tensor. No VAE is written.
+    pub(in crate::weights) fn gguf_name(self, name: &str) -> Option<(String, Rows)> {
+        match self {
+            Part::Transformer => transformer::comfy(name),
+            Part::TextEncoder => text_encoder::llama(name).map(|name| (name, Rows::All)),
+            Part::Vae => None,
         }
     }
 

@@ -173,6 +173,24 @@ fn every_text_encoder_name_is_reached() {
     }
 }
 
+#[test]
+fn gguf_names_lead_back_to_their_tensors() {
+    for (part, expected) in [(Part::Transformer, comfy as fn(&Shapes) -> Shapes), (Part::TextEncoder, llama)] {
+        let asked = golden(part);
+        let mut written = BTreeSet::new();
+        for name in asked.keys() {
+            let (stored, rows) = part.gguf_name(name).unwrap();
+            let spelling = Spelling::of(part, [stored.as_str()].into_iter()).unwrap();
+            let targets = spelling.targets(&stored);
+            let target = targets.iter().find(|target| target.rows == rows).unwrap();
+            assert_eq!((target.name.as_str(), targets.len()), (name.as_str(), if rows == Rows::All { 1 } else { 3 }));
+            written.insert(stored);
+        }
+        assert_eq!(written, expected(&asked).into_keys().collect());
+        assert_eq!(part.gguf_name("layers.0.foo.weight"), None);
+    }
+}
+
 /// An autoencoder in the latent-diffusion spelling. The decoder of the golden model has four
 /// levels.
 fn ldm(shapes: &Shapes) -> Shapes {

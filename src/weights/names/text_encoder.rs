@@ -41,6 +41,18 @@ pub(super) fn targets(name: &str) -> Vec<Target> {
     mapped(name).map(Target::whole).into_iter().collect()
 }
 
+/// The name in llama.cpp's files of a tensor of transformers, without the prefix of a model with a
+/// head; `None` if Qwen3 has no such tensor.
+pub(super) fn llama(name: &str) -> Option<String> {
+    let (layer, tail) = layer_and_tail(name)?;
+    if let Some((number, inner)) = layer.strip_prefix("layers.").and_then(numbered) {
+        let (llama, _) = BLOCK.iter().find(|(_, ours)| *ours == inner)?;
+        return Some(format!("blk.{number}.{llama}.{tail}"));
+    }
+    let (llama, _) = OUTER.iter().find(|(_, ours)| *ours == layer)?;
+    Some(format!("{llama}.{tail}"))
+}
+
 /// A name without the prefix of a model with a head.
 pub(super) fn body(name: &str) -> &str {
     name.strip_prefix(BODY).unwrap_or(name)

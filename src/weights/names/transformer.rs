@@ -4,7 +4,7 @@
 //! ComfyUI's blocks have `attention.qkv`, the rows of the queries, then of the keys, then of the
 //! values. There are as many key heads as query heads, so each has a third of the rows.
 
-use super::target::{Target, layer_and_tail, numbered};
+use super::target::{Rows, Target, layer_and_tail, numbered};
 
 /// Prefixes of the transformer in files of several parts, most specific first.
 pub(super) const PREFIXES: [&str; 5] = ["model.diffusion_model.", "diffusion_model.", "transformer.", "model.", ""];
@@ -57,6 +57,33 @@ pub(super) fn targets(name: &str) -> Vec<Target> {
         }
     }
     outer(layer).map(|layer| Target::whole(format!("{layer}.{tail}"))).into_iter().collect()
+}
+
+/// The name in ComfyUI's files of a tensor of diffusers, and its rows there; `None` if the
+/// transformer has no such tensor. A patch size other than ComfyUI's keeps its name.
+pub(super) fn comfy(name: &str) -> Option<(String, Rows)> {
+    let whole = |name: String| Some((name, Rows::All));
+    if targets(name).is_empty() {
+        return None;
+    }
+    let Some((layer, tail)) = layer_and_tail(name) else { return whole(name.to_owned()) };
+    for stack in STACKS {
+        if let Some((number, inner)) = layer.strip_prefix(stack).and_then(numbered) {
+            let full = |inner: &str| format!("{stack}{number}.{inner}.{tail}");
+            if let Some(third) = SEPARATE.iter().position(|separate| *separate == inner) {
+                return Some((full(FUSED), Rows::Third(third)));
+            }
+            let old = RENAMED.iter().find(|(_, new)| *new == inner).map_or(inner, |(old, _)| old);
+            return whole(full(old));
+        }
+    }
+    if layer == format!("all_{EMBED}.{PATCH}") {
+        return whole(format!("{EMBED}.{tail}"));
+    }
+    match layer.strip_prefix(&format!("all_final_layer.{PATCH}.")) {
+        Some(inner) => whole(format!("final_layer.{inner}.{tail}")),
+        None => whole(name.to_owned()),
+    }
 }
 
 /// The name in diffusers of a layer in a block.
