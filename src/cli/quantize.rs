@@ -42,7 +42,7 @@ pub(super) struct Args {
 
     /// The type of the matrices: about 4.5 bits a weight for q4_0 and q4_k, of which q4_k is more
     /// precise, 5.5 for q5_k, 6.6 for q6_k, 8.5 for q8_0, 16 for bf16 and f16
-    #[arg(short, long = "type", value_name = "TYPE", value_parser = named(&TYPES), allow_hyphen_values = true)]
+    #[arg(long = "type", value_name = "TYPE", value_parser = named(&TYPES), allow_hyphen_values = true)]
     kind: Format,
 
     /// The part of the model

@@ -5,7 +5,7 @@
 //! nothing.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind};
 use std::path::Path;
 use tempfile::{Builder, NamedTempFile};
 
@@ -42,11 +42,6 @@ impl Temporary {
     /// The open file.
     pub(crate) fn file(&self) -> &File {
         self.0.as_file()
-    }
-
-    /// Writes all of the file.
-    pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.0.write_all(bytes)
     }
 
     /// Takes the name `target`, replacing an existing file.
@@ -122,6 +117,7 @@ fn remove_if_left(path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Write;
 
     #[test]
     fn only_names_of_this_program_are_leftovers() {
@@ -167,8 +163,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let taken = folder.path().join("taken");
         fs::write(&taken, "mine").unwrap();
-        let mut file = Temporary::create(folder.path(), 0o666).unwrap();
-        file.write(b"new").unwrap();
+        let file = Temporary::create(folder.path(), 0o666).unwrap();
+        file.file().write_all(b"new").unwrap();
         let (error, file) = file.take_name(&taken).unwrap_err();
         assert_eq!((error.kind(), fs::read(&taken).unwrap().as_slice()), (ErrorKind::AlreadyExists, &b"mine"[..]));
         file.take_name(&folder.path().join("free")).unwrap();

@@ -4,7 +4,7 @@
 
 use crate::output_file::{Temporary, remove_leftovers};
 use std::fs::{self, File, OpenOptions};
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 /// Larger files are ignored. A pipeline cache has a few million bytes.
@@ -59,8 +59,8 @@ pub(super) fn write(file: &Path, data: &[u8]) -> Option<()> {
     let folder = file.parent()?;
     fs::create_dir_all(folder).ok()?;
     remove_leftovers(folder);
-    let mut temporary = Temporary::create(folder, MODE).ok()?;
-    temporary.write(data).ok()?;
+    let temporary = Temporary::create(folder, MODE).ok()?;
+    temporary.file().write_all(data).ok()?;
     temporary.replace(file).ok()
 }
 
