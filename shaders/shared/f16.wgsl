@@ -1,5 +1,5 @@
-// F16 as bits. The rounding of WGSL's own conversions, and their treatment of NaN and subnormals, is
-// up to the driver.
+// F16 as bits. The rounding of WGSL's own conversions, and their treatment of NaN and subnormals,
+// is up to the driver.
 
 #import shared/math
 

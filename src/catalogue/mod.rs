@@ -26,6 +26,7 @@ mod normalize_rgb8;
 mod pad_rows;
 mod project_qkv;
 mod qk_norm_rope;
+mod quantized;
 mod rejection;
 mod residual;
 mod residual_norm;

@@ -48,9 +48,9 @@ pub(super) struct Args {
     #[arg(long, value_name = "S", value_parser = super::number::<f64>, allow_hyphen_values = true)]
     shift: Option<f64>,
 
-    /// The storage on the device of the matrices of attention and feed-forward layers; as-is is that
-    /// of the files, and fp8 has a scale for each row
-    #[arg(long, value_name = "FORMAT", value_parser = weights(), default_value_t, hide_default_value = false)]
+    /// The storage on the device of the matrices of attention and feed-forward layers; as-is is
+    /// that of the files, and fp8 has a scale for each row
+    #[arg(long, value_name = "FORMAT", value_parser = weights(), default_value_t, allow_hyphen_values = true)]
     weights: WeightFormat,
 
     /// A LoRA, LoKr, LoHa or DoRA file, or a name on the hub, with its strength; once for each, and

@@ -266,7 +266,8 @@ mod tests {
         let words: Vec<&str> = uses.iter().map(|of| of.words.as_str()).collect();
         assert!(words[2].starts_with("none: ") && words[2].contains("not a Z-Image model"), "{words:?}");
         assert_eq!(words[3], "a Z-Image model without scheduler/scheduler_config.json: zimage pull fetches the rest");
-        for broken in [0, 1, 4, 5] {
+        assert!(words[4].starts_with("none: ") && words[4].contains("GGUF"), "{words:?}");
+        for broken in [0, 1, 5] {
             assert!(words[broken].starts_with("none: expected a safetensors file, found a file of "), "{words:?}");
         }
         let kinds: Vec<_> = uses.iter().map(|of| (of.kind, of.flag)).collect();

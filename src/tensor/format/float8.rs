@@ -55,8 +55,8 @@ pub(in crate::tensor) fn e8m0(code: u8) -> f32 {
     f32::from_bits(u32::from(code) << 23)
 }
 
-/// The code of the nearest E4M3 value, ties to even. Magnitudes above 448, the largest, become that;
-/// NaN stays NaN.
+/// The code of the nearest E4M3 value, ties to even. Magnitudes above 448, the largest, become
+/// that; NaN stays NaN.
 pub(in crate::tensor) fn e4m3_code(value: f32) -> u8 {
     const LARGEST: u32 = 0x7e;
     let bits = value.to_bits();

@@ -13,8 +13,8 @@ const E4M3_MAX: f32 = 448.0;
 const E2M1_MAX: f32 = 6.0;
 const E4M3_NAN: u8 = 0x7f;
 
-/// The formats that matrices of [`RandomTensors`](super::RandomTensors) may have, by name. FP8 has a
-/// scale for the tensor, and NVFP4 scales of blocks.
+/// The formats that matrices of [`RandomTensors`](super::RandomTensors) may have, by name. FP8 has
+/// a scale for the tensor, and NVFP4 scales of blocks.
 pub const RANDOM_FORMATS: [(&str, Format); 7] = [
     ("q4_0", Format::Q4_0),
     ("q8_0", Format::Q8_0),
@@ -31,8 +31,8 @@ pub(super) fn is_quantized(name: &str, shape: &[usize]) -> bool {
     shape.len() == 2 && [".attention.", ".feed_forward.", "_proj."].iter().any(|part| name.contains(part))
 }
 
-/// Whole blocks of a format, at least `len` bytes and a margin, with values within ±`spread` if
-/// their scales are inside.
+/// Whole blocks of a format, at least `len` bytes and a margin. Each scale inside a block, at most
+/// two, adds at most ±`spread` to its values.
 pub(super) fn blocks(format: Format, len: usize, spread: f32) -> Bytes {
     let block = format.block().bytes;
     let mut bytes = random_bytes((len + MARGIN).next_power_of_two() / block * block, 0);
@@ -106,7 +106,7 @@ mod tests {
                 assert_eq!(weight.storage().map(Storage::format), Some(format));
                 let values = expect_ready(weight.whole()).unwrap().to_f32();
                 let largest = values.iter().fold(0f32, |max, v| max.max(v.abs()));
-                assert!(largest <= 1.02 * spread && largest > spread / 4.0, "{format}: {largest} of {spread}");
+                assert!(largest <= 2.04 * spread && largest > spread / 4.0, "{format}: {largest} of {spread}");
                 let mean = values.iter().sum::<f32>() / values.len() as f32;
                 assert!(mean.abs() < 0.05 * spread, "{format}: {mean} of {spread}");
             }

@@ -44,8 +44,8 @@ pub(crate) fn exponent(stored: Stored, bytes: &[u8]) -> u32 {
     bits >> 23
 }
 
-/// The largest exponent of the values of quantised rows of `width`, as F32 stores it. `first` is the
-/// index of the first row in its weight.
+/// The largest exponent of the values of quantised rows of `width`, as F32 stores it. `first` is
+/// the index of the first row in its weight.
 pub(crate) fn quantized_exponent(storage: &Storage, first: usize, width: usize, bytes: &[u8]) -> u32 {
     let Some(row) = storage.bytes(1, width).map(|row| row as usize) else { return 0 };
     let height = (SCAN_BYTES / row).max(1);

@@ -18,8 +18,8 @@
 //! up to 63. The codes are computed anew from the scales that are stored.
 //!
 //! Source: `make_qkx2_quants` and `quantize_row_q4_K_ref` of ggml's `ggml-quants.c` for the
-//! weights, the closed form and the two levels of scales. ggml tries 21 inverse scales, each with the
-//! best minimum so far; the shifts here do the same for all candidates at once.
+//! weights, the closed form and the two levels of scales. ggml tries 21 inverse scales, each with
+//! the best minimum so far; the shifts here do the same for all candidates at once.
 
 use super::lanes::{CANDIDATES, Lanes, best, rounded};
 use super::scale;
