@@ -15,7 +15,7 @@ use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use tempfile::tempdir;
-use zimage::weights::{Gguf, Sources, Tensors};
+use zimage::weights::{Gguf, Part, Sources, Tensors, WeightFormat};
 use zimage::{BackendChoice, Engine, Model, Request};
 
 fn root(path: &str) -> String {
@@ -106,6 +106,42 @@ fn quantised_models_draw_nearly_the_same_picture() {
         println!("{kind}: {found:.3}");
         assert!(found > 0.0 && found < most, "{kind}: {found}");
     }
+}
+
+/// `--weights` converts what `zimage quantize` converts, and a picture shows it.
+#[test]
+fn weights_become_those_of_a_file() {
+    let folder = tempdir().unwrap();
+    let emoji = PathBuf::from(root("models/emoji"));
+    let original = Model::open(&emoji).unwrap();
+    let quiet = &|_| Ok(());
+    for (kind, most) in [("q8_0", 2.0), ("q4_k", 10.0)] {
+        let format: WeightFormat = kind.parse().unwrap();
+        let converted = original.clone().with_weights(format);
+        let file = quantize(folder.path(), "transformer", kind);
+        let written = Model::from_sources(&Sources {
+            text_encoder: Some(emoji.clone()),
+            vae: Some(emoji.clone()),
+            ..Sources::of(file)
+        });
+        let of = |model: &Model| block_on(Tensors::of(model.folder(), Part::Transformer)).unwrap();
+        let (written, converted_tensors) = (of(&written.unwrap()), of(&converted));
+        let listed: Vec<_> =
+            converted_tensors.iter().map(|tensor| (tensor.name.to_owned(), tensor.shape.to_vec())).collect();
+        for (name, shape) in listed {
+            let values = |tensors: &Tensors| {
+                let weight = block_on(tensors.weight(&name, &shape, quiet)).unwrap();
+                block_on(weight.whole()).unwrap().to_f32()
+            };
+            assert_eq!(values(&written), values(&converted_tensors), "{kind}: {name}");
+        }
+        let [plain, drawn] = [&original, &converted].map(picture);
+        let differences = plain.iter().zip(&drawn).map(|(a, b)| f64::from(a.abs_diff(*b)));
+        let mean = differences.sum::<f64>() / plain.len() as f64;
+        assert!(mean > 0.0 && mean < most, "{kind}: {mean}");
+    }
+    let fp8 = picture(&original.clone().with_weights(WeightFormat::Fp8));
+    assert!(fp8 != picture(&original));
 }
 
 #[test]
