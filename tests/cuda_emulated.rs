@@ -15,7 +15,7 @@ use zimage::backend::cpu::Cpu;
 use zimage::backend::cuda::{Cuda, Placement};
 use zimage::backend::*;
 use zimage::conformance::{Options, compare};
-use zimage::tensor::HostTensor;
+use zimage::tensor::{Format, HostTensor, Storage, Weight};
 
 fn cuda() -> Cuda {
     Cuda::open(0, Placement::Separate).unwrap()
@@ -332,11 +332,21 @@ fn oldest_driver_autotunes_large_gemms() {
         let b = cuda();
         assert!(b.device().contains("cuBLASLt 12.2.5"), "{}", b.device());
         let (m, n, k) = (64, 4096, 2048);
-        let w = HostTensor::from_f32(&[n, k], &vec![1.0 / 64.0; n * k]);
-        let w = block_on(b.upload_linear(&[(&w).into()], &[])).unwrap();
         let x = b.upload(&HostTensor::from_f32(&[1, m, k], &vec![0.5; m * k])).unwrap();
-        let product = block_on(b.download(&b.linear(&x, &w).unwrap())).unwrap().to_f32();
-        assert_eq!(product, vec![16.0; m * n]);
+        let values = HostTensor::from_f32(&[n, k], &vec![1.0 / 64.0; n * k]);
+        // The same values as blocks with the scale 1 / 64 and 32 ones.
+        let block = [&[0x00, 0x24][..], &[1; 32]].concat();
+        let blocks = block.repeat(n * k / 32).into();
+        let quantized = Weight::quantized(Storage::Plain(Format::Q8_0), &[n, k], blocks).unwrap();
+        // The first gemm is tuned while a recording is made, whose own tensors have no memory yet.
+        for w in [quantized, (&values).into()] {
+            let w = block_on(b.upload_linear(&[w], &[])).unwrap();
+            let mut made = None;
+            let recording = b.record(|b| b.linear(&x, &w).map(|product| made = Some(product))).unwrap();
+            b.replay(&recording).unwrap();
+            let product = block_on(b.download(&made.unwrap())).unwrap().to_f32();
+            assert_eq!(product, vec![16.0; m * n]);
+        }
     });
 }
 

@@ -179,10 +179,9 @@ impl Tensors {
     pub async fn weight<'a>(&'a self, name: &str, shape: &[usize], on_read: OnRead<'a>) -> Result<Weight<'a>> {
         if let Some(random) = &self.random {
             let weight = random.stored(name, shape);
-            let row = weight.row_bytes() as u64;
-            let stored = weight.storage().and_then(|storage| storage.bytes(weight.rows(), shape[1]));
-            on_read(stored.unwrap_or(weight.rows() as u64 * row))?;
-            return Ok(weight.in_pieces(DEQUANTIZED));
+            let stored = weight.storage().and_then(|storage| storage.bytes(shape[0], shape[1]));
+            on_read(stored.unwrap_or(weight.rows() as u64 * weight.row_bytes() as u64))?;
+            return Ok(if stored.is_some() { weight.in_pieces(DEQUANTIZED) } else { weight });
         }
         let weight = self.stored_weight(name, shape, on_read).await?.ok_or_else(|| self.missing(name, shape))?;
         let weight = self.changed(name, weight).await?;

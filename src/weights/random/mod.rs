@@ -58,7 +58,7 @@ impl AsRef<[u8]> for Elements {
 }
 
 impl RandomTensors {
-    /// Tensors of which the matrices of attention and feed-forward layers have a format of
+    /// Tensors whose matrices of attention and feed-forward layers have a format of
     /// [`RANDOM_FORMATS`], if their rows are whole blocks.
     pub fn quantized(format: Format) -> Self {
         Self { quantized: Some(format), ..Self::default() }

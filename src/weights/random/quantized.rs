@@ -31,8 +31,8 @@ pub(super) fn is_quantized(name: &str, shape: &[usize]) -> bool {
     shape.len() == 2 && [".attention.", ".feed_forward.", "_proj."].iter().any(|part| name.contains(part))
 }
 
-/// Whole blocks of a format, at least `len` bytes and a margin. Each scale inside a block, at most
-/// two, adds at most ±`spread` to its values.
+/// Whole blocks of a format, at least `len` bytes and a margin. Scales inside have random signs, so
+/// that the mean is about 0; each contributes at most ±`spread` to a value.
 pub(super) fn blocks(format: Format, len: usize, spread: f32) -> Bytes {
     let block = format.block().bytes;
     let mut bytes = random_bytes((len + MARGIN).next_power_of_two() / block * block, 0);
@@ -106,9 +106,9 @@ mod tests {
                 assert_eq!(weight.storage().map(Storage::format), Some(format));
                 let values = expect_ready(weight.whole()).unwrap().to_f32();
                 let largest = values.iter().fold(0f32, |max, v| max.max(v.abs()));
-                assert!(largest <= 2.04 * spread && largest > spread / 4.0, "{format}: {largest} of {spread}");
+                assert!(largest <= 2.02 * spread && largest > spread / 4.0, "{format}: {largest} of {spread}");
                 let mean = values.iter().sum::<f32>() / values.len() as f32;
-                assert!(mean.abs() < 0.05 * spread, "{format}: {mean} of {spread}");
+                assert!(mean.abs() < 0.2 * spread, "{format}: {mean} of {spread}");
             }
             for (name, shape) in [
                 ("t_embedder.mlp.0.weight", &[96, 512][..]),

@@ -72,6 +72,11 @@ impl StoredFormat {
         })
     }
 
+    /// True if rows may end in a part of a vector of eight elements.
+    fn has_any_width(self) -> bool {
+        matches!(self, Self::F8E4m3 | Self::F8E4m3Rows | Self::Mxfp8 | Self::Nvfp4)
+    }
+
     /// The distance of the two vectors of a unit in elements: `DISTANCE` in the kernels.
     fn distance(self) -> usize {
         match self {
@@ -238,10 +243,9 @@ fn program() -> Program {
 
 /// `program` for every layout, and for rows that end in a part of a vector where they can.
 pub(crate) fn specialized_for_all(program: &Program) -> Vec<Program> {
-    let bytes = |format: &StoredFormat| *format as usize >= StoredFormat::F8E4m3 as usize;
-    let aligned = StoredFormat::ALL.into_iter().map(|format| format.specialized(program.clone(), 1));
-    let others = StoredFormat::ALL.into_iter().filter(bytes).map(|format| format.specialized(program.clone(), 0));
-    aligned.chain(others).collect()
+    let whole = StoredFormat::ALL.into_iter().map(|format| (format, 1));
+    let cut = StoredFormat::ALL.into_iter().filter(|format| format.has_any_width()).map(|format| (format, 0));
+    whole.chain(cut).map(|(format, aligned)| format.specialized(program.clone(), aligned)).collect()
 }
 
 /// The programs of `dequantize`.
