@@ -2,18 +2,22 @@
 
 use super::format::e4m3_code;
 use super::weight::ReadAt;
-use super::{Format, HostTensor, Scaled, Scales, Storage, Unquantizable, Weight};
+use super::{Format, HostTensor, Scaled, Scales, Storage, Unquantizable, Weight, decoded, widen};
 use crate::error::{Error, Result};
 use crate::future::BoxFuture;
-use crate::reserve::{with_room, zeros};
+use crate::reserve::with_room;
+use bytemuck::Pod;
 use bytes::Bytes;
+use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::Arc;
 
 /// The largest magnitude of E4M3.
 const E4M3_MAX: f32 = 448.0;
-/// Elements that are converted at once: 16 MiB of F32.
+/// Bytes of a piece.
 const SLAB: u64 = 16 << 20;
+/// Elements that a thread converts at once.
+const BLOCK: usize = 1 << 14;
 
 /// The rows of a matrix in another storage.
 struct Requantized<'a> {
@@ -22,37 +26,43 @@ struct Requantized<'a> {
     error: Box<dyn Fn(Unquantizable) -> Error + 'a>,
 }
 
-impl Requantized<'_> {
-    /// Converts rows of `columns` values, from row `first` on, to rows of `row` bytes.
-    fn convert(&self, first: usize, values: &[f32], columns: usize, out: &mut [u8], row: usize) -> Result<()> {
-        let storage = &self.storage;
-        let convert = |(i, (values, out)): (usize, (&[f32], &mut [u8]))| match storage {
-            Storage::Plain(format) => format.quantize(values, out),
-            Storage::Scaled { matrix, .. } => matrix.encode_row(first + i, values, out),
-        };
-        #[cfg(not(target_family = "wasm"))]
-        let converted = {
-            use rayon::prelude::*;
-            values.par_chunks_exact(columns).zip(out.par_chunks_exact_mut(row)).enumerate().try_for_each(convert)
-        };
-        #[cfg(target_family = "wasm")]
-        let converted = values.chunks_exact(columns).zip(out.chunks_exact_mut(row)).enumerate().try_for_each(convert);
-        converted.map_err(&self.error)
-    }
-}
-
 impl ReadAt for Requantized<'_> {
     fn read_at(&self, range: Range<u64>) -> BoxFuture<'_, Bytes> {
         Box::pin(async move {
             let columns = self.source.columns();
             let row = self.storage.bytes(1, columns).expect("whole blocks, as `requantized` checks") as usize;
             let [first, end] = [range.start, range.end].map(|at| at as usize / row);
-            let values = self.source.piece(first, end - first).await?.try_to_f32()?;
-            let mut out = zeros((end - first) * row, "requantised rows")?;
-            self.convert(first, &values, columns, &mut out, row)?;
-            Ok(out.into())
+            let piece = self.source.piece(first, end - first).await?;
+            let storage = &self.storage;
+            let encode = |at: usize, values: &[f32], out: &mut [u8]| match storage {
+                Storage::Plain(format) => format.quantize(values, out),
+                Storage::Scaled { matrix, .. } => matrix.encode_rows(first + at, values, out),
+            };
+            converted(&piece, columns, row, encode).map_err(&self.error)
         })
     }
+}
+
+/// Rows of `out` elements from the rows of a piece. `convert` receives the index of the first of
+/// some rows, and their values. All threads share the rows.
+fn converted<T: Pod + Send>(
+    piece: &HostTensor,
+    columns: usize,
+    out: usize,
+    convert: impl Fn(usize, &[f32], &mut [T]) -> std::result::Result<(), Unquantizable> + Sync,
+) -> std::result::Result<Bytes, Unquantizable> {
+    thread_local! {
+        static VALUES: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    }
+    let dtype = piece.dtype();
+    let count = (BLOCK / columns.max(1)).max(1);
+    decoded::in_blocks(out, columns * dtype.size(), count, piece.bytes(), |first, bytes, out| {
+        VALUES.with_borrow_mut(|values| {
+            values.resize(bytes.len() / dtype.size(), 0.0);
+            widen(dtype, bytes, values);
+            convert(first, values, out)
+        })
+    })
 }
 
 impl<'a> Weight<'a> {
@@ -85,8 +95,13 @@ impl<'a> Weight<'a> {
         let mut scales = with_room(self.rows(), "the scales of a matrix")?;
         let source = self.in_pieces(SLAB);
         let take = |_, piece: HostTensor| {
-            let values = piece.try_to_f32()?;
-            scales.extend(values.chunks_exact(columns.max(1)).map(|row| largest(row) / E4M3_MAX));
+            let of_rows = converted(&piece, columns, 1, |_, values, scales: &mut [f32]| {
+                let rows = values.chunks_exact(columns);
+                scales.iter_mut().zip(rows).for_each(|(scale, row)| *scale = largest(row) / E4M3_MAX);
+                Ok(())
+            });
+            let of_rows = of_rows.map_err(&error)?;
+            scales.extend(of_rows.as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)));
             Ok(())
         };
         Weight::each_piece(std::slice::from_ref(&source), take).await?;
@@ -113,12 +128,17 @@ fn largest(row: &[f32]) -> f32 {
 }
 
 impl Scaled {
-    /// The codes of a row of E4M3 with row scales: the nearest multiple of the scale.
-    fn encode_row(&self, row: usize, values: &[f32], out: &mut [u8]) -> std::result::Result<(), Unquantizable> {
+    /// The codes of rows of E4M3 with row scales, from row `first` on: the nearest multiple of the
+    /// scale.
+    fn encode_rows(&self, first: usize, values: &[f32], out: &mut [u8]) -> std::result::Result<(), Unquantizable> {
         let Scales::Rows(scales) = self.scales() else { return Err(Unquantizable::Format(self.format())) };
-        // A row of zeros has the scale 0.
-        let scale = if scales[row] > 0.0 { scales[row] } else { 1.0 };
-        out.iter_mut().zip(values).for_each(|(code, value)| *code = e4m3_code(value / scale));
+        let [_, columns] = self.shape();
+        let rows = values.chunks_exact(columns).zip(out.chunks_exact_mut(columns));
+        for (scale, (values, out)) in scales[first..].iter().zip(rows) {
+            // A row of zeros has the scale 0.
+            let scale = if *scale > 0.0 { *scale } else { 1.0 };
+            out.iter_mut().zip(values).for_each(|(code, value)| *code = e4m3_code(value / scale));
+        }
         Ok(())
     }
 }

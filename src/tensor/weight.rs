@@ -27,6 +27,8 @@ pub struct Weight<'a> {
     shape: Vec<usize>,
     /// Rows of a piece.
     piece_rows: usize,
+    /// Rows of a piece of stored bytes.
+    stored_rows: usize,
     elements: Elements<'a>,
     /// The error for an infinite value or NaN, if those are refused.
     non_finite: Option<Box<dyn Fn() -> Error + 'a>>,
@@ -62,7 +64,13 @@ impl From<HostTensor> for Weight<'_> {
     /// One piece, which shares the tensor's memory.
     fn from(tensor: HostTensor) -> Self {
         let shape = tensor.shape().to_vec();
-        Self { shape, piece_rows: usize::MAX, elements: Elements::Here(tensor), non_finite: None }
+        Self {
+            shape,
+            piece_rows: usize::MAX,
+            stored_rows: usize::MAX,
+            elements: Elements::Here(tensor),
+            non_finite: None,
+        }
     }
 }
 
@@ -77,7 +85,8 @@ impl<'a> Weight<'a> {
     /// blocks of the format. A tensor whose rows are not whole blocks is one piece.
     pub(crate) fn there(storage: Storage, shape: &[usize], bytes: impl ReadAt + 'a) -> Option<Self> {
         let elements = Elements::There { storage, change: None, to_bf16: false, bytes: Box::new(bytes) };
-        let weight = Self { shape: shape.to_vec(), piece_rows: usize::MAX, elements, non_finite: None };
+        let weight =
+            Self { shape: shape.to_vec(), piece_rows: usize::MAX, stored_rows: usize::MAX, elements, non_finite: None };
         weight.place(0, weight.rows()).map(|_| weight)
     }
 
@@ -131,11 +140,11 @@ impl<'a> Weight<'a> {
         self
     }
 
-    /// The same tensor in pieces of about `bytes` bytes in memory, at least four rows each.
+    /// The same tensor in pieces of about `bytes` bytes, at least four rows each.
     pub fn in_pieces(mut self, bytes: u64) -> Self {
-        if self.stored_bytes(1, self.columns()).is_some() {
-            let rows = usize::try_from(bytes / self.row_bytes().max(1) as u64).unwrap_or(usize::MAX);
-            self.piece_rows = (rows / ROWS * ROWS).max(ROWS);
+        if let Some(stored) = self.stored_bytes(1, self.columns()) {
+            let rows = |row: u64| (usize::try_from(bytes / row.max(1)).unwrap_or(usize::MAX) / ROWS * ROWS).max(ROWS);
+            (self.piece_rows, self.stored_rows) = (rows(self.row_bytes() as u64), rows(stored));
         }
         self
     }
@@ -307,8 +316,8 @@ impl<'a> Weight<'a> {
     /// Read errors, the first error of `take`, and [`Error::Internal`] without a storage.
     pub async fn each_stored_piece(&self, mut take: impl FnMut(usize, Bytes) -> Result<()>) -> Result<()> {
         let reads = (0..self.rows())
-            .step_by(self.piece_rows)
-            .map(async |first| Ok((first, self.stored_piece(first, self.piece_rows).await?)));
+            .step_by(self.stored_rows)
+            .map(async |first| Ok((first, self.stored_piece(first, self.stored_rows).await?)));
         let mut pieces = pin!(iter(reads).buffered(AHEAD));
         while let Some(piece) = pieces.next().await {
             let (first, bytes) = piece?;

@@ -44,7 +44,7 @@ impl Gpu {
     }
 
     /// Copies bytes into a tensor, from its byte `at` on.
-    fn upload_bytes(&self, op: &'static str, tensor: &CudaTensor, at: usize, elements: &[u8]) -> Result<()> {
+    pub(crate) fn upload_bytes(&self, op: &'static str, tensor: &CudaTensor, at: usize, elements: &[u8]) -> Result<()> {
         self.upload_chunks(op, tensor, at, elements.len(), CHUNK, |i, to| {
             to.copy_from_slice(&elements[i * CHUNK..i * CHUNK + to.len()]);
         })

@@ -187,6 +187,9 @@ impl QuantizedRows {
         for part in parts {
             let write = |row: usize, bytes: Bytes| {
                 let (start, len) = ((above + row) * row_bytes, bytes.len() / stored * row_bytes);
+                if row_bytes == stored {
+                    return gpu.upload_bytes(op, &codes, start, &bytes);
+                }
                 gpu.upload_chunks(op, &codes, start, len, row_bytes, |row, out| {
                     let (codes, padding) = out.split_at_mut(stored);
                     codes.copy_from_slice(&bytes[row * stored..(row + 1) * stored]);
