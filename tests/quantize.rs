@@ -154,14 +154,14 @@ fn a_second_run_writes_the_same_bytes() {
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "nothing else is left");
 }
 
-/// The largest value of a block of Q8_0 has the largest code, so that its scale is found again.
+/// Blocks of the type asked for are copied: a quantiser would find other scales.
 #[test]
 fn a_written_file_is_a_model_again() {
     let folder = tempdir().unwrap();
     let again = folder.path().join("again.gguf");
-    for part in ["transformer", "text-encoder"] {
-        let file = quantize(folder.path(), part, "q8_0");
-        let arguments = ["quantize", file.to_str().unwrap(), "--type", "q8_0", "--part", part, "-o", "again.gguf"];
+    for (part, kind) in [("transformer", "q4_k"), ("transformer", "q6_k"), ("text-encoder", "q8_0")] {
+        let file = quantize(folder.path(), part, kind);
+        let arguments = ["quantize", file.to_str().unwrap(), "--type", kind, "--part", part, "-o", "again.gguf"];
         succeeds(folder.path(), &arguments);
         assert_eq!(digest(&file), digest(&again), "{part}");
         let tokenizer = |path: &Path| {
@@ -261,6 +261,7 @@ fn wrong_requests_are_one_sentence() {
 fn values_that_are_not_finite_name_their_tensor() {
     let folder = tempdir().unwrap();
     let model = root("models/emoji/transformer/diffusion_pytorch_model.safetensors");
+    let emoji = root("models/emoji");
     let bytes = fs::read(model).unwrap();
     let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
     for (name, value) in [
@@ -283,6 +284,13 @@ fn values_that_are_not_finite_name_their_tensor() {
         let sentence = format!("model.safetensors: tensor {name}: expected finite values, found infinity or NaN");
         fails(folder.path(), &arguments, 3, &sentence);
         assert!(!folder.path().join("a.gguf").exists());
+        for format in
+            ["q4_k", "fp8"].into_iter().filter(|_| name.contains(".attention.") || name.contains(".feed_forward."))
+        {
+            let parts = ["-m", "model.safetensors", "--text-encoder", &emoji, "--vae", &emoji];
+            let arguments = [&["generate", "a", "--backend", "cpu", "--weights", format][..], &parts].concat();
+            fails(folder.path(), &arguments, 3, &sentence);
+        }
     }
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "no temporary file is left");
 }

@@ -21,7 +21,7 @@ const NO_SOURCE: &str = "pictures are made from text alone, not from other pictu
 const ONE_SAMPLER: &str = "the sampler is always the flow-match Euler of the model's own scheduler";
 const FUSED: &str = "attention is fused on every backend and needs no switch";
 const DISK: &str = "--offload sequential keeps one part of the model on the device at a time";
-const DTYPE: &str = "a file of any type is read as it is; --precision says what products are computed in";
+const DTYPE: &str = "--weights sets the storage of the large matrices, --precision the type of products";
 
 /// Spellings without dashes, in lower case, with `-` for `_`; single letters as they are typed.
 const PEERS: &[(&[&str], Answer)] = &[

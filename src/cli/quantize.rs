@@ -30,7 +30,7 @@ const PARTS: [(&str, Part); 2] = [("transformer", Part::Transformer), ("text-enc
 ///
 /// ComfyUI-GGUF and stable-diffusion.cpp read the file, and so does --model or --text-encoder.
 /// Embedders, modulations, the final layer and vectors are a small part of a model and are not
-/// quantised. LoRA files are not part of the result.
+/// quantised, except the text encoder's table of tokens. LoRA files are not part of the result.
 #[derive(Debug, clap::Args)]
 #[command(after_help = super::EXIT_CODES)]
 pub(super) struct Args {
@@ -40,8 +40,8 @@ pub(super) struct Args {
     #[arg(value_name = "MODEL")]
     model: String,
 
-    /// The type of the matrices: about 4.5 bits a weight for q4_0 and q4_k, of which q4_k is more
-    /// precise, 5.5 for q5_k, 6.6 for q6_k, 8.5 for q8_0, 16 for bf16 and f16
+    /// The type of the matrices: about 4.5 bits a weight for q4_0 and the more precise q4_k,
+    /// 5.5 for q5_k, 6.6 for q6_k, 8.5 for q8_0, 16 for bf16 and f16
     #[arg(long = "type", value_name = "TYPE", value_parser = named(&TYPES), allow_hyphen_values = true)]
     kind: Format,
 

@@ -152,8 +152,8 @@ impl OutputFile {
 
     /// Writes a file of `len` bytes that is too large for memory, and returns its name. `write`
     /// writes the bytes in order; it is called again if the first file that it wrote cannot take
-    /// the place of an existing one. What [`OutputFile::write`] says about existing files holds
-    /// here too. The bytes of a file that fails are not saved.
+    /// the place of an existing one. Existing files are treated as in
+    /// [`OutputFile::write`]. The bytes of a file that fails are not saved.
     ///
     /// # Errors
     /// [`Error::File`] for a disk with less than `len` free bytes, before `write` is called;

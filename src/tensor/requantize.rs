@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 /// The largest magnitude of E4M3.
 const E4M3_MAX: f32 = 448.0;
-/// Bytes of a piece.
+/// Bytes of a piece of the source.
 const SLAB: u64 = 16 << 20;
 /// Elements that a thread converts at once.
 const BLOCK: usize = 1 << 14;
@@ -31,7 +31,7 @@ impl ReadAt for Requantized<'_> {
         Box::pin(async move {
             let columns = self.source.columns();
             let row = self.storage.bytes(1, columns).expect("whole blocks, as `requantized` checks") as usize;
-            let [first, end] = [range.start, range.end].map(|at| at as usize / row);
+            let [first, end] = [range.start, range.end].map(|at| (at / row as u64) as usize);
             let piece = self.source.piece(first, end - first).await?;
             let storage = &self.storage;
             let encode = |at: usize, values: &[f32], out: &mut [u8]| match storage {
@@ -75,20 +75,21 @@ impl<'a> Weight<'a> {
             Some(Storage::Scaled { .. }) => false,
             None => !self.is_changed() && Format::of(self.dtype()) == Some(format),
         };
-        if is_stored_so || format.bytes(self.columns()).is_none() {
+        if is_stored_so || self.columns() == 0 || format.bytes(self.columns()).is_none() {
             return self;
         }
         self.with_storage(Storage::Plain(format), Box::new(error))
     }
 
     /// The same matrix in E4M3 with a scale for each row, the largest magnitude / 448, as torchao's
-    /// row-wise quantisation has them; itself if it is stored in E4M3. The matrix is read twice:
-    /// for the scales now, for its codes during the upload.
+    /// row-wise quantisation has them; itself if it is stored in E4M3. The matrix is read twice,
+    /// and a LoRA of it computed twice: for the scales now, for its codes during the upload.
     ///
     /// # Errors
     /// Read errors; `error` of values that are not finite.
     pub async fn in_fp8(self, error: impl Fn(Unquantizable) -> Error + 'a) -> Result<Self> {
-        if self.storage().is_some_and(|storage| storage.format() == Format::F8E4m3) {
+        let is_stored_so = self.storage().is_some_and(|storage| storage.format() == Format::F8E4m3);
+        if is_stored_so || self.columns() == 0 {
             return Ok(self);
         }
         let columns = self.columns();
@@ -116,8 +117,10 @@ impl<'a> Weight<'a> {
 
     fn with_storage(self, storage: Storage, error: Box<dyn Fn(Unquantizable) -> Error + 'a>) -> Self {
         let shape = self.shape().to_vec();
+        let rows = (SLAB / self.row_bytes().max(1) as u64).max(1);
+        let row = storage.bytes(1, self.columns()).expect("whole blocks, as the callers check");
         let requantized = Requantized { source: self, storage: storage.clone(), error };
-        Weight::there(storage, &shape, requantized).expect("whole blocks").in_pieces(SLAB)
+        Weight::there(storage, &shape, requantized).expect("whole blocks").in_pieces(rows * row)
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! A text encoder's embeddings alone exceed the memory that a browser should use. A weight that is
 //! not in memory is read in pieces of whole rows, and only the pieces in flight are allocated. A
-//! quantised weight is dequantised, and a changed one changed, piece by piece.
+//! quantised weight is dequantised, and a changed one changed, piece by piece. A backend that keeps
+//! a quantised format takes the stored bytes instead ([`Weight::each_stored_piece`]).
 
 use super::{DType, Format, HostTensor, RowChange, Storage};
 use crate::error::{Error, Result};
@@ -45,7 +46,7 @@ enum Elements<'a> {
     },
 }
 
-/// Bytes in memory as those of a tensor that is not there.
+/// Bytes in memory, read like those of a file.
 struct InMemory(Bytes);
 
 impl ReadAt for InMemory {
@@ -87,6 +88,13 @@ impl<'a> Weight<'a> {
         let elements = Elements::There { storage, change: None, to_bf16: false, bytes: Box::new(bytes) };
         let weight =
             Self { shape: shape.to_vec(), piece_rows: usize::MAX, stored_rows: usize::MAX, elements, non_finite: None };
+        if let Elements::There { storage: Storage::Scaled { matrix, first_row }, .. } = &weight.elements {
+            let [rows, columns] = matrix.shape();
+            let end = first_row.checked_add(weight.rows());
+            if weight.columns() != columns || end.is_none_or(|end| end > rows) {
+                return None;
+            }
+        }
         weight.place(0, weight.rows()).map(|_| weight)
     }
 

@@ -172,7 +172,8 @@ impl Tensors {
 
     /// As [`Tensors::take`], but a tensor that is remote or quantised is read during its upload,
     /// piece by piece. `on_read` receives the stored bytes of every piece; its error ends the
-    /// reading. Other local tensors count at once.
+    /// reading. Other local tensors count at once. A matrix of an attention or feed-forward layer
+    /// has the [`WeightFormat`] of the folder; for that in FP8 it is read once now.
     ///
     /// # Errors
     /// Errors of [`Tensors::take`] and of `on_read`.
@@ -185,12 +186,8 @@ impl Tensors {
         }
         let weight = self.stored_weight(name, shape, on_read).await?.ok_or_else(|| self.missing(name, shape))?;
         let weight = self.changed(name, weight).await?;
-        let (shape, tensor) = (shape.to_vec(), name.to_owned());
-        let error = move |problem: Unquantizable| {
-            let entry = &self.entries[&tensor];
-            self.fault(self.files[entry.file].path.clone(), entry.stored(&tensor), &shape, problem.to_string())
-        };
-        self.weights.apply(name, weight, error).await
+        let tensor = name.to_owned();
+        self.weights.apply(name, weight, move |reason| self.unquantizable(&tensor, reason)).await
     }
 
     /// The transform that changes the tensor of this name.
@@ -292,6 +289,12 @@ impl Tensors {
         }
     }
 
+    /// The error for a tensor that has no representation in a format.
+    pub(super) fn unquantizable(&self, name: &str, reason: Unquantizable) -> Error {
+        let (file, stored) = self.stored_as(name);
+        Error::file(file, format!("tensor {}: {reason}", excerpt(stored)))
+    }
+
     /// The bytes of the tensor of this name in its file, if it exists.
     pub(crate) fn stored_bytes(&self, name: &str) -> Option<u64> {
         self.entries.get(name).map(|entry| entry.range.end - entry.range.start)
@@ -342,7 +345,10 @@ impl Tensors {
             shape: &entry.shape,
             bytes: entry.range.end - entry.range.start,
             file: &self.files[entry.file].path,
-            in_memory: entry.in_memory(),
+            in_memory: match self.weights.of(name, &entry.shape, None) {
+                Some(format) => Some(Storage::Plain(format).dtype()),
+                None => entry.in_memory(),
+            },
             format: self.weights.of(name, &entry.shape, self.format(name, entry)),
         })
     }

@@ -69,7 +69,8 @@ impl FromStr for WeightFormat {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let unknown = || Error::Request(format!("there are no weights in {text:?}: use {}", named::list(&Self::NAMES)));
+        let unknown =
+            || Error::Request(format!("unknown storage {text:?} of weights: use {}", named::list(&Self::NAMES)));
         named::value(&Self::NAMES, text).ok_or_else(unknown)
     }
 }
@@ -81,7 +82,7 @@ impl fmt::Display for WeightFormat {
 }
 
 /// True for a matrix of an attention or feed-forward layer, by diffusers' name.
-fn is_block_matrix(name: &str, shape: &[usize]) -> bool {
+pub(super) fn is_block_matrix(name: &str, shape: &[usize]) -> bool {
     let of_block = ["layers.", "noise_refiner.", "context_refiner."].iter().any(|start| name.starts_with(start));
     of_block && shape.len() == 2 && name.ends_with(".weight") && !name.contains("adaLN")
 }

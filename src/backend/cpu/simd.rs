@@ -22,7 +22,7 @@ pub(super) fn sum(values: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     lanes.iter().sum()
 }
 
-/// The largest value, which is no NaN; −∞ of no values.
+/// The largest value, ignoring NaN; −∞ for no values.
 #[inline(always)]
 pub(super) fn max(values: &[f32]) -> f32 {
     let mut lanes = [f32::NEG_INFINITY; LANES];

@@ -61,7 +61,7 @@ pub(super) fn apart<T: DeviceTensor>(op: &'static str, target: (&str, &T), read:
     }
 }
 
-/// A floating matrix on its way to the device; returns its sizes.
+/// A floating or quantised matrix on its way to the device; returns its sizes.
 pub(super) fn matrix(op: &'static str, name: &str, weight: &Weight<'_>) -> Result<[usize; 2]> {
     let sizes = dims(op, name, weight.shape())?;
     floating(op, name, weight.dtype())?;

@@ -28,7 +28,7 @@ pub trait GatherRowsOp: Runtime {
     /// A table `[V, D]` on the device.
     type Table: DeviceWeight<2>;
 
-    /// Uploads a floating table `[V, D]` in its stored type.
+    /// Uploads a table `[V, D]` in its stored type, floating or quantised.
     fn upload_table(&self, table: &Weight<'_>) -> impl Future<Output = Result<Self::Table>> {
         async move {
             check::matrix("upload_table", "the table", table)?;

@@ -12,10 +12,10 @@ use super::folder::ModelFolder;
 use super::gguf::writer;
 use super::names::Part;
 use super::tensors::Tensors;
-use crate::error::{Error, Result, excerpt};
+use crate::error::{Error, Result};
 use crate::future::expect_ready;
 use crate::output_file::OutputFile;
-use crate::tensor::{Format, HostTensor, Unquantizable, Weight, widen};
+use crate::tensor::{Format, HostTensor, Storage, Unquantizable, Weight, widen};
 use plan::{Fate, Planned};
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -61,7 +61,7 @@ impl GgufExport {
     /// | vectors | F32, which ggml expects of them |
     /// | embedders, modulations, final layer, pad tokens | as stored; BF16 if that is quantised |
     /// | refiners, on request | likewise |
-    /// | matrices | the format asked for |
+    /// | matrices, and the text encoder's table of tokens | the format asked for |
     /// | matrices whose rows are not whole blocks of it | Q8_0, else as the embedders |
     ///
     /// # Errors
@@ -152,22 +152,26 @@ impl GgufExport {
             for name in &planned.parts {
                 parts.push(self.tensors.weight(name, &planned.part_shape, &|_| Ok(())).await?);
             }
+            let format = planned.entry.format;
+            let is_stored_so =
+                |part: &Weight<'_>| matches!(part.storage(), Some(Storage::Plain(stored)) if *stored == format);
+            if parts.iter().all(is_stored_so) {
+                // Quantised again, they would lose more.
+                for part in &parts {
+                    part.each_stored_piece(|_, bytes| out.write(&bytes)).await?;
+                }
+                return Ok(());
+            }
             let rows = parts.first().map_or(1, Weight::rows).max(1);
             let take = |row: usize, piece: HostTensor| {
                 let name = &planned.parts[(row / rows).min(planned.parts.len() - 1)];
-                quantize(&piece, planned.entry.format, &mut buffer, |slab| match slab {
+                quantize(&piece, format, &mut buffer, |slab| match slab {
                     Ok(bytes) => out.write(bytes),
-                    Err(reason) => Err(self.refused(name, reason)),
+                    Err(reason) => Err(self.tensors.unquantizable(name, reason)),
                 })
             };
             Weight::each_piece(&parts, take).await
         })
-    }
-
-    /// The error for a tensor that cannot be quantised.
-    fn refused(&self, name: &str, reason: Unquantizable) -> Error {
-        let (file, stored) = self.tensors.stored_as(name);
-        Error::file(file, format!("tensor {}: {reason}", excerpt(stored)))
     }
 }
 

@@ -86,7 +86,8 @@ fn planned(
         return Err(fault(first, "queries, keys and values".to_owned(), format!("{found} alone")));
     }
     let mut shape = if part_shape.is_empty() { vec![1] } else { part_shape.clone() };
-    shape[0] *= count;
+    let stacked = shape[0].checked_mul(count);
+    shape[0] = stacked.ok_or_else(|| fault(first, "a shape that memory can hold".into(), format!("{part_shape:?}")))?;
     let plain = match (&stored.beside, stored.dtype.format()) {
         (None, Some(format @ (Format::F32 | Format::F16 | Format::Bf16))) => format,
         _ => Format::Bf16,

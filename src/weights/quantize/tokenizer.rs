@@ -14,7 +14,7 @@ pub(super) const TOKENS: &str = "tokenizer.ggml.tokens";
 /// The file of the tokenizer in the model's folder, and its largest size in bytes.
 const FILE: &str = "tokenizer/tokenizer.json";
 const LARGEST_FILE: u64 = 64 << 20;
-/// Ids of tokens after the last row of the table, which are too large to be a mistake.
+/// The most tokens that are written, however many rows a hostile file claims.
 const MOST_TOKENS: usize = 1 << 20;
 
 /// The types of tokens (`enum llama_token_type` of llama.cpp).

@@ -7,6 +7,7 @@
 
 mod quantized;
 
+use super::weight_format::is_block_matrix;
 use crate::numbers::{fnv1a, splitmix64};
 use crate::sync::lock;
 use crate::tensor::{DType, Format, HostTensor, Weight};
@@ -67,7 +68,7 @@ impl RandomTensors {
     /// A weight as a file would store it: quantised, or [`RandomTensors::weight`].
     pub fn stored(&self, name: &str, shape: &[usize]) -> Weight<'static> {
         let quantized = match (self.quantized, shape) {
-            (Some(format), &[n, k]) if quantized::is_quantized(name, shape) => {
+            (Some(format), &[n, k]) if is_block_matrix(name, shape) => {
                 quantized::matrix(format, name, [n, k], |len, spread| {
                     let key = (Type::Quantized(format), len, 0, spread.to_bits());
                     self.array(key, || quantized::blocks(format, len, spread))

@@ -25,12 +25,6 @@ pub const RANDOM_FORMATS: [(&str, Format); 7] = [
     ("nvfp4", Format::Nvfp4),
 ];
 
-/// True for the matrices that files in a quantised format quantise: those of attention and
-/// feed-forward layers.
-pub(super) fn is_quantized(name: &str, shape: &[usize]) -> bool {
-    shape.len() == 2 && [".attention.", ".feed_forward.", "_proj."].iter().any(|part| name.contains(part))
-}
-
 /// Whole blocks of a format, at least `len` bytes and a margin. Scales inside have random signs, so
 /// that the mean is about 0; each contributes at most ±`spread` to a value.
 pub(super) fn blocks(format: Format, len: usize, spread: f32) -> Bytes {

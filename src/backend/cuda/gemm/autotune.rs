@@ -169,6 +169,7 @@ impl Autotuner {
         let Ok(problem) = Problem::new(library, size).map(Arc::new) else { return Ok(None) };
         let workspace = self.workspace(gpu)?;
         let matmul = |algorithm| Matmul { problem: problem.clone(), algorithm, workspace: workspace.clone() };
+        // Its own scratch, as that of a recording has no memory while it is made.
         let tensors = || {
             let w = w.dense(gpu, OP)?;
             Ok((operand(gpu, size, &w)?, w, gpu.output(OP, &[size.m, size.n], DType::Bf16)?))

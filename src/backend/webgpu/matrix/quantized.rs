@@ -74,7 +74,7 @@ impl Quantized {
         })
     }
 
-    /// Whether all of these weights stay quantised.
+    /// True if all of these weights stay quantised.
     pub(crate) fn keeps_all<'w>(weights: impl IntoIterator<Item = &'w Weight<'w>>) -> bool {
         weights.into_iter().all(|weight| Self::of(weight).is_some())
     }

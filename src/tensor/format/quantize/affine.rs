@@ -186,8 +186,8 @@ fn store(fits: &[Fit; 8], out: &mut [u8; 16]) -> Option<[Fit; 8]> {
     let (d, dmin) = (d.to_f32(), dmin.to_f32());
     let mut stored = [Fit::default(); 8];
     for (group, (stored, fit)) in stored.iter_mut().zip(fits).enumerate() {
-        let [scale, minimum] =
-            [(fit.scale, d), (fit.minimum, dmin)].map(|(value, unit)| rounded((value / unit).min(MOST)) as u8);
+        let code = |value: f32, unit: f32| if unit > 0.0 { rounded((value / unit).min(MOST)) as u8 } else { 0 };
+        let (scale, minimum) = (code(fit.scale, d), code(fit.minimum, dmin));
         let i = group % 4;
         if group < 4 {
             packed[i] |= scale;

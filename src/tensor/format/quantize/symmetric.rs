@@ -3,8 +3,8 @@
 //! The weights are w = x². A candidate is an inverse scale. It gives each value a code q, and the
 //! codes give the s of the least weighted squared error, with u = −x / x₀ in units of the value x₀
 //! of the largest magnitude: s = C / B and the gain s·C, where B = Σ w·q² and C = Σ w·u·q. The
-//! candidate with the largest gain wins. The sign makes x₀ a negative code, of which there is one
-//! more.
+//! candidate with the largest gain wins. The sign maps x₀ to a negative code: those reach −32, the
+//! positive ones only 31.
 //!
 //! The s of the largest magnitude sets the f16 factor `d` for signed bytes from −128 on. The codes
 //! are computed anew from the scales that are stored.
