@@ -25,7 +25,7 @@ const LAYERS: [&str; 7] = [
     "feed_forward.w2",
     "feed_forward.w3",
 ];
-/// Runs, the fastest of which counts.
+/// Runs; the fastest one counts.
 const RUNS: usize = 3;
 /// The bytes of BF16 that a thread copies at once.
 const CHUNK: usize = 512 << 10;

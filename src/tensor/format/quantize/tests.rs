@@ -188,7 +188,7 @@ proptest! {
                     let mut found = vec![f32::NAN; 256];
                     format.dequantize(&bytes, &mut found);
                     let largest = values.iter().fold(0f32, |largest, value| largest.max(value.abs()));
-                    // A code past the largest may stand for a value near it.
+                    // Rounding may give a value a little beyond the largest.
                     let bound = 1.5 * f64::from(largest) + 1e-5;
                     prop_assert!(found.iter().all(|found| f64::from(found.abs()) <= bound), "{} {:?}", format, found);
                 }
