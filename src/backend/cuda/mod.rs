@@ -25,8 +25,8 @@ use driver::{device, functions, nvrtc};
 use gemm::autotune::Autotuner;
 use launch::gpu::Gpu;
 pub use launch::recording::CudaRecording;
+use matrix::Matrix;
 pub use matrix::{CudaConv2d, CudaLinear, CudaSwiGlu};
-use matrix::{Matrix, quantized};
 pub use memory::arena::Placement;
 pub use memory::tensor::CudaTensor;
 
@@ -130,7 +130,7 @@ impl Runtime for Cuda {
     }
 
     fn keeps(&self, format: Format) -> bool {
-        quantized::keeps(format)
+        crate::backend::gpu::quantized::keeps(format)
     }
 
     fn trim(&self) {

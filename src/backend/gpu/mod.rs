@@ -3,6 +3,7 @@
 mod cache_folder;
 pub(super) mod disk_cache;
 pub(super) mod frequencies;
+pub(super) mod quantized;
 pub(super) mod residual_norm;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

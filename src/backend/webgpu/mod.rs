@@ -104,7 +104,7 @@ impl Runtime for WebGpu {
 
     /// Other formats are decoded during the upload.
     fn keeps(&self, format: Format) -> bool {
-        matrix::quantized::keeps(format)
+        crate::backend::gpu::quantized::keeps(format)
     }
 
     fn largest_activation(&self) -> usize {

@@ -10,8 +10,9 @@ use crate::backend::cuda::launch::args::Arg;
 use crate::backend::cuda::launch::gpu::Gpu;
 use crate::backend::cuda::launch::kernel::{Grid, WARP};
 use crate::backend::cuda::memory::tensor::{CudaTensor, VECTOR, aligned};
+use crate::backend::gpu::quantized::{StoredFormat, keeps};
 use crate::error::{Error, Result};
-use crate::tensor::{DType, Format, Scales, Storage, Weight};
+use crate::tensor::{DType, Scales, Storage, Weight};
 use bytes::Bytes;
 
 const OP: &str = "dequantize";
@@ -25,53 +26,7 @@ const WORD: usize = 16;
 /// Rows and columns of a tile of block scales.
 const TILE: [usize; 2] = [128, 4];
 
-/// The layout of quantised rows; the value is the kernels' `StoredFormat`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum StoredFormat {
-    Q4_0,
-    Q8_0,
-    Q4K,
-    Q5K,
-    Q6K,
-    F8E4m3,
-    F8E4m3Rows,
-    Mxfp8,
-    Nvfp4,
-}
-
 impl StoredFormat {
-    const ALL: [Self; 9] = [
-        Self::Q4_0,
-        Self::Q8_0,
-        Self::Q4K,
-        Self::Q5K,
-        Self::Q6K,
-        Self::F8E4m3,
-        Self::F8E4m3Rows,
-        Self::Mxfp8,
-        Self::Nvfp4,
-    ];
-
-    /// The layout of a storage; `None` if no kernel reads it.
-    fn of(storage: &Storage) -> Option<Self> {
-        let scales = match storage {
-            Storage::Plain(_) => &Scales::None,
-            Storage::Scaled { matrix, .. } => matrix.scales(),
-        };
-        Some(match (storage.format(), scales) {
-            (Format::Q4_0, Scales::None) => Self::Q4_0,
-            (Format::Q8_0, Scales::None) => Self::Q8_0,
-            (Format::Q4K, Scales::None) => Self::Q4K,
-            (Format::Q5K, Scales::None) => Self::Q5K,
-            (Format::Q6K, Scales::None) => Self::Q6K,
-            (Format::F8E4m3, Scales::None | Scales::Tensor(_)) => Self::F8E4m3,
-            (Format::F8E4m3, Scales::Rows(_)) => Self::F8E4m3Rows,
-            (Format::F8E4m3, Scales::Mxfp8(_)) => Self::Mxfp8,
-            (Format::Nvfp4, Scales::Nvfp4 { .. }) => Self::Nvfp4,
-            _ => return None,
-        })
-    }
-
     /// True if rows may end in a part of a vector of eight elements.
     fn has_any_width(self) -> bool {
         matches!(self, Self::F8E4m3 | Self::F8E4m3Rows | Self::Mxfp8 | Self::Nvfp4)
@@ -95,12 +50,6 @@ impl StoredFormat {
     fn specialized(self, program: Program, aligned: usize) -> Program {
         program.with("FORMAT", self as usize).with("ALIGNED", aligned)
     }
-}
-
-/// True for the formats whose weights stay quantised on the device.
-pub(crate) fn keeps(format: Format) -> bool {
-    use Format::{F8E4m3, Nvfp4, Q4_0, Q4K, Q5K, Q6K, Q8_0};
-    matches!(format, Q4_0 | Q8_0 | Q4K | Q5K | Q6K | F8E4m3 | Nvfp4)
 }
 
 /// Quantised rows `[rows, width]`.

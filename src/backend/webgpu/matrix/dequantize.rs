@@ -3,8 +3,9 @@
 //! The rows of a piece are dequantised into the memory of an ordinary output before each gemm, in
 //! the type and the layout that an upload of their values would have.
 
-use super::quantized::{Quantized, Segment, SegmentParams};
+use super::quantized::{Segment, SegmentParams};
 use super::stored::{Piece, Stored};
+use crate::backend::gpu::quantized::StoredFormat;
 use crate::backend::webgpu::launch::binding::Binding;
 use crate::backend::webgpu::launch::gpu::Gpu;
 use crate::backend::webgpu::launch::program::Program;
@@ -29,16 +30,16 @@ uniform! {
     }
 }
 
-fn program(quantized: Quantized, stored: Stored) -> Program {
+fn program(quantized: StoredFormat, stored: Stored) -> Program {
     let program = Program::with_params(OP, wgsl!("gemm/dequantize"), joined::<SegmentParams, Params>());
     quantized.configure(program).with("STORED", stored.number())
 }
 
 /// Every program of this file.
 pub(crate) fn programs() -> Vec<Program> {
-    let all = Quantized::ALL.into_iter();
+    let all = StoredFormat::ALL.into_iter();
     let programs = all.flat_map(|quantized| [Stored::F32, Stored::F16].map(|stored| program(quantized, stored)));
-    programs.chain([program(Quantized::F8E4m3, Stored::Bf16)]).collect()
+    programs.chain([program(StoredFormat::F8E4m3, Stored::Bf16)]).collect()
 }
 
 /// Quantised rows of a matrix that fit a binding once they are dequantised.

@@ -4,7 +4,7 @@
 //! steps, for any width. A matrix larger than a binding is cut between rows, and each piece has a
 //! dispatch of its own. Variants with F16 operands convert every matrix to F16: see [`f16`].
 //! Quantised matrices keep the bytes of the file, and are dequantised before each gemm: see
-//! [`quantized::keeps`] and [`dequantize`].
+//! [`keeps`](crate::backend::gpu::quantized::keeps) and [`dequantize`].
 
 pub(crate) mod activations;
 pub(crate) mod dequantize;

@@ -1,11 +1,12 @@
 //! Quantised rows on the device: the bytes of the file, and the scales beside them.
 
+use crate::backend::gpu::quantized::StoredFormat;
 use crate::backend::webgpu::launch::binding::Binding;
 use crate::backend::webgpu::launch::gpu::Gpu;
 use crate::backend::webgpu::launch::program::Program;
 use crate::backend::webgpu::launch::uniform::uniform;
 use crate::error::{Error, Result};
-use crate::tensor::{DType, Format, HostTensor, Scales, Storage, Weight};
+use crate::tensor::{DType, HostTensor, Scales, Storage, Weight};
 use bytes::Bytes;
 use std::ops::Range;
 
@@ -19,64 +20,10 @@ const TILE_ROWS: usize = 128;
 const TILE_BYTES: usize = 512;
 const TILE_BLOCKS: usize = 4;
 
-/// True if matrices and tables of this format stay quantised.
-pub(crate) fn keeps(format: Format) -> bool {
-    use Format::{F8E4m3, Nvfp4, Q4_0, Q4K, Q5K, Q6K, Q8_0};
-    matches!(format, Q4_0 | Q8_0 | Q4K | Q5K | Q6K | F8E4m3 | Nvfp4)
-}
-
-/// A quantised storage that the shaders read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Quantized {
-    Q4_0,
-    Q8_0,
-    Q4K,
-    Q5K,
-    Q6K,
-    /// E4M3, without scales or with one for the tensor.
-    F8E4m3,
-    /// E4M3 with a scale for each row.
-    F8E4m3Rows,
-    Mxfp8,
-    Nvfp4,
-}
-
-impl Quantized {
-    pub(crate) const ALL: [Quantized; 9] = [
-        Quantized::Q4_0,
-        Quantized::Q8_0,
-        Quantized::Q4K,
-        Quantized::Q5K,
-        Quantized::Q6K,
-        Quantized::F8E4m3,
-        Quantized::F8E4m3Rows,
-        Quantized::Mxfp8,
-        Quantized::Nvfp4,
-    ];
-
-    /// The storage of a weight; `None` if its rows are decoded during the upload.
-    fn of(weight: &Weight<'_>) -> Option<Self> {
-        Some(match weight.storage()? {
-            Storage::Plain(Format::Q4_0) => Quantized::Q4_0,
-            Storage::Plain(Format::Q8_0) => Quantized::Q8_0,
-            Storage::Plain(Format::Q4K) => Quantized::Q4K,
-            Storage::Plain(Format::Q5K) => Quantized::Q5K,
-            Storage::Plain(Format::Q6K) => Quantized::Q6K,
-            Storage::Plain(Format::F8E4m3) => Quantized::F8E4m3,
-            Storage::Scaled { matrix, .. } => match (matrix.format(), matrix.scales()) {
-                (Format::F8E4m3, Scales::None | Scales::Tensor(_)) => Quantized::F8E4m3,
-                (Format::F8E4m3, Scales::Rows(_)) => Quantized::F8E4m3Rows,
-                (Format::F8E4m3, Scales::Mxfp8(_)) => Quantized::Mxfp8,
-                (Format::Nvfp4, Scales::Nvfp4 { .. }) => Quantized::Nvfp4,
-                _ => return None,
-            },
-            Storage::Plain(_) => return None,
-        })
-    }
-
+impl StoredFormat {
     /// True if all of these weights stay quantised.
     pub(crate) fn keeps_all<'w>(weights: impl IntoIterator<Item = &'w Weight<'w>>) -> bool {
-        weights.into_iter().all(|weight| Self::of(weight).is_some())
+        weights.into_iter().all(|weight| weight.storage().and_then(Self::of).is_some())
     }
 
     /// The most rows of a weight that fit a binding as a segment.
@@ -106,7 +53,7 @@ uniform! {
 /// Rows of one storage in one buffer.
 #[derive(Debug)]
 pub(crate) struct Segment {
-    pub quantized: Quantized,
+    pub quantized: StoredFormat,
     pub params: SegmentParams,
     /// The rows as they are in the file, and the scales beside them.
     pub bindings: [Binding; 2],
@@ -133,7 +80,8 @@ pub(crate) async fn upload(
     mut see: impl FnMut(usize, &[u8]),
 ) -> Result<Vec<Segment>> {
     let decoded = || Error::internal(format!("{op}: {weight:?} is not kept quantised"));
-    let (quantized, storage) = Quantized::of(weight).zip(weight.storage()).ok_or_else(decoded)?;
+    let (quantized, storage) =
+        weight.storage().and_then(|storage| Some((StoredFormat::of(storage)?, storage))).ok_or_else(decoded)?;
     let width = weight.shape()[1];
     let row_bytes = storage.bytes(1, width).ok_or_else(decoded)?;
     let cuts = cut(weight.rows(), row_bytes, above, piece_rows);

@@ -1,9 +1,10 @@
 //! `gather_rows`, and the upload of its table.
 
 use super::{Binding, DType, DeviceTensor, Error, Program, Result, THREADS, WebGpu, WebGpuTensor, uniform, wgsl};
+use crate::backend::gpu::quantized::StoredFormat;
 use crate::backend::webgpu::launch::gpu::Gpu;
 use crate::backend::webgpu::launch::uniform::joined;
-use crate::backend::webgpu::matrix::quantized::{self, Quantized, Segment, SegmentParams};
+use crate::backend::webgpu::matrix::quantized::{self, Segment, SegmentParams};
 use crate::backend::webgpu::matrix::stored::Stored;
 use crate::backend::{DeviceWeight, GatherRowsArgs, GatherRowsOp};
 use crate::tensor::Weight;
@@ -31,7 +32,7 @@ fn program(stored: Stored) -> Program {
     Program::new::<Params>(OP, wgsl!("gather_rows")).with("STORED", stored.number())
 }
 
-fn quantized_program(quantized: Quantized) -> Program {
+fn quantized_program(quantized: StoredFormat) -> Program {
     let program = Program::with_params(OP, wgsl!("gather_rows"), joined::<SegmentParams, Params>());
     quantized.configure(program.define("QUANTIZED"))
 }
@@ -72,8 +73,8 @@ impl GatherRowsOp for WebGpu {
 
     async fn run_upload_table(&self, table: &Weight<'_>) -> Result<WebGpuTable> {
         let dims = [0, 1].map(|dim| table.shape()[dim]);
-        let rows = if Quantized::keeps_all([table]) {
-            let window = window(&self.0, dims[1], Quantized::rows_of_binding(&self.0, table))?;
+        let rows = if StoredFormat::keeps_all([table]) {
+            let window = window(&self.0, dims[1], StoredFormat::rows_of_binding(&self.0, table))?;
             Rows::Quantized(quantized::upload(&self.0, UPLOAD, table, 0, window, |_, _| {}).await?)
         } else {
             Rows::Floats(self.0.upload_table(UPLOAD, table).await?)
@@ -131,5 +132,5 @@ impl GatherRowsOp for WebGpu {
 
 /// Every program of this op.
 pub(super) fn programs() -> Vec<Program> {
-    Stored::ALL.into_iter().map(program).chain(Quantized::ALL.into_iter().map(quantized_program)).collect()
+    Stored::ALL.into_iter().map(program).chain(StoredFormat::ALL.into_iter().map(quantized_program)).collect()
 }

@@ -1,8 +1,8 @@
 //! `linear`, and the product that `modulation` and `timestep_embedding` share with it.
 
 use super::{DType, Gpu, HostTensor, Program, Result, WebGpu, WebGpuTensor, f32s, upload_bias, wgsl};
+use crate::backend::gpu::quantized::StoredFormat;
 use crate::backend::webgpu::gemm::{self, Gemm, GemmOp, UseGemv};
-use crate::backend::webgpu::matrix::quantized::Quantized;
 use crate::backend::webgpu::matrix::stored::Stored;
 use crate::backend::webgpu::matrix::upload::MatrixUpload;
 use crate::backend::webgpu::matrix::{Matrix, WebGpuLinear};
@@ -54,7 +54,7 @@ impl LinearOp for WebGpu {
         dims: [usize; 2],
     ) -> Result<WebGpuLinear> {
         let op = "upload_linear";
-        let matrix = if Quantized::keeps_all(parts) {
+        let matrix = if StoredFormat::keeps_all(parts) {
             Matrix::quantized(&self.0, op, &[parts], dims).await?
         } else {
             let mut upload = MatrixUpload::new(&self.0, op, Stored::of(parts), dims, 1)?;

@@ -1,8 +1,8 @@
 //! `swiglu`.
 
 use super::{DType, HostTensor, Program, Result, WebGpu, WebGpuTensor, f32s, linear, wgsl};
+use crate::backend::gpu::quantized::StoredFormat;
 use crate::backend::webgpu::gemm::{self, Gemm, GemmOp};
-use crate::backend::webgpu::matrix::quantized::Quantized;
 use crate::backend::webgpu::matrix::stored::Stored;
 use crate::backend::webgpu::matrix::upload::MatrixUpload;
 use crate::backend::webgpu::matrix::{Matrix, WebGpuSwiGlu};
@@ -15,7 +15,7 @@ impl SwiGluOp for WebGpu {
     type SwiGlu = WebGpuSwiGlu;
 
     async fn run_upload_swiglu(&self, gate: &Weight<'_>, up: &Weight<'_>, dims: [usize; 2]) -> Result<WebGpuSwiGlu> {
-        if Quantized::keeps_all([gate, up]) {
+        if StoredFormat::keeps_all([gate, up]) {
             let matrices = [gate, up].map(std::slice::from_ref);
             let matrix = Matrix::quantized(&self.0, "upload_swiglu", &matrices, dims).await?;
             return Ok(WebGpuSwiGlu { matrix });

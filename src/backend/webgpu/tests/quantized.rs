@@ -2,11 +2,11 @@
 
 use super::skip;
 use crate::backend::GatherRowsOp;
+use crate::backend::gpu::quantized::keeps;
 use crate::backend::webgpu::driver::adapters::Adapters;
 use crate::backend::webgpu::driver::variant::Shaders;
 use crate::backend::webgpu::launch::gpu::Gpu;
 use crate::backend::webgpu::matrix::Matrix;
-use crate::backend::webgpu::matrix::quantized::keeps;
 use crate::backend::webgpu::matrix::stored::Stored;
 use crate::backend::webgpu::matrix::upload::MatrixUpload;
 use crate::backend::webgpu::memory::tensor::WebGpuTensor;
