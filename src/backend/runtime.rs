@@ -35,6 +35,21 @@ pub trait DeviceWeight<const N: usize>: Debug {
     fn dims(&self) -> [usize; N];
 }
 
+/// The device memory that a backend takes beside tensors, for plans.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Overheads {
+    /// Bytes for tables, latents and other small tensors.
+    pub small: u64,
+    /// Bytes for each element of a quantised matrix during its gemm.
+    pub dequantized: u64,
+    /// The most bytes that quantised matrices take during a gemm.
+    pub most_dequantized: u64,
+    /// The bytes through which weights are streamed, in multiples of the largest matrix; `None` if
+    /// [`Weight::streamed`](crate::tensor::Weight::streamed) has no effect. A streamed matrix stays
+    /// in host memory and is copied to the device before each use, a streamed table is read there.
+    pub streamed: Option<u64>,
+}
+
 /// Tensors, memory and order.
 ///
 /// Ops may run later than they are called, in the order of the calls. Only [`Runtime::download`]
@@ -89,6 +104,11 @@ pub trait Runtime: Sized + Debug {
         false
     }
 
+    /// The device memory that this backend takes beside tensors.
+    fn overheads(&self) -> Overheads {
+        Overheads::default()
+    }
+
     /// Maximum number of elements of an activation, independent of free memory; `usize::MAX` means
     /// no limit. Callers use it to choose sizes that fit.
     fn largest_activation(&self) -> usize {
@@ -99,6 +119,14 @@ pub trait Runtime: Sized + Debug {
     /// Callers use it to decide which networks are resident together.
     fn free_memory(&self) -> Option<u64> {
         None
+    }
+
+    /// Limits the bytes that [`Runtime::peak_memory`] counts: an allocation beyond them is out of
+    /// memory, and [`Runtime::free_memory`] tells what is left. False if the backend uses host
+    /// memory.
+    fn limit_memory(&self, bytes: u64) -> bool {
+        let _ = bytes;
+        false
     }
 
     /// Peak bytes allocated since the backend was opened: tensors, cached memory and recordings,

@@ -17,6 +17,7 @@ struct GatherRowsCase {
     tokens: usize,
     /// The bytes per piece of the table.
     pieces: Option<u64>,
+    is_streamed: bool,
 }
 
 impl OpCase for GatherRowsCase {
@@ -24,8 +25,8 @@ impl OpCase for GatherRowsCase {
     const TOLERANCE: Tolerance = COPY;
 
     fn prepare<B: Backend + 'static>(&self, inputs: &mut Inputs<'_, B>) -> Result<Call<B>> {
-        let Self { stored, scale, rows, width, prompts, tokens, pieces } = *self;
-        let table = inputs.stored_within(stored, rows, width, scale);
+        let Self { stored, scale, rows, width, prompts, tokens, pieces, is_streamed } = *self;
+        let table = inputs.stored_within(stored, rows, width, scale).streamed(is_streamed);
         let table = expect_ready(inputs.b.upload_table(&in_pieces(table, pieces)))?;
         let picked = |v: f32| ((v + 1.0) / 2.0 * rows as f32) as u32 % rows as u32;
         let mut ids: Vec<u32> = inputs.draw(prompts * tokens).into_iter().map(picked).collect();
@@ -43,6 +44,7 @@ const QWEN: GatherRowsCase = GatherRowsCase {
     prompts: 2,
     tokens: 32,
     pieces: None,
+    is_streamed: false,
 };
 const F16: GatherRowsCase =
     GatherRowsCase { stored: Stored::Plain(DType::F16), rows: 37, width: 256, prompts: 1, tokens: 33, ..QWEN };
@@ -53,6 +55,7 @@ const ODD: GatherRowsCase = GatherRowsCase { rows: 11, width: 33, prompts: 1, to
 pub(super) fn entry<B: Backend + 'static>() -> Entry<B> {
     let mut cases = named([
         ("bf16-qwen-width", QWEN),
+        ("bf16-streamed", GatherRowsCase { is_streamed: true, ..QWEN }),
         ("f16", F16),
         ("f32", F32),
         ("one-token", GatherRowsCase { rows: 2, width: 128, prompts: 1, tokens: 1, ..QWEN }),

@@ -1,6 +1,7 @@
 //! `linear`: the widths of Z-Image, sizes that no tile divides, stacked parts, biases, large
 //! activations.
 
+use super::streamed::StreamedLinears;
 use super::{
     Backend, Call, DType, Entry, Feature, GEMM, Inputs, Op, OpCase, Rejection, Result, Stored, Tolerance, Zeros,
     expect_ready, in_pieces, named, quantized_cases, rejections_with, returns, upload_rejection, zeros,
@@ -137,6 +138,13 @@ pub(super) fn entry<B: Backend + 'static>() -> Entry<B> {
         ("200-tokens-q4_k", LinearCase { tokens: 200, k: 512, n: 264, stored: q4_k, bias: true, ..PLAIN }),
         ("f32-activations-1e9-q8_0", LinearCase { tokens: 17, k: 96, stored: q8_0, scale: 1e9, ..PLAIN }),
         ("full-down-q4_k", LinearCase { tokens: 4224, k: 10_240, n: 3840, stored: q4_k, scale: 1e4, ..PLAIN }),
+    ]));
+    let rows = [130, 37, 264, 16, 256, 256, 128, 64, 200];
+    cases.extend(named([
+        ("streamed-bf16", StreamedLinears { tokens: 33, stored: bf16, rows }),
+        ("streamed-f32-one-token", StreamedLinears { tokens: 1, stored: f32, rows }),
+        ("streamed-q4_k", StreamedLinears { tokens: 33, stored: q4_k, rows }),
+        ("streamed-nvfp4", StreamedLinears { tokens: 19, stored: Stored::Nvfp4, rows }),
     ]));
     cases.extend(quantized_cases(|stored, k| LinearCase { k, n: 130, stored, bias: true, ..PLAIN }));
     let features = &[Feature::Bias, Feature::Pieces, Feature::BeyondF16];

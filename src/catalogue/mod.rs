@@ -34,6 +34,7 @@ mod rms_norm;
 mod sampler_step;
 mod scale_latents;
 mod stored;
+mod streamed;
 mod swiglu;
 mod timestep_embedding;
 mod to_rgb8;

@@ -1,6 +1,7 @@
 //! `swiglu`: both feed-forward widths, and gates so large that an exponential overflows.
 
 use super::linear::{gemm_flop, matrix_rejections};
+use super::streamed::StreamedSwiGlus;
 use super::{
     Backend, Call, DType, Entry, Feature, GATED_GEMM, Inputs, Op, OpCase, Rejection, Result, Stored, Tolerance,
     expect_ready, in_pieces, named, quantized_cases, returns, upload_rejection, zeros,
@@ -96,6 +97,10 @@ pub(super) fn entry<B: Backend + 'static>() -> Entry<B> {
         ("quantized-mixed-in-pieces", SwiGluCase::in_pieces(512, q4_k, q8_0)),
         ("quantized-gate-alone", new(19, 512, 37).stored(q6_k, bf16)),
         ("full-q4_k", new(4224, 3840, 10_240).stored(q4_k, q4_k)),
+    ]));
+    cases.extend(named([
+        ("streamed-bf16", StreamedSwiGlus { tokens: 33, stored: [bf16, bf16], hidden: 130 }),
+        ("streamed-q4_k-and-q6_k", StreamedSwiGlus { tokens: 3, stored: [q4_k, q6_k], hidden: 66 }),
     ]));
     cases.extend(quantized_cases(|stored, k| new(33, k, 66).stored(stored, stored)));
     let matrices =

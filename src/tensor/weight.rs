@@ -33,6 +33,7 @@ pub struct Weight<'a> {
     elements: Elements<'a>,
     /// The error for an infinite value or NaN, if those are refused.
     non_finite: Option<Box<dyn Fn() -> Error + 'a>>,
+    is_streamed: bool,
 }
 
 enum Elements<'a> {
@@ -71,6 +72,7 @@ impl From<HostTensor> for Weight<'_> {
             stored_rows: usize::MAX,
             elements: Elements::Here(tensor),
             non_finite: None,
+            is_streamed: false,
         }
     }
 }
@@ -86,8 +88,14 @@ impl<'a> Weight<'a> {
     /// blocks of the format. A tensor whose rows are not whole blocks is one piece.
     pub(crate) fn there(storage: Storage, shape: &[usize], bytes: impl ReadAt + 'a) -> Option<Self> {
         let elements = Elements::There { storage, change: None, to_bf16: false, bytes: Box::new(bytes) };
-        let weight =
-            Self { shape: shape.to_vec(), piece_rows: usize::MAX, stored_rows: usize::MAX, elements, non_finite: None };
+        let weight = Self {
+            shape: shape.to_vec(),
+            piece_rows: usize::MAX,
+            stored_rows: usize::MAX,
+            elements,
+            non_finite: None,
+            is_streamed: false,
+        };
         if let Elements::There { storage: Storage::Scaled { matrix, first_row }, .. } = &weight.elements {
             let [rows, columns] = matrix.shape();
             let end = first_row.checked_add(weight.rows());
@@ -161,6 +169,19 @@ impl<'a> Weight<'a> {
     pub(crate) fn finite(mut self, error: impl Fn() -> Error + 'a) -> Self {
         self.non_finite = Some(Box::new(error));
         self
+    }
+
+    /// The same tensor. If `is_streamed`, a backend that streams
+    /// ([`Overheads::streamed`](crate::backend::Overheads::streamed)) keeps it in host memory
+    /// and copies it to the device before each use.
+    pub fn streamed(mut self, is_streamed: bool) -> Self {
+        self.is_streamed = is_streamed;
+        self
+    }
+
+    /// True for a weight that is streamed.
+    pub fn is_streamed(&self) -> bool {
+        self.is_streamed
     }
 
     /// The type of the elements in the pieces.

@@ -15,7 +15,7 @@ mod matrix;
 mod memory;
 mod ops;
 
-use super::Runtime;
+use super::{Overheads, Runtime};
 use crate::error::Result;
 use crate::tensor::{DType, Format, HostTensor};
 use cudarc::driver::CudaEvent;
@@ -125,12 +125,26 @@ impl Runtime for Cuda {
         self.gpu.free_memory()
     }
 
+    fn limit_memory(&self, bytes: u64) -> bool {
+        self.gpu.limit_memory(bytes);
+        true
+    }
+
     fn weights(&self, _: DType) -> DType {
         Matrix::DTYPE
     }
 
     fn keeps(&self, format: Format) -> bool {
         crate::backend::gpu::quantized::keeps(format)
+    }
+
+    fn overheads(&self) -> Overheads {
+        Overheads {
+            small: self.gpu.slab(),
+            dequantized: Matrix::DTYPE.size() as u64,
+            most_dequantized: u64::MAX,
+            streamed: Some(launch::streaming::LARGEST),
+        }
     }
 
     fn trim(&self) {

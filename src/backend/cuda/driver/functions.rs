@@ -52,6 +52,7 @@ pub(crate) const DRIVER: &[&str] = &[
     "cuStreamDestroy_v2",
     "cuStreamEndCapture",
     "cuStreamSynchronize",
+    "cuStreamWaitEvent",
     "cuTensorMapEncodeTiled",
 ];
 

@@ -3,17 +3,19 @@
 use super::args::Arg;
 use super::kernel::{Grid, KernelLaunch};
 use super::recording::{Collector, CudaRecording, Work};
+use super::streaming::{Order, Streaming};
 use crate::backend::cuda::driver::device::Device;
 use crate::backend::cuda::driver::error::fault;
 use crate::backend::cuda::driver::program::Program;
 use crate::backend::cuda::memory::allocation::Allocation;
-use crate::backend::cuda::memory::arena::{Arena, Footprint, Placement, out_of_memory};
+use crate::backend::cuda::memory::arena::{Arena, Footprint, Home, Placement, out_of_memory};
 use crate::backend::cuda::memory::layout::RecordingMemory;
 use crate::backend::cuda::memory::staging::Staging;
 use crate::backend::cuda::memory::tensor::CudaTensor;
 use crate::backend::gpu::frequencies::Frequencies;
 use crate::backend::gpu::lock;
 use crate::error::{Error, Result};
+use crate::reserve;
 use crate::tensor::DType;
 use cudarc::driver::sys::CUevent_flags;
 use cudarc::driver::{CudaEvent, DriverError, result};
@@ -32,8 +34,11 @@ pub(crate) struct Gpu {
     arena: Arc<Arena>,
     /// The arena of large uploads.
     exact: Arc<Arena>,
+    /// The arena of streamed weights.
+    host: Arc<Arena>,
     recordings: Arc<RecordingMemory>,
     pub(super) staging: Staging,
+    pub(super) streaming: Streaming,
     /// Events for reuse, so that the denoising loop creates none.
     events: Mutex<Vec<CudaEvent>>,
     recording: Mutex<Option<Collector>>,
@@ -57,9 +62,11 @@ impl Gpu {
         Ok(Self {
             arena,
             exact: Arena::exact(&device.context, &footprint, placement),
+            host: Arena::page_locked(&device.context, placement),
             recordings: RecordingMemory::new(Arena::exact(&device.context, &footprint, placement)),
             footprint,
             staging: Staging::new(&device.context),
+            streaming: Streaming::default(),
             events: Mutex::default(),
             recording: Mutex::default(),
             frequencies: Frequencies::default(),
@@ -86,11 +93,34 @@ impl Gpu {
         Ok(CudaTensor::new(shape, dtype, allocation))
     }
 
-    /// A tensor for an upload to fill, outside of any recording.
-    pub(crate) fn upload_target(&self, op: &'static str, shape: &[usize], dtype: DType) -> Result<CudaTensor> {
+    /// A tensor for an upload to fill, outside of any recording. One in host memory is read through
+    /// [`Gpu::staged`].
+    pub(crate) fn upload_target(
+        &self,
+        op: &'static str,
+        shape: &[usize],
+        dtype: DType,
+        home: Home,
+    ) -> Result<CudaTensor> {
         let bytes = bytes(op, shape, dtype)?;
-        let arena = if bytes < LARGE_UPLOAD { &self.arena } else { &self.exact };
-        Ok(CudaTensor::new(shape, dtype, self.allocate(op, shape, bytes, arena)?))
+        let allocation = match home {
+            Home::Device if bytes < LARGE_UPLOAD => self.allocate(op, shape, bytes, &self.arena)?,
+            Home::Device => self.allocate(op, shape, bytes, &self.exact)?,
+            Home::Host => {
+                let made = Allocation::new(&self.host, bytes);
+                if out_of_memory(&made) {
+                    return Err(reserve::refused(bytes as f64, "weights, page-locked by the driver"));
+                }
+                made.map_err(|error| fault(op, error))?
+            }
+        };
+        Ok(CudaTensor::new(shape, dtype, allocation))
+    }
+
+    /// The memory of the ring through which weights are streamed.
+    pub(super) fn ring_memory(&self, op: &'static str, bytes: u64) -> Result<Arc<Allocation>> {
+        let allocate = || Allocation::new(&self.exact, bytes as usize);
+        self.allocate_or_trim(op, bytes as usize, || "streamed weights".into(), allocate)
     }
 
     /// Fills memory with bytes that are NaN in every floating type, in debug builds.
@@ -130,19 +160,30 @@ impl Gpu {
         made.map_err(|error| fault(op, error))
     }
 
+    /// Bytes of the smallest slab, which small tensors share.
+    pub(crate) fn slab(&self) -> u64 {
+        self.arena.slab
+    }
+
     /// The most bytes that were allocated at once.
     pub(crate) fn peak_memory(&self) -> u64 {
         self.footprint.peak()
     }
 
-    /// The bytes that the driver has left.
+    /// The bytes that the driver and the limit have left.
     pub(crate) fn free_memory(&self) -> Option<u64> {
-        self.device.context.mem_get_info().ok().map(|(free, _)| free as u64)
+        self.device.context.mem_get_info().ok().map(|(free, _)| (free as u64).min(self.footprint.left()))
+    }
+
+    /// Limits the bytes that are allocated at once.
+    pub(crate) fn limit_memory(&self, bytes: u64) {
+        self.footprint.limit(bytes);
     }
 
     /// Frees memory that no tensor uses, except that of recordings: the next picture needs as much,
     /// and allocating it takes milliseconds in which the device is idle.
     pub(crate) fn trim(&self) {
+        self.streaming.trim();
         self.trim_tensors();
         self.staging.trim();
     }
@@ -176,7 +217,9 @@ impl Gpu {
     /// Runs `steps` at once, outside of any recording that is being made.
     pub(crate) fn outside_recording<T>(&self, steps: impl FnOnce() -> T) -> T {
         let recording = lock(&self.recording).take();
+        let order = self.streaming.replace(Order::default());
         let result = steps();
+        self.streaming.replace(order);
         *lock(&self.recording) = recording;
         result
     }
@@ -190,7 +233,9 @@ impl Gpu {
             }
             *recording = Some(Collector::new(&self.recordings));
         }
+        self.streaming.replace(Order::default());
         let result = steps();
+        self.streaming.replace(Order::default());
         let collected = lock(&self.recording).take();
         result?;
         let collected = collected.ok_or_else(|| Error::shape("record", "the recording is gone"))?;
@@ -214,6 +259,7 @@ impl Gpu {
     /// Runs a recording after all earlier work.
     pub(crate) fn replay(&self, recording: &CudaRecording) -> Result<()> {
         self.not_recording("replay")?;
+        self.streaming.replace(Order::default());
         recording.launch(&self.device.stream)
     }
 

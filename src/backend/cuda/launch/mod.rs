@@ -5,5 +5,6 @@ pub(crate) mod convert;
 pub(crate) mod gpu;
 pub(crate) mod kernel;
 pub(crate) mod recording;
+pub(crate) mod streaming;
 pub(crate) mod tensor_map;
 mod transfer;

@@ -3,11 +3,13 @@
 use super::gpu::{Gpu, bytes};
 use crate::backend::DeviceTensor;
 use crate::backend::cuda::driver::error::fault;
+use crate::backend::cuda::memory::arena::Home;
 use crate::backend::cuda::memory::tensor::CudaTensor;
 use crate::error::{Error, Result};
 use crate::reserve::zeros;
 use crate::tensor::{DType, HostTensor, Weight};
 use cudarc::driver::result;
+use rayon::prelude::*;
 
 /// The bytes of a tensor's elements that a task copies to staging memory.
 const CHUNK: usize = 512 << 10;
@@ -21,18 +23,31 @@ impl Gpu {
         dtype: DType,
         elements: &[u8],
     ) -> Result<CudaTensor> {
+        self.upload_to(op, shape, dtype, elements, Home::Device)
+    }
+
+    /// As [`Gpu::upload`], to the memory of the device or of the host.
+    pub(crate) fn upload_to(
+        &self,
+        op: &'static str,
+        shape: &[usize],
+        dtype: DType,
+        elements: &[u8],
+        home: Home,
+    ) -> Result<CudaTensor> {
         if bytes(op, shape, dtype)? != elements.len() {
             let problem = format!("{} bytes do not fill {shape:?} of {dtype}", elements.len());
             return Err(Error::shape(op, problem));
         }
-        let tensor = self.upload_target(op, shape, dtype)?;
+        let tensor = self.upload_target(op, shape, dtype, home)?;
         self.upload_bytes(op, &tensor, 0, elements)?;
         Ok(tensor)
     }
 
-    /// A table in the type that it is stored in.
+    /// A table in the type that it is stored in. A streamed one stays in host memory, where kernels
+    /// read the few rows that they gather.
     pub(crate) async fn upload_table(&self, op: &'static str, table: &Weight<'_>) -> Result<CudaTensor> {
-        let tensor = self.upload_target(op, table.shape(), table.dtype())?;
+        let tensor = self.upload_target(op, table.shape(), table.dtype(), Home::of(table))?;
         let upload = |first, rows: HostTensor| self.upload_bytes(op, &tensor, first * table.row_bytes(), rows.bytes());
         Weight::each_piece(std::slice::from_ref(table), upload).await?;
         Ok(tensor)
@@ -63,6 +78,14 @@ impl Gpu {
     ) -> Result<()> {
         let allocation = tensor.allocation();
         debug_assert!(at + bytes <= allocation.bytes());
+        if allocation.home() == Home::Host {
+            let start = (allocation.address()? as usize + at) as *mut u8;
+            // SAFETY: the driver's memory is as large and has bytes of some value, and nothing else
+            // uses it during the upload.
+            let memory = unsafe { std::slice::from_raw_parts_mut(start, bytes) };
+            memory.par_chunks_mut(chunk).enumerate().for_each(|(i, to)| fill(i, to));
+            return Ok(());
+        }
         self.staging.send(op, &self.device.stream, allocation.address()? + at as u64, bytes, chunk, fill)
     }
 

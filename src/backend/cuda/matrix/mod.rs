@@ -9,6 +9,7 @@ mod stored;
 use crate::backend::cuda::launch::args::Arg;
 use crate::backend::cuda::launch::gpu::Gpu;
 use crate::backend::cuda::memory::allocation::Allocation;
+use crate::backend::cuda::memory::arena::Home;
 use crate::backend::cuda::memory::tensor::{CudaTensor, VECTOR};
 use crate::backend::{DeviceTensor, DeviceWeight};
 use crate::error::Result;
@@ -46,7 +47,8 @@ impl Matrix {
 
     /// The rows of `parts`, each `[Nᵢ, width]`, one part after the other: `dims` is `[ΣNᵢ, width]`.
     pub(crate) async fn stacked(gpu: &Gpu, op: &'static str, parts: &[Weight<'_>], dims: [usize; 2]) -> Result<Self> {
-        let matrix = Self::upload_target(gpu, op, dims)?;
+        let home = parts.first().map_or(Home::Device, Home::of);
+        let matrix = Self::upload_target(gpu, op, dims, home)?;
         let write = |first, rows: HostTensor| {
             let count = rows.shape()[0];
             matrix.write(gpu, op, first, count, |row| (&rows, row))
@@ -62,7 +64,7 @@ impl Matrix {
         pair: [&Weight<'_>; 2],
         [rows, width]: [usize; 2],
     ) -> Result<Self> {
-        let matrix = Self::upload_target(gpu, op, [2 * rows, width])?;
+        let matrix = Self::upload_target(gpu, op, [2 * rows, width], Home::of(pair[0]))?;
         let write = |first, pieces: [HostTensor; 2]| {
             let count = pieces[0].shape()[0];
             matrix.write(gpu, op, 2 * first, 2 * count, |row| (&pieces[row % 2], row / 2))
@@ -77,7 +79,7 @@ impl Matrix {
         let taps = kh * kw;
         let depth = i.next_multiple_of(VECTOR);
         let size = Self::DTYPE.size();
-        let matrix = Self::upload_target(gpu, op, [o, taps * depth])?;
+        let matrix = Self::upload_target(gpu, op, [o, taps * depth], Home::Device)?;
         let row_bytes = matrix.row_bytes();
         gpu.upload_chunks(op, &matrix.tensor, 0, o * row_bytes, row_bytes, |row, out| {
             let mut stored = vec![0; size * i * taps];
@@ -92,8 +94,8 @@ impl Matrix {
     }
 
     /// A matrix for an upload to fill.
-    fn upload_target(gpu: &Gpu, op: &'static str, [rows, width]: [usize; 2]) -> Result<Self> {
-        let tensor = gpu.upload_target(op, &[rows, width.next_multiple_of(VECTOR)], Self::DTYPE)?;
+    fn upload_target(gpu: &Gpu, op: &'static str, [rows, width]: [usize; 2], home: Home) -> Result<Self> {
+        let tensor = gpu.upload_target(op, &[rows, width.next_multiple_of(VECTOR)], Self::DTYPE, home)?;
         Ok(Self { tensor, rows, width })
     }
 

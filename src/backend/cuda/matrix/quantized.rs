@@ -9,6 +9,7 @@ use crate::backend::cuda::driver::program::{Program, kernel};
 use crate::backend::cuda::launch::args::Arg;
 use crate::backend::cuda::launch::gpu::Gpu;
 use crate::backend::cuda::launch::kernel::{Grid, WARP};
+use crate::backend::cuda::memory::arena::Home;
 use crate::backend::cuda::memory::tensor::{CudaTensor, VECTOR, aligned};
 use crate::backend::gpu::quantized::{StoredFormat, keeps};
 use crate::error::{Error, Result};
@@ -81,14 +82,14 @@ impl Beside {
     const NONE: Self = Self { many: None, first_row: 0, tiles: 0, one: 1.0 };
 
     /// The scales of `rows` rows.
-    fn upload(gpu: &Gpu, op: &'static str, storage: &Storage, rows: usize) -> Result<Self> {
+    fn upload(gpu: &Gpu, op: &'static str, storage: &Storage, rows: usize, home: Home) -> Result<Self> {
         let Storage::Scaled { matrix, first_row } = storage else { return Ok(Self::NONE) };
         let tiles_of = |codes: &Bytes| {
             let [height, width] = TILE;
             let tiles = matrix.block_columns().div_ceil(width);
             let start = |row: usize| row * tiles * height * width;
             let covered = start(first_row / height)..start((first_row + rows).div_ceil(height));
-            let many = gpu.upload(op, &[covered.len()], DType::U8, &codes[covered])?;
+            let many = gpu.upload_to(op, &[covered.len()], DType::U8, &codes[covered], home)?;
             Ok::<_, Error>(Self { many: Some(many), first_row: first_row % height, tiles, one: 1.0 })
         };
         match matrix.scales() {
@@ -96,7 +97,7 @@ impl Beside {
             Scales::Tensor(scale) => Ok(Self { one: *scale, ..Self::NONE }),
             Scales::Rows(scales) => {
                 let scales = bytemuck::cast_slice(&scales[*first_row..first_row + rows]);
-                Ok(Self { many: Some(gpu.upload(op, &[rows], DType::F32, scales)?), ..Self::NONE })
+                Ok(Self { many: Some(gpu.upload_to(op, &[rows], DType::F32, scales, home)?), ..Self::NONE })
             }
             Scales::Mxfp8(codes) => tiles_of(codes),
             Scales::Nvfp4 { blocks, tensor } => Ok(Self { one: *tensor, ..tiles_of(blocks)? }),
@@ -131,7 +132,8 @@ impl QuantizedRows {
         // Rows of bytes are padded, so that a thread loads eight at once at any width.
         let is_bytes = storage.format().block().bytes == storage.format().block().elements;
         let row_bytes = if is_bytes { stored.next_multiple_of(VECTOR) } else { stored };
-        let codes = gpu.upload_target(op, &[(rows * row_bytes).next_multiple_of(WORD)], DType::U8)?;
+        let home = Home::of(first);
+        let codes = gpu.upload_target(op, &[(rows * row_bytes).next_multiple_of(WORD)], DType::U8, home)?;
         let mut above = 0;
         for part in parts {
             let write = |row: usize, bytes: Bytes| {
@@ -148,7 +150,7 @@ impl QuantizedRows {
             part.each_stored_piece(write).await?;
             above += part.rows();
         }
-        Ok(Self { format, rows, width, codes, row_bytes, scales: Beside::upload(gpu, op, storage, rows)? })
+        Ok(Self { format, rows, width, codes, row_bytes, scales: Beside::upload(gpu, op, storage, rows, home)? })
     }
 
     /// `program` for rows in this layout.
@@ -156,12 +158,22 @@ impl QuantizedRows {
         self.format.specialized(program, aligned(self.width))
     }
 
-    /// The first arguments of a kernel that reads the rows.
+    /// The tensors that hold the rows.
+    pub(super) fn tensors(&self) -> impl Iterator<Item = &CudaTensor> {
+        std::iter::once(&self.codes).chain(&self.scales.many)
+    }
+
+    /// The first arguments of a kernel that reads a few of the rows, in host memory if they are
+    /// streamed.
     pub(crate) fn args(&self) -> [Arg<'_>; 6] {
-        let Beside { many, first_row, tiles, one } = &self.scales;
+        self.args_at(&self.codes, self.scales.many.as_ref())
+    }
+
+    fn args_at<'a>(&self, codes: &'a CudaTensor, many: Option<&'a CudaTensor>) -> [Arg<'a>; 6] {
+        let Beside { first_row, tiles, one, .. } = &self.scales;
         [
-            Arg::Read(&self.codes),
-            Arg::optional(many.as_ref()),
+            Arg::Read(codes),
+            Arg::optional(many),
             Arg::U32(self.row_bytes),
             Arg::U32(*first_row),
             Arg::U32(*tiles),
@@ -173,7 +185,10 @@ impl QuantizedRows {
     pub(super) fn dequantize(&self, gpu: &Gpu, out: &Matrix, first: usize, step: usize) -> Result<()> {
         let stride = out.stride();
         let sizes = [self.rows, self.width, stride, first, step].map(Arg::U32);
-        let args = [&self.args()[..], &[Arg::Write(out.tensor())], &sizes].concat();
+        let codes = gpu.staged(OP, &self.codes)?;
+        let many = self.scales.many.as_ref().map(|many| gpu.staged(OP, many)).transpose()?;
+        let rows = self.args_at(&codes, many.as_deref());
+        let args = [&rows[..], &[Arg::Write(out.tensor())], &sizes].concat();
         // As few CTAs in a row as possible, whose warps are as full as possible.
         let units = self.format.units(stride);
         let side_by_side = units.div_ceil(THREADS);

@@ -1,12 +1,14 @@
 //! Matrices of linear layers as they are stored: dense, or stacked quantised rows, which a kernel
-//! dequantises before each use.
+//! dequantises before each use. Streamed ones are in host memory.
 
 use super::Matrix;
 use super::quantized::QuantizedRows;
 use crate::backend::cuda::launch::gpu::Gpu;
+use crate::backend::cuda::launch::streaming::Staged;
 use crate::error::Result;
 use crate::tensor::Weight;
 use std::borrow::Cow;
+use std::ops::Deref;
 
 /// A matrix `[rows, width]`.
 #[derive(Debug)]
@@ -25,9 +27,31 @@ pub(crate) struct Segment {
     step: usize,
 }
 
+/// A matrix as a gemm reads it.
+#[derive(Debug)]
+pub(crate) struct DenseMatrix<'a> {
+    matrix: Cow<'a, Matrix>,
+    /// The copy of a streamed one, which lives as long.
+    _staged: Option<Staged<'a>>,
+}
+
+impl Deref for DenseMatrix<'_> {
+    type Target = Matrix;
+
+    fn deref(&self) -> &Matrix {
+        &self.matrix
+    }
+}
+
 impl StoredMatrix {
     /// The rows of `parts`, each `[Nᵢ, width]`, one part after the other: `dims` is `[ΣNᵢ, width]`.
     pub(crate) async fn stacked(gpu: &Gpu, op: &'static str, parts: &[Weight<'_>], dims: [usize; 2]) -> Result<Self> {
+        let matrix = Self::upload_stacked(gpu, op, parts, dims).await?;
+        matrix.expect(gpu);
+        Ok(matrix)
+    }
+
+    async fn upload_stacked(gpu: &Gpu, op: &'static str, parts: &[Weight<'_>], dims: [usize; 2]) -> Result<Self> {
         if !parts.iter().all(QuantizedRows::supports) {
             return Matrix::stacked(gpu, op, parts, dims).await.map(Self::Dense);
         }
@@ -44,6 +68,17 @@ impl StoredMatrix {
 
     /// The rows of two matrices `[rows, width]`, alternating.
     pub(crate) async fn alternating(
+        gpu: &Gpu,
+        op: &'static str,
+        pair: [&Weight<'_>; 2],
+        dims: [usize; 2],
+    ) -> Result<Self> {
+        let matrix = Self::upload_alternating(gpu, op, pair, dims).await?;
+        matrix.expect(gpu);
+        Ok(matrix)
+    }
+
+    async fn upload_alternating(
         gpu: &Gpu,
         op: &'static str,
         pair: [&Weight<'_>; 2],
@@ -68,17 +103,34 @@ impl StoredMatrix {
         }
     }
 
-    /// The matrix as a gemm reads it: itself, or dequantised into an output of `op`, which lives
-    /// as long as the result.
-    pub(crate) fn dense(&self, gpu: &Gpu, op: &'static str) -> Result<Cow<'_, Matrix>> {
+    /// Makes the ring of streamed weights large enough.
+    fn expect(&self, gpu: &Gpu) {
         match self {
-            Self::Dense(matrix) => Ok(Cow::Borrowed(matrix)),
+            Self::Dense(matrix) => gpu.expect(matrix.tensor()),
+            Self::Quantized { segments, .. } => {
+                segments.iter().flat_map(|segment| segment.rows.tensors()).for_each(|tensor| gpu.expect(tensor));
+            }
+        }
+    }
+
+    /// The matrix as a gemm reads it: itself, a copy if it is streamed, or dequantised into an
+    /// output of `op`. It lives as long as the result.
+    pub(crate) fn dense<'a>(&'a self, gpu: &'a Gpu, op: &'static str) -> Result<DenseMatrix<'a>> {
+        match self {
+            Self::Dense(matrix) => {
+                let staged = gpu.staged(op, matrix.tensor())?;
+                let matrix = match staged.is_copy() {
+                    false => return Ok(DenseMatrix { matrix: Cow::Borrowed(matrix), _staged: None }),
+                    true => Matrix { tensor: staged.clone(), ..*matrix },
+                };
+                Ok(DenseMatrix { matrix: Cow::Owned(matrix), _staged: Some(staged) })
+            }
             Self::Quantized { dims, segments } => {
                 let matrix = Matrix::output(gpu, op, *dims)?;
                 for Segment { rows, first, step } in segments {
                     rows.dequantize(gpu, &matrix, *first, *step)?;
                 }
-                Ok(Cow::Owned(matrix))
+                Ok(DenseMatrix { matrix: Cow::Owned(matrix), _staged: None })
             }
         }
     }

@@ -1,6 +1,6 @@
 //! Allocations: parts of an arena or of a recording's layout that a tensor lies in.
 
-use super::arena::Arena;
+use super::arena::{Arena, Home};
 use super::layout::{self, Layout};
 use crate::error::Result;
 use cudarc::driver::DriverError;
@@ -19,6 +19,8 @@ pub(crate) struct Allocation {
 enum Owner {
     Arena(Arc<Arena>),
     Layout(Arc<Layout>),
+    /// A part of another allocation, which frees the memory.
+    Allocation(#[expect(dead_code, reason = "it holds the memory")] Arc<Allocation>),
 }
 
 impl Allocation {
@@ -34,10 +36,24 @@ impl Allocation {
         Arc::new(Self { at, bytes, owner: Owner::Layout(layout.clone()) })
     }
 
+    /// `bytes` of another allocation of an arena, from its byte `at` on.
+    pub(crate) fn part(of: &Arc<Self>, at: u64, bytes: u64) -> Result<Arc<Self>> {
+        debug_assert!(at + bytes <= of.bytes);
+        Ok(Arc::new(Self { at: of.address()? + at, bytes, owner: Owner::Allocation(of.clone()) }))
+    }
+
+    /// The memory that it lies in.
+    pub(crate) fn home(&self) -> Home {
+        match &self.owner {
+            Owner::Arena(arena) => arena.home,
+            Owner::Layout(_) | Owner::Allocation(_) => Home::Device,
+        }
+    }
+
     /// Its location.
     pub(crate) fn location(&self) -> Location {
         match &self.owner {
-            Owner::Arena(_) => Location::Address(self.at),
+            Owner::Arena(_) | Owner::Allocation(_) => Location::Address(self.at),
             Owner::Layout(layout) => Location::Part(layout.clone(), self.at),
         }
     }
@@ -68,6 +84,7 @@ impl Drop for Allocation {
         match &self.owner {
             Owner::Arena(arena) => arena.give(self.at, self.bytes),
             Owner::Layout(layout) => layout.give(self.at),
+            Owner::Allocation(_) => {}
         }
     }
 }

@@ -9,7 +9,9 @@
 //! weights, which stay and would leave gaps, and the memory of recordings.
 
 use super::free_list::FreeList;
+use super::page_locked::PageLocked;
 use crate::backend::gpu::lock;
+use crate::tensor::Weight;
 use cudarc::driver::sys::CUresult;
 use cudarc::driver::{CudaContext, DriverError, result};
 use std::fmt;
@@ -57,17 +59,45 @@ pub(crate) trait Source: Send + Sync {
 #[derive(Debug, Default)]
 pub(crate) struct Footprint(Mutex<Bytes>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Bytes {
     current: u64,
     peak: u64,
+    limit: u64,
+}
+
+impl Default for Bytes {
+    fn default() -> Self {
+        Self { current: 0, peak: 0, limit: u64::MAX }
+    }
 }
 
 impl Footprint {
-    pub(crate) fn add(&self, bytes: u64) {
+    /// Adds the bytes of an allocation that `allocate` makes; out of memory past the limit.
+    pub(crate) fn add<T>(
+        &self,
+        bytes: u64,
+        allocate: impl FnOnce() -> Result<T, DriverError>,
+    ) -> Result<T, DriverError> {
         let total = &mut *lock(&self.0);
+        if bytes > total.limit.saturating_sub(total.current) {
+            return Err(DriverError(CUresult::CUDA_ERROR_OUT_OF_MEMORY));
+        }
+        let made = allocate()?;
         total.current += bytes;
         total.peak = total.peak.max(total.current);
+        Ok(made)
+    }
+
+    /// Limits the bytes that are allocated at once.
+    pub(crate) fn limit(&self, bytes: u64) {
+        lock(&self.0).limit = bytes;
+    }
+
+    /// The bytes that the limit leaves.
+    pub(crate) fn left(&self) -> u64 {
+        let total = lock(&self.0);
+        total.limit.saturating_sub(total.current)
     }
 
     pub(crate) fn sub(&self, bytes: u64) {
@@ -90,9 +120,7 @@ impl Source for DriverMemory {
     fn allocate(&self, bytes: u64) -> Result<u64, DriverError> {
         self.context.bind_to_thread()?;
         // SAFETY: the context is current, and the size is not 0.
-        let address = unsafe { result::malloc_sync(bytes as usize) }?;
-        self.footprint.add(bytes);
-        Ok(address)
+        self.footprint.add(bytes, || unsafe { result::malloc_sync(bytes as usize) })
     }
 
     fn free(&self, address: u64, bytes: u64) {
@@ -106,12 +134,28 @@ impl Source for DriverMemory {
     }
 }
 
-/// Slabs of device memory and their free parts.
+/// The memory that tensors lie in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Home {
+    Device,
+    /// Page-locked host memory. Kernels read it slowly, through the bus.
+    Host,
+}
+
+impl Home {
+    /// The memory for a weight.
+    pub(crate) fn of(weight: &Weight<'_>) -> Self {
+        if weight.is_streamed() { Home::Host } else { Home::Device }
+    }
+}
+
+/// Slabs of memory and their free parts.
 pub(crate) struct Arena {
     source: Box<dyn Source>,
+    pub home: Home,
     placement: Placement,
     /// The smallest slab, in bytes.
-    slab: u64,
+    pub slab: u64,
     free_list: Mutex<FreeList>,
 }
 
@@ -128,9 +172,15 @@ impl Arena {
         Self::with_source(Box::new(memory), placement, 0)
     }
 
+    /// An arena of page-locked host memory, in which every tensor has an allocation of its own.
+    pub(crate) fn page_locked(context: &Arc<CudaContext>, placement: Placement) -> Arc<Self> {
+        let source = Box::new(PageLocked { context: context.clone() });
+        Arc::new(Self { source, home: Home::Host, placement, slab: 0, free_list: Mutex::default() })
+    }
+
     /// An arena with slabs of at least `slab` bytes from `source`.
     pub(crate) fn with_source(source: Box<dyn Source>, placement: Placement, slab: u64) -> Arc<Self> {
-        Arc::new(Self { source, placement, slab, free_list: Mutex::default() })
+        Arc::new(Self { source, home: Home::Device, placement, slab, free_list: Mutex::default() })
     }
 
     /// Frees unused slabs.

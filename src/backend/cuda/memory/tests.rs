@@ -101,13 +101,16 @@ fn exact_arenas_leave_no_gaps() {
 #[test]
 fn the_footprint_remembers_its_peak() {
     let footprint = Footprint::default();
-    footprint.add(5);
-    footprint.add(7);
+    let add = |bytes| footprint.add(bytes, || Ok(())).is_ok();
+    assert!(add(5) && add(7));
     footprint.sub(5);
-    footprint.add(1);
+    assert!(add(1));
     assert_eq!(footprint.peak(), 12);
-    footprint.add(5);
-    assert_eq!(footprint.peak(), 13);
+    assert!(add(5));
+    assert_eq!((footprint.peak(), footprint.left()), (13, u64::MAX - 13));
+    footprint.limit(15);
+    assert!(add(2) && !add(1) && footprint.left() == 0, "a limit");
+    assert_eq!(footprint.peak(), 15);
 }
 
 #[test]

@@ -1,0 +1,62 @@
+//! Streamed weights: more of them than a backend has room for at once, read in a row.
+
+use super::{
+    Backend, Call, GATED_GEMM, GEMM, Inputs, LinearCase, OpCase, Result, Stored, SwiGluCase, Tolerance, expect_ready,
+    returns,
+};
+
+/// `x` `[1, tokens, 256]` times streamed matrices of so many rows each, which are as many results.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct StreamedLinears {
+    pub tokens: usize,
+    pub stored: Stored,
+    pub rows: [usize; 9],
+}
+
+impl OpCase for StreamedLinears {
+    const OP: &'static str = LinearCase::OP;
+    const TOLERANCE: Tolerance = GEMM;
+
+    fn prepare<B: Backend + 'static>(&self, inputs: &mut Inputs<'_, B>) -> Result<Call<B>> {
+        let Self { tokens, stored, rows } = *self;
+        let x = inputs.activation(&[1, tokens, 256], 1.0)?;
+        let mut matrices = Vec::new();
+        for n in rows {
+            let matrix = inputs.stored(stored, n, 256).streamed(true);
+            matrices.push(expect_ready(inputs.b.upload_linear(&[matrix], &[]))?);
+        }
+        let matrices: [B::Linear; 9] = matrices.try_into().expect("as many as rows");
+        returns(move |b: &B| {
+            let mut results = Vec::with_capacity(matrices.len());
+            for w in &matrices {
+                results.push(b.linear(&x, w)?);
+            }
+            let results: [B::Tensor; 9] = results.try_into().expect("as many as matrices");
+            Ok(results)
+        })
+    }
+}
+
+/// `x` `[1, tokens, 256]` times the two streamed matrices of a swiglu, and of another one.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct StreamedSwiGlus {
+    pub tokens: usize,
+    pub stored: [Stored; 2],
+    pub hidden: usize,
+}
+
+impl OpCase for StreamedSwiGlus {
+    const OP: &'static str = SwiGluCase::OP;
+    const TOLERANCE: Tolerance = GATED_GEMM;
+
+    fn prepare<B: Backend + 'static>(&self, inputs: &mut Inputs<'_, B>) -> Result<Call<B>> {
+        let Self { tokens, stored: [gate, up], hidden } = *self;
+        let x = inputs.activation(&[1, tokens, 256], 1.0)?;
+        let mut pair = || {
+            let [gate, up] = [gate, up].map(|stored| inputs.stored(stored, hidden, 256).streamed(true));
+            expect_ready(inputs.b.upload_swiglu(&gate, &up))
+        };
+        let (first, second) = (pair()?, pair()?);
+        returns(move |b: &B| Ok([b.swiglu(&x, &first)?, b.swiglu(&x, &second)?]))
+    }
+}
