@@ -106,6 +106,7 @@ pub mod conformance;
 mod engine;
 mod error;
 mod future;
+mod host_memory;
 mod image;
 mod json;
 pub mod model;
@@ -120,7 +121,10 @@ pub mod tensor;
 pub mod web;
 pub mod weights;
 
-pub use engine::{BackendChoice, DeviceInfo, Engine, LoadOptions, Output, Precision, bench, devices, parity, stages};
+pub use bench::Estimate;
+pub use engine::{
+    BackendChoice, DeviceInfo, Engine, LoadOptions, Output, Planned, Precision, bench, devices, parity, plan, stages,
+};
 #[cfg(not(target_family = "wasm"))]
 pub use engine::{Event, Generation, Worker};
 pub use error::{Error, ErrorKind, HubCause, MemoryKind, Result};
@@ -128,6 +132,7 @@ pub use image::{Foreign, Image, Info, LoraInfo, PngText};
 pub use model::Model;
 pub use model::vae::tiling::VaeTile;
 pub use output_file::OutputFile;
+pub use pipeline::plan::{Needs, Plan};
 pub use pipeline::preview::Preview;
 pub use pipeline::progress::{Progress, Stage, Timings};
 pub use pipeline::request::Request;

@@ -146,6 +146,40 @@ fn small_device_draws_without_options() {
     });
 }
 
+/// The first replay of a step launches its work, the second captures a graph, the third runs it.
+#[cfg(feature = "embedded-model")]
+#[test]
+fn streamed_weights_draw_the_same_picture() {
+    use zimage::pipeline::plan::Residency;
+    let test = "streamed_weights_draw_the_same_picture";
+    emulated(test, &[("EMULATED_CUDA_SEED", "3")], || {
+        let draw = |offload, max_memory| {
+            let residency = Residency { offload, max_memory, expected: None };
+            let backend = zimage::BackendChoice::Cuda { index: 0 };
+            let options = zimage::LoadOptions { backend, residency, ..zimage::LoadOptions::default() };
+            let progress = &mut |_| std::ops::ControlFlow::Continue(());
+            let engine =
+                block_on(zimage::Engine::load(&zimage::Model::embedded().unwrap(), options, progress)).unwrap();
+            let (width, height, steps) = (Some(48), Some(32), Some(3));
+            let request = zimage::Request { width, height, steps, ..zimage::Request::new("a red fox") };
+            let output = block_on(engine.generate(&request, progress)).unwrap();
+            let again = block_on(engine.generate(&request, progress)).unwrap();
+            assert!(output.images[0].pixels == again.images[0].pixels);
+            println!("{}; {} bytes at the peak", engine.plan(), engine.peak_memory().unwrap());
+            (output.images[0].pixels.clone(), output.run.offload)
+        };
+        let (resident, offload) = draw(zimage::Offload::None, None);
+        assert_eq!(offload, zimage::Offload::None);
+        let (streamed, offload) = draw(zimage::Offload::Stream, None);
+        assert_eq!(offload, zimage::Offload::Stream);
+        assert!(streamed == resident);
+        // Some of the blocks fit.
+        let (streamed, offload) = draw(zimage::Offload::Stream, Some(100_000_000));
+        assert_eq!(offload, zimage::Offload::Stream);
+        assert!(streamed == resident);
+    });
+}
+
 /// The result for a row that does not exist is undefined, but no kernel reads out of bounds for it.
 #[test]
 fn invalid_indices_stay_in_bounds() {

@@ -263,7 +263,7 @@ fn loop_case<T: Tested>(golden: &Golden<T>, case: &Value) {
 fn decode<T: Tested>(golden: &Golden<T>, latents: &HostTensor) -> Vec<HostTensor> {
     let vae = golden.pipeline.vae();
     let size = [latents.shape()[2], latents.shape()[3]].map(|side| side * golden.pipeline.config().vae.scale_factor());
-    let mut tiles = vae.decoder_tiles(golden.pipeline.backend(), VaeTile::Auto, size);
+    let mut tiles = vae.decoder_tiles(golden.pipeline.backend(), VaeTile::Auto, size, usize::MAX);
     let latents = golden.pipeline.backend().upload(latents).unwrap();
     block_on(golden.pipeline.decode(&latents, &mut tiles)).unwrap()
 }
@@ -359,7 +359,7 @@ fn autoencoder_in_tiles<T: Tested>() {
             let decoded = block_on(vae.decode_tiles_unrounded(b, &latents, tile)).unwrap();
             golden.expect(&format!("{i}.decode.image"), &decoded.to_f32(), T::STAGE);
 
-            let mut tiles = vae.decoder_tiles(b, wish, size);
+            let mut tiles = vae.decoder_tiles(b, wish, size, usize::MAX);
             let picture = block_on(vae.decode_picture(b, &b.upload(&latents).unwrap(), 0, &mut tiles)).unwrap();
             assert_eq!((tiles.pixels(), tiles.warning()), (Some(tile), None));
             let rounded = block_on(b.download(&b.to_rgb8(&b.upload(&decoded).unwrap()).unwrap())).unwrap();

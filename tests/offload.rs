@@ -97,7 +97,7 @@ fn sequential_offload_draws_the_same_pictures() {
 
 #[test]
 fn auto_offloads_where_memory_is_short() {
-    let with = |bytes| load(Faulty::new(Cpu::new(), Fault::FreeMemory(bytes)), Offload::Auto).0.offload();
+    let with = |bytes| load(Faulty::new(Cpu::new(), Fault::FreeMemory(bytes)), Offload::Auto).0.plan().offload();
     assert_eq!(with(u64::MAX), Offload::None);
     assert_eq!(with(0), Offload::Sequential);
     // The limit covers the weights and the activations.
@@ -105,8 +105,8 @@ fn auto_offloads_where_memory_is_short() {
     let weights: u64 = stages[0].strip_prefix("load ").unwrap().parse().unwrap();
     assert_eq!(with(weights), Offload::Sequential);
     assert_eq!(with(4 * weights), Offload::None);
-    assert_eq!(load(Faulty::new(Cpu::new(), Fault::FreeMemory(0)), Offload::None).0.offload(), Offload::None);
-    assert_eq!(load(Cpu::new(), Offload::Auto).0.offload(), Offload::None, "the free memory is unknown");
+    assert_eq!(load(Faulty::new(Cpu::new(), Fault::FreeMemory(0)), Offload::None).0.plan().offload(), Offload::None);
+    assert_eq!(load(Cpu::new(), Offload::Auto).0.plan().offload(), Offload::None, "the free memory is unknown");
 }
 
 #[test]
@@ -120,7 +120,7 @@ fn limited_device_draws_without_options() {
 #[test]
 fn engine_reports_the_offload_mode() {
     let progress = &mut |_| ControlFlow::Continue(());
-    let options = LoadOptions { offload: Offload::Sequential, ..BackendChoice::Cpu.into() };
+    let options = LoadOptions { residency: Offload::Sequential.into(), ..BackendChoice::Cpu.into() };
     let engine = block_on(Engine::load(&Model::embedded().unwrap(), options, progress)).unwrap();
     let output = block_on(engine.generate(&Request { count: 1, ..request() }, progress)).unwrap();
     assert_eq!((output.images.len(), output.run.offload), (2, Offload::Sequential));

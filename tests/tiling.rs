@@ -87,9 +87,13 @@ fn tiling_barely_changes_a_smooth_picture() {
     let both_ways = |wish| {
         let latents = block_on(vae.encode_picture(b, &picture, &mut vae.encoder_tiles(b, wish, size))).unwrap();
         assert_eq!((latents.shape(), latents.dtype()), (&[1, 16, 26, 22][..], DType::F32));
-        let decoded =
-            block_on(vae.decode_picture(b, &b.upload(&latents).unwrap(), 0, &mut vae.decoder_tiles(b, wish, size)))
-                .unwrap();
+        let decoded = block_on(vae.decode_picture(
+            b,
+            &b.upload(&latents).unwrap(),
+            0,
+            &mut vae.decoder_tiles(b, wish, size, usize::MAX),
+        ))
+        .unwrap();
         assert_eq!(decoded.shape(), picture.shape());
         decoded
     };
@@ -104,7 +108,7 @@ fn tiling_barely_changes_a_smooth_picture() {
 fn invalid_pictures_are_refused() {
     let pipeline = embedded(Cpu::new());
     let (b, vae) = (pipeline.backend(), pipeline.vae());
-    let tiles = |wish| vae.decoder_tiles(b, wish, [192, 192]);
+    let tiles = |wish| vae.decoder_tiles(b, wish, [192, 192], usize::MAX);
     let latents = HostTensor::from_f32(&[1, 16, 24, 24], &vec![0.5; 16 * 24 * 24]);
     for wish in [VaeTile::Off, VaeTile::Pixels(64)] {
         let refused = block_on(vae.decode_picture(b, &b.upload(&latents).unwrap(), 1, &mut tiles(wish))).unwrap_err();

@@ -16,6 +16,7 @@
 //! before the other rows, and again at the end.
 
 mod cases;
+mod estimate;
 mod ops;
 mod pictures;
 mod published;
@@ -24,6 +25,7 @@ mod sizes;
 mod stages;
 mod timing;
 
+pub use estimate::Estimate;
 pub use published::Published;
 pub use report::{Header, Pictures, Report, Row, Units};
 pub use timing::Spread;
@@ -37,6 +39,7 @@ use crate::model::text_encoder::TextEncoder;
 use crate::model::transformer::Transformer;
 use crate::model::vae::Vae;
 use crate::pipeline::Pipeline;
+use crate::pipeline::plan::{Expected, Residency};
 use crate::pipeline::progress::{Progress, Stage, since};
 use crate::pipeline::prompt::MAX_TOKENS;
 use crate::pipeline::request::{Limits, Request};
@@ -66,6 +69,8 @@ pub struct Options {
     /// [`RANDOM_FORMATS`](crate::weights::RANDOM_FORMATS); `None` is BF16. The other rows have the
     /// weights of the model.
     pub weights: Option<Format>,
+    /// The networks on the device while pictures are drawn. The other rows have theirs there.
+    pub residency: Residency,
     /// Only rows whose name contains this text. Networks that no selected row needs are not loaded.
     pub filter: String,
 }
@@ -73,7 +78,15 @@ pub struct Options {
 impl Default for Options {
     /// All rows, ten runs, a caption of 128 tokens, the model's own size, BF16.
     fn default() -> Self {
-        Self { width: None, height: None, caption_tokens: 128, runs: 10, weights: None, filter: String::new() }
+        Self {
+            width: None,
+            height: None,
+            caption_tokens: 128,
+            runs: 10,
+            weights: None,
+            residency: Residency::default(),
+            filter: String::new(),
+        }
     }
 }
 
@@ -169,7 +182,9 @@ pub async fn run<B: Backend + 'static>(
     let backend = if let Some(job) = job {
         watched.phase("loading the model")?;
         let start = Instant::now();
-        let pipeline = Pipeline::load(backend, model, &mut watched).await?;
+        let expected = Some(Expected { tokens: sizes.caption, ..Expected::of(&job) });
+        let residency = Residency { expected, ..options.residency.clone() };
+        let pipeline = Pipeline::load_with(backend, model, residency, &mut watched).await?;
         let load_ms = since(start);
         let bench = Bench { b: pipeline.backend(), sizes, random: &random, activations, runs };
         pictures = Some(pictures::draw(&bench, &pipeline, &job, load_ms, wanted, &mut watched).await?);

@@ -8,10 +8,10 @@ use super::timing::{Spread, measured};
 use crate::backend::Backend;
 use crate::error::{Error, Result};
 use crate::model::Model;
+use crate::pipeline::Pipeline;
 use crate::pipeline::progress::Timings;
 use crate::pipeline::prompt::{MAX_TOKENS, Tokenizer};
 use crate::pipeline::request::{Job, Request};
-use crate::pipeline::{Offload, Pipeline};
 
 /// The rows of [`draw`]: a picture from request to pixels, and its parts.
 pub(super) const PICTURE: [&str; 4] = ["picture", "picture/text_encoder", "picture/denoise", "picture/vae"];
@@ -42,12 +42,10 @@ pub(super) async fn draw<B: Backend>(
     watched: &mut Watched<'_>,
 ) -> Result<Pictures> {
     let mut tile = None;
-    let mut in_turn = false;
     watched.measure(PICTURE[0])?;
     let run = async || {
         let (_, drawn) = pipeline.generate(job, watched).await?;
         tile = drawn.vae_tile;
-        in_turn = drawn.offload == Offload::Sequential;
         Ok(drawn.timings)
     };
     let timings: Vec<Timings> = measured(bench.runs, run).await?.into_iter().map(|(_, timings)| timings).collect();
@@ -59,9 +57,7 @@ pub(super) async fn draw<B: Backend>(
     let steps = job.steps;
     let guidance = job.guidance.scale;
     let tiled = tile.map_or(String::new(), |tile| format!(", decoded in tiles of {tile}×{tile}"));
-    let loaded = if in_turn { ", its networks loaded in turn" } else { "" };
-    let picture =
-        format!("{}×{}, {steps} steps, guidance {guidance}, seed {SEED}{tiled}{loaded}", job.width, job.height);
+    let picture = format!("{}×{}, {steps} steps, guidance {guidance}, seed {SEED}{tiled}", job.width, job.height);
     let whats = [
         picture,
         "tokens, text encoder and captions".into(),
@@ -85,6 +81,8 @@ pub(super) async fn draw<B: Backend>(
         step_ms: step.median,
         loop_ms,
         idle_in_loop: (1.0 - steps as f64 * step.median / loop_ms).max(0.0),
+        plan: pipeline.plan().to_string(),
+        predicted_memory: pipeline.plan().peak,
         peak_memory,
     })
 }

@@ -110,6 +110,10 @@ pub struct Pictures {
     pub loop_ms: f64,
     /// The share of `loop_ms` in which the device is idle: `1 − steps · step_ms / loop_ms`.
     pub idle_in_loop: f64,
+    /// The plan of the device's memory, in words.
+    pub plan: String,
+    /// The bytes that the plan predicts for `peak_memory`.
+    pub predicted_memory: u64,
     /// Peak bytes that the backend allocated on the device while it loaded the model and drew
     /// pictures; `None` if it does not count them.
     pub peak_memory: Option<u64>,

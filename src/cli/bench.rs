@@ -51,6 +51,9 @@ pub(super) struct Args {
     #[arg(long, value_name = "N", default_value_t = 128, value_parser = super::whole, allow_hyphen_values = true)]
     tokens: usize,
 
+    #[command(flatten)]
+    residency: super::residency::Args,
+
     /// The most measurements of a row; rows that take long are measured less often
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = super::whole, allow_hyphen_values = true)]
     runs: usize,
@@ -88,6 +91,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
         caption_tokens: args.tokens,
         runs: args.runs,
         weights: args.weights,
+        residency: args.residency.residency(None),
         filter: args.filter.clone(),
     };
     let mut phases = Phases::new();

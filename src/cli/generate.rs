@@ -9,10 +9,9 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Instant;
+use zimage::pipeline::plan::Expected;
 use zimage::pipeline::request::MAX_STEPS;
-use zimage::{
-    BackendChoice, Engine, Error, Image, Info, LoadOptions, Offload, Precision, Request, Result, RunInfo, VaeTile,
-};
+use zimage::{BackendChoice, Engine, Error, Image, Info, LoadOptions, Precision, Request, Result, RunInfo, VaeTile};
 
 /// Make pictures from prompts
 ///
@@ -88,11 +87,8 @@ pub(super) struct Args {
     #[arg(long, default_value = "auto", value_parser = super::backend::ANY, allow_hyphen_values = true)]
     backend: BackendChoice,
 
-    /// The networks on the device: none puts nothing off and keeps all of them
-    /// there, sequential has the text encoder there for the prompts and then the transformer, which
-    /// takes less memory and loads more; auto keeps all where they fit
-    #[arg(long, value_name = "auto|none|sequential", default_value_t, value_parser = Offload::from_str, allow_hyphen_values = true)]
-    offload: Offload,
+    #[command(flatten)]
+    residency: super::residency::Args,
 
     /// The operand type of matrix products: bf16 is for the cuda backend, auto is the backend's own
     #[arg(long, value_name = "auto|bf16", default_value_t, value_parser = Precision::from_str, allow_hyphen_values = true)]
@@ -260,8 +256,12 @@ fn make(
         warnings.tell(vec![unread.to_owned()], bar);
     }
     warnings.tell(job.warnings.clone(), bar);
-    let options = LoadOptions { backend: args.backend.clone(), offload: args.offload, precision: args.precision };
+    let residency = args.residency.residency(Some(Expected::of(&job)));
+    let options = LoadOptions { backend: args.backend.clone(), residency, precision: args.precision };
     let engine = pollster::block_on(Engine::load(&model, options, bar))?;
+    if !args.json && !engine.uses_host_memory() {
+        bar.note(&format!("plan: {}", engine.plan()));
+    }
     let interrupt = bar.interrupt();
     interrupt.check()?;
     warnings.tell(engine.warnings().to_vec(), bar);
@@ -284,9 +284,14 @@ struct Report<'a> {
     guidance: Option<f32>,
     /// The side of the tiles that the pictures were decoded in; null when they were decoded whole.
     vae_tile: Option<usize>,
-    /// The offloading of the model's networks: `none` for all of them on the device at once, or
-    /// `sequential`.
+    /// The offloading of the model's networks: `none` for all of them on the device at once,
+    /// `sequential`, or `stream`.
     offload: &'static str,
+    /// The plan of the device's memory in words, and its bytes: predicted before the run, and
+    /// counted up to its end; null if the backend does not count them.
+    plan: String,
+    predicted_memory: u64,
+    peak_memory: Option<u64>,
     /// The type that matrix products rounded their operands to.
     operands: String,
     model: &'a str,
@@ -341,6 +346,9 @@ impl<'a> Report<'a> {
             guidance: first.map(|info| info.guidance),
             vae_tile: run.vae_tile,
             offload: run.offload.name(),
+            plan: engine.plan().to_string(),
+            predicted_memory: engine.plan().peak,
+            peak_memory: engine.peak_memory(),
             operands: engine.operands().to_string(),
             model: engine.model(),
             backend: engine.backend(),

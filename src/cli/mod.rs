@@ -20,10 +20,12 @@ mod output;
 mod parity;
 mod peers;
 mod phases;
+mod plan;
 mod progress;
 mod prompts;
 mod pull;
 mod quantize;
+mod residency;
 mod signals;
 mod stages;
 mod streams;
@@ -74,6 +76,7 @@ enum Command {
     Pull(pull::Args),
     Models(models::Args),
     Quantize(quantize::Args),
+    Plan(plan::Args),
     Bench(bench::Args),
     Parity(parity::Args),
     Stages(stages::Args),
@@ -114,6 +117,7 @@ pub(crate) fn run(start: Instant) -> ExitCode {
         Command::Pull(args) => pull::run(&args).map_err(Failure::from),
         Command::Models(args) => models::run(&args).map_err(Failure::from),
         Command::Quantize(args) => quantize::run(&args).map_err(Failure::from),
+        Command::Plan(args) => plan::run(&args).map_err(Failure::from),
         Command::Bench(args) => bench::run(&args).map_err(Failure::from),
         Command::Parity(args) => return parity::run(&args).unwrap_or_else(|error| Failure::from(error).print(json)),
         Command::Stages(args) => stages::run(&args).map_err(Failure::from),

@@ -120,7 +120,7 @@ async fn load<B: Backend>(
     progress: &mut dyn Progress,
 ) -> Result<Box<Pipeline<B>>> {
     options.precision.check(&backend)?;
-    Pipeline::load_with(backend, model, options.offload, progress).await.map(Box::new)
+    Pipeline::load_with(backend, model, options.residency.clone(), progress).await.map(Box::new)
 }
 
 /// The note that no GPU computes. `refused`: another note says why an NVIDIA GPU does not.

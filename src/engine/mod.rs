@@ -13,6 +13,7 @@ use crate::image::{Image, Info, LoraInfo};
 use crate::model::config::ModelConfig;
 use crate::model::{AddedLora, Model};
 use crate::pipeline::RunInfo;
+use crate::pipeline::plan::Plan;
 use crate::pipeline::progress::{Progress, since};
 use crate::pipeline::request::{Job, Request};
 use crate::reserve;
@@ -20,7 +21,7 @@ use crate::tensor::{DType, HostTensor};
 use any::{Any, Loaded, dispatch};
 pub use choice::BackendChoice;
 pub use options::{LoadOptions, Precision};
-pub use tools::{DeviceInfo, bench, devices, parity, stages};
+pub use tools::{DeviceInfo, Planned, bench, devices, parity, plan, stages};
 use web_time::Instant;
 #[cfg(not(target_family = "wasm"))]
 pub use worker::{Event, Generation, Worker};
@@ -103,6 +104,22 @@ impl Engine {
             Any::WebGpu(pipeline) => pipeline.backend().variant(),
             _ => String::new(),
         }
+    }
+
+    /// The networks on the device, and the memory that they take.
+    pub fn plan(&self) -> &Plan {
+        dispatch!(&self.pipeline, pipeline => pipeline.plan())
+    }
+
+    /// True if the backend computes in the host's memory.
+    pub fn uses_host_memory(&self) -> bool {
+        matches!(self.pipeline, Any::Cpu(_))
+    }
+
+    /// The most bytes of device memory that were allocated so far; `None` if the backend does not
+    /// count them.
+    pub fn peak_memory(&self) -> Option<u64> {
+        dispatch!(&self.pipeline, pipeline => pipeline.backend().peak_memory())
     }
 
     /// Oddities of the model's files and of the device that are no errors, a sentence each.

@@ -4,7 +4,7 @@ use super::choice::BackendChoice;
 use crate::backend::Backend;
 use crate::error::{Error, Result};
 use crate::named;
-use crate::pipeline::Offload;
+use crate::pipeline::plan::Residency;
 use crate::tensor::DType;
 use std::fmt;
 use std::str::FromStr;
@@ -15,8 +15,8 @@ use std::str::FromStr;
 pub struct LoadOptions {
     /// The backend that computes, and its device.
     pub backend: BackendChoice,
-    /// The networks that are on the device at the same time.
-    pub offload: Offload,
+    /// The networks on the device, and the memory that they may take.
+    pub residency: Residency,
     /// The operand type of matrix products.
     pub precision: Precision,
 }

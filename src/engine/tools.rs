@@ -5,11 +5,13 @@ use super::choice::BackendChoice;
 use crate::backend::Backend;
 #[cfg(feature = "cuda")]
 use crate::backend::cuda::Cuda;
-use crate::bench::{self, Seen};
+use crate::bench::{self, Estimate, Seen};
 use crate::conformance::stages::{self, Inputs};
 use crate::conformance::{self, Report, compare_all};
 use crate::error::Result;
 use crate::model::Model;
+use crate::pipeline::Pipeline;
+use crate::pipeline::plan::{Expected, Needs, Plan, Residency};
 use crate::pipeline::progress::Progress;
 use crate::tensor::{DType, HostTensor};
 
@@ -51,6 +53,38 @@ fn describe(b: &impl Backend) -> DeviceInfo {
         operands: b.operands(),
         largest_activation: (largest != usize::MAX).then_some(largest),
     }
+}
+
+/// The memory and the time that a request would take.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Planned {
+    /// The device in words.
+    pub device: String,
+    /// The bytes that the model and the request need.
+    pub needs: Needs,
+    /// The plan for them.
+    pub plan: Plan,
+    /// Bytes of the model's files.
+    pub files: u64,
+    /// The time that it takes.
+    pub estimate: Estimate,
+}
+
+/// Plans a request of so many steps and pictures on a backend, without loading the model.
+///
+/// # Errors
+/// Those of the files and of the device, and [`Error::Request`](crate::Error::Request) for a limit
+/// that the backend does not have.
+pub async fn plan(choice: BackendChoice, model: &Model, residency: &Residency, work: [usize; 2]) -> Result<Planned> {
+    let opened = Any::open(choice, &mut Vec::new()).await?;
+    dispatch!(opened, backend => plan_on(&*backend, model, residency, work).await)
+}
+
+async fn plan_on<B: Backend>(b: &B, model: &Model, residency: &Residency, work: [usize; 2]) -> Result<Planned> {
+    let (needs, plan, files) = Pipeline::plan_of(b, model, residency).await?;
+    let expected = residency.expected.clone().unwrap_or_else(|| Expected::default_of(model.config()));
+    let estimate = Estimate::of(b, model.config(), &plan, &expected, work, files).await?;
+    Ok(Planned { device: b.device(), needs, plan, files, estimate })
 }
 
 /// Compares a backend with a reference: every op, and the stages and pictures of `models`, as

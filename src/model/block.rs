@@ -57,6 +57,22 @@ pub(super) struct Sizes {
     pub heads: Heads,
 }
 
+/// Matrices that an op reads at once, by name and shape.
+type Stacked = Vec<(String, [usize; 2])>;
+
+/// The matrices of the block whose tensors start with `prefix`: queries, keys and values; the
+/// attention's output; gate and up; down.
+pub(super) fn matrices(prefix: &str, names: &Names, Sizes { width, hidden, heads }: Sizes) -> [Stacked; 4] {
+    let of = |name: &str, shape| (format!("{prefix}{name}.weight"), shape);
+    let (query, key) = (heads.query * heads.dim, heads.key_value * heads.dim);
+    [
+        vec![of(names.q, [query, width]), of(names.k, [key, width]), of(names.v, [key, width])],
+        vec![of(names.out, [width, query])],
+        vec![of(names.gate, [hidden, width]), of(names.up, [hidden, width])],
+        vec![of(names.down, [width, hidden])],
+    ]
+}
+
 /// State shared by all blocks of a stack.
 #[derive(Debug)]
 pub(super) struct Stack<'a, B: Backend> {
@@ -83,7 +99,7 @@ pub(super) type BlockProbe<'a, B> = &'a mut dyn FnMut(usize, &<B as Runtime>::Te
 impl<B: Backend> Block<B> {
     /// Reads and uploads the block whose tensors start with `prefix`.
     pub(super) async fn load(load: &Loader<'_, B>, prefix: &str, names: &Names, sizes: Sizes) -> Result<Self> {
-        let Sizes { width, hidden, heads } = sizes;
+        let Sizes { width, heads, .. } = sizes;
         let b = load.b;
         let name = |name: &str| format!("{prefix}{name}.weight");
         let vector = async |of: &str, len: usize| load.vector(&name(of), len).await;
@@ -95,19 +111,17 @@ impl<B: Backend> Block<B> {
         let narrow = try_join(vector(names.q_norm, heads.dim), vector(names.k_norm, heads.dim));
         let norms = try_join3(wide, narrow, try_join(post_norm(0), post_norm(1)));
 
-        let (query, key) = (heads.query * heads.dim, heads.key_value * heads.dim);
-        let [q, k, v, out, gate, up, down] =
-            [names.q, names.k, names.v, names.out, names.gate, names.up, names.down].map(name);
+        let [qkv, out, ffn_in, ffn_out] = matrices(prefix, names, sizes);
+        let weight = async |(name, shape): &(String, [usize; 2])| load.weight(name, shape).await;
         let qkv = async {
-            let of = async |name: &str, rows: usize| load.weight(name, &[rows, width]).await;
-            b.upload_linear(&[of(&q, query).await?, of(&k, key).await?, of(&v, key).await?], &[]).await
+            let [q, k, v] = &qkv[..] else { unreachable!("three matrices") };
+            b.upload_linear(&[weight(q).await?, weight(k).await?, weight(v).await?], &[]).await
         };
         let (((attention_norm, ffn_norm), (q_norm, k_norm), (attention_post_norm, ffn_post_norm)), qkv) =
             try_join(norms, qkv).await?;
-        let attention_out = load.matrix(&out, [width, query]).await?;
-        let [gate, up] = [load.weight(&gate, &[hidden, width]).await?, load.weight(&up, &[hidden, width]).await?];
-        let ffn_in = b.upload_swiglu(&gate, &up).await?;
-        let ffn_out = load.matrix(&down, [width, hidden]).await?;
+        let attention_out = b.upload_linear(&[weight(&out[0]).await?], &[]).await?;
+        let ffn_in = b.upload_swiglu(&weight(&ffn_in[0]).await?, &weight(&ffn_in[1]).await?).await?;
+        let ffn_out = b.upload_linear(&[weight(&ffn_out[0]).await?], &[]).await?;
         Ok(Self {
             attention_norm,
             qkv,
@@ -123,17 +137,19 @@ impl<B: Backend> Block<B> {
     }
 
     /// Loads the `count` blocks of a stack in order. A tensor name is `prefix`, the block's number,
-    /// and one of `names`.
+    /// and one of `names`; `is_streamed` decides for each number.
     pub(super) async fn load_all(
         load: &Loader<'_, B>,
         prefix: &str,
         count: usize,
         names: &Names,
         sizes: Sizes,
+        is_streamed: impl Fn(usize) -> bool,
     ) -> Result<Vec<Self>> {
         let mut blocks = Vec::with_capacity(count);
         for i in 0..count {
-            blocks.push(Self::load(load, &format!("{prefix}.{i}."), names, sizes).await?);
+            let load = Loader { is_streamed: is_streamed(i), ..*load };
+            blocks.push(Self::load(&load, &format!("{prefix}.{i}."), names, sizes).await?);
         }
         Ok(blocks)
     }
@@ -162,12 +178,17 @@ pub(super) fn run<B: Backend>(
             rotation: stack.rotation,
             pairs: stack.pairs,
         };
-        let qkv = b.project_qkv(&h, &block.qkv, stack.heads, how)?;
         let mask = Mask { causal: stack.causal, lengths: stack.lengths };
-        let y = b.linear(&b.attention(&qkv, stack.heads, mask)?, &block.attention_out)?;
+        // Queries, keys and values are freed before the feed-forward.
+        let y = {
+            let qkv = b.project_qkv(&h, &block.qkv, stack.heads, how)?;
+            b.attention(&qkv, stack.heads, mask)?
+        };
+        let y = b.linear(&y, &block.attention_out)?;
         let post_norm = block.attention_post_norm.as_ref();
         let branch = Branch { y: &y, norm: post_norm, gate: row(i, 1), eps: stack.eps };
         h = b.residual_norm(x, branch, norm(&block.ffn_norm, row(i, 2)))?;
+        drop(y);
 
         let y = b.linear(&b.swiglu(&h, &block.ffn_in)?, &block.ffn_out)?;
         let branch = Branch { y: &y, norm: block.ffn_post_norm.as_ref(), gate: row(i, 3), eps: stack.eps };

@@ -15,6 +15,8 @@ pub(super) struct Loader<'a, B> {
     pub b: &'a B,
     pub tensors: &'a Tensors,
     pub on_read: OnRead<'a>,
+    /// True for tables and matrices that are streamed.
+    pub is_streamed: bool,
 }
 
 impl<'a, B: Backend> Loader<'a, B> {
@@ -33,7 +35,7 @@ impl<'a, B: Backend> Loader<'a, B> {
 
     /// A tensor that is read during its upload.
     pub(super) async fn weight(&self, name: &str, shape: &[usize]) -> Result<Weight<'a>> {
-        let weight = self.tensors.weight(name, shape, self.on_read).await?;
+        let weight = self.tensors.weight(name, shape, self.on_read).await?.streamed(self.is_streamed);
         let on_device = self.b.weights(weight.dtype());
         Ok(if on_device == DType::Bf16 { weight.in_bf16() } else { weight })
     }
@@ -52,11 +54,6 @@ impl<'a, B: Backend> Loader<'a, B> {
     /// A vector of `len` elements.
     pub(super) async fn vector(&self, name: &str, len: usize) -> Result<B::Tensor> {
         self.b.upload(&self.take(name, &[len]).await?)
-    }
-
-    /// The matrix of a linear layer without a bias.
-    pub(super) async fn matrix(&self, name: &str, shape: [usize; 2]) -> Result<B::Linear> {
-        self.b.upload_linear(&[self.weight(name, &shape).await?], &[]).await
     }
 
     /// The linear layer `name`, with its bias.

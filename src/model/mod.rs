@@ -5,6 +5,7 @@ mod block;
 pub mod config;
 mod load;
 mod rope;
+mod streaming;
 pub mod text_encoder;
 pub mod transformer;
 pub mod vae;
@@ -17,6 +18,7 @@ use crate::weights::{
 use config::ModelConfig;
 use std::path::Path;
 use std::sync::Arc;
+pub use streaming::{BlockBytes, NetworkBytes, Streaming, device_bytes};
 
 /// A model's files, with config files read and checked but without weights: enough to check a
 /// request.

@@ -5,6 +5,7 @@ use super::block::{self, Block, BlockProbe, Names, Sizes, Stack};
 use super::config::TextEncoderConfig;
 use super::load::Loader;
 use super::rope;
+use super::streaming::{NetworkBytes, Streaming, device_bytes};
 use crate::backend::{Backend, Heads, RopePairs};
 use crate::error::Result;
 use crate::tensor::HostTensor;
@@ -24,6 +25,20 @@ const NAMES: Names = Names {
     ffn_norm: "post_attention_layernorm",
     post_norms: None,
 };
+
+const LAYERS: &str = "layers";
+const TABLE: &str = "embed_tokens.weight";
+
+/// Blocks whose output is used.
+fn blocks(config: &TextEncoderConfig) -> usize {
+    config.num_hidden_layers - 1
+}
+
+fn sizes(config: &TextEncoderConfig) -> Sizes {
+    let heads =
+        Heads { query: config.num_attention_heads, key_value: config.num_key_value_heads, dim: config.head_dim };
+    Sizes { width: config.hidden_size, hidden: config.intermediate_size, heads }
+}
 
 /// The text encoder on a device.
 #[derive(Debug)]
@@ -48,14 +63,39 @@ impl<B: Backend> TextEncoder<B> {
     /// # Errors
     /// Errors of the files, naming file and tensor, of the backend, and of `on_read`.
     pub async fn load(b: &B, tensors: &Tensors, config: &TextEncoderConfig, on_read: OnRead<'_>) -> Result<Self> {
-        let load = Loader { b, tensors, on_read };
-        let heads =
-            Heads { query: config.num_attention_heads, key_value: config.num_key_value_heads, dim: config.head_dim };
-        let sizes = Sizes { width: config.hidden_size, hidden: config.intermediate_size, heads };
-        let blocks = Block::load_all(&load, "layers", config.num_hidden_layers - 1, &NAMES, sizes).await?;
-        let embeddings = load.weight("embed_tokens.weight", &[config.vocab_size, config.hidden_size]).await?;
+        Self::load_streamed(b, tensors, config, Streaming::None, on_read).await
+    }
+
+    /// As [`TextEncoder::load`], with blocks that are streamed.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn load_streamed(
+        b: &B,
+        tensors: &Tensors,
+        config: &TextEncoderConfig,
+        streaming: Streaming,
+        on_read: OnRead<'_>,
+    ) -> Result<Self> {
+        let load = Loader { b, tensors, on_read, is_streamed: streaming.is_some() };
+        let (sizes, count) = (sizes(config), blocks(config));
+        let heads = sizes.heads;
+        let is_streamed = |i| streaming.streams(i, count);
+        let blocks = Block::load_all(&load, LAYERS, count, &NAMES, sizes, is_streamed).await?;
+        let embeddings = load.weight(TABLE, &[config.vocab_size, config.hidden_size]).await?;
         let (eps, theta) = (config.rms_norm_eps, config.rope_theta as f32);
         Ok(Self { embeddings: b.upload_table(&embeddings).await?, blocks, heads, eps, theta })
+    }
+
+    /// The bytes of its tensors on a device, without the vectors.
+    pub fn bytes(b: &B, tensors: &Tensors, config: &TextEncoderConfig) -> NetworkBytes {
+        let block =
+            |i| NetworkBytes::of_block(b, tensors, &block::matrices(&format!("{LAYERS}.{i}."), &NAMES, sizes(config)));
+        NetworkBytes {
+            blocks: (0..blocks(config)).map(block).collect(),
+            table: device_bytes(b, tensors, TABLE, &[config.vocab_size, config.hidden_size]),
+            ..NetworkBytes::default()
+        }
     }
 
     /// Hidden states `[P, tokens, hidden]` of `P` prompts, each right-padded to `tokens`. Rows past

@@ -10,6 +10,7 @@ use super::block::{self, Block, Names, Sizes, Stack};
 use super::config::TransformerConfig;
 use super::load::Loader;
 use super::rope::AxesTable;
+use super::streaming::{NetworkBytes, Streaming, device_bytes};
 use crate::backend::{Backend, DeviceTensor, Heads, Modulation, RmsNorm, RopePairs, Runtime};
 use crate::error::{Error, Result};
 use crate::tensor::HostTensor;
@@ -20,6 +21,9 @@ use futures_util::future::{try_join, try_join_all};
 pub const MULTIPLE: usize = 32;
 /// The network's name in messages.
 const NAME: &str = "transformer";
+const NOISE_REFINER: &str = "noise_refiner";
+const CONTEXT_REFINER: &str = "context_refiner";
+const LAYERS: &str = "layers";
 const NAMES: Names = Names {
     q: "attention.to_q",
     k: "attention.to_k",
@@ -119,17 +123,33 @@ impl<B: Backend> Transformer<B> {
     /// # Errors
     /// Errors of the files, naming file and tensor, of the backend, and of `on_read`.
     pub async fn load(b: &B, tensors: &Tensors, config: &TransformerConfig, on_read: OnRead<'_>) -> Result<Self> {
-        let load = &Loader { b, tensors, on_read };
+        Self::load_streamed(b, tensors, config, Streaming::None, on_read).await
+    }
+
+    /// As [`Transformer::load`], with blocks that are streamed.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn load_streamed(
+        b: &B,
+        tensors: &Tensors,
+        config: &TransformerConfig,
+        streaming: Streaming,
+        on_read: OnRead<'_>,
+    ) -> Result<Self> {
+        let load = &Loader { b, tensors, on_read, is_streamed: false };
+        let sizes = sizes(config);
+        let (refiners, count) = (config.n_refiner_layers, config.n_refiner_layers + config.n_layers);
+        let is_streamed = |first: usize| move |i: usize| streaming.streams(first + i, count);
         let (d, adaln, key) = (config.dim, config.adaln_dim(), config.patch_key());
         let (frequencies, middle) = (TransformerConfig::FREQUENCIES, TransformerConfig::TIMESTEP_HIDDEN);
         let token = async |name: &str| {
             let stored = load.take(name, &[1, d]).await?;
             b.upload(&stored.reshaped(&[d]).unwrap_or(stored))
         };
-        let sizes = Sizes { width: d, hidden: config.ffn_dim(), heads: heads(config) };
 
-        let modulated = (0..config.n_refiner_layers).map(|i| format!("noise_refiner.{i}"));
-        let modulated: Vec<String> = modulated.chain((0..config.n_layers).map(|i| format!("layers.{i}"))).collect();
+        let modulated = (0..config.n_refiner_layers).map(|i| format!("{NOISE_REFINER}.{i}"));
+        let modulated: Vec<String> = modulated.chain((0..config.n_layers).map(|i| format!("{LAYERS}.{i}"))).collect();
         let of = |block: &String, what: &str| format!("{block}.adaLN_modulation.0.{what}");
         // The blocks apply tanh to these outputs, which would turn an infinite value into a finite
         // one.
@@ -151,11 +171,37 @@ impl<B: Backend> Transformer<B> {
             modulation,
             final_modulation: load.linear(&format!("{last}.adaLN_modulation.1"), d, adaln).await?,
             final_linear: load.linear(&format!("{last}.linear"), config.patch_dim(), d).await?,
-            noise_refiner: Block::load_all(load, "noise_refiner", config.n_refiner_layers, &NAMES, sizes).await?,
-            context_refiner: Block::load_all(load, "context_refiner", config.n_refiner_layers, &NAMES, sizes).await?,
-            layers: Block::load_all(load, "layers", config.n_layers, &NAMES, sizes).await?,
+            noise_refiner: Block::load_all(load, NOISE_REFINER, refiners, &NAMES, sizes, is_streamed(0)).await?,
+            context_refiner: Block::load_all(load, CONTEXT_REFINER, refiners, &NAMES, sizes, |_| streaming.is_some())
+                .await?,
+            layers: Block::load_all(load, LAYERS, config.n_layers, &NAMES, sizes, is_streamed(refiners)).await?,
             config: config.clone(),
         })
+    }
+
+    /// The bytes of its tensors on a device, without the vectors.
+    pub fn bytes(b: &B, tensors: &Tensors, config: &TransformerConfig) -> NetworkBytes {
+        let block = |stack: &str, i| {
+            NetworkBytes::of_block(b, tensors, &block::matrices(&format!("{stack}.{i}."), &NAMES, sizes(config)))
+        };
+        let refiners = |stack| (0..config.n_refiner_layers).map(move |i| block(stack, i));
+        let (d, adaln) = (config.dim, config.adaln_dim());
+        let modulated = config.n_refiner_layers + config.n_layers;
+        let (frequencies, middle) = (TransformerConfig::FREQUENCIES, TransformerConfig::TIMESTEP_HIDDEN);
+        let linear = |name: &str, n, k| device_bytes(b, tensors, &format!("{name}.weight"), &[n, k]);
+        let last = format!("all_final_layer.{}", config.patch_key());
+        NetworkBytes {
+            blocks: refiners(NOISE_REFINER).chain((0..config.n_layers).map(|i| block(LAYERS, i))).collect(),
+            once: refiners(CONTEXT_REFINER).collect(),
+            table: 0,
+            rest: linear("t_embedder.mlp.0", middle, frequencies)
+                + linear("t_embedder.mlp.2", adaln, middle)
+                + linear(&format!("all_x_embedder.{}", config.patch_key()), d, config.patch_dim())
+                + linear("cap_embedder.1", d, config.cap_feat_dim)
+                + modulated as u64 * linear("layers.0.adaLN_modulation.0", 4 * d, adaln)
+                + linear(&format!("{last}.adaLN_modulation.1"), d, adaln)
+                + linear(&format!("{last}.linear"), config.patch_dim(), d),
+        }
     }
 
     /// Embeds and refines captions, once per prompt. `features` `[P, T, C]` come from the text
@@ -298,6 +344,10 @@ impl<B: Backend> Transformer<B> {
     fn upload_rotation(&self, b: &B, items: usize, tokens: usize, table: &[f32]) -> Result<B::Tensor> {
         b.upload(&HostTensor::from_f32(&[items, tokens, heads(&self.config).dim / 2, 2], table))
     }
+}
+
+fn sizes(config: &TransformerConfig) -> Sizes {
+    Sizes { width: config.dim, hidden: config.ffn_dim(), heads: heads(config) }
 }
 
 /// The reference's attention has as many key heads as query heads, independent of `n_kv_heads`.

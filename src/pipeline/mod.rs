@@ -10,6 +10,7 @@ pub(crate) mod finite;
 pub mod guidance;
 mod latents;
 pub mod noise;
+pub mod plan;
 pub mod preview;
 pub mod progress;
 pub mod prompt;
@@ -26,13 +27,15 @@ use crate::model::config::ModelConfig;
 use crate::model::text_encoder::TextEncoder;
 use crate::model::transformer::Transformer;
 use crate::model::vae::Vae;
+use crate::model::vae::tiling::Tiles;
 use crate::tensor::HostTensor;
+pub use plan::Offload;
+use plan::{Needs, Plan, Residency};
 use preview::Latent2Rgb;
 use progress::{Progress, Run, Stage, Timings, since};
 use prompt::Tokenizer;
 use request::Job;
 use residency::Networks;
-pub use residency::Offload;
 use sampler::Sampler;
 use schedule::Schedule;
 use std::ops::ControlFlow;
@@ -63,18 +66,17 @@ pub struct RunInfo {
     /// The side in pixels of the tiles that the pictures were decoded in; `None` when they were
     /// decoded whole.
     pub vae_tile: Option<usize>,
-    /// The networks on the device: all at once, [`Offload::None`], or in turn,
-    /// [`Offload::Sequential`].
+    /// The mode of the networks on the device.
     pub offload: Offload,
 }
 
 impl<B: Backend> Pipeline<B> {
-    /// As [`Pipeline::load_with`], with [`Offload::Auto`].
+    /// As [`Pipeline::load_with`], with the default residency.
     ///
     /// # Errors
     /// As there.
     pub async fn load(backend: B, model: &Model, progress: &mut dyn Progress) -> Result<Self> {
-        Self::load_with(backend, model, Offload::Auto, progress).await
+        Self::load_with(backend, model, Residency::default(), progress).await
     }
 
     /// Reads a model and uploads its tensors, or those that a run needs first; `progress` sees
@@ -82,7 +84,12 @@ impl<B: Backend> Pipeline<B> {
     ///
     /// # Errors
     /// Those of the files, naming file and tensor, those of the device, and [`Error::Cancelled`].
-    pub async fn load_with(backend: B, model: &Model, offload: Offload, progress: &mut dyn Progress) -> Result<Self> {
+    pub async fn load_with(
+        backend: B,
+        model: &Model,
+        residency: impl Into<Residency>,
+        progress: &mut dyn Progress,
+    ) -> Result<Self> {
         let folder = model.folder();
         let config = model.config().clone();
         let tokenizer = Tokenizer::load(folder).await?;
@@ -94,7 +101,7 @@ impl<B: Backend> Pipeline<B> {
             );
             return Err(Error::file(tokenizer.path(), problem));
         }
-        let (networks, warnings) = Networks::load(&backend, folder, &config, offload, progress).await?;
+        let (networks, warnings) = Networks::load(&backend, folder, &config, &residency.into(), progress).await?;
         Ok(Self { backend, config, tokenizer, networks, warnings, latent2rgb: OnceLock::new() })
     }
 
@@ -113,10 +120,18 @@ impl<B: Backend> Pipeline<B> {
         &self.config
     }
 
-    /// The networks on the device: all at once, [`Offload::None`], or in turn,
-    /// [`Offload::Sequential`].
-    pub fn offload(&self) -> Offload {
-        self.networks.offload()
+    /// The networks on the device, and the memory that they take.
+    pub fn plan(&self) -> &Plan {
+        &self.networks.plan
+    }
+
+    /// The plan for a model on a backend, without loading it, with the needs that it is made for
+    /// and the bytes of the model's files.
+    ///
+    /// # Errors
+    /// Those of the files, and [`Error::Request`] for a limit that the backend does not have.
+    pub async fn plan_of(backend: &B, model: &Model, residency: &Residency) -> Result<(Needs, Plan, u64)> {
+        residency::plan(backend, model.folder(), model.config(), residency).await
     }
 
     /// The text encoder, for tests of it alone. With [`Offload::Sequential`] it replaces the
@@ -168,6 +183,15 @@ impl<B: Backend> Pipeline<B> {
         Ok((pictures, run))
     }
 
+    /// The decoder's tiles for a job: those that the plan leaves room for.
+    fn tiles(&self, job: &Job) -> Tiles {
+        let size = [job.height, job.width];
+        let room = self.plan().decoder_room().map_or(usize::MAX, |room| {
+            plan::largest_activation(&self.config.vae, size, self.backend.activations().size(), room)
+        });
+        self.vae().decoder_tiles(&self.backend, job.vae_tile, size, room)
+    }
+
     /// As [`Pipeline::generate`], but hands each picture to `each`, with its number, as soon as it
     /// is decoded. An error of `each` ends the run.
     ///
@@ -185,13 +209,13 @@ impl<B: Backend> Pipeline<B> {
         let guided = schedule.guided(&job.guidance).contains(&true);
         let mut warnings = job.warnings.clone();
         let mut captions = CaptionSource::new(self.tokenize(job, guided, &mut warnings)?);
-        let mut tiles = self.vae().decoder_tiles(&self.backend, job.vae_tile, [job.height, job.width]);
+        let mut tiles = self.tiles(job);
 
         let images: Vec<usize> = (0..job.images()).collect();
         let batches: Vec<&[usize]> = images.chunks(job.batch).collect();
         let prompts = |batch: &[usize]| batch.iter().map(|&image| job.prompt(image)).collect();
         let mut run = Run::new(progress, batches.len() * job.steps);
-        if self.offload() == Offload::Sequential {
+        if self.plan().in_turn {
             let prompts = batches.iter().map(|batch| prompts(batch)).collect();
             self.encode_ahead(&mut captions, prompts, &mut run).await?;
             warnings.extend(self.networks.unread());
@@ -229,7 +253,7 @@ impl<B: Backend> Pipeline<B> {
         let mut timings = run.timings;
         timings.total_ms = since(start);
         warnings.extend(tiles.warning());
-        Ok(RunInfo { timings, warnings, vae_tile: tiles.pixels(), offload: self.offload() })
+        Ok(RunInfo { timings, warnings, vae_tile: tiles.pixels(), offload: self.plan().offload() })
     }
 }
 

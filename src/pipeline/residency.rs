@@ -1,71 +1,25 @@
-//! Residency: the networks on the device, all of them, or the two large ones in turn where they do
-//! not fit together.
+//! Residency: the networks on the device, as a [`Plan`] has them.
 
 use super::finish;
 use super::finite::Network;
+use super::plan::{Expected, Needs, Plan, Residency};
 use super::progress::{Loading, Progress};
 use crate::backend::Backend;
-use crate::error::{Error, Result, excerpt};
+use crate::error::{Result, excerpt};
 use crate::model::config::ModelConfig;
 use crate::model::text_encoder::TextEncoder;
 use crate::model::transformer::Transformer;
 use crate::model::vae::Vae;
-use crate::named;
 use crate::sync::lock;
-use crate::weights::{Listing, ModelFolder, Part, Tensors};
-use std::fmt;
-use std::str::FromStr;
+use crate::weights::{ModelFolder, Part, Tensors};
 use std::sync::{Arc, Mutex};
-
-/// The networks that are on the device at the same time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub enum Offload {
-    /// All of them where they fit, else as [`Offload::Sequential`].
-    #[default]
-    Auto,
-    /// All of them, always.
-    None,
-    /// The text encoder until the prompts are encoded, then the transformer. A run loads the
-    /// missing one, and the device needs memory for the larger of the two.
-    Sequential,
-}
-
-impl Offload {
-    const NAMES: [(&str, Offload); 3] =
-        [("auto", Offload::Auto), ("none", Offload::None), ("sequential", Offload::Sequential)];
-
-    /// Its name on the command line.
-    pub fn name(self) -> &'static str {
-        named::name(&Self::NAMES, &self).unwrap_or_default()
-    }
-}
-
-impl FromStr for Offload {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        let unknown =
-            || Error::Request(format!("there is no way {text:?} to offload: use {}", named::list(&Self::NAMES)));
-        named::value(&Self::NAMES, text).ok_or_else(unknown)
-    }
-}
-
-impl fmt::Display for Offload {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-/// An upper bound of the memory that is not weights, in multiples of the autoencoder's largest
-/// activation: so many of them are alive at once.
-const ACTIVATIONS: u64 = 3;
 
 /// The networks of a model.
 #[derive(Debug)]
 pub(super) struct Networks<B: Backend> {
     large: Large<B>,
     pub vae: Vae<B>,
+    pub plan: Plan,
     /// Also where all networks are on the device: a result that is not finite is traced to a
     /// tensor.
     files: Files,
@@ -100,52 +54,26 @@ fn is_unused<B: Backend>(config: &ModelConfig) -> impl Fn(&str) -> bool + Copy {
     |name| TextEncoder::<B>::leaves(&config.text_encoder, name)
 }
 
-/// Bytes of weights on the device.
-fn weights<B: Backend>(b: &B, tensors: &Tensors, is_unused: impl Fn(&str) -> bool) -> u64 {
-    let bytes = |tensor: Listing<'_>| {
-        let kept = tensor.format().filter(|format| tensor.shape.len() == 2 && b.keeps(*format));
-        match (kept.and_then(|format| format.bytes(tensor.elements())), tensor.floating()) {
-            (Some(bytes), _) => bytes as u64,
-            (None, Some(stored)) => tensor.elements() as u64 * b.weights(stored).size() as u64,
-            (None, None) => tensor.bytes,
-        }
-    };
-    tensors.iter_but(is_unused).map(bytes).sum()
-}
-
 impl<B: Backend> Networks<B> {
-    /// Loads the networks that a run needs first; `progress` sees it. Returns warnings about the
-    /// files as well.
+    /// Loads the networks that a run needs first, as `residency` wants them; `progress` sees it.
+    /// Returns warnings about the files as well.
     pub(super) async fn load(
         b: &B,
         folder: &ModelFolder,
         config: &ModelConfig,
-        offload: Offload,
+        residency: &Residency,
         progress: &mut dyn Progress,
     ) -> Result<(Self, Vec<String>)> {
-        let text_encoder = Tensors::of(folder, Part::TextEncoder).await?;
-        let transformer = Tensors::of(folder, Part::Transformer).await?;
-        let vae = Tensors::of(folder, Part::Vae).await?;
-        let files = Files { folder: folder.clone(), text_encoder, transformer, vae };
+        let files = Files::open(folder).await?;
+        let (_, plan) = files.plan(b, config, residency)?;
         let unused = is_unused::<B>(config);
-        let in_turn = match offload {
-            Offload::Sequential => true,
-            Offload::None => false,
-            Offload::Auto => b.free_memory().is_some_and(|free| {
-                let size = [config.defaults.height, config.defaults.width];
-                let largest = config.vae.largest_decoded(size) as u64 * size_of::<f32>() as u64;
-                let all = weights(b, &files.text_encoder, unused)
-                    + weights(b, &files.transformer, |_| false)
-                    + weights(b, &files.vae, |_| false);
-                all + ACTIVATIONS * largest > free
-            }),
-        };
+        let in_turn = plan.in_turn;
         let later = if in_turn { files.transformer.bytes() } else { 0 };
         let all = files.text_encoder.bytes_but(unused) + files.transformer.bytes() + files.vae.bytes();
         let loading = Loading::new(progress, all - later);
         loading.read(0)?;
-        let text_encoder = files.text_encoder(b, config, &loading).await?;
-        let resident = if in_turn { None } else { Some(files.transformer(b, config, &loading).await?) };
+        let text_encoder = files.text_encoder(b, config, &plan, &loading).await?;
+        let resident = if in_turn { None } else { Some(files.transformer(b, config, &plan, &loading).await?) };
         let vae = Vae::load(b, &files.vae, &config.vae, &|bytes| loading.read(bytes)).await?;
         finish(b).await?;
         folder.check_unchanged()?;
@@ -163,7 +91,7 @@ impl<B: Backend> Networks<B> {
             None => Large::InTurn(Mutex::new(Current::TextEncoder(text_encoder))),
         };
         let warnings = of_files.into_iter().chain(unread.into_iter().flatten()).collect();
-        Ok((Self { large, vae, files }, warnings))
+        Ok((Self { large, vae, plan, files }, warnings))
     }
 
     /// As [`ModelFolder::check_unchanged`], for the files of the networks.
@@ -189,14 +117,6 @@ impl<B: Backend> Networks<B> {
         }
     }
 
-    /// [`Offload::None`] or [`Offload::Sequential`].
-    pub(super) fn offload(&self) -> Offload {
-        match self.large {
-            Large::Resident(..) => Offload::None,
-            Large::InTurn(_) => Offload::Sequential,
-        }
-    }
-
     /// The text encoder, loaded in place of the transformer where they are on the device in turn.
     /// Its memory is freed when its last holder drops it.
     pub(super) async fn text_encoder(
@@ -213,7 +133,7 @@ impl<B: Backend> Networks<B> {
             return Ok(network.clone());
         }
         let bytes = self.files.text_encoder.bytes_but(is_unused::<B>(config));
-        let load = async |loading: &Loading<'_>| self.files.text_encoder(b, config, loading).await;
+        let load = async |loading: &Loading<'_>| self.files.text_encoder(b, config, &self.plan, loading).await;
         self.replace(b, current, Loading::new(progress, bytes), load, Current::TextEncoder).await
     }
 
@@ -233,7 +153,7 @@ impl<B: Backend> Networks<B> {
             return Ok(network.clone());
         }
         let loading = Loading::new(progress, self.files.transformer.bytes());
-        let load = async |loading: &Loading<'_>| self.files.transformer(b, config, loading).await;
+        let load = async |loading: &Loading<'_>| self.files.transformer(b, config, &self.plan, loading).await;
         self.replace(b, current, loading, load, Current::Transformer).await
     }
 
@@ -258,6 +178,22 @@ impl<B: Backend> Networks<B> {
 }
 
 impl Files {
+    async fn open(folder: &ModelFolder) -> Result<Self> {
+        let text_encoder = Tensors::of(folder, Part::TextEncoder).await?;
+        let transformer = Tensors::of(folder, Part::Transformer).await?;
+        let vae = Tensors::of(folder, Part::Vae).await?;
+        Ok(Self { folder: folder.clone(), text_encoder, transformer, vae })
+    }
+
+    fn plan<B: Backend>(&self, b: &B, config: &ModelConfig, residency: &Residency) -> Result<(Needs, Plan)> {
+        let expected = residency.expected.clone().unwrap_or_else(|| Expected::default_of(config));
+        let tensors = [&self.text_encoder, &self.transformer, &self.vae];
+        let limits = residency.limits(b)?;
+        let needs = Needs::of(b, config, tensors, &expected);
+        let plan = Plan::new(&needs, limits);
+        Ok((needs, plan))
+    }
+
     fn unread_of_transformer(&self) -> Option<String> {
         unread_warning(&self.folder, "transformer", &self.transformer.unread(|_| false))
     }
@@ -266,21 +202,36 @@ impl Files {
         &self,
         b: &B,
         config: &ModelConfig,
+        plan: &Plan,
         loading: &Loading<'_>,
     ) -> Result<Arc<TextEncoder<B>>> {
-        let on_read = &|bytes| loading.read(bytes);
-        TextEncoder::load(b, &self.text_encoder, &config.text_encoder, on_read).await.map(Arc::new)
+        let (config, on_read) = (&config.text_encoder, &|bytes| loading.read(bytes));
+        TextEncoder::load_streamed(b, &self.text_encoder, config, plan.text_encoder, on_read).await.map(Arc::new)
     }
 
     async fn transformer<B: Backend>(
         &self,
         b: &B,
         config: &ModelConfig,
+        plan: &Plan,
         loading: &Loading<'_>,
     ) -> Result<Arc<Transformer<B>>> {
-        let on_read = &|bytes| loading.read(bytes);
-        Transformer::load(b, &self.transformer, &config.transformer, on_read).await.map(Arc::new)
+        let (config, on_read) = (&config.transformer, &|bytes| loading.read(bytes));
+        Transformer::load_streamed(b, &self.transformer, config, plan.transformer, on_read).await.map(Arc::new)
     }
+}
+
+/// The plan for a model on a backend, without loading it.
+pub(super) async fn plan<B: Backend>(
+    b: &B,
+    folder: &ModelFolder,
+    config: &ModelConfig,
+    residency: &Residency,
+) -> Result<(Needs, Plan, u64)> {
+    let files = Files::open(folder).await?;
+    let bytes = files.text_encoder.bytes_but(is_unused::<B>(config)) + files.transformer.bytes() + files.vae.bytes();
+    let (needs, plan) = files.plan(b, config, residency)?;
+    Ok((needs, plan, bytes))
 }
 
 /// A warning about the tensors of a part that nothing reads.

@@ -50,7 +50,7 @@ pub use random::{RANDOM_FORMATS, RandomTensors};
 pub use remote::RemoteFiles;
 pub use sigbus::explain_sigbus;
 pub use sources::Sources;
-pub use stored::StoredType;
+pub use stored::{OnTheWay, StoredType};
 pub use tensors::{Listing, OnRead, Tensors};
 pub use transform::Transform;
 pub use weight_format::WeightFormat;

@@ -1,6 +1,6 @@
 //! The tensors of a file as its header lists them, whatever the file's format.
 
-use crate::tensor::Format;
+use crate::tensor::{DType, Format};
 use safetensors::Dtype;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -71,4 +71,15 @@ pub(super) struct Header {
     pub(super) tensors: BTreeMap<String, Stored>,
     /// Texts of a safetensors file, or the scalar values of a GGUF file.
     pub(super) metadata: Map<String, Value>,
+}
+/// The form of a tensor on its way to a device.
+#[derive(Debug, Clone, Copy)]
+pub struct OnTheWay {
+    /// The format of the elements, or of the codes that have scales beside them; `None` for types
+    /// that no weight has.
+    pub format: Option<Format>,
+    /// The type of the elements in memory, if [`Tensors::take`](super::Tensors::take) reads the stored type.
+    pub in_memory: Option<DType>,
+    /// Its bytes in the file.
+    pub bytes: u64,
 }

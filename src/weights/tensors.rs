@@ -5,7 +5,7 @@ use super::beside::Beside;
 use super::file::ModelFile;
 use super::names::Rows;
 use super::random::RandomTensors;
-use super::stored::StoredType;
+use super::stored::{OnTheWay, StoredType};
 use super::transform::Transform;
 use super::weight_format::WeightFormat;
 use crate::error::{Error, Result, excerpt};
@@ -125,22 +125,9 @@ pub struct Listing<'a> {
     pub bytes: u64,
     /// The file that contains it.
     pub file: &'a Path,
-    in_memory: Option<DType>,
-    format: Option<Format>,
 }
 
 impl Listing<'_> {
-    /// The format of the elements on their way to the device, or of the codes that have scales
-    /// beside them; `None` for types that no weight has.
-    pub fn format(&self) -> Option<Format> {
-        self.format
-    }
-
-    /// The type in memory of the elements, if [`Tensors::take`] reads the stored type.
-    pub fn floating(&self) -> Option<DType> {
-        self.in_memory
-    }
-
     /// The number of elements.
     pub fn elements(&self) -> usize {
         self.shape.iter().product()
@@ -345,12 +332,27 @@ impl Tensors {
             shape: &entry.shape,
             bytes: entry.range.end - entry.range.start,
             file: &self.files[entry.file].path,
-            in_memory: match self.weights.of(name, &entry.shape, None) {
-                Some(format) => Some(Storage::Plain(format).dtype()),
-                None => entry.in_memory(),
-            },
-            format: self.weights.of(name, &entry.shape, self.format(name, entry)),
         })
+    }
+
+    /// The form of the tensor of this name on its way to a device, if there is one. `shape` is its
+    /// shape in a model without files.
+    pub fn on_the_way(&self, name: &str, shape: &[usize]) -> Option<OnTheWay> {
+        if let Some(random) = &self.random {
+            return Some(random.on_the_way(name, shape));
+        }
+        let entry = self.entries.get(name)?;
+        let in_memory = match self.weights.of(name, &entry.shape, None) {
+            Some(format) => Some(Storage::Plain(format).dtype()),
+            None => entry.in_memory(),
+        };
+        let format = self.weights.of(name, &entry.shape, self.format(name, entry));
+        Some(OnTheWay { format, in_memory, bytes: entry.range.end - entry.range.start })
+    }
+
+    /// The names and shapes of all tensors.
+    pub fn names(&self) -> impl Iterator<Item = (&str, &[usize])> {
+        self.entries.iter().map(|(name, entry)| (name.as_str(), entry.shape.as_slice()))
     }
 
     /// The format of a tensor after its transform, which leaves no codes.

@@ -290,6 +290,41 @@ impl VaeConfig {
         1 << (self.block_out_channels.len() - 1)
     }
 
+    /// The parameters of encoder and decoder.
+    pub fn parameters(&self) -> usize {
+        let conv = |out: usize, input: usize, side: usize| out * input * side * side + out;
+        let resnet = |input: usize, out: usize| {
+            let shortcut = if input == out { 0 } else { conv(out, input, 1) };
+            2 * (input + out) + conv(out, input, 3) + conv(out, out, 3) + shortcut
+        };
+        let coder = |widths: &[usize], resnets: usize, input: usize, output: usize| {
+            let (first, last) = (widths[0], widths[widths.len() - 1]);
+            let mut before = first;
+            let mut sum = conv(first, input, 3) + 2 * last + conv(output, last, 3);
+            for (i, &width) in widths.iter().enumerate() {
+                sum += resnet(before, width) + (resnets - 1) * resnet(width, width);
+                if i + 1 < widths.len() {
+                    sum += conv(width, width, 3);
+                }
+                before = width;
+            }
+            sum
+        };
+        let widths = &self.block_out_channels;
+        let reversed: Vec<usize> = widths.iter().rev().copied().collect();
+        let deepest = reversed[0];
+        let attention = if self.mid_block_add_attention { 2 * deepest + 4 * conv(deepest, deepest, 1) } else { 0 };
+        let middle = 2 * resnet(deepest, deepest) + attention;
+        let latent = self.latent_channels;
+        let quant = if self.use_quant_conv { conv(2 * latent, 2 * latent, 1) } else { 0 };
+        let post_quant = if self.use_post_quant_conv { conv(latent, latent, 1) } else { 0 };
+        coder(widths, self.layers_per_block, 3, 2 * latent)
+            + coder(&reversed, self.layers_per_block + 1, latent, 3)
+            + 2 * middle
+            + quant
+            + post_quant
+    }
+
     /// Elements of the largest activation in decoding a picture of `[height, width]` pixels.
     pub fn largest_decoded(&self, size: [usize; 2]) -> usize {
         // At each resolution the decoder begins with the channels of the next lower one.

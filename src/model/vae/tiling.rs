@@ -87,6 +87,20 @@ fn step(config: &VaeConfig) -> usize {
     OVERLAP * config.scale_factor()
 }
 
+/// The tiles that a wish allows for pictures of `[height, width]` pixels, the largest first; `None`
+/// is the whole picture.
+fn possible(wish: VaeTile, config: &VaeConfig, size: [usize; 2]) -> Vec<Option<usize>> {
+    let smaller = |tile: usize| size.iter().any(|&side| side > tile);
+    match wish {
+        VaeTile::Off => vec![None],
+        VaeTile::Pixels(tile) => vec![smaller(tile).then_some(tile)],
+        VaeTile::Auto => {
+            let fitting = SIZES.into_iter().filter(|&tile| smaller(tile) && tile.is_multiple_of(step(config)));
+            std::iter::once(None).chain(fitting.map(Some)).collect()
+        }
+    }
+}
+
 /// The remaining tile sizes for pictures of one size, starting with the current one; `None` is the
 /// whole picture.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -105,21 +119,12 @@ impl Tiles {
         largest: impl Fn([usize; 2]) -> usize,
         room: usize,
     ) -> Self {
-        let smaller = |tile: usize| size.iter().any(|&side| side > tile);
-        let left = match wish {
-            VaeTile::Off => VecDeque::from([None]),
-            VaeTile::Pixels(tile) => VecDeque::from([smaller(tile).then_some(tile)]),
-            VaeTile::Auto => {
-                let fitting = SIZES.into_iter().filter(|&tile| smaller(tile) && tile.is_multiple_of(step(config)));
-                let mut all: VecDeque<_> = std::iter::once(None).chain(fitting.map(Some)).collect();
-                let fits = |tile: Option<usize>| largest(size.map(|side| side.min(tile.unwrap_or(side)))) <= room;
-                // The last one remains: its error names the activation that is too large.
-                while all.len() > 1 && !fits(all[0]) {
-                    all.pop_front();
-                }
-                all
-            }
-        };
+        let mut left = VecDeque::from(possible(wish, config, size));
+        let fits = |tile: Option<usize>| largest(size.map(|side| side.min(tile.unwrap_or(side)))) <= room;
+        // The last one remains: its error names the activation that is too large.
+        while left.len() > 1 && !fits(left[0]) {
+            left.pop_front();
+        }
         Self { left, chosen: wish == VaeTile::Auto }
     }
 
@@ -169,10 +174,17 @@ impl Cut {
 }
 
 impl<B: Backend> Vae<B> {
-    /// The tiles in which to decode pictures of `[height, width]` pixels.
-    pub fn decoder_tiles(&self, b: &B, wish: VaeTile, size: [usize; 2]) -> Tiles {
+    /// The tiles in which to decode pictures of `[height, width]` pixels: those that the device
+    /// allows, and whose activations are at most `room` elements each.
+    pub fn decoder_tiles(&self, b: &B, wish: VaeTile, size: [usize; 2], room: usize) -> Tiles {
         let largest = |size| self.config.largest_decoded(size);
-        Tiles::new(wish, &self.config, size, largest, b.largest_activation())
+        Tiles::new(wish, &self.config, size, largest, b.largest_activation().min(room))
+    }
+
+    /// The tiles that a wish allows for pictures of `[height, width]` pixels, the largest first;
+    /// `None` is the whole picture.
+    pub fn tiles(config: &VaeConfig, wish: VaeTile, size: [usize; 2]) -> Vec<Option<usize>> {
+        possible(wish, config, size)
     }
 
     /// The tiles in which to encode pictures of `[height, width]` pixels.

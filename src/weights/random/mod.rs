@@ -7,10 +7,11 @@
 
 mod quantized;
 
+use super::stored::OnTheWay;
 use super::weight_format::is_block_matrix;
 use crate::numbers::{fnv1a, splitmix64};
 use crate::sync::lock;
-use crate::tensor::{DType, Format, HostTensor, Weight};
+use crate::tensor::{DType, Format, HostTensor, Storage, Weight};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -63,6 +64,16 @@ impl RandomTensors {
     /// [`RANDOM_FORMATS`], if their rows are whole blocks.
     pub fn quantized(format: Format) -> Self {
         Self { quantized: Some(format), ..Self::default() }
+    }
+
+    /// The form of [`RandomTensors::stored`] on its way to a device.
+    pub(super) fn on_the_way(&self, name: &str, shape: &[usize]) -> OnTheWay {
+        let elements: usize = shape.iter().product();
+        let quantized =
+            self.quantized.filter(|format| is_block_matrix(name, shape) && format.bytes(shape[1]).is_some());
+        let format = quantized.unwrap_or(Format::Bf16);
+        let in_memory = Some(Storage::Plain(format).dtype());
+        OnTheWay { format: Some(format), in_memory, bytes: format.bytes(elements).unwrap_or(0) as u64 }
     }
 
     /// A weight as a file would store it: quantised, or [`RandomTensors::weight`].

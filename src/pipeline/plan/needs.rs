@@ -1,0 +1,151 @@
+//! The bytes that a model and a request need on a backend.
+
+use super::{Limits, Needs, Offload, activations};
+use crate::backend::Backend;
+use crate::error::{Error, Result};
+use crate::host_memory;
+use crate::model::config::ModelConfig;
+use crate::model::text_encoder::TextEncoder;
+use crate::model::transformer::{Transformer, padded};
+use crate::model::vae::Vae;
+use crate::model::vae::tiling::VaeTile;
+use crate::model::{NetworkBytes, device_bytes};
+use crate::pipeline::prompt::MAX_TOKENS;
+use crate::pipeline::request::Job;
+use crate::tensor::DType;
+use crate::weights::Tensors;
+
+/// The requests that a model is loaded for. Others run too, but their memory is not planned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Expected {
+    /// Width and height in pixels.
+    pub size: [usize; 2],
+    /// Pictures drawn at once.
+    pub batch: usize,
+    /// True if a step computes a guided prediction.
+    pub is_guided: bool,
+    /// Distinct prompts that are encoded at once.
+    pub prompts: usize,
+    /// The most tokens of a prompt.
+    pub tokens: usize,
+    /// The wish for the decoder's tiles.
+    pub vae_tile: VaeTile,
+}
+
+impl Expected {
+    /// The requests that leave everything to the model, one picture at once.
+    pub fn default_of(config: &ModelConfig) -> Self {
+        let is_guided = config.defaults.guidance > 0.0;
+        Self {
+            size: [config.defaults.width, config.defaults.height],
+            batch: 1,
+            is_guided,
+            prompts: 1 + usize::from(is_guided),
+            tokens: MAX_TOKENS,
+            vae_tile: VaeTile::Auto,
+        }
+    }
+
+    /// The requests like this one.
+    pub fn of(job: &Job) -> Self {
+        let is_guided = job.guidance.scale > 0.0;
+        let batch = job.batch.min(job.images());
+        let prompts = batch.div_ceil(job.count);
+        Self {
+            size: [job.width, job.height],
+            batch,
+            is_guided,
+            prompts: prompts * (1 + usize::from(is_guided)),
+            tokens: MAX_TOKENS,
+            vae_tile: job.vae_tile,
+        }
+    }
+}
+
+/// The residency that the user wants.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Residency {
+    /// The mode.
+    pub offload: Offload,
+    /// The requests to plan for; `None` for those that leave everything to the model.
+    pub expected: Option<Expected>,
+    /// The most bytes of device memory to allocate; `None` for all that is free.
+    pub max_memory: Option<u64>,
+}
+
+impl From<Offload> for Residency {
+    fn from(offload: Offload) -> Self {
+        Self { offload, ..Self::default() }
+    }
+}
+
+impl Residency {
+    /// The limits of a plan on a backend, whose memory is limited from now on.
+    ///
+    /// # Errors
+    /// [`Error::Request`] for a limit on a backend that uses host memory.
+    pub(in crate::pipeline) fn limits<B: Backend>(&self, b: &B) -> Result<Limits> {
+        if let Some(bytes) = self.max_memory
+            && !b.limit_memory(bytes)
+        {
+            let name = b.name();
+            return Err(Error::Request(format!(
+                "the {name} backend computes in the host's memory, which has no limit to set"
+            )));
+        }
+        let (offload, is_limited) = (self.offload, self.max_memory.is_some());
+        Ok(Limits { device: b.free_memory(), host: host_memory::available(), offload, is_limited })
+    }
+}
+
+impl Needs {
+    /// The needs of the networks with these tensors.
+    pub(in crate::pipeline) fn of<B: Backend>(
+        b: &B,
+        config: &ModelConfig,
+        [text_encoder, transformer, vae]: [&Tensors; 3],
+        expected: &Expected,
+    ) -> Self {
+        let text_encoder = TextEncoder::bytes(b, text_encoder, &config.text_encoder);
+        let transformer = Transformer::bytes(b, transformer, &config.transformer);
+        let activation = b.activations().size();
+        let tokens = padded(expected.tokens);
+        let items = expected.batch * (1 + usize::from(expected.is_guided));
+        let [width, height] = expected.size;
+        let factor = config.size_multiple();
+        let image = padded((width / factor) * (height / factor));
+        let decoder = |tile: Option<usize>| {
+            let size = [height, width].map(|side| side.min(tile.unwrap_or(side)));
+            (tile, activations::decoding(&config.vae, size, activation))
+        };
+        let tiles = Vae::<B>::tiles(&config.vae, expected.vae_tile, [height, width]);
+        let overheads = b.overheads();
+        let scratch =
+            |network: &NetworkBytes| (network.quantized() * overheads.dequantized).min(overheads.most_dequantized);
+        let buffer = |network: &NetworkBytes| overheads.streamed.map(|largest| largest * network.largest());
+        Self {
+            vae: vae_bytes(b, vae, config),
+            text: activations::encoding_text(
+                &config.text_encoder,
+                expected.prompts * tokens,
+                activation,
+                scratch(&text_encoder),
+            ),
+            step: activations::step(&config.transformer, items, image + tokens, activation, scratch(&transformer)),
+            decoder: tiles.into_iter().map(decoder).collect(),
+            stream_buffers: buffer(&text_encoder).zip(buffer(&transformer)).map(Into::into),
+            small: overheads.small,
+            text_encoder,
+            transformer,
+        }
+    }
+}
+
+/// The bytes of the autoencoder's tensors on a device.
+fn vae_bytes<B: Backend>(b: &B, tensors: &Tensors, config: &ModelConfig) -> u64 {
+    if tensors.is_empty() {
+        // Random tensors are BF16.
+        return (config.vae.parameters() * b.weights(DType::Bf16).size()) as u64;
+    }
+    tensors.names().map(|(name, shape)| device_bytes(b, tensors, name, shape)).sum()
+}
