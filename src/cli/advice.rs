@@ -25,10 +25,10 @@ fn flags(error: &Error) -> Option<&'static str> {
              zimage pull Tongyi-MAI/Z-Image-Turbo",
         ),
         Error::OutOfMemory { memory: MemoryKind::Weights, .. } => {
-            Some("--offload sequential, a smaller model or one in shorter types may fit")
+            Some("--offload stream, --weights q4_k or a smaller model may fit")
         }
         Error::OutOfMemory { memory: MemoryKind::Activations, .. } => {
-            Some("--offload sequential, a smaller --width, --height or --batch, or --vae-tile may make it fit")
+            Some("--offload stream, a smaller --width, --height or --batch, or --vae-tile may make it fit")
         }
         Error::OutOfMemory { .. } => Some("a smaller --width, --height or --batch may fit"),
         Error::NoEmbeddedModel => Some("name a model's folder with --model"),

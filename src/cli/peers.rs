@@ -20,7 +20,8 @@ const NO_CONTROL: &str = "control pictures are not supported";
 const NO_SOURCE: &str = "pictures are made from text alone, not from other pictures";
 const ONE_SAMPLER: &str = "the sampler is always the flow-match Euler of the model's own scheduler";
 const FUSED: &str = "attention is fused on every backend and needs no switch";
-const DISK: &str = "--offload sequential keeps one part of the model on the device at a time";
+const OFFLOAD: &str = "--offload sequential keeps one part of the model on the device at a time";
+const STREAM: &str = "--offload stream keeps the weights in host memory, and --max-vram 4G limits the device's";
 const DTYPE: &str = "--weights sets the storage of the large matrices, --precision the type of products";
 
 /// Spellings without dashes, in lower case, with `-` for `_`; single letters as they are typed.
@@ -95,16 +96,13 @@ const PEERS: &[(&[&str], Answer)] = &[
             "clip-on-cpu",
             "vae-on-cpu",
             "low-ram",
-            "low-vram",
-            "lowvram",
             "medvram",
-            "novram",
             "save-memory",
-            "vram-limit",
-            "max-vram",
         ],
-        Answer::None(DISK),
+        Answer::None(OFFLOAD),
     ),
+    (&["low-vram", "lowvram", "novram", "reserve-vram", "group-offload"], Answer::None(STREAM)),
+    (&["vram-limit", "max-memory", "vram"], Answer::Same("--max-vram")),
     (&["device", "accelerator"], Answer::Same("--backend")),
     (&["cpu", "use-cpu"], Answer::Write("--backend cpu")),
     (&["cuda", "gpu", "use-gpu"], Answer::Write("--backend cuda")),
@@ -334,6 +332,8 @@ mod tests {
             (&["-t", "8"], "RAYON_NUM_THREADS"),
             (&["--offload-to-cpu"], "--offload sequential"),
             (&["--low-ram"], "--offload sequential"),
+            (&["--lowvram"], "--max-vram 4G"),
+            (&["--vram-limit", "4G"], "use --max-vram 4G"),
             (&["--quantize", "8"], "--precision"),
             (&["--rng", "cuda"], "torch.Generator"),
         ] {
