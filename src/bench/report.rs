@@ -205,7 +205,8 @@ impl Report {
         let gib = |bytes: u64| format!("{:.2} GiB", bytes as f64 / (1u64 << 30) as f64);
         let mut lines = String::new();
         if let Some(pictures) = &self.pictures {
-            let Pictures { steps, load_ms, step_ms, loop_ms, idle_in_loop, .. } = pictures;
+            let Pictures { steps, load_ms, step_ms, loop_ms, idle_in_loop, plan, .. } = pictures;
+            lines += &format!("{plan}\n");
             lines += &format!(
                 "the device is idle for {:.2} % of the denoising loop: {loop_ms:.1} ms for {steps} steps that take \
                  {step_ms:.3} ms each back to back\n",

@@ -62,6 +62,8 @@ impl Phases {
 
 fn words(stage: Stage) -> Option<String> {
     match stage {
+        // Random weights have no files.
+        Stage::Load { done, of: 0 } => Some(format!("{:.1} GB made", done as f64 / 1e9)),
         Stage::Load { done, of } => Some(format!("{:.1} of {:.1} GB read", done as f64 / 1e9, of as f64 / 1e9)),
         Stage::TextEncoder => Some("reading the prompt".to_owned()),
         Stage::Step { done, of } => Some(format!("step {done}/{of}")),

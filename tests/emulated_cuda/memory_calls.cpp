@@ -45,6 +45,20 @@ int copy_pinned(void *to, const void *from, std::size_t bytes, Stream &stream, c
     });
 }
 
+/// Ends the page lock of memory that no copy under way reads or writes.
+int unlock(void *host) {
+    auto found = pinned.find(static_cast<char *>(host));
+    if (found == pinned.end()) return invalid_value;
+    // The API does not guarantee that freeing waits for them.
+    if (*found->second.under_way) {
+        say(invalid_value, "page-locked memory is freed while a copy of it is under way");
+        std::abort();
+    }
+    int code = run_all();
+    pinned.erase(found);
+    return code;
+}
+
 int fill(unsigned long long device, const void *pattern, std::size_t width, std::size_t count, Stream &stream) {
     if (!holds(pointer(device), width * count)) return invalid_value;
     std::string bytes(static_cast<const char *>(pattern), width);
@@ -102,18 +116,20 @@ API cuMemHostAlloc(void **host, std::size_t bytes, unsigned) {
 API cuMemAllocHost_v2(void **host, std::size_t bytes) { return cuMemHostAlloc(host, bytes, 0); }
 API cuMemFreeHost(void *host) {
     return blocking_call([&] {
-        auto found = pinned.find(static_cast<char *>(host));
-        if (found == pinned.end()) return int(invalid_value);
-        // The API does not guarantee that freeing waits for them.
-        if (*found->second.under_way) {
-            say(invalid_value, "page-locked memory is freed while a copy of it is under way");
-            std::abort();
-        }
-        int code = run_all();
-        pinned.erase(found);
-        std::free(host);
+        int code = unlock(host);
+        if (code != invalid_value) std::free(host);
         return code;
     });
+}
+API cuMemHostRegister_v2(void *host, std::size_t bytes, unsigned) {
+    return blocking_call([&] {
+        if (!host || !bytes || pinned_at(host)) return invalid_value;
+        pinned[static_cast<char *>(host)] = {bytes};
+        return success;
+    });
+}
+API cuMemHostUnregister(void *host) {
+    return blocking_call([&] { return unlock(host); });
 }
 
 API cuMemcpyHtoDAsync_v2(unsigned long long to, const void *from, std::size_t bytes, void *stream) {

@@ -27,6 +27,8 @@ const SHORTEST_ROW: usize = 1 << 21;
 const MARGIN: usize = 1 << 20;
 /// Elements between two offsets: at least 16 bytes in every type.
 const STEP: usize = 8;
+/// The table of a text encoder, which GGUF files quantise too.
+const TABLE: &str = "embed_tokens.weight";
 /// Distinct values in an array: enough for BF16, which has 8 bits of precision.
 const VALUES: usize = 1 << 14;
 /// The spread of the weights of norms around 1, and of biases around 0.
@@ -60,8 +62,8 @@ impl AsRef<[u8]> for Elements {
 }
 
 impl RandomTensors {
-    /// Tensors whose matrices of attention and feed-forward layers have a format of
-    /// [`RANDOM_FORMATS`], if their rows are whole blocks.
+    /// Tensors whose matrices of attention and feed-forward layers, and whose table of tokens, have a
+    /// format of [`RANDOM_FORMATS`], if their rows are whole blocks.
     pub fn quantized(format: Format) -> Self {
         Self { quantized: Some(format), ..Self::default() }
     }
@@ -69,22 +71,24 @@ impl RandomTensors {
     /// The form of [`RandomTensors::stored`] on its way to a device.
     pub(super) fn on_the_way(&self, name: &str, shape: &[usize]) -> OnTheWay {
         let elements: usize = shape.iter().product();
-        let quantized =
-            self.quantized.filter(|format| is_block_matrix(name, shape) && format.bytes(shape[1]).is_some());
-        let format = quantized.unwrap_or(Format::Bf16);
+        let format = self.format(name, shape).unwrap_or(Format::Bf16);
         let in_memory = Some(Storage::Plain(format).dtype());
         OnTheWay { format: Some(format), in_memory, bytes: format.bytes(elements).unwrap_or(0) as u64 }
     }
 
+    /// The quantised format of a tensor, if it has one.
+    fn format(&self, name: &str, shape: &[usize]) -> Option<Format> {
+        let is_quantized = is_block_matrix(name, shape) || name == TABLE;
+        self.quantized.filter(|format| is_quantized && format.bytes(shape[1]).is_some())
+    }
+
     /// A weight as a file would store it: quantised, or [`RandomTensors::weight`].
     pub fn stored(&self, name: &str, shape: &[usize]) -> Weight<'static> {
-        let quantized = match (self.quantized, shape) {
-            (Some(format), &[n, k]) if is_block_matrix(name, shape) => {
-                quantized::matrix(format, name, [n, k], |len, spread| {
-                    let key = (Type::Quantized(format), len, 0, spread.to_bits());
-                    self.array(key, || quantized::blocks(format, len, spread))
-                })
-            }
+        let quantized = match (self.format(name, shape), shape) {
+            (Some(format), &[n, k]) => quantized::matrix(format, name, [n, k], |len, spread| {
+                let key = (Type::Quantized(format), len, 0, spread.to_bits());
+                self.array(key, || quantized::blocks(format, len, spread))
+            }),
             _ => None,
         };
         quantized.unwrap_or_else(|| self.weight(name, shape).into())

@@ -174,7 +174,7 @@ impl Arena {
 
     /// An arena of page-locked host memory, in which every tensor has an allocation of its own.
     pub(crate) fn page_locked(context: &Arc<CudaContext>, placement: Placement) -> Arc<Self> {
-        let source = Box::new(PageLocked { context: context.clone() });
+        let source = Box::new(PageLocked::new(context));
         Arc::new(Self { source, home: Home::Host, placement, slab: 0, free_list: Mutex::default() })
     }
 
