@@ -9,6 +9,7 @@ use crate::backend::cuda::driver::program::{Program, kernel};
 use crate::backend::cuda::launch::args::Arg;
 use crate::backend::cuda::launch::gpu::Gpu;
 use crate::backend::cuda::launch::kernel::{Grid, WARP};
+use crate::backend::cuda::launch::streaming::Staged;
 use crate::backend::cuda::memory::arena::Home;
 use crate::backend::cuda::memory::tensor::{CudaTensor, VECTOR, aligned};
 use crate::backend::gpu::quantized::{StoredFormat, keeps};
@@ -163,6 +164,13 @@ impl QuantizedRows {
         std::iter::once(&self.codes).chain(&self.scales.many)
     }
 
+    /// The rows in device memory, as long as the result lives.
+    pub(crate) fn staged<'a>(&'a self, gpu: &'a Gpu, op: &'static str) -> Result<StagedRows<'a>> {
+        let codes = gpu.staged(op, &self.codes)?;
+        let many = self.scales.many.as_ref().map(|many| gpu.staged(op, many)).transpose()?;
+        Ok(StagedRows { rows: self, codes, many })
+    }
+
     /// The first arguments of a kernel that reads a few of the rows, in host memory if they are
     /// streamed.
     pub(crate) fn args(&self) -> [Arg<'_>; 6] {
@@ -185,16 +193,29 @@ impl QuantizedRows {
     pub(super) fn dequantize(&self, gpu: &Gpu, out: &Matrix, first: usize, step: usize) -> Result<()> {
         let stride = out.stride();
         let sizes = [self.rows, self.width, stride, first, step].map(Arg::U32);
-        let codes = gpu.staged(OP, &self.codes)?;
-        let many = self.scales.many.as_ref().map(|many| gpu.staged(OP, many)).transpose()?;
-        let rows = self.args_at(&codes, many.as_deref());
-        let args = [&rows[..], &[Arg::Write(out.tensor())], &sizes].concat();
+        let rows = self.staged(gpu, OP)?;
+        let args = [&rows.args()[..], &[Arg::Write(out.tensor())], &sizes].concat();
         // As few CTAs in a row as possible, whose warps are as full as possible.
         let units = self.format.units(stride);
         let side_by_side = units.div_ceil(THREADS);
         let threads = units.div_ceil(side_by_side).next_multiple_of(WARP);
         let grid = Grid { ctas: [self.rows.div_ceil(ROWS), side_by_side, 1], threads, shared: 0 };
         gpu.launch(&self.specialized(program()), OP, grid, &args)
+    }
+}
+
+/// Quantised rows in device memory.
+#[derive(Debug)]
+pub(crate) struct StagedRows<'a> {
+    rows: &'a QuantizedRows,
+    codes: Staged<'a>,
+    many: Option<Staged<'a>>,
+}
+
+impl StagedRows<'_> {
+    /// The first arguments of a kernel that reads the rows.
+    pub(crate) fn args(&self) -> [Arg<'_>; 6] {
+        self.rows.args_at(&self.codes, self.many.as_deref())
     }
 }
 
