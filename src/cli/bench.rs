@@ -68,7 +68,7 @@ pub(super) struct Args {
     json: bool,
 }
 
-fn published() -> impl TypedValueParser<Value = Published> {
+pub(super) fn published() -> impl TypedValueParser<Value = Published> {
     PossibleValuesParser::new([Published::Turbo, Published::Base].map(Published::name))
         .try_map(|name| name.parse::<Published>())
 }

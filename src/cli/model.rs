@@ -4,6 +4,7 @@ use super::{kinds, pull};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use std::path::PathBuf;
 use std::str::FromStr;
+use zimage::tensor::Format;
 use zimage::weights::hub::{Hub, HubName};
 use zimage::weights::{Lora, Sources, Unused, WeightFormat};
 use zimage::{Model, Result};
@@ -101,6 +102,15 @@ fn weights() -> impl TypedValueParser<Value = WeightFormat> {
 }
 
 impl Args {
+    /// The format of random matrices in place of the model's; `None` is BF16.
+    pub(super) fn random_format(&self) -> Option<Format> {
+        match self.weights {
+            WeightFormat::Fp8 => Some(Format::F8E4m3),
+            WeightFormat::Format(format) if format != Format::Bf16 => Some(format),
+            _ => None,
+        }
+    }
+
     /// Opens the model. A name on the hub is downloaded if the cache does not have it.
     pub(super) fn open(&self) -> Result<Opened> {
         let resolve = |value: &Option<String>| value.as_deref().map(pull::resolve).transpose();

