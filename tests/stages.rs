@@ -5,6 +5,8 @@
 #[allow(dead_code)]
 #[path = "support/golden.rs"]
 mod golden;
+#[path = "support/single_files.rs"]
+mod single_files;
 
 use assert_cmd::Command;
 use golden::{MODELS, Tensors, json, numbers, path, text};
@@ -57,11 +59,11 @@ fn stages(folder: &Path, arguments: &[&str]) -> Output {
     command.args(arguments).output().unwrap()
 }
 
-/// The results of the stages of a golden model, by name.
-fn results(model: &str, inputs: &Inputs) -> impl Fn(&str) -> HostTensor + use<> {
+/// The results of the stages of a model on `cpu`, by name.
+fn results(arguments: &[&str], inputs: &Inputs) -> impl Fn(&str) -> HostTensor + use<> {
     let folder = tempdir().unwrap();
     inputs.write(&folder.path().join("in.safetensors"));
-    let output = stages(folder.path(), &["--backend", "cpu", "--model", path(model).to_str().unwrap()]);
+    let output = stages(folder.path(), &[&["--backend", "cpu"], arguments].concat());
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let report = String::from_utf8(output.stderr).unwrap();
     assert!(report.starts_with("wrote out.safetensors (") && report.ends_with(" bytes)\n"), "{report}");
@@ -113,7 +115,9 @@ fn stages_match_diffusers() {
             }
         }
         inputs.push("vae.decode.latents", &recorded.f32("vae.decode.latents"));
-        let result = results(model, &inputs);
+        let folder = path(model);
+        let arguments = ["--model", folder.to_str().unwrap()];
+        let result = results(&arguments, &inputs);
 
         for case in cases["text"].as_array().unwrap() {
             let name = format!("text.{}.features", text(&case["name"]));
@@ -134,7 +138,7 @@ fn stages_match_diffusers() {
         for i in 0..prompts.len() {
             inputs.push(&format!("transformer.guided.caption.{i}"), &result(&format!("text.loop-{i}.features")));
         }
-        let velocity = results(model, &inputs)("transformer.guided.velocity");
+        let velocity = results(&arguments, &inputs)("transformer.guided.velocity");
         expect("guided", &velocity, &recorded.f32("loop.cfg_normalized.velocity.1"));
     }
 }
@@ -148,6 +152,26 @@ fn channels_last(image: &HostTensor) -> HostTensor {
     let values: Vec<f32> =
         items.flat_map(|item| (0..pixels).flat_map(|i| pixel(item, i)).collect::<Vec<_>>()).collect();
     HostTensor::from_f32(&[shape[0], shape[2], shape[3], channels], &values)
+}
+
+/// The model's flags are those of `generate`: its parts may be files, and change their storage.
+#[test]
+fn parts_come_from_files_and_change_their_storage() {
+    let model = single_files::exports().join("model");
+    let file = single_files::exports().join("text_encoder_gguf.gguf");
+    let converted = single_files::expected(None, Some("text_encoder_gguf"));
+    let inputs = Inputs::default().ids("text.a.ids", &[5, 17, 42, 300, 8, 1]);
+    let features = |model: &Path, flags: &[&str]| {
+        let arguments = [&["--model", model.to_str().unwrap()], flags].concat();
+        results(&arguments, &inputs)("text.a.features")
+    };
+    let distance = |a: &HostTensor, b: &HostTensor| relative_error(&a.to_f32(), &b.to_f32());
+    let [own, values] = [features(&model, &[]), features(converted.path(), &[])];
+    assert!(distance(&own, &values) > 1e-3, "the file has values of its own");
+    expect("a GGUF text encoder", &features(&model, &["--text-encoder", file.to_str().unwrap()]), &values);
+    // A row's values are at most 2^-4 of themselves away from their E4M3 codes.
+    let rounded = distance(&features(&model, &["--weights", "fp8"]), &own);
+    assert!((1e-4..0.1).contains(&rounded), "{rounded:.1e}");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use safetensors::{Dtype, SafeTensorError};
 use std::path::{Path, PathBuf};
 use zimage::conformance::stages::Inputs;
 use zimage::tensor::HostTensor;
-use zimage::{BackendChoice, Error, Model, OutputFile, Result};
+use zimage::{BackendChoice, Error, OutputFile, Result};
 
 const TENSORS: &str = "\
 Inputs, in floating types of 16 or 32 bits where no other is named; NAME is whatever you choose:
@@ -32,10 +32,8 @@ Outputs, all F32:
 #[derive(Debug, clap::Args)]
 #[command(after_help = format!("{TENSORS}\n{}", super::EXIT_CODES))]
 pub(super) struct Args {
-    /// The model: a diffusers folder, a file with a transformer, or a name on the Hugging Face hub
-    /// [default: the small model inside this program]
-    #[arg(short, long, value_name = "PATH|NAME")]
-    model: Option<String>,
+    #[command(flatten)]
+    model: model::Args,
 
     /// The backend; webgpu:N, webgpu:NAME and cuda:N choose a device that inspect --device lists
     #[arg(long, default_value = "cpu", value_parser = super::backend::EXPLICIT, allow_hyphen_values = true)]
@@ -52,7 +50,9 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args) -> Result<()> {
     let output = output::open(&args.output)?;
-    let model = args.model.as_deref().map_or_else(Model::embedded, model::named)?;
+    let model::Opened { model, reports, warnings } = args.model.open()?;
+    reports.iter().for_each(|report| super::note(report));
+    warnings.iter().for_each(|warning| super::note(&format!("warning: {warning}")));
     let inputs = pollster::block_on(Inputs::read(&args.inputs, model.config()))?;
     let mut bar = Bar::new();
     let results = pollster::block_on(zimage::stages(args.backend.clone(), &model, &inputs, &mut bar));
