@@ -16,6 +16,13 @@ sys.path.append(str(ROOT / "tools" / "goldens"))
 from full_width import TEXT_ENCODER, TRANSFORMER, VAE, pipeline  # noqa: E402
 from models import SINGLE  # noqa: E402
 
+#: A tiny model in Z-Image's configuration, whose rows are whole blocks of every storage format.
+SMALL_TRANSFORMER = TRANSFORMER | dict(dim=768, n_heads=6, n_kv_heads=6, n_layers=3, n_refiner_layers=1, cap_feat_dim=256)
+SMALL_TEXT_ENCODER = TEXT_ENCODER | dict(
+    hidden_size=256, num_hidden_layers=3, num_attention_heads=2, num_key_value_heads=1, intermediate_size=512,
+    vocab_size=4608,
+)  # fmt: skip
+
 #: With outliers a residual stream is larger by this factor, which its norms cancel,
 SCALE = 20.0
 #: and its outlier channels are larger than its others by this factor.
@@ -45,7 +52,7 @@ def build(small: bool, outliers: bool, device: str) -> ZImagePipeline:
     torch.set_default_dtype(torch.bfloat16)
     with torch.device(device):
         if small:
-            pipe = pipeline(SINGLE.transformer, SINGLE.text | dict(vocab_size=4608), SINGLE.vae)
+            pipe = pipeline(SMALL_TRANSFORMER, SMALL_TEXT_ENCODER, SINGLE.vae)
         else:
             pipe = pipeline(TRANSFORMER, TEXT_ENCODER, VAE)
     torch.set_default_dtype(kept)

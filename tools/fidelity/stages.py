@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Iterator
+from typing import Iterator
 
+import numpy as np
 import torch
 from diffusers import ZImagePipeline
+from PIL import Image
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import model  # noqa: F401  (makes the modules of tools/goldens known)
@@ -157,12 +159,23 @@ def networks(pipe: ZImagePipeline, cases: Cases, captions: Tensors) -> Tensors:
     return out
 
 
-def picture(pipe: ZImagePipeline, case: Picture) -> Any:
-    """The picture as a PIL image, from torch's CPU noise."""
-    return pipe(
+def results(pipe: ZImagePipeline, cases: Cases, captions: Tensors) -> Tensors:
+    """The results of every stage."""
+    return features(pipe.text_encoder, cases.ids) | networks(pipe, cases, captions)
+
+
+def picture(pipe: ZImagePipeline, case: Picture) -> torch.Tensor:
+    """The picture [H, W, 3], from torch's CPU noise."""
+    image = pipe(
         case.prompt, negative_prompt=case.negative, height=case.size[0], width=case.size[1],
         num_inference_steps=case.steps, guidance_scale=case.guidance, generator=generator(case.seed),
     ).images[0]  # fmt: skip
+    return pixels(image)
+
+
+def pixels(image: Image.Image) -> torch.Tensor:
+    """RGB values from 0 to 255, float32 [H, W, 3]."""
+    return torch.from_numpy(np.asarray(image.convert("RGB")).astype(np.float32))
 
 
 class Largest:
