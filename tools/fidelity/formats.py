@@ -25,9 +25,11 @@ from storage import FORMATS, Model
 
 #: The factor by which a distance of `zimage` to float32 may be larger than that of diffusers with
 #: quantised weights; 1 in BF16.
-FARTHER = 1.02
-#: The factor by which the distance between the two programs may be larger than in BF16.
+FARTHER = 1.1
+#: The distance between the two programs may be this many times that in BF16,
 APART = 1.5
+#: plus this share of the format's own error, which the rounding of its values changes a little.
+SHARE = 0.05
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ def similarity(picture: torch.Tensor, reference: torch.Tensor) -> tuple[float, f
 
 def faults(kind: str, now: Measured, bf16: Measured, exact: Tensors) -> list[str]:
     """Prints the distances of each stage. Returns a sentence for each stage in which `zimage` is
-    further from float32 than diffusers, or further from diffusers than BF16 explains."""
+    further from float32 than diffusers, or further from diffusers than rounding explains."""
     found = []
     limit = 1 if kind == "bf16" else FARTHER
     for name, reference in exact.items():
@@ -59,7 +61,7 @@ def faults(kind: str, now: Measured, bf16: Measured, exact: Tensors) -> list[str
         tell(f"{kind:5} {name:36} zimage {ours:.2e}  diffusers {theirs:.2e}  ratio {ours / theirs:.3f}  apart {apart:.2e}")
         if not ours <= limit * theirs:
             found.append(f"{kind} {name}: zimage is {ours / theirs:.3f} times as far from float32 as diffusers")
-        if not apart <= APART * before:
+        if not apart <= APART * before + SHARE * theirs:
             found.append(f"{kind} {name}: zimage and diffusers are {apart:.2e} apart, in BF16 {before:.2e}")
     return found
 
