@@ -54,6 +54,7 @@ __device__ float __expf(float);
 __device__ float cosf(float);
 __device__ float fabsf(float);
 __device__ float fmaxf(float, float);
+__device__ float fmaf(float, float, float);
 __device__ float fminf(float, float);
 __device__ float rintf(float);
 __device__ float rsqrtf(float);

@@ -227,38 +227,54 @@ fn has_these_columns(b: &Cuda, w: &<Cuda as LinearOp>::Linear, name: &str, value
     }
 }
 
+/// Products by the gemv and by gemms.
+fn linears_are_recorded() {
+    let b = cuda();
+    for matrix in all() {
+        let w = block_on(b.upload_linear(&[matrix.weight()], &[])).unwrap();
+        let values = matrix.rounded();
+        for tokens in [3, 40, 70] {
+            has_these_columns(&b, &w, &matrix.name, &values, tokens);
+        }
+    }
+}
+
 #[test]
 fn linears_have_the_recorded_values() {
-    emulated("linears_have_the_recorded_values", &[], || {
-        let b = cuda();
-        for matrix in all() {
-            let w = block_on(b.upload_linear(&[matrix.weight()], &[])).unwrap();
-            let values = matrix.rounded();
-            // By the gemv and by a gemm.
-            for tokens in [3, 40] {
-                has_these_columns(&b, &w, &matrix.name, &values, tokens);
-            }
-        }
-    });
+    emulated("linears_have_the_recorded_values", &[], linears_are_recorded);
+}
+
+#[test]
+fn hopper_linears_have_the_recorded_values() {
+    let settings = [("EMULATED_CUDA_CAPABILITY", "9")];
+    emulated("hopper_linears_have_the_recorded_values", &settings, linears_are_recorded);
+}
+
+fn stacked_parts_are_in_order() {
+    let b = cuda();
+    let found = blocks();
+    let of = |name: &str| found.iter().find(|matrix| matrix.name == name).unwrap();
+    let [q4, q6] = ["Q4_K narrow", "Q6_K narrow"].map(of);
+    // Two parts that become one upload, another format, and the first one again.
+    let parts = [q4.rows(0, 5), q4.rows(9, 16), q6.rows(0, 18), q4.rows(20, 21)];
+    let weights: Vec<Weight<'_>> = parts.iter().map(Recorded::weight).collect();
+    let values: Vec<bf16> = parts.iter().flat_map(Recorded::rounded).collect();
+    let w = block_on(b.upload_linear(&weights, &[])).unwrap();
+    has_these_columns(&b, &w, "stacked", &values, 40);
+    // A part in floats makes all of them dense.
+    let floats = HostTensor::from_f32(&[18, 256], &q6.values);
+    let weights = [q4.rows(0, 5).weight(), Weight::from(&floats)];
+    let w = block_on(b.upload_linear(&weights, &[])).unwrap();
+    has_these_columns(&b, &w, "mixed", &[q4.rows(0, 5).rounded(), q6.rounded()].concat(), 40);
 }
 
 #[test]
 fn stacked_parts_keep_their_formats_and_order() {
-    emulated("stacked_parts_keep_their_formats_and_order", &[], || {
-        let b = cuda();
-        let found = blocks();
-        let of = |name: &str| found.iter().find(|matrix| matrix.name == name).unwrap();
-        let [q4, q6] = ["Q4_K narrow", "Q6_K narrow"].map(of);
-        // Two parts that become one upload, another format, and the first one again.
-        let parts = [q4.rows(0, 5), q4.rows(9, 16), q6.rows(0, 18), q4.rows(20, 21)];
-        let weights: Vec<Weight<'_>> = parts.iter().map(Recorded::weight).collect();
-        let values: Vec<bf16> = parts.iter().flat_map(Recorded::rounded).collect();
-        let w = block_on(b.upload_linear(&weights, &[])).unwrap();
-        has_these_columns(&b, &w, "stacked", &values, 40);
-        // A part in floats makes all of them dense.
-        let floats = HostTensor::from_f32(&[18, 256], &q6.values);
-        let weights = [q4.rows(0, 5).weight(), Weight::from(&floats)];
-        let w = block_on(b.upload_linear(&weights, &[])).unwrap();
-        has_these_columns(&b, &w, "mixed", &[q4.rows(0, 5).rounded(), q6.rounded()].concat(), 40);
-    });
+    emulated("stacked_parts_keep_their_formats_and_order", &[], stacked_parts_are_in_order);
+}
+
+#[test]
+fn hopper_stacked_parts_keep_their_formats_and_order() {
+    let settings = [("EMULATED_CUDA_CAPABILITY", "9")];
+    emulated("hopper_stacked_parts_keep_their_formats_and_order", &settings, stacked_parts_are_in_order);
 }

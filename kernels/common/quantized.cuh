@@ -1,8 +1,8 @@
 // Quantised rows: sixteen elements at a time, as the file stores them and as floats.
 //
 // src/tensor/format and src/tensor/scales define the layouts and the order of the operations. The
-// floats have the bits that they define: products that are added are __fmul_rn, which is never
-// contracted to a fused multiply-add.
+// floats have the bits that they define: products that are added and not exact are __fmul_rn, which
+// is never contracted to a fused multiply-add.
 #pragma once
 
 #include "common/vec.cuh"
@@ -37,7 +37,7 @@ struct QuantizedRows {
 
 // Byte i of a word, less Bias. The byte becomes the last bits of 2^23, so the difference is exact.
 template <unsigned Bias> __device__ __forceinline__ float integer(unsigned word, unsigned i) {
-    return __uint_as_float(__byte_perm(word, 0x4b000000u, 0x7440u | i)) - static_cast<float>((1u << 23) + Bias);
+    return __uint_as_float(__byte_perm(0x4b000000u, word, 0x3004u + i)) - static_cast<float>((1u << 23) + Bias);
 }
 
 // The E4M3 code in byte i of a word. Its sign, exponent and mantissa move to those of a float,
@@ -155,7 +155,8 @@ struct GroupScales {
     uint4 words;
 
     // (d·sc)·byte − (dmin·m) with the scales and minima of the groups 2·pair and 2·pair + 1, whose
-    // bytes are next to each other.
+    // bytes are next to each other. (d·sc)·byte has 22 bits at most, so fmaf rounds as the two
+    // operations do.
     __device__ __forceinline__ void apply(Vec<8> (&to)[2], const uint2 (&bytes)[2], unsigned pair) const {
         const unsigned shift = pair % 2 * 16;
         const unsigned first = words.y >> shift, second = words.z >> shift, third = words.w >> shift;
@@ -168,7 +169,7 @@ struct GroupScales {
             const float scale = __fmul_rn(d, integer<0>(sc, i)), minimum = __fmul_rn(dmin, integer<0>(m, i));
 #pragma unroll
             for (unsigned j = 0; j < 8; j++) {
-                to[i].value[j] = __fmul_rn(scale, integer<0>(j < 4 ? bytes[i].x : bytes[i].y, j % 4)) - minimum;
+                to[i].value[j] = fmaf(scale, integer<0>(j < 4 ? bytes[i].x : bytes[i].y, j % 4), -minimum);
             }
         }
     }

@@ -136,6 +136,9 @@ pub(super) fn entry<B: Backend + 'static>() -> Entry<B> {
     cases.extend(named([
         ("one-token-q4_k", LinearCase { tokens: 1, k: 768, n: 37, stored: q4_k, ..PLAIN }),
         ("200-tokens-q4_k", LinearCase { tokens: 200, k: 512, n: 264, stored: q4_k, bias: true, ..PLAIN }),
+        // A gemm that dequantises its matrix may split k, here with a last step that is not whole.
+        ("wide-q4_k", LinearCase { tokens: 40, k: 2048, n: 130, stored: q4_k, ..PLAIN }),
+        ("wide-q8_0", LinearCase { tokens: 140, k: 2080, n: 131, stored: q8_0, bias: true, ..PLAIN }),
         ("f32-activations-1e9-q8_0", LinearCase { tokens: 17, k: 96, stored: q8_0, scale: 1e9, ..PLAIN }),
         ("full-down-q4_k", LinearCase { tokens: 4224, k: 10_240, n: 3840, stored: q4_k, scale: 1e4, ..PLAIN }),
     ]));

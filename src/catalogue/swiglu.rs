@@ -93,6 +93,7 @@ pub(super) fn entry<B: Backend + 'static>() -> Entry<B> {
     cases.extend(named([
         ("one-token-q4_k", new(1, 256, 38).stored(q4_k, q4_k)),
         ("200-tokens-q4_k", new(200, 512, 264).stored(q4_k, q4_k)),
+        ("wide-q6_k", new(70, 2048, 130).stored(q6_k, q6_k)),
         ("quantized-mixed", new(19, 512, 37).stored(q4_k, q6_k)),
         ("quantized-mixed-in-pieces", SwiGluCase::in_pieces(512, q4_k, q8_0)),
         ("quantized-gate-alone", new(19, 512, 37).stored(q6_k, bf16)),

@@ -3,7 +3,7 @@
 //! Each op has a kernel in `kernels/` and a launcher in `ops`. Large linears go through cuBLASLt if
 //! it is installed and faster. Activations and matrices are BF16; biases, norm weights and latents
 //! are F32, and so are accumulation, norms and softmax. Matrices in some quantised formats keep the
-//! bytes of the file, and are dequantised to BF16 before each use.
+//! bytes of the file, and are dequantised to BF16 before each use, or by a gemm as it loads them.
 //!
 //! The layers, each of which uses only those below: `ops`, `gemm`, `matrix`, `launch`, `memory`,
 //! `driver`. Building needs nothing of CUDA; without a driver, [`Cuda::open`] returns an error.

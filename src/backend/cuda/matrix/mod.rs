@@ -16,7 +16,7 @@ use crate::error::Result;
 use crate::tensor::{DType, HostTensor, Weight, widen};
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
-pub(crate) use stored::StoredMatrix;
+pub(crate) use stored::{Segment, StoredMatrix};
 
 /// A matrix `[rows, width]`. Cloning it shares the memory.
 #[derive(Debug, Clone)]

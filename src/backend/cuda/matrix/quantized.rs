@@ -154,6 +154,11 @@ impl QuantizedRows {
         Ok(Self { format, rows, width, codes, row_bytes, scales: Beside::upload(gpu, op, storage, rows, home)? })
     }
 
+    /// The layout of the rows.
+    pub(crate) fn format(&self) -> StoredFormat {
+        self.format
+    }
+
     /// `program` for rows in this layout.
     pub(crate) fn specialized(&self, program: Program) -> Program {
         self.format.specialized(program, aligned(self.width))

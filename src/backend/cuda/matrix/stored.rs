@@ -1,5 +1,5 @@
 //! Matrices of linear layers as they are stored: dense, or stacked quantised rows, which a kernel
-//! dequantises before each use. Streamed ones are in host memory.
+//! dequantises before each use, or the gemm itself. Streamed ones are in host memory.
 
 use super::Matrix;
 use super::quantized::QuantizedRows;
@@ -20,9 +20,9 @@ pub(crate) enum StoredMatrix {
 /// Quantised rows of a matrix, with their place in it.
 #[derive(Debug)]
 pub(crate) struct Segment {
-    rows: QuantizedRows,
+    pub rows: QuantizedRows,
     /// The row of the matrix that the first one is.
-    first: usize,
+    pub first: usize,
     /// The distance of two in the matrix.
     step: usize,
 }
@@ -100,6 +100,14 @@ impl StoredMatrix {
         match self {
             Self::Dense(matrix) => matrix.dims(),
             Self::Quantized { dims, .. } => *dims,
+        }
+    }
+
+    /// The quantised rows; `None` for a dense matrix.
+    pub(crate) fn segments(&self) -> Option<&[Segment]> {
+        match self {
+            Self::Dense(_) => None,
+            Self::Quantized { segments, .. } => Some(segments),
         }
     }
 

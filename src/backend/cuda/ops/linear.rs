@@ -1,14 +1,16 @@
-//! `linear`: gemv for few rows, else Hopper's or the tiled gemm, or cuBLASLt if it is faster.
+//! `linear`: gemv for few rows, else Hopper's or the tiled gemm, or cuBLASLt if it is faster. On
+//! Hopper, a gemm with few rows dequantises its matrix itself.
 
 use crate::backend::cuda::Cuda;
 use crate::backend::cuda::driver::program::{File, Program, kernel};
 use crate::backend::cuda::gemm::autotune::OwnKernel;
 use crate::backend::cuda::gemm::gemv::{self, Gemv, MAX_ROWS};
+use crate::backend::cuda::gemm::quantized::{self, QuantizedGemm};
 use crate::backend::cuda::gemm::sm90::{self, BOX_COLUMNS, Sharing, Sm90Gemm};
 use crate::backend::cuda::gemm::tile::{self, TiledGemm};
 use crate::backend::cuda::launch::args::Arg;
 use crate::backend::cuda::launch::gpu::Gpu;
-use crate::backend::cuda::matrix::{CudaLinear, Matrix, StoredMatrix, upload_bias};
+use crate::backend::cuda::matrix::{CudaLinear, Matrix, Segment, StoredMatrix, upload_bias};
 use crate::backend::cuda::memory::tensor::{CudaTensor, aligned};
 use crate::backend::gpu::disk_cache;
 use crate::backend::{DeviceWeight, LinearArgs, LinearOp};
@@ -18,6 +20,7 @@ use crate::tensor::{DType, HostTensor, Weight};
 const GEMV: File = kernel!("linear_gemv.cu");
 const TILED: File = kernel!("linear.cu");
 const SM90: File = kernel!("sm90/linear.cu");
+const QUANTIZED: File = kernel!("sm90/linear_quantized.cu");
 
 /// `x·Wᵀ + b`, or `SiLU(x)·Wᵀ + b`, into `out` by the gemv kernel.
 pub(super) fn gemv(
@@ -61,6 +64,32 @@ fn gemm(gpu: &Gpu, x: &CudaTensor, w: &Matrix, bias: Option<&CudaTensor>, out: &
     gemm.launch(gpu, &[Arg::optional(bias)], &[m, n, k].map(Arg::U32))
 }
 
+/// `x·Wᵀ + b` into `out` by the gemm that dequantises, one launch per segment of W.
+fn quantized_gemm(
+    gpu: &Gpu,
+    x: &CudaTensor,
+    segments: &[Segment],
+    bias: Option<&CudaTensor>,
+    out: &CudaTensor,
+    [m, n]: [usize; 2],
+) -> Result<()> {
+    segments.iter().try_for_each(|segment| {
+        let gemm = QuantizedGemm {
+            op: "linear",
+            file: QUANTIZED,
+            entries: ["linear_quantized", "linear_reduce"],
+            constants: &[("HAS_BIAS", usize::from(bias.is_some()))],
+            x,
+            m,
+            parts: &[&segment.rows],
+            out,
+            epilogue: &[Arg::optional(bias)],
+            columns: &[n, segment.first].map(Arg::U32),
+        };
+        gemm.launch(gpu)
+    })
+}
+
 /// The arguments of the gemv and of the tiled gemm.
 fn args<'a>(
     x: &'a CudaTensor,
@@ -102,7 +131,10 @@ impl LinearOp for Cuda {
         let [n, _] = w.dims();
         let out = gpu.output("linear", shape, DType::Bf16)?;
         let x = gpu.activation(x)?;
-        if out.len() / n <= MAX_ROWS {
+        let m = out.len() / n;
+        if let Some(segments) = quantized::segments(gpu, &w.matrix, m) {
+            quantized_gemm(gpu, &x, segments, w.bias.as_ref(), &out, [m, n])?;
+        } else if m <= MAX_ROWS {
             gemv(gpu, "linear", &x, w, false, &out)?;
         } else if w.bias.is_some() {
             gemm(gpu, &x, &*w.matrix.dense(gpu, "linear")?, w.bias.as_ref(), &out)?;
@@ -123,7 +155,8 @@ fn source_hash() -> u64 {
 /// The programs for Hopper.
 pub(crate) fn sm90_programs() -> Vec<Program> {
     let programs = |bias| sm90::programs("linear", SM90, &[("HAS_BIAS", bias)], Sharing::WIfFaster);
-    [0, 1].into_iter().flat_map(programs).collect()
+    let quantized = quantized::programs("linear", QUANTIZED, &[("HAS_BIAS", 1)]);
+    [0, 1].into_iter().flat_map(programs).chain(quantized).collect()
 }
 
 /// Programs of every tile, with and without alignment.

@@ -1,9 +1,10 @@
 //! `swiglu`: a gemv or a gemm with alternating rows of both matrices, whose epilogue joins each
-//! pair of columns.
+//! pair of columns. On Hopper, a gemm with few rows dequantises matrices of one format itself.
 
 use crate::backend::cuda::Cuda;
 use crate::backend::cuda::driver::program::{File, Program, kernel};
 use crate::backend::cuda::gemm::gemv::{self, Gemv, MAX_ROWS};
+use crate::backend::cuda::gemm::quantized::{self, QuantizedGemm};
 use crate::backend::cuda::gemm::sm90::{self, BOX_COLUMNS, Sharing, Sm90Gemm};
 use crate::backend::cuda::gemm::tile::{self, TiledGemm};
 use crate::backend::cuda::launch::args::Arg;
@@ -16,6 +17,7 @@ use crate::tensor::{DType, Weight};
 const GEMV: File = kernel!("swiglu_gemv.cu");
 const TILED: File = kernel!("swiglu.cu");
 const SM90: File = kernel!("sm90/swiglu.cu");
+const QUANTIZED: File = kernel!("sm90/swiglu_quantized.cu");
 
 impl SwiGluOp for Cuda {
     type SwiGlu = CudaSwiGlu;
@@ -33,6 +35,24 @@ impl SwiGluOp for Cuda {
         let out = gpu.output(op, shape, DType::Bf16)?;
         let x = gpu.activation(x)?;
         let m = out.len() / hidden;
+        if let Some([gate, up]) = quantized::segments(gpu, &w.matrix, m)
+            && gate.rows.format() == up.rows.format()
+        {
+            let gemm = QuantizedGemm {
+                op,
+                file: QUANTIZED,
+                entries: ["swiglu_quantized", "swiglu_reduce"],
+                constants: &[],
+                x: &x,
+                m,
+                parts: &[&gate.rows, &up.rows],
+                out: &out,
+                epilogue: &[],
+                columns: &[],
+            };
+            gemm.launch(gpu)?;
+            return Ok(out);
+        }
         let matrix = w.matrix.dense(gpu, op)?;
         let args = [
             Arg::Read(&x),
@@ -70,7 +90,8 @@ impl SwiGluOp for Cuda {
 
 /// The programs for Hopper.
 pub(crate) fn sm90_programs() -> Vec<Program> {
-    sm90::programs("swiglu", SM90, &[], Sharing::WIfFaster)
+    let quantized = quantized::programs("swiglu", QUANTIZED, &[]);
+    [sm90::programs("swiglu", SM90, &[], Sharing::WIfFaster), quantized].concat()
 }
 
 /// Programs of every tile, with and without alignment.
