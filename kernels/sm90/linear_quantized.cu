@@ -14,7 +14,7 @@ __device__ __forceinline__ BiasEpilogue<HAS_BIAS> part_bias(const float *bias, u
     return {{}, HAS_BIAS ? bias + first : bias, n};
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, 1)
+extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTER, 1, 1)
     linear_quantized(const __grid_constant__ TensorMap x, const unsigned char *codes, const void *scales,
                      unsigned row_bytes, unsigned scale_row, unsigned scale_tiles, float tensor_scale,
                      const float *bias, float *partials, bf16 *out, unsigned m, unsigned n, unsigned k,

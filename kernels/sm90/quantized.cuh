@@ -1,10 +1,12 @@
 // GEMM on Hopper with a quantised W, C[m, n] = Σₖ x[m, k]·W[n, k], for few rows of x: every weight
 // is read once, as the file stores it, and becomes BF16 in shared memory.
 //
-// Grid: one CTA per SM at most, each of which takes every gridDim.x-th item of work.
-// Work: a tile is TILE_N rows of W times TILE_M rows of x. The first `whole` tiles are an item each.
-//   The others are split along k into `splits` items, whose F32 sums go to `partials`;
-//   `reduce_partials` adds those of a tile in their order, so that no result depends on timing.
+// Grid: one CTA per SM at most. Clusters of CLUSTER CTAs take items of work until none is left.
+// Work: a CTA computes tiles of TILE_N rows of W times TILE_M rows of x. A cluster computes tiles
+//   with neighbouring rows of W at once; their x crosses the L2 once, by multicast. The first
+//   `whole` of these groups of tiles are an item each. The others are split along k into `splits`
+//   items, whose F32 sums go to `partials`; `reduce_partials` adds those of a tile in their order,
+//   so that no result depends on timing.
 // Roles:
 //   consumers     CONSUMERS warpgroups: wgmma with 64 rows of W as the left operand and all rows of
 //                 x as the right one, both in shared memory, then the epilogue.
@@ -12,7 +14,7 @@
 //                 stages, and load the codes of the next step into registers meanwhile. One thread
 //                 of them loads x by TMA.
 // Barriers: full[s] completes when both operands of stage s are there, empty[s] when every consumer
-//   is done with it.
+//   of the cluster is done with it.
 //
 // An op passes the parts of W: row i of W is row i / Parts of part i % Parts. Its `Epilogue`
 // (gemm/epilogue.cuh) gets neighbouring columns of C.
@@ -21,6 +23,7 @@
 #include "common/quantized.cuh"
 #include "gemm/epilogue.cuh"
 #include "sm90/ptx/barrier.cuh"
+#include "sm90/ptx/cluster.cuh"
 #include "sm90/ptx/pdl.cuh"
 #include "sm90/ptx/tma.cuh"
 #include "sm90/ptx/wgmma.cuh"
@@ -31,6 +34,7 @@
 #define WHOLE_STEPS 1
 #define TILE_M 128
 #define STAGES 3
+#define CLUSTER 1
 #endif
 
 constexpr unsigned CONSUMERS = 2, DEQUANTIZERS = 2, WARPGROUP = 128;
@@ -39,6 +43,8 @@ constexpr unsigned THREADS = CONSUMER_THREADS + DEQUANTIZER_THREADS;
 // Rows and columns of a TMA box; 64 columns are the 128 bytes of the swizzle.
 constexpr unsigned BOX = 64;
 constexpr unsigned TILE_N = BOX * CONSUMERS, TILE_K = 2 * BOX;
+// Rows of W of a cluster.
+constexpr unsigned GROUP_N = TILE_N * CLUSTER;
 // Elements of 64 columns of a stage, and of a stage. A stage has x, then W, 64 columns each at a
 // time.
 constexpr unsigned X_HALF = TILE_M * BOX, W_HALF = TILE_N * BOX, STAGE_SIZE = 2 * (X_HALF + W_HALF);
@@ -47,30 +53,32 @@ constexpr unsigned UNITS = TILE_K / 16, ROUNDS = TILE_N * UNITS / DEQUANTIZER_TH
 
 // The tiles and how they are split.
 struct Schedule {
-    unsigned tiles_m, tiles, steps, whole, splits;
+    unsigned tiles_m, groups, steps, whole, splits;
 
-    // A tile by its first rows, its steps along k, and its place in `partials`, if it is a part.
+    // The tile of a CTA by its first rows, its steps along k, and its place in `partials`, if it is
+    // a part.
     struct Item {
         unsigned m, n, first, end, partial;
         bool is_part;
     };
 
     __device__ __forceinline__ Schedule(unsigned m, unsigned n, unsigned k, unsigned whole, unsigned splits)
-        : tiles_m((m + TILE_M - 1) / TILE_M), tiles(tiles_m * ((n + TILE_N - 1) / TILE_N)),
+        : tiles_m((m + TILE_M - 1) / TILE_M), groups(tiles_m * ((n + GROUP_N - 1) / GROUP_N)),
           steps((k + TILE_K - 1) / TILE_K), whole(whole), splits(splits) {}
 
     __device__ __forceinline__ unsigned items() const {
-        return whole + (tiles - whole) * splits;
+        return whole + (groups - whole) * splits;
     }
 
-    // Tiles with the same rows of W are neighbours.
-    __device__ __forceinline__ Item item(unsigned i) const {
+    // Item i of CTA `rank` of a cluster. Groups with the same rows of W are neighbours.
+    __device__ __forceinline__ Item item(unsigned i, unsigned rank) const {
         const bool is_part = i >= whole;
         const unsigned partial = i - whole;
-        const unsigned tile = is_part ? whole + partial / splits : i, part = partial % splits;
-        const unsigned m = tile % tiles_m * TILE_M, n = tile / tiles_m * TILE_N;
+        const unsigned group = is_part ? whole + partial / splits : i, part = partial % splits;
+        const unsigned m = group % tiles_m * TILE_M, n = group / tiles_m * GROUP_N + rank * TILE_N;
         if (!is_part) return Item{m, n, 0, steps, 0, false};
-        return Item{m, n, part * steps / splits, (part + 1) * steps / splits, partial, true};
+        const unsigned first = part * steps / splits, end = (part + 1) * steps / splits;
+        return Item{m, n, first, end, partial * CLUSTER + rank, true};
     }
 };
 
@@ -139,8 +147,8 @@ static_assert(Units::ROUND % 16 == 0, "a round has whole groups of rows that are
 
 template <unsigned Parts>
 __device__ __forceinline__ void dequantize_items(const TensorMap &x_map, const QuantizedRows (&parts)[Parts],
-                                                 unsigned n, unsigned k, const Schedule &schedule, bf16 *ring,
-                                                 Barrier *full, Barrier *empty) {
+                                                 unsigned n, unsigned k, const Schedule &schedule, unsigned rank,
+                                                 bf16 *ring, Barrier *full, Barrier *empty) {
     const unsigned thread = threadIdx.x - CONSUMER_THREADS, items = schedule.items();
     const Units units(thread);
     const unsigned places[2] = {units.place(0), units.place(1)};
@@ -162,38 +170,39 @@ __device__ __forceinline__ void dequantize_items(const TensorMap &x_map, const Q
         if (WHOLE_STEPS || column < k) stored[i].load(row, rows[i], column, k);
     };
 
-    unsigned item = blockIdx.x;
-    if (item >= items) return;
-    Schedule::Item work = schedule.item(item);
+    unsigned item = blockIdx.x / CLUSTER;
+    Schedule::Item work = schedule.item(item, rank);
     find_rows(work.n);
 #pragma unroll
     for (unsigned i = 0; i < ROUNDS; i++) load(i, work.first * TILE_K + units.column);
     // The phase before the first one counts as completed: every stage is empty at first.
     unsigned slot = 0, phase = 1, step = work.first;
+    bool more = true;
 #pragma unroll 1
-    while (true) {
+    while (more) {
         bf16 *stage = ring + slot * STAGE_SIZE;
         const unsigned column = step * TILE_K + units.column;
         empty[slot].wait(phase);
         if (thread == 0) {
             full[slot].arrive_expect_tx(2 * X_HALF * sizeof(bf16));
 #pragma unroll
-            for (unsigned half = 0; half < 2; half++) {
-#pragma unroll
-                for (unsigned box = 0; box < TILE_M; box += BOX) {
-                    tma_load(stage + half * X_HALF + box * BOX, x_map, full[slot], step * TILE_K + half * BOX,
-                             work.m + box);
+            for (unsigned i = 0; i < 2 * TILE_M / BOX; i++) {
+                const unsigned half = i % 2, row = i / 2 * BOX, column = step * TILE_K + half * BOX;
+                bf16 *box = stage + half * X_HALF + row * BOX;
+                if constexpr (CLUSTER == 1) {
+                    tma_load(box, x_map, full[slot], column, work.m + row);
+                } else if (half == rank) {
+                    tma_load_multicast(box, x_map, full[slot], column, work.m + row);
                 }
             }
         }
         // After the last step, its codes are loaded again.
-        bool more = true;
         unsigned next = column + TILE_K;
         if (++step == work.end) {
-            item += gridDim.x;
+            item += gridDim.x / CLUSTER;
             more = item < items;
             if (more) {
-                work = schedule.item(item);
+                work = schedule.item(item, rank);
                 find_rows(work.n);
                 step = work.first;
             }
@@ -214,24 +223,25 @@ __device__ __forceinline__ void dequantize_items(const TensorMap &x_map, const Q
         fence_proxy_async();
         __syncwarp();
         if (thread % 32 == 0) full[slot].arrive();
-        if (!more) return;
         slot = slot + 1 == STAGES ? 0 : slot + 1;
         phase ^= slot == 0;
     }
 }
 
 template <class E>
-__device__ __forceinline__ void multiply_items(const Schedule &schedule, bf16 *ring, Barrier *full, Barrier *empty,
-                                               float *partials, const Output &out, const E &epilogue) {
+__device__ __forceinline__ void multiply_items(const Schedule &schedule, unsigned rank, bf16 *ring, Barrier *full,
+                                               Barrier *empty, float *partials, const Output &out,
+                                               const E &epilogue) {
     const unsigned group = warp_uniform(threadIdx.x / WARPGROUP), items = schedule.items();
-    // One thread tells the dequantisers that this warpgroup is done with a stage.
+    // One thread per CTA of the cluster tells its dequantisers that this warpgroup is done with a
+    // stage.
     auto release = [&](unsigned slot) {
-        if (threadIdx.x % WARPGROUP == 0) empty[slot].arrive();
+        if (threadIdx.x % WARPGROUP < CLUSTER) empty[slot].arrive_remote<CLUSTER>(threadIdx.x % WARPGROUP);
     };
     const u64 ring_x = smem_desc(ring), ring_w = smem_desc(ring + 2 * X_HALF + group * BOX * BOX);
     unsigned slot = 0, phase = 0;
-    for (unsigned item = blockIdx.x; item < items; item += gridDim.x) {
-        const Schedule::Item work = schedule.item(item);
+    for (unsigned item = blockIdx.x / CLUSTER; item < items; item += gridDim.x / CLUSTER) {
+        const Schedule::Item work = schedule.item(item, rank);
         float acc[TILE_M / 2];
         unsigned previous = 0;
 #pragma unroll 1
@@ -286,35 +296,38 @@ __device__ __forceinline__ void quantized_gemm(const TensorMap &x_map, const Qua
         for (unsigned i = 0; i < STAGES; i++) {
             // Each warp of the dequantisers, and the thread that expects x.
             full[i].init(DEQUANTIZER_THREADS / 32 + 1);
-            empty[i].init(CONSUMERS);
+            empty[i].init(CONSUMERS * CLUSTER);
         }
         fence_barrier_init();
     }
-    __syncthreads();
+    cluster_sync<CLUSTER>();
     griddepcontrol_wait();
+    const unsigned rank = CLUSTER > 1 ? cluster_rank() : 0;
     const Schedule schedule(out.m, out.n, k, whole, splits);
     if (threadIdx.x < CONSUMER_THREADS) {
-        multiply_items(schedule, ring, full, empty, partials, out, epilogue);
+        multiply_items(schedule, rank, ring, full, empty, partials, out, epilogue);
     } else {
-        dequantize_items(x_map, parts, out.n, k, schedule, ring, full, empty);
+        dequantize_items(x_map, parts, out.n, k, schedule, rank, ring, full, empty);
     }
+    // No CTA ends while its peer may still write to its shared memory or barriers.
+    cluster_sync<CLUSTER>();
 }
 
-// The tiles from `whole` on, from their partial sums. Grid: (these tiles, TILE_M / 8), a thread per
-// thread of the consumers.
+// The tiles from group `whole` on, from their partial sums. Grid: (these groups, TILE_M / 8,
+// CLUSTER), a thread per thread of the consumers.
 template <class E>
 __device__ __forceinline__ void reduce_partials(const float *partials, unsigned k, unsigned whole, unsigned splits,
                                                 Output out, E epilogue) {
     griddepcontrol_launch_dependents();
     griddepcontrol_wait();
     const Schedule schedule(out.m, out.n, k, whole, splits);
-    const unsigned first = blockIdx.x * splits, j = blockIdx.y;
-    const Schedule::Item work = schedule.item(whole + first);
+    const unsigned first = blockIdx.x * splits, j = blockIdx.y, rank = blockIdx.z;
+    const Schedule::Item work = schedule.item(whole + first, rank);
     if (work.m + 8 * j >= out.m) return;
     const float4 *sums = reinterpret_cast<const float4 *>(partials);
-    float4 sum = sums[partial_index(first, j)];
+    float4 sum = sums[partial_index(work.partial, j)];
     for (unsigned i = 1; i < splits; i++) {
-        const float4 more = sums[partial_index(first + i, j)];
+        const float4 more = sums[partial_index(work.partial + i * CLUSTER, j)];
         sum.x += more.x, sum.y += more.y, sum.z += more.z, sum.w += more.w;
     }
     out.store(epilogue, work.m, work.n, threadIdx.x, j, sum);

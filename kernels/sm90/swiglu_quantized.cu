@@ -5,7 +5,7 @@
 
 #include "sm90/quantized.cuh"
 
-extern "C" __global__ void __launch_bounds__(THREADS, 1)
+extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTER, 1, 1)
     swiglu_quantized(const __grid_constant__ TensorMap x, const unsigned char *gate_codes, const void *gate_scales,
                      unsigned gate_row_bytes, unsigned gate_scale_row, unsigned gate_scale_tiles,
                      float gate_tensor_scale, const unsigned char *up_codes, const void *up_scales,

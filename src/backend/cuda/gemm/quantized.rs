@@ -22,6 +22,8 @@ const CONSUMER_THREADS: usize = 256;
 const THREADS: usize = 512;
 /// Rows of W in a tile.
 const TILE_N: usize = 2 * BOX_ROWS;
+/// CTAs of a cluster, which share x.
+const CLUSTER: usize = 2;
 /// Values of k in a stage.
 const STEP: usize = 2 * BOX_COLUMNS;
 
@@ -60,12 +62,13 @@ impl Tile {
             .with("WHOLE_STEPS", k.is_multiple_of(STEP))
             .with("TILE_M", self.m)
             .with("STAGES", self.stages)
+            .with("CLUSTER", CLUSTER)
             .with_all(constants.iter().copied())
             .pdl()
     }
 }
 
-/// The tiles that CTAs compute whole, and the parts along k of each other tile.
+/// The groups of tiles that clusters compute whole, and the parts along k of each other group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Split {
     whole: usize,
@@ -73,25 +76,25 @@ struct Split {
 }
 
 impl Split {
-    /// The most parts of a tile.
+    /// The most parts of a group.
     const MAX_PARTS: usize = 16;
-    /// Times in nanoseconds: of a step of a tile, of writing and reading the partial sums of a
-    /// part, and of the kernel that adds them.
+    /// Times in nanoseconds: of a step, of writing and reading the partial sums of a part, and of
+    /// the kernel that adds them.
     const STEP_TIME: usize = 900;
-    const PART_TIME: usize = 30;
+    const PART_TIME: usize = 30 * CLUSTER;
     const REDUCE_TIME: usize = 2500;
 
-    /// The split with the shortest estimated time. Only the tiles of the last, incomplete wave are
+    /// The split with the shortest estimated time. Only the groups of the last, incomplete wave are
     /// split.
-    fn for_size(tiles: usize, steps: usize, sms: usize) -> Self {
-        let rest = tiles % sms;
+    fn for_size(groups: usize, steps: usize, clusters: usize) -> Self {
+        let rest = groups % clusters;
         let time = |parts: &usize| {
-            let waves = (rest * parts).div_ceil(sms);
+            let waves = (rest * parts).div_ceil(clusters);
             let reduce = if *parts > 1 { rest * parts * Self::PART_TIME + Self::REDUCE_TIME } else { 0 };
             waves * steps.div_ceil(*parts) * Self::STEP_TIME + reduce
         };
         let parts = (1..=Self::MAX_PARTS.min(steps)).min_by_key(time).unwrap_or(1);
-        Self { whole: if parts > 1 { tiles - rest } else { tiles }, parts }
+        Self { whole: if parts > 1 { groups - rest } else { groups }, parts }
     }
 }
 
@@ -128,13 +131,13 @@ impl QuantizedGemm<'_> {
         let [rows, k] = parts[0].dims();
         let n = rows * parts.len();
         let tile = Tile::for_rows(m);
-        let sms = gpu.device.sms;
-        let tiles = m.div_ceil(tile.m) * n.div_ceil(TILE_N);
-        let split = Split::for_size(tiles, k.div_ceil(STEP), sms);
-        let divided = tiles - split.whole;
+        let clusters = (gpu.device.sms / CLUSTER).max(1);
+        let groups = m.div_ceil(tile.m) * n.div_ceil(TILE_N * CLUSTER);
+        let split = Split::for_size(groups, k.div_ceil(STEP), clusters);
+        let divided = groups - split.whole;
         let partials = match divided {
             0 => None,
-            _ => Some(gpu.output(op, &[divided * split.parts, tile.m * TILE_N], DType::F32)?),
+            _ => Some(gpu.output(op, &[divided * split.parts * CLUSTER, tile.m * TILE_N], DType::F32)?),
         };
         let program = tile.program(op, file, parts[0].format(), k, constants);
         let sizes = [m, n, k].map(Arg::U32);
@@ -146,11 +149,11 @@ impl QuantizedGemm<'_> {
         args.extend([partials.as_ref().map_or(Arg::Absent, Arg::Write), Arg::Write(out)]);
         args.extend(&numbers);
         let items = split.whole + divided * split.parts;
-        let grid = Grid { ctas: [items.min(sms), 1, 1], threads: THREADS, shared: tile.shared() };
+        let grid = Grid { ctas: [items.min(clusters) * CLUSTER, 1, 1], threads: THREADS, shared: tile.shared() };
         gpu.launch(&program, entries[0], grid, &args)?;
         let Some(partials) = &partials else { return Ok(()) };
         let args = [&[Arg::Read(partials)], epilogue, &[Arg::Write(out)], &numbers].concat();
-        let grid = Grid { ctas: [divided, tile.m / 8, 1], threads: CONSUMER_THREADS, shared: 0 };
+        let grid = Grid { ctas: [divided, tile.m / 8, CLUSTER], threads: CONSUMER_THREADS, shared: 0 };
         gpu.launch(&program, entries[1], grid, &args)
     }
 }
@@ -170,14 +173,14 @@ mod tests {
     #[test]
     fn incomplete_waves_are_split() {
         let split = |n: usize, k: usize| {
-            let Split { whole, parts } = Split::for_size(n.div_ceil(TILE_N), k.div_ceil(STEP), 132);
+            let Split { whole, parts } = Split::for_size(n.div_ceil(TILE_N * CLUSTER), k.div_ceil(STEP), 66);
             (whole, parts)
         };
         // The text encoder with 128 tokens: qkv, out, gate and up, down.
         assert_eq!([split(6144, 2560), split(2560, 4096)], [(0, 2), (0, 6)]);
-        assert_eq!([split(19_456, 2560), split(2560, 9728)], [(132, 6), (0, 6)]);
+        assert_eq!([split(19_456, 2560), split(2560, 9728)], [(66, 6), (0, 6)]);
         // A whole wave, and a step that cannot be split.
-        assert_eq!([split(132 * TILE_N, 4096), split(256, 128)], [(132, 1), (2, 1)]);
+        assert_eq!([split(132 * TILE_N, 4096), split(256, 128)], [(66, 1), (1, 1)]);
         assert!(Tile::ALL.iter().all(|tile| tile.shared() + 1024 <= 227 << 10));
         assert_eq!([1, 64, 65, 256].map(|m| Tile::for_rows(m).m), [64, 64, 128, 128]);
     }
