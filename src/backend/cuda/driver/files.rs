@@ -42,6 +42,7 @@ pub(super) const HEADERS: &[File] = &[
     kernel!("sm90/ptx/pdl.cuh"),
     kernel!("sm90/ptx/tma.cuh"),
     kernel!("sm90/ptx/wgmma.cuh"),
+    kernel!("sm90/quantized.cuh"),
 ];
 
 /// The headers of `headers` that `file` includes, directly or through others, each once.

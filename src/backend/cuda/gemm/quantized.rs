@@ -144,7 +144,8 @@ impl QuantizedGemm<'_> {
         let numbers = [&sizes[..], columns, &[split.whole, split.parts].map(Arg::U32)].concat();
         let map = sm90::row_map(op, x, [m, k], BOX_COLUMNS);
         let mut args = vec![Arg::Map(&map)];
-        parts.iter().for_each(|rows| args.extend(rows.args()));
+        let staged = parts.iter().map(|rows| rows.staged(gpu, op)).collect::<Result<Vec<_>>>()?;
+        staged.iter().for_each(|rows| args.extend(rows.args()));
         args.extend(epilogue);
         args.extend([partials.as_ref().map_or(Arg::Absent, Arg::Write), Arg::Write(out)]);
         args.extend(&numbers);
