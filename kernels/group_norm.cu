@@ -7,6 +7,8 @@
 //   merge    a CTA per group combines the chunks' means and squares (Chan, Golub, LeVeque 1979).
 //   apply    a CTA per chunk reads x again, the last chunks first, because the L2 may still have
 //            them.
+// group_moments: measure, and merge_variance in place of merge. normalize_groups: invert_variance,
+// then apply.
 // Constants: ALIGNED (channels are a multiple of 8, at most 2048; a thread per vector of 8), SILU.
 
 #include "common/math.cuh"
@@ -194,13 +196,11 @@ struct Moments {
     }
 };
 
-// `moments` has the mean and 1/√(variance + eps) of every group: `[items, groups, 2]`.
-extern "C" __global__ void __launch_bounds__(THREADS)
-    merge(const float *partial, float *moments, unsigned width, unsigned pixels, unsigned chunk,
-          unsigned chunks, float eps) {
+// The mean and squares of group blockIdx.x over all chunks, in thread 0.
+__device__ __forceinline__ Moments merged(const float *partial, unsigned width, unsigned pixels, unsigned chunk,
+                                          unsigned chunks) {
     __shared__ Moments of_warp[THREADS / 32];
-    const unsigned group = blockIdx.x;
-    const float *from = partial + static_cast<u64>(group) * chunks * 2;
+    const float *from = partial + static_cast<u64>(blockIdx.x) * chunks * 2;
     Moments all{};
 #pragma unroll 4
     for (unsigned i = threadIdx.x; i < chunks; i += THREADS) {
@@ -215,7 +215,38 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     __syncthreads();
     if (threadIdx.x == 0) {
         for (unsigned i = 1; i < THREADS / 32; i++) all.add(of_warp[i].count, of_warp[i].mean, of_warp[i].squares);
-        moments[2 * group] = all.mean;
-        moments[2 * group + 1] = rsqrtf(all.squares / all.count + eps);
+    }
+    return all;
+}
+
+// `moments` has the mean and 1/√(variance + eps) of every group: `[items, groups, 2]`.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    merge(const float *partial, float *moments, unsigned width, unsigned pixels, unsigned chunk,
+          unsigned chunks, float eps) {
+    const Moments all = merged(partial, width, pixels, chunk, chunks);
+    if (threadIdx.x == 0) {
+        moments[2 * blockIdx.x] = all.mean;
+        moments[2 * blockIdx.x + 1] = rsqrtf(all.squares / all.count + eps);
+    }
+}
+
+// As merge, with the variance.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    merge_variance(const float *partial, float *moments, unsigned width, unsigned pixels, unsigned chunk,
+                   unsigned chunks) {
+    const Moments all = merged(partial, width, pixels, chunk, chunks);
+    if (threadIdx.x == 0) {
+        moments[2 * blockIdx.x] = all.mean;
+        moments[2 * blockIdx.x + 1] = all.squares / all.count;
+    }
+}
+
+// The moments of merge from those of merge_variance. Grid: a thread per group.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    invert_variance(const float *variances, float *moments, unsigned groups, float eps) {
+    const unsigned group = blockIdx.x * THREADS + threadIdx.x;
+    if (group < groups) {
+        moments[2 * group] = variances[2 * group];
+        moments[2 * group + 1] = rsqrtf(variances[2 * group + 1] + eps);
     }
 }

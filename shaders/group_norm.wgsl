@@ -16,12 +16,14 @@
 //   writes mean and 1/√(M/n + eps). A thread first merges the parts thread, thread + THREADS, … one
 // after the other.
 //   Groups: one for each group of each item.
-// apply: one thread for each value. Constants: SILU.
+// apply: one thread for each value.
+// group_moments stops after main, and normalize_groups has only apply. Constants: SILU, VARIANCE.
 
 #import shared/dispatch
 #import shared/math
 
 const SILU: bool = false;
+const VARIANCE: bool = false;
 
 struct Params {
     items: u32,
@@ -47,7 +49,7 @@ struct Params {
 @group(0) @binding(3) var<storage, read> bias: array<f32>;
 // (n, mean, M) of [item, group, chunk, part].
 @group(0) @binding(4) var<storage, read_write> partial: array<f32>;
-// (mean, 1/√(var + eps)) of [item, group].
+// (mean, 1/√(var + eps)) of [item, group], or (mean, var) with VARIANCE.
 @group(0) @binding(5) var<storage, read_write> moments: array<f32>;
 @group(0) @binding(6) var<storage, read_write> out: array<f32>;
 
@@ -83,7 +85,8 @@ fn run(at: u32, groups: u32, me: Thread) {
     let squares = reduced(me, vec2f(own.z + own.x * d * d, 0.0)).x;
     if (me.index == 0u) {
         moments[2u * at] = mean;
-        moments[2u * at + 1u] = 1.0 / sqrt(squares / sums.x + p.eps);
+        let variance = squares / sums.x;
+        moments[2u * at + 1u] = select(1.0 / sqrt(variance + p.eps), variance, VARIANCE);
     }
 }
 
@@ -160,7 +163,11 @@ fn apply(
     let channel = at % p.channels;
     let item = at / p.channels / p.pixels;
     let slot = 2u * (item * p.groups + channel / p.group_width);
-    var y = (x[at] - moments[slot]) * moments[slot + 1u] * weight[channel] + bias[channel];
+    var factor = moments[slot + 1u];
+    if (VARIANCE) {
+        factor = 1.0 / sqrt(factor + p.eps);
+    }
+    var y = (x[at] - moments[slot]) * factor * weight[channel] + bias[channel];
     if (SILU) {
         y = silu(y);
     }

@@ -153,6 +153,7 @@ fn wrong_arguments_fail_their_op_only() {
         (Fault::ConvResidualForgotten, vec!["conv2d"]),
         (Fault::PaddedAtTheOtherSide, vec!["conv2d"]),
         (Fault::GroupsHalved, vec!["group_norm"]),
+        (Fault::MomentsIgnored, vec!["normalize_groups"]),
         (Fault::ShiftForgotten, with(Feature::Shift)),
         (Fault::NanIsBlack, vec!["to_rgb8"]),
         (Fault::InfinityIsClamped, vec!["to_rgb8"]),

@@ -17,11 +17,13 @@ mod conv2d;
 mod embed_patches;
 mod final_layer;
 mod gather_rows;
+mod group_moments;
 mod group_norm;
 mod inputs;
 mod join_sequence;
 mod linear;
 mod modulation;
+mod normalize_groups;
 mod normalize_rgb8;
 mod pad_rows;
 mod project_qkv;
@@ -112,7 +114,7 @@ pub enum Feature {
     Shift,
     /// A second call changes an in-place tensor again.
     Accumulates,
-    /// The result is F32 on every backend: latents and velocities.
+    /// The result is F32 on every backend: latents, velocities and moments.
     F32Result,
     /// A case has results beyond the range of F16.
     BeyondF16,
@@ -146,6 +148,8 @@ pub(crate) fn entries<B: Backend + 'static>() -> Vec<Entry<B>> {
         sampler_step::entry(),
         conv2d::entry(),
         group_norm::entry(),
+        group_moments::entry(),
+        normalize_groups::entry(),
         unscale_latents::entry(),
         scale_latents::entry(),
         normalize_rgb8::entry(),

@@ -164,7 +164,7 @@ pub(super) const TIMESTEP: Tolerance = Tolerance::gemm(
     "near 1000 radians F32 is 6·10⁻⁵ apart and an ulp of the frequency is as much; devices' sines add to it",
 );
 
-/// Guidance and the Euler step, F32 on every backend.
+/// Guidance, the Euler step and moments, F32 on every backend.
 pub(super) const STEP: Tolerance =
     Tolerance::pointwise(5e-6, 5e-6, "F32 on every backend, with F32 sums of squares over an item in any order");
 

@@ -16,41 +16,74 @@ impl GroupNormOp for Cpu {
         let item: usize = shape[1..].iter().product();
         self.fill(&shape, [x, weight, bias], move |[x, weight, bias], out| {
             let (x, weight, bias) = (x.f32()?, weight.f32()?, bias.f32()?);
+            let norm = Affine { weight: &weight, bias: &bias, eps, silu };
             for (x, out) in x.chunks_exact(item).zip(out.chunks_exact_mut(item)) {
-                group_norm(x, &weight, &bias, groups, eps, silu, out);
+                normalize(x, &moments(x, weight.len(), groups), norm, out);
             }
             Ok(())
         })
     }
 }
 
-/// The norm of one item `[pixels, C]`; `C` is the length of `weight`.
-fn group_norm(x: &[f32], weight: &[f32], bias: &[f32], groups: usize, eps: f32, activate: bool, out: &mut [f32]) {
-    let channels = weight.len();
-    let chunk = (CHUNK / channels).max(1) * channels;
+/// A group of neighbouring channels in one item.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Moments {
+    pub mean: f64,
+    /// Biased.
+    pub variance: f64,
+}
+
+/// The step after the moments.
+#[derive(Clone, Copy)]
+pub(super) struct Affine<'a> {
+    /// `[C]`.
+    pub weight: &'a [f32],
+    /// `[C]`.
+    pub bias: &'a [f32],
+    pub eps: f32,
+    pub silu: bool,
+}
+
+/// Values of a task: whole pixels.
+fn chunk(channels: usize) -> usize {
+    (CHUNK / channels).max(1) * channels
+}
+
+/// The moments of the groups of one item `[pixels, channels]`.
+pub(super) fn moments(x: &[f32], channels: usize, groups: usize) -> Vec<Moments> {
     let count = (x.len() / groups) as f64;
-    let group = |channel: usize| channel * groups / channels;
-    let of_groups = |sums: Vec<f64>| {
+    let of_groups = |centers: &[f64], square| {
         let mut means = vec![0.0; groups];
-        sums.into_iter().enumerate().for_each(|(c, sum)| means[group(c)] += sum / count);
+        let sums = per_channel(x, chunk(channels), centers, square).into_iter().enumerate();
+        sums.for_each(|(c, sum)| means[c * groups / channels] += sum / count);
         means
     };
-    let mean = of_groups(per_channel(x, chunk, &vec![0.0; channels], false));
-    let centers: Vec<f64> = (0..channels).map(|c| mean[group(c)]).collect();
-    let variance = of_groups(per_channel(x, chunk, &centers, true));
-    let factor: Vec<f64> = variance.into_iter().map(|variance| 1.0 / (variance + f64::from(eps)).sqrt()).collect();
+    let mean = of_groups(&vec![0.0; channels], false);
+    let centers: Vec<f64> = (0..channels).map(|c| mean[c * groups / channels]).collect();
+    let variance = of_groups(&centers, true);
+    mean.into_iter().zip(variance).map(|(mean, variance)| Moments { mean, variance }).collect()
+}
+
+/// The norm of one item `[pixels, C]` by the moments of its groups.
+pub(super) fn normalize(x: &[f32], moments: &[Moments], norm: Affine<'_>, out: &mut [f32]) {
+    let Affine { weight, bias, eps, silu } = norm;
+    let channels = weight.len();
+    let factor = |of: &Moments| 1.0 / (of.variance + f64::from(eps)).sqrt();
+    let factors: Vec<f64> = moments.iter().map(factor).collect();
 
     // (x − mean)·factor·weight + bias as (x − m)·a + b for each channel: m is the mean as f32, and
     // b corrects its rounding. Subtracting first keeps the digits of values that are close to each
     // other and far from 0.
     let mut affine = [(); 3].map(|()| vec![0.0f32; channels]);
     for c in 0..channels {
-        let (mean, scale) = (mean[group(c)], factor[group(c)] * f64::from(weight[c]));
+        let group = c * moments.len() / channels;
+        let (mean, scale) = (moments[group].mean, factors[group] * f64::from(weight[c]));
         let m = mean as f32;
         [affine[0][c], affine[1][c]] = [m, scale as f32];
         affine[2][c] = (f64::from(bias[c]) - (mean - f64::from(m)) * scale) as f32;
     }
-    out.par_chunks_mut(chunk).zip(x.par_chunks(chunk)).for_each(|(out, x)| scale_and_shift(x, &affine, activate, out));
+    let chunk = chunk(channels);
+    out.par_chunks_mut(chunk).zip(x.par_chunks(chunk)).for_each(|(out, x)| scale_and_shift(x, &affine, silu, out));
 }
 
 /// `(x − m)·a + b` for the m, a and b of each channel, then SiLU if `activate`.

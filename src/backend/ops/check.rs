@@ -68,6 +68,13 @@ pub(super) fn matrix(op: &'static str, name: &str, weight: &Weight<'_>) -> Resul
     Ok(sizes)
 }
 
+/// Checks that `channels` make `groups` groups of equal width.
+pub(super) fn groups(op: &'static str, channels: usize, groups: usize) -> Result<()> {
+    ensure(groups > 0 && channels.is_multiple_of(groups), op, || {
+        format!("{channels} channels do not make {groups} groups")
+    })
+}
+
 /// A floating bias `[n]` on its way to the device.
 pub(super) fn bias(op: &'static str, bias: &HostTensor, n: usize) -> Result<()> {
     same(op, "the bias", bias.shape(), &[n])?;

@@ -26,10 +26,7 @@ impl<T: DeviceTensor> GroupNormArgs<'_, T> {
         let shape @ [_, _, _, c] = check::floats(op, "x", self.x)?;
         check::vector(op, "the weight", self.weight, c)?;
         check::vector(op, "the bias", self.bias, c)?;
-        let groups = self.groups;
-        check::ensure(groups > 0 && c.is_multiple_of(groups), op, || {
-            format!("{c} channels do not make {groups} groups")
-        })?;
+        check::groups(op, c, self.groups)?;
         Ok(shape)
     }
 }

@@ -37,6 +37,7 @@ pub(crate) enum Fault {
     ConvResidualForgotten,
     PaddedAtTheOtherSide,
     GroupsHalved,
+    MomentsIgnored,
     ShiftForgotten,
     NanIsBlack,
     InfinityIsClamped,

@@ -32,6 +32,8 @@ op!(GroupNormOp, run_group_norm, GroupNormArgs<'_, B::Tensor>, [usize; 4], |faul
     GroupNormArgs { groups, eps: faulty.eps(args.eps), silu, ..args }
 });
 
+op!(GroupMomentsOp, run_group_moments, GroupMomentsArgs<'_, B::Tensor>, [usize; 3], |_faulty, args| args);
+
 op!(ModulationOp, run_modulation, ModulationArgs<'_, B::Tensor, B::Linear>, [usize; 3], |faulty, args| {
     ModulationArgs { silu: args.silu && !faulty.is(Fault::SiluForgotten), ..args }
 });
@@ -57,6 +59,20 @@ op!(UnscaleLatentsOp, run_unscale_latents, UnscaleLatentsArgs<'_, B::Tensor>, [u
 impl<B: Backend> Faulty<B> {
     fn shift(&self, shift: f32) -> f32 {
         if self.is(Fault::ShiftForgotten) { 0.0 } else { shift }
+    }
+}
+
+impl<B: Backend> NormalizeGroupsOp for Faulty<B> {
+    fn run_normalize_groups(&self, args: NormalizeGroupsArgs<'_, B::Tensor>, shape: [usize; 4]) -> Result<B::Tensor> {
+        let groups = args.groups();
+        let NormalizeGroupsArgs { x, moments, weight, bias, eps, silu } = args;
+        let (eps, silu) = (self.eps(eps), silu && !self.is(Fault::SiluForgotten));
+        let out = if self.is(Fault::MomentsIgnored) {
+            self.inner.group_norm(x, weight, bias, groups, eps, silu)?
+        } else {
+            self.inner.run_normalize_groups(NormalizeGroupsArgs { x, moments, weight, bias, eps, silu }, shape)?
+        };
+        self.result("normalize_groups", out)
     }
 }
 
