@@ -8,6 +8,8 @@
 
 #[path = "support/emulated_cuda.rs"]
 mod emulated_cuda;
+#[path = "support/tiles.rs"]
+mod tiles;
 
 use emulated_cuda::emulated;
 use pollster::block_on;
@@ -178,6 +180,27 @@ fn streamed_weights_draw_the_same_picture() {
         assert_eq!(offload, zimage::Offload::Stream);
         assert!(streamed == resident);
     });
+}
+
+/// Compares the autoencoder of a small model in tiles with itself without tiles.
+fn tiles_agree() {
+    let model = zimage::Model::open(std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/single")));
+    let progress = &mut |_| std::ops::ControlFlow::Continue(());
+    let pipeline = block_on(zimage::pipeline::Pipeline::load(cuda(), &model.unwrap(), progress)).unwrap();
+    let worst = tiles::distance_of_tiles(&pipeline, [24, 16], &[8, 16]);
+    // The moments differ in their last digits, and so do few of the BF16 activations.
+    assert!(worst < 2e-3, "{worst:e}");
+}
+
+#[test]
+fn tiles_equal_the_whole_picture() {
+    emulated("tiles_equal_the_whole_picture", &[], tiles_agree);
+}
+
+#[test]
+fn tiles_equal_the_whole_picture_on_hopper() {
+    let test = "tiles_equal_the_whole_picture_on_hopper";
+    emulated(test, &[("EMULATED_CUDA_CAPABILITY", "9")], tiles_agree);
 }
 
 /// The result for a row that does not exist is undefined, but no kernel reads out of bounds for it.

@@ -77,8 +77,9 @@ pub(super) struct Args {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = super::whole, allow_hyphen_values = true)]
     batch: usize,
 
-    /// The tiles of decoding: off is whole pictures, N in blended tiles of N×N pixels, a multiple
-    /// of 32, which take less memory; auto is whole where the device has room for it
+    /// The tiles of decoding: off is whole pictures, N the same picture in bands of rows that need
+    /// no more memory than N×N pixels, a multiple of 8; auto is whole where the device has room
+    /// for it
     #[arg(long, value_name = "auto|off|N", default_value_t, value_parser = VaeTile::from_str, allow_hyphen_values = true)]
     vae_tile: VaeTile,
 

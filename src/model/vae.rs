@@ -252,15 +252,20 @@ impl<B: Backend> Vae<B> {
     /// # Errors
     /// Errors of the backend.
     pub fn decode_unrounded(&self, b: &B, latents: &B::Tensor, items: Range<usize>) -> Result<B::Tensor> {
+        let x = self.decode_middle(b, latents, items)?;
+        let x = self.decoder.levels.iter().try_fold(x, |x, level| level.forward(b, x, UP))?;
+        self.decoder.finish(b, &x)
+    }
+
+    /// Items of latents F32 `[B, C, h, w]` to the activation `[n, h, w, C']` before the levels.
+    fn decode_middle(&self, b: &B, latents: &B::Tensor, items: Range<usize>) -> Result<B::Tensor> {
         let VaeConfig { scaling_factor, shift_factor, .. } = self.config;
         let mut x = b.unscale_latents(latents, items, scaling_factor, shift_factor)?;
         if let Some(conv) = &self.post_quant {
             x = b.conv2d(&x, conv, POINTWISE, None)?;
         }
         x = b.conv2d(&x, &self.decoder.conv_in, SAME, None)?;
-        x = self.decoder.middle.forward(b, x)?;
-        x = self.decoder.levels.iter().try_fold(x, |x, level| level.forward(b, x, UP))?;
-        self.decoder.finish(b, &x)
+        self.decoder.middle.forward(b, x)
     }
 
     /// Pixels U8 `[B, H, W, 3]` to the latents F32 `[B, C, h, w]` at the mode of the encoder's
@@ -269,13 +274,21 @@ impl<B: Backend> Vae<B> {
     /// # Errors
     /// [`Error::Request`] when the model's files lack the encoder; errors of the backend.
     pub fn encode(&self, b: &B, pixels: &B::Tensor) -> Result<B::Tensor> {
-        let Some(Encoder { coder, quant }) = &self.encoder else {
-            return Err(Error::Request("the autoencoder's files have no encoder; use a model with one".into()));
-        };
+        let encoder = self.encoder()?;
+        let x = b.conv2d(&b.normalize_rgb8(pixels)?, &encoder.coder.conv_in, SAME, None)?;
+        let x = encoder.coder.levels.iter().try_fold(x, |x, level| level.forward(b, x, DOWN))?;
+        self.encode_middle(b, encoder, x)
+    }
+
+    fn encoder(&self) -> Result<&Encoder<B>> {
+        let missing = || Error::Request("the autoencoder's files have no encoder; use a model with one".into());
+        self.encoder.as_ref().ok_or_else(missing)
+    }
+
+    /// The activation `[B, h, w, C']` after the levels to latents F32 `[B, C, h, w]`.
+    fn encode_middle(&self, b: &B, Encoder { coder, quant }: &Encoder<B>, x: B::Tensor) -> Result<B::Tensor> {
         let VaeConfig { latent_channels, scaling_factor, shift_factor, .. } = self.config;
-        let mut x = b.conv2d(&b.normalize_rgb8(pixels)?, &coder.conv_in, SAME, None)?;
-        x = coder.levels.iter().try_fold(x, |x, level| level.forward(b, x, DOWN))?;
-        x = coder.middle.forward(b, x)?;
+        let mut x = coder.middle.forward(b, x)?;
         x = coder.finish(b, &x)?;
         if let Some(conv) = quant {
             x = b.conv2d(&x, conv, POINTWISE, None)?;

@@ -53,7 +53,7 @@ pub struct Request {
     /// Pictures drawn at once, 1 or more. More are faster on a GPU that one picture does not fill,
     /// and take more memory; the pictures are the same.
     pub batch: usize,
-    /// The tiles of decoding, which are multiples of 32 pixels, or none for whole pictures.
+    /// The tiles of decoding, whose sizes are multiples of 8 pixels, or none for whole pictures.
     pub vae_tile: VaeTile,
 }
 

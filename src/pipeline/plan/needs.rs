@@ -115,7 +115,7 @@ impl Needs {
         let factor = config.size_multiple();
         let image = padded((width / factor) * (height / factor));
         let decoder = |tile: Option<usize>| {
-            let size = [height, width].map(|side| side.min(tile.unwrap_or(side)));
+            let size = tile.map_or([height, width], |tile| [tile; 2]);
             (tile, activations::decoding(&config.vae, size, activation))
         };
         let tiles = Vae::<B>::tiles(&config.vae, expected.vae_tile, [height, width]);

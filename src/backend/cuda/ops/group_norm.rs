@@ -1,5 +1,6 @@
-//! `group_norm`: statistics of chunks of pixels, their merge into moments, and the norm. The kernels
-//! are shared with `group_moments`, the first two steps, and `normalize_groups`, the last one.
+//! `group_norm`: statistics of chunks of pixels, their merge into moments, and the norm. The
+//! kernels are shared with `group_moments`, the first two steps, and `normalize_groups`, the last
+//! one.
 
 use crate::backend::cuda::Cuda;
 use crate::backend::cuda::driver::program::{Program, kernel};

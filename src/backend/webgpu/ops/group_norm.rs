@@ -1,5 +1,5 @@
-//! `group_norm` in three dispatches: statistics of parts, their merge, and the result. The shader is
-//! shared with `group_moments`, the first two, and `normalize_groups`, the last one.
+//! `group_norm` in three dispatches: statistics of parts, their merge, and the result. The shader
+//! is shared with `group_moments`, the first two, and `normalize_groups`, the last one.
 
 use super::{Binding, DType, DeviceTensor, Gpu, Program, Reduction, Result, WebGpu, WebGpuTensor, f32s, uniform, wgsl};
 use crate::backend::{GroupNormArgs, GroupNormOp};
