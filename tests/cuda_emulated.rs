@@ -144,7 +144,7 @@ fn small_device_draws_without_options() {
             zimage::Request { width: Some(32), height: Some(32), steps: Some(1), ..zimage::Request::new("a red fox") };
         let progress = &mut |_| std::ops::ControlFlow::Continue(());
         let output = block_on(engine.generate(&request, progress)).unwrap();
-        assert_eq!((engine.backend(), output.run.offload), ("cuda", zimage::Offload::Sequential));
+        assert_eq!((engine.backend(), output.run.offload), ("cuda", zimage::Offload::Stream));
     });
 }
 
@@ -176,7 +176,7 @@ fn streamed_weights_draw_the_same_picture() {
         assert_eq!(offload, zimage::Offload::Stream);
         assert!(streamed == resident);
         // Some of the blocks fit.
-        let (streamed, offload) = draw(zimage::Offload::Stream, Some(100_000_000));
+        let (streamed, offload) = draw(zimage::Offload::Stream, Some(160_000_000));
         assert_eq!(offload, zimage::Offload::Stream);
         assert!(streamed == resident);
     });

@@ -29,6 +29,8 @@ pub struct Needs {
     pub vae: u64,
     /// Activations of the text encoder.
     pub text: u64,
+    /// Activations of embedding and refining captions.
+    pub captions: u64,
     /// Activations of a denoising step.
     pub step: u64,
     /// Activations of the decoder for each tile that may be used, the largest first; `None` is the
@@ -76,6 +78,8 @@ pub struct Plan {
     pub streamed_text: u64,
     /// Bytes of the device through which they are copied.
     pub buffer: u64,
+    /// Bytes of activations of the captions.
+    pub captions: u64,
     /// Blocks of the transformer that run in a step.
     pub blocks: usize,
     /// The free bytes that the plan was made for.
@@ -103,7 +107,7 @@ impl Plan {
 
     /// Bytes that are left for the decoder's activations; `None` without a limit.
     pub fn decoder_room(&self) -> Option<u64> {
-        self.limit.map(|limit| limit.saturating_sub(self.weights))
+        self.limit.map(|limit| limit.saturating_sub(self.weights + self.captions))
     }
 }
 
@@ -153,12 +157,16 @@ impl Needs {
         };
         let text_weights = self.text_encoder.resident(text_encoder);
         let step_weights = self.transformer.resident(transformer) + buffer;
-        let drawing = self.step.max(decoder);
+        // The loop and the decoder are recorded, and allocated, while captions are computed.
+        let recorded = self.step.max(decoder);
         let (weights, peak) = match in_turn {
-            true => (step_weights, (text_weights + text_buffer + self.text).max(step_weights + drawing)),
+            true => {
+                let drawing = step_weights + self.captions + recorded;
+                (step_weights, (text_weights + text_buffer + self.text).max(drawing))
+            }
             false => {
                 let weights = text_weights + step_weights.max(step_weights - buffer + text_buffer);
-                (weights, weights + self.text.max(drawing))
+                (weights, weights + self.text.max(self.captions) + recorded)
             }
         };
         Plan {
@@ -171,6 +179,7 @@ impl Needs {
             streamed: self.transformer.streamed(transformer),
             streamed_text: self.text_encoder.streamed(text_encoder),
             buffer: buffer.max(text_buffer),
+            captions: if in_turn { self.captions } else { self.text.max(self.captions) },
             blocks: self.transformer.blocks.len(),
             limit,
         }

@@ -140,7 +140,8 @@ impl Runtime for Cuda {
 
     fn overheads(&self) -> Overheads {
         Overheads {
-            small: self.gpu.slab(),
+            // Tables and latents, and cuBLASLt's workspace, which is never freed.
+            small: 2 * self.gpu.slab(),
             dequantized: Matrix::DTYPE.size() as u64,
             most_dequantized: u64::MAX,
             streamed: Some(launch::streaming::LARGEST),

@@ -131,6 +131,13 @@ impl Needs {
                 activation,
                 scratch(&text_encoder),
             ),
+            captions: activations::step(
+                &config.transformer,
+                expected.prompts,
+                tokens,
+                activation,
+                scratch(&transformer),
+            ),
             step: activations::step(&config.transformer, items, image + tokens, activation, scratch(&transformer)),
             decoder: tiles.into_iter().map(decoder).collect(),
             stream_buffers: buffer(&text_encoder).zip(buffer(&transformer)).map(Into::into),
