@@ -10,7 +10,7 @@ mod tiles;
 use faulty::{Fault, Faulty};
 use pollster::block_on;
 use std::ops::ControlFlow;
-use tiles::distance_of_tiles;
+use tiles::{coded, errors};
 use zimage::backend::cpu::Cpu;
 use zimage::backend::*;
 use zimage::pipeline::Pipeline;
@@ -78,6 +78,12 @@ fn tiles_shrink_when_memory_runs_out() {
     );
     let refused = draw(&short(1 << 10), VaeTile::Auto).unwrap_err();
     assert!(matches!(refused, Error::OutOfMemory { .. }), "{refused}");
+}
+
+/// The largest relative distance between tiles of any of these sizes and the whole picture.
+fn distance_of_tiles<B: Backend>(pipeline: &Pipeline<B>, size: [usize; 2], tiles: &[usize]) -> f64 {
+    let whole = coded(pipeline, size, None);
+    tiles.iter().flat_map(|&tile| errors(&coded(pipeline, size, Some(tile)), &whole)).fold(0.0, f64::max)
 }
 
 #[test]

@@ -46,7 +46,9 @@ impl Rows {
     /// [`Error::OutOfMemory`].
     pub(super) fn rows(&self, range: Range<usize>) -> Result<HostTensor> {
         let parts: Vec<HostTensor> = self.parts(&range).collect();
-        if let [part] = &parts[..] {
+        if let [part] = &parts[..]
+            && part.shape()[1] == range.len()
+        {
             return Ok(part.clone());
         }
         let bytes = parts.iter().map(|part| part.bytes().len()).sum();
