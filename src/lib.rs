@@ -106,7 +106,6 @@ pub mod conformance;
 mod engine;
 mod error;
 mod future;
-mod host_memory;
 mod image;
 mod json;
 pub mod model;

@@ -77,9 +77,32 @@ pub(crate) fn refused(bytes: f64, what: &str) -> Error {
     Error::out_of_memory(MemoryKind::Host, format!("there is no memory for {what} ({:.1} MB)", bytes / 1e6))
 }
 
+/// Bytes of memory that programs can still take, without what the system needs to stay usable;
+/// `None` where the system does not tell.
+pub(crate) fn available() -> Option<u64> {
+    /// Left to the system.
+    const MARGIN: u64 = 2 << 30;
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    mem_available(&text).map(|bytes| bytes.saturating_sub(MARGIN))
+}
+
+/// `MemAvailable` of Linux's `/proc/meminfo`, in bytes.
+fn mem_available(text: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn available_memory_is_read_from_meminfo() {
+        let text = "MemTotal:       24689764 kB\nMemFree:  1 kB\nMemAvailable:   23013592 kB\n";
+        assert_eq!(mem_available(text), Some(23_013_592 * 1024));
+        assert_eq!(mem_available("MemTotal: 1 kB\n"), None);
+        assert_eq!(mem_available("MemAvailable: lots\n"), None);
+    }
 
     #[test]
     fn missing_memory_is_an_error() {

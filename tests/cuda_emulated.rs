@@ -184,8 +184,8 @@ fn streamed_weights_draw_the_same_picture() {
 
 /// Compares the autoencoder of a small model in tiles with the cpu's whole pictures. The moments of
 /// tiles differ in their last digits from those of the whole picture, which turns the rounding of a
-/// few BF16 activations and of all that follows: tiles are as far from the exact result as the whole
-/// picture is, and as far from that.
+/// few BF16 activations and of all that follows: tiles are as far from the exact result as the
+/// whole picture is, and as far from that.
 fn tiles_agree() {
     let path = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/single"));
     let model = zimage::Model::open(path).unwrap();

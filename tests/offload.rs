@@ -126,3 +126,30 @@ fn engine_reports_the_offload_mode() {
     assert_eq!((output.images.len(), output.run.offload), (2, Offload::Sequential));
     assert!(output.run.timings.load_ms > 0.0);
 }
+
+/// The names and shapes that a plan counts are those of the files.
+#[test]
+fn all_tensors_of_the_embedded_model_are_counted() {
+    use zimage::model::device_bytes;
+    use zimage::model::text_encoder::TextEncoder;
+    use zimage::model::transformer::Transformer;
+    use zimage::weights::{Part, Tensors};
+    let (b, model) = (Cpu::new(), Model::embedded().unwrap());
+    let tensors = |part| block_on(Tensors::of(model.folder(), part)).unwrap();
+    // Without biases and norms.
+    let matrices = |tensors: &Tensors, unused: &dyn Fn(&str) -> bool| -> u64 {
+        let wanted = |(name, shape): &(&str, &[usize])| shape.len() > 1 && !unused(name) && !name.contains("pad_token");
+        tensors.names().filter(wanted).map(|(name, shape)| device_bytes(&b, tensors, name, shape)).sum()
+    };
+    let config = model.config();
+    let transformer = tensors(Part::Transformer);
+    let counted = Transformer::bytes(&b, &transformer, &config.transformer);
+    assert_eq!(counted.total(), matrices(&transformer, &|_| false));
+    assert_eq!(counted.blocks.len(), config.transformer.n_layers + config.transformer.n_refiner_layers);
+    let text_encoder = tensors(Part::TextEncoder);
+    let counted = TextEncoder::bytes(&b, &text_encoder, &config.text_encoder);
+    let unused = |name: &str| TextEncoder::<Cpu>::leaves(&config.text_encoder, name);
+    assert_eq!(counted.total(), matrices(&text_encoder, &unused));
+    assert!(counted.table > 0 && counted.largest() < counted.blocks[0].bytes);
+    assert_eq!(tensors(Part::Vae).parameters(), config.vae.parameters());
+}

@@ -1,9 +1,6 @@
 //! Streamed weights: more of them than a backend has room for at once, read in a row.
 
-use super::{
-    Backend, Call, GATED_GEMM, GEMM, Inputs, LinearCase, OpCase, Result, Stored, SwiGluCase, Tolerance, expect_ready,
-    returns,
-};
+use super::{Backend, Call, GATED_GEMM, GEMM, Inputs, OpCase, Result, Stored, Tolerance, expect_ready, returns};
 
 /// `x` `[1, tokens, 256]` times streamed matrices of so many rows each, which are as many results.
 #[derive(Debug, Clone, Copy)]
@@ -14,7 +11,7 @@ pub(super) struct StreamedLinears {
 }
 
 impl OpCase for StreamedLinears {
-    const OP: &'static str = LinearCase::OP;
+    const OP: &'static str = "linear";
     const TOLERANCE: Tolerance = GEMM;
 
     fn prepare<B: Backend + 'static>(&self, inputs: &mut Inputs<'_, B>) -> Result<Call<B>> {
@@ -46,7 +43,7 @@ pub(super) struct StreamedSwiGlus {
 }
 
 impl OpCase for StreamedSwiGlus {
-    const OP: &'static str = SwiGluCase::OP;
+    const OP: &'static str = "swiglu";
     const TOLERANCE: Tolerance = GATED_GEMM;
 
     fn prepare<B: Backend + 'static>(&self, inputs: &mut Inputs<'_, B>) -> Result<Call<B>> {

@@ -12,9 +12,9 @@ const UNITS: [(&str, f64); 6] =
 // Its group would have the name of that of the subcommand's arguments.
 #[group(skip)]
 pub(super) struct Args {
-    /// The networks on the device: none puts nothing off and keeps all of them there; sequential has
-    /// the text encoder there for the prompts and then the transformer, which takes less memory and
-    /// loads more; stream keeps both in host memory and copies their blocks at each use, except
+    /// The networks on the device: none puts nothing off and keeps all of them there; sequential
+    /// has the text encoder there for the prompts and then the transformer, which takes less memory
+    /// and loads more; stream keeps both in host memory and copies their blocks at each use, except
     /// those that fit within --max-vram; auto is the first of these that fits
     #[arg(long, value_name = "auto|none|sequential|stream", default_value_t, value_parser = Offload::from_str, allow_hyphen_values = true)]
     offload: Offload,

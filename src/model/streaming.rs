@@ -1,4 +1,5 @@
-//! Streaming: the blocks whose matrices stay in host memory, and the bytes of a network on a device.
+//! Streaming: the blocks whose matrices stay in host memory, and the bytes of a network on a
+//! device.
 
 use crate::backend::Backend;
 use crate::weights::Tensors;
@@ -151,36 +152,5 @@ mod tests {
         assert_eq!((network.resident(Streaming::AllBut(1)), network.streamed(Streaming::AllBut(1))), (35, 30));
         assert_eq!((network.resident(Streaming::AllBut(3)), network.streamed(Streaming::AllBut(3))), (65, 0));
         assert_eq!(network.streamed(Streaming::None), 0);
-    }
-
-    /// The names and shapes that the plan counts are those of the files.
-    #[cfg(feature = "embedded-model")]
-    #[test]
-    fn all_tensors_of_the_embedded_model_are_counted() {
-        use crate::backend::cpu::Cpu;
-        use crate::future::expect_ready;
-        use crate::model::Model;
-        use crate::model::text_encoder::TextEncoder;
-        use crate::model::transformer::Transformer;
-        use crate::weights::Part;
-        let (b, model) = (Cpu::new(), Model::embedded().unwrap());
-        let tensors = |part| expect_ready(Tensors::of(model.folder(), part)).unwrap();
-        // Without biases and norms.
-        let matrices = |tensors: &Tensors, unused: &dyn Fn(&str) -> bool| -> u64 {
-            let wanted =
-                |(name, shape): &(&str, &[usize])| shape.len() > 1 && !unused(name) && !name.contains("pad_token");
-            tensors.names().filter(wanted).map(|(name, shape)| device_bytes(&b, tensors, name, shape)).sum()
-        };
-        let config = model.config();
-        let transformer = tensors(Part::Transformer);
-        let counted = Transformer::bytes(&b, &transformer, &config.transformer);
-        assert_eq!(counted.total(), matrices(&transformer, &|_| false));
-        assert_eq!(counted.blocks.len(), config.transformer.n_layers + config.transformer.n_refiner_layers);
-        let text_encoder = tensors(Part::TextEncoder);
-        let counted = TextEncoder::bytes(&b, &text_encoder, &config.text_encoder);
-        let unused = |name: &str| TextEncoder::<Cpu>::leaves(&config.text_encoder, name);
-        assert_eq!(counted.total(), matrices(&text_encoder, &unused));
-        assert!(counted.table > 0 && counted.largest() < counted.blocks[0].bytes);
-        assert_eq!(tensors(Part::Vae).parameters(), config.vae.parameters());
     }
 }

@@ -3,8 +3,8 @@
 //!
 //! [`Plan::new`] is a pure function of [`Needs`], the bytes of a model on a backend, and of
 //! [`Limits`]. It takes the first of these that fits: all networks on the device; the text encoder
-//! and the transformer in turn; both in host memory, with as many of the transformer's blocks on the
-//! device as fit. Each is tried with the decoder whole, then with the largest tiles.
+//! and the transformer in turn; both in host memory, with as many of the transformer's blocks on
+//! the device as fit. Each is tried with the decoder whole, then with the largest tiles.
 
 mod activations;
 mod needs;

@@ -78,7 +78,8 @@ pub struct OnTheWay {
     /// The format of the elements, or of the codes that have scales beside them; `None` for types
     /// that no weight has.
     pub format: Option<Format>,
-    /// The type of the elements in memory, if [`Tensors::take`](super::Tensors::take) reads the stored type.
+    /// The type of the elements in memory, if [`Tensors::take`](super::Tensors::take) reads the
+    /// stored type.
     pub in_memory: Option<DType>,
     /// Its bytes in the file.
     pub bytes: u64,

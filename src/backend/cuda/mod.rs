@@ -144,7 +144,7 @@ impl Runtime for Cuda {
             small: 2 * self.gpu.slab(),
             dequantized: Matrix::DTYPE.size() as u64,
             most_dequantized: u64::MAX,
-            streamed: Some(launch::streaming::LARGEST),
+            streamed: Some(launch::copies::LARGEST),
         }
     }
 

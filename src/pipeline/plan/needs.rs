@@ -3,7 +3,6 @@
 use super::{Limits, Needs, Offload, activations};
 use crate::backend::Backend;
 use crate::error::{Error, Result};
-use crate::host_memory;
 use crate::model::config::ModelConfig;
 use crate::model::text_encoder::TextEncoder;
 use crate::model::transformer::{Transformer, padded};
@@ -12,6 +11,7 @@ use crate::model::vae::tiling::VaeTile;
 use crate::model::{NetworkBytes, device_bytes};
 use crate::pipeline::prompt::MAX_TOKENS;
 use crate::pipeline::request::Job;
+use crate::reserve;
 use crate::tensor::DType;
 use crate::weights::Tensors;
 
@@ -94,7 +94,7 @@ impl Residency {
             )));
         }
         let (offload, is_limited) = (self.offload, self.max_memory.is_some());
-        Ok(Limits { device: b.free_memory(), host: host_memory::available(), offload, is_limited })
+        Ok(Limits { device: b.free_memory(), host: reserve::available(), offload, is_limited })
     }
 }
 

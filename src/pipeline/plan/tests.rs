@@ -50,8 +50,8 @@ fn every_plan_fits_its_limit_and_less_memory_streams_more() {
 
 #[test]
 fn modes_follow_the_memory() {
-    // 2.26 + 3.5 + 0.2 + 0.05 of tensors, 1.5 for a whole picture or 0.5 for a step, and 0.1 or 0.05
-    // for texts.
+    // 2.26 + 3.5 + 0.2 + 0.05 of tensors, 1.5 for a whole picture or 0.5 for a step, and 0.1 or
+    // 0.05 for texts.
     assert_eq!(mode(&Plan::new(&needs(), Limits::default())), (Offload::None, None), "unknown memory");
     assert_eq!(mode(&plan(8 * GB)), (Offload::None, None));
     assert_eq!(mode(&plan(7 * GB)), (Offload::None, Some(512)));
@@ -70,7 +70,8 @@ fn the_peak_is_the_sum_of_what_lives_together() {
     let resident = plan(8 * GB);
     assert_eq!(resident.peak, GB * 226 / 100 + GB * 35 / 10 + GB / 5 + GB / 20 + tenth + GB * 3 / 2);
     assert_eq!(plan(6 * GB).peak, GB * 35 / 10 + GB / 5 + GB / 20 + GB / 20 + GB * 3 / 2);
-    // The rest of both, the buffer, the autoencoder, small tensors, texts, a picture, and the blocks.
+    // The rest of both, the buffer, the autoencoder, small tensors, texts, a picture, and the
+    // blocks.
     let fixed = GB / 100 + GB * 3 / 10 + GB / 10 + GB / 5 + GB / 20 + tenth + GB * 3 / 2;
     let streamed = plan(fixed + 7 * tenth);
     assert_eq!(streamed.transformer, Streaming::AllBut(7));

@@ -62,8 +62,8 @@ impl AsRef<[u8]> for Elements {
 }
 
 impl RandomTensors {
-    /// Tensors whose matrices of attention and feed-forward layers, and whose table of tokens, have a
-    /// format of [`RANDOM_FORMATS`], if their rows are whole blocks.
+    /// Tensors whose matrices of attention and feed-forward layers, and whose table of tokens, have
+    /// a format of [`RANDOM_FORMATS`], if their rows are whole blocks.
     pub fn quantized(format: Format) -> Self {
         Self { quantized: Some(format), ..Self::default() }
     }

@@ -1,15 +1,16 @@
 //! The device with its memory and its stream, as all ops use it.
 
 use super::args::Arg;
+use super::copies::{Order, Streaming};
 use super::kernel::{Grid, KernelLaunch};
 use super::recording::{Collector, CudaRecording, Work};
-use super::streaming::{Order, Streaming};
 use crate::backend::cuda::driver::device::Device;
 use crate::backend::cuda::driver::error::fault;
 use crate::backend::cuda::driver::program::Program;
 use crate::backend::cuda::memory::allocation::Allocation;
 use crate::backend::cuda::memory::arena::{Arena, Footprint, Home, Placement, out_of_memory};
 use crate::backend::cuda::memory::layout::RecordingMemory;
+use crate::backend::cuda::memory::page_locked::PageLocked;
 use crate::backend::cuda::memory::staging::Staging;
 use crate::backend::cuda::memory::tensor::CudaTensor;
 use crate::backend::gpu::frequencies::Frequencies;
@@ -62,7 +63,7 @@ impl Gpu {
         Ok(Self {
             arena,
             exact: Arena::exact(&device.context, &footprint, placement),
-            host: Arena::page_locked(&device.context, placement),
+            host: Arena::of_host(Box::new(PageLocked::new(&device.context)), placement),
             recordings: RecordingMemory::new(Arena::exact(&device.context, &footprint, placement)),
             footprint,
             staging: Staging::new(&device.context),

@@ -2,6 +2,7 @@
 
 pub(crate) mod args;
 pub(crate) mod convert;
+pub(crate) mod copies;
 pub(crate) mod gpu;
 pub(crate) mod kernel;
 pub(crate) mod recording;

@@ -9,6 +9,7 @@
 //! begins with a fork, which lets the copy stream wait for everything called before.
 
 use super::args::Arg;
+use super::copies::{LARGEST, Order};
 use super::gpu::Gpu;
 use super::recording::Work;
 use crate::backend::DeviceTensor;
@@ -22,47 +23,7 @@ use crate::error::{Error, Result};
 use cudarc::driver::sys::CUevent_flags;
 use cudarc::driver::{CudaEvent, CudaStream, result};
 use std::ops::Deref;
-use std::sync::{Arc, Mutex, OnceLock};
-
-/// The ring has room for so many of the largest tensors that are streamed: one is read, one is
-/// copied, and the one after it may begin.
-pub(crate) const LARGEST: u64 = 3;
-
-/// The copy stream and its ring buffer.
-#[derive(Debug, Default)]
-pub(super) struct Streaming {
-    copies: OnceLock<Arc<CudaStream>>,
-    buffer: Mutex<Buffer>,
-}
-
-#[derive(Debug, Default)]
-struct Buffer {
-    /// Bytes of the largest tensor in host memory.
-    largest: u64,
-    memory: Option<Arc<Allocation>>,
-    order: Order,
-}
-
-/// The slots of the ring since the last fork.
-#[derive(Debug, Default)]
-pub(super) struct Order {
-    /// `None` before the fork.
-    ring: Option<Ring<Arc<CudaEvent>>>,
-}
-
-impl Streaming {
-    /// Starts another order of copies, which begins with a fork, and returns the current one.
-    pub(super) fn replace(&self, order: Order) -> Order {
-        std::mem::replace(&mut lock(&self.buffer).order, order)
-    }
-
-    /// Frees the ring, unless a recording still uses it.
-    pub(super) fn trim(&self) {
-        let buffer = &mut *lock(&self.buffer);
-        buffer.memory = None;
-        buffer.order = Order::default();
-    }
-}
+use std::sync::Arc;
 
 /// A tensor in device memory: itself, or a copy in the ring that lives as long as this value.
 #[derive(Debug)]

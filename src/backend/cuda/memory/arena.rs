@@ -9,7 +9,6 @@
 //! weights, which stay and would leave gaps, and the memory of recordings.
 
 use super::free_list::FreeList;
-use super::page_locked::PageLocked;
 use crate::backend::gpu::lock;
 use crate::tensor::Weight;
 use cudarc::driver::sys::CUresult;
@@ -172,9 +171,8 @@ impl Arena {
         Self::with_source(Box::new(memory), placement, 0)
     }
 
-    /// An arena of page-locked host memory, in which every tensor has an allocation of its own.
-    pub(crate) fn page_locked(context: &Arc<CudaContext>, placement: Placement) -> Arc<Self> {
-        let source = Box::new(PageLocked::new(context));
+    /// An arena of host memory from `source`, in which every tensor has an allocation of its own.
+    pub(crate) fn of_host(source: Box<dyn Source>, placement: Placement) -> Arc<Self> {
         Arc::new(Self { source, home: Home::Host, placement, slab: 0, free_list: Mutex::default() })
     }
 

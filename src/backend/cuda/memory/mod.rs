@@ -4,7 +4,7 @@ pub(crate) mod allocation;
 pub(crate) mod arena;
 mod free_list;
 pub(crate) mod layout;
-mod page_locked;
+pub(crate) mod page_locked;
 pub(crate) mod ring;
 pub(crate) mod staging;
 pub(crate) mod tensor;

@@ -1,7 +1,7 @@
 //! Page-locked host memory, which the device reads at its host address (unified addressing).
 //!
-//! Locking touches every page. In huge pages that all threads touch first it takes a fraction of the
-//! time that the driver's own allocation takes.
+//! Locking touches every page. In huge pages that all threads touch first it takes a fraction of
+//! the time that the driver's own allocation takes.
 
 use super::arena::Source;
 use crate::backend::gpu::lock;
@@ -17,14 +17,14 @@ const HUGE: usize = 2 << 20;
 const SMALL: usize = 4 << 10;
 
 /// The host's memory, page-locked for a device.
-pub(super) struct PageLocked {
+pub(crate) struct PageLocked {
     context: Arc<CudaContext>,
     /// By address.
     mapped: Mutex<BTreeMap<u64, MmapMut>>,
 }
 
 impl PageLocked {
-    pub(super) fn new(context: &Arc<CudaContext>) -> Self {
+    pub(crate) fn new(context: &Arc<CudaContext>) -> Self {
         Self { context: context.clone(), mapped: Mutex::default() }
     }
 }
