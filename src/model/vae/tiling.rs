@@ -1,6 +1,6 @@
 //! Tiled decoding and encoding, for pictures whose activations do not fit the device.
 //!
-//! A tile is a band of whole rows, through one convolution at a time: [`bands`]. The norms use the
+//! A tile is a band of whole rows, through one convolution at a time: `bands`. The norms use the
 //! moments of the whole picture, so a tiled picture equals an untiled one up to rounding. A tile's
 //! size N bounds the memory: no activation on the device is larger than the largest of a picture of
 //! N×N pixels. The exceptions are a single row of a wide picture, and the middle of the network,
