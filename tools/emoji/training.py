@@ -1,0 +1,249 @@
+"""Trains the embedded default's transformer with its text encoder, in one or more calls.
+
+Run: python tools/emoji/training.py --work target/emoji --seconds 300
+     python tools/emoji/training.py --work target/emoji --seconds 480 --resume --decay 0.7
+Needs: the output of data.py and vae.py in WORK, torch, tokenizers and one GPU (a CPU suffices for a
+trial: --limit 20 --shrink 100).
+
+Flow matching: x_t = sigma·noise + (1 − sigma)·x0, and the transformer, given t = 1 − sigma,
+predicts x0 − noise. The noise has the numbers that its scene was drawn with (placement.py). Latents
+come from a bank on the device, a part of which is redrawn and re-encoded at every step.
+
+The rate rises over the first steps, stays, and falls to zero over the last --decay of the call: a
+call without decay leaves a model to continue from, a call with it a finished one. Matrices are
+rounded to NVFP4 from --round-after of the call on. WORK/state.pt has parameters and the state of
+the optimizers, and is written every 60 s; --resume continues from it, or without it from the model
+folder --model.
+"""
+
+import argparse
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from captions import Picture, Scene, Writer
+from export import read_weights
+from networks import Layout, Precision, TextToImage
+from optimizers import Muon, optimizers
+from pictures import Album, read_catalogue, save_sheet
+from placement import with_numbers
+from sampling import LATENT_SIDE, encode_captions, generate, shifted
+from training_sizes import GROUPS, Group
+from vae import load_vae
+
+REFRESH = 8  # a latent is used about this often before it is drawn anew
+CAPACITY = 48  # latents in the bank for each scene in a step
+#: The share of steps' pictures below sigma 0.8 whose noise is independent of the scene: image to
+#: image starts from such noise.
+INDEPENDENT = 0.25
+SAVE_EVERY = 60.0
+PREVIEW = [
+    "fox", "a fox", "two cats", "a dog and a cat", "a rocket at night", "pizza, blue background", "three red apples", "a crown above a frog",
+]  # fmt: skip
+PREVIEW_SIZES = [(256, 256), (384, 256), (512, 512)]
+
+
+class SceneStream(IterableDataset):
+    """Endless (group, scenes, tokens, lengths); each worker has its own seed."""
+
+    def __init__(self, catalogue: list[Picture], tokenizer: Path, groups: list[Group], seed: int):
+        self.catalogue, self.tokenizer, self.groups, self.seed = catalogue, str(tokenizer), groups, seed
+
+    def __iter__(self) -> Iterator[tuple[int, list[Scene], np.ndarray, np.ndarray]]:
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"
+        worker = get_worker_info()
+        writer = Writer(self.catalogue, seed=self.seed + (worker.id if worker else 0))
+        tokenizer, nth = Tokenizer.from_file(self.tokenizer), worker.id if worker else 0
+        waiting: dict[tuple[tuple[int, int], bool], list[tuple[Scene, list[int]]]] = {}
+        while True:
+            group = nth % len(self.groups)
+            nth += 1
+            size, count, limit = self.groups[group].size, self.groups[group].count, self.groups[group].caption
+            is_long = limit > min(g.caption for g in self.groups)
+            queue = waiting.setdefault((size, is_long), [])
+            while len(queue) < count:
+                scene = writer.scene(*size)
+                ids = encode_captions(tokenizer, [scene.caption])[0]
+                long = len(ids) > min(g.caption for g in self.groups)
+                if len(ids) <= limit and len(waiting.setdefault((size, long), [])) < 4 * count:
+                    waiting[size, long].append((scene, ids))
+            chosen, waiting[size, is_long] = queue[:count], queue[count:]
+            tokens = np.zeros((count, limit), np.int64)
+            for row, (_, ids) in zip(tokens, chosen):
+                row[: len(ids)] = ids
+            yield group, [s for s, _ in chosen], tokens, np.array([len(ids) for _, ids in chosen])
+
+
+class Bank:
+    """Latents, captions and numbers of each group on the device; the oldest are replaced first."""
+
+    def __init__(self, groups: list[Group], vae: torch.nn.Module, album: Album, stream: Iterator, capacity: int):
+        device = album.device
+        self.groups, self.vae, self.album, self.stream = groups, vae, album, stream
+        self.latents, self.tokens, self.lengths, self.numbers = [], [], [], []
+        self.filled, self.next = [0] * len(groups), [0] * len(groups)
+        for g in groups:
+            room = g.count * capacity
+            self.latents.append(torch.empty(room, 16, g.height // 8, g.width // 8, dtype=torch.bfloat16, device=device))
+            self.tokens.append(torch.zeros(room, g.caption, dtype=torch.long, device=device))
+            self.lengths.append(torch.zeros(room, dtype=torch.long, device=device))
+            self.numbers.append(torch.zeros(room, 16, device=device))
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Draws the scenes of one group."""
+        group, scenes, tokens, lengths = next(self.stream)
+        room, device = len(self.lengths[group]), self.album.device
+        rows = (self.next[group] + torch.arange(len(scenes), device=device)) % room
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            latents = self.vae.encode(self.album.draw(scenes).contiguous(memory_format=torch.channels_last))
+        self.latents[group][rows] = latents.bfloat16()
+        self.tokens[group][rows] = torch.from_numpy(tokens).to(device)
+        self.lengths[group][rows] = torch.from_numpy(lengths).to(device)
+        self.numbers[group][rows] = torch.from_numpy(np.stack([s.numbers for s in scenes])).float().to(device)
+        self.next[group] = (self.next[group] + len(scenes)) % room
+        self.filled[group] = min(self.filled[group] + len(scenes), room)
+
+    def batch(self) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor]:
+        """Latents and numbers of each group, and tokens and lengths of all captions."""
+        latents, numbers, tokens, lengths = [], [], [], []
+        for n, g in enumerate(self.groups):
+            rows = torch.randint(self.filled[n], (g.count,), device=self.album.device)
+            latents.append(self.latents[n][rows].float())
+            numbers.append(self.numbers[n][rows])
+            tokens.append(self.tokens[n][rows].flatten())
+            lengths.append(self.lengths[n][rows])
+        return latents, numbers, torch.cat(tokens), torch.cat(lengths)
+
+
+def flow_loss(model: TextToImage, layout: Layout, batch: tuple[list[Tensor], list[Tensor], Tensor, Tensor]) -> Tensor:
+    """The mean over all latent values of the squared error of the velocity."""
+    latents, numbers, tokens, lengths = batch
+    count, device = len(lengths), lengths.device
+    strata = (torch.randperm(count, device=device) + torch.rand(count, device=device)) / count
+    sigma = shifted(strata)
+    coupled = (torch.rand(count, device=device) >= INDEPENDENT) | (sigma > 0.8)
+    noisy, targets = [], []
+    sizes = [len(x) for x in latents]
+    for x, wanted, level, couple in zip(latents, numbers, sigma.split(sizes), coupled.split(sizes)):
+        noise = torch.randn_like(x)
+        noise = torch.where(couple[:, None, None, None], with_numbers(noise, wanted), noise)
+        level = level[:, None, None, None]
+        noisy.append(level * noise + (1 - level) * x)
+        targets.append(x - noise)
+    predicted = model(noisy, 1 - sigma, tokens, lengths, layout)
+    total = sum((p - t).square().sum() for p, t in zip(predicted, targets))
+    return total / sum(t.numel() for t in targets)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=Path("target/emoji"), help="the folder that data.py and vae.py wrote")
+    parser.add_argument("--seconds", type=float, default=300.0, help="time for everything, loading and compiling included")
+    parser.add_argument("--decay", type=float, default=0.0, help="the share of the call over which the rate falls to zero")
+    parser.add_argument("--round-after", type=float, default=0.0, help="the share of the call before weights are rounded")
+    parser.add_argument("--rate", type=float, default=1.0, help="a factor of the rates")
+    parser.add_argument("--resume", action="store_true", help="continue from WORK/state.pt")
+    parser.add_argument("--model", type=Path, help="continue from this stored model folder, with fresh optimizers")
+    parser.add_argument("--seed", type=int, default=0, help="other scenes and noise in every call of a training")
+    parser.add_argument("--limit", type=int, help="use only the first LIMIT pictures, for a trial")
+    parser.add_argument("--shrink", type=int, default=1, help="divide the scenes in a step by this, for a trial")
+    args = parser.parse_args()
+    start = saved = time.time()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    on_gpu = device.type == "cuda"
+    torch.manual_seed(args.seed)
+    torch.set_float32_matmul_precision("high")
+    torch._dynamo.config.recompile_limit = 64
+
+    groups = [Group(g.width, g.height, max(g.count // args.shrink, 1), g.caption) for g in GROUPS]
+    catalogue = read_catalogue(args.work, args.limit)
+    tokenizer_file = args.work / "tokenizer" / "tokenizer.json"
+    scenes = SceneStream(catalogue, tokenizer_file, groups, 1000 + 100 * args.seed)
+    workers = 10 if on_gpu else 0
+    stream = iter(DataLoader(scenes, batch_size=None, collate_fn=lambda chunk: chunk, num_workers=workers, prefetch_factor=4 if workers else None))
+    next(stream)  # so that the workers start before the device is touched
+    album = Album(args.work, device, args.limit)
+    vae = load_vae(args.work, device).to(memory_format=torch.channels_last)
+    bank = Bank(groups, vae, album, stream, CAPACITY if on_gpu else 2)
+    model = TextToImage().to(device)
+    for part in (model.text_encoder, model.transformer):
+        print(f"{type(part).__name__}: {sum(p.numel() for p in part.parameters()):,} parameters", flush=True)
+    trained_by = optimizers(model, on_gpu)
+    step, state = 0, args.work / "state.pt"
+    if args.resume and state.exists():
+        stored = torch.load(state, map_location=device)
+        model.load_state_dict(stored["model"])
+        for optimizer, kept in zip(trained_by, stored["optimizers"]):
+            optimizer.load_state_dict(kept)
+        step = stored["step"]
+        print(f"resumed at step {step}", flush=True)
+    elif args.model:
+        read_weights(args.model, model)
+    elif args.resume:
+        raise SystemExit(f"{state} is missing: name a model folder with --model")
+    first = step
+    layout = Layout([(g.count, g.height // LATENT_SIDE, g.width // LATENT_SIDE, g.caption) for g in groups], device)
+    if on_gpu:
+        model.compile_blocks()
+    tokenizer = Tokenizer.from_file(str(tokenizer_file))
+
+    def save() -> None:
+        kept = dict(model=model.state_dict(), optimizers=[o.state_dict() for o in trained_by], step=step)
+        torch.save(kept, state.with_suffix(".new"))
+        os.replace(state.with_suffix(".new"), state)
+
+    while min(bank.filled) == 0 or sum(bank.filled) < 4 * sum(g.count for g in groups):
+        bank.refresh()
+    print(f"bank: {sum(bank.filled)} latents after {time.time() - start:.0f} s", flush=True)
+    # A preview and the last save take a few seconds at the end.
+    seconds, done, total = args.seconds - (12 if on_gpu else 5), 0.0, torch.zeros((), device=device)
+    share = torch.zeros((), device=device)
+    Precision.share = share
+    refreshes = len(groups) / REFRESH
+    while done < 1:
+        done = min((time.time() - start) / seconds, 1)
+        rate = args.rate * min((step - first + 1) / 200, 1) * (min((1 - done) / args.decay, 1) if args.decay else 1)
+        for optimizer in trained_by:
+            optimizer.param_groups[0]["lr"] = optimizer.param_groups[0]["peak"] * rate
+        share.fill_(min(max((done - args.round_after) / 0.1, 0.0), 1.0) if args.round_after else 1.0)
+        for _ in range(int((step + 1) * refreshes) - int(step * refreshes)):
+            bank.refresh()
+        with torch.autocast(device.type, torch.bfloat16, enabled=on_gpu):
+            loss = flow_loss(model, layout, bank.batch())
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer in trained_by:
+            optimizer.step()
+        model.zero_grad()
+        total += loss.detach()
+        step += 1
+        if step % 200 == 0 or step - first == 10:
+            since = 200 if step - first > 200 else (step - first if step - first <= 10 else step - first - 10)
+            print(f"step {step}  {time.time() - start:.0f} s  loss {total.item() / since:.4f}  rate {rate:.3f}", flush=True)
+            if not torch.isfinite(total):
+                raise SystemExit("the loss is not finite; the last state is in WORK/state.pt")
+            total.zero_()
+        if time.time() - saved > SAVE_EVERY:
+            save()
+            saved = time.time()
+    share.fill_(1.0)
+    save()
+    drawn_with, rows = TextToImage().to(device), []  # not compiled: every size would be compiled anew
+    drawn_with.load_state_dict(model.state_dict())
+    for size in PREVIEW_SIZES:
+        made = generate(drawn_with, vae, tokenizer, PREVIEW, size, list(range(len(PREVIEW))))
+        rows.append(list(made))
+    save_sheet(rows, args.work / "preview.png")
+    print(f"{step - first} steps of {sum(g.count for g in groups)} pictures in {time.time() - start:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()

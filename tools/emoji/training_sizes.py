@@ -1,0 +1,30 @@
+"""The sizes of the training pictures. Every step of training has the same groups, so that all
+shapes are constant. Used by data.py, vae.py, training.py and evaluate.py."""
+
+from dataclasses import dataclass
+
+CAPTION_MULTIPLE = 32
+LONGEST = 2 * CAPTION_MULTIPLE  # tokens of a caption
+
+
+@dataclass(frozen=True)
+class Group:
+    """Scenes of one size in a step: width and height in pixels, and their number. The captions have
+    at most `caption` tokens."""
+
+    width: int
+    height: int
+    count: int
+    caption: int = CAPTION_MULTIPLE
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.width, self.height
+
+
+GROUPS = [
+    Group(256, 256, 112), Group(256, 256, 16, LONGEST), Group(128, 128, 24), Group(192, 192, 20),
+    Group(256, 128, 14), Group(128, 256, 14), Group(320, 256, 12), Group(256, 320, 12),
+    Group(384, 256, 18), Group(256, 384, 18), Group(320, 320, 10), Group(384, 384, 16), Group(384, 384, 3, LONGEST),
+    Group(512, 256, 6), Group(256, 512, 6), Group(448, 448, 4), Group(512, 384, 4), Group(384, 512, 4), Group(512, 512, 14),
+]  # fmt: skip
