@@ -1,6 +1,7 @@
 """The autoencoder for training: diffusers' AutoencoderKL with the same parameter names, whose
 kernels are rounded to INT8 in the forward pass. Used by vae.py, training.py and evaluate.py."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -165,3 +166,14 @@ class Autoencoder(nn.Module):
     def config(self) -> dict[str, Any]:
         """The config of diffusers' AutoencoderKL."""
         return CONFIG | dict(_class_name="AutoencoderKL", act_fn="silu", scaling_factor=self.scale, shift_factor=self.shift)
+
+
+def save_vae(vae: Autoencoder, work: Path) -> None:
+    torch.save(dict(state=vae.state_dict(), shift=vae.shift, scale=vae.scale), work / "vae.pt")
+
+
+def load_vae(work: Path, device: torch.device) -> Autoencoder:
+    stored, vae = torch.load(work / "vae.pt", map_location=device), Autoencoder().to(device)
+    vae.load_state_dict(stored["state"])
+    vae.shift, vae.scale = stored["shift"], stored["scale"]
+    return vae.eval()

@@ -21,12 +21,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from autoencoder import Autoencoder
+from autoencoder import Autoencoder, load_vae
 from formats import decoded, encode_int8, encode_nvfp4
 from networks import IMAGE, TEXT, TEXT_THETA, TextToImage, is_nvfp4
 from sampling import SHIFT, STEPS
 from training_sizes import GROUPS
-from vae import load_vae
 
 FILES = dict(
     text_encoder="text_encoder/model.safetensors",

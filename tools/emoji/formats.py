@@ -21,7 +21,7 @@ E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 def e2m1(x: Tensor) -> Tensor:
     """Magnitudes rounded to the nearest of E2M1, ties to the even code."""
     steps = [(x > 0.25), (x >= 0.75), (x > 1.25), (x >= 1.75)]
-    low = sum(step.to(x.dtype) for step in steps) * 0.5
+    low = sum([step.to(x.dtype) for step in steps]) * 0.5
     return low + (x > 2.5).to(x.dtype) + (x >= 3.5).to(x.dtype) + 2 * (x > 5).to(x.dtype)
 
 

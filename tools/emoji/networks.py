@@ -102,9 +102,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, spans: Spans, causal: bool = False) 
     `spans` has each group's number of sequences and their length."""
     sizes = [count * length for count, length in spans]
     parts = []
-    for (count, length), *group in zip(spans, *(t.split(sizes) for t in (q, k, v))):
-        of_group = [t.unflatten(0, (count, length)).transpose(1, 2) for t in group]
-        parts.append(F.scaled_dot_product_attention(*of_group, is_causal=causal).transpose(1, 2).flatten(0, 1))
+    for (count, length), q, k, v in zip(spans, q.split(sizes), k.split(sizes), v.split(sizes)):
+        q, k, v = (t.unflatten(0, (count, length)).transpose(1, 2) for t in (q, k, v))
+        parts.append(F.scaled_dot_product_attention(q, k, v, is_causal=causal).transpose(1, 2).flatten(0, 1))
     return torch.cat(parts).flatten(1)
 
 

@@ -12,8 +12,8 @@ come from a bank on the device, a part of which is redrawn and re-encoded at eve
 The rate rises over the first steps, stays, and falls to zero over the last --decay of the call: a
 call without decay leaves a model to continue from, a call with it a finished one. Matrices are
 rounded to NVFP4 from --round-after of the call on. WORK/state.pt has parameters and the state of
-the optimizers, and is written every 60 s; --resume continues from it, or without it from the model
-folder --model.
+the optimizers, and is written every 60 s; --resume continues from it, and from the model folder
+--model if it is missing. The autoencoder is WORK/vae.pt, or that of --model.
 """
 
 import argparse
@@ -28,15 +28,15 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from autoencoder import load_vae, save_vae
 from captions import Picture, Scene, Writer
-from export import read_weights
+from export import read_vae, read_weights
 from networks import Layout, Precision, TextToImage
 from optimizers import Muon, optimizers
 from pictures import Album, read_catalogue, save_sheet
 from placement import with_numbers
 from sampling import LATENT_SIDE, encode_captions, generate, shifted
 from training_sizes import GROUPS, Group
-from vae import load_vae
 
 REFRESH = 8  # a latent is used about this often before it is drawn anew
 CAPACITY = 48  # latents in the bank for each scene in a step
@@ -171,6 +171,8 @@ def main() -> None:
     stream = iter(DataLoader(scenes, batch_size=None, collate_fn=lambda chunk: chunk, num_workers=workers, prefetch_factor=4 if workers else None))
     next(stream)  # so that the workers start before the device is touched
     album = Album(args.work, device, args.limit)
+    if args.model and not (args.work / "vae.pt").exists():
+        save_vae(read_vae(args.model), args.work)
     vae = load_vae(args.work, device).to(memory_format=torch.channels_last)
     bank = Bank(groups, vae, album, stream, CAPACITY if on_gpu else 2)
     model = TextToImage().to(device)

@@ -6,7 +6,8 @@ Needs: the output of data.py in WORK, torch and one GPU (a CPU suffices for a tr
 
 Writes WORK/vae.pt (parameters, and the shift and scale that normalise latents to mean 0 and
 standard deviation 1) and WORK/vae.png (pictures above their reconstructions). With --decoder it
-continues from WORK/vae.pt and changes only the decoder, so that a trained transformer stays valid.
+continues from the autoencoder of a stored model folder and changes only the decoder, so that a
+trained transformer stays valid.
 """
 
 import argparse
@@ -18,8 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from autoencoder import Autoencoder
+from autoencoder import Autoencoder, save_vae
 from captions import Scene, Writer
+from export import read_vae
 from pictures import Album, psnr, read_catalogue, save_sheet
 
 KL_WEIGHT = 1e-5
@@ -52,7 +54,8 @@ class Reconstruction(torch.nn.Module):
         # Errors of edges count at three resolutions.
         for size in (1, 2, 4):
             level = F.avg_pool2d(error, size) if size > 1 else error
-            loss = loss + sum(d.abs().mean() for d in differences(level))
+            across, down = differences(level)
+            loss = loss + across.abs().mean() + down.abs().mean()
         kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
         return loss + KL_WEIGHT * kl
 
@@ -62,18 +65,11 @@ def edge_energy(pictures: Tensor) -> Tensor:
     return sum(d.square().sum((1, 2, 3)) for d in differences(pictures))
 
 
-def load_vae(work: Path, device: torch.device) -> Autoencoder:
-    stored, vae = torch.load(work / "vae.pt", map_location=device), Autoencoder().to(device)
-    vae.load_state_dict(stored["state"])
-    vae.shift, vae.scale = stored["shift"], stored["scale"]
-    return vae.eval()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("target/emoji"), help="the folder that data.py wrote")
     parser.add_argument("--seconds", type=float, default=230.0, help="time for everything; the learning rate follows it down to zero")
-    parser.add_argument("--decoder", action="store_true", help="continue from WORK/vae.pt and change only the decoder")
+    parser.add_argument("--decoder", type=Path, help="continue from this stored model folder, and change only the decoder")
     parser.add_argument("--limit", type=int, help="use only the first LIMIT pictures, for a trial")
     parser.add_argument("--shrink", type=int, default=1, help="divide the scenes in a step by this, for a trial")
     args = parser.parse_args()
@@ -84,7 +80,7 @@ def main() -> None:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
 
     album, catalogue = Album(args.work, device, args.limit), read_catalogue(args.work, args.limit)
-    vae = load_vae(args.work, device).train() if args.decoder else Autoencoder().to(device)
+    vae = (read_vae(args.decoder).train() if args.decoder else Autoencoder()).to(device)
     if args.decoder:
         vae.encoder.requires_grad_(False)
     trained = [p for p in vae.parameters() if p.requires_grad]
@@ -129,7 +125,7 @@ def main() -> None:
     if not args.decoder:
         values = torch.cat([m.flatten() for m in means])
         vae.shift, vae.scale = round(values.mean().item(), 5), round(1 / values.std().item(), 5)
-    torch.save(dict(state=vae.state_dict(), shift=vae.shift, scale=vae.scale), args.work / "vae.pt")
+    save_vae(vae, args.work)
     save_sheet(rows, args.work / "vae.png")
     spread = means[0].std((0, 2, 3))
     print(f"{step} steps; latents: shift {vae.shift}, scale {vae.scale}, deviation by channel {spread.min():.3f} to {spread.max():.3f}")
