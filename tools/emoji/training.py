@@ -40,6 +40,7 @@ from training_sizes import GROUPS, Group
 
 REFRESH = 8  # a latent is used about this often before it is drawn anew
 CAPACITY = 48  # latents in the bank for each scene in a step
+FILLED = 4  # of these before training starts
 #: The share of steps' pictures below sigma 0.8 whose noise is independent of the scene: image to
 #: image starts from such noise.
 INDEPENDENT = 0.25
@@ -174,7 +175,7 @@ def main() -> None:
     if args.model and not (args.work / "vae.pt").exists():
         save_vae(read_vae(args.model), args.work)
     vae = load_vae(args.work, device).to(memory_format=torch.channels_last)
-    bank = Bank(groups, vae, album, stream, CAPACITY if on_gpu else 2)
+    bank = Bank(groups, vae, album, stream, CAPACITY if on_gpu else FILLED)
     model = TextToImage().to(device)
     for part in (model.text_encoder, model.transformer):
         print(f"{type(part).__name__}: {sum(p.numel() for p in part.parameters()):,} parameters", flush=True)
@@ -202,7 +203,7 @@ def main() -> None:
         torch.save(kept, state.with_suffix(".new"))
         os.replace(state.with_suffix(".new"), state)
 
-    while min(bank.filled) == 0 or sum(bank.filled) < 4 * sum(g.count for g in groups):
+    while min(bank.filled) == 0 or sum(bank.filled) < FILLED * sum(g.count for g in groups):
         bank.refresh()
     print(f"bank: {sum(bank.filled)} latents after {time.time() - start:.0f} s", flush=True)
     # A preview and the last save take a few seconds at the end.
