@@ -20,7 +20,7 @@ NUMBERS = 16  # as many as latent channels
 SHADE, ACROSS, DOWN, SIZE, TILTED, MIRRORED = 0, 1, 2, 3, 4, 8
 REFERENCE = 256  # patches of a picture whose numbers have standard deviation 1
 TILT = 10.0  # degrees
-SIZES = (0.875, 0.75, 0.625)  # of the shorter side
+SIZES = (0.875, 0.75)  # of the shorter side
 MOST_OBJECTS = 4
 
 
@@ -83,12 +83,12 @@ def slide(free: int, number: float) -> int:
 
 def size_share(numbers: np.ndarray) -> float:
     """The side of a lone picture whose size is open, as a share of the shorter side."""
-    return SIZES[int(numbers[SIZE] > -0.4) + int(numbers[SIZE] > 0.5)]
+    return SIZES[int(numbers[SIZE] > 0)]
 
 
 def tilt(numbers: np.ndarray, nth: int) -> float:
     number = numbers[TILTED + nth]
-    return TILT if number > 0.9 else -TILT if number < -0.9 else 0.0
+    return TILT if number > 1.0 else -TILT if number < -1.0 else 0.0
 
 
 def mirrored(numbers: np.ndarray, nth: int, may: bool) -> bool:
