@@ -135,6 +135,7 @@ fn memory(needs: &Needs, plan: &Plan) -> String {
     for (part, bytes) in [
         ("buffer of streamed blocks", plan.buffer),
         ("activations of the text encoder", needs.text),
+        ("activations of captions", needs.captions),
         ("activations of a step", needs.step),
         ("activations of decoding", decoder),
         ("the most at once", plan.peak),

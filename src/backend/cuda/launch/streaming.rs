@@ -58,7 +58,7 @@ impl Drop for Staged<'_> {
 
 impl Gpu {
     /// Makes the ring large enough for a tensor, if it will be streamed.
-    pub(crate) fn expect(&self, tensor: &CudaTensor) {
+    pub(crate) fn size_ring_for(&self, tensor: &CudaTensor) {
         if tensor.allocation().home() == Home::Host {
             let buffer = &mut *lock(&self.streaming.buffer);
             buffer.largest = buffer.largest.max(tensor.bytes() as u64);

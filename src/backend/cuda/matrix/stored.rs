@@ -47,7 +47,7 @@ impl StoredMatrix {
     /// The rows of `parts`, each `[Nᵢ, width]`, one part after the other: `dims` is `[ΣNᵢ, width]`.
     pub(crate) async fn stacked(gpu: &Gpu, op: &'static str, parts: &[Weight<'_>], dims: [usize; 2]) -> Result<Self> {
         let matrix = Self::upload_stacked(gpu, op, parts, dims).await?;
-        matrix.expect(gpu);
+        matrix.size_ring(gpu);
         Ok(matrix)
     }
 
@@ -74,7 +74,7 @@ impl StoredMatrix {
         dims: [usize; 2],
     ) -> Result<Self> {
         let matrix = Self::upload_alternating(gpu, op, pair, dims).await?;
-        matrix.expect(gpu);
+        matrix.size_ring(gpu);
         Ok(matrix)
     }
 
@@ -112,11 +112,11 @@ impl StoredMatrix {
     }
 
     /// Makes the ring of streamed weights large enough.
-    fn expect(&self, gpu: &Gpu) {
+    fn size_ring(&self, gpu: &Gpu) {
         match self {
-            Self::Dense(matrix) => gpu.expect(matrix.tensor()),
+            Self::Dense(matrix) => gpu.size_ring_for(matrix.tensor()),
             Self::Quantized { segments, .. } => {
-                segments.iter().flat_map(|segment| segment.rows.tensors()).for_each(|tensor| gpu.expect(tensor));
+                segments.iter().flat_map(|segment| segment.rows.tensors()).for_each(|tensor| gpu.size_ring_for(tensor));
             }
         }
     }
