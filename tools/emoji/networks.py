@@ -59,7 +59,7 @@ class RMSNorm(nn.Module):
 
 
 class Precision:
-    """The share of the rounding in the forward pass: 0 is none, 1 is the stored format."""
+    """Blend of the forward pass between exact weights (0) and the stored format (1)."""
 
     share: Tensor | float = 1.0
 

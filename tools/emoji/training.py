@@ -7,7 +7,7 @@ trial: --limit 20 --shrink 100).
 
 Flow matching: x_t = sigma·noise + (1 − sigma)·x0, and the transformer, given t = 1 − sigma,
 predicts x0 − noise. The noise has the numbers that its scene was drawn with (placement.py). Latents
-come from a bank on the device, a part of which is redrawn and re-encoded at every step.
+come from a bank on the device. Each step redraws and re-encodes a part of it.
 
 The rate rises over the first steps, stays, and falls to zero over the last --decay of the call: a
 call without decay leaves a model to continue from, a call with it a finished one. Matrices are
