@@ -55,7 +55,7 @@ fn dashed_values_are_values() {
         ("--count", "-1", "a whole number from 1 up"),
         ("--batch", "--1", "a whole number from 1 up"),
         ("--vae-tile", "-32", "auto, off, or a number"),
-        ("--offload", "-none", "use auto, none or sequential"),
+        ("--offload", "-none", "use auto, none, sequential or stream"),
         ("--precision", "-bf16", "use auto or bf16"),
         ("--backend", "-cpu", "-cpu"),
     ] {
