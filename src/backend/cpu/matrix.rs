@@ -1,6 +1,7 @@
 //! Gemms: strided views over slices, multiplied by the `gemm` crate, and matrices as they are
 //! stored, quantised ones included.
 
+use super::packed::{Panels, multiply, packed_rows};
 use super::parallel::*;
 use super::tensor::floats;
 use crate::error::Result;
@@ -13,6 +14,9 @@ use std::sync::Arc;
 
 /// Elements per panel of widened weights: few enough for the caches, enough for full gemm speed.
 const PANEL: usize = 1 << 20;
+/// The most elements of a matrix that is packed once, as F32, during its upload. Larger matrices
+/// stay as they are stored, so that a large model takes no more memory than its files.
+const PACKED: usize = 1 << 19;
 
 /// A matrix inside a slice: element `(i, j)` is `data[i·row_stride + j·col_stride]`.
 #[derive(Clone, Copy)]
@@ -155,55 +159,91 @@ impl StoredRows {
     }
 }
 
-/// Matrices `[Nᵢ, K]` stacked as one `[N, K]`, each in its own type and memory.
+/// Matrices `[Nᵢ, K]` stacked as one `[N, K]`.
 #[derive(Debug, Clone)]
-pub(super) struct StoredMatrix {
-    parts: Arc<[StoredRows]>,
-    rows: usize,
-    width: usize,
+pub(super) enum StoredMatrix {
+    /// Packed for [`multiply`], as F32.
+    Packed { values: Arc<Vec<f32>>, dims: [usize; 2] },
+    /// Each in its own type and memory.
+    Parts { parts: Arc<[StoredRows]>, dims: [usize; 2] },
+}
+
+/// True if a matrix `[N, K]` of `parts` is packed during its upload.
+pub(super) fn is_packed(parts: &[StoredRows], [rows, width]: [usize; 2]) -> bool {
+    rows * width <= PACKED && parts.iter().all(|part| matches!(part, StoredRows::Plain(_)))
 }
 
 impl StoredMatrix {
     /// Stacks `parts`, whose shapes have been checked.
-    pub(super) async fn upload(parts: &[Weight<'_>], [rows, width]: [usize; 2]) -> Result<Self> {
+    pub(super) async fn upload(parts: &[Weight<'_>], dims: [usize; 2]) -> Result<Self> {
         let parts = try_join_all(parts.iter().map(StoredRows::upload)).await?;
-        Ok(Self { parts: parts.into(), rows, width })
+        if is_packed(&parts, dims) {
+            return Self::packed(&parts, dims);
+        }
+        Ok(Self::Parts { parts: parts.into(), dims })
+    }
+
+    /// Packs the matrix of `parts`.
+    fn packed(parts: &[StoredRows], dims @ [rows, width]: [usize; 2]) -> Result<Self> {
+        let values = packed_rows(&stacked(parts, dims)?, rows, width, "a packed matrix")?;
+        Ok(Self::Packed { values: Arc::new(values), dims })
     }
 
     /// `[N, K]`.
     pub(super) fn dims(&self) -> [usize; 2] {
-        [self.rows, self.width]
-    }
-
-    /// Splits the matrix into panels, none across two parts. Panels of equal matrices are equal, so
-    /// two matrices can be walked in step. A failed allocation is an error.
-    pub(super) fn panels(&self) -> impl Iterator<Item = Result<Panel<'_>>> {
-        let height = (PANEL / self.width.max(1)).max(1);
-        let mut first = 0;
-        self.parts.iter().flat_map(move |part| {
-            let base = first;
-            let rows = part.rows();
-            first += rows;
-            (0..rows).step_by(height).map(move |row| {
-                let count = height.min(rows - row);
-                let values = part.widened(row, count, self.width)?;
-                Ok(Panel { first: base + row, rows: count, values })
-            })
-        })
+        match self {
+            Self::Packed { dims, .. } | Self::Parts { dims, .. } => *dims,
+        }
     }
 
     /// `out = x·Wᵀ + b` for `x` of whole rows; `out` `[M, N]`.
     pub(super) fn apply(&self, x: &[f32], bias: Option<&[f32]>, out: &mut [f32]) -> Result<()> {
-        let m = x.len() / self.width;
-        for panel in self.panels() {
-            let Panel { first, rows, values } = panel?;
-            let columns = ViewMut { data: &mut out[first..], rows: m, cols: rows, row_stride: self.rows };
-            let weights = View::new(&values, rows, self.width, self.width);
-            product(columns, View::new(x, m, self.width, self.width), weights.t(), true);
-        }
-        if let Some(bias) = bias {
-            out.par_chunks_mut(self.rows).for_each(|row| row.iter_mut().zip(bias).for_each(|(o, b)| *o += b));
+        match self {
+            Self::Packed { values, dims: [rows, width] } => {
+                multiply(x, *width, Panels::new(values, *width, *rows), bias, out);
+            }
+            Self::Parts { parts, dims: [rows, width] } => {
+                let m = x.len() / width;
+                for panel in panels(parts, *width) {
+                    let Panel { first, rows: count, values } = panel?;
+                    let columns = ViewMut { data: &mut out[first..], rows: m, cols: count, row_stride: *rows };
+                    let weights = View::new(&values, count, *width, *width);
+                    product(columns, View::new(x, m, *width, *width), weights.t(), true);
+                }
+                if let Some(bias) = bias {
+                    out.par_chunks_mut(*rows).for_each(|row| row.iter_mut().zip(bias).for_each(|(o, b)| *o += b));
+                }
+            }
         }
         Ok(())
     }
+}
+
+/// The matrix `[N, K]` of `parts` as F32.
+pub(super) fn stacked(parts: &[StoredRows], [rows, width]: [usize; 2]) -> Result<Vec<f32>> {
+    let mut all = zeros(rows * width, "a matrix as F32")?;
+    let mut rest = &mut all[..];
+    for part in parts {
+        let (values, others) = rest.split_at_mut(part.rows() * width);
+        part.widen(0, width, values);
+        rest = others;
+    }
+    Ok(all)
+}
+
+/// Splits the rows of `parts` of `width` values into panels, none across two parts. Panels of equal
+/// matrices are equal, so two matrices can be walked in step. A failed allocation is an error.
+pub(super) fn panels(parts: &[StoredRows], width: usize) -> impl Iterator<Item = Result<Panel<'_>>> {
+    let height = (PANEL / width.max(1)).max(1);
+    let mut first = 0;
+    parts.iter().flat_map(move |part| {
+        let base = first;
+        let rows = part.rows();
+        first += rows;
+        (0..rows).step_by(height).map(move |row| {
+            let count = height.min(rows - row);
+            let values = part.widened(row, count, width)?;
+            Ok(Panel { first: base + row, rows: count, values })
+        })
+    })
 }

@@ -1,8 +1,9 @@
 //! Plain Rust: the reference implementation of every op, and the backend of machines without a GPU.
 //!
 //! Each op has one file with a function on slices and the `run_…` method that calls it. `recording`
-//! allocates the memory and preserves the order. All arithmetic is F32, gemms come from the `gemm`
-//! crate, and threads are rayon's on platforms with threads.
+//! allocates the memory and preserves the order. All arithmetic is F32, and threads are rayon's on
+//! platforms with threads. Gemms whose right matrix is packed run on `microkernel`, those of large
+//! matrices, which stay as they are stored, on the `gemm` crate.
 
 mod attention;
 mod conv2d;
@@ -14,9 +15,11 @@ mod group_norm;
 mod join_sequence;
 mod linear;
 mod matrix;
+mod microkernel;
 mod modulation;
 mod normalize_groups;
 mod normalize_rgb8;
+mod packed;
 mod pad_rows;
 mod parallel;
 mod patches;
@@ -44,20 +47,32 @@ pub use conv2d::CpuConv2d;
 pub use gather_rows::CpuTable;
 pub use linear::CpuLinear;
 pub use recording::CpuRecording;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 pub use swiglu::CpuSwiGlu;
 pub use tensor::CpuTensor;
+use tensor::FreeList;
+
+/// The most elements of dropped tensors whose memory is kept for new ones: 64 MB.
+const KEPT: usize = 1 << 24;
 
 /// The `cpu` backend.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Cpu {
     recording: Mutex<Option<CpuRecording>>,
+    /// Memory for the tensors of ops that are not recorded.
+    free: Arc<FreeList>,
 }
 
 impl Cpu {
     /// The CPU this program runs on.
     pub fn new() -> Self {
-        Self::default()
+        Self { recording: Mutex::default(), free: Arc::new(FreeList::limited(KEPT)) }
+    }
+}
+
+impl Default for Cpu {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
@@ -78,6 +93,10 @@ impl Runtime for Cpu {
 
     fn keeps(&self, _: Format) -> bool {
         true
+    }
+
+    fn trim(&self) {
+        self.free.clear();
     }
 
     fn run_upload(&self, tensor: &HostTensor) -> Result<CpuTensor> {

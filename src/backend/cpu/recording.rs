@@ -51,7 +51,8 @@ impl Cpu {
 
     /// A tensor for an op to fill.
     fn output(&self, shape: &[usize]) -> Result<CpuTensor> {
-        CpuTensor::uninit(shape, self.recording().as_ref().map(|recording| &recording.free))
+        let recording = self.recording();
+        CpuTensor::uninit(shape, recording.as_ref().map_or(&self.free, |recording| &recording.free))
     }
 
     /// Runs an op now, or stores it while a recording is made.

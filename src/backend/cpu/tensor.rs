@@ -1,8 +1,9 @@
 //! Tensors in the host's memory, and the memory of recordings.
 //!
 //! Uploaded tensors share the bytes they came from (a mapped file is not copied) until an op writes
-//! to them. Inside a recording the memory of a dropped tensor is reused for the next one of its
-//! size, as in a GPU arena.
+//! to them. The memory of a dropped tensor is reused for the next one of its size: without limits
+//! inside a recording, as in a GPU arena, and up to a limit elsewhere, which saves the system from
+//! clearing new pages for every op.
 
 use crate::backend::DeviceTensor;
 use crate::error::Result;
@@ -11,7 +12,7 @@ use crate::tensor::{DType, HostTensor, widen, words};
 use bytemuck::Zeroable;
 use bytes::Bytes;
 use std::borrow::Cow;
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
 
 /// A tensor of the `cpu` backend.
 #[derive(Debug, Clone)]
@@ -32,20 +33,59 @@ struct Handle {
 impl Drop for Handle {
     fn drop(&mut self) {
         if let Some(free) = self.free.upgrade() {
-            free.0.lock().unwrap_or_else(PoisonError::into_inner).push(self.memory.clone());
+            free.put(&self.memory);
         }
     }
 }
 
-/// Free memory of a recording.
+/// Memory of dropped tensors, for new ones of the same size.
 #[derive(Debug, Default)]
-pub(super) struct FreeList(Mutex<Vec<Memory>>);
+pub(super) struct FreeList {
+    memories: Mutex<Vec<Memory>>,
+    /// The most elements that are kept. `None` in a recording, which keeps all of its memory: there
+    /// an op that reads a dropped tensor always runs before the op that writes the next one.
+    limit: Option<usize>,
+}
 
 impl FreeList {
+    /// At most `limit` elements of memory that nothing else uses.
+    pub(super) fn limited(limit: usize) -> Self {
+        Self { memories: Mutex::default(), limit: Some(limit) }
+    }
+
+    /// Frees all memory of the list.
+    pub(super) fn clear(&self) {
+        self.locked().clear();
+    }
+
+    fn locked(&self) -> MutexGuard<'_, Vec<Memory>> {
+        self.memories.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn put(&self, memory: &Memory) {
+        let Some(limit) = self.limit else { return self.locked().push(memory.clone()) };
+        // A recording may still hold the memory of a tensor that was made outside of it.
+        if Arc::strong_count(&memory.0) > 1 {
+            return;
+        }
+        let len = memory.len();
+        if len > limit {
+            return;
+        }
+        let mut list = self.locked();
+        while list.iter().map(Memory::len).sum::<usize>() + len > limit {
+            list.remove(0);
+        }
+        list.push(memory.clone());
+    }
+
     fn take(&self, len: usize) -> Option<Memory> {
-        let mut list = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let at = list.iter().position(|memory| matches!(&*memory.read(), Elements::F32(v) if v.len() == len))?;
-        Some(list.swap_remove(at))
+        let mut list = self.locked();
+        let at = list.iter().rposition(|memory| memory.len() == len)?;
+        Some(match self.limit {
+            Some(_) => list.remove(at),
+            None => list.swap_remove(at),
+        })
     }
 }
 
@@ -73,6 +113,14 @@ impl Memory {
 
     pub(super) fn write(&self) -> RwLockWriteGuard<'_, Elements> {
         self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The elements, if they are F32 that an op wrote; else 0.
+    fn len(&self) -> usize {
+        match &*self.read() {
+            Elements::F32(values) => values.len(),
+            _ => 0,
+        }
     }
 }
 
@@ -176,20 +224,19 @@ impl CpuTensor {
         Self::with(tensor.shape(), tensor.dtype(), memory, Weak::new())
     }
 
-    /// Memory for `shape`, from the free list in a recording. Debug builds poison it to reveal
+    /// Memory for `shape`, from the free list if it has some. Debug builds poison it to reveal
     /// elements that an op leaves unwritten.
-    pub(super) fn uninit(shape: &[usize], recording: Option<&Arc<FreeList>>) -> Result<Self> {
-        let memory = match recording.and_then(|free| free.take(shape.iter().product())) {
+    pub(super) fn uninit(shape: &[usize], free: &Arc<FreeList>) -> Result<Self> {
+        let memory = match free.take(shape.iter().product()) {
             Some(memory) => memory,
-            None => {
-                let mut values = allocate::<f32>(shape)?;
-                if cfg!(debug_assertions) {
-                    values.fill(f32::NAN);
-                }
-                Memory::new(Elements::F32(values))
-            }
+            None => Memory::new(Elements::F32(allocate::<f32>(shape)?)),
         };
-        Ok(Self::with(shape, DType::F32, memory, recording.map_or_else(Weak::new, Arc::downgrade)))
+        if cfg!(debug_assertions)
+            && let Elements::F32(values) = &mut *memory.write()
+        {
+            values.fill(f32::NAN);
+        }
+        Ok(Self::with(shape, DType::F32, memory, Arc::downgrade(free)))
     }
 
     pub(super) fn uninit_u8(shape: &[usize]) -> Result<Self> {
@@ -244,9 +291,32 @@ mod tests {
     #[test]
     fn failed_allocations_are_errors() {
         for shape in [[1 << 30, 1 << 29], [1 << 40, 1 << 10]] {
-            let message = CpuTensor::uninit(&shape, None).unwrap_err().to_string();
+            let message = CpuTensor::uninit(&shape, &Arc::default()).unwrap_err().to_string();
             assert!(message.starts_with("there is no memory for a tensor of [") && message.contains("MB"), "{message}");
         }
         assert_eq!(CpuTensor::uninit_u8(&[2, 3]).unwrap().to_host().unwrap().to_f32(), [0.0; 6]);
+    }
+
+    #[test]
+    fn only_unused_memory_is_kept_up_to_the_limit() {
+        let free = Arc::new(FreeList::limited(8));
+        let tensor = |len| CpuTensor::uninit(&[len], &free).unwrap();
+        let lens = || free.locked().iter().map(Memory::len).collect::<Vec<_>>();
+        let [large, held] = [9, 2].map(tensor);
+        let memory = held.memory();
+        drop((large, held));
+        assert_eq!(lens(), [0; 0], "too large, and still in use");
+        drop(memory);
+        let [first, second, third] = [3, 4, 2].map(tensor);
+        let memory = Arc::downgrade(&second.memory().0);
+        drop((first, second));
+        assert_eq!(lens(), [3, 4]);
+        drop(third);
+        assert_eq!(lens(), [4, 2], "the oldest is freed first");
+        let again = tensor(4);
+        assert!(std::ptr::eq(memory.as_ptr(), Arc::as_ptr(&again.memory().0)), "free memory was not used");
+        assert_eq!(lens(), [2]);
+        free.clear();
+        assert_eq!(lens(), [0; 0]);
     }
 }

@@ -25,11 +25,16 @@ fn convolutions() -> Vec<Convolution> {
         case([1, 5, 7, 2], [3, 2, 4], Conv2d { stride: 3, pad: [2, 0, 1, 3], ..plain }),
         case([2, 5, 7, 3], [5, 3, 3], Conv2d { upsample: true, ..same }),
         case([1, 1, 1, 3], [2, 3, 3], Conv2d { upsample: true, ..same }),
+        case([1, 30, 19, 5], [35, 3, 3], Conv2d { upsample: true, ..same }),
         case([1, 2, 3, 2], [2, 1, 1], Conv2d { upsample: true, ..plain }),
         case([1, 3, 2, 2], [2, 3, 3], Conv2d { upsample: true, stride: 2, pad: [0, 1, 2, 0] }),
         case([1, 5, 5, 2], [2, 1, 1], Conv2d { stride: 2, ..plain }),
-        // A task unrolls fewer pixels than this.
+        // Several tasks of several rows.
         case([1, 33, 37, 32], [3, 3, 3], same),
+        // The rows are wider than those that a task copies at a time.
+        case([1, 3, 40, 1024], [2, 3, 3], same),
+        case([1, 3, 41, 600], [1, 3, 3], Conv2d { upsample: true, ..same }),
+        case([1, 3, 43, 1024], [2, 2, 3], Conv2d { stride: 2, pad: [0, 2, 1, 1], ..plain }),
     ]
 }
 

@@ -6,6 +6,7 @@
 mod autoencoder;
 mod diffusion;
 mod order;
+mod threads;
 mod tokens;
 
 use super::super::*;
