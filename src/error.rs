@@ -147,7 +147,8 @@ pub enum HubCause {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum MemoryKind {
-    /// The device's, during an upload: of weights, nearly always.
+    /// The device's, or the host's that the device reads, during an upload: of weights, nearly
+    /// always.
     Weights,
     /// The device's, for a result: of an activation, nearly always.
     Activations,

@@ -343,3 +343,63 @@ fn non_finite_pictures_are_errors() {
     assert!(block_on(b.download(&values)).unwrap().to_f32()[0].is_nan(), "only pictures are checked");
     assert!(block_on(b.download(&out)).is_err());
 }
+
+/// A picture of the embedded model, and the peak of the device's memory.
+#[cfg(feature = "embedded-model")]
+fn draw(
+    shaders: Shaders,
+    offload: zimage::Offload,
+    max_memory: Option<u64>,
+) -> zimage::Result<(Vec<u8>, zimage::Offload, u64)> {
+    use zimage::pipeline::plan::Residency;
+    let residency = Residency { offload, max_memory, expected: None };
+    let backend = zimage::BackendChoice::WebGpu(shaders, Adapters::Any);
+    let options = zimage::LoadOptions { backend, residency, ..zimage::LoadOptions::default() };
+    let progress = &mut |_| std::ops::ControlFlow::Continue(());
+    let engine = block_on(zimage::Engine::load(&zimage::Model::embedded()?, options, progress))?;
+    let (width, height, steps) = (Some(48), Some(32), Some(3));
+    let request = zimage::Request { width, height, steps, ..zimage::Request::new("a red fox") };
+    let output = block_on(engine.generate(&request, progress))?;
+    let again = block_on(engine.generate(&request, progress))?;
+    assert!(output.images[0].pixels == again.images[0].pixels);
+    let peak = engine.peak_memory().unwrap();
+    println!("{shaders:?}: {}; {peak} bytes at the peak", engine.plan());
+    Ok((output.images[0].pixels.clone(), output.run.offload, peak))
+}
+
+#[cfg(feature = "embedded-model")]
+#[test]
+fn streamed_weights_draw_the_same_picture() {
+    use zimage::Offload;
+    for shaders in [Shaders::Best, Shaders::Half] {
+        let Some(b) = with(shaders, u64::MAX) else { return };
+        if b.overheads().streamed.is_none() {
+            let _ = writeln!(std::io::stderr(), "skipped: webgpu: {} does not stream", b.device());
+            return;
+        }
+        let (resident, offload, most) = draw(shaders, Offload::None, None).unwrap();
+        assert_eq!(offload, Offload::None);
+        let (streamed, offload, least) = draw(shaders, Offload::Stream, None).unwrap();
+        assert_eq!(offload, Offload::Stream);
+        assert!(streamed == resident);
+        assert!(least < most / 2, "{least} bytes streamed, {most} resident");
+        // Some of the blocks fit.
+        let limit = (least + most) / 2;
+        let (streamed, offload, peak) = draw(shaders, Offload::Stream, Some(limit)).unwrap();
+        assert_eq!(offload, Offload::Stream);
+        assert!(streamed == resident && (least..=limit).contains(&peak), "{peak} bytes within {limit}");
+        let (streamed, offload, peak) = draw(shaders, Offload::Auto, Some(limit)).unwrap();
+        assert!(streamed == resident && offload != Offload::None && peak <= limit, "{offload}: {peak} within {limit}");
+    }
+}
+
+#[cfg(feature = "embedded-model")]
+#[test]
+fn a_limit_that_nothing_fits_is_an_error() {
+    let Some(b) = webgpu() else { return };
+    let error = draw(Shaders::Half, zimage::Offload::Auto, Some(1 << 20)).unwrap_err();
+    let sentence = error.to_string();
+    assert!(matches!(error, zimage::Error::OutOfMemory { .. }), "{sentence}");
+    assert!(sentence.contains(": the limit of 1.0 MiB on ") && !sentence.contains('\n'), "{sentence}");
+    drop(b);
+}

@@ -48,6 +48,8 @@ pub struct Overheads {
     /// [`Weight::streamed`](crate::tensor::Weight::streamed) has no effect. A streamed matrix stays
     /// in host memory and is copied to the device before each use, a streamed table is read there.
     pub streamed: Option<u64>,
+    /// The most bytes through which weights are streamed.
+    pub most_streamed: u64,
 }
 
 /// Tensors, memory and order.

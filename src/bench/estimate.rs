@@ -55,9 +55,14 @@ impl Estimate {
         let [upload, stream] = copies(b, &random, config.transformer.dim).await?;
         let (batch, guided) = (expected.batch as f64, if expected.is_guided { 2 } else { 1 });
         let text_flop = expected.prompts as f64 * (sizes.text_flop() + sizes.caption_flop());
-        let copied = |bytes: u64| bytes as f64 / stream;
-        let step = (batch * sizes.step_flop(guided) / rate).max(copied(plan.streamed));
-        let text_encoder = (text_flop / rate).max(copied(plan.streamed_text));
+        // A single buffer is not overwritten while a gemm reads it.
+        let copies_overlap = b.overheads().streamed.is_some_and(|buffers| buffers > 1);
+        let with_copies = |work: f64, bytes: u64| match bytes as f64 / stream {
+            copied if copies_overlap => work.max(copied),
+            copied => work + copied,
+        };
+        let step = with_copies(batch * sizes.step_flop(guided) / rate, plan.streamed);
+        let text_encoder = with_copies(text_flop / rate, plan.streamed_text);
         let vae = sizes.decoder_flop() / rate;
         let load = files as f64 / upload;
         let batches = pictures.div_ceil(expected.batch) as f64;

@@ -145,6 +145,7 @@ impl Runtime for Cuda {
             dequantized: Matrix::DTYPE.size() as u64,
             most_dequantized: u64::MAX,
             streamed: Some(launch::copies::LARGEST),
+            most_streamed: u64::MAX,
         }
     }
 

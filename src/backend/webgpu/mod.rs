@@ -4,7 +4,7 @@
 //! stay as they are stored and are widened where they are read, and all arithmetic is F32. The
 //! faster variants multiply F16 operands, convert matrices to F16 once they are on the device, and
 //! reduce by subgroup operations: see [`Shaders`]. Quantised matrices stay quantised and are
-//! dequantised before each gemm.
+//! dequantised before each gemm. Streamed weights are in host memory: see [`launch::streaming`].
 //!
 //! The layers depend on each other in one direction: ops → gemm → matrix → launch → memory →
 //! driver.
@@ -18,7 +18,7 @@ mod ops;
 #[cfg(test)]
 mod tests;
 
-use super::Runtime;
+use super::{Overheads, Runtime};
 use crate::error::Result;
 use crate::tensor::{DType, Format, HostTensor};
 pub use driver::adapters::{AdapterInfo, Adapters, adapters};
@@ -28,9 +28,13 @@ use launch::gpu::Gpu;
 use launch::program::Program;
 pub use launch::program::Shader;
 pub use launch::recording::WebGpuRecording;
+use launch::streaming::MAX_PIECE;
 pub use launch::uniform::Field;
 pub use matrix::{WebGpuConv2d, WebGpuLinear, WebGpuSwiGlu};
 pub use memory::tensor::WebGpuTensor;
+
+/// Bytes for tables, latents and other small tensors, for plans.
+const SMALL: u64 = 4 << 20;
 
 /// The `webgpu` backend.
 #[derive(Debug)]
@@ -113,6 +117,26 @@ impl Runtime for WebGpu {
 
     fn peak_memory(&self) -> Option<u64> {
         Some(self.0.pool.peak())
+    }
+
+    /// WebGPU does not tell the memory that is free, so this is known under a limit.
+    fn free_memory(&self) -> Option<u64> {
+        self.0.pool.left()
+    }
+
+    fn limit_memory(&self, bytes: u64) -> bool {
+        self.0.pool.limit(bytes);
+        true
+    }
+
+    fn overheads(&self) -> Overheads {
+        Overheads {
+            small: SMALL,
+            dequantized: self.operands().size() as u64,
+            most_dequantized: MAX_PIECE,
+            streamed: self.0.device.streams.then_some(1),
+            most_streamed: MAX_PIECE,
+        }
     }
 
     fn trim(&self) {

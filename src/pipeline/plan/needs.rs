@@ -122,7 +122,9 @@ impl Needs {
         let overheads = b.overheads();
         let scratch =
             |network: &NetworkBytes| (network.quantized() * overheads.dequantized).min(overheads.most_dequantized);
-        let buffer = |network: &NetworkBytes| overheads.streamed.map(|largest| largest * network.largest());
+        let buffer = |network: &NetworkBytes| {
+            overheads.streamed.map(|largest| (largest * network.largest()).min(overheads.most_streamed))
+        };
         Self {
             vae: vae_bytes(b, vae, config),
             text: activations::encoding_text(

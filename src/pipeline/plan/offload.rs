@@ -18,8 +18,8 @@ pub enum Offload {
     /// missing one, and the device needs memory for the larger of the two.
     Sequential,
     /// Both in host memory. Their blocks are copied to the device at each use, except as many of
-    /// the transformer's as a limit of the device's memory allows. A backend without streaming
-    /// does [`Offload::Sequential`].
+    /// the transformer's as a limit of the device's memory allows. A backend without streaming,
+    /// such as `cpu` or `webgpu` in a browser, does [`Offload::Sequential`].
     Stream,
 }
 

@@ -7,6 +7,10 @@ use super::variant::{Shaders, Variant};
 use crate::error::{Error, Result};
 use std::sync::Arc;
 
+/// The feature that streaming needs: buffers in host memory that the device copies and shaders
+/// read. No browser has it.
+pub(crate) const STREAMING: wgpu::Features = wgpu::Features::MAPPABLE_PRIMARY_BUFFERS;
+
 /// A device that is open.
 #[derive(Debug)]
 pub(crate) struct Device {
@@ -17,6 +21,8 @@ pub(crate) struct Device {
     /// The largest buffer that can be bound to a shader, in bytes.
     pub max_binding: u64,
     pub variant: Variant,
+    /// True if weights can be streamed.
+    pub streams: bool,
     pub faults: Arc<Faults>,
 }
 
@@ -55,7 +61,7 @@ impl Device {
         let experimental = unsafe { wgpu::ExperimentalFeatures::enabled() };
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("zimage"),
-            required_features: adapter.features() & PipelineCache::FEATURE | variant.features(),
+            required_features: adapter.features() & (PipelineCache::FEATURE | STREAMING) | variant.features(),
             experimental_features: experimental,
             required_limits: limits.clone(),
             ..wgpu::DeviceDescriptor::default()
@@ -65,13 +71,14 @@ impl Device {
             .await
             .map_err(|error| Error::Device(format!("{} could not be opened: {error}", info.name)))?;
 
+        let streams = device.features().contains(STREAMING);
         let max_binding = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size);
         let faults = Arc::new(Faults::default());
         let sink = faults.clone();
         device.on_uncaptured_error(Arc::new(move |error| sink.push(error)));
         let sink = faults.clone();
         device.set_device_lost_callback(move |_, message| sink.lose(&message));
-        Ok(Self { device, queue, info, limits, max_binding, variant, faults })
+        Ok(Self { device, queue, info, limits, max_binding, variant, streams, faults })
     }
 
     /// Blocks until `submission`, or every submission, has run. Returns whether the device is idle.

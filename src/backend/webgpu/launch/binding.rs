@@ -12,6 +12,13 @@ pub(crate) struct Binding {
     pub bytes: u64,
 }
 
+impl Binding {
+    /// The first `bytes` of a buffer.
+    pub(crate) fn of(memory: &Arc<Memory>, bytes: u64) -> Self {
+        Self { memory: memory.clone(), offset: 0, bytes }
+    }
+}
+
 impl From<&WebGpuTensor> for Binding {
     fn from(tensor: &WebGpuTensor) -> Self {
         Self { memory: tensor.memory().clone(), offset: 0, bytes: tensor.bytes() }

@@ -1,15 +1,15 @@
-//! Dispatches in order: pending, submitted or recorded.
+//! Commands in order: pending, submitted or recorded.
 
 use super::binding::Binding;
 use super::gpu::Gpu;
 use super::program::Program;
-use super::recording::{Dispatch, Prepared, Recorder, Slice, WebGpuRecording};
+use super::recording::{Command, Copy, Dispatch, Prepared, Recorder, Slice, WebGpuRecording};
 use super::uniform::Uniform;
 use crate::backend::gpu::lock;
 use crate::backend::webgpu::memory::allocate::check_size;
 use crate::error::{Error, Result};
 
-/// Most dispatches that wait for a submission.
+/// Most commands that wait for a submission.
 const MAX_PENDING: usize = 64;
 /// Most workgroups in one dimension of a dispatch.
 const MAX_GROUPS: usize = 65_535;
@@ -42,8 +42,13 @@ impl Gpu {
     ) -> Result<()> {
         debug_assert_eq!(program.params, P::FIELDS, "{}", program.name);
         let dispatch = self.prepare(program, bindings, bytemuck::bytes_of(&params).to_vec(), groups)?;
-        self.submit(&Prepared::new(&self.device.device, vec![dispatch]));
+        self.submit(&Prepared::new(&self.device.device, vec![Command::Dispatch(dispatch)]));
         Ok(())
+    }
+
+    /// Copies `from` to `to`, which are as large, at once, also inside a recording.
+    pub(crate) fn copy_now(&self, from: &Binding, to: &Binding) {
+        self.submit(&Prepared::new(&self.device.device, vec![copy(from, to)]));
     }
 
     /// Appends a dispatch of `groups` workgroups to the recording or to the pending work.
@@ -70,19 +75,29 @@ impl Gpu {
             return Ok(());
         }
         let dispatch = self.prepare(program, bindings, uniform, groups)?;
+        self.append(Command::Dispatch(dispatch), bindings);
+        Ok(())
+    }
+
+    /// Appends a copy of `from` to `to`, which are as large, to the recording or to the pending
+    /// work.
+    pub(crate) fn copy(&self, from: Binding, to: Binding) {
+        self.append(copy(&from, &to), &[from, to]);
+    }
+
+    fn append(&self, command: Command, bindings: &[Binding]) {
         let full = {
             let mut queue = lock(&self.queue);
             if let Some(recorder) = &mut queue.recorder {
-                recorder.push(dispatch, bindings);
-                return Ok(());
+                recorder.push(command, bindings);
+                return;
             }
-            queue.pending.push(dispatch);
+            queue.pending.push(command);
             queue.pending.len() >= MAX_PENDING
         };
         if full {
             self.flush();
         }
-        Ok(())
     }
 
     /// Submits pending work.
@@ -111,10 +126,10 @@ impl Gpu {
         let result = steps();
         let recorder = lock(&self.queue).recorder.take();
         result?;
-        let Some(Recorder { dispatches, pool, outside }) = recorder else {
+        let Some(Recorder { commands, pool, outside }) = recorder else {
             return Err(Error::internal("record: the recording is gone"));
         };
-        let prepared = Prepared::new(&self.device.device, dispatches);
+        let prepared = Prepared::new(&self.device.device, commands);
         self.device.faults.check()?;
         Ok(WebGpuRecording { prepared, _pool: pool, _outside: outside })
     }
@@ -125,4 +140,9 @@ impl Gpu {
         self.submit(&recording.prepared);
         self.device.faults.check()
     }
+}
+
+fn copy(from: &Binding, to: &Binding) -> Command {
+    debug_assert_eq!(from.bytes, to.bytes, "a copy of another size");
+    Command::Copy(Copy { from: Slice::from(from), to: Slice::from(to) })
 }

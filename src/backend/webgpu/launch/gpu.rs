@@ -1,7 +1,8 @@
 //! The state of the backend: the device, its memory and its order of work.
 
 use super::binding::Binding;
-use super::recording::{Dispatch, Recorder};
+use super::recording::{Command, Recorder};
+use super::streaming::Scratch;
 use crate::backend::gpu::frequencies::Frequencies;
 use crate::backend::gpu::lock;
 use crate::backend::webgpu::driver::adapters::Adapters;
@@ -28,6 +29,8 @@ pub(crate) struct Gpu {
     absent_input: Arc<Memory>,
     absent_output: Arc<Memory>,
     pub(super) frequencies: Frequencies<WebGpuTensor>,
+    /// The sizes of the memory through which weights pass.
+    pub scratch: Scratch,
     /// A word that `to_rgb8` sets for a value that is not finite. The download of a picture reads
     /// and clears it.
     pub(super) non_finite: Arc<Memory>,
@@ -36,7 +39,7 @@ pub(crate) struct Gpu {
 /// Work that was called and is not submitted.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
-    pub pending: Vec<Dispatch>,
+    pub pending: Vec<Command>,
     pub recorder: Option<Recorder>,
     /// The last submission.
     pub last: Option<wgpu::SubmissionIndex>,
@@ -64,24 +67,30 @@ impl Gpu {
             absent_input,
             absent_output,
             frequencies: Frequencies::default(),
+            scratch: Scratch::default(),
             non_finite,
         })
     }
 
     /// A tensor for `op` to write. Its elements are undefined.
     pub(crate) fn output(&self, op: &'static str, shape: &[usize], dtype: DType) -> Result<WebGpuTensor> {
+        let bytes = padded_bytes(shape, dtype);
+        check_size(&self.device, op, format_args!("a tensor of shape {shape:?}"), bytes, self.device.max_binding)?;
+        Ok(WebGpuTensor::new(shape, dtype, self.output_memory(op, shape, bytes)?))
+    }
+
+    /// At least `bytes` bytes of memory for `op` to write, of the recording or of the backend.
+    pub(crate) fn output_memory(&self, op: &'static str, shape: &[usize], bytes: u64) -> Result<Arc<Memory>> {
         self.device.faults.check()?;
         let pool = match &lock(&self.queue).recorder {
             Some(recorder) => recorder.pool.clone(),
             None => self.pool.clone(),
         };
-        let bytes = padded_bytes(shape, dtype);
-        check_size(&self.device, op, format_args!("a tensor of shape {shape:?}"), bytes, self.device.max_binding)?;
         let buffer = match pool.take(bytes).or_else(|| pool.take_instead(bytes)) {
             Some(buffer) => buffer,
             None => self.uninit(op, shape, bytes)?,
         };
-        Ok(WebGpuTensor::new(shape, dtype, Memory::new(buffer, &pool)))
+        Ok(Memory::new(buffer, &pool))
     }
 
     /// A new buffer for an output. Debug builds poison it, so that an element that no shader writes
@@ -125,5 +134,5 @@ impl Gpu {
 }
 
 fn word(memory: &Arc<Memory>) -> Binding {
-    Binding { memory: memory.clone(), offset: 0, bytes: MIN_BINDING }
+    Binding::of(memory, MIN_BINDING)
 }

@@ -7,5 +7,6 @@ pub(crate) mod gpu;
 pub(crate) mod program;
 pub(crate) mod recording;
 pub(crate) mod shader;
+pub(crate) mod streaming;
 mod transfer;
 pub(crate) mod uniform;

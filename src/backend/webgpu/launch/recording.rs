@@ -1,6 +1,6 @@
-//! Dispatches: collected, prepared once, submitted as often as wanted.
+//! Commands, dispatches and copies: collected, prepared once, submitted as often as wanted.
 //!
-//! An op only appends [`Dispatch`]es to a list. Preparing a list makes its bind groups and one
+//! An op only appends [`Command`]s to a list. Preparing a list makes its bind groups and one
 //! buffer with the uniforms of all dispatches, 256 bytes apart, the alignment that every device
 //! grants. Submitting it only encodes. A recording is a prepared list that is replayed; outside of
 //! a recording a list is submitted once.
@@ -13,9 +13,32 @@ use std::sync::Arc;
 
 /// Bytes between the uniforms of two dispatches.
 const UNIFORM_STRIDE: u64 = 256;
-/// Dispatches in one submission: enough to hide its cost, and few enough that no driver's watchdog
+/// Commands in one submission: enough to hide its cost, and few enough that no driver's watchdog
 /// takes a large model for a hang.
 const SUBMISSION: usize = 64;
+
+/// A command that is not prepared yet.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Dispatch(Dispatch),
+    Copy(Copy),
+}
+
+impl Command {
+    fn dispatch(&self) -> Option<&Dispatch> {
+        match self {
+            Command::Dispatch(dispatch) => Some(dispatch),
+            Command::Copy(_) => None,
+        }
+    }
+}
+
+/// A copy of one slice to another of the same size.
+#[derive(Debug)]
+pub(crate) struct Copy {
+    pub from: Slice,
+    pub to: Slice,
+}
 
 /// A dispatch that is not prepared yet.
 #[derive(Debug)]
@@ -44,7 +67,7 @@ impl From<&Binding> for Slice {
 /// A recording in progress.
 #[derive(Debug)]
 pub(crate) struct Recorder {
-    pub dispatches: Vec<Dispatch>,
+    pub commands: Vec<Command>,
     /// The recording's own memory.
     pub pool: Arc<Pool>,
     /// Memory from outside, which stays allocated while the recording lives.
@@ -53,58 +76,58 @@ pub(crate) struct Recorder {
 
 impl Recorder {
     pub(crate) fn new(parent: &Arc<Pool>) -> Self {
-        Self { dispatches: Vec::new(), pool: Pool::child(parent), outside: Vec::new() }
+        Self { commands: Vec::new(), pool: Pool::child(parent), outside: Vec::new() }
     }
 
-    /// Appends a dispatch of `bindings`, and holds those from outside.
-    pub(crate) fn push(&mut self, dispatch: Dispatch, bindings: &[Binding]) {
+    /// Appends a command on `bindings`, and holds those from outside.
+    pub(crate) fn push(&mut self, command: Command, bindings: &[Binding]) {
         for Binding { memory, .. } in bindings {
             if !memory.belongs_to(&self.pool) && !self.outside.iter().any(|held| Arc::ptr_eq(held, memory)) {
                 self.outside.push(memory.clone());
             }
         }
-        self.dispatches.push(dispatch);
+        self.commands.push(command);
     }
 }
 
-/// Dispatches that only need to be encoded.
+/// Commands that only need to be encoded.
 #[derive(Debug, Default)]
 pub(crate) struct Prepared {
     steps: Vec<Step>,
 }
 
+/// A command that only needs to be encoded.
 #[derive(Debug)]
-struct Step {
-    pipeline: Arc<Pipeline>,
-    group: wgpu::BindGroup,
-    groups: [u32; 3],
+enum Step {
+    Dispatch { pipeline: Arc<Pipeline>, group: wgpu::BindGroup, groups: [u32; 3] },
+    Copy(Copy),
+}
+
+impl Step {
+    fn is_copy(&self) -> bool {
+        matches!(self, Step::Copy(_))
+    }
 }
 
 impl Prepared {
-    /// Makes the bind groups of `dispatches` and uploads their uniforms.
-    pub(crate) fn new(device: &wgpu::Device, dispatches: Vec<Dispatch>) -> Self {
-        if dispatches.is_empty() {
+    /// Makes the bind groups of the dispatches in `commands` and uploads their uniforms.
+    pub(crate) fn new(device: &wgpu::Device, commands: Vec<Command>) -> Self {
+        if commands.is_empty() {
             return Self::default();
         }
-        let uniforms = device.create_buffer(&wgpu::BufferDescriptor {
-            label: Some("uniforms"),
-            size: dispatches.len() as u64 * UNIFORM_STRIDE,
-            usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
-            mapped_at_creation: true,
-        });
-        if let Ok(mut mapped) = uniforms.get_mapped_range_mut(..) {
-            for (i, dispatch) in dispatches.iter().enumerate() {
-                let at = i * UNIFORM_STRIDE as usize;
-                mapped.slice(at..at + dispatch.uniform.len()).copy_from_slice(&dispatch.uniform);
-            }
-        }
-        uniforms.unmap();
-        let steps = dispatches.into_iter().zip(0..).map(|(dispatch, i)| {
+        let uniforms = uniforms(device, &commands);
+        let mut dispatches = 0;
+        let steps = commands.into_iter().map(|command| {
+            let dispatch = match command {
+                Command::Copy(copy) => return Step::Copy(copy),
+                Command::Dispatch(dispatch) => dispatch,
+            };
             let uniform = wgpu::BufferBinding {
                 buffer: &uniforms,
-                offset: i * UNIFORM_STRIDE,
+                offset: dispatches * UNIFORM_STRIDE,
                 size: wgpu::BufferSize::new(UNIFORM_STRIDE),
             };
+            dispatches += 1;
             let storage = dispatch.slices.iter().map(|slice| wgpu::BufferBinding {
                 buffer: &slice.buffer,
                 offset: slice.offset,
@@ -123,27 +146,61 @@ impl Prepared {
                 layout: &dispatch.pipeline.layout,
                 entries: &entries,
             });
-            Step { pipeline: dispatch.pipeline, group, groups: dispatch.groups }
+            Step::Dispatch { pipeline: dispatch.pipeline, group, groups: dispatch.groups }
         });
         Self { steps: steps.collect() }
     }
 
-    /// Encodes and submits every dispatch in order. Returns the last submission.
+    /// Encodes and submits every command in order. Returns the last submission.
     pub(crate) fn submit(&self, device: &wgpu::Device, queue: &wgpu::Queue) -> Option<wgpu::SubmissionIndex> {
         let mut last = None;
         for steps in self.steps.chunks(SUBMISSION) {
             let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-            {
-                let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-                for Step { pipeline, group, groups: [x, y, z] } in steps {
-                    pass.set_pipeline(&pipeline.pipeline);
-                    pass.set_bind_group(0, group, &[]);
-                    pass.dispatch_workgroups(*x, *y, *z);
-                }
+            for steps in steps.chunk_by(|one, next| one.is_copy() == next.is_copy()) {
+                encode(&mut encoder, steps);
             }
             last = Some(queue.submit([encoder.finish()]));
         }
         last
+    }
+}
+
+/// One buffer with the uniforms of all dispatches in order.
+fn uniforms(device: &wgpu::Device, commands: &[Command]) -> wgpu::Buffer {
+    let dispatches: Vec<&Dispatch> = commands.iter().filter_map(Command::dispatch).collect();
+    let uniforms = device.create_buffer(&wgpu::BufferDescriptor {
+        label: Some("uniforms"),
+        size: dispatches.len().max(1) as u64 * UNIFORM_STRIDE,
+        usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
+        mapped_at_creation: true,
+    });
+    if let Ok(mut mapped) = uniforms.get_mapped_range_mut(..) {
+        for (i, dispatch) in dispatches.into_iter().enumerate() {
+            let at = i * UNIFORM_STRIDE as usize;
+            mapped.slice(at..at + dispatch.uniform.len()).copy_from_slice(&dispatch.uniform);
+        }
+    }
+    uniforms.unmap();
+    uniforms
+}
+
+/// Encodes steps that are all copies, or all dispatches, which share a pass.
+fn encode(encoder: &mut wgpu::CommandEncoder, steps: &[Step]) {
+    if let [Step::Copy(_), ..] = steps {
+        for step in steps {
+            if let Step::Copy(Copy { from, to }) = step {
+                encoder.copy_buffer_to_buffer(&from.buffer, from.offset, &to.buffer, to.offset, Some(from.bytes));
+            }
+        }
+        return;
+    }
+    let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+    for step in steps {
+        if let Step::Dispatch { pipeline, group, groups: [x, y, z] } = step {
+            pass.set_pipeline(&pipeline.pipeline);
+            pass.set_bind_group(0, group, &[]);
+            pass.dispatch_workgroups(*x, *y, *z);
+        }
     }
 }
 
@@ -156,6 +213,6 @@ pub struct WebGpuRecording {
 
 impl fmt::Debug for WebGpuRecording {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "WebGpuRecording({} dispatches)", self.prepared.steps.len())
+        write!(f, "WebGpuRecording({} commands)", self.prepared.steps.len())
     }
 }

@@ -4,7 +4,7 @@ use super::gpu::Gpu;
 use crate::backend::DeviceTensor;
 use crate::backend::gpu::lock;
 use crate::backend::webgpu::driver::signal::Signal;
-use crate::backend::webgpu::memory::allocate::{Request, check_size};
+use crate::backend::webgpu::memory::allocate::{self, Place, Request, check_size};
 use crate::backend::webgpu::memory::pool::Memory;
 use crate::backend::webgpu::memory::tensor::{WebGpuTensor, padded_bytes};
 use crate::backend::webgpu::memory::upload::Upload;
@@ -17,35 +17,70 @@ use std::sync::Arc;
 /// Bytes of uploads after which the host waits for the device to copy them, so that loading a model
 /// does not hold a second copy of it.
 const MAX_UPLOADED: u64 = 256 << 20;
+/// Bytes written to host memory after which the host waits for the device to copy them. They pass
+/// through a staging buffer, which may be in device memory.
+const MAX_STAGED: u64 = 32 << 20;
 /// Bytes of the flag that follows a downloaded picture.
 const FLAG_BYTES: u64 = 4;
 
 impl Gpu {
     /// A zeroed buffer of `bytes` for the host to write. `limit`: the device's limit for this
     /// buffer's use.
-    pub(crate) fn start_upload(&self, op: &str, shape: &[usize], bytes: u64, limit: u64) -> Result<Upload> {
+    pub(crate) fn start_upload(
+        &self,
+        op: &str,
+        shape: &[usize],
+        bytes: u64,
+        limit: u64,
+        place: Place,
+    ) -> Result<Upload> {
         self.device.faults.check()?;
         check_size(&self.device, op, format_args!("a tensor of shape {shape:?}"), bytes, limit)?;
+        if place != Place::Device {
+            return allocate::of_host(&self.device, op, shape, bytes, place).map(Upload::of_host);
+        }
         let buffer =
             self.allocate(Request { op, shape, bytes, mapped: Upload::MAPPED, memory: MemoryKind::Weights })?;
         Upload::new(op, buffer, &self.pool)
+    }
+
+    /// Writes `part` at byte `at` of an upload: see [`Upload::write`].
+    pub(crate) fn write(&self, upload: &mut Upload, at: usize, part: &[u8]) -> Result<()> {
+        if !upload.memory().is_of_host() {
+            upload.write(&self.device.queue, at, part);
+            return Ok(());
+        }
+        for (i, part) in part.chunks(MAX_STAGED as usize).enumerate() {
+            upload.write(&self.device.queue, at + i * MAX_STAGED as usize, part);
+            self.wait_for_uploads(part.len() as u64, MAX_STAGED)?;
+        }
+        Ok(())
     }
 
     /// Ends an upload: from now on the memory belongs to the device.
     pub(crate) fn finish_upload(&self, upload: Upload) -> Result<Arc<Memory>> {
         let memory = upload.memory().clone();
         drop(upload);
+        if !memory.is_of_host() {
+            self.wait_for_uploads(memory.buffer().size(), MAX_UPLOADED)?;
+        }
+        Ok(memory)
+    }
+
+    /// Counts uploaded bytes, and waits for the device to copy them when there are more than
+    /// `most`.
+    fn wait_for_uploads(&self, bytes: u64, most: u64) -> Result<()> {
         let full = {
             let mut queue = lock(&self.queue);
-            queue.uploaded += memory.buffer().size();
-            queue.uploaded > MAX_UPLOADED
+            queue.uploaded += bytes;
+            queue.uploaded > most
         };
         if full {
             lock(&self.queue).uploaded = 0;
             self.device.queue.submit([]);
             self.device.poll(None)?;
         }
-        Ok(memory)
+        Ok(())
     }
 
     /// A buffer for a matrix that the device writes at once.
@@ -56,7 +91,7 @@ impl Gpu {
 
     /// Uploads a tensor as it is.
     pub(crate) fn upload_tensor(&self, op: &str, tensor: &HostTensor) -> Result<WebGpuTensor> {
-        let mut upload = self.start_tensor(op, tensor.shape(), tensor.dtype())?;
+        let mut upload = self.start_tensor(op, tensor.shape(), tensor.dtype(), Place::Device)?;
         upload.write(&self.device.queue, 0, tensor.bytes());
         Ok(WebGpuTensor::new(tensor.shape(), tensor.dtype(), self.finish_upload(upload)?))
     }
@@ -66,19 +101,17 @@ impl Gpu {
         self.frequencies.get(count, |values| self.upload_tensor(op, &HostTensor::from_f32(&[count], values)))
     }
 
-    /// Uploads a table as it is stored, row after row.
+    /// Uploads a table as it is stored, row after row. A streamed one is read in host memory.
     pub(crate) async fn upload_table(&self, op: &str, table: &Weight<'_>) -> Result<WebGpuTensor> {
-        let mut upload = self.start_tensor(op, table.shape(), table.dtype())?;
-        let write = |first: usize, rows: HostTensor| {
-            upload.write(&self.device.queue, first * table.row_bytes(), rows.bytes());
-            Ok(())
-        };
+        let place = self.place(std::slice::from_ref(table), Place::HostBound);
+        let mut upload = self.start_tensor(op, table.shape(), table.dtype(), place)?;
+        let write = |first: usize, rows: HostTensor| self.write(&mut upload, first * table.row_bytes(), rows.bytes());
         Weight::each_piece(std::slice::from_ref(table), write).await?;
         Ok(WebGpuTensor::new(table.shape(), table.dtype(), self.finish_upload(upload)?))
     }
 
-    fn start_tensor(&self, op: &str, shape: &[usize], dtype: DType) -> Result<Upload> {
-        self.start_upload(op, shape, padded_bytes(shape, dtype), self.device.limits.max_buffer_size)
+    fn start_tensor(&self, op: &str, shape: &[usize], dtype: DType, place: Place) -> Result<Upload> {
+        self.start_upload(op, shape, padded_bytes(shape, dtype), self.device.limits.max_buffer_size, place)
     }
 
     /// Copies a tensor to the host after all work called before.

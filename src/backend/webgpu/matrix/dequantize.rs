@@ -1,7 +1,8 @@
 //! Quantised matrices as gemms read them.
 //!
 //! The rows of a piece are dequantised into the memory of an ordinary output before each gemm, in
-//! the type and the layout that an upload of their values would have.
+//! the type and the layout that an upload of their values would have. Streamed rows are copied to
+//! the device first, as they are in the file.
 
 use super::quantized::{Segment, SegmentParams};
 use super::stored::{Piece, Stored};
@@ -57,9 +58,11 @@ impl QuantizedPiece {
     /// The piece in `stored`, times `factor`, in the memory of an output.
     pub(crate) fn dequantize(&self, gpu: &Gpu, stored: Stored, width: usize, factor: f32) -> Result<Piece> {
         let stride = stored.row_stride(width);
-        let out = gpu.output(OP, &[self.matrices.len() * self.rows, stride], stored.dtype())?;
+        let bytes = Self::bytes(stored, width, self.matrices.len() * self.rows);
+        let out = gpu.scratch(OP, &gpu.scratch.dequantized, bytes)?;
         for (matrix, segments) in self.matrices.iter().enumerate() {
-            for Segment { quantized, params, bindings: [rows, scales], first, rows: count } in segments {
+            for segment in segments {
+                let Segment { quantized, params, first, rows: count, .. } = segment;
                 let row = stride / VEC;
                 let vectors = count * row;
                 let own = Params {
@@ -70,10 +73,16 @@ impl QuantizedPiece {
                     factor,
                 };
                 let uniform = [bytemuck::bytes_of(params), bytemuck::bytes_of(&own)].concat();
-                let bindings = [rows.clone(), scales.clone(), Binding::from(&out)];
+                let [rows, scales] = segment.staged(gpu, OP)?;
+                let bindings = [rows, scales, Binding::of(&out, bytes)];
                 gpu.dispatch_bytes(&program(*quantized, stored), &bindings, uniform, vectors.div_ceil(THREADS))?;
             }
         }
-        Ok(Piece { memory: out.memory().clone(), bytes: out.bytes(), first: self.first, rows: self.rows })
+        Ok(Piece { memory: out, bytes, first: self.first, rows: self.rows })
+    }
+
+    /// Bytes of `rows` dequantised rows.
+    pub(crate) fn bytes(stored: Stored, width: usize, rows: usize) -> u64 {
+        (rows * stored.row_stride(width) * stored.size()) as u64
     }
 }

@@ -6,6 +6,7 @@
 //! host finds the largest magnitude while the rows pass, on all its threads; the device converts.
 
 use super::stored::{Piece, Stored};
+use crate::backend::webgpu::launch::binding::Binding;
 use crate::backend::webgpu::launch::gpu::Gpu;
 use crate::backend::webgpu::launch::program::Program;
 use crate::backend::webgpu::launch::shader::wgsl;
@@ -103,20 +104,27 @@ pub(crate) fn programs() -> Vec<Program> {
 }
 
 /// Converts rows of `width` values in `stored` to F16 times 2^e: in place, or from F32, whose
-/// memory is freed.
+/// memory is freed. Streamed rows pass through the device once and are in host memory again.
 pub(crate) fn convert(gpu: &Gpu, op: &str, stored: Stored, width: usize, from: Piece, e: i32) -> Result<Piece> {
     let stored_row = stored.row_stride(width);
     let row = Stored::F16.row_stride(width);
     let rows = from.bytes as usize / (stored_row * stored.size());
-    let mut to = Piece { bytes: (rows * row * Stored::F16.size()) as u64, memory: from.memory.clone(), ..from };
-    let mut source = gpu.absent_input();
-    if stored == Stored::F32 {
-        to.memory = gpu.matrix_memory(op, &[rows, width], to.bytes)?;
-        from.memory.free_on_drop();
-        source = from.binding();
-    }
+    let bytes = (rows * row * Stored::F16.size()) as u64;
+    let is_streamed = from.memory.is_of_host();
+    let source = if is_streamed { gpu.staged_now(op, &from.memory, from.bytes)? } else { from.memory.clone() };
+    let memory = match (stored, is_streamed) {
+        (Stored::Bf16 | Stored::F16, _) => source.clone(),
+        (Stored::F32, true) => gpu.scratch_now(op, bytes)?,
+        (Stored::F32, false) => {
+            source.free_on_drop();
+            gpu.matrix_memory(op, &[rows, width], bytes)?
+        }
+    };
     let vectors = rows * row / VEC;
     let params = Params { vectors: vectors as u32, row: (row / VEC) as u32, stored_row: (stored_row / VEC) as u32, e };
-    gpu.run_now(&program(stored), &[source, to.binding()], params, vectors.div_ceil(THREADS))?;
-    Ok(to)
+    let source = if stored == Stored::F32 { Binding::of(&source, from.bytes) } else { gpu.absent_input() };
+    let bindings = [source, Binding::of(&memory, bytes)];
+    gpu.run_now(&program(stored), &bindings, params, vectors.div_ceil(THREADS))?;
+    let memory = if is_streamed { gpu.to_host_now(op, &[rows, width], &memory, from.memory, bytes)? } else { memory };
+    Ok(Piece { memory, bytes, first: from.first, rows: from.rows })
 }

@@ -4,7 +4,8 @@
 //! steps, for any width. A matrix larger than a binding is cut between rows, and each piece has a
 //! dispatch of its own. Variants with F16 operands convert every matrix to F16: see [`f16`].
 //! Quantised matrices keep the bytes of the file, and are dequantised before each gemm: see
-//! [`keeps`](crate::backend::gpu::quantized::keeps) and [`dequantize`].
+//! [`keeps`](crate::backend::gpu::quantized::keeps) and [`dequantize`]. Matrices of either kind may
+//! be streamed: see [`streaming`](super::launch::streaming).
 
 pub(crate) mod activations;
 pub(crate) mod dequantize;
@@ -36,7 +37,7 @@ pub(crate) struct Matrix {
 /// Rows of a [`Matrix`] that fit a binding.
 #[derive(Debug)]
 pub(crate) enum Rows {
-    /// Rows as gemms read them.
+    /// Rows as gemms read them; streamed ones are copied before each gemm.
     Dense(Piece),
     /// Rows that are dequantised before each gemm.
     Quantized(QuantizedPiece),
@@ -51,7 +52,10 @@ impl Matrix {
     /// A piece as gemms read it.
     pub(crate) fn piece(&self, gpu: &Gpu, rows: &Rows) -> Result<Piece> {
         match rows {
-            Rows::Dense(piece) => Ok(piece.clone()),
+            Rows::Dense(piece) => {
+                let memory = gpu.staged("streaming", &piece.memory, piece.bytes)?;
+                Ok(Piece { memory, ..*piece })
+            }
             Rows::Quantized(piece) => piece.dequantize(gpu, self.stored, self.width, self.scale),
         }
     }

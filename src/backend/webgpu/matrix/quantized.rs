@@ -5,10 +5,13 @@ use crate::backend::webgpu::launch::binding::Binding;
 use crate::backend::webgpu::launch::gpu::Gpu;
 use crate::backend::webgpu::launch::program::Program;
 use crate::backend::webgpu::launch::uniform::uniform;
+use crate::backend::webgpu::memory::allocate::Place;
+use crate::backend::webgpu::memory::tensor::padded_bytes;
 use crate::error::{Error, Result};
 use crate::tensor::{DType, HostTensor, Scales, Storage, Weight};
 use bytes::Bytes;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// Bytes behind the rows that shaders may read: see `shared/quantized.wgsl`.
 const READ_BEHIND: u64 = 12;
@@ -19,6 +22,8 @@ const AROUND: u64 = 3 + READ_BEHIND + 15;
 const TILE_ROWS: usize = 128;
 const TILE_BYTES: usize = 512;
 const TILE_BLOCKS: usize = 4;
+/// Bytes that every adapter allows a binding to start at a multiple of.
+const BINDING_ALIGNMENT: u64 = 256;
 
 impl StoredFormat {
     /// True if all of these weights stay quantised.
@@ -55,12 +60,29 @@ uniform! {
 pub(crate) struct Segment {
     pub quantized: StoredFormat,
     pub params: SegmentParams,
-    /// The rows as they are in the file, and the scales beside them.
+    /// The rows as they are in the file, and the scales beside them. Streamed scales follow the
+    /// rows in one buffer.
     pub bindings: [Binding; 2],
     /// The index of the first row among those that are uploaded together.
     pub first: usize,
     /// The number of rows.
     pub rows: usize,
+}
+
+impl Segment {
+    /// The bindings in device memory: themselves, or a copy if the segment is streamed.
+    pub(super) fn staged(&self, gpu: &Gpu, op: &'static str) -> Result<[Binding; 2]> {
+        let [rows, scales] = &self.bindings;
+        if !rows.memory.is_of_host() {
+            return Ok(self.bindings.clone());
+        }
+        let copy = gpu.staged(op, &rows.memory, rows.memory.buffer().size())?;
+        let copied = |binding: &Binding| match Arc::ptr_eq(&binding.memory, &rows.memory) {
+            true => Binding { memory: copy.clone(), ..*binding },
+            false => binding.clone(),
+        };
+        Ok([copied(rows), copied(scales)])
+    }
 }
 
 /// The rows of a segment, and the bytes of the file that its buffer holds.
@@ -69,14 +91,15 @@ struct Cut {
     bytes: Range<u64>,
 }
 
-/// Uploads the rows of a weight, cut where their index is a multiple of `piece_rows`. Indices begin
-/// at `above`. `see` gets the rows too, with the index of the first one in the weight.
+/// Uploads the rows of a weight to `place`, cut where their index is a multiple of `piece_rows`.
+/// Indices begin at `above`. `see` gets the rows too, with the index of the first one in the
+/// weight.
 pub(crate) async fn upload(
     gpu: &Gpu,
     op: &str,
     weight: &Weight<'_>,
-    above: usize,
-    piece_rows: usize,
+    place: Place,
+    [above, piece_rows]: [usize; 2],
     mut see: impl FnMut(usize, &[u8]),
 ) -> Result<Vec<Segment>> {
     let decoded = || Error::internal(format!("{op}: {weight:?} is not kept quantised"));
@@ -86,9 +109,17 @@ pub(crate) async fn upload(
     let row_bytes = storage.bytes(1, width).ok_or_else(decoded)?;
     let cuts = cut(weight.rows(), row_bytes, above, piece_rows);
     let mut uploads = Vec::new();
-    for Cut { rows, bytes } in &cuts {
-        let bytes = (bytes.end - bytes.start + READ_BEHIND).next_multiple_of(16);
-        uploads.push(gpu.start_upload(op, &[rows.len(), width], bytes, gpu.device.max_binding)?);
+    let mut beside = Vec::new();
+    for cut in &cuts {
+        let (scales, params) = scales(storage, cut.rows.clone());
+        let (bytes, limit) = match &scales {
+            Some(scales) if place != Place::Device => {
+                (cut.scales_at() + padded_bytes(scales.shape(), scales.dtype()), gpu.device.limits.max_buffer_size)
+            }
+            _ => (cut.row_bytes(), gpu.device.max_binding),
+        };
+        uploads.push(gpu.start_upload(op, &[cut.rows.len(), width], bytes, limit, place)?);
+        beside.push((scales, params));
     }
     let take = |first: usize, rows: Bytes| {
         let start = first as u64 * row_bytes;
@@ -99,7 +130,7 @@ pub(crate) async fn upload(
                 // Pieces and cuts begin at whole words of the file, so this is one of the buffer.
                 let at = (part.start - bytes.start) as usize;
                 let part = (part.start - start) as usize..(part.end - start) as usize;
-                upload.write(&gpu.device.queue, at, &rows[part]);
+                gpu.write(upload, at, &rows[part])?;
             }
         }
         see(first, &rows);
@@ -107,10 +138,21 @@ pub(crate) async fn upload(
     };
     weight.each_stored_piece(take).await?;
     let mut segments = Vec::new();
-    for (upload, Cut { rows, bytes }) in uploads.into_iter().zip(cuts) {
-        let memory = gpu.finish_upload(upload)?;
-        let stored = Binding { offset: 0, bytes: memory.buffer().size(), memory };
-        let (scales, params) = upload_scales(gpu, op, storage, rows.clone())?;
+    for ((mut upload, cut), (scales, params)) in uploads.into_iter().zip(cuts).zip(beside) {
+        let scales = match scales {
+            None => gpu.absent_input(),
+            Some(scales) if place == Place::Device => Binding::from(&gpu.upload_tensor(op, &scales)?),
+            Some(scales) => {
+                gpu.write(&mut upload, cut.scales_at() as usize, scales.bytes())?;
+                let bytes = padded_bytes(scales.shape(), scales.dtype());
+                Binding { memory: upload.memory().clone(), offset: cut.scales_at(), bytes }
+            }
+        };
+        let stored = Binding::of(&gpu.finish_upload(upload)?, cut.row_bytes());
+        if place == Place::Host {
+            gpu.scratch.streamed.count(stored.memory.buffer().size());
+        }
+        let Cut { rows, bytes } = cut;
         let start = (rows.start as u64 * row_bytes - bytes.start) as u32;
         segments.push(Segment {
             quantized,
@@ -121,6 +163,18 @@ pub(crate) async fn upload(
         });
     }
     Ok(segments)
+}
+
+impl Cut {
+    /// Bytes of the buffer that shaders may read.
+    fn row_bytes(&self) -> u64 {
+        (self.bytes.end - self.bytes.start + READ_BEHIND).next_multiple_of(16)
+    }
+
+    /// The offset of streamed scales.
+    fn scales_at(&self) -> u64 {
+        self.row_bytes().next_multiple_of(BINDING_ALIGNMENT)
+    }
 }
 
 /// The segments of `rows` rows. Their bytes begin at a multiple of four in the file, and so with up
@@ -137,22 +191,19 @@ fn cut(rows: usize, row_bytes: u64, above: usize, piece_rows: usize) -> Vec<Cut>
 }
 
 /// The scales beside some rows of a weight, and the parameters that say how to read them.
-fn upload_scales(gpu: &Gpu, op: &str, storage: &Storage, rows: Range<usize>) -> Result<(Binding, SegmentParams)> {
+fn scales(storage: &Storage, rows: Range<usize>) -> (Option<HostTensor>, SegmentParams) {
     let mut params = SegmentParams { start: 0, row_bytes: 0, scale_row: 0, scale_tiles: 0, scale: 1.0 };
     let Storage::Scaled { matrix, first_row } = storage else {
-        return Ok((gpu.absent_input(), params));
+        return (None, params);
     };
     let rows = first_row + rows.start..first_row + rows.end;
     let blocks = match matrix.scales() {
-        Scales::None => return Ok((gpu.absent_input(), params)),
+        Scales::None => return (None, params),
         Scales::Tensor(scale) => {
             params.scale = *scale;
-            return Ok((gpu.absent_input(), params));
+            return (None, params);
         }
-        Scales::Rows(scales) => {
-            let scales = HostTensor::from_f32(&[rows.len()], &scales[rows]);
-            return Ok((Binding::from(&gpu.upload_tensor(op, &scales)?), params));
-        }
+        Scales::Rows(scales) => return (Some(HostTensor::from_f32(&[rows.len()], &scales[rows])), params),
         Scales::Mxfp8(blocks) => blocks,
         Scales::Nvfp4 { blocks, tensor } => {
             params.scale = *tensor;
@@ -167,7 +218,7 @@ fn upload_scales(gpu: &Gpu, op: &str, storage: &Storage, rows: Range<usize>) -> 
     let part = HostTensor::new(DType::U8, &[part.len()], part).expect("as many bytes as elements");
     params.scale_row = (rows.start % TILE_ROWS) as u32;
     params.scale_tiles = tiles as u32;
-    Ok((Binding::from(&gpu.upload_tensor(op, &part)?), params))
+    (Some(part), params)
 }
 
 #[cfg(test)]

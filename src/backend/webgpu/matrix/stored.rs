@@ -37,6 +37,7 @@ impl Stored {
     }
 
     /// The same type of tensors.
+    #[cfg(test)]
     pub(crate) fn dtype(self) -> DType {
         match self {
             Stored::F32 => DType::F32,
@@ -94,6 +95,6 @@ pub(crate) struct Piece {
 
 impl Piece {
     pub(crate) fn binding(&self) -> Binding {
-        Binding { memory: self.memory.clone(), offset: 0, bytes: self.bytes }
+        Binding::of(&self.memory, self.bytes)
     }
 }

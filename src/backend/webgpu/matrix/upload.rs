@@ -6,14 +6,12 @@ use super::quantized;
 use super::stored::{Piece, Stored};
 use super::{Matrix, Rows, padded_channels};
 use crate::backend::webgpu::launch::gpu::Gpu;
+use crate::backend::webgpu::launch::streaming::MAX_PIECE;
+use crate::backend::webgpu::memory::allocate::Place;
 use crate::backend::webgpu::memory::upload::Upload;
 use crate::error::{Error, Result};
 use crate::reserve::zeros;
 use crate::tensor::{HostTensor, Weight};
-
-/// Most bytes of a piece that is dequantised. This bounds the scratch memory, which pieces of
-/// similar size share, and leaves each gemm enough rows to keep a GPU busy.
-const MAX_DEQUANTIZED: u64 = 64 << 20;
 
 /// Bytes of a row of one or two `matrices` as gemms read them.
 fn row_bytes(stored: Stored, width: usize, matrices: usize) -> u64 {
@@ -32,6 +30,13 @@ fn piece_rows(gpu: &Gpu, op: &str, dims: [usize; 2], row_bytes: u64) -> Result<u
     }
 }
 
+/// As [`piece_rows`], for pieces that pass through scratch memory: as few as possible, of equal
+/// height.
+fn scratch_rows(gpu: &Gpu, op: &str, dims: [usize; 2], row_bytes: u64) -> Result<usize> {
+    let most = piece_rows(gpu, op, dims, row_bytes)?.min((MAX_PIECE / row_bytes).max(1) as usize);
+    Ok(dims[0].div_ceil(dims[0].div_ceil(most)))
+}
+
 impl Matrix {
     /// Uploads the quantised rows of one or two `matrices` of these `dims` [N, K], each in parts
     /// that are stacked.
@@ -44,9 +49,9 @@ impl Matrix {
         let f16 = gpu.device.variant.f16();
         let stored = if f16 { Stored::F16 } else { Stored::of(matrices.iter().copied().flatten()) };
         let row_bytes = row_bytes(stored, width, matrices.len());
-        let most = piece_rows(gpu, op, dims, row_bytes)?.min((MAX_DEQUANTIZED / row_bytes).max(1) as usize);
-        // As few pieces as possible, of equal height.
-        let height = rows.div_ceil(rows.div_ceil(most));
+        let height = scratch_rows(gpu, op, dims, row_bytes)?;
+        gpu.scratch.dequantized.count(height as u64 * row_bytes);
+        let place = gpu.place(matrices.iter().copied().flatten(), Place::Host);
         let mut pieces: Vec<QuantizedPiece> = (0..rows)
             .step_by(height)
             .map(|first| {
@@ -63,7 +68,7 @@ impl Matrix {
                         exponent = exponent.max(f16::quantized_exponent(storage, first, width, bytes));
                     }
                 };
-                for segment in quantized::upload(gpu, op, part, above, height, see).await? {
+                for segment in quantized::upload(gpu, op, part, place, [above, height], see).await? {
                     pieces[segment.first / height].matrices[matrix].push(segment);
                 }
                 above += part.rows();
@@ -98,15 +103,19 @@ impl<'g> MatrixUpload<'g> {
         stored: Stored,
         [rows, width]: [usize; 2],
         matrices: usize,
+        place: Place,
     ) -> Result<Self> {
         let row_bytes = row_bytes(stored, width, matrices);
-        let piece_rows = piece_rows(gpu, op, [rows, width], row_bytes)?;
+        let piece_rows = match place {
+            Place::Device => piece_rows(gpu, op, [rows, width], row_bytes)?,
+            Place::Host | Place::HostBound => scratch_rows(gpu, op, [rows, width], row_bytes)?,
+        };
         let limit = gpu.device.max_binding;
         let mut pieces = Vec::new();
         for first in (0..rows).step_by(piece_rows) {
             let rows = piece_rows.min(rows - first);
             let bytes = row_bytes * rows as u64;
-            let upload = gpu.start_upload(op, &[rows, width], bytes, limit)?;
+            let upload = gpu.start_upload(op, &[rows, width], bytes, limit, place)?;
             let memory = upload.memory().clone();
             pieces.push((upload, Piece { memory, bytes, first, rows }));
         }
@@ -115,11 +124,11 @@ impl<'g> MatrixUpload<'g> {
 
     /// Writes rows of the first matrix (0) or the second (1), from row `first` on.
     pub(crate) fn write(&mut self, first: usize, matrix: usize, rows: &HostTensor) -> Result<()> {
-        self.write_bytes(first, matrix, self.stored.bytes(rows)?.as_ref());
+        self.write_bytes(first, matrix, self.stored.bytes(rows)?.as_ref())?;
         self.gpu.device.faults.check()
     }
 
-    fn write_bytes(&mut self, first: usize, matrix: usize, bytes: &[u8]) {
+    fn write_bytes(&mut self, first: usize, matrix: usize, bytes: &[u8]) -> Result<()> {
         if self.gpu.device.variant.f16() {
             self.exponent = self.exponent.max(f16::exponent(self.stored, bytes));
         }
@@ -137,9 +146,10 @@ impl<'g> MatrixUpload<'g> {
             // Rows without padding are contiguous and are written at once.
             let chunk = if row == stride { part.len() } else { row };
             for (i, values) in part.chunks_exact(chunk).enumerate() {
-                upload.write(&self.gpu.device.queue, at + i * stride, values);
+                self.gpu.write(upload, at + i * stride, values)?;
             }
         }
+        Ok(())
     }
 
     /// The rows as they were written.
@@ -151,16 +161,18 @@ impl<'g> MatrixUpload<'g> {
     /// The matrix, after all rows are written.
     pub(crate) fn finish(self) -> Result<Matrix> {
         let Self { gpu, op, stored, rows, width, exponent, .. } = self;
-        let pieces = self.written()?;
-        if !gpu.device.variant.f16() {
-            let pieces = pieces.into_iter().map(Rows::Dense).collect();
-            return Ok(Matrix { stored, rows, width, scale: 1.0, pieces });
+        let mut pieces = self.written()?;
+        let (mut scale, mut read) = (1.0, stored);
+        if gpu.device.variant.f16() {
+            let e = f16::scale_exponent(exponent);
+            let convert = |piece| f16::convert(gpu, op, stored, width, piece, e);
+            pieces = pieces.into_iter().map(convert).collect::<Result<_>>()?;
+            (scale, read) = (f16::power_of_two(e), Stored::F16);
         }
-        let e = f16::scale_exponent(exponent);
-        let convert = |piece| f16::convert(gpu, op, stored, width, piece, e).map(Rows::Dense);
-        let pieces = pieces.into_iter().map(convert);
-        let pieces = pieces.collect::<Result<_>>()?;
-        Ok(Matrix { stored: Stored::F16, rows, width, scale: f16::power_of_two(e), pieces })
+        let streamed = pieces.iter().filter(|piece| piece.memory.is_of_host());
+        streamed.for_each(|piece| gpu.scratch.streamed.count(piece.bytes));
+        let pieces = pieces.into_iter().map(Rows::Dense).collect();
+        Ok(Matrix { stored: read, rows, width, scale, pieces })
     }
 
     /// A convolution's kernel `[O, I, kh, kw]` as `[O, kh·kw·P]`, where `P` is [`padded_channels`]
@@ -184,8 +196,8 @@ impl<'g> MatrixUpload<'g> {
             let to = (out * width + tap * padded + channel) * size;
             rows[to..to + size].copy_from_slice(value);
         }
-        let mut upload = MatrixUpload::new(gpu, op, stored, [o, width], 1)?;
-        upload.write_bytes(0, 0, &rows);
+        let mut upload = MatrixUpload::new(gpu, op, stored, [o, width], 1, Place::Device)?;
+        upload.write_bytes(0, 0, &rows)?;
         upload.finish()
     }
 }

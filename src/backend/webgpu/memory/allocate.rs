@@ -1,9 +1,16 @@
 //! New buffers, and the errors for those that cannot be made.
+//!
+//! Streamed weights are in host memory. A buffer that the host only reads is there on every
+//! platform: in cached memory on Vulkan, which device memory never is, in the system's pool on
+//! Direct3D 12, and in shared memory on Metal. One that the host writes would be in device memory
+//! where Vulkan has such memory in the host's reach (resizable BAR). So these buffers are for
+//! reading, and the queue writes them.
 
 use super::pool::Pool;
 use crate::backend::webgpu::driver::device::Device;
 use crate::error::{Error, MemoryKind, Result};
 use std::fmt;
+use wgpu::BufferUsages;
 
 /// A buffer to allocate.
 #[derive(Debug, Clone, Copy)]
@@ -17,6 +24,17 @@ pub(crate) struct Request<'a> {
     pub mapped: bool,
     /// The use of the buffer, which the error names.
     pub memory: MemoryKind,
+}
+
+/// The memory of a weight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// The device's.
+    Device,
+    /// The host's. The device copies the weight before each use.
+    Host,
+    /// The host's. Shaders read the weight there.
+    HostBound,
 }
 
 /// Refuses a buffer larger than `limit` bytes.
@@ -43,6 +61,9 @@ pub(crate) fn allocate(
 ) -> Result<wgpu::Buffer> {
     let Request { op, shape, bytes, mapped, memory } = request;
     let create = || {
+        if pool.exceeded(bytes).is_some() {
+            return None;
+        }
         let buffer = device.device.create_buffer(&descriptor(op, bytes, mapped));
         if device.faults.take_out_of_memory() {
             return None;
@@ -60,9 +81,34 @@ pub(crate) fn allocate(
     made.ok_or_else(|| {
         let mib = mebibytes(bytes);
         let name = &device.info.name;
-        let problem = format!("{op}: {name} has no memory left for a tensor of shape {shape:?} ({mib:.1} MiB)");
+        let problem = match pool.exceeded(bytes) {
+            None => format!("{op}: {name} has no memory left for a tensor of shape {shape:?} ({mib:.1} MiB)"),
+            Some(limit) => format!(
+                "{op}: the limit of {:.1} MiB on {name} has no room left for a tensor of shape {shape:?} ({mib:.1} MiB)",
+                mebibytes(limit)
+            ),
+        };
         Error::out_of_memory(memory, problem)
     })
+}
+
+/// A new zeroed buffer in host memory, for a weight of this shape, on a device that streams.
+pub(crate) fn of_host(device: &Device, op: &str, shape: &[usize], bytes: u64, place: Place) -> Result<wgpu::Buffer> {
+    let bound = if place == Place::HostBound { BufferUsages::STORAGE } else { BufferUsages::empty() };
+    let buffer = device.device.create_buffer(&wgpu::BufferDescriptor {
+        label: Some(op),
+        size: bytes,
+        usage: BufferUsages::MAP_READ | BufferUsages::COPY_SRC | BufferUsages::COPY_DST | bound,
+        mapped_at_creation: false,
+    });
+    if device.faults.take_out_of_memory() {
+        let mib = mebibytes(bytes);
+        let name = &device.info.name;
+        let problem =
+            format!("{op}: the host has no memory left for {name} for a tensor of shape {shape:?} ({mib:.1} MiB)");
+        return Err(Error::out_of_memory(MemoryKind::Weights, problem));
+    }
+    Ok(buffer)
 }
 
 /// A buffer of tensors: bound to shaders and copied from and to.
@@ -70,7 +116,7 @@ pub(crate) fn descriptor(label: &str, size: u64, mapped: bool) -> wgpu::BufferDe
     wgpu::BufferDescriptor {
         label: Some(label),
         size,
-        usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST,
+        usage: BufferUsages::STORAGE | BufferUsages::COPY_SRC | BufferUsages::COPY_DST,
         mapped_at_creation: mapped,
     }
 }

@@ -6,7 +6,10 @@
 //!
 //! Free buffers are cached across stages, because drivers allocate slowly and the next picture
 //! needs the same sizes. A cached buffer is freed before an allocation would raise the peak, so
-//! caching costs no memory.
+//! caching costs no memory. With a limit, all free and cached buffers are freed before an
+//! allocation that would exceed it, and an allocation that still would is out of memory.
+//!
+//! Buffers in host memory belong to no pool.
 
 use crate::backend::gpu::lock;
 use std::collections::BTreeMap;
@@ -64,6 +67,8 @@ struct State {
     /// Bytes of all buffers that are allocated, and their peak.
     allocated: u64,
     peak: u64,
+    /// The most bytes to allocate; `None` for all that the device has.
+    limit: Option<u64>,
 }
 
 impl State {
@@ -158,6 +163,25 @@ impl Pool {
         state.peak = state.peak.max(state.allocated);
     }
 
+    /// Limits the bytes of all buffers counted here.
+    pub(crate) fn limit(&self, bytes: u64) {
+        lock(&self.state).limit = Some(bytes);
+    }
+
+    /// The limit, if a new buffer of `bytes` would exceed it.
+    pub(super) fn exceeded(&self, bytes: u64) -> Option<u64> {
+        let state = lock(&self.state);
+        state.limit.filter(|limit| state.allocated.saturating_add(bytes) > *limit)
+    }
+
+    /// The bytes that the limit leaves, with those of free and cached buffers; `None` without a
+    /// limit.
+    pub(crate) fn left(&self) -> Option<u64> {
+        let state = lock(&self.state);
+        let used = state.allocated.saturating_sub(state.free.bytes() + state.cached.bytes());
+        state.limit.map(|limit| limit.saturating_sub(used))
+    }
+
     /// The peak of the bytes of all buffers counted here.
     pub(crate) fn peak(&self) -> u64 {
         lock(&self.state).peak
@@ -179,18 +203,29 @@ impl fmt::Debug for Pool {
     }
 }
 
-/// A buffer that returns to its pool when the last tensor on it is dropped.
+/// A buffer. In device memory it returns to its pool when the last tensor on it is dropped.
 #[derive(Debug)]
 pub(crate) struct Memory {
     buffer: wgpu::Buffer,
-    home: Arc<Pool>,
+    /// `None` for a buffer in host memory, which is freed.
+    home: Option<Arc<Pool>>,
     /// Whether it is freed instead.
     temporary: AtomicBool,
 }
 
 impl Memory {
     pub(crate) fn new(buffer: wgpu::Buffer, home: &Arc<Pool>) -> Arc<Self> {
-        Arc::new(Self { buffer, home: home.clone(), temporary: AtomicBool::new(false) })
+        Arc::new(Self { buffer, home: Some(home.clone()), temporary: AtomicBool::new(false) })
+    }
+
+    /// A buffer in host memory, which no pool counts.
+    pub(crate) fn of_host(buffer: wgpu::Buffer) -> Arc<Self> {
+        Arc::new(Self { buffer, home: None, temporary: AtomicBool::new(false) })
+    }
+
+    /// True for a buffer in host memory.
+    pub(crate) fn is_of_host(&self) -> bool {
+        self.home.is_none()
     }
 
     /// Has the buffer freed in the end, because no tensor will ask for its size.
@@ -204,16 +239,16 @@ impl Memory {
 
     /// Whether this memory will return to `pool`.
     pub(crate) fn belongs_to(&self, pool: &Arc<Pool>) -> bool {
-        Arc::ptr_eq(&self.home, pool)
+        self.home.as_ref().is_some_and(|home| Arc::ptr_eq(home, pool))
     }
 }
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        if *self.temporary.get_mut() {
-            self.home.freed(self.buffer.size());
-        } else {
-            self.home.give(self.buffer.clone());
+        match &self.home {
+            Some(home) if *self.temporary.get_mut() => home.freed(self.buffer.size()),
+            Some(home) => home.give(self.buffer.clone()),
+            None => {}
         }
     }
 }

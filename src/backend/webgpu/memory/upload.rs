@@ -16,11 +16,16 @@ impl Upload {
     /// program's memory, while its queue takes parts as they are.
     pub(crate) const MAPPED: bool = !cfg!(target_family = "wasm");
 
-    /// Starts writing `buffer`, which was created as [`Upload::MAPPED`] asks.
+    /// Starts writing a buffer of the device, which was created as [`Upload::MAPPED`] asks.
     pub(crate) fn new(op: &str, buffer: wgpu::Buffer, pool: &Arc<Pool>) -> Result<Self> {
         let view = Self::MAPPED.then(|| buffer.get_mapped_range_mut(..)).transpose();
         let fault = |error| Error::Device(format!("{op}: the GPU's memory cannot be written: {error}"));
         Ok(Self { view: view.map_err(fault)?, memory: Memory::new(buffer, pool) })
+    }
+
+    /// Starts writing a buffer in host memory, through the queue.
+    pub(crate) fn of_host(buffer: wgpu::Buffer) -> Self {
+        Self { view: None, memory: Memory::of_host(buffer) }
     }
 
     pub(crate) fn memory(&self) -> &Arc<Memory> {

@@ -6,6 +6,7 @@ use crate::backend::webgpu::launch::gpu::Gpu;
 use crate::backend::webgpu::launch::uniform::joined;
 use crate::backend::webgpu::matrix::quantized::{self, Segment, SegmentParams};
 use crate::backend::webgpu::matrix::stored::Stored;
+use crate::backend::webgpu::memory::allocate::Place;
 use crate::backend::{DeviceWeight, GatherRowsArgs, GatherRowsOp};
 use crate::tensor::Weight;
 
@@ -37,7 +38,7 @@ fn quantized_program(quantized: StoredFormat) -> Program {
     quantized.configure(program.define("QUANTIZED"))
 }
 
-/// A table in the type that it is stored in.
+/// A table in the type that it is stored in. A streamed one is in host memory.
 #[derive(Debug)]
 pub struct WebGpuTable {
     rows: Rows,
@@ -75,7 +76,8 @@ impl GatherRowsOp for WebGpu {
         let dims = [0, 1].map(|dim| table.shape()[dim]);
         let rows = if StoredFormat::keeps_all([table]) {
             let window = window(&self.0, dims[1], StoredFormat::rows_of_binding(&self.0, table))?;
-            Rows::Quantized(quantized::upload(&self.0, UPLOAD, table, 0, window, |_, _| {}).await?)
+            let place = self.0.place([table], Place::HostBound);
+            Rows::Quantized(quantized::upload(&self.0, UPLOAD, table, place, [0, window], |_, _| {}).await?)
         } else {
             Rows::Floats(self.0.upload_table(UPLOAD, table).await?)
         };

@@ -6,6 +6,7 @@ use crate::backend::webgpu::gemm::{self, Gemm, GemmOp, UseGemv};
 use crate::backend::webgpu::matrix::stored::Stored;
 use crate::backend::webgpu::matrix::upload::MatrixUpload;
 use crate::backend::webgpu::matrix::{Matrix, WebGpuLinear};
+use crate::backend::webgpu::memory::allocate::Place;
 use crate::backend::{LinearArgs, LinearOp};
 use crate::tensor::Weight;
 
@@ -57,7 +58,8 @@ impl LinearOp for WebGpu {
         let matrix = if StoredFormat::keeps_all(parts) {
             Matrix::quantized(&self.0, op, &[parts], dims).await?
         } else {
-            let mut upload = MatrixUpload::new(&self.0, op, Stored::of(parts), dims, 1)?;
+            let mut upload =
+                MatrixUpload::new(&self.0, op, Stored::of(parts), dims, 1, self.0.place(parts, Place::Host))?;
             Weight::each_piece(parts, |first, rows| upload.write(first, 0, &rows)).await?;
             upload.finish()?
         };

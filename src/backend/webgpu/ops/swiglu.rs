@@ -6,6 +6,7 @@ use crate::backend::webgpu::gemm::{self, Gemm, GemmOp};
 use crate::backend::webgpu::matrix::stored::Stored;
 use crate::backend::webgpu::matrix::upload::MatrixUpload;
 use crate::backend::webgpu::matrix::{Matrix, WebGpuSwiGlu};
+use crate::backend::webgpu::memory::allocate::Place;
 use crate::backend::{SwiGluArgs, SwiGluOp};
 use crate::tensor::Weight;
 
@@ -20,7 +21,8 @@ impl SwiGluOp for WebGpu {
             let matrix = Matrix::quantized(&self.0, "upload_swiglu", &matrices, dims).await?;
             return Ok(WebGpuSwiGlu { matrix });
         }
-        let mut upload = MatrixUpload::new(&self.0, "upload_swiglu", Stored::of([gate, up]), dims, 2)?;
+        let place = self.0.place([gate, up], Place::Host);
+        let mut upload = MatrixUpload::new(&self.0, "upload_swiglu", Stored::of([gate, up]), dims, 2, place)?;
         let write = |first, [gate, up]: [HostTensor; 2]| {
             upload.write(first, 0, &gate)?;
             upload.write(first, 1, &up)

@@ -5,6 +5,7 @@ use crate::backend::webgpu::driver::variant::Shaders;
 use crate::backend::webgpu::matrix::f16::{convert, exponent, power_of_two, scale_exponent};
 use crate::backend::webgpu::matrix::stored::Stored;
 use crate::backend::webgpu::matrix::upload::MatrixUpload;
+use crate::backend::webgpu::memory::allocate::Place;
 use crate::backend::webgpu::memory::tensor::WebGpuTensor;
 use crate::tensor::{DType, HostTensor};
 use half::f16;
@@ -29,7 +30,7 @@ fn the_device_rounds_like_the_host() {
         let rows = bytes.len() / row;
         let tensor = HostTensor::new(dtype, &[rows, width], bytes[..rows * row].to_vec().into()).unwrap();
         for e in [0, -3, 14] {
-            let mut upload = MatrixUpload::new(&gpu, "test", stored, [rows, width], 1).unwrap();
+            let mut upload = MatrixUpload::new(&gpu, "test", stored, [rows, width], 1, Place::Device).unwrap();
             upload.write(0, 0, &tensor).unwrap();
             let piece = upload.written().unwrap().remove(0);
             let piece = convert(&gpu, "test", stored, width, piece, e).unwrap();

@@ -6,7 +6,7 @@ use crate::backend::webgpu::launch::gpu::Gpu;
 use crate::backend::webgpu::matrix::f16;
 use crate::backend::webgpu::matrix::stored::Stored;
 use crate::backend::webgpu::matrix::upload::MatrixUpload;
-use crate::backend::webgpu::memory::allocate::Request;
+use crate::backend::webgpu::memory::allocate::{Place, Request};
 use crate::backend::webgpu::memory::pool::Memory;
 use crate::backend::webgpu::memory::tensor::WebGpuTensor;
 use crate::error::{Error, MemoryKind, Result};
@@ -80,12 +80,49 @@ fn cached_buffers_never_raise_the_peak() {
 }
 
 #[test]
+fn a_limit_frees_buffers_and_is_then_an_error() {
+    let Some(gpu) = open(Shaders::Best) else { return };
+    assert_eq!(gpu.pool.left(), None);
+    let tensor = upload(&gpu).unwrap();
+    let mebibytes = |n: usize| gpu.output("linear", &[n << 18], DType::F32);
+    let limit = 20 << 20;
+    gpu.pool.limit(limit);
+    let left = gpu.pool.left().unwrap();
+    assert!((19 << 20..20 << 20).contains(&left), "{left}");
+    let held = mebibytes(4).unwrap();
+    assert_eq!(gpu.pool.left(), Some(left - (4 << 20)));
+    // A free buffer and a cached one are freed for a larger one.
+    drop(mebibytes(3).unwrap());
+    gpu.pool.end_stage();
+    drop(mebibytes(10).unwrap());
+    assert_eq!(gpu.pool.left(), Some(left - (4 << 20)), "free buffers count as left");
+    let large = mebibytes(15).unwrap();
+    let full = mebibytes(1).unwrap_err();
+    let sentence = full.to_string();
+    assert!(matches!(full, Error::OutOfMemory { memory: MemoryKind::Activations, .. }), "{sentence}");
+    assert!(sentence.starts_with("linear: the limit of 20.0 MiB on "), "{sentence}");
+    assert!(sentence.ends_with(" has no room left for a tensor of shape [262144] (1.0 MiB)"), "{sentence}");
+    let values = vec![1.0; 1 << 20];
+    let full = gpu.upload_tensor("upload", &HostTensor::from_f32(&[1 << 20], &values)).unwrap_err();
+    assert!(matches!(full, Error::OutOfMemory { memory: MemoryKind::Weights, .. }), "{full}");
+    // Work goes on, also in a recording, and the peak is within the limit.
+    drop(large);
+    let recording = gpu.record(|| mebibytes(12).map(drop)).unwrap();
+    assert!(gpu.record(|| mebibytes(8).map(drop)).is_err(), "the first recording holds its memory");
+    drop(recording);
+    gpu.record(|| mebibytes(8).map(drop)).unwrap();
+    drop(held);
+    assert_eq!(block_on(gpu.download(&tensor)).unwrap().to_f32(), [1.0, 2.0, 3.0]);
+    assert!(gpu.pool.peak() <= limit, "{}", gpu.pool.peak());
+}
+
+#[test]
 fn the_f32_copy_of_a_matrix_is_freed() {
     let Some(gpu) = open(Shaders::Best) else { return };
     let rows = 1 << 10;
     let width = 1 << 10;
     let base = gpu.pool.peak();
-    let mut upload = MatrixUpload::new(&gpu, "test", Stored::F32, [rows, width], 1).unwrap();
+    let mut upload = MatrixUpload::new(&gpu, "test", Stored::F32, [rows, width], 1, Place::Device).unwrap();
     upload.write(0, 0, &HostTensor::from_f32(&[rows, width], &vec![1.0; rows * width])).unwrap();
     let piece = upload.written().unwrap().remove(0);
     let f32s = piece.memory.buffer().clone();

@@ -5,6 +5,7 @@ mod memory;
 mod quantized;
 mod reduction;
 mod shaders;
+mod streaming;
 
 use super::driver::adapters::Adapters;
 use super::driver::variant::Shaders;

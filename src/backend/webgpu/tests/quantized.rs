@@ -9,6 +9,7 @@ use crate::backend::webgpu::launch::gpu::Gpu;
 use crate::backend::webgpu::matrix::Matrix;
 use crate::backend::webgpu::matrix::stored::Stored;
 use crate::backend::webgpu::matrix::upload::MatrixUpload;
+use crate::backend::webgpu::memory::allocate::Place;
 use crate::backend::webgpu::memory::tensor::WebGpuTensor;
 use crate::backend::webgpu::{Runtime, WebGpu};
 use crate::numbers::noise;
@@ -129,7 +130,7 @@ fn like_an_upload_of_the_values(name: &str, gpu: &Gpu, matrices: &[&[Weight<'_>]
     let dims = [rows, matrices[0][0].shape()[1]];
     let quantized = block_on(Matrix::quantized(gpu, "test", matrices, dims)).unwrap();
     let stored = Stored::of(matrices.iter().copied().flatten());
-    let mut upload = MatrixUpload::new(gpu, "test", stored, dims, matrices.len()).unwrap();
+    let mut upload = MatrixUpload::new(gpu, "test", stored, dims, matrices.len(), Place::Device).unwrap();
     for (matrix, parts) in matrices.iter().enumerate() {
         let take = |first, rows: HostTensor| upload.write(first, matrix, &rows);
         block_on(Weight::each_piece(parts, take)).unwrap();
