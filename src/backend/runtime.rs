@@ -50,6 +50,9 @@ pub struct Overheads {
     pub streamed: Option<u64>,
     /// The most bytes through which weights are streamed.
     pub most_streamed: u64,
+    /// True if activations have buffers of their own, which only activations of a similar size
+    /// reuse. A decoder then takes the memory of all its levels, and else that of the largest.
+    pub pools_buffers: bool,
 }
 
 /// Tensors, memory and order.

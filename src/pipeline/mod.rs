@@ -187,7 +187,8 @@ impl<B: Backend> Pipeline<B> {
     fn tiles(&self, job: &Job) -> Tiles {
         let size = [job.height, job.width];
         let room = self.plan().decoder_room().map_or(usize::MAX, |room| {
-            plan::largest_activation(&self.config.vae, size, self.backend.activations().size(), room)
+            let element = self.backend.activations().size();
+            plan::largest_activation(&self.config.vae, size, element, &self.backend.overheads(), room)
         });
         self.vae().decoder_tiles(&self.backend, job.vae_tile, size, room)
     }

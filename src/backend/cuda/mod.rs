@@ -146,6 +146,7 @@ impl Runtime for Cuda {
             most_dequantized: u64::MAX,
             streamed: Some(launch::copies::LARGEST),
             most_streamed: u64::MAX,
+            pools_buffers: false,
         }
     }
 

@@ -136,6 +136,7 @@ impl Runtime for WebGpu {
             most_dequantized: MAX_PIECE,
             streamed: self.0.device.streams.then_some(1),
             most_streamed: MAX_PIECE,
+            pools_buffers: true,
         }
     }
 

@@ -114,12 +114,12 @@ impl Needs {
         let [width, height] = expected.size;
         let factor = config.size_multiple();
         let image = padded((width / factor) * (height / factor));
+        let overheads = b.overheads();
         let decoder = |tile: Option<usize>| {
             let size = tile.map_or([height, width], |tile| [tile; 2]);
-            (tile, activations::decoding(&config.vae, size, activation))
+            (tile, activations::decoding(&config.vae, size, activation, &overheads))
         };
         let tiles = Vae::<B>::tiles(&config.vae, expected.vae_tile, [height, width]);
-        let overheads = b.overheads();
         let scratch =
             |network: &NetworkBytes| (network.quantized() * overheads.dequantized).min(overheads.most_dequantized);
         let buffer = |network: &NetworkBytes| {

@@ -162,12 +162,14 @@ impl<'g> MatrixUpload<'g> {
     pub(crate) fn finish(self) -> Result<Matrix> {
         let Self { gpu, op, stored, rows, width, exponent, .. } = self;
         let mut pieces = self.written()?;
-        let (mut scale, mut read) = (1.0, stored);
+        let mut scale = 1.0;
+        let mut read = stored;
         if gpu.device.variant.f16() {
             let e = f16::scale_exponent(exponent);
             let convert = |piece| f16::convert(gpu, op, stored, width, piece, e);
             pieces = pieces.into_iter().map(convert).collect::<Result<_>>()?;
-            (scale, read) = (f16::power_of_two(e), Stored::F16);
+            scale = f16::power_of_two(e);
+            read = Stored::F16;
         }
         let streamed = pieces.iter().filter(|piece| piece.memory.is_of_host());
         streamed.for_each(|piece| gpu.scratch.streamed.count(piece.bytes));

@@ -11,6 +11,7 @@ use crate::backend::webgpu::matrix::{Matrix, Rows};
 use crate::backend::webgpu::memory::allocate::Place;
 use crate::backend::webgpu::{WebGpu, WebGpuTensor};
 use crate::backend::{Branch, GatherRowsOp, LinearOp, ResidualOp, Runtime, SwiGluOp};
+use crate::error::Result;
 use crate::numbers::noise;
 use crate::tensor::{DType, Format, HostTensor, Scaled, Scales, Storage, Weight};
 use bytes::Bytes;
@@ -87,7 +88,7 @@ fn is_of_host(matrix: &Matrix) -> bool {
 /// replayed for each.
 fn results(b: &WebGpu, kind: Kind, is_streamed: bool) -> [Vec<Vec<f32>>; 2] {
     let weight = |rows, seed| kind.weight(rows, seed).streamed(is_streamed);
-    let first = block_on(b.upload_linear(&[weight(150, 1), weight(42, 2)], &[])).unwrap();
+    let first = block_on(b.upload_linear(&[weight(300, 1), weight(84, 2)], &[])).unwrap();
     let pair = block_on(b.upload_swiglu(&weight(100, 3), &weight(100, 4))).unwrap();
     let last = block_on(b.upload_linear(&[weight(64, 5)], &[])).unwrap();
     let table = block_on(b.upload_table(&weight(300, 6))).unwrap();
@@ -95,7 +96,7 @@ fn results(b: &WebGpu, kind: Kind, is_streamed: bool) -> [Vec<Vec<f32>>; 2] {
         assert_eq!(is_of_host(matrix), is_streamed, "{kind:?}");
     }
     let ids = b.upload(&HostTensor::from_u32(&[5], &[299, 0, 127, 128, 3])).unwrap();
-    let steps = |b: &WebGpu, x: &WebGpuTensor| {
+    let steps = |b: &WebGpu, x: &WebGpuTensor| -> Result<[WebGpuTensor; 4]> {
         Ok([b.linear(x, &first)?, b.swiglu(x, &pair)?, b.linear(x, &last)?, b.gather_rows(&table, &ids)?])
     };
     let inputs = [7, 8, 9].map(|seed| host(DType::F32, &[1, 5, WIDTH], seed));
@@ -127,7 +128,7 @@ fn results(b: &WebGpu, kind: Kind, is_streamed: bool) -> [Vec<Vec<f32>>; 2] {
 fn streamed_weights_give_the_results_of_resident_ones() {
     for shaders in [Shaders::Plain, Shaders::Direct, Shaders::Half] {
         // Matrices in one piece, and in several.
-        for limit in [u64::MAX, 8 << 10] {
+        for limit in [u64::MAX, 32 << 10] {
             let Some(b) = open(shaders, limit) else { return };
             for kind in KINDS {
                 let [resident, streamed] = [false, true].map(|is_streamed| results(&b, kind, is_streamed));
@@ -169,7 +170,7 @@ fn streamed_matrices_take_the_memory_of_one_piece() {
         multiply(&b, rows / 2, is_streamed);
         Some(b.0.pool.peak() - before)
     };
-    let Some([resident, streamed]) = peak(false).zip(peak(true)).map(Into::into) else { return };
+    let Some((resident, streamed)) = peak(false).zip(peak(true)) else { return };
     assert!(resident >= bytes, "{resident}");
     // A piece, the activations and the output.
     assert!(streamed < 2 * limit + (rows * 4) as u64, "{streamed}");
