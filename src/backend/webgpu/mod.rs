@@ -4,7 +4,8 @@
 //! stay as they are stored and are widened where they are read, and all arithmetic is F32. The
 //! faster variants multiply F16 operands, convert matrices to F16 once they are on the device, and
 //! reduce by subgroup operations: see [`Shaders`]. Quantised matrices stay quantised and are
-//! dequantised before each gemm. Streamed weights are in host memory: see [`launch::streaming`].
+//! dequantised before each gemm. Streamed weights are in host memory and are copied to the device
+//! before each use.
 //!
 //! The layers depend on each other in one direction: ops → gemm → matrix → launch → memory →
 //! driver.
