@@ -2,7 +2,6 @@
 
 use super::binding::Binding;
 use super::recording::{Command, Recorder};
-use super::streaming::Scratch;
 use crate::backend::gpu::frequencies::Frequencies;
 use crate::backend::gpu::lock;
 use crate::backend::webgpu::driver::adapters::Adapters;
@@ -11,6 +10,7 @@ use crate::backend::webgpu::driver::pipelines::Pipelines;
 use crate::backend::webgpu::driver::variant::Shaders;
 use crate::backend::webgpu::memory::allocate::{self, Request, check_size, descriptor};
 use crate::backend::webgpu::memory::pool::{Memory, Pool};
+use crate::backend::webgpu::memory::scratch::Scratch;
 use crate::backend::webgpu::memory::tensor::{WebGpuTensor, padded_bytes};
 use crate::error::{MemoryKind, Result};
 use crate::tensor::DType;

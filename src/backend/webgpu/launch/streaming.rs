@@ -13,39 +13,14 @@ use super::binding::Binding;
 use super::gpu::Gpu;
 use crate::backend::webgpu::memory::allocate::{Place, of_host};
 use crate::backend::webgpu::memory::pool::Memory;
+use crate::backend::webgpu::memory::scratch::Largest;
 use crate::error::Result;
 use crate::tensor::Weight;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Most bytes of a piece that is copied or dequantised for a gemm. This bounds the scratch memory,
 /// and leaves each gemm enough rows to keep a GPU busy.
 pub(crate) const MAX_PIECE: u64 = 64 << 20;
-
-/// The sizes of the memory through which weights pass. All pieces take the size of the largest, so
-/// that each reuses the memory of the one before.
-#[derive(Debug, Default)]
-pub(crate) struct Scratch {
-    /// For copies of streamed pieces.
-    pub streamed: Largest,
-    /// For dequantised pieces.
-    pub dequantized: Largest,
-}
-
-/// Bytes of the largest piece so far.
-#[derive(Debug, Default)]
-pub(crate) struct Largest(AtomicU64);
-
-impl Largest {
-    /// Counts a piece of so many bytes.
-    pub(crate) fn count(&self, bytes: u64) {
-        self.0.fetch_max(bytes, Ordering::Relaxed);
-    }
-
-    fn bytes(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
 
 impl Gpu {
     /// The memory of weights that are uploaded together: `streamed` if they are streamed.

@@ -2,5 +2,6 @@
 
 pub(crate) mod allocate;
 pub(crate) mod pool;
+pub(crate) mod scratch;
 pub(crate) mod tensor;
 pub(crate) mod upload;
