@@ -32,6 +32,7 @@ macro_rules! backend {
 // The one list of the ops.
 backend! {
     AttentionOp,
+    ConcatRowsOp,
     Conv2dOp,
     EmbedPatchesOp,
     FinalLayerOp,

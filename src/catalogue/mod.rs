@@ -13,6 +13,7 @@
 
 mod attention;
 mod case;
+mod concat_rows;
 mod conv2d;
 mod embed_patches;
 mod final_layer;
@@ -150,6 +151,7 @@ pub(crate) fn entries<B: Backend + 'static>() -> Vec<Entry<B>> {
         group_norm::entry(),
         group_moments::entry(),
         normalize_groups::entry(),
+        concat_rows::entry(),
         unscale_latents::entry(),
         scale_latents::entry(),
         normalize_rgb8::entry(),

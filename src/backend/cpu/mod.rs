@@ -6,6 +6,7 @@
 //! matrices, which stay as they are stored, on the `gemm` crate.
 
 mod attention;
+mod concat_rows;
 mod conv2d;
 mod embed_patches;
 mod final_layer;

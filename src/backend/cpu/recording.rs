@@ -50,7 +50,7 @@ impl Cpu {
     }
 
     /// A tensor for an op to fill.
-    fn output(&self, shape: &[usize]) -> Result<CpuTensor> {
+    pub(super) fn output(&self, shape: &[usize]) -> Result<CpuTensor> {
         let recording = self.recording();
         CpuTensor::uninit(shape, recording.as_ref().map_or(&self.free, |recording| &recording.free))
     }

@@ -13,8 +13,8 @@ pub(super) fn floats<const N: usize>(op: &'static str, name: &str, tensor: &impl
     Ok(sizes)
 }
 
-/// An activation with exactly `N` sizes, which the op changes in place; returns them.
-pub(super) fn in_place<const N: usize>(
+/// An activation with exactly `N` sizes, which is not converted; returns them.
+pub(super) fn activation<const N: usize>(
     op: &'static str,
     name: &str,
     tensor: &impl DeviceTensor,

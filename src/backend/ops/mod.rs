@@ -26,6 +26,7 @@
 
 mod attention;
 mod check;
+mod concat_rows;
 mod conv2d;
 mod embed_patches;
 mod final_layer;
@@ -51,6 +52,7 @@ mod to_rgb8;
 mod unscale_latents;
 
 pub use attention::{AttentionArgs, AttentionOp, Heads, Mask};
+pub use concat_rows::{ConcatRowsArgs, ConcatRowsOp};
 pub use conv2d::{Conv2d, Conv2dArgs, Conv2dOp};
 pub use embed_patches::{EmbedPatchesArgs, EmbedPatchesOp};
 pub use final_layer::{FinalLayerArgs, FinalLayerOp};

@@ -18,7 +18,7 @@ impl<T: DeviceTensor> PadRowsArgs<'_, T> {
     /// Checks the arguments where activations are of type `activation`; returns the shape of `x`.
     pub fn check(&self, activation: DType) -> Result<[usize; 3]> {
         let op = "pad_rows";
-        let shape @ [b, _, d] = check::in_place(op, "x", self.x, activation)?;
+        let shape @ [b, _, d] = check::activation(op, "x", self.x, activation)?;
         check::vector(op, "the token", self.token, d)?;
         check::integers(op, "the lengths", self.lengths, b)?;
         check::apart(op, ("x", self.x), &[("the token", Some(self.token)), ("the lengths", Some(self.lengths))])?;

@@ -57,7 +57,7 @@ impl<T: DeviceTensor> QkNormRopeArgs<'_, T> {
     /// Checks the arguments where activations are of type `activation`; returns `[B, T]`.
     pub fn check(&self, activation: DType) -> Result<[usize; 2]> {
         let op = "qk_norm_rope";
-        let [b, t, width] = check::in_place(op, "the fused projection", self.qkv, activation)?;
+        let [b, t, width] = check::activation(op, "the fused projection", self.qkv, activation)?;
         self.heads.check_width(op, width)?;
         let tokens = [b, t];
         self.how.check(op, self.heads, tokens)?;

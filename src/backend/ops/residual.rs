@@ -51,7 +51,7 @@ impl<T: DeviceTensor> ResidualArgs<'_, T> {
     /// Checks the arguments where activations are of type `activation`; returns the shape of `x`.
     pub fn check(&self, activation: DType) -> Result<[usize; 3]> {
         let op = "residual";
-        let shape = check::in_place(op, "x", self.x, activation)?;
+        let shape = check::activation(op, "x", self.x, activation)?;
         self.branch.check(op, self.x, shape)?;
         Ok(shape)
     }

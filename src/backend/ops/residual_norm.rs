@@ -18,7 +18,7 @@ impl<T: DeviceTensor> ResidualNormArgs<'_, T> {
     /// Checks the arguments where activations are of type `activation`; returns the shape of `x`.
     pub fn check(&self, activation: DType) -> Result<[usize; 3]> {
         let op = "residual_norm";
-        let shape = check::in_place(op, "x", self.x, activation)?;
+        let shape = check::activation(op, "x", self.x, activation)?;
         self.branch.check(op, self.x, shape)?;
         self.norm.check(op, shape)?;
         let scale = self.norm.scale.map(|scale| scale.table);

@@ -20,6 +20,8 @@ macro_rules! op {
     };
 }
 
+op!(ConcatRowsOp, run_concat_rows, ConcatRowsArgs<'_, B::Tensor>, [usize; 4], |_faulty, args| args);
+
 op!(FinalLayerOp, run_final_layer, FinalLayerArgs<'_, B::Tensor, B::Linear>, [usize; 4], |faulty, args| {
     let row = if faulty.is(Fault::NextModulationRow) { 0 } else { args.scale.row };
     FinalLayerArgs { scale: Modulation { row, ..args.scale }, eps: faulty.eps(args.eps), ..args }

@@ -1,6 +1,7 @@
 //! The ops, one file each: the launches and the programs of its kernels.
 
 pub(crate) mod attention;
+pub(crate) mod concat_rows;
 pub(crate) mod conv2d;
 pub(crate) mod embed_patches;
 pub(crate) mod final_layer;

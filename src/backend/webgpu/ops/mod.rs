@@ -1,6 +1,7 @@
 //! The ops, one file each: the shader's parameters, the launch, and every program of the op.
 
 mod attention;
+mod concat_rows;
 mod conv2d;
 mod embed_patches;
 mod final_layer;
