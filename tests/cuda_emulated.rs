@@ -17,6 +17,7 @@ use zimage::backend::cpu::Cpu;
 use zimage::backend::cuda::{Cuda, Placement};
 use zimage::backend::*;
 use zimage::conformance::{Options, compare};
+use zimage::model::vae::tiling::{Home, Tile};
 use zimage::tensor::{Format, HostTensor, Storage, Weight};
 
 fn cuda() -> Cuda {
@@ -193,9 +194,10 @@ fn tiles_agree() {
     let exact = tiles::coded(&loaded(Cpu::new(), &model), size, None);
     let pipeline = loaded(cuda(), &model);
     let whole = tiles::errors(&tiles::coded(&pipeline, size, None), &exact);
-    for tile in [8, 16] {
+    for (pixels, home) in [(8, Home::Host), (8, Home::Device), (16, Home::Device)] {
+        let tile = Tile { pixels, home };
         let tiled = tiles::errors(&tiles::coded(&pipeline, size, Some(tile)), &exact);
-        println!("tiles of {tile}: {tiled:?}, whole: {whole:?}");
+        println!("{tile}: {tiled:?}, whole: {whole:?}");
         assert!(tiled[0] < 1.5 * whole[0] && tiled[1] < 1.5 * whole[1], "{tiled:?} {whole:?}");
         assert!(whole.iter().all(|&error| error < 0.02), "{whole:?}");
     }

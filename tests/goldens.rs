@@ -11,6 +11,7 @@ use sha2::Digest;
 use std::ops::ControlFlow;
 use zimage::backend::*;
 use zimage::model::transformer::{Clock, ProbePoint, padded};
+use zimage::model::vae::tiling::{Home, Tile};
 use zimage::pipeline::guidance::Guidance;
 use zimage::pipeline::noise;
 use zimage::pipeline::progress::{self, Progress, Run};
@@ -263,7 +264,7 @@ fn loop_case<T: Tested>(golden: &Golden<T>, case: &Value) {
 fn decode<T: Tested>(golden: &Golden<T>, latents: &HostTensor) -> Vec<HostTensor> {
     let vae = golden.pipeline.vae();
     let size = [latents.shape()[2], latents.shape()[3]].map(|side| side * golden.pipeline.config().vae.scale_factor());
-    let mut tiles = vae.decoder_tiles(golden.pipeline.backend(), VaeTile::Auto, size, usize::MAX);
+    let mut tiles = vae.decoder_tiles(golden.pipeline.backend(), VaeTile::Auto, size, |_| true);
     let latents = golden.pipeline.backend().upload(latents).unwrap();
     block_on(golden.pipeline.decode(&latents, &mut tiles)).unwrap()
 }
@@ -361,11 +362,14 @@ fn autoencoder_in_tiles<T: Tested>() {
             assert_eq!((tiles.pixels(), tiles.warning()), (Some(tile), None));
             golden.expect("vae.encode.latents", &encoded.to_f32(), T::STAGE);
 
-            let decode = |item| block_on(vae.decode_tiles_unrounded(b, &device, item, tile)).unwrap().to_f32();
-            let decoded: Vec<f32> = (0..items).flat_map(decode).collect();
-            golden.expect("vae.decode.image", &channels_first(&decoded, image.shape()), T::STAGE);
+            for home in [Home::Device, Home::Host] {
+                let tile = Tile { pixels: tile, home };
+                let decode = |item| block_on(vae.decode_tiles_unrounded(b, &device, item, tile)).unwrap().to_f32();
+                let decoded: Vec<f32> = (0..items).flat_map(decode).collect();
+                golden.expect("vae.decode.image", &channels_first(&decoded, image.shape()), T::STAGE);
+            }
 
-            let mut tiles = vae.decoder_tiles(b, VaeTile::Pixels(tile), size, usize::MAX);
+            let mut tiles = vae.decoder_tiles(b, VaeTile::Pixels(tile), size, |_| true);
             let pictures = block_on(golden.pipeline.decode(&device, &mut tiles)).unwrap();
             assert_eq!((tiles.pixels(), pictures[0].shape()), (Some(tile), rgb.shape()));
             let pixels: Vec<u8> = pictures.iter().flat_map(|picture| picture.bytes().to_vec()).collect();

@@ -13,6 +13,7 @@ use std::ops::ControlFlow;
 use tiles::{coded, errors};
 use zimage::backend::cpu::Cpu;
 use zimage::backend::*;
+use zimage::model::vae::tiling::{Home, Tile};
 use zimage::pipeline::Pipeline;
 use zimage::pipeline::request::Request;
 use zimage::tensor::HostTensor;
@@ -80,10 +81,12 @@ fn tiles_shrink_when_memory_runs_out() {
     assert!(matches!(refused, Error::OutOfMemory { .. }), "{refused}");
 }
 
-/// The largest relative distance between tiles of any of these sizes and the whole picture.
+/// The largest relative distance between tiles of any of these sizes, waiting on the device or in
+/// the host's memory, and the whole picture.
 fn distance_of_tiles<B: Backend>(pipeline: &Pipeline<B>, size: [usize; 2], tiles: &[usize]) -> f64 {
     let whole = coded(pipeline, size, None);
-    tiles.iter().flat_map(|&tile| errors(&coded(pipeline, size, Some(tile)), &whole)).fold(0.0, f64::max)
+    let tiles = tiles.iter().flat_map(|&pixels| [Home::Device, Home::Host].map(|home| Tile { pixels, home }));
+    tiles.flat_map(|tile| errors(&coded(pipeline, size, Some(tile)), &whole)).fold(0.0, f64::max)
 }
 
 #[test]
@@ -109,7 +112,7 @@ fn tiles_have_no_seam() {
 fn invalid_pictures_are_refused() {
     let pipeline = embedded(Cpu::new());
     let (b, vae) = (pipeline.backend(), pipeline.vae());
-    let tiles = |wish| vae.decoder_tiles(b, wish, [192, 192], usize::MAX);
+    let tiles = |wish| vae.decoder_tiles(b, wish, [192, 192], |_| true);
     let latents = HostTensor::from_f32(&[1, 16, 24, 24], &vec![0.5; 16 * 24 * 24]);
     for wish in [VaeTile::Off, VaeTile::Pixels(64)] {
         let refused = block_on(vae.decode_picture(b, &b.upload(&latents).unwrap(), 1, &mut tiles(wish))).unwrap_err();
@@ -127,7 +130,8 @@ fn invalid_pictures_are_refused() {
         assert!(matches!(refused, Error::Shape { .. }), "{refused}");
     }
     let latents = b.upload(&latents).unwrap();
-    let refused = block_on(vae.decode_tiles_unrounded(b, &latents, 0, 100)).unwrap_err();
+    let refused =
+        block_on(vae.decode_tiles_unrounded(b, &latents, 0, Tile { pixels: 100, home: Home::Device })).unwrap_err();
     assert!(matches!(refused, Error::Request(_)), "{refused}");
 }
 

@@ -51,7 +51,8 @@ pub struct Overheads {
     /// The most bytes through which weights are streamed.
     pub most_streamed: u64,
     /// True if activations have buffers of their own, which only activations of a similar size
-    /// reuse. A decoder then takes the memory of all its levels, and else that of the largest.
+    /// reuse. A decoder then takes the memory of all its levels. Otherwise it takes that of the
+    /// largest level.
     pub pools_buffers: bool,
 }
 

@@ -164,7 +164,7 @@ impl<B: Backend> Bench<'_, B> {
     ) -> Result<()> {
         let b = self.b;
         let latents = self.latents();
-        let mut tiles = vae.decoder_tiles(b, VaeTile::Auto, self.sizes.picture, usize::MAX);
+        let mut tiles = vae.decoder_tiles(b, VaeTile::Auto, self.sizes.picture, |_| true);
         let [height, width] = self.sizes.picture;
         let flop = Some(self.sizes.decoder_flop());
         let [called, replayed] = VAE;

@@ -69,7 +69,9 @@ struct Report<'a> {
     files: u64,
     streamed_per_step: u64,
     streamed_per_prompt: u64,
-    seconds: Estimate,
+    /// The reasons why the device cannot run the plan, a sentence each.
+    obstacles: Vec<String>,
+    seconds: Option<Estimate>,
 }
 
 pub(super) fn run(args: &Args) -> Result<()> {
@@ -93,23 +95,27 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let job = request.check(model.config())?;
     let residency = args.residency.residency(Some(Expected::of(&job)));
     let work = [job.steps, job.images()];
-    let planned = pollster::block_on(zimage::plan(args.backend.clone(), &model, &residency, work))?;
-    let Planned { device, needs, plan, files, estimate } = &planned;
+    let planned = pollster::block_on(zimage::plan(args.backend.clone(), &model, &residency, Some(work)))?;
+    let Planned { device, needs, plan, files, obstacles, estimate, .. } = &planned;
+    let obstacles: Vec<String> = obstacles.iter().map(ToString::to_string).collect();
     if args.json {
         return super::print_json(&Report {
             plan: plan.to_string(),
             offload: plan.offload().name(),
-            vae_tile: plan.vae_tile,
+            vae_tile: plan.vae_tile.map(|tile| tile.pixels),
             device,
             peak_memory: plan.peak,
             free_memory: plan.limit,
             files: *files,
             streamed_per_step: plan.streamed,
             streamed_per_prompt: plan.streamed_text,
+            obstacles,
             seconds: *estimate,
         });
     }
-    super::print(&format!("{device}\n{plan}\n\n{}\n{}", memory(needs, plan), times(estimate, job.steps)))
+    let obstacles: String = obstacles.iter().map(|obstacle| format!("impossible: {obstacle}\n")).collect();
+    let times = estimate.as_ref().map_or_else(String::new, |estimate| times(estimate, job.steps));
+    super::print(&format!("{device}\n{plan}\n\n{}\n{times}{obstacles}", memory(needs, plan)))
 }
 
 fn gb(bytes: u64) -> String {

@@ -11,7 +11,7 @@ use crate::conformance::{self, Report, compare_all};
 use crate::error::Result;
 use crate::model::Model;
 use crate::pipeline::Pipeline;
-use crate::pipeline::plan::{Expected, Needs, Plan, Residency};
+use crate::pipeline::plan::{Expected, Needs, Obstacle, Plan, Residency};
 use crate::pipeline::progress::Progress;
 use crate::tensor::{DType, HostTensor};
 
@@ -58,6 +58,8 @@ fn describe(b: &impl Backend) -> DeviceInfo {
 /// The memory and the time that a request would take.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Planned {
+    /// The backend's name.
+    pub backend: &'static str,
     /// The device in words.
     pub device: String,
     /// The bytes that the model and the request need.
@@ -66,25 +68,38 @@ pub struct Planned {
     pub plan: Plan,
     /// Bytes of the model's files.
     pub files: u64,
-    /// The time that it takes.
-    pub estimate: Estimate,
+    /// The reasons why the device cannot run the plan; none if it can.
+    pub obstacles: Vec<Obstacle>,
+    /// The time that it takes, if it was asked for.
+    pub estimate: Option<Estimate>,
 }
 
-/// Plans a request of so many steps and pictures on a backend, without loading the model.
+/// Plans a request on a backend, without loading the model. `work` is the number of steps and of
+/// pictures whose time is estimated; the estimate times a few ops on the device.
 ///
 /// # Errors
 /// Those of the files and of the device, and [`Error::Request`](crate::Error::Request) for a limit
 /// that the backend does not have.
-pub async fn plan(choice: BackendChoice, model: &Model, residency: &Residency, work: [usize; 2]) -> Result<Planned> {
+pub async fn plan(
+    choice: BackendChoice,
+    model: &Model,
+    residency: &Residency,
+    work: Option<[usize; 2]>,
+) -> Result<Planned> {
     let opened = Any::open(choice, &mut Vec::new()).await?;
     dispatch!(opened, backend => plan_on(&*backend, model, residency, work).await)
 }
 
-async fn plan_on<B: Backend>(b: &B, model: &Model, residency: &Residency, work: [usize; 2]) -> Result<Planned> {
+async fn plan_on<B: Backend>(b: &B, model: &Model, residency: &Residency, work: Option<[usize; 2]>) -> Result<Planned> {
     let (needs, plan, files) = Pipeline::plan_of(b, model, residency).await?;
+    let allowed = (b.largest_activation() as u64).saturating_mul(b.activations().size() as u64);
+    let obstacles = Obstacle::of(&plan, &needs, allowed);
     let expected = residency.expected.clone().unwrap_or_else(|| Expected::default_of(model.config()));
-    let estimate = Estimate::of(b, model.config(), &plan, &expected, work, files).await?;
-    Ok(Planned { device: b.device(), needs, plan, files, estimate })
+    let estimate = match work {
+        Some(work) => Some(Estimate::of(b, model.config(), &plan, &expected, work, files).await?),
+        None => None,
+    };
+    Ok(Planned { backend: b.name(), device: b.device(), needs, plan, files, obstacles, estimate })
 }
 
 /// Compares a backend with a reference: every op, and the stages and pictures of `models`, as

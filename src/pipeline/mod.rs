@@ -186,11 +186,11 @@ impl<B: Backend> Pipeline<B> {
     /// The decoder's tiles for a job: those that the plan leaves room for.
     fn tiles(&self, job: &Job) -> Tiles {
         let size = [job.height, job.width];
-        let room = self.plan().decoder_room().map_or(usize::MAX, |room| {
-            let element = self.backend.activations().size();
-            plan::largest_activation(&self.config.vae, size, element, &self.backend.overheads(), room)
-        });
-        self.vae().decoder_tiles(&self.backend, job.vae_tile, size, room)
+        let (room, element) = (self.plan().decoder_room(), self.backend.activations().size());
+        let overheads = self.backend.overheads();
+        let needed = |tile| plan::decoding(&self.config.vae, size, tile, element, &overheads);
+        let fits = |tile| room.is_none_or(|room| needed(tile) <= room);
+        self.vae().decoder_tiles(&self.backend, job.vae_tile, size, fits)
     }
 
     /// As [`Pipeline::generate`], but hands each picture to `each`, with its number, as soon as it

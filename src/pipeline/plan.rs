@@ -4,17 +4,21 @@
 //! [`Plan::new`] is a pure function of [`Needs`], the bytes of a model on a backend, and of
 //! [`Limits`]. It takes the first of these that fits: all networks on the device; the text encoder
 //! and the transformer in turn; both in host memory, with as many of the transformer's blocks on
-//! the device as fit. Each is tried with the decoder whole, then with the largest tiles.
+//! the device as fit. Each is tried with the decoder whole, then with tiles that wait on the
+//! device. If none fits, each is tried with tiles that wait in the host's memory, which are slow.
 
 mod activations;
 mod needs;
+mod obstacle;
 mod offload;
 #[cfg(test)]
 mod tests;
 
+use crate::model::vae::tiling::{Home, Tile};
 use crate::model::{NetworkBytes, Streaming};
-pub(super) use activations::largest_activation;
+pub(super) use activations::decoding;
 pub use needs::{Expected, Residency};
+pub use obstacle::Obstacle;
 pub use offload::Offload;
 use std::fmt;
 
@@ -33,11 +37,13 @@ pub struct Needs {
     pub captions: u64,
     /// Activations of a denoising step.
     pub step: u64,
-    /// Activations of the decoder for each tile that may be used, the largest first; `None` is the
-    /// whole picture.
-    pub decoder: Vec<(Option<usize>, u64)>,
+    /// Activations of the decoder for each kind of tiles that may be used, the fastest first;
+    /// `None` is the whole picture.
+    pub decoder: Vec<(Option<Tile>, u64)>,
     /// Tables, latents and other small tensors.
     pub small: u64,
+    /// The largest activation that an op reads or writes whole, with the smallest tiles.
+    pub largest_activation: u64,
     /// Device bytes through which the text encoder and the transformer are streamed; `None` on a
     /// backend that streams nothing.
     pub stream_buffers: Option<[u64; 2]>,
@@ -66,8 +72,8 @@ pub struct Plan {
     pub text_encoder: Streaming,
     /// The streamed blocks of the transformer.
     pub transformer: Streaming,
-    /// The side in pixels of the decoder's tiles; `None` for whole pictures.
-    pub vae_tile: Option<usize>,
+    /// The decoder's tiles; `None` for whole pictures.
+    pub vae_tile: Option<Tile>,
     /// The predicted peak of device memory, in bytes.
     pub peak: u64,
     /// Bytes on the device beside activations while it denoises.
@@ -131,12 +137,17 @@ impl Needs {
             Offload::Stream => vec![vec![in_turn]],
             Offload::Auto => vec![vec![resident], vec![in_turn], streamed.collect()],
         };
+        // A picture of 1024×1024 in tiles that wait in the host's memory took 4 to 7 s on an H200,
+        // whose streamed steps of BF16 take 0.1 s more.
+        let is_slow = |tile: Option<Tile>| tile.is_some_and(|tile| tile.home == Home::Host);
+        let (slow, fast): (Vec<_>, Vec<_>) = self.decoder.iter().partition(|(tile, _)| is_slow(*tile));
         let mut plans = Vec::new();
-        for mode in modes {
-            for &(tile, decoder) in &self.decoder {
-                plans.extend(
-                    mode.iter().map(|&(in_turn, streaming)| self.plan(in_turn, streaming, tile, decoder, device)),
-                );
+        for decoders in [fast, slow] {
+            for mode in &modes {
+                for &(tile, decoder) in &decoders {
+                    let plan = |&(in_turn, streaming)| self.plan(in_turn, streaming, tile, decoder, device);
+                    plans.extend(mode.iter().map(plan));
+                }
             }
         }
         plans
@@ -146,7 +157,7 @@ impl Needs {
         &self,
         in_turn: bool,
         transformer: Streaming,
-        vae_tile: Option<usize>,
+        vae_tile: Option<Tile>,
         decoder: u64,
         limit: Option<u64>,
     ) -> Plan {
@@ -205,7 +216,7 @@ impl fmt::Display for Plan {
         }
         match self.vae_tile {
             None => write!(f, "; the picture decoded whole")?,
-            Some(tile) => write!(f, "; the picture decoded in tiles of {tile}×{tile}")?,
+            Some(tile) => write!(f, "; the picture decoded in {tile}")?,
         }
         write!(f, "; {:.2} GB of device memory at the peak", gb(self.peak))
     }

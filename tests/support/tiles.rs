@@ -1,19 +1,19 @@
 //! The autoencoder in tiles next to itself without tiles.
 
 use pollster::block_on;
-use zimage::VaeTile;
 use zimage::backend::*;
 use zimage::conformance::relative_error;
+use zimage::model::vae::tiling::{Tile, Tiles};
 use zimage::pipeline::Pipeline;
 use zimage::tensor::HostTensor;
 
 /// A picture of `[height, width]` pixels that is decoded, and the latents of one that is encoded:
-/// in tiles of so many pixels, or whole. Tiles of 8 pixels are bands of one row. The model has 16
+/// in tiles, or whole. Tiles of 8 pixels are bands of one row. The model has 16
 /// latent channels of an eighth of the picture's sides.
 pub(crate) fn coded<B: Backend>(
     pipeline: &Pipeline<B>,
-    size @ [height, width]: [usize; 2],
-    tile: Option<usize>,
+    [height, width]: [usize; 2],
+    tile: Option<Tile>,
 ) -> [Vec<f32>; 2] {
     let (b, vae) = (pipeline.backend(), pipeline.vae());
     let shape = [1, 16, height / 8, width / 8];
@@ -29,9 +29,7 @@ pub(crate) fn coded<B: Backend>(
 
     let pixels: Vec<u8> = (0..height * width * 3).map(|i| (i * 7919 % 1009 % 256) as u8).collect();
     let picture = HostTensor::from_u8(&[height, width, 3], &pixels);
-    let mut tiles = vae.encoder_tiles(b, tile.map_or(VaeTile::Off, VaeTile::Pixels), size);
-    assert_eq!(tiles.pixels(), tile);
-    let encoded = block_on(vae.encode_picture(b, &picture, &mut tiles)).unwrap();
+    let encoded = block_on(vae.encode_picture(b, &picture, &mut Tiles::of(tile))).unwrap();
     assert_eq!(encoded.shape(), shape);
     [decoded.to_f32(), encoded.to_f32()]
 }

@@ -2,9 +2,10 @@
 
 use crate::backend::Overheads;
 use crate::model::config::{TextEncoderConfig, TransformerConfig, VaeConfig};
+use crate::model::vae::tiling::{Home, Tile};
 
 /// The sizes of a token in a block, in elements.
-struct Widths {
+pub(super) struct Widths {
     residual: usize,
     qkv: usize,
     attention: usize,
@@ -12,10 +13,31 @@ struct Widths {
 }
 
 impl Widths {
+    pub(super) fn of_transformer(config: &TransformerConfig) -> Self {
+        let dim = config.dim;
+        Self { residual: dim, qkv: 3 * dim, attention: dim, hidden: config.ffn_dim() }
+    }
+
+    pub(super) fn of_text_encoder(config: &TextEncoderConfig) -> Self {
+        let heads = config.num_attention_heads * config.head_dim;
+        Self {
+            residual: config.hidden_size,
+            qkv: heads + 2 * config.num_key_value_heads * config.head_dim,
+            attention: heads,
+            hidden: config.intermediate_size,
+        }
+    }
+
+    /// The elements of a token in the largest activation.
+    pub(super) fn largest(&self) -> usize {
+        let Self { residual, qkv, attention, hidden } = self;
+        *residual.max(qkv).max(attention).max(hidden)
+    }
+
     /// The most elements of a token that live at once: the residual stream and its norm with
     /// queries, keys, values and the attention's result, or with the feed-forward's hidden values
     /// and its result.
-    fn largest(&self) -> usize {
+    fn at_once(&self) -> usize {
         let Self { residual, qkv, attention, hidden } = self;
         2 * residual + (qkv + attention).max(hidden + residual)
     }
@@ -24,63 +46,88 @@ impl Widths {
 /// Activations of a denoising step for items of so many tokens each, at `size` bytes an element.
 /// `scratch`: bytes of the largest matrix that is dequantised before its gemm.
 pub(super) fn step(config: &TransformerConfig, items: usize, tokens: usize, size: usize, scratch: u64) -> u64 {
-    let dim = config.dim;
-    let widths = Widths { residual: dim, qkv: 3 * dim, attention: dim, hidden: config.ffn_dim() };
-    let modulation = 4 * dim * (config.n_layers + config.n_refiner_layers);
-    ((items * tokens * widths.largest() + modulation) * size) as u64 + scratch
+    let modulation = 4 * config.dim * (config.n_layers + config.n_refiner_layers);
+    ((items * tokens * Widths::of_transformer(config).at_once() + modulation) * size) as u64 + scratch
 }
 
 /// Activations of the text encoder for prompts of so many tokens in all, as in [`step`].
 pub(super) fn encoding_text(config: &TextEncoderConfig, tokens: usize, size: usize, scratch: u64) -> u64 {
-    let heads = config.num_attention_heads * config.head_dim;
-    let widths = Widths {
-        residual: config.hidden_size,
-        qkv: heads + 2 * config.num_key_value_heads * config.head_dim,
-        attention: heads,
-        hidden: config.intermediate_size,
-    };
-    (tokens * widths.largest() * size) as u64 + scratch
+    (tokens * Widths::of_text_encoder(config).at_once() * size) as u64 + scratch
 }
 
-/// Activations of the decoder for a picture of `[height, width]` pixels at `size` bytes an element:
-/// of its largest level, or of all with [`Overheads::pools_buffers`].
-pub(super) fn decoding(config: &VaeConfig, [height, width]: [usize; 2], size: usize, overheads: &Overheads) -> u64 {
-    let widths: Vec<usize> = config.block_out_channels.iter().rev().copied().collect();
-    let pixels = |level: usize| {
-        let shift = widths.len() - 1 - level;
-        (height >> shift) * (width >> shift)
+/// Activations of the decoder for a picture of `[height, width]` pixels, whole or in tiles, at
+/// `size` bytes an element. A whole picture takes the memory of the largest level, or of all with
+/// [`Overheads::pools_buffers`].
+pub(in crate::pipeline) fn decoding(
+    config: &VaeConfig,
+    picture: [usize; 2],
+    tile: Option<Tile>,
+    size: usize,
+    overheads: &Overheads,
+) -> u64 {
+    let Some(Tile { pixels, home }) = tile else {
+        return (whole(config, picture, overheads.pools_buffers) * size) as u64;
     };
-    let mut most = 0;
-    let mut all = 0;
-    // The attention in the middle: its input, norm, queries, keys, values, and the result.
-    let mut attention = if config.mid_block_add_attention { 6 * widths[0] } else { 0 };
-    let mut input = widths[0];
-    for (level, &out) in widths.iter().enumerate() {
+    // A band's input, its norm, the output, and the rows of it that are kept.
+    let band = 4 * config.largest_decoded([pixels; 2]);
+    let waiting = match home {
+        Home::Device => waiting(config, picture),
+        Home::Host => 0,
+    };
+    ((waiting + band).max(middle(config, picture)) * size) as u64
+}
+
+/// The widths of the decoder's levels, and the pixels of each.
+fn levels(config: &VaeConfig, [height, width]: [usize; 2]) -> Vec<(usize, usize)> {
+    let widths = config.block_out_channels.iter().rev().copied();
+    let shift = config.block_out_channels.len() - 1;
+    widths
+        .enumerate()
+        .map(|(level, width_of)| (width_of, (height >> (shift - level)) * (width >> (shift - level))))
+        .collect()
+}
+
+/// Elements of the attention in the middle: its input, norm, queries, keys, values, and the result.
+fn middle(config: &VaeConfig, picture: [usize; 2]) -> usize {
+    let (width, pixels) = levels(config, picture)[0];
+    if config.mid_block_add_attention { 6 * width * pixels } else { 0 }
+}
+
+/// Elements of a picture that is decoded whole: those of the largest level, or of `all`.
+fn whole(config: &VaeConfig, picture: [usize; 2], all: bool) -> usize {
+    let levels = levels(config, picture);
+    let (mut most, mut sum) = (0, 0);
+    let mut input = levels[0].0;
+    for (level, &(out, pixels)) in levels.iter().enumerate() {
         // A resnet's input, its norm and the first convolution; then input, norm, shortcut and
         // result.
         let shortcut = if input == out { 0 } else { out };
         let resnet = (2 * input + out).max(input + 2 * out + shortcut);
-        let live = pixels(level) * resnet.max(attention);
-        attention = 0;
+        let attention = if level == 0 { middle(config, picture) } else { 0 };
+        let live = attention.max(pixels * resnet);
+        sum += live;
         most = most.max(live);
-        all += live;
-        if level + 1 < widths.len() {
-            most = most.max(pixels(level) * out + pixels(level + 1) * out);
+        if let Some(&(_, upsampled)) = levels.get(level + 1) {
+            most = most.max((pixels + upsampled) * out);
         }
         input = out;
     }
-    (if overheads.pools_buffers { all } else { most } * size) as u64
+    if all { sum } else { most }
 }
 
-/// Elements of the largest activation of a decoder whose activations together take `room` bytes.
-pub(in crate::pipeline) fn largest_activation(
-    config: &VaeConfig,
-    picture: [usize; 2],
-    size: usize,
-    overheads: &Overheads,
-    room: u64,
-) -> usize {
-    let all = decoding(config, picture, size, overheads);
-    let largest = config.largest_decoded(picture) as u64;
-    usize::try_from(u128::from(room) * u128::from(largest) / u128::from(all.max(1))).unwrap_or(usize::MAX)
+/// Elements of the activations that wait between two convolutions of tiles: a resnet's input, or
+/// its shortcut and its hidden activation, or the output of an upsampling. Rows are freed as the
+/// next convolution proceeds.
+fn waiting(config: &VaeConfig, picture: [usize; 2]) -> usize {
+    let levels = levels(config, picture);
+    let mut most = 0;
+    let mut input = levels[0].0;
+    for (level, &(out, pixels)) in levels.iter().enumerate() {
+        most = most.max(pixels * input.max(2 * out));
+        if let Some(&(_, upsampled)) = levels.get(level + 1) {
+            most = most.max(upsampled * out);
+        }
+        input = out;
+    }
+    most
 }

@@ -1,5 +1,6 @@
 //! The bytes that a model and a request need on a backend.
 
+use super::activations::Widths;
 use super::{Limits, Needs, Offload, activations};
 use crate::backend::Backend;
 use crate::error::{Error, Result};
@@ -112,14 +113,17 @@ impl Needs {
         let tokens = padded(expected.tokens);
         let items = expected.batch * (1 + usize::from(expected.is_guided));
         let [width, height] = expected.size;
+        let rows = [height, width];
         let factor = config.size_multiple();
         let image = padded((width / factor) * (height / factor));
         let overheads = b.overheads();
-        let decoder = |tile: Option<usize>| {
-            let size = tile.map_or([height, width], |tile| [tile; 2]);
-            (tile, activations::decoding(&config.vae, size, activation, &overheads))
-        };
-        let tiles = Vae::<B>::tiles(&config.vae, expected.vae_tile, [height, width]);
+        let tiles = Vae::<B>::tiles(b, &config.vae, expected.vae_tile, rows);
+        let decoder = |tile| (tile, activations::decoding(&config.vae, rows, tile, activation, &overheads));
+        let widest = [
+            expected.prompts * tokens * Widths::of_text_encoder(&config.text_encoder).largest(),
+            items * (image + tokens) * Widths::of_transformer(&config.transformer).largest(),
+            tiles.last().map_or(0, |&tile| config.vae.largest_decoded(tile.map_or(rows, |tile| [tile.pixels; 2]))),
+        ];
         let scratch =
             |network: &NetworkBytes| (network.quantized() * overheads.dequantized).min(overheads.most_dequantized);
         let buffer = |network: &NetworkBytes| {
@@ -144,6 +148,7 @@ impl Needs {
             decoder: tiles.into_iter().map(decoder).collect(),
             stream_buffers: buffer(&text_encoder).zip(buffer(&transformer)).map(Into::into),
             small: overheads.small,
+            largest_activation: (widest.into_iter().max().unwrap_or(0) * activation) as u64,
             text_encoder,
             transformer,
         }

@@ -18,8 +18,13 @@ fn needs() -> Needs {
         text: GB / 10,
         captions: GB / 20,
         step: GB / 2,
-        decoder: vec![(None, GB * 3 / 2), (Some(512), GB * 2 / 5), (Some(256), GB / 10)],
+        decoder: vec![
+            (None, GB * 3 / 2),
+            (Some(Tile { pixels: 512, home: Home::Device }), GB * 4 / 5),
+            (Some(Tile { pixels: 256, home: Home::Host }), GB / 10),
+        ],
         small: GB / 20,
+        largest_activation: 0,
         stream_buffers: Some([GB / 20, GB / 10]),
     }
 }
@@ -29,7 +34,7 @@ fn plan(device: u64) -> Plan {
 }
 
 fn mode(plan: &Plan) -> (Offload, Option<usize>) {
-    (plan.offload(), plan.vae_tile)
+    (plan.offload(), plan.vae_tile.map(|tile| tile.pixels))
 }
 
 #[test]
@@ -50,15 +55,18 @@ fn every_plan_fits_its_limit_and_less_memory_streams_more() {
 
 #[test]
 fn modes_follow_the_memory() {
-    // 2.26 + 3.5 + 0.2 + 0.05 of tensors, 1.5 for a whole picture or 0.5 for a step, and 0.1 or
-    // 0.05 for texts.
+    // 2.26 + 3.5 + 0.2 + 0.05 of tensors, 1.5 for a whole picture, 0.8 for tiles on the device or
+    // 0.5 for a step, and 0.1 or 0.05 for texts.
     assert_eq!(mode(&Plan::new(&needs(), Limits::default())), (Offload::None, None), "unknown memory");
     assert_eq!(mode(&plan(8 * GB)), (Offload::None, None));
     assert_eq!(mode(&plan(7 * GB)), (Offload::None, Some(512)));
     assert_eq!(mode(&plan(6 * GB)), (Offload::Sequential, None));
     assert_eq!(mode(&plan(5 * GB)), (Offload::Sequential, Some(512)));
     assert_eq!(mode(&plan(4 * GB)), (Offload::Stream, None));
-    assert_eq!(mode(&plan(GB * 3 / 2)), (Offload::Stream, Some(512)));
+    assert_eq!(mode(&plan(GB * 8 / 5)), (Offload::Stream, Some(512)));
+    assert_eq!(mode(&plan(GB * 3 / 2)), (Offload::Stream, Some(256)));
+    // Everything would fit with tiles in the host's memory, which are slow.
+    assert_eq!(mode(&plan(GB * 67 / 10)), (Offload::Sequential, None));
     let least = plan(1);
     assert_eq!((mode(&least), least.transformer), ((Offload::Stream, Some(256)), Streaming::AllBut(0)));
     assert!(least.peak > 1);

@@ -1,12 +1,14 @@
 //! Layers of the autoencoder in bands: whole rows of a picture, as many as fit the device.
 //!
-//! Between two convolutions an activation is in the host's memory. A band is uploaded with the rows
-//! above and below it that its convolution sees, normed by the moments of the whole activation, and
-//! convolved. So a picture in bands equals the whole picture up to rounding, and has no seam.
+//! Between two convolutions an activation waits on the device or in the host's memory. A band is
+//! taken with the rows above and below it that its convolution sees, normed by the moments of the
+//! whole activation, and convolved. So a picture in bands equals the whole picture up to rounding,
+//! and has no seam.
 
+use super::Home;
 use super::moments::Moments;
-use super::rows::{Rows, part};
-use crate::backend::{Backend, Conv2d, DeviceWeight};
+use super::rows::{Piece, Rows};
+use crate::backend::{Backend, Conv2d, DeviceTensor, DeviceWeight};
 use crate::error::Result;
 use crate::model::config::VaeConfig;
 use crate::model::vae::{Coder, Level, Norm, POINTWISE, Resnet, SAME};
@@ -38,7 +40,12 @@ struct Layer {
 }
 
 impl Layer {
-    fn new<B: Backend>(conv: &B::Conv2d, geometry: Conv2d, x: &Rows, residual: Option<&Rows>) -> Self {
+    fn new<B: Backend>(
+        conv: &B::Conv2d,
+        geometry: Conv2d,
+        x: &Rows<B::Tensor>,
+        residual: Option<&Rows<B::Tensor>>,
+    ) -> Self {
         let residual = residual.map_or(0, |rows| rows.pixels()[1]);
         Self { kernel: conv.dims(), geometry, input: [x.height(), x.pixels()[0]], residual }
     }
@@ -90,17 +97,31 @@ impl Layer {
     }
 }
 
-/// An activation on the host, with the moments of its groups.
+/// An activation with the moments of its groups.
 #[derive(Debug)]
-pub(super) struct Activation {
-    rows: Rows,
-    moments: Moments,
+pub(super) struct Activation<B: Backend> {
+    rows: Rows<B::Tensor>,
+    /// Values of a group in each band, and their mean and variance F32 `[1, groups, 2]`.
+    moments: Vec<(usize, B::Tensor)>,
 }
 
-impl Activation {
+impl<B: Backend> Activation<B> {
+    fn new() -> Self {
+        Self { rows: Rows::default(), moments: Vec::new() }
+    }
+
     /// All rows.
-    pub(super) fn into_rows(self) -> Rows {
+    pub(super) fn into_rows(self) -> Rows<B::Tensor> {
         self.rows
+    }
+
+    /// Mean and variance of each group over all rows, F32 `[1, groups, 2]`.
+    async fn moments(&self, b: &B) -> Result<B::Tensor> {
+        let mut all = Moments::default();
+        for (count, band) in &self.moments {
+            all.add(*count, &b.download(band).await?);
+        }
+        b.upload(&all.tensor())
     }
 }
 
@@ -112,13 +133,16 @@ pub(super) struct Bands<'a, B> {
     pub limit: usize,
     /// Groups of every norm.
     pub groups: usize,
+    /// The place where activations wait.
+    pub home: Home,
 }
 
 impl<B: Backend> Bands<'_, B> {
-    /// A whole activation `[1, H, W, C]` from the device.
-    pub(super) async fn download(&self, x: B::Tensor) -> Result<Activation> {
-        let mut made = Activation { rows: Rows::default(), moments: Moments::default() };
-        self.add(&mut made, x, None).await?;
+    /// A whole activation `[1, H, W, C]`.
+    pub(super) async fn whole(&self, x: B::Tensor) -> Result<Activation<B>> {
+        let mut made = Activation::new();
+        let rows = 0..x.shape()[1];
+        self.add(&mut made, x, rows).await?;
         Ok(made)
     }
 
@@ -128,42 +152,63 @@ impl<B: Backend> Bands<'_, B> {
         &self,
         conv: &B::Conv2d,
         geometry: Conv2d,
-        x: Rows,
-        residual: Option<Rows>,
+        x: Rows<B::Tensor>,
+        residual: Option<Rows<B::Tensor>>,
         layer: impl Fn(B::Tensor, Option<B::Tensor>, Conv2d) -> Result<B::Tensor>,
-    ) -> Result<Activation> {
-        let mut made = Activation { rows: Rows::default(), moments: Moments::default() };
-        self.each(conv, geometry, x, residual, layer, async |out, kept| self.add(&mut made, out, Some(kept)).await)
-            .await?;
+    ) -> Result<Activation<B>> {
+        let mut made = Activation::new();
+        let keep = async |out, kept, _: &B::Tensor, _| self.add(&mut made, out, kept).await;
+        self.each(conv, geometry, x, residual, layer, keep).await?;
         Ok(made)
     }
 
-    /// As [`Bands::run`], without moments.
+    /// As [`Bands::run`] with a convolution that keeps the size, and a second, pointwise one of the
+    /// same rows, which needs no moments.
+    async fn run_both(
+        &self,
+        conv: &B::Conv2d,
+        x: Rows<B::Tensor>,
+        layer: impl Fn(B::Tensor, Option<B::Tensor>, Conv2d) -> Result<B::Tensor>,
+        shortcut: &B::Conv2d,
+    ) -> Result<(Activation<B>, Rows<B::Tensor>)> {
+        let (mut made, mut beside) = (Activation::new(), Rows::default());
+        let keep = async |out, kept, band: &B::Tensor, same: Range<usize>| {
+            let rows = Self::cut(self.b, band, same)?;
+            beside.push(self.waiting(self.b.conv2d(&rows, shortcut, POINTWISE, None)?).await?);
+            self.add(&mut made, out, kept).await
+        };
+        self.each(conv, SAME, x, None, layer, keep).await?;
+        Ok((made, beside))
+    }
+
+    /// As [`Bands::run`], to the host's memory and without moments.
     pub(super) async fn run_last(
         &self,
         conv: &B::Conv2d,
         geometry: Conv2d,
-        x: Rows,
+        x: Rows<B::Tensor>,
         layer: impl Fn(B::Tensor, Option<B::Tensor>, Conv2d) -> Result<B::Tensor>,
-    ) -> Result<Rows> {
+    ) -> Result<Rows<B::Tensor>> {
         let mut rows = Rows::default();
-        let keep = async |out: B::Tensor, kept| {
-            rows.push(part(&self.b.download(&out).await?, kept));
+        let keep = async |out: B::Tensor, kept: Range<usize>, _: &B::Tensor, _| {
+            debug_assert_eq!(kept, 0..out.shape()[1], "only upsampling makes rows that are not kept");
+            rows.push(Piece::Host(self.b.download(&out).await?));
             Ok(())
         };
         self.each(conv, geometry, x, None, layer, keep).await?;
         Ok(rows)
     }
 
-    /// Runs `layer` on each band, and hands its output and the rows to keep of it to `keep`.
+    /// Runs `layer` on each band. `keep` gets its output and the rows to keep of it, and the band
+    /// with the rows of it that have the same place, unless `geometry` changes the size.
     async fn each(
         &self,
         conv: &B::Conv2d,
         geometry: Conv2d,
-        mut x: Rows,
-        mut residual: Option<Rows>,
+        mut x: Rows<B::Tensor>,
+        mut residual: Option<Rows<B::Tensor>>,
         layer: impl Fn(B::Tensor, Option<B::Tensor>, Conv2d) -> Result<B::Tensor>,
-        mut keep: impl AsyncFnMut(B::Tensor, Range<usize>) -> Result<()>,
+        mut keep: impl AsyncFnMut(B::Tensor, Range<usize>, &B::Tensor, Range<usize>) -> Result<()>,
     ) -> Result<()> {
         let b = self.b;
         let layer_of = Layer::new::<B>(conv, geometry, &x, residual.as_ref());
@@ -171,37 +216,47 @@ impl<B: Backend> Bands<'_, B> {
         b.trim();
         for Band { input, output, geometry, above } in layer_of.bands(self.limit) {
             x.free_above(input.start);
-            let band = b.upload(&x.rows(input)?)?;
+            let same = output.start.saturating_sub(input.start)..output.end.saturating_sub(input.start);
+            let band = x.on_device(b, input)?;
             let added = match &mut residual {
                 Some(rows) => {
                     rows.free_above(output.start);
-                    Some(b.upload(&rows.rows(output.clone())?)?)
+                    Some(rows.on_device(b, output.clone())?)
                 }
                 None => None,
             };
-            keep(layer(band, added, geometry)?, above..above + output.len()).await?;
+            let out = layer(band.clone(), added, geometry)?;
+            keep(out, above..above + output.len(), &band, same).await?;
         }
         Ok(())
     }
 
-    /// Adds the rows `kept` of `x` `[1, n, W, C]`, or all of them, to an activation.
-    async fn add(&self, to: &mut Activation, mut x: B::Tensor, kept: Option<Range<usize>>) -> Result<()> {
-        let b = self.b;
-        let mut rows = b.download(&x).await?;
-        if let Some(kept) = kept.filter(|kept| kept.len() < rows.shape()[1]) {
-            rows = part(&rows, kept);
-            x = b.upload(&rows)?;
-        }
-        let moments = b.group_moments(&x, self.groups)?;
-        to.moments.add(rows.len() / self.groups, &b.download(&moments).await?);
-        to.rows.push(rows);
+    /// Adds the rows `kept` of `x` `[1, n, W, C]` to an activation.
+    async fn add(&self, to: &mut Activation<B>, x: B::Tensor, kept: Range<usize>) -> Result<()> {
+        let x = Self::cut(self.b, &x, kept)?;
+        let values = x.shape().iter().product::<usize>() / self.groups;
+        to.moments.push((values, self.b.group_moments(&x, self.groups)?));
+        to.rows.push(self.waiting(x).await?);
         Ok(())
+    }
+
+    /// Some rows of `x` `[1, n, W, C]`.
+    fn cut(b: &B, x: &B::Tensor, rows: Range<usize>) -> Result<B::Tensor> {
+        if rows.len() == x.shape()[1] { Ok(x.clone()) } else { b.concat_rows(&[(x, rows)]) }
+    }
+
+    /// Rows in the place where activations wait.
+    async fn waiting(&self, x: B::Tensor) -> Result<Piece<B::Tensor>> {
+        Ok(match self.home {
+            Home::Device => Piece::Device(x),
+            Home::Host => Piece::Host(self.b.download(&x).await?),
+        })
     }
 }
 
 impl<B: Backend> Coder<B> {
     /// Pixels U8 `[1, H, W, 3]` to the activation before the levels.
-    pub(super) async fn start_in_bands(&self, bands: &Bands<'_, B>, pixels: Rows) -> Result<Activation> {
+    pub(super) async fn start_in_bands(&self, bands: &Bands<'_, B>, pixels: Rows<B::Tensor>) -> Result<Activation<B>> {
         let b = bands.b;
         let layer = |pixels: B::Tensor, _, geometry| {
             let x = b.normalize_rgb8(&pixels)?;
@@ -214,11 +269,11 @@ impl<B: Backend> Coder<B> {
     pub(super) async fn finish_in_bands(
         &self,
         bands: &Bands<'_, B>,
-        x: Activation,
+        x: Activation<B>,
         finish: impl Fn(B::Tensor) -> Result<B::Tensor>,
-    ) -> Result<Rows> {
+    ) -> Result<Rows<B::Tensor>> {
         let b = bands.b;
-        let moments = b.upload(&x.moments.tensor())?;
+        let moments = x.moments(b).await?;
         let layer = |x: B::Tensor, _, geometry| {
             let h = self.norm_out.by_moments(b, x, &moments)?;
             finish(b.conv2d(&h, &self.conv_out, geometry, None)?)
@@ -231,9 +286,9 @@ impl<B: Backend> Level<B> {
     pub(super) async fn forward_in_bands(
         &self,
         bands: &Bands<'_, B>,
-        mut x: Activation,
+        mut x: Activation<B>,
         resample: Conv2d,
-    ) -> Result<Activation> {
+    ) -> Result<Activation<B>> {
         for resnet in &self.resnets {
             x = resnet.forward_in_bands(bands, x).await?;
         }
@@ -244,24 +299,25 @@ impl<B: Backend> Level<B> {
 }
 
 impl<B: Backend> Resnet<B> {
-    async fn forward_in_bands(&self, bands: &Bands<'_, B>, x: Activation) -> Result<Activation> {
+    async fn forward_in_bands(&self, bands: &Bands<'_, B>, x: Activation<B>) -> Result<Activation<B>> {
         let b = bands.b;
-        let moments = b.upload(&x.moments.tensor())?;
+        let moments = x.moments(b).await?;
         let first = |x: B::Tensor, _, geometry| {
             let h = self.norm1.by_moments(b, x, &moments)?;
             b.conv2d(&h, &self.conv1, geometry, None)
         };
-        let h = bands.run(&self.conv1, SAME, x.rows.clone(), None, first).await?;
-        let moments = b.upload(&h.moments.tensor())?;
-        let second = |h: B::Tensor, x: Option<B::Tensor>, geometry| {
-            let h = self.norm2.by_moments(b, h, &moments)?;
-            let shortcut = |x: B::Tensor| match &self.shortcut {
-                Some(conv) => b.conv2d(&x, conv, POINTWISE, None),
-                None => Ok(x),
-            };
-            b.conv2d(&h, &self.conv2, geometry, x.map(shortcut).transpose()?.as_ref())
+        // The shortcut has fewer channels than `x` where they differ in the decoder, and `x` is
+        // freed row by row.
+        let (h, added) = match &self.shortcut {
+            Some(shortcut) => bands.run_both(&self.conv1, x.rows, first, shortcut).await?,
+            None => (bands.run(&self.conv1, SAME, x.rows.clone(), None, first).await?, x.rows),
         };
-        bands.run(&self.conv2, SAME, h.rows, Some(x.rows), second).await
+        let moments = h.moments(b).await?;
+        let second = |h: B::Tensor, added: Option<B::Tensor>, geometry| {
+            let h = self.norm2.by_moments(b, h, &moments)?;
+            b.conv2d(&h, &self.conv2, geometry, added.as_ref())
+        };
+        bands.run(&self.conv2, SAME, h.rows, Some(added), second).await
     }
 }
 

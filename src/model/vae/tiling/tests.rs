@@ -31,13 +31,26 @@ fn largest_activation_is_at_the_widest_resolution() {
     assert_eq!(config.largest_decoded([usize::MAX, 8]), usize::MAX);
 }
 
-fn tiles(wish: VaeTile, size: [usize; 2], room: usize) -> Vec<Option<usize>> {
+/// The tiles of a wish for activations of up to `room` elements.
+fn new(wish: VaeTile, size: [usize; 2], room: usize) -> Tiles {
     let config = config();
-    Tiles::new(wish, &config, size, |size| config.largest_decoded(size), room).left.into()
+    Tiles::new(wish, &config, size, |tile| config.largest_decoded(square(tile, size)) <= room)
+}
+
+/// The sizes of these tiles, which wait on the device first and then, in the same sizes, in the
+/// host's memory. The whole picture comes before them.
+fn tiles(wish: VaeTile, size: [usize; 2], room: usize) -> Vec<Option<usize>> {
+    let left = Vec::from(new(wish, size, room).left);
+    let whole: Vec<_> = left.iter().filter(|tile| tile.is_none()).map(|_| None).collect();
+    let at = |home| left.iter().flatten().filter(move |tile| tile.home == home).map(|tile| tile.pixels);
+    let sizes: Vec<usize> = at(Home::Device).collect();
+    let in_order = [Home::Device, Home::Host].map(|home| sizes.iter().map(move |&pixels| Some(Tile { pixels, home })));
+    assert!(left.iter().copied().eq(whole.iter().map(|_: &Option<usize>| None).chain(in_order.into_iter().flatten())));
+    whole.into_iter().chain(sizes.into_iter().map(Some)).collect()
 }
 
 #[test]
-fn the_largest_tiles_that_fit_come_first() {
+fn the_fastest_tiles_that_fit_come_first() {
     let all = [None, Some(1024), Some(512), Some(256), Some(128)];
     assert_eq!(tiles(VaeTile::Auto, [2048, 2048], usize::MAX), all);
     assert_eq!(tiles(VaeTile::Auto, [1024, 1024], usize::MAX), [None, Some(512), Some(256), Some(128)]);
@@ -54,7 +67,8 @@ fn the_largest_tiles_that_fit_come_first() {
     assert_eq!(tiles(VaeTile::Auto, [1024, 1024], exactly), all[2..]);
     assert_eq!(tiles(VaeTile::Auto, [1024, 1024], exactly - 1), all[3..]);
     // If nothing fits, the smallest tile remains and reports the error.
-    assert_eq!(tiles(VaeTile::Auto, [1024, 1024], 1), all[4..]);
+    let smallest = Tile { pixels: 128, home: Home::Host };
+    assert_eq!(new(VaeTile::Auto, [1024, 1024], 1).left, [Some(smallest)]);
     assert_eq!(tiles(VaeTile::Auto, [96, 96], 1), [None]);
     // Requested tiles are used as they are.
     assert_eq!(tiles(VaeTile::Off, [1024, 1024], 1), [None]);
@@ -65,14 +79,17 @@ fn the_largest_tiles_that_fit_come_first() {
 
 #[test]
 fn automatic_tiles_cause_a_warning() {
-    let config = config();
-    let new = |wish, room| Tiles::new(wish, &config, [640, 640], |size| config.largest_decoded(size), room);
+    let new = |wish, room| new(wish, [640, 640], room);
     assert_eq!(new(VaeTile::Auto, usize::MAX).warning(), None);
     assert_eq!(new(VaeTile::Pixels(128), usize::MAX).warning(), None);
     let mut tiles = new(VaeTile::Auto, 256 * 256 * 256);
     let warning = tiles.warning().unwrap();
     assert!(warning.contains("tiles of 256×256 pixels"), "{warning}");
-    assert!(tiles.shrink() && tiles.pixels() == Some(128) && !tiles.shrink() && tiles.pixels() == Some(128));
+    for (pixels, home) in [(128, Home::Device), (256, Home::Host), (128, Home::Host)] {
+        assert!(tiles.next());
+        assert_eq!(tiles.current(), Some(Tile { pixels, home }));
+    }
+    assert!(!tiles.next() && tiles.pixels() == Some(128));
 }
 
 #[test]
