@@ -41,6 +41,8 @@ impl BackendChoice {
         #[cfg(feature = "webgpu")]
         ("webgpu:plain", BackendChoice::WebGpu(Shaders::Plain, Adapters::Any)),
         #[cfg(feature = "webgpu")]
+        ("webgpu:default-limits", BackendChoice::WebGpu(Shaders::DefaultLimits, Adapters::Any)),
+        #[cfg(feature = "webgpu")]
         ("webgpu:direct", BackendChoice::WebGpu(Shaders::Direct, Adapters::Any)),
         #[cfg(feature = "webgpu")]
         ("webgpu:half", BackendChoice::WebGpu(Shaders::Half, Adapters::Any)),
@@ -51,15 +53,16 @@ impl BackendChoice {
     ];
 
     /// The backends in all their variants, whether or not this machine has their device: every
-    /// choice in [`BackendChoice::NAMES`] but those of the best backend and of the best shaders.
+    /// choice in [`BackendChoice::NAMES`] except those of the best backend and of the best shaders,
+    /// and the plain shaders within other limits.
     pub fn built_in() -> impl Iterator<Item = BackendChoice> {
-        let best = |choice: &BackendChoice| match choice {
+        let repeated = |choice: &BackendChoice| match choice {
             BackendChoice::Auto => true,
             #[cfg(feature = "webgpu")]
-            BackendChoice::WebGpu(shaders, _) => *shaders == Shaders::Best,
+            BackendChoice::WebGpu(shaders, _) => matches!(shaders, Shaders::Best | Shaders::DefaultLimits),
             _ => false,
         };
-        Self::NAMES.iter().map(|(_, choice)| choice.clone()).filter(move |choice| !best(choice))
+        Self::NAMES.iter().map(|(_, choice)| choice.clone()).filter(move |choice| !repeated(choice))
     }
 
     /// The choice of an adapter, from the text after `webgpu:`.

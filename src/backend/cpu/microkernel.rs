@@ -141,7 +141,7 @@ fn cut<S: Simd, const V: usize, const H: usize, const FUSED: bool>(simd: S, of: 
     }
 }
 
-/// Calls [`block`] with the height as a constant.
+/// Calls a [`Block`] with the height as a constant.
 #[inline(always)]
 fn by_height<S: Simd, const V: usize, const H: usize, const FUSED: bool>(
     simd: S,

@@ -8,7 +8,8 @@ use crate::error::{Error, Result};
 use std::sync::Arc;
 
 /// The feature that streaming needs: buffers in host memory that the device copies and shaders
-/// read. No browser has it.
+/// read. No browser has it. wgpu logs a warning about its speed when it is requested; buffers on
+/// the device are as fast as without it.
 pub(crate) const STREAMING: wgpu::Features = wgpu::Features::MAPPABLE_PRIMARY_BUFFERS;
 
 /// A device that is open.
@@ -47,8 +48,12 @@ impl Device {
         if *adapters == Adapters::Gpu && !real {
             return Err(Error::Device(format!("{} is not a GPU", info.name)));
         }
-        // Weights and pictures need the largest buffers, so every limit is raised to the adapter's.
-        let limits = adapter.limits();
+        // Weights and pictures need the largest buffers, so every limit is raised to the adapter's
+        // unless others are asked for.
+        let limits = match shaders {
+            Shaders::DefaultLimits => wgpu::Limits::default(),
+            _ => adapter.limits(),
+        };
         let enough = limits.max_compute_invocations_per_workgroup >= 256
             && limits.max_storage_buffers_per_shader_stage >= 8
             && limits.max_compute_workgroup_storage_size >= 16 << 10;

@@ -14,6 +14,10 @@ pub enum Shaders {
     Best,
     /// Shaders for every WebGPU adapter and browser: F32 products, no subgroup operations.
     Plain,
+    /// The plain shaders within WebGPU's default limits, which every page gets: bindings of 128
+    /// MiB, buffers of 256 MiB, and 8 storage buffers a shader. They show on a large GPU what runs
+    /// on a small one.
+    DefaultLimits,
     /// F32 products for adapters that compute on the processor, where workgroup memory and barriers
     /// are slow.
     Direct,
@@ -106,7 +110,7 @@ impl Variant {
         let lacks = |what: &str| format!("{} has no {what}", adapter.get_info().name);
         match shaders {
             Shaders::Best => Ok(Self::best(adapter.get_info().device_type, cooperative.or(half))),
-            Shaders::Plain => Ok(Variant::Plain),
+            Shaders::Plain | Shaders::DefaultLimits => Ok(Variant::Plain),
             Shaders::Direct => Ok(Variant::Direct),
             Shaders::Half => half.ok_or_else(|| lacks("F16 in shaders")),
             Shaders::Cooperative => {

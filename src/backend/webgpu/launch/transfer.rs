@@ -101,13 +101,29 @@ impl Gpu {
         self.frequencies.get(count, |values| self.upload_tensor(op, &HostTensor::from_f32(&[count], values)))
     }
 
-    /// Uploads a table as it is stored, row after row. A streamed one is read in host memory.
-    pub(crate) async fn upload_table(&self, op: &str, table: &Weight<'_>) -> Result<WebGpuTensor> {
+    /// Uploads a table as it is stored, row after row, in tensors of so many rows, an even number if
+    /// there are several. Streamed ones are read in host memory.
+    pub(crate) async fn upload_table(&self, op: &str, table: &Weight<'_>, rows: usize) -> Result<Vec<WebGpuTensor>> {
         let place = self.place(std::slice::from_ref(table), Place::HostBound);
-        let mut upload = self.start_tensor(op, table.shape(), table.dtype(), place)?;
-        let write = |first: usize, rows: HostTensor| self.write(&mut upload, first * table.row_bytes(), rows.bytes());
+        let (dtype, row) = (table.dtype(), table.row_bytes());
+        let shape = |first: usize| [rows.min(table.rows() - first), table.shape()[1]];
+        let starts = (0..table.rows()).step_by(rows);
+        let mut uploads: Vec<Upload> =
+            starts.clone().map(|first| self.start_tensor(op, &shape(first), dtype, place)).collect::<Result<_>>()?;
+        let write = |first: usize, piece: HostTensor| {
+            let end = first + piece.shape()[0];
+            for (upload, start) in uploads.iter_mut().zip(starts.clone()) {
+                let inside = first.max(start)..end.min(start + rows);
+                if !inside.is_empty() {
+                    let bytes = (inside.start - first) * row..(inside.end - first) * row;
+                    self.write(upload, (inside.start - start) * row, &piece.bytes()[bytes])?;
+                }
+            }
+            Ok(())
+        };
         Weight::each_piece(std::slice::from_ref(table), write).await?;
-        Ok(WebGpuTensor::new(table.shape(), table.dtype(), self.finish_upload(upload)?))
+        let finished = |(upload, first)| Ok(WebGpuTensor::new(&shape(first), dtype, self.finish_upload(upload)?));
+        uploads.into_iter().zip(starts).map(finished).collect()
     }
 
     fn start_tensor(&self, op: &str, shape: &[usize], dtype: DType, place: Place) -> Result<Upload> {

@@ -106,7 +106,7 @@ pub(crate) fn of_host(device: &Device, op: &str, shape: &[usize], bytes: u64, pl
         let name = &device.info.name;
         let problem =
             format!("{op}: the host has no memory left for {name} for a tensor of shape {shape:?} ({mib:.1} MiB)");
-        return Err(Error::out_of_memory(MemoryKind::Weights, problem));
+        return Err(Error::out_of_memory(MemoryKind::Host, problem));
     }
     Ok(buffer)
 }

@@ -7,14 +7,15 @@ use crate::backend::webgpu::launch::uniform::joined;
 use crate::backend::webgpu::matrix::quantized::{self, Segment, SegmentParams};
 use crate::backend::webgpu::matrix::stored::Stored;
 use crate::backend::webgpu::memory::allocate::Place;
+use crate::backend::webgpu::memory::tensor::padded_bytes;
 use crate::backend::{DeviceWeight, GatherRowsArgs, GatherRowsOp};
 use crate::tensor::Weight;
 
 const OP: &str = "gather_rows";
 const UPLOAD: &str = "upload_table";
-/// Windows of a table start at a multiple of so many rows. Rows have elements of two or four bytes,
-/// so windows start on the 256 bytes that every adapter allows.
-const WINDOW_ROWS: usize = 128;
+/// A table that no binding has room for is cut at multiples of so many rows: uploads begin at whole
+/// words, and rows may have an odd number of elements of two bytes.
+const CUT_ROWS: usize = 2;
 /// Values of a quantised table that one thread writes.
 const VEC: usize = 8;
 
@@ -47,7 +48,8 @@ pub struct WebGpuTable {
 
 #[derive(Debug)]
 enum Rows {
-    Floats(WebGpuTensor),
+    /// Tensors that can be bound, one after the other.
+    Floats(Vec<WebGpuTensor>),
     /// Segments that can be bound.
     Quantized(Vec<Segment>),
 }
@@ -58,8 +60,8 @@ impl DeviceWeight<2> for WebGpuTable {
     }
 }
 
-/// The rows of a window, if a binding has room for `rows` of `width` values.
-fn window(gpu: &Gpu, width: usize, rows: usize) -> Result<usize> {
+/// The rows of a part of a table, if a binding has room for `rows` of `width` values.
+fn rows_of_part(gpu: &Gpu, width: usize, rows: usize) -> Result<usize> {
     if rows > 0 {
         return Ok(rows);
     }
@@ -75,11 +77,17 @@ impl GatherRowsOp for WebGpu {
     async fn run_upload_table(&self, table: &Weight<'_>) -> Result<WebGpuTable> {
         let dims = [0, 1].map(|dim| table.shape()[dim]);
         let rows = if StoredFormat::keeps_all([table]) {
-            let window = window(&self.0, dims[1], StoredFormat::rows_of_binding(&self.0, table))?;
+            let rows = rows_of_part(&self.0, dims[1], StoredFormat::rows_of_binding(&self.0, table))?;
             let place = self.0.place([table], Place::HostBound);
-            Rows::Quantized(quantized::upload(&self.0, UPLOAD, table, place, [0, window], |_, _| {}).await?)
+            Rows::Quantized(quantized::upload(&self.0, UPLOAD, table, place, [0, rows], |_, _| {}).await?)
         } else {
-            Rows::Floats(self.0.upload_table(UPLOAD, table).await?)
+            let limit = usize::try_from(self.0.device.max_binding).unwrap_or(usize::MAX);
+            let fitting = limit / table.row_bytes();
+            let rows = match dims[0] <= fitting && padded_bytes(&dims, table.dtype()) <= limit as u64 {
+                true => dims[0],
+                false => rows_of_part(&self.0, dims[1], fitting / CUT_ROWS * CUT_ROWS)?,
+            };
+            Rows::Floats(self.0.upload_table(UPLOAD, table, rows).await?)
         };
         Ok(WebGpuTable { rows, dims })
     }
@@ -111,20 +119,14 @@ impl GatherRowsOp for WebGpu {
                     gpu.dispatch_bytes(&quantized_program(*quantized), &bindings, uniform, groups)?;
                 }
             }
-            Rows::Floats(table) => {
-                // A table larger than a binding is read in windows, with a dispatch each.
-                let row = (width * table.dtype().size()) as u64;
-                let limit = gpu.device.max_binding;
-                let rows = (limit / row) as usize / WINDOW_ROWS * WINDOW_ROWS;
-                let window = if table.bytes() <= limit { table_rows } else { window(gpu, width, rows)? };
-                for first in (0..table_rows).step_by(window) {
-                    let rows = window.min(table_rows - first);
-                    let offset = first as u64 * row;
-                    let bytes = (rows as u64 * row).next_multiple_of(16).min(table.bytes() - offset);
-                    let part = Binding { memory: table.memory().clone(), offset, bytes };
-                    let bindings = [part, Binding::from(ids), Binding::from(&out)];
-                    let program = program(Stored::from(table.dtype()));
+            Rows::Floats(parts) => {
+                let mut first = 0;
+                for part in parts {
+                    let rows = part.shape()[0];
+                    let bindings = [part, ids, &out].map(Binding::from);
+                    let program = program(Stored::from(part.dtype()));
                     gpu.dispatch(&program, &bindings, params(first, rows), out.len().div_ceil(THREADS))?;
+                    first += rows;
                 }
             }
         }
