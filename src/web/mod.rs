@@ -17,16 +17,20 @@ use crate::backend::cpu::Cpu;
 use crate::backend::webgpu::WebGpu;
 use crate::conformance::{Options, Row, compare_each};
 use crate::error::{Error, ErrorKind};
+use crate::pipeline::plan::Residency;
 use crate::pipeline::preview::Preview;
 use crate::pipeline::progress::{Progress, Stage};
 use crate::pipeline::request::Limits;
-use crate::{BackendChoice, Engine, Image, Model};
+use crate::{BackendChoice, Engine, Image, LoadOptions, Model, Offload, Planned};
 use files::Files;
 pub use files::ModelFiles;
 use js_sys::{Function, JSON, Object, Reflect, Uint8Array};
 use serde::Serialize;
 use std::ops::ControlFlow;
 use wasm_bindgen::prelude::{JsValue, wasm_bindgen};
+
+/// The most bytes of a model that `auto` keeps on the device whole.
+const RESIDENT: u64 = 2_000_000_000;
 
 /// A value for the script, or the `Error` that it catches.
 type Answer<T> = Result<T, JsValue>;
@@ -43,20 +47,23 @@ pub struct ZImageEngine(Engine);
 
 #[wasm_bindgen]
 impl ZImageEngine {
-    /// Loads the model in `files` onto a backend: `auto`, `webgpu` or `cpu`. `progress` receives
-    /// the bytes of weights read so far and the total, first with 0, and returns true to continue.
+    /// Loads the model in `files` onto a backend: `auto`, `webgpu` or `cpu`. `wishes` are those of
+    /// [`plan`]. `progress` receives the bytes of weights read so far and the total, first with 0,
+    /// and returns true to continue.
     ///
     /// # Errors
     /// Errors of [`Model::new`] and [`Engine::load`].
-    pub async fn load(files: ModelFiles, backend: &str, progress: Function) -> Answer<ZImageEngine> {
+    pub async fn load(files: ModelFiles, backend: &str, wishes: JsValue, progress: Function) -> Answer<ZImageEngine> {
         let load = async {
             let choice: BackendChoice = backend.parse()?;
             let model = Model::new(Files::model(files).await?).await?;
+            let residency = residency(&model, wishes).await?;
             let mut report = |stage: Stage| match stage {
                 Stage::Load { done, of } => flow(progress.call2(&JsValue::NULL, &number(done), &number(of))),
                 _ => ControlFlow::Continue(()),
             };
-            Engine::load(&model, choice, &mut report).await
+            let options = LoadOptions { backend: choice, residency, ..LoadOptions::default() };
+            Engine::load(&model, options, &mut report).await
         };
         load.await.map(ZImageEngine).map_err(thrown)
     }
@@ -85,6 +92,7 @@ impl ZImageEngine {
             "limits": { "multiple": multiple, "maxWidth": columns * multiple, "maxHeight": rows * multiple },
             "warnings": engine.warnings(),
             "loadMs": engine.load_ms(),
+            "offload": engine.plan().offload().name(),
         }))
     }
 
@@ -117,6 +125,48 @@ impl ZImageEngine {
         set(&object, "timings", &to_js(&milliseconds)?)?;
         Ok(object.into())
     }
+}
+
+/// The memory that the model in `files` would take on a backend, without its weights: only the
+/// headers of files are read. `wishes` has the fields `offload` (`auto`, `none` or `sequential`),
+/// `maxMemory` in bytes, `width` and `height`; missing ones are left to the program and the model.
+///
+/// # Errors
+/// Errors of [`Model::new`] and of the device, and [`Error::Request`] for wishes that cannot be.
+#[wasm_bindgen(js_name = plan)]
+pub async fn plan(files: ModelFiles, backend: &str, wishes: JsValue) -> Answer<JsValue> {
+    let plan = async {
+        let choice: BackendChoice = backend.parse()?;
+        let model = Model::new(Files::model(files).await?).await?;
+        let residency = residency(&model, wishes).await?;
+        let planned = crate::plan(choice, &model, &residency, None).await?;
+        Ok((model, planned))
+    };
+    let (model, Planned { backend, device, plan, files, obstacles, .. }) = plan.await.map_err(thrown)?;
+    to_js(&serde_json::json!({
+        "model": model.name(),
+        "backend": backend,
+        "device": device,
+        "bytes": files,
+        "memory": plan.peak,
+        "offload": plan.offload().name(),
+        "words": plan.to_string(),
+        "obstacles": obstacles.iter().map(ToString::to_string).collect::<Vec<_>>(),
+    }))
+}
+
+/// The residency of a model. A browser does not tell how much memory its GPU has, so `auto` has the
+/// large networks of a model beyond [`RESIDENT`] bytes on the device in turn.
+async fn residency(model: &Model, wishes: JsValue) -> crate::Result<Residency> {
+    let mut residency = request::residency(wishes, model)?;
+    if residency.offload == Offload::Auto && residency.max_memory.is_none() {
+        // The bytes of the files do not depend on the backend, and this one opens no device.
+        let planned = crate::plan(BackendChoice::Cpu, model, &residency, None).await?;
+        if planned.files > RESIDENT {
+            residency.offload = Offload::Sequential;
+        }
+    }
+    Ok(residency)
 }
 
 /// Compares every op of `webgpu` with `cpu`: the cases whose names contain `filter`, on inputs of
@@ -174,11 +224,11 @@ struct Events {
 }
 
 impl Events {
-    fn event(&mut self, stage: &str) -> Answer<JsValue> {
+    fn event(&mut self, stage: &str, [done, of]: [f64; 2]) -> Answer<JsValue> {
         let event = Object::new();
         set(&event, "stage", &stage.into())?;
-        set(&event, "done", &self.steps[0].into())?;
-        set(&event, "of", &self.steps[1].into())?;
+        set(&event, "done", &done.into())?;
+        set(&event, "of", &of.into())?;
         if let Some(Preview { width, height, pixels: rgb }) = self.latest.take() {
             let preview = Object::new();
             pixels(&preview, width, height, &rgb)?;
@@ -197,9 +247,10 @@ impl Progress for Events {
                 "step"
             }
             Stage::Vae => "vae",
-            Stage::Load { .. } => return ControlFlow::Continue(()),
+            // A network that is loaded in place of the other one.
+            Stage::Load { done, of } => return flow(self.event("load", [done as f64, of as f64])),
         };
-        flow(self.event(stage))
+        flow(self.event(stage, self.steps.map(|count| count as f64)))
     }
 
     fn wants_preview(&self) -> bool {

@@ -1,7 +1,9 @@
 //! A request in the form that a script writes.
 
 use crate::error::{Error, Result};
+use crate::pipeline::plan::{Expected, Residency};
 use crate::pipeline::request::Request;
+use crate::{Model, Offload};
 use serde::Deserialize;
 use wasm_bindgen::prelude::{JsCast, JsValue};
 
@@ -40,6 +42,31 @@ pub(super) fn read(request: JsValue) -> Result<Request> {
         cfg_truncation: fields.cfg_truncation.unwrap_or(base.cfg_truncation),
         ..base
     })
+}
+
+/// The wishes for a plan from a script, all of them optional.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Wishes {
+    offload: Option<String>,
+    max_memory: Option<f64>,
+    width: Option<usize>,
+    height: Option<usize>,
+}
+
+/// Reads `{offload?, maxMemory?, width?, height?}`.
+pub(super) fn residency(wishes: JsValue, model: &Model) -> Result<Residency> {
+    let wishes: Wishes = serde_wasm_bindgen::from_value(wishes)
+        .map_err(|error| Error::Request(format!("the options cannot be read: {error}")))?;
+    let max_memory = match wishes.max_memory {
+        None => None,
+        Some(bytes) if bytes >= 1.0 && bytes <= LARGEST_NUMBER as f64 => Some(bytes as u64),
+        Some(bytes) => return Err(Error::Request(format!("{bytes} is not a number of bytes for the GPU's memory"))),
+    };
+    let request = Request { width: wishes.width, height: wishes.height, ..Request::new("") };
+    let expected = Expected::of(&request.check(model.config())?);
+    let offload = wishes.offload.as_deref().map_or(Ok(Offload::Auto), str::parse)?;
+    Ok(Residency { offload, max_memory, expected: Some(expected) })
 }
 
 /// A seed: a whole number, as a number or a bigint; `None` for `undefined`.

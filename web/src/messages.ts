@@ -1,6 +1,8 @@
 /** Messages between page and worker. One worker has one engine and runs one job at a time. */
 
-import type { Backend, ErrorKind, ErrorReason, Info, ParityReport, ParityRow, Request, Timings } from "./types.js";
+import type {
+  Backend, ErrorKind, ErrorReason, Info, Offload, ParityReport, ParityRow, Plan, Request, Timings,
+} from "./types.js";
 
 /**
  * A model for the worker: addresses; or picked files by their paths, which are relative to a
@@ -8,9 +10,18 @@ import type { Backend, ErrorKind, ErrorReason, Info, ParityReport, ParityRow, Re
  */
 export type Files = { urls: string[] } | { name: string; files: Map<string, File>; singles: string[] };
 
+/** The memory that a model may take, and the size of the picture that it is for. */
+export interface Wishes {
+  offload?: Offload;
+  maxMemory?: number;
+  width?: number;
+  height?: number;
+}
+
 /** A message from the page. */
 export type Order =
-  | { type: "load"; model: Files; backend: Backend }
+  | { type: "plan"; model: Files; backend: Backend; wishes: Wishes }
+  | { type: "load"; model: Files; backend: Backend; wishes: Wishes }
   | { type: "draw"; request: Request; preview: boolean }
   | { type: "parity"; filter: string; seed: number; backend: string }
   | { type: "cancel" };
@@ -32,7 +43,7 @@ export interface Drawn extends Pixels {
 
 /** Progress of an engine that draws. */
 export interface DrawEvent {
-  stage: "text" | "step" | "vae";
+  stage: "load" | "text" | "step" | "vae";
   done: number;
   of: number;
   preview?: Pixels;
@@ -43,5 +54,5 @@ export type Report =
   | { type: "loading"; done: number; of: number; fetched: number; note: string | undefined }
   | { type: "drawing"; event: DrawEvent }
   | { type: "row"; row: ParityRow }
-  | { type: "done"; value: Info | Drawn | ParityReport; heapBytes: number }
+  | { type: "done"; value: Info | Plan | Drawn | ParityReport; heapBytes: number }
   | { type: "failed"; message: string; kind: ErrorKind; reason: ErrorReason | undefined };

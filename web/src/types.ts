@@ -52,11 +52,14 @@ export interface Request {
 
 /** The progress of a picture. */
 export interface DrawProgress {
-  /** The text is being read, a step has ended, or the pixels are being decoded. */
-  stage: "text" | "step" | "vae";
-  /** Finished steps, if `stage` is `step`. */
+  /**
+   * A network is being loaded in place of another, the text is being read, a step has ended, or the
+   * pixels are being decoded.
+   */
+  stage: "load" | "text" | "step" | "vae";
+  /** Finished steps, or loaded bytes if `stage` is `load`. */
   done: number;
-  /** Steps in all. */
+  /** Steps or bytes in all. */
   of: number;
   /** A coarse preview of the picture, if the caller asked for previews. */
   preview?: ImageData;
@@ -88,6 +91,34 @@ export interface Picture {
   warnings: string[];
 }
 
+/**
+ * The networks on the GPU: `none` keeps all of them there; `sequential` has the text encoder there
+ * for the prompt and then the transformer, so that each picture loads both; `auto` is `none` for
+ * models of up to 2 GB, else `sequential`, or, with a limit of the memory, the first that fits.
+ */
+export type Offload = "auto" | "none" | "sequential";
+
+/** The amounts that a model would take, known before its weights are fetched. */
+export interface Plan {
+  model: string;
+  /** `webgpu` or `cpu`. */
+  backend: string;
+  /** The device in words. */
+  device: string;
+  /** Bytes of the model's weights. */
+  bytes: number;
+  /** Bytes that loading would fetch: those that the browser's storage does not have. */
+  download: number;
+  /** Bytes of memory at the peak, of the GPU or of the processor, without the browser's own. */
+  memory: number;
+  /** The networks on the GPU. */
+  offload: Exclude<Offload, "auto">;
+  /** The plan in a line. */
+  words: string;
+  /** The reasons why this device cannot draw the picture, a sentence each; none if it can. */
+  obstacles: string[];
+}
+
 /** The loaded model and its device. */
 export interface Info {
   model: string;
@@ -109,6 +140,8 @@ export interface Info {
   limits: { multiple: number; maxWidth: number; maxHeight: number };
   /** Warnings about the model's files and about caching them, a sentence each. */
   warnings: string[];
+  /** The networks on the device. */
+  offload: Exclude<Offload, "auto">;
 }
 
 /** One op of a parity report, or one stage, with all of its cases. */

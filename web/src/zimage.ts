@@ -9,10 +9,10 @@
  *     document.body.append(Object.assign(new Image(), { src: URL.createObjectURL(picture.png) }));
  */
 
-import type { DrawEvent, Drawn, Files, Order, Pixels, Report } from "./messages.js";
+import type { DrawEvent, Drawn, Files, Order, Pixels, Report, Wishes } from "./messages.js";
 import { pickedModel } from "./picked.js";
 import type {
-  Backend, DrawProgress, Info, LoadProgress, ModelSource, ParityReport, ParityRow, Picture, Request,
+  Backend, DrawProgress, Info, LoadProgress, ModelSource, Offload, ParityReport, ParityRow, Picture, Plan, Request,
 } from "./types.js";
 import { ZImageError } from "./types.js";
 
@@ -22,15 +22,26 @@ export { ZImageError } from "./types.js";
 /** The small model in the folder of this module. */
 export const EMBEDDED_MODEL = new URL("models/emoji/", import.meta.url).href;
 
-/** Options for loading a model. */
-export interface LoadOptions {
+/** Options for planning a model. */
+export interface PlanOptions {
   /** The model's place; the embedded model by default. */
   model?: ModelSource;
   /** The backend; `auto` by default. */
   backend?: Backend;
-  onProgress?: (progress: LoadProgress) => void;
-  /** Stops loading. Fetched blocks stay cached for the next time. */
+  /** The networks on the GPU; `auto` by default. */
+  offload?: Offload;
+  /** The most bytes of GPU memory to allocate; a browser does not tell how many there are. */
+  maxMemory?: number;
+  /** Pixels of the picture that the memory is planned for; the model's own by default. */
+  width?: number;
+  height?: number;
+  /** Stops planning or loading. Fetched blocks stay cached for the next time. */
   signal?: AbortSignal;
+}
+
+/** Options for loading a model. */
+export interface LoadOptions extends PlanOptions {
+  onProgress?: (progress: LoadProgress) => void;
 }
 
 /** Options for drawing a picture. */
@@ -62,13 +73,28 @@ export class ZImage {
     readonly info: Info,
   ) {}
 
+  /**
+   * The amounts that a model would take: bytes to fetch and GPU memory. Only headers of its files
+   * are fetched.
+   */
+  static async plan(options: PlanOptions = {}): Promise<Plan> {
+    const { model = EMBEDDED_MODEL, backend = "auto", signal } = options;
+    const files = await located(model);
+    const engine = new Engine();
+    try {
+      return (await engine.run({ type: "plan", model: files, backend, wishes: wishesOf(options) }, signal, () => {})) as Plan;
+    } finally {
+      engine.end();
+    }
+  }
+
   /** Loads a model. The browser's storage caches its weights, so the next load fetches nothing. */
   static async load(options: LoadOptions = {}): Promise<ZImage> {
     const { model = EMBEDDED_MODEL, backend = "auto", onProgress, signal } = options;
     const files = await located(model);
     const engine = new Engine();
     try {
-      const order: Order = { type: "load", model: files, backend };
+      const order: Order = { type: "load", model: files, backend, wishes: wishesOf(options) };
       const info = await engine.run(order, signal, (report) => {
         if (report.type !== "loading") return;
         const { done, of, fetched, note } = report;
@@ -196,6 +222,11 @@ async function located(model: ModelSource): Promise<Files> {
     throw new ZImageError("expected addresses of a model's files, or the files themselves, and not both", "request");
   }
   return { urls: addresses.map(address) };
+}
+
+function wishesOf({ offload, maxMemory, width, height }: PlanOptions): Wishes {
+  const wishes = { offload, maxMemory, width, height };
+  return Object.fromEntries(Object.entries(wishes).filter(([, value]) => value !== undefined));
 }
 
 function address(text: string | URL): string {

@@ -4,8 +4,9 @@ import assert from "node:assert/strict";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { test } from "node:test";
-import { differing, DIST, embed, HEAP, inBrowser, withServer } from "./browser.js";
-import type { Content } from "./server.js";
+import type { PlanOptions } from "../dist/zimage.js";
+import { differing, DIST, embed, HEAP, inBrowser, notice, press, until, withServer } from "./browser.js";
+import type { Content, TestServer } from "./server.js";
 
 /** Rows of the large embedding table for each row of the model's. */
 const TIMES = 150;
@@ -107,6 +108,17 @@ function spreadTokenizer(json: string): Buffer {
   return Buffer.from(JSON.stringify(tokenizer));
 }
 
+/** Serves the embedded model with the large table and tokenizer. Returns the table's file. */
+async function spread(server: TestServer): Promise<SpreadEmbeddings> {
+  const read = (path: string) => readFile(join(DIST, path));
+  const weights = new SpreadEmbeddings(await read(WEIGHTS));
+  const config = JSON.parse(String(await read(CONFIG))) as { vocab_size: number };
+  server.replaced.set(WEIGHTS, weights);
+  server.replaced.set(CONFIG, Buffer.from(JSON.stringify({ ...config, vocab_size: config.vocab_size * TIMES })));
+  server.replaced.set(TOKENIZER, spreadTokenizer(String(await read(TOKENIZER))));
+  return weights;
+}
+
 test("a tensor above the heap's bar uploads within it", (t) => withServer((server) => inBrowser(async (_, page) => {
   await embed(page, server);
   const drawn = () => page.evaluate(async (model) => {
@@ -121,12 +133,7 @@ test("a tensor above the heap's bar uploads within it", (t) => withServer((serve
   }, `${server.origin}/models/emoji/`);
   const expected = await drawn();
 
-  const read = (path: string) => readFile(join(DIST, path));
-  const weights = new SpreadEmbeddings(await read(WEIGHTS));
-  const config = JSON.parse(String(await read(CONFIG))) as { vocab_size: number };
-  server.replaced.set(WEIGHTS, weights);
-  server.replaced.set(CONFIG, Buffer.from(JSON.stringify({ ...config, vocab_size: config.vocab_size * TIMES })));
-  server.replaced.set(TOKENIZER, spreadTokenizer(String(await read(TOKENIZER))));
+  const weights = await spread(server);
   const before = server.sent;
   const large = await drawn();
   const sent = server.sent - before;
@@ -137,4 +144,36 @@ test("a tensor above the heap's bar uploads within it", (t) => withServer((serve
   const [mb, table, bar] = [large.heap, weights.spread, HEAP].map((bytes) => (bytes / 1e6).toFixed(0));
   t.diagnostic(`peak of the wasm heap on webgpu with a tensor of ${table} MB and a tokenizer of ${WORDS} words: ${mb} MB (bar: ${bar} MB), loaded in ${large.seconds.toFixed(1)} s`);
   assert.ok(large.heap > 0 && large.heap <= HEAP, `${large.heap} bytes`);
+})));
+
+test("a large model loads once the user agrees to its amounts", () => withServer((server) => inBrowser(async (_, page) => {
+  await page.goto(`${server.origin}/#backend=webgpu`);
+  await until(page, "ready");
+  server.reset();
+  const { length } = await spread(server);
+  await page.click("#model summary");
+  await page.fill("#model-url", `${server.origin}/models/emoji/`);
+  await page.click("#model-load");
+  const words = await notice(page);
+  const amount = (pattern: RegExp) => Number(pattern.exec(words)?.[1]) * 1e6;
+  const [all, fetched, memory] = [/has ([\d.]+) MB of weights/, /downloads ([\d.]+) MB/, /needs ([\d.]+) MB of GPU memory/].map(amount);
+  assert.ok(all! > length && all! < length + 40e6, words);
+  assert.ok(fetched! > 0.9 * length && fetched! < all!, words);
+  assert.ok(memory! > all! && memory! < 3 * all!, words);
+  assert.match(words, /All of it is on the GPU at once\..*\n.*The limits of this GPU allow it\./s);
+  assert.ok(server.sent < 8e6, `${server.sent} bytes for a question`);
+  await press(page, "Use the small emoji model");
+  await until(page, "loading");
+})));
+
+test("a plan says what a GPU's limits forbid", () => withServer((server) => inBrowser(async (_, page) => {
+  await embed(page, server);
+  const plan = (options: PlanOptions) => page.evaluate((options) => zimage.ZImage.plan({ backend: "webgpu", ...options }), options);
+  const small = await plan({});
+  assert.deepEqual([small.offload, small.obstacles], ["none", []]);
+  assert.equal(small.download > 0.9 * small.bytes && small.download <= small.bytes, true, `${small.download} of ${small.bytes}`);
+  const limited = await plan({ maxMemory: 1e6 });
+  assert.match(limited.obstacles.join(), /^the smallest plan takes .* GB of device memory, and 0\.00 GB are free$/);
+  const asked = page.evaluate(() => zimage.ZImage.plan({ width: 65 }));
+  await assert.rejects(asked, /65/);
 })));

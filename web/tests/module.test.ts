@@ -116,8 +116,37 @@ test("a too large picture leaves the engine usable", () => withServer((server) =
   assert.ok(seen.colours > 100, `${seen.colours} colours`);
 })));
 
+test("networks in turn draw the same picture from storage", () => withServer((server) => inBrowser(async (_, page) => {
+  await embed(page, server);
+  const drawn = (offload: "none" | "sequential") => page.evaluate(async (offload) => {
+    const loaded = await zimage.ZImage.load({ backend: "cpu", offload });
+    const request = { prompt: "a red fox", width: 64, height: 64, steps: 2, seed: 3 };
+    const pictures: number[][] = [];
+    const stages = new Set<string>();
+    for (let i = 0; i < 2; i++) {
+      const picture = await loaded.draw(request, { onProgress: ({ stage }) => stages.add(stage) });
+      pictures.push([...picture.pixels.data]);
+    }
+    const { info } = loaded;
+    loaded.dispose();
+    return { offload: info.offload, pictures, stages: [...stages] };
+  }, offload);
+  const turns = await drawn("sequential");
+  const sent = server.sent;
+  const again = await drawn("sequential");
+  assert.equal(server.sent, sent, "the transformer was stored while it was loaded for a picture");
+  const whole = await drawn("none");
+  assert.equal(server.sent, sent);
+  assert.deepEqual([turns.offload, again.offload, whole.offload], ["sequential", "sequential", "none"]);
+  assert.ok(turns.stages.includes("load") && !whole.stages.includes("load"), `${turns.stages}`);
+  for (const picture of [...turns.pictures, ...again.pictures]) assert.equal(differing(picture, whole.pictures[0]!), 0);
+})));
+
 const SHADERS = { webgpu: "shaders for the processor", "webgpu:plain": "plain shaders" };
-for (const [backend, shaders] of Object.entries(SHADERS)) test(`${backend} agrees with cpu op by op`, (t) => withServer((server) => inBrowser(async (_, page) => {
+for (const [backend, shaders] of Object.entries(SHADERS)) test(`${backend} agrees with cpu op by op`, {
+  // Native software GPUs run the plain shaders in any case.
+  skip: backend !== "webgpu" && !process.env["ZIMAGE_SLOW"] && "the plain shaders are slow on a software GPU; tests/run --all runs them",
+}, (t) => withServer((server) => inBrowser(async (_, page) => {
   await page.goto(`${server.origin}/parity.html#backend=${backend}`);
   const start = performance.now();
   await page.click("#run");

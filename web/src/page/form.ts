@@ -52,6 +52,12 @@ export function requested(): Request {
   return request;
 }
 
+/** The size in the form, where the user or a link gave one. */
+export function sizeAsked(): { width?: number; height?: number } {
+  const sides = (["width", "height"] as const).filter((name) => given.has(name) && numbers[name].value !== "");
+  return Object.fromEntries(sides.map((name) => [name, numbers[name].valueAsNumber]));
+}
+
 /** True if there is a prompt; otherwise the form asks for one. */
 export function prompted(): boolean {
   const there = texts.prompt.value.trim() !== "";

@@ -1,11 +1,11 @@
 /** The page: from a prompt to a picture. */
 
-import { EMBEDDED_MODEL, type ModelSource, type Picture, ZImage, ZImageError } from "../zimage.js";
+import { EMBEDDED_MODEL, type ModelSource, type Picture, type Plan, ZImage, ZImageError } from "../zimage.js";
 import { area, Clock } from "./clock.js";
 import { byId, notify } from "./elements.js";
-import { adopt, fill, fromFragment, keepSeed, type Link, NO_PROMPT, offer, prompted, requested, toFragment } from "./form.js";
+import { adopt, fill, fromFragment, keepSeed, type Link, NO_PROMPT, offer, prompted, requested, sizeAsked, toFragment } from "./form.js";
 import { type Kept, remember } from "./visit.js";
-import { bytes, deviceOf, duration, explained, fileName, sentence, withoutGpu } from "./words.js";
+import { amounts, bytes, deviceOf, duration, explained, fileName, sentence, withoutGpu } from "./words.js";
 
 const form = byId("request", HTMLFormElement);
 const prompt = byId("prompt", HTMLTextAreaElement);
@@ -28,6 +28,9 @@ interface Choice {
   source: ModelSource;
   address: string | undefined;
 }
+/** Bytes that are fetched without a question. */
+const ASK = 200e6;
+
 const embedded: Choice = { source: EMBEDDED_MODEL, address: undefined };
 
 let zimage: ZImage | undefined;
@@ -71,7 +74,8 @@ function show(part: number | undefined, words: string): void {
   if (status.textContent !== words) status.textContent = words;
 }
 
-async function open(choice: Choice): Promise<void> {
+/** Loads a model, after a question if it is large or more than this device can do. */
+async function open(choice: Choice, agreed = choice === embedded): Promise<void> {
   current?.abort();
   zimage?.dispose();
   zimage = undefined;
@@ -81,11 +85,16 @@ async function open(choice: Choice): Promise<void> {
   unlabel("loading…");
   enter("loading", "Loading the model…");
   show(undefined, "Loading the model…");
+  const options = { model: choice.source, backend: backend ?? "auto", signal: here.signal } as const;
   try {
+    if (!agreed) {
+      // The size in the form may be none of this model's.
+      const plan = await ZImage.plan({ ...options, ...sizeAsked() }).catch(() => ZImage.plan(options));
+      if (here !== current) return;
+      if (plan.download > ASK || plan.obstacles.length > 0) return ask(choice, plan);
+    }
     const loaded = await ZImage.load({
-      model: choice.source,
-      backend: backend ?? "auto",
-      signal: here.signal,
+      ...options,
       onProgress: ({ done, of, fetched, note }) => {
         const from = fetched > 0 ? "" : " from this browser's storage";
         const words = of > 0 ? `Loading the model${from}: ${bytes(done)} of ${bytes(of)}` : "Loading the model…";
@@ -95,8 +104,18 @@ async function open(choice: Choice): Promise<void> {
     if (here !== current) return loaded.dispose();
     ready(loaded);
   } catch (error) {
-    if (here === current) failed(error, () => open(choice));
+    if (here === current) failed(error, () => open(choice, agreed));
   }
+}
+
+/** Says how much a model would take, and loads it if the user wants. */
+function ask(choice: Choice, plan: Plan): void {
+  enter("stopped");
+  unlabel("none is loaded");
+  notify(amounts(plan), [
+    [plan.obstacles.length > 0 ? "Load it anyway" : "Load it", () => open(choice, true)],
+    ["Use the small emoji model", () => open(embedded)],
+  ]);
 }
 
 function ready(loaded: ZImage): void {
@@ -143,7 +162,11 @@ async function draw(): Promise<void> {
       preview: true,
       signal: here.signal,
       onProgress: ({ stage, done, of, preview: image }) => {
-        if (stage === "step") {
+        if (stage === "load") {
+          part = `Loading the model: ${bytes(done)} of ${bytes(of)}`;
+        } else if (stage === "text") {
+          part = "Reading the prompt…";
+        } else if (stage === "step") {
           clock.step(done, of, area(request));
           bar.value = done / (of + 1);
           if (done < of) part = `Step ${done + 1} of ${of}`;

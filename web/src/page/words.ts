@@ -1,6 +1,6 @@
 /** The page's messages: missing browser features, errors and durations in plain words. */
 
-import type { Info, ZImageError } from "../zimage.js";
+import type { Info, Plan, ZImageError } from "../zimage.js";
 
 /** The reasons why WebGPU is missing, a sentence each with a remedy; empty if WebGPU works. */
 export async function withoutGpu(): Promise<string[]> {
@@ -34,6 +34,21 @@ export async function deviceOf({ backend, device, variant }: Info): Promise<stri
   }
   const name = description || [vendor, architecture].filter(Boolean).join(" ");
   return `Drawing through WebGPU on ${name ? `${name}, ${variant}` : device}`;
+}
+
+/** The amounts of a plan, a sentence each, and the reasons why this device cannot run it. */
+export function amounts({ model, backend, bytes: all, download, memory, obstacles, offload }: Plan): string[] {
+  // Planning itself stores the headers.
+  const stored = download < 0.9 * all ? `; ${bytes(all - download)} are in this browser's storage already` : "";
+  const fetched = `${model} has ${bytes(all)} of weights: loading it downloads ${bytes(download)}${stored}.`;
+  if (backend === "cpu") return [fetched, `It needs ${bytes(memory)} of memory on the processor.`];
+  const turns = {
+    none: "All of it is on the GPU at once.",
+    sequential: "The text encoder is freed before the transformer loads, so every picture loads both again.",
+  }[offload];
+  const needed = `It needs ${bytes(memory)} of GPU memory. ${turns} Browsers do not tell how much memory a GPU has.`;
+  const limits = obstacles.length === 0 ? ["The limits of this GPU allow it."] : obstacles.map(sentence);
+  return [fetched, needed, ...limits];
 }
 
 /** A message as a sentence: it starts with a capital and ends with a full stop. */

@@ -2,14 +2,16 @@
  * The engine's own thread: loads the wasm, gives it a model's files, and runs one job at a time.
  */
 
-import type { DrawEvent, Drawn, Order, Report } from "../messages.js";
-import type { Info, ParityReport, ParityRow } from "../types.js";
+import type { DrawEvent, Drawn, Files, Order, Report } from "../messages.js";
+import type { Info, ParityReport, ParityRow, Plan } from "../types.js";
 import { ZImageError } from "../types.js";
-import start, { heapBytes, parity, ZImageEngine } from "../wasm/zimage.js";
+import start, { heapBytes, parity, plan, ZImageEngine } from "../wasm/zimage.js";
 import { PickedFiles } from "./files/picked.js";
-import { RemoteFiles } from "./files/remote.js";
+import { type Heard, RemoteFiles } from "./files/remote.js";
 
 let engine: ZImageEngine | undefined;
+/** The files of a model whose networks are loaded again for each picture. */
+let files: PickedFiles | RemoteFiles | undefined;
 let cancelled = new AbortController();
 const started = start();
 
@@ -25,8 +27,10 @@ onmessage = async ({ data: order }: MessageEvent<Order>) => {
   }
 };
 
-function run(order: Exclude<Order, { type: "cancel" }>, signal: AbortSignal): Promise<Info | Drawn | ParityReport> {
+function run(order: Exclude<Order, { type: "cancel" }>, signal: AbortSignal): Promise<Info | Plan | Drawn | ParityReport> {
   switch (order.type) {
+    case "plan":
+      return planned(order, signal);
     case "load":
       return load(order, signal);
     case "draw":
@@ -45,23 +49,44 @@ async function load(order: Extract<Order, { type: "load" }>, signal: AbortSignal
     note = said;
     report();
   };
-  const { model } = order;
-  const files = "urls" in model ? await RemoteFiles.open(model.urls, signal, heard) : new PickedFiles(model);
-  try {
-    engine = await ZImageEngine.load(files, order.backend, (isDone: number, isOf: number) => {
+  return reading(order.model, signal, heard, async (model) => {
+    engine = await ZImageEngine.load(model, order.backend, order.wishes, (isDone: number, isOf: number) => {
       [done, of] = [isDone, isOf];
       report();
       return !signal.aborted;
     });
+    const info = engine.info() as Info;
+    if (info.offload !== "none") files = model;
+    return { ...info, warnings: [...info.warnings, ...(model instanceof RemoteFiles ? model.warnings : [])] };
+  });
+}
+
+/** Reads the headers of a model's files, for the amounts that the model would take. */
+function planned({ model, backend, wishes }: Extract<Order, { type: "plan" }>, signal: AbortSignal): Promise<Plan> {
+  return reading(model, signal, () => {}, async (files) => {
+    const found = (await plan(files, backend, wishes)) as Omit<Plan, "download">;
+    return { ...found, download: files instanceof RemoteFiles ? await files.missing() : 0 };
+  });
+}
+
+/** Runs work on a model's files, and closes them unless the engine reads on. */
+async function reading<T>(
+  model: Files, signal: AbortSignal, heard: Heard, work: (files: PickedFiles | RemoteFiles) => Promise<T>,
+): Promise<T> {
+  const opened = "urls" in model ? await RemoteFiles.open(model.urls, signal, heard) : new PickedFiles(model);
+  try {
+    return await work(opened);
   } catch (error) {
-    if (signal.aborted) throw new ZImageError("cancelled", "cancelled");
-    if (!(files instanceof RemoteFiles)) throw error;
-    throw files.failure ?? error;
+    throw causeOf(error, opened, signal);
   } finally {
-    if (files instanceof RemoteFiles) files.close();
+    if (opened instanceof RemoteFiles && opened !== files) opened.close();
   }
-  const info = engine.info() as Info;
-  return { ...info, warnings: [...info.warnings, ...(files instanceof RemoteFiles ? files.warnings : [])] };
+}
+
+/** The cause of an error: the user, a read that failed, or the error itself. */
+function causeOf(error: unknown, files: PickedFiles | RemoteFiles | undefined, signal: AbortSignal): unknown {
+  if (signal.aborted) return new ZImageError("cancelled", "cancelled");
+  return (files instanceof RemoteFiles && files.failure) || error;
 }
 
 async function draw({ request, preview }: Extract<Order, { type: "draw" }>, signal: AbortSignal): Promise<Drawn> {
@@ -70,7 +95,12 @@ async function draw({ request, preview }: Extract<Order, { type: "draw" }>, sign
     post({ type: "drawing", event });
     return !signal.aborted;
   };
-  return (await engine.generate(request, each, preview)) as Drawn;
+  if (files instanceof RemoteFiles) files.begin(signal);
+  try {
+    return (await engine.generate(request, each, preview)) as Drawn;
+  } catch (error) {
+    throw causeOf(error, files, signal);
+  }
 }
 
 function post(report: Report): void {

@@ -18,7 +18,8 @@ const FIRST = BLOCK;
 /** Attempts to fetch a block that is missing after a successful download. */
 const TRIES = 3;
 
-type Heard = Link["heard"];
+/** Hears of the bytes that come from the network, with a sentence on the cause of a wait. */
+export type Heard = Link["heard"];
 
 /** An address, and the folder of its cached files; no folder if the browser stores nothing. */
 interface Place {
@@ -38,7 +39,7 @@ export class RemoteFiles implements ModelFiles {
   private constructor(
     private readonly folder: Place | undefined,
     private readonly places: ReadonlyMap<string, Place>,
-    private readonly signal: AbortSignal,
+    private signal: AbortSignal,
     private readonly heard: Heard,
   ) {
     this.name = folder ? modelName(folder.url) : "";
@@ -67,6 +68,18 @@ export class RemoteFiles implements ModelFiles {
     });
   }
 
+  /** Begins another job: its signal ends the reads, and earlier failures are forgotten. */
+  begin(signal: AbortSignal): void {
+    this.signal = signal;
+    this.failure = undefined;
+  }
+
+  /** Bytes of the files asked for so far that reading all of them would fetch. */
+  async missing(): Promise<number> {
+    const files = await Promise.all(this.files.values());
+    return files.reduce((sum, file) => sum + (file?.missing ?? 0), 0);
+  }
+
   /** Releases the files for other tabs. */
   close(): void {
     for (const file of this.files.values()) file.then((file) => file?.close()).catch(() => {});
@@ -85,7 +98,8 @@ export class RemoteFiles implements ModelFiles {
     const single = this.places.get(path);
     const from = single ?? this.folder;
     if (!from) return undefined;
-    const link = { name: this.shown(path), signal: this.signal, heard: this.heard };
+    const current = () => this.signal;
+    const link = { name: this.shown(path), heard: this.heard, get signal() { return current(); } };
     const stored = await from.store?.file(single ? singleName(single.url) : path);
     if (stored === "busy") this.warn("another tab has this model open, so that this one fetches files of its own and does not keep them");
     else if (from.store && !stored) this.warn(NO_ROOM);
@@ -148,6 +162,15 @@ export class RemoteFile {
   /** Bytes. */
   get size(): number {
     return typeof this.version === "object" ? this.version.size : 0;
+  }
+
+  /** Bytes that are not on disk. */
+  get missing(): number {
+    let bytes = 0;
+    for (let index = 0; index * BLOCK < this.size; index++) {
+      if (!this.stored?.has(index)) bytes += Math.min(BLOCK, this.size - index * BLOCK);
+    }
+    return bytes;
   }
 
   /** Asks for the file's size. Returns false if the file does not exist. */
