@@ -83,7 +83,8 @@ fn filter_selects_rows() {
 fn phases_are_printed_as_they_start() {
     let output = bench(&["--filter", "picture", "--json"]);
     let lines = String::from_utf8(output.stderr).unwrap();
-    let phases: Vec<&str> = lines.lines().collect();
+    // A slow machine prints the steps of a phase as well.
+    let phases: Vec<&str> = lines.lines().filter(|line| !line.contains(": ")).collect();
     assert_eq!(phases, ["loading the model", "measuring picture", "measuring steps back to back"], "{lines}");
     let output = bench(&["--filter", "stage/vae"]);
     let lines = String::from_utf8(output.stderr).unwrap();
