@@ -50,6 +50,9 @@ pub struct Overheads {
     pub streamed: Option<u64>,
     /// The most bytes through which weights are streamed.
     pub most_streamed: u64,
+    /// Bytes for each element of the copy that a gemm makes of its activations; 0 if it reads them
+    /// where they are.
+    pub operand: u64,
     /// True if activations have buffers of their own, which only activations of a similar size
     /// reuse. A decoder then takes the memory of all its levels. Otherwise it takes that of the
     /// largest level.

@@ -186,9 +186,9 @@ impl<B: Backend> Pipeline<B> {
     /// The decoder's tiles for a job: those that the plan leaves room for.
     fn tiles(&self, job: &Job) -> Tiles {
         let size = [job.height, job.width];
-        let (room, element) = (self.plan().decoder_room(), self.backend.activations().size());
+        let (room, sizes) = (self.plan().decoder_room(), plan::Sizes::new(&self.backend));
         let overheads = self.backend.overheads();
-        let needed = |tile| plan::decoding(&self.config.vae, size, tile, element, &overheads);
+        let needed = |tile| plan::decoding(&self.config.vae, size, tile, sizes, &overheads);
         let fits = |tile| room.is_none_or(|room| needed(tile) <= room);
         self.vae().decoder_tiles(&self.backend, job.vae_tile, size, fits)
     }

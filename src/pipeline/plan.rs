@@ -16,7 +16,7 @@ mod tests;
 
 use crate::model::vae::tiling::{Home, Tile};
 use crate::model::{NetworkBytes, Streaming};
-pub(super) use activations::decoding;
+pub(super) use activations::{Sizes, decoding};
 pub use needs::{Expected, Residency};
 pub use obstacle::Obstacle;
 pub use offload::Offload;

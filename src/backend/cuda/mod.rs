@@ -146,6 +146,7 @@ impl Runtime for Cuda {
             most_dequantized: u64::MAX,
             streamed: Some(launch::copies::LARGEST),
             most_streamed: u64::MAX,
+            operand: 0,
             pools_buffers: false,
         }
     }

@@ -137,6 +137,7 @@ impl Runtime for WebGpu {
             most_dequantized: MAX_PIECE,
             streamed: self.0.device.streams.then_some(1),
             most_streamed: MAX_PIECE,
+            operand: if self.0.device.variant.f16() { DType::F16.size() as u64 } else { 0 },
             pools_buffers: true,
         }
     }

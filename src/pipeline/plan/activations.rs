@@ -1,8 +1,28 @@
 //! The most bytes of activations that live at once, by the order of the ops in `model`.
 
-use crate::backend::Overheads;
+use crate::backend::{Backend, Overheads};
 use crate::model::config::{TextEncoderConfig, TransformerConfig, VaeConfig};
 use crate::model::vae::tiling::{Home, Tile};
+
+/// Bytes of an element.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::pipeline) struct Sizes {
+    /// Of an activation.
+    activation: usize,
+    /// Of the copy that a gemm makes of its activations: see [`Overheads::operand`].
+    operand: usize,
+}
+
+impl Sizes {
+    pub(in crate::pipeline) fn new<B: Backend>(b: &B) -> Self {
+        Self { activation: b.activations().size(), operand: b.overheads().operand as usize }
+    }
+
+    /// Bytes of so many elements of activations, and of the copies of others.
+    fn of(self, elements: usize, copied: usize) -> usize {
+        elements * self.activation + copied * self.operand
+    }
+}
 
 /// The sizes of a token in a block, in elements.
 pub(super) struct Widths {
@@ -34,47 +54,49 @@ impl Widths {
         *residual.max(qkv).max(attention).max(hidden)
     }
 
-    /// The most elements of a token that live at once: the residual stream and its norm with
-    /// queries, keys, values and the attention's result, or with the feed-forward's hidden values
-    /// and its result.
-    fn at_once(&self) -> usize {
-        let Self { residual, qkv, attention, hidden } = self;
-        2 * residual + (qkv + attention).max(hidden + residual)
+    /// The most bytes of a token that live at once: the residual stream and its norm with queries,
+    /// keys, values and the attention's result, or with the feed-forward's hidden values and its
+    /// result.
+    fn at_once(&self, sizes: Sizes) -> usize {
+        let Self { residual, qkv, attention, hidden } = *self;
+        let queries = sizes.of(qkv + attention, residual);
+        sizes.of(2 * residual, 0) + queries.max(sizes.of(hidden + residual, hidden))
     }
 }
 
-/// Activations of a denoising step for items of so many tokens each, at `size` bytes an element.
-/// `scratch`: bytes of the largest matrix that is dequantised before its gemm.
-pub(super) fn step(config: &TransformerConfig, items: usize, tokens: usize, size: usize, scratch: u64) -> u64 {
+/// Activations of a denoising step for items of so many tokens each. `scratch`: bytes of the largest
+/// matrix that is dequantised before its gemm.
+pub(super) fn step(config: &TransformerConfig, items: usize, tokens: usize, sizes: Sizes, scratch: u64) -> u64 {
     let modulation = 4 * config.dim * (config.n_layers + config.n_refiner_layers);
-    ((items * tokens * Widths::of_transformer(config).at_once() + modulation) * size) as u64 + scratch
+    let blocks = items * tokens * Widths::of_transformer(config).at_once(sizes);
+    (blocks + sizes.of(modulation, 0)) as u64 + scratch
 }
 
 /// Activations of the text encoder for prompts of so many tokens in all, as in [`step`].
-pub(super) fn encoding_text(config: &TextEncoderConfig, tokens: usize, size: usize, scratch: u64) -> u64 {
-    (tokens * Widths::of_text_encoder(config).at_once() * size) as u64 + scratch
+pub(super) fn encoding_text(config: &TextEncoderConfig, tokens: usize, sizes: Sizes, scratch: u64) -> u64 {
+    (tokens * Widths::of_text_encoder(config).at_once(sizes)) as u64 + scratch
 }
 
-/// Activations of the decoder for a picture of `[height, width]` pixels, whole or in tiles, at
-/// `size` bytes an element. A whole picture takes the memory of the largest level, or of all with
-/// [`Overheads::pools_buffers`].
+/// Activations of the decoder for a picture of `[height, width]` pixels, whole or in tiles. A whole
+/// picture takes the memory of the largest level, or of all with [`Overheads::pools_buffers`].
 pub(in crate::pipeline) fn decoding(
     config: &VaeConfig,
     picture: [usize; 2],
     tile: Option<Tile>,
-    size: usize,
+    sizes: Sizes,
     overheads: &Overheads,
 ) -> u64 {
     let Some(Tile { pixels, home }) = tile else {
-        return (whole(config, picture, overheads.pools_buffers) * size) as u64;
+        return whole(config, picture, sizes, overheads.pools_buffers) as u64;
     };
+    let largest = config.largest_decoded([pixels; 2]);
     // A band's input, its norm, the output, and the rows of it that are kept.
-    let band = 4 * config.largest_decoded([pixels; 2]);
+    let band = sizes.of(4 * largest, largest);
     let waiting = match home {
-        Home::Device => waiting(config, picture),
+        Home::Device => sizes.of(waiting(config, picture), 0),
         Home::Host => 0,
     };
-    ((waiting + band).max(middle(config, picture)) * size) as u64
+    (waiting + band).max(middle(config, picture, sizes)) as u64
 }
 
 /// The widths of the decoder's levels, and the pixels of each.
@@ -87,14 +109,14 @@ fn levels(config: &VaeConfig, [height, width]: [usize; 2]) -> Vec<(usize, usize)
         .collect()
 }
 
-/// Elements of the attention in the middle: its input, norm, queries, keys, values, and the result.
-fn middle(config: &VaeConfig, picture: [usize; 2]) -> usize {
+/// Bytes of the attention in the middle: its input, norm, queries, keys, values, and the result.
+fn middle(config: &VaeConfig, picture: [usize; 2], sizes: Sizes) -> usize {
     let (width, pixels) = levels(config, picture)[0];
-    if config.mid_block_add_attention { 6 * width * pixels } else { 0 }
+    if config.mid_block_add_attention { pixels * sizes.of(6 * width, width) } else { 0 }
 }
 
-/// Elements of a picture that is decoded whole: those of the largest level, or of `all`.
-fn whole(config: &VaeConfig, picture: [usize; 2], all: bool) -> usize {
+/// Bytes of a picture that is decoded whole: those of the largest level, or of `all`.
+fn whole(config: &VaeConfig, picture: [usize; 2], sizes: Sizes, all: bool) -> usize {
     let levels = levels(config, picture);
     let (mut most, mut sum) = (0, 0);
     let mut input = levels[0].0;
@@ -102,13 +124,13 @@ fn whole(config: &VaeConfig, picture: [usize; 2], all: bool) -> usize {
         // A resnet's input, its norm and the first convolution; then input, norm, shortcut and
         // result.
         let shortcut = if input == out { 0 } else { out };
-        let resnet = (2 * input + out).max(input + 2 * out + shortcut);
-        let attention = if level == 0 { middle(config, picture) } else { 0 };
+        let resnet = sizes.of(2 * input + out, input).max(sizes.of(input + 2 * out + shortcut, out));
+        let attention = if level == 0 { middle(config, picture, sizes) } else { 0 };
         let live = attention.max(pixels * resnet);
         sum += live;
         most = most.max(live);
         if let Some(&(_, upsampled)) = levels.get(level + 1) {
-            most = most.max((pixels + upsampled) * out);
+            most = most.max(sizes.of((pixels + upsampled) * out, pixels * out));
         }
         input = out;
     }

@@ -1,6 +1,6 @@
 //! The bytes that a model and a request need on a backend.
 
-use super::activations::Widths;
+use super::activations::{Sizes, Widths};
 use super::{Limits, Needs, Offload, activations};
 use crate::backend::Backend;
 use crate::error::{Error, Result};
@@ -109,7 +109,7 @@ impl Needs {
     ) -> Self {
         let text_encoder = TextEncoder::bytes(b, text_encoder, &config.text_encoder);
         let transformer = Transformer::bytes(b, transformer, &config.transformer);
-        let activation = b.activations().size();
+        let sizes = Sizes::new(b);
         let tokens = padded(expected.tokens);
         let items = expected.batch * (1 + usize::from(expected.is_guided));
         let [width, height] = expected.size;
@@ -118,7 +118,7 @@ impl Needs {
         let image = padded((width / factor) * (height / factor));
         let overheads = b.overheads();
         let tiles = Vae::<B>::tiles(b, &config.vae, expected.vae_tile, rows);
-        let decoder = |tile| (tile, activations::decoding(&config.vae, rows, tile, activation, &overheads));
+        let decoder = |tile| (tile, activations::decoding(&config.vae, rows, tile, sizes, &overheads));
         let widest = [
             expected.prompts * tokens * Widths::of_text_encoder(&config.text_encoder).largest(),
             items * (image + tokens) * Widths::of_transformer(&config.transformer).largest(),
@@ -134,21 +134,15 @@ impl Needs {
             text: activations::encoding_text(
                 &config.text_encoder,
                 expected.prompts * tokens,
-                activation,
+                sizes,
                 scratch(&text_encoder),
             ),
-            captions: activations::step(
-                &config.transformer,
-                expected.prompts,
-                tokens,
-                activation,
-                scratch(&transformer),
-            ),
-            step: activations::step(&config.transformer, items, image + tokens, activation, scratch(&transformer)),
+            captions: activations::step(&config.transformer, expected.prompts, tokens, sizes, scratch(&transformer)),
+            step: activations::step(&config.transformer, items, image + tokens, sizes, scratch(&transformer)),
             decoder: tiles.into_iter().map(decoder).collect(),
             stream_buffers: buffer(&text_encoder).zip(buffer(&transformer)).map(Into::into),
             small: overheads.small,
-            largest_activation: (widest.into_iter().max().unwrap_or(0) * activation) as u64,
+            largest_activation: (widest.into_iter().max().unwrap_or(0) * b.activations().size()) as u64,
             text_encoder,
             transformer,
         }
