@@ -64,8 +64,8 @@ impl Widths {
     }
 }
 
-/// Activations of a denoising step for items of so many tokens each. `scratch`: bytes of the largest
-/// matrix that is dequantised before its gemm.
+/// Activations of a denoising step for items of so many tokens each. `scratch`: bytes of the
+/// largest matrix that is dequantised before its gemm.
 pub(super) fn step(config: &TransformerConfig, items: usize, tokens: usize, sizes: Sizes, scratch: u64) -> u64 {
     let modulation = 4 * config.dim * (config.n_layers + config.n_refiner_layers);
     let blocks = items * tokens * Widths::of_transformer(config).at_once(sizes);

@@ -101,8 +101,8 @@ impl Gpu {
         self.frequencies.get(count, |values| self.upload_tensor(op, &HostTensor::from_f32(&[count], values)))
     }
 
-    /// Uploads a table as it is stored, row after row, in tensors of so many rows, an even number if
-    /// there are several. Streamed ones are read in host memory.
+    /// Uploads a table as it is stored, row after row, in tensors of so many rows, an even number
+    /// if there are several. Streamed ones are read in host memory.
     pub(crate) async fn upload_table(&self, op: &str, table: &Weight<'_>, rows: usize) -> Result<Vec<WebGpuTensor>> {
         let place = self.place(std::slice::from_ref(table), Place::HostBound);
         let (dtype, row) = (table.dtype(), table.row_bytes());
