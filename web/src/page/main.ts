@@ -88,8 +88,11 @@ async function open(choice: Choice, agreed = choice === embedded): Promise<void>
   const options = { model: choice.source, backend: backend ?? "auto", signal: here.signal } as const;
   try {
     if (!agreed) {
-      // The size in the form may be none of this model's.
-      const plan = await ZImage.plan({ ...options, ...sizeAsked() }).catch(() => ZImage.plan(options));
+      const plan = await ZImage.plan({ ...options, ...sizeAsked() }).catch((error: Partial<ZImageError>) => {
+        // The size in the form may be none of this model's.
+        if (error.kind === "request") return ZImage.plan(options);
+        throw error;
+      });
       if (here !== current) return;
       if (plan.download > ASK || plan.obstacles.length > 0) return ask(choice, plan);
     }
