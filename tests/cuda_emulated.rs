@@ -156,8 +156,8 @@ fn streamed_weights_draw_the_same_picture() {
     use zimage::pipeline::plan::Residency;
     let test = "streamed_weights_draw_the_same_picture";
     emulated(test, &[("EMULATED_CUDA_SEED", "3")], || {
-        let draw = |offload, max_memory| {
-            let residency = Residency { offload, max_memory, expected: None };
+        let draw = |offload, max_memory, max_host_memory| {
+            let residency = Residency { offload, max_memory, max_host_memory, expected: None };
             let backend = zimage::BackendChoice::Cuda { index: 0 };
             let options = zimage::LoadOptions { backend, residency, ..zimage::LoadOptions::default() };
             let progress = &mut |_| std::ops::ControlFlow::Continue(());
@@ -169,15 +169,20 @@ fn streamed_weights_draw_the_same_picture() {
             let again = block_on(engine.generate(&request, progress)).unwrap();
             assert!(output.images[0].pixels == again.images[0].pixels);
             println!("{}; {} bytes at the peak", engine.plan(), engine.peak_memory().unwrap());
+            assert_eq!(engine.plan().to_string().contains("streamed from the files"), max_host_memory.is_some());
             (output.images[0].pixels.clone(), output.run.offload)
         };
-        let (resident, offload) = draw(zimage::Offload::None, None);
+        let (resident, offload) = draw(zimage::Offload::None, None, None);
         assert_eq!(offload, zimage::Offload::None);
-        let (streamed, offload) = draw(zimage::Offload::Stream, None);
+        let (streamed, offload) = draw(zimage::Offload::Stream, None, None);
         assert_eq!(offload, zimage::Offload::Stream);
         assert!(streamed == resident);
         // Some of the blocks fit.
-        let (streamed, offload) = draw(zimage::Offload::Stream, Some(160_000_000));
+        let (streamed, offload) = draw(zimage::Offload::Stream, Some(160_000_000), None);
+        assert_eq!(offload, zimage::Offload::Stream);
+        assert!(streamed == resident);
+        // The host has no memory for either network, but files hold their matrices.
+        let (streamed, offload) = draw(zimage::Offload::Stream, None, Some(8_000_000));
         assert_eq!(offload, zimage::Offload::Stream);
         assert!(streamed == resident);
     });

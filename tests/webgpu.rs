@@ -348,11 +348,8 @@ fn non_finite_pictures_are_errors() {
 #[cfg(feature = "embedded-model")]
 fn draw(
     shaders: Shaders,
-    offload: zimage::Offload,
-    max_memory: Option<u64>,
+    residency: zimage::pipeline::plan::Residency,
 ) -> zimage::Result<(Vec<u8>, zimage::Offload, u64)> {
-    use zimage::pipeline::plan::Residency;
-    let residency = Residency { offload, max_memory, expected: None };
     let backend = zimage::BackendChoice::WebGpu(shaders, Adapters::Any);
     let options = zimage::LoadOptions { backend, residency, ..zimage::LoadOptions::default() };
     let progress = &mut |_| std::ops::ControlFlow::Continue(());
@@ -371,33 +368,43 @@ fn draw(
 #[test]
 fn streamed_weights_draw_the_same_picture() {
     use zimage::Offload;
+    use zimage::pipeline::plan::Residency;
     for shaders in [Shaders::Best, Shaders::Half] {
         let Some(b) = with(shaders, u64::MAX) else { return };
         if b.overheads().streamed.is_none() {
             let _ = writeln!(std::io::stderr(), "skipped: webgpu: {} does not stream", b.device());
             return;
         }
-        let (resident, offload, most) = draw(shaders, Offload::None, None).unwrap();
+        let (resident, offload, most) = draw(shaders, Offload::None.into()).unwrap();
         assert_eq!(offload, Offload::None);
-        let (streamed, offload, least) = draw(shaders, Offload::Stream, None).unwrap();
+        let (streamed, offload, least) = draw(shaders, Offload::Stream.into()).unwrap();
         assert_eq!(offload, Offload::Stream);
         assert!(streamed == resident);
         assert!(least < most / 2, "{least} bytes streamed, {most} resident");
         // Some of the blocks fit.
         let limit = (least + most) / 2;
-        let (streamed, offload, peak) = draw(shaders, Offload::Stream, Some(limit)).unwrap();
+        let limited = |offload| Residency { offload, max_memory: Some(limit), ..Residency::default() };
+        let (streamed, offload, peak) = draw(shaders, limited(Offload::Stream)).unwrap();
         assert_eq!(offload, Offload::Stream);
         assert!(streamed == resident && (least..=limit).contains(&peak), "{peak} bytes within {limit}");
-        let (streamed, offload, peak) = draw(shaders, Offload::Auto, Some(limit)).unwrap();
+        let (streamed, offload, peak) = draw(shaders, limited(Offload::Auto)).unwrap();
         assert!(streamed == resident && offload != Offload::None && peak <= limit, "{offload}: {peak} within {limit}");
+        if shaders == Shaders::Half {
+            // The host has no memory for either network, but files hold their matrices.
+            let from_files =
+                Residency { offload: Offload::Stream, max_host_memory: Some(8_000_000), ..Residency::default() };
+            let (streamed, offload, peak) = draw(shaders, from_files).unwrap();
+            assert!(streamed == resident && offload == Offload::Stream && peak < most / 2, "{peak} bytes from files");
+        }
     }
 }
 
 #[cfg(feature = "embedded-model")]
 #[test]
 fn a_limit_that_nothing_fits_is_an_error() {
+    use zimage::pipeline::plan::Residency;
     let Some(b) = webgpu() else { return };
-    let error = draw(Shaders::Half, zimage::Offload::Auto, Some(1 << 20)).unwrap_err();
+    let error = draw(Shaders::Half, Residency { max_memory: Some(1 << 20), ..Residency::default() }).unwrap_err();
     let sentence = error.to_string();
     assert!(matches!(error, zimage::Error::OutOfMemory { .. }), "{sentence}");
     assert!(sentence.contains(": the limit of 1.0 MiB on ") && !sentence.contains('\n'), "{sentence}");

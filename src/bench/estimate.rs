@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::model::config::ModelConfig;
 use crate::pipeline::plan::{Expected, Plan};
 use crate::pipeline::progress::since;
-use crate::tensor::{DType, HostTensor, Weight};
+use crate::tensor::{DType, HostTensor, StreamSource, Weight};
 use crate::weights::RandomTensors;
 use serde::Serialize;
 use web_time::Instant;
@@ -113,7 +113,7 @@ async fn copies<B: Backend>(b: &B, random: &RandomTensors, dim: usize) -> Result
     if b.overheads().streamed.is_none() {
         return Ok([upload, f64::INFINITY]);
     }
-    let w = b.upload_linear(&[weight().streamed(true)], &[]).await?;
+    let w = b.upload_linear(&[weight().streamed(StreamSource::Memory)], &[]).await?;
     let x = b.upload(&random.normal(b.activations(), "x", &[1, 1, dim], 0.0, 1.0))?;
     let seconds = timed(b, || b.linear(&x, &w).map(drop)).await?;
     Ok([upload, bytes / seconds])

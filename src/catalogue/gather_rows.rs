@@ -4,7 +4,7 @@ use super::{
     Backend, COPY, Call, DType, Entry, Feature, Inputs, Op, OpCase, Rejection, Result, Stored, Tolerance, Zeros,
     expect_ready, in_pieces, named, quantized_cases, rejections_with, returns, upload_rejection, zeros,
 };
-use crate::tensor::Format;
+use crate::tensor::{Format, StreamSource};
 
 /// A table `[rows, width]` and ids `[prompts, tokens]`.
 #[derive(Debug, Clone, Copy)]
@@ -17,7 +17,7 @@ struct GatherRowsCase {
     tokens: usize,
     /// The bytes per piece of the table.
     pieces: Option<u64>,
-    is_streamed: bool,
+    streamed: Option<StreamSource>,
 }
 
 impl OpCase for GatherRowsCase {
@@ -25,8 +25,8 @@ impl OpCase for GatherRowsCase {
     const TOLERANCE: Tolerance = COPY;
 
     fn prepare<B: Backend + 'static>(&self, inputs: &mut Inputs<'_, B>) -> Result<Call<B>> {
-        let Self { stored, scale, rows, width, prompts, tokens, pieces, is_streamed } = *self;
-        let table = inputs.stored_within(stored, rows, width, scale).streamed(is_streamed);
+        let Self { stored, scale, rows, width, prompts, tokens, pieces, streamed } = *self;
+        let table = inputs.stored_within(stored, rows, width, scale).streamed(streamed);
         let table = expect_ready(inputs.b.upload_table(&in_pieces(table, pieces)))?;
         let picked = |v: f32| ((v + 1.0) / 2.0 * rows as f32) as u32 % rows as u32;
         let mut ids: Vec<u32> = inputs.draw(prompts * tokens).into_iter().map(picked).collect();
@@ -44,7 +44,7 @@ const QWEN: GatherRowsCase = GatherRowsCase {
     prompts: 2,
     tokens: 32,
     pieces: None,
-    is_streamed: false,
+    streamed: None,
 };
 const F16: GatherRowsCase =
     GatherRowsCase { stored: Stored::Plain(DType::F16), rows: 37, width: 256, prompts: 1, tokens: 33, ..QWEN };
@@ -55,7 +55,8 @@ const ODD: GatherRowsCase = GatherRowsCase { rows: 11, width: 33, prompts: 1, to
 pub(super) fn entry<B: Backend + 'static>() -> Entry<B> {
     let mut cases = named([
         ("bf16-qwen-width", QWEN),
-        ("bf16-streamed", GatherRowsCase { is_streamed: true, ..QWEN }),
+        ("bf16-streamed", GatherRowsCase { streamed: Some(StreamSource::Memory), ..QWEN }),
+        ("bf16-streamed-from-files", GatherRowsCase { streamed: Some(StreamSource::Files), ..QWEN }),
         ("f16", F16),
         ("f32", F32),
         ("one-token", GatherRowsCase { rows: 2, width: 128, prompts: 1, tokens: 1, ..QWEN }),
@@ -69,6 +70,7 @@ pub(super) fn entry<B: Backend + 'static>() -> Entry<B> {
     let q4_k = Stored::Blocks(Format::Q4K);
     cases.extend(named([
         ("q4_k-in-pieces", GatherRowsCase { stored: q4_k, width: 512, pieces: Some(1000), ..F16 }),
+        ("q4_k-streamed-from-files", GatherRowsCase { stored: q4_k, streamed: Some(StreamSource::Files), ..F16 }),
         ("full-vocabulary-q4_k", GatherRowsCase { stored: q4_k, rows: 151_936, tokens: 512, ..QWEN }),
     ]));
     cases.extend(quantized_cases(|stored, width| GatherRowsCase { stored, width, ..F16 }));

@@ -6,7 +6,7 @@ use super::{
     Backend, Call, DType, Entry, Feature, GEMM, Inputs, Op, OpCase, Rejection, Result, Stored, Tolerance, Zeros,
     expect_ready, in_pieces, named, quantized_cases, rejections_with, returns, upload_rejection, zeros,
 };
-use crate::tensor::{Format, HostTensor, Weight};
+use crate::tensor::{Format, HostTensor, StreamSource, Weight};
 
 /// The floating-point operations of `[m, k]` times `[k, n]`.
 pub(crate) fn gemm_flop(m: usize, n: usize, k: usize) -> f64 {
@@ -142,12 +142,17 @@ pub(super) fn entry<B: Backend + 'static>() -> Entry<B> {
         ("f32-activations-1e9-q8_0", LinearCase { tokens: 17, k: 96, stored: q8_0, scale: 1e9, ..PLAIN }),
         ("full-down-q4_k", LinearCase { tokens: 4224, k: 10_240, n: 3840, stored: q4_k, scale: 1e4, ..PLAIN }),
     ]));
+    use StreamSource::{Files, Memory};
     let rows = [130, 37, 264, 16, 256, 256, 128, 64, 200];
     cases.extend(named([
-        ("streamed-bf16", StreamedLinears { tokens: 33, stored: bf16, rows }),
-        ("streamed-f32-one-token", StreamedLinears { tokens: 1, stored: f32, rows }),
-        ("streamed-q4_k", StreamedLinears { tokens: 33, stored: q4_k, rows }),
-        ("streamed-nvfp4", StreamedLinears { tokens: 19, stored: Stored::Nvfp4, rows }),
+        ("streamed-bf16", StreamedLinears { tokens: 33, source: Memory, stored: bf16, rows }),
+        ("streamed-f32-one-token", StreamedLinears { tokens: 1, source: Memory, stored: f32, rows }),
+        ("streamed-q4_k", StreamedLinears { tokens: 33, source: Memory, stored: q4_k, rows }),
+        ("streamed-nvfp4", StreamedLinears { tokens: 19, source: Memory, stored: Stored::Nvfp4, rows }),
+        ("streamed-from-files-bf16", StreamedLinears { tokens: 33, source: Files, stored: bf16, rows }),
+        ("streamed-from-files-f32", StreamedLinears { tokens: 21, source: Files, stored: f32, rows }),
+        ("streamed-from-files-q8_0", StreamedLinears { tokens: 1, source: Files, stored: q8_0, rows }),
+        ("streamed-from-files-nvfp4", StreamedLinears { tokens: 19, source: Files, stored: Stored::Nvfp4, rows }),
     ]));
     cases.extend(quantized_cases(|stored, k| LinearCase { k, n: 130, stored, bias: true, ..PLAIN }));
     let features = &[Feature::Bias, Feature::Pieces, Feature::BeyondF16];

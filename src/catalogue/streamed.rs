@@ -1,11 +1,13 @@
 //! Streamed weights: more of them than a backend has room for at once, read in a row.
 
 use super::{Backend, Call, GATED_GEMM, GEMM, Inputs, OpCase, Result, Stored, Tolerance, expect_ready, returns};
+use crate::tensor::StreamSource;
 
 /// `x` `[1, tokens, 256]` times streamed matrices of so many rows each, which are as many results.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct StreamedLinears {
     pub tokens: usize,
+    pub source: StreamSource,
     pub stored: Stored,
     pub rows: [usize; 9],
 }
@@ -15,11 +17,11 @@ impl OpCase for StreamedLinears {
     const TOLERANCE: Tolerance = GEMM;
 
     fn prepare<B: Backend + 'static>(&self, inputs: &mut Inputs<'_, B>) -> Result<Call<B>> {
-        let Self { tokens, stored, rows } = *self;
+        let Self { tokens, source, stored, rows } = *self;
         let x = inputs.activation(&[1, tokens, 256], 1.0)?;
         let mut matrices = Vec::new();
         for n in rows {
-            let matrix = inputs.stored(stored, n, 256).streamed(true);
+            let matrix = inputs.stored(stored, n, 256).streamed(source);
             matrices.push(expect_ready(inputs.b.upload_linear(&[matrix], &[]))?);
         }
         let matrices: [B::Linear; 9] = matrices.try_into().expect("as many as rows");
@@ -38,6 +40,7 @@ impl OpCase for StreamedLinears {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct StreamedSwiGlus {
     pub tokens: usize,
+    pub source: StreamSource,
     pub stored: [Stored; 2],
     pub hidden: usize,
 }
@@ -47,10 +50,10 @@ impl OpCase for StreamedSwiGlus {
     const TOLERANCE: Tolerance = GATED_GEMM;
 
     fn prepare<B: Backend + 'static>(&self, inputs: &mut Inputs<'_, B>) -> Result<Call<B>> {
-        let Self { tokens, stored: [gate, up], hidden } = *self;
+        let Self { tokens, source, stored: [gate, up], hidden } = *self;
         let x = inputs.activation(&[1, tokens, 256], 1.0)?;
         let mut pair = || {
-            let [gate, up] = [gate, up].map(|stored| inputs.stored(stored, hidden, 256).streamed(true));
+            let [gate, up] = [gate, up].map(|stored| inputs.stored(stored, hidden, 256).streamed(source));
             expect_ready(inputs.b.upload_swiglu(&gate, &up))
         };
         let (first, second) = (pair()?, pair()?);

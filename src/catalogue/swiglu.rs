@@ -6,7 +6,7 @@ use super::{
     Backend, Call, DType, Entry, Feature, GATED_GEMM, Inputs, Op, OpCase, Rejection, Result, Stored, Tolerance,
     expect_ready, in_pieces, named, quantized_cases, returns, upload_rejection, zeros,
 };
-use crate::tensor::Format;
+use crate::tensor::{Format, StreamSource};
 
 /// `x` `[1, tokens, k]` times two matrices `[f, k]`.
 #[derive(Debug, Clone, Copy)]
@@ -99,9 +99,12 @@ pub(super) fn entry<B: Backend + 'static>() -> Entry<B> {
         ("quantized-gate-alone", new(19, 512, 37).stored(q6_k, bf16)),
         ("full-q4_k", new(4224, 3840, 10_240).stored(q4_k, q4_k)),
     ]));
+    use StreamSource::{Files, Memory};
     cases.extend(named([
-        ("streamed-bf16", StreamedSwiGlus { tokens: 33, stored: [bf16, bf16], hidden: 130 }),
-        ("streamed-q4_k-and-q6_k", StreamedSwiGlus { tokens: 3, stored: [q4_k, q6_k], hidden: 66 }),
+        ("streamed-bf16", StreamedSwiGlus { tokens: 33, source: Memory, stored: [bf16, bf16], hidden: 130 }),
+        ("streamed-q4_k-and-q6_k", StreamedSwiGlus { tokens: 3, source: Memory, stored: [q4_k, q6_k], hidden: 66 }),
+        ("streamed-from-files-bf16", StreamedSwiGlus { tokens: 9, source: Files, stored: [bf16, bf16], hidden: 130 }),
+        ("streamed-from-files-q4_k", StreamedSwiGlus { tokens: 3, source: Files, stored: [q4_k, q4_k], hidden: 66 }),
     ]));
     cases.extend(quantized_cases(|stored, k| new(33, k, 66).stored(stored, stored)));
     let matrices =

@@ -22,12 +22,18 @@ pub(super) struct Args {
     /// The most device memory to allocate, such as 4G, 2.5GiB or 6000M [default: all that is free]
     #[arg(long, value_name = "SIZE", value_parser = size, allow_hyphen_values = true)]
     max_vram: Option<u64>,
+
+    /// The most host memory for streamed weights, such as 8G; with less than a network needs, its
+    /// blocks are copied from the files at each use [default: all that is free but 2 GiB]
+    #[arg(long, value_name = "SIZE", value_parser = size, allow_hyphen_values = true)]
+    max_ram: Option<u64>,
 }
 
 impl Args {
     /// The residency for the requests that are expected.
     pub(super) fn residency(&self, expected: Option<Expected>) -> Residency {
-        Residency { offload: self.offload, max_memory: self.max_vram, expected }
+        let Self { offload, max_vram, max_ram } = *self;
+        Residency { offload, max_memory: max_vram, max_host_memory: max_ram, expected }
     }
 }
 

@@ -13,6 +13,7 @@
 use super::load::Loader;
 use crate::backend::{Backend, Branch, Heads, Mask, Modulation, QkNormRope, RmsNorm, RopePairs, Runtime};
 use crate::error::Result;
+use crate::tensor::StreamSource;
 use futures_util::future::{try_join, try_join3};
 
 /// The weights of one block.
@@ -137,18 +138,18 @@ impl<B: Backend> Block<B> {
     }
 
     /// Loads the `count` blocks of a stack in order. A tensor name is `prefix`, the block's number,
-    /// and one of `names`; `is_streamed` decides for each number.
+    /// and one of `names`; `streamed` tells for each number where the block is streamed from.
     pub(super) async fn load_all(
         load: &Loader<'_, B>,
         prefix: &str,
         count: usize,
         names: &Names,
         sizes: Sizes,
-        is_streamed: impl Fn(usize) -> bool,
+        streamed: impl Fn(usize) -> Option<StreamSource>,
     ) -> Result<Vec<Self>> {
         let mut blocks = Vec::with_capacity(count);
         for i in 0..count {
-            let load = Loader { is_streamed: is_streamed(i), ..*load };
+            let load = Loader { streamed: streamed(i), ..*load };
             blocks.push(Self::load(&load, &format!("{prefix}.{i}."), names, sizes).await?);
         }
         Ok(blocks)

@@ -2,7 +2,7 @@
 
 use crate::backend::Backend;
 use crate::error::{Error, Result};
-use crate::tensor::{DType, HostTensor, Weight};
+use crate::tensor::{DType, HostTensor, StreamSource, Weight};
 use crate::weights::{OnRead, Tensors};
 use futures_util::future::try_join_all;
 use std::path::Path;
@@ -15,8 +15,8 @@ pub(super) struct Loader<'a, B> {
     pub b: &'a B,
     pub tensors: &'a Tensors,
     pub on_read: OnRead<'a>,
-    /// True for tables and matrices that are streamed.
-    pub is_streamed: bool,
+    /// The memory that tables and matrices are streamed from.
+    pub streamed: Option<StreamSource>,
 }
 
 impl<'a, B: Backend> Loader<'a, B> {
@@ -35,7 +35,7 @@ impl<'a, B: Backend> Loader<'a, B> {
 
     /// A tensor that is read during its upload.
     pub(super) async fn weight(&self, name: &str, shape: &[usize]) -> Result<Weight<'a>> {
-        let weight = self.tensors.weight(name, shape, self.on_read).await?.streamed(self.is_streamed);
+        let weight = self.tensors.weight(name, shape, self.on_read).await?.streamed(self.streamed);
         let on_device = self.b.weights(weight.dtype());
         Ok(if on_device == DType::Bf16 { weight.in_bf16() } else { weight })
     }

@@ -2,6 +2,7 @@
 //! device.
 
 use crate::backend::Backend;
+use crate::tensor::{Storage, StreamSource};
 use crate::weights::Tensors;
 
 /// The blocks of a network that are streamed to the device at each use.
@@ -10,27 +11,35 @@ pub enum Streaming {
     /// None of them: every tensor is on the device.
     #[default]
     None,
-    /// All but so many, and the table of embeddings. Blocks that run once a prompt are streamed
-    /// too.
-    AllBut(usize),
+    /// All but `resident` of them, and the table of embeddings. Blocks that run once a prompt are
+    /// streamed too.
+    AllBut {
+        /// The blocks that stay on the device.
+        resident: usize,
+        /// The memory of the others.
+        source: StreamSource,
+    },
 }
 
 impl Streaming {
-    /// True if block `index` of the `count` that run one after another is streamed. The others are
-    /// spread evenly, so that copies go on while they compute.
-    pub(crate) fn streams(self, index: usize, count: usize) -> bool {
+    /// The memory that block `index` of the `count` that run one after another is streamed from, if
+    /// it is. The others are spread evenly, so that copies go on while they compute.
+    pub(crate) fn streams(self, index: usize, count: usize) -> Option<StreamSource> {
         match self {
-            Streaming::None => false,
-            Streaming::AllBut(resident) => {
+            Streaming::None => None,
+            Streaming::AllBut { resident, source } => {
                 let before = |index: usize| index * resident.min(count) / count;
-                before(index + 1) == before(index)
+                (before(index + 1) == before(index)).then_some(source)
             }
         }
     }
 
-    /// True if anything is streamed that runs once a prompt.
-    pub(crate) fn is_some(self) -> bool {
-        self != Streaming::None
+    /// The memory that blocks are streamed from which run once a prompt.
+    pub(crate) fn source(self) -> Option<StreamSource> {
+        match self {
+            Streaming::None => None,
+            Streaming::AllBut { source, .. } => Some(source),
+        }
     }
 }
 
@@ -56,6 +65,8 @@ pub struct BlockBytes {
     pub largest: u64,
     /// The elements of the largest that is quantised.
     pub quantized: u64,
+    /// The bytes that are no file's: those that are converted or changed on their way.
+    pub made: u64,
 }
 
 impl NetworkBytes {
@@ -68,7 +79,7 @@ impl NetworkBytes {
     pub fn resident(&self, streaming: Streaming) -> u64 {
         match streaming {
             Streaming::None => self.total(),
-            Streaming::AllBut(_) => {
+            Streaming::AllBut { .. } => {
                 self.rest + self.blocks.iter().map(|block| block.bytes).sum::<u64>() - self.streamed(streaming)
             }
         }
@@ -77,10 +88,21 @@ impl NetworkBytes {
     /// The bytes that are copied to the device at each use of the network.
     pub fn streamed(&self, streaming: Streaming) -> u64 {
         let streamed = |(i, block): (usize, &BlockBytes)| match streaming.streams(i, self.blocks.len()) {
-            true => block.bytes,
-            false => 0,
+            Some(_) => block.bytes,
+            None => 0,
         };
         self.blocks.iter().enumerate().map(streamed).sum()
+    }
+
+    /// The bytes in host memory while all blocks are streamed.
+    pub fn of_host(&self, source: StreamSource) -> u64 {
+        let blocks = self.blocks.iter().chain(&self.once);
+        // Kernels read the table in the backend's memory.
+        self.table
+            + match source {
+                StreamSource::Memory => blocks.map(|block| block.bytes).sum::<u64>(),
+                StreamSource::Files => blocks.map(|block| block.made).sum(),
+            }
     }
 
     /// The largest matrix of a block.
@@ -97,7 +119,10 @@ impl NetworkBytes {
     pub(super) fn of_block<B: Backend>(b: &B, tensors: &Tensors, stacks: &[Vec<(String, [usize; 2])>]) -> BlockBytes {
         let mut block = BlockBytes::default();
         for stack in stacks {
-            let bytes = stack.iter().map(|(name, shape)| device_bytes(b, tensors, name, shape)).sum();
+            let on_device = |(name, shape): &(String, [usize; 2])| device_bytes(b, tensors, name, shape);
+            let bytes = stack.iter().map(on_device).sum();
+            block.made +=
+                stack.iter().filter(|(name, shape)| !is_mapped(b, tensors, name, shape)).map(on_device).sum::<u64>();
             block.bytes += bytes;
             block.largest = block.largest.max(bytes);
             let quantized = |(name, shape): &(String, [usize; 2])| {
@@ -125,32 +150,45 @@ pub fn device_bytes<B: Backend>(b: &B, tensors: &Tensors, name: &str, shape: &[u
     }
 }
 
+/// True if the bytes of a matrix on a device are those of a mapped file.
+fn is_mapped<B: Backend>(b: &B, tensors: &Tensors, name: &str, shape: &[usize; 2]) -> bool {
+    let Some(stored) = tensors.on_the_way(name, shape) else { return false };
+    let kept = stored.format.is_some_and(|format| b.keeps(format));
+    let plain = stored.format.is_some_and(|format| Storage::Plain(format).is_plain());
+    stored.is_mapped && (kept || plain)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn all_but(resident: usize) -> Streaming {
+        Streaming::AllBut { resident, source: StreamSource::Memory }
+    }
+
     #[test]
     fn resident_blocks_are_spread_evenly() {
-        let resident = |resident| (0..8).filter(|&i| !Streaming::AllBut(resident).streams(i, 8)).collect::<Vec<_>>();
+        let resident = |resident| (0..8).filter(|&i| all_but(resident).streams(i, 8).is_none()).collect::<Vec<_>>();
         assert!(resident(0).is_empty());
         assert_eq!(resident(1), [7]);
         assert_eq!(resident(2), [3, 7]);
         assert_eq!(resident(3), [2, 5, 7]);
         assert_eq!(resident(8), [0, 1, 2, 3, 4, 5, 6, 7]);
         assert_eq!(resident(9).len(), 8);
-        assert!((0..8).all(|i| !Streaming::None.streams(i, 8)));
+        assert!((0..8).all(|i| Streaming::None.streams(i, 8).is_none()));
     }
 
     #[test]
     fn streamed_and_resident_bytes_add_up() {
-        let block = |bytes| BlockBytes { bytes, largest: bytes / 2, quantized: 0 };
+        let block = |bytes| BlockBytes { bytes, largest: bytes / 2, quantized: 0, made: bytes / 10 };
         let network =
             NetworkBytes { blocks: vec![block(10), block(20), block(30)], once: vec![block(80)], table: 7, rest: 5 };
         assert_eq!((network.total(), network.largest()), (152, 40));
         assert_eq!(network.resident(Streaming::None), 152);
-        assert_eq!((network.resident(Streaming::AllBut(0)), network.streamed(Streaming::AllBut(0))), (5, 60));
-        assert_eq!((network.resident(Streaming::AllBut(1)), network.streamed(Streaming::AllBut(1))), (35, 30));
-        assert_eq!((network.resident(Streaming::AllBut(3)), network.streamed(Streaming::AllBut(3))), (65, 0));
+        assert_eq!((network.resident(all_but(0)), network.streamed(all_but(0))), (5, 60));
+        assert_eq!((network.resident(all_but(1)), network.streamed(all_but(1))), (35, 30));
+        assert_eq!((network.resident(all_but(3)), network.streamed(all_but(3))), (65, 0));
         assert_eq!(network.streamed(Streaming::None), 0);
+        assert_eq!((network.of_host(StreamSource::Memory), network.of_host(StreamSource::Files)), (147, 21));
     }
 }

@@ -77,11 +77,11 @@ impl<B: Backend> TextEncoder<B> {
         streaming: Streaming,
         on_read: OnRead<'_>,
     ) -> Result<Self> {
-        let load = Loader { b, tensors, on_read, is_streamed: streaming.is_some() };
+        let load = Loader { b, tensors, on_read, streamed: streaming.source() };
         let (sizes, count) = (sizes(config), blocks(config));
         let heads = sizes.heads;
-        let is_streamed = |i| streaming.streams(i, count);
-        let blocks = Block::load_all(&load, LAYERS, count, &NAMES, sizes, is_streamed).await?;
+        let streamed = |i| streaming.streams(i, count);
+        let blocks = Block::load_all(&load, LAYERS, count, &NAMES, sizes, streamed).await?;
         let embeddings = load.weight(TABLE, &[config.vocab_size, config.hidden_size]).await?;
         let (eps, theta) = (config.rms_norm_eps, config.rope_theta as f32);
         Ok(Self { embeddings: b.upload_table(&embeddings).await?, blocks, heads, eps, theta })

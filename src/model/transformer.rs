@@ -137,10 +137,10 @@ impl<B: Backend> Transformer<B> {
         streaming: Streaming,
         on_read: OnRead<'_>,
     ) -> Result<Self> {
-        let load = &Loader { b, tensors, on_read, is_streamed: false };
+        let load = &Loader { b, tensors, on_read, streamed: None };
         let sizes = sizes(config);
         let (refiners, count) = (config.n_refiner_layers, config.n_refiner_layers + config.n_layers);
-        let is_streamed = |first: usize| move |i: usize| streaming.streams(first + i, count);
+        let streamed = |first: usize| move |i: usize| streaming.streams(first + i, count);
         let (d, adaln, key) = (config.dim, config.adaln_dim(), config.patch_key());
         let (frequencies, middle) = (TransformerConfig::FREQUENCIES, TransformerConfig::TIMESTEP_HIDDEN);
         let token = async |name: &str| {
@@ -171,10 +171,10 @@ impl<B: Backend> Transformer<B> {
             modulation,
             final_modulation: load.linear(&format!("{last}.adaLN_modulation.1"), d, adaln).await?,
             final_linear: load.linear(&format!("{last}.linear"), config.patch_dim(), d).await?,
-            noise_refiner: Block::load_all(load, NOISE_REFINER, refiners, &NAMES, sizes, is_streamed(0)).await?,
-            context_refiner: Block::load_all(load, CONTEXT_REFINER, refiners, &NAMES, sizes, |_| streaming.is_some())
+            noise_refiner: Block::load_all(load, NOISE_REFINER, refiners, &NAMES, sizes, streamed(0)).await?,
+            context_refiner: Block::load_all(load, CONTEXT_REFINER, refiners, &NAMES, sizes, |_| streaming.source())
                 .await?,
-            layers: Block::load_all(load, LAYERS, config.n_layers, &NAMES, sizes, is_streamed(refiners)).await?,
+            layers: Block::load_all(load, LAYERS, config.n_layers, &NAMES, sizes, streamed(refiners)).await?,
             config: config.clone(),
         })
     }

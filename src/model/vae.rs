@@ -204,7 +204,7 @@ impl<B: Backend> Vae<B> {
     /// # Errors
     /// Errors of the files, naming file and tensor, of the backend, and of `on_read`.
     pub async fn load(b: &B, tensors: &Tensors, config: &VaeConfig, on_read: OnRead<'_>) -> Result<Self> {
-        let parts = Parts { load: Loader { b, tensors, on_read, is_streamed: false }, groups: config.norm_num_groups };
+        let parts = Parts { load: Loader { b, tensors, on_read, streamed: None }, groups: config.norm_num_groups };
         let latent = config.latent_channels;
         let decoder = Side {
             name: "decoder",

@@ -3,9 +3,10 @@
 //!
 //! [`Plan::new`] is a pure function of [`Needs`], the bytes of a model on a backend, and of
 //! [`Limits`]. It takes the first of these that fits: all networks on the device; the text encoder
-//! and the transformer in turn; both in host memory, with as many of the transformer's blocks on
-//! the device as fit. Each is tried with the decoder whole, then with tiles that wait on the
-//! device. If none fits, each is tried with tiles that wait in the host's memory, which are slow.
+//! and the transformer in turn; both in host memory or in their files, with as many of the
+//! transformer's blocks on the device as fit. Each is tried with the decoder whole, then with tiles
+//! that wait on the device. If none fits, each is tried with tiles that wait in the host's memory,
+//! which are slow.
 
 mod activations;
 mod needs;
@@ -16,6 +17,7 @@ mod tests;
 
 use crate::model::vae::tiling::{Home, Tile};
 use crate::model::{NetworkBytes, Streaming};
+use crate::tensor::StreamSource;
 pub(super) use activations::{Sizes, decoding};
 pub use needs::{Expected, Residency};
 pub use obstacle::Obstacle;
@@ -105,7 +107,7 @@ impl Plan {
     /// The mode, as on the command line.
     pub fn offload(&self) -> Offload {
         match (self.transformer, self.in_turn) {
-            (Streaming::AllBut(_), _) => Offload::Stream,
+            (Streaming::AllBut { .. }, _) => Offload::Stream,
             (Streaming::None, true) => Offload::Sequential,
             (Streaming::None, false) => Offload::None,
         }
@@ -123,11 +125,10 @@ impl Needs {
         let Limits { offload, host, is_limited, device } = limits;
         let streams = self.stream_buffers.is_some();
         let blocks = self.transformer.blocks.len();
-        let both = self.text_encoder.total() + self.transformer.total();
-        let host_in_turn = host.is_some_and(|host| both > host);
+        let (host_in_turn, source) = self.stream_source(host);
         let resident = (false, Streaming::None);
         let in_turn = (true, Streaming::None);
-        let streamed = |resident| (host_in_turn, Streaming::AllBut(resident));
+        let streamed = |resident| (host_in_turn, Streaming::AllBut { resident, source });
         let most = if is_limited || offload != Offload::Stream { blocks.saturating_sub(1) } else { 0 };
         let streamed = (0..=most).rev().map(streamed).filter(|_| streams);
         let modes: Vec<Vec<(bool, Streaming)>> = match offload {
@@ -153,6 +154,22 @@ impl Needs {
         plans
     }
 
+    /// The memory that both networks are streamed from with so many free bytes of the host; true if
+    /// they have to be there in turn.
+    fn stream_source(&self, host: Option<u64>) -> (bool, StreamSource) {
+        let networks = [&self.text_encoder, &self.transformer];
+        let both = |source| networks.map(|network| network.of_host(source)).iter().sum::<u64>();
+        let larger = |source| networks.map(|network| network.of_host(source)).into_iter().max().unwrap_or(0);
+        let fits = |bytes| host.is_none_or(|host| bytes <= host);
+        let (memory, files) = (StreamSource::Memory, StreamSource::Files);
+        match (fits(both(memory)), fits(larger(memory)), fits(both(files))) {
+            (true, ..) => (false, memory),
+            (false, true, _) => (true, memory),
+            (false, false, true) => (false, files),
+            (false, false, false) => (true, if larger(files) < larger(memory) { files } else { memory }),
+        }
+    }
+
     fn plan(
         &self,
         in_turn: bool,
@@ -161,9 +178,12 @@ impl Needs {
         decoder: u64,
         limit: Option<u64>,
     ) -> Plan {
-        let text_encoder = if transformer.is_some() { Streaming::AllBut(0) } else { Streaming::None };
+        let text_encoder = match transformer.source() {
+            Some(source) => Streaming::AllBut { resident: 0, source },
+            None => Streaming::None,
+        };
         let [text_buffer, buffer] = match self.stream_buffers {
-            Some(buffers) if transformer.is_some() => buffers,
+            Some(buffers) if transformer.source().is_some() => buffers,
             _ => [0; 2],
         };
         let text_weights = self.text_encoder.resident(text_encoder);
@@ -204,12 +224,14 @@ impl fmt::Display for Plan {
         match (self.transformer, self.in_turn) {
             (Streaming::None, false) => write!(f, "all networks on the device")?,
             (Streaming::None, true) => write!(f, "text encoder and transformer on the device in turn")?,
-            (Streaming::AllBut(resident), in_turn) => {
+            (Streaming::AllBut { resident, source }, in_turn) => {
                 let (blocks, bytes) = (self.blocks, gb(self.streamed));
                 let turn = if in_turn { ", loaded in turn," } else { "" };
+                let from = if source == StreamSource::Files { " from the files" } else { "" };
                 write!(
                     f,
-                    "text encoder{turn} and {} of {blocks} blocks of the transformer streamed, {bytes:.1} GB a step",
+                    "text encoder{turn} and {} of {blocks} blocks of the transformer streamed{from}, \
+                     {bytes:.1} GB a step",
                     blocks - resident.min(blocks)
                 )?;
             }

@@ -18,4 +18,4 @@ pub use host::HostTensor;
 pub use scales::{Mismatch, Scaled, Scales};
 pub use storage::Storage;
 pub(crate) use weight::ReadAt;
-pub use weight::Weight;
+pub use weight::{StreamSource, Weight};

@@ -33,7 +33,18 @@ pub struct Weight<'a> {
     elements: Elements<'a>,
     /// The error for an infinite value or NaN, if those are refused.
     non_finite: Option<Box<dyn Fn() -> Error + 'a>>,
-    is_streamed: bool,
+    streamed: Option<StreamSource>,
+}
+
+/// The host memory that a weight is streamed from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StreamSource {
+    /// The backend's, which holds the weight as the device reads it. The device copies it without
+    /// the host's help.
+    Memory,
+    /// The pieces of the weight as they were read. Those of a mapped file take no memory, and the
+    /// system reads them from its disk when they are copied.
+    Files,
 }
 
 enum Elements<'a> {
@@ -72,7 +83,7 @@ impl From<HostTensor> for Weight<'_> {
             stored_rows: usize::MAX,
             elements: Elements::Here(tensor),
             non_finite: None,
-            is_streamed: false,
+            streamed: None,
         }
     }
 }
@@ -94,7 +105,7 @@ impl<'a> Weight<'a> {
             stored_rows: usize::MAX,
             elements,
             non_finite: None,
-            is_streamed: false,
+            streamed: None,
         };
         if let Elements::There { storage: Storage::Scaled { matrix, first_row }, .. } = &weight.elements {
             let [rows, columns] = matrix.shape();
@@ -171,17 +182,17 @@ impl<'a> Weight<'a> {
         self
     }
 
-    /// The same tensor. If `is_streamed`, a backend that streams
-    /// ([`Overheads::streamed`](crate::backend::Overheads::streamed)) keeps it in host memory
-    /// and copies it to the device before each use.
-    pub fn streamed(mut self, is_streamed: bool) -> Self {
-        self.is_streamed = is_streamed;
+    /// The same tensor. A backend that streams
+    /// ([`Overheads::streamed`](crate::backend::Overheads::streamed)) keeps it in host memory and
+    /// copies it to the device before each use; `None` for a weight that stays on the device.
+    pub fn streamed(mut self, from: impl Into<Option<StreamSource>>) -> Self {
+        self.streamed = from.into();
         self
     }
 
-    /// True for a weight that is streamed.
-    pub fn is_streamed(&self) -> bool {
-        self.is_streamed
+    /// The memory that the weight is streamed from; `None` if it stays on the device.
+    pub fn stream_source(&self) -> Option<StreamSource> {
+        self.streamed
     }
 
     /// The type of the elements in the pieces.

@@ -66,7 +66,7 @@ pub(super) fn residency(wishes: JsValue, model: &Model) -> Result<Residency> {
     let request = Request { width: wishes.width, height: wishes.height, ..Request::new("") };
     let expected = Expected::of(&request.check(model.config())?);
     let offload = wishes.offload.as_deref().map_or(Ok(Offload::Auto), str::parse)?;
-    Ok(Residency { offload, max_memory, expected: Some(expected) })
+    Ok(Residency { offload, max_memory, expected: Some(expected), ..Residency::default() })
 }
 
 /// A seed: a whole number, as a number or a bigint; `None` for `undefined`.

@@ -83,4 +83,7 @@ pub struct OnTheWay {
     pub in_memory: Option<DType>,
     /// Its bytes in the file.
     pub bytes: u64,
+    /// True if its pieces, unless a backend has them dequantised, are the bytes of a file that is
+    /// mapped or in memory.
+    pub is_mapped: bool,
 }

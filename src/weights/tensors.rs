@@ -346,8 +346,11 @@ impl Tensors {
             Some(format) => Some(Storage::Plain(format).dtype()),
             None => entry.in_memory(),
         };
-        let format = self.weights.of(name, &entry.shape, self.format(name, entry));
-        Some(OnTheWay { format, in_memory, bytes: entry.range.end - entry.range.start })
+        let stored = self.format(name, entry);
+        let format = self.weights.of(name, &entry.shape, stored);
+        let is_unchanged = self.transform_of(name).is_none() && format == stored;
+        let is_mapped = is_unchanged && self.files[entry.file].piece().is_none();
+        Some(OnTheWay { format, in_memory, bytes: entry.range.end - entry.range.start, is_mapped })
     }
 
     /// The names and shapes of all tensors.

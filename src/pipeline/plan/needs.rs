@@ -72,6 +72,8 @@ pub struct Residency {
     pub expected: Option<Expected>,
     /// The most bytes of device memory to allocate; `None` for all that is free.
     pub max_memory: Option<u64>,
+    /// The most bytes of host memory for streamed weights; `None` for all that is free.
+    pub max_host_memory: Option<u64>,
 }
 
 impl From<Offload> for Residency {
@@ -95,7 +97,8 @@ impl Residency {
             )));
         }
         let (offload, is_limited) = (self.offload, self.max_memory.is_some());
-        Ok(Limits { device: b.free_memory(), host: reserve::available(), offload, is_limited })
+        let host = [reserve::available(), self.max_host_memory].into_iter().flatten().min();
+        Ok(Limits { device: b.free_memory(), host, offload, is_limited })
     }
 }
 

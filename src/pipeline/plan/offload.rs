@@ -17,8 +17,9 @@ pub enum Offload {
     /// The text encoder until the prompts are encoded, then the transformer. A run loads the
     /// missing one, and the device needs memory for the larger of the two.
     Sequential,
-    /// Both in host memory. Their blocks are copied to the device at each use, except as many of
-    /// the transformer's as a limit of the device's memory allows. A backend without streaming,
+    /// Both in host memory, or in mapped files if that has too little room. Their blocks are copied
+    /// to the device at each use, except as many of the transformer's as a limit of the device's
+    /// memory allows. A backend without streaming,
     /// such as `cpu` or `webgpu` in a browser, does [`Offload::Sequential`].
     Stream,
 }

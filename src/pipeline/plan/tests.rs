@@ -6,7 +6,7 @@ const GB: u64 = 1_000_000_000;
 /// About Z-Image-Turbo in Q4_K at 1024×1024, in GB: 2.3 + 3.5 + 0.2 of weights.
 fn needs() -> Needs {
     let network = |blocks: usize, bytes: u64, table, rest| NetworkBytes {
-        blocks: vec![BlockBytes { bytes, largest: bytes * 2 / 5, quantized: 0 }; blocks],
+        blocks: vec![BlockBytes { bytes, largest: bytes * 2 / 5, quantized: 0, made: 0 }; blocks],
         once: Vec::new(),
         table,
         rest,
@@ -29,6 +29,10 @@ fn needs() -> Needs {
     }
 }
 
+fn all_but(resident: usize) -> Streaming {
+    Streaming::AllBut { resident, source: StreamSource::Memory }
+}
+
 fn plan(device: u64) -> Plan {
     Plan::new(&needs(), Limits { device: Some(device), ..Limits::default() })
 }
@@ -45,7 +49,7 @@ fn every_plan_fits_its_limit_and_less_memory_streams_more() {
         assert!(plan.peak <= device, "{plan} in {device}");
         let resident = match plan.transformer {
             Streaming::None => usize::MAX,
-            Streaming::AllBut(resident) => resident,
+            Streaming::AllBut { resident, .. } => resident,
         };
         let whole_before = plan.vae_tile.is_some() && resident > blocks;
         assert!(resident <= blocks || whole_before, "{plan} in {device}");
@@ -68,7 +72,7 @@ fn modes_follow_the_memory() {
     // Everything would fit with tiles in the host's memory, which are slow.
     assert_eq!(mode(&plan(GB * 67 / 10)), (Offload::Sequential, None));
     let least = plan(1);
-    assert_eq!((mode(&least), least.transformer), ((Offload::Stream, Some(256)), Streaming::AllBut(0)));
+    assert_eq!((mode(&least), least.transformer), ((Offload::Stream, Some(256)), all_but(0)));
     assert!(least.peak > 1);
 }
 
@@ -82,10 +86,10 @@ fn the_peak_is_the_sum_of_what_lives_together() {
     // blocks.
     let fixed = GB / 100 + GB * 3 / 10 + GB / 10 + GB / 5 + GB / 20 + tenth + GB * 3 / 2;
     let streamed = plan(fixed + 7 * tenth);
-    assert_eq!(streamed.transformer, Streaming::AllBut(7));
+    assert_eq!(streamed.transformer, all_but(7));
     assert_eq!((streamed.peak, streamed.streamed), (fixed + 7 * tenth, 25 * tenth));
     assert_eq!(streamed.decoder_room(), Some(GB * 3 / 2));
-    assert_eq!(plan(fixed + 7 * tenth - 1).transformer, Streaming::AllBut(6));
+    assert_eq!(plan(fixed + 7 * tenth - 1).transformer, all_but(6));
 }
 
 #[test]
@@ -96,8 +100,8 @@ fn a_mode_is_forced() {
     };
     assert_eq!(mode(&forced(Offload::None, false)), (Offload::None, None));
     assert_eq!(mode(&forced(Offload::Sequential, false)), (Offload::Sequential, None));
-    assert_eq!(forced(Offload::Stream, false).transformer, Streaming::AllBut(0));
-    assert_eq!(forced(Offload::Stream, true).transformer, Streaming::AllBut(31));
+    assert_eq!(forced(Offload::Stream, false).transformer, all_but(0));
+    assert_eq!(forced(Offload::Stream, true).transformer, all_but(31));
     let tight = Limits { device: Some(GB), offload: Offload::None, ..Limits::default() };
     assert_eq!(mode(&Plan::new(&needs(), tight)), (Offload::None, Some(256)), "the smallest that it can be");
     let nothing_streams = Needs { stream_buffers: None, ..needs() };
@@ -107,12 +111,27 @@ fn a_mode_is_forced() {
 
 #[test]
 fn little_host_memory_loads_streamed_networks_in_turn() {
+    // 2.25 and 3.2 of blocks and a table, which files hold except for the table.
     let with = |host| {
         let limits = Limits { device: Some(3 * GB), host: Some(host), ..Limits::default() };
-        Plan::new(&needs(), limits).in_turn
+        let plan = Plan::new(&needs(), limits);
+        (plan.in_turn, plan.transformer.source())
     };
-    assert!(!with(6 * GB));
-    assert!(with(5 * GB));
+    assert_eq!(with(6 * GB), (false, Some(StreamSource::Memory)));
+    assert_eq!(with(5 * GB), (true, Some(StreamSource::Memory)));
+    assert_eq!(with(3 * GB), (false, Some(StreamSource::Files)));
+    assert_eq!(with(GB / 2), (false, Some(StreamSource::Files)));
+    assert_eq!(with(GB / 4), (true, Some(StreamSource::Files)));
+}
+
+#[test]
+fn weights_that_no_file_has_stay_in_host_memory() {
+    let mut made = needs();
+    let networks = [&mut made.text_encoder, &mut made.transformer];
+    networks.into_iter().flat_map(|network| &mut network.blocks).for_each(|block| block.made = block.bytes);
+    let limits = Limits { device: Some(3 * GB), host: Some(3 * GB), ..Limits::default() };
+    let plan = Plan::new(&made, limits);
+    assert_eq!((plan.in_turn, plan.transformer.source()), (true, Some(StreamSource::Memory)));
 }
 
 #[test]

@@ -73,7 +73,12 @@ impl RandomTensors {
         let elements: usize = shape.iter().product();
         let format = self.format(name, shape).unwrap_or(Format::Bf16);
         let in_memory = Some(Storage::Plain(format).dtype());
-        OnTheWay { format: Some(format), in_memory, bytes: format.bytes(elements).unwrap_or(0) as u64 }
+        OnTheWay {
+            format: Some(format),
+            in_memory,
+            bytes: format.bytes(elements).unwrap_or(0) as u64,
+            is_mapped: false,
+        }
     }
 
     /// The quantised format of a tensor, if it has one.

@@ -38,7 +38,7 @@ pub(crate) struct Gpu {
     /// The arena of streamed weights.
     host: Arc<Arena>,
     recordings: Arc<RecordingMemory>,
-    pub(super) staging: Staging,
+    pub(super) staging: Arc<Staging>,
     pub(super) streaming: Streaming,
     /// Events for reuse, so that the denoising loop creates none.
     events: Mutex<Vec<CudaEvent>>,
@@ -66,7 +66,7 @@ impl Gpu {
             host: Arena::of_host(Box::new(PageLocked::new(&device.context)), placement),
             recordings: RecordingMemory::new(Arena::exact(&device.context, &footprint, placement)),
             footprint,
-            staging: Staging::new(&device.context),
+            staging: Arc::new(Staging::new(&device.context)),
             streaming: Streaming::default(),
             events: Mutex::default(),
             recording: Mutex::default(),
@@ -114,6 +114,7 @@ impl Gpu {
                 }
                 made.map_err(|error| fault(op, error))?
             }
+            Home::Pageable => Allocation::pageable(bytes),
         };
         Ok(CudaTensor::new(shape, dtype, allocation))
     }

@@ -3,7 +3,7 @@
 //! Capturing and instantiating a graph takes the host milliseconds. A recording's first replay
 //! therefore launches its work one by one, and the second replay, for which the device is busy with
 //! the first, captures it. The device starts without waiting, and a recording that is replayed once
-//! costs no graph.
+//! costs no graph. A recording that copies weights from pageable memory never becomes one.
 
 use super::args::Arg;
 use crate::backend::cuda::driver::error::fault;
@@ -21,6 +21,11 @@ use std::sync::{Arc, Mutex};
 pub(crate) trait Work: fmt::Debug + Send + Sync {
     /// Enqueues it.
     fn enqueue(&self, stream: &CudaStream) -> Result<()>;
+
+    /// True if the host does a part of it while it is enqueued, so that no graph replays it.
+    fn needs_host(&self) -> bool {
+        false
+    }
 }
 
 /// The work of a recording that is being made.
@@ -58,7 +63,8 @@ impl Collector {
     /// The recording; the layout must be allocated.
     pub(crate) fn finish(self) -> CudaRecording {
         let Self { work, layout, outside } = self;
-        CudaRecording { graph: Mutex::default(), work, _layout: layout, _outside: outside }
+        let graph = if work.iter().any(|work| work.needs_host()) { Graph::Impossible } else { Graph::Unneeded };
+        CudaRecording { graph: Mutex::new(graph), work, _layout: layout, _outside: outside }
     }
 }
 
@@ -72,14 +78,14 @@ pub struct CudaRecording {
 }
 
 /// The graph of a recording.
-#[derive(Default)]
 enum Graph {
     /// No replay so far.
-    #[default]
     Unneeded,
     /// One replay so far: the next one captures the graph.
     Due,
     Captured(CudaGraph),
+    /// The host does a part of the work.
+    Impossible,
 }
 
 impl CudaRecording {
@@ -89,6 +95,7 @@ impl CudaRecording {
         let graph = &mut *lock(&self.graph);
         match graph {
             _ if self.work.is_empty() => Ok(()),
+            Graph::Impossible => self.enqueue(stream),
             Graph::Unneeded => {
                 *graph = Graph::Due;
                 self.enqueue(stream)

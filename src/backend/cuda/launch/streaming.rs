@@ -5,6 +5,10 @@
 //! kernels that read the bytes it overwrites. All of it can be recorded, so a CUDA graph holds the
 //! copies of a step and their dependencies.
 //!
+//! Weights in pageable memory go through [`Staging`], which the host has to fill at each copy. A
+//! recording with such copies therefore never becomes a graph: each replay enqueues its work, and
+//! the host reads a matrix while the device computes with those before it.
+//!
 //! Copies that run at once and those of a recording never wait for each other's events: either
 //! begins with a fork, which lets the copy stream wait for everything called before.
 
@@ -17,6 +21,7 @@ use crate::backend::cuda::driver::error::fault;
 use crate::backend::cuda::memory::allocation::Allocation;
 use crate::backend::cuda::memory::arena::Home;
 use crate::backend::cuda::memory::ring::{Ring, Taken};
+use crate::backend::cuda::memory::staging::Staging;
 use crate::backend::cuda::memory::tensor::CudaTensor;
 use crate::backend::gpu::lock;
 use crate::error::{Error, Result};
@@ -59,7 +64,7 @@ impl Drop for Staged<'_> {
 impl Gpu {
     /// Makes the ring large enough for a tensor, if it will be streamed.
     pub(crate) fn size_ring_for(&self, tensor: &CudaTensor) {
-        if tensor.allocation().home() == Home::Host {
+        if tensor.allocation().home() != Home::Device {
             let buffer = &mut *lock(&self.streaming.buffer);
             buffer.largest = buffer.largest.max(tensor.bytes() as u64);
         }
@@ -80,9 +85,13 @@ impl Gpu {
         }
         let part = Allocation::part(&memory, offset, bytes)?;
         let staged = CudaTensor::new(tensor.shape(), tensor.dtype(), part);
+        let from = match tensor.allocation().home() {
+            Home::Pageable => From::Pageable(tensor.allocation().clone(), self.staging.clone()),
+            Home::Device | Home::Host => From::PageLocked(tensor.allocation().address()?),
+        };
         let copy = Copy {
             op,
-            from: tensor.allocation().address()?,
+            from,
             to: staged.allocation().address()?,
             bytes: bytes as usize,
             copies,
@@ -156,12 +165,20 @@ impl Work for Fork {
     }
 }
 
-/// A copy from page-locked memory on the copy stream, for which the compute stream waits.
+/// The host's bytes of a tensor.
+#[derive(Debug)]
+enum From {
+    /// A host address.
+    PageLocked(u64),
+    /// An allocation in pageable memory, and the buffers through which it is copied.
+    Pageable(Arc<Allocation>, Arc<Staging>),
+}
+
+/// A copy from host memory on the copy stream, for which the compute stream waits.
 #[derive(Debug)]
 struct Copy {
     op: &'static str,
-    /// A host address.
-    from: u64,
+    from: From,
     to: u64,
     bytes: usize,
     copies: Arc<CudaStream>,
@@ -175,12 +192,27 @@ impl Work for Copy {
         for event in &self.after {
             self.copies.wait(event).map_err(failed)?;
         }
-        // SAFETY: the recording, or the weight that is staged, holds the host's memory, which is as
-        // large and was written during the upload; a weight is freed after the device is idle.
-        let from = unsafe { std::slice::from_raw_parts(self.from as usize as *const u8, self.bytes) };
-        // SAFETY: the slot is as large, and nothing reads its earlier contents after `after`.
-        unsafe { result::memcpy_htod_async(self.to, from, self.copies.cu_stream()) }.map_err(failed)?;
+        match &self.from {
+            From::PageLocked(address) => {
+                // SAFETY: the recording, or the weight that is staged, holds the host's memory,
+                // which is as large and was written during the upload; a weight is freed after the
+                // device is idle.
+                let from = unsafe { std::slice::from_raw_parts(*address as usize as *const u8, self.bytes) };
+                // SAFETY: the slot is as large, and nothing reads its earlier contents after
+                // `after`.
+                unsafe { result::memcpy_htod_async(self.to, from, self.copies.cu_stream()) }.map_err(failed)?;
+            }
+            From::Pageable(allocation, staging) => {
+                let missing = || Error::internal("streaming: a tensor without pageable memory");
+                let pageable = allocation.as_pageable().ok_or_else(missing)?;
+                pageable.send(self.op, staging, &self.copies, self.to)?;
+            }
+        }
         self.copied.record(&self.copies).and_then(|()| stream.wait(&self.copied)).map_err(failed)
+    }
+
+    fn needs_host(&self) -> bool {
+        matches!(self.from, From::Pageable(..))
     }
 }
 

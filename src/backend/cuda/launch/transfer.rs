@@ -4,10 +4,12 @@ use super::gpu::{Gpu, bytes};
 use crate::backend::DeviceTensor;
 use crate::backend::cuda::driver::error::fault;
 use crate::backend::cuda::memory::arena::Home;
+use crate::backend::cuda::memory::staging::Fill;
 use crate::backend::cuda::memory::tensor::CudaTensor;
 use crate::error::{Error, Result};
 use crate::reserve::zeros;
 use crate::tensor::{DType, HostTensor, Weight};
+use bytes::Bytes;
 use cudarc::driver::result;
 use rayon::prelude::*;
 
@@ -23,31 +25,44 @@ impl Gpu {
         dtype: DType,
         elements: &[u8],
     ) -> Result<CudaTensor> {
-        self.upload_to(op, shape, dtype, elements, Home::Device)
+        let tensor = self.filled_target(op, shape, dtype, elements.len(), Home::Device)?;
+        self.upload_bytes(op, &tensor, 0, elements)?;
+        Ok(tensor)
     }
 
-    /// As [`Gpu::upload`], to the memory of the device or of the host.
+    /// As [`Gpu::upload`], to any memory.
     pub(crate) fn upload_to(
         &self,
         op: &'static str,
         shape: &[usize],
         dtype: DType,
-        elements: &[u8],
+        elements: Bytes,
         home: Home,
     ) -> Result<CudaTensor> {
-        if bytes(op, shape, dtype)? != elements.len() {
-            let problem = format!("{} bytes do not fill {shape:?} of {dtype}", elements.len());
-            return Err(Error::shape(op, problem));
-        }
-        let tensor = self.upload_target(op, shape, dtype, home)?;
-        self.upload_bytes(op, &tensor, 0, elements)?;
+        let tensor = self.filled_target(op, shape, dtype, elements.len(), home)?;
+        self.upload_piece(op, &tensor, 0, elements)?;
         Ok(tensor)
+    }
+
+    /// A tensor for an upload of `len` bytes, which have to be all of it.
+    fn filled_target(
+        &self,
+        op: &'static str,
+        shape: &[usize],
+        dtype: DType,
+        len: usize,
+        home: Home,
+    ) -> Result<CudaTensor> {
+        if bytes(op, shape, dtype)? != len {
+            return Err(Error::shape(op, format!("{len} bytes do not fill {shape:?} of {dtype}")));
+        }
+        self.upload_target(op, shape, dtype, home)
     }
 
     /// A table in the type that it is stored in. A streamed one stays in host memory, where kernels
     /// read the few rows that they gather.
     pub(crate) async fn upload_table(&self, op: &'static str, table: &Weight<'_>) -> Result<CudaTensor> {
-        let tensor = self.upload_target(op, table.shape(), table.dtype(), Home::of(table))?;
+        let tensor = self.upload_target(op, table.shape(), table.dtype(), Home::of_table(table))?;
         let upload = |first, rows: HostTensor| self.upload_bytes(op, &tensor, first * table.row_bytes(), rows.bytes());
         Weight::each_piece(std::slice::from_ref(table), upload).await?;
         Ok(tensor)
@@ -60,13 +75,36 @@ impl Gpu {
 
     /// Copies bytes into a tensor, from its byte `at` on.
     pub(crate) fn upload_bytes(&self, op: &'static str, tensor: &CudaTensor, at: usize, elements: &[u8]) -> Result<()> {
-        self.upload_chunks(op, tensor, at, elements.len(), CHUNK, |i, to| {
-            to.copy_from_slice(&elements[i * CHUNK..i * CHUNK + to.len()]);
-        })
+        self.upload_chunks(op, tensor, at, elements.len(), CHUNK, chunks_of(elements))
     }
 
-    /// Fills `bytes` bytes of a tensor from its byte `at` on. `fill` gets the index of a chunk and
-    /// its memory, in any order; a chunk has `chunk` bytes, the last one possibly fewer.
+    /// As [`Gpu::upload_bytes`]; a tensor in pageable memory holds the piece.
+    pub(crate) fn upload_piece(&self, op: &'static str, tensor: &CudaTensor, at: usize, piece: Bytes) -> Result<()> {
+        self.upload_owned_chunks(op, tensor, at, piece.len(), CHUNK, move |i, to| chunks_of(&piece)(i, to))
+    }
+
+    /// As [`Gpu::upload_chunks`]; a tensor in pageable memory holds `fill`, and calls it at each
+    /// copy.
+    pub(crate) fn upload_owned_chunks(
+        &self,
+        op: &'static str,
+        tensor: &CudaTensor,
+        at: usize,
+        bytes: usize,
+        chunk: usize,
+        fill: impl Fill + Send + 'static,
+    ) -> Result<()> {
+        match tensor.allocation().as_pageable() {
+            Some(pageable) => {
+                pageable.push(at, bytes, chunk, fill);
+                Ok(())
+            }
+            None => self.upload_chunks(op, tensor, at, bytes, chunk, fill),
+        }
+    }
+
+    /// Fills `bytes` bytes of a tensor from its byte `at` on, in chunks of `chunk` bytes in any
+    /// order.
     pub(crate) fn upload_chunks(
         &self,
         op: &'static str,
@@ -74,7 +112,7 @@ impl Gpu {
         at: usize,
         bytes: usize,
         chunk: usize,
-        fill: impl Fn(usize, &mut [u8]) + Sync,
+        fill: impl Fill,
     ) -> Result<()> {
         let allocation = tensor.allocation();
         debug_assert!(at + bytes <= allocation.bytes());
@@ -86,7 +124,7 @@ impl Gpu {
             memory.par_chunks_mut(chunk).enumerate().for_each(|(i, to)| fill(i, to));
             return Ok(());
         }
-        self.staging.send(op, &self.device.stream, allocation.address()? + at as u64, bytes, chunk, fill)
+        self.staging.send(op, &self.device.stream, allocation.address()? + at as u64, bytes, chunk, &fill)
     }
 
     /// Copies a tensor to the host after all earlier work.
@@ -130,4 +168,9 @@ impl Gpu {
             .map_err(|error| fault(op, error))?;
         Err(Error::NonFinitePicture)
     }
+}
+
+/// Copies chunks of [`CHUNK`] bytes.
+fn chunks_of(elements: &[u8]) -> impl Fill {
+    |i, to| to.copy_from_slice(&elements[i * CHUNK..i * CHUNK + to.len()])
 }

@@ -49,11 +49,7 @@ impl Matrix {
     pub(crate) async fn stacked(gpu: &Gpu, op: &'static str, parts: &[Weight<'_>], dims: [usize; 2]) -> Result<Self> {
         let home = parts.first().map_or(Home::Device, Home::of);
         let matrix = Self::upload_target(gpu, op, dims, home)?;
-        let write = |first, rows: HostTensor| {
-            let count = rows.shape()[0];
-            matrix.write(gpu, op, first, count, |row| (&rows, row))
-        };
-        Weight::each_piece(parts, write).await?;
+        Weight::each_piece(parts, |first, rows| matrix.write(gpu, op, first, [rows])).await?;
         Ok(matrix)
     }
 
@@ -65,11 +61,7 @@ impl Matrix {
         [rows, width]: [usize; 2],
     ) -> Result<Self> {
         let matrix = Self::upload_target(gpu, op, [2 * rows, width], Home::of(pair[0]))?;
-        let write = |first, pieces: [HostTensor; 2]| {
-            let count = pieces[0].shape()[0];
-            matrix.write(gpu, op, 2 * first, 2 * count, |row| (&pieces[row % 2], row / 2))
-        };
-        Weight::each_pair(pair, write).await?;
+        Weight::each_pair(pair, |first, rows| matrix.write(gpu, op, 2 * first, rows)).await?;
         Ok(matrix)
     }
 
@@ -104,22 +96,14 @@ impl Matrix {
         self.stride() * Self::DTYPE.size()
     }
 
-    /// Writes `count` rows from `first` on; `find` returns the tensor `[_, width]` and the row of
-    /// each.
-    fn write<'t>(
-        &self,
-        gpu: &Gpu,
-        op: &'static str,
-        first: usize,
-        count: usize,
-        find: impl Fn(usize) -> (&'t HostTensor, usize) + Sync,
-    ) -> Result<()> {
+    /// Writes the rows of N tensors `[_, width]` of one shape, alternating, from row `first` on.
+    fn write<const N: usize>(&self, gpu: &Gpu, op: &'static str, first: usize, tensors: [HostTensor; N]) -> Result<()> {
+        let count = N * tensors[0].shape()[0];
         let width = self.width;
         let bytes = self.row_bytes();
-        gpu.upload_chunks(op, &self.tensor, first * bytes, count * bytes, bytes, |row, out| {
-            let (tensor, row) = find(row);
+        gpu.upload_owned_chunks(op, &self.tensor, first * bytes, count * bytes, bytes, move |row, out| {
             let (values, padding) = out.split_at_mut(Self::DTYPE.size() * width);
-            write_bf16(tensor, row * width..(row + 1) * width, values);
+            write_bf16(&tensors[row % N], row / N * width..(row / N + 1) * width, values);
             padding.fill(0);
         })
     }

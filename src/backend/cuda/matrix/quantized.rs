@@ -14,7 +14,7 @@ use crate::backend::cuda::memory::arena::Home;
 use crate::backend::cuda::memory::tensor::{CudaTensor, VECTOR, aligned};
 use crate::backend::gpu::quantized::{StoredFormat, keeps};
 use crate::error::{Error, Result};
-use crate::tensor::{DType, Scales, Storage, Weight};
+use crate::tensor::{DType, HostTensor, Scales, Storage, Weight};
 use bytes::Bytes;
 
 const OP: &str = "dequantize";
@@ -90,15 +90,16 @@ impl Beside {
             let tiles = matrix.block_columns().div_ceil(width);
             let start = |row: usize| row * tiles * height * width;
             let covered = start(first_row / height)..start((first_row + rows).div_ceil(height));
-            let many = gpu.upload_to(op, &[covered.len()], DType::U8, &codes[covered], home)?;
+            let many = gpu.upload_to(op, &[covered.len()], DType::U8, codes.slice(covered), home)?;
             Ok::<_, Error>(Self { many: Some(many), first_row: first_row % height, tiles, one: 1.0 })
         };
         match matrix.scales() {
             Scales::None => Ok(Self::NONE),
             Scales::Tensor(scale) => Ok(Self { one: *scale, ..Self::NONE }),
             Scales::Rows(scales) => {
-                let scales = bytemuck::cast_slice(&scales[*first_row..first_row + rows]);
-                Ok(Self { many: Some(gpu.upload_to(op, &[rows], DType::F32, scales, home)?), ..Self::NONE })
+                let scales = HostTensor::from_f32(&[rows], &scales[*first_row..first_row + rows]);
+                let many = gpu.upload_to(op, &[rows], DType::F32, scales.bytes().clone(), home)?;
+                Ok(Self { many: Some(many), ..Self::NONE })
             }
             Scales::Mxfp8(codes) => tiles_of(codes),
             Scales::Nvfp4 { blocks, tensor } => Ok(Self { one: *tensor, ..tiles_of(blocks)? }),
@@ -120,9 +121,9 @@ impl QuantizedRows {
         }
     }
 
-    /// The rows of `parts`, one part after the other: one that is supported, or several that may
-    /// join.
-    pub(crate) async fn upload(gpu: &Gpu, op: &'static str, parts: &[Weight<'_>]) -> Result<Self> {
+    /// The rows of `parts` in `home`, one part after the other: one that is supported, or several
+    /// that may join.
+    pub(crate) async fn upload(gpu: &Gpu, op: &'static str, parts: &[Weight<'_>], home: Home) -> Result<Self> {
         let unsupported = || Error::internal(format!("{op}: rows that no kernel dequantises"));
         let first = parts.first().ok_or_else(unsupported)?;
         let storage = first.storage().ok_or_else(unsupported)?;
@@ -133,16 +134,15 @@ impl QuantizedRows {
         // Rows of bytes are padded, so that a thread loads eight at once at any width.
         let is_bytes = storage.format().block().bytes == storage.format().block().elements;
         let row_bytes = if is_bytes { stored.next_multiple_of(VECTOR) } else { stored };
-        let home = Home::of(first);
         let codes = gpu.upload_target(op, &[(rows * row_bytes).next_multiple_of(WORD)], DType::U8, home)?;
         let mut above = 0;
         for part in parts {
             let write = |row: usize, bytes: Bytes| {
                 let (start, len) = ((above + row) * row_bytes, bytes.len() / stored * row_bytes);
                 if row_bytes == stored {
-                    return gpu.upload_bytes(op, &codes, start, &bytes);
+                    return gpu.upload_piece(op, &codes, start, bytes);
                 }
-                gpu.upload_chunks(op, &codes, start, len, row_bytes, |row, out| {
+                gpu.upload_owned_chunks(op, &codes, start, len, row_bytes, move |row, out| {
                     let (codes, padding) = out.split_at_mut(stored);
                     codes.copy_from_slice(&bytes[row * stored..(row + 1) * stored]);
                     padding.fill(0);

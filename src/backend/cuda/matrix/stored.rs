@@ -5,6 +5,7 @@ use super::Matrix;
 use super::quantized::QuantizedRows;
 use crate::backend::cuda::launch::gpu::Gpu;
 use crate::backend::cuda::launch::streaming::Staged;
+use crate::backend::cuda::memory::arena::Home;
 use crate::error::Result;
 use crate::tensor::Weight;
 use std::borrow::Cow;
@@ -58,7 +59,7 @@ impl StoredMatrix {
         let mut segments = Vec::new();
         let mut first = 0;
         for joined in parts.chunk_by(QuantizedRows::may_join) {
-            let rows = QuantizedRows::upload(gpu, op, joined).await?;
+            let rows = QuantizedRows::upload(gpu, op, joined, Home::of(&joined[0])).await?;
             let count = rows.rows;
             segments.push(Segment { rows, first, step: 1 });
             first += count;
@@ -89,7 +90,7 @@ impl StoredMatrix {
         }
         let mut segments = Vec::new();
         for (first, weight) in pair.into_iter().enumerate() {
-            let rows = QuantizedRows::upload(gpu, op, std::slice::from_ref(weight)).await?;
+            let rows = QuantizedRows::upload(gpu, op, std::slice::from_ref(weight), Home::of(weight)).await?;
             segments.push(Segment { rows, first, step: 2 });
         }
         Ok(Self::Quantized { dims: [2 * rows, width], segments })

@@ -2,7 +2,8 @@
 
 use super::arena::{Arena, Home};
 use super::layout::{self, Layout};
-use crate::error::Result;
+use super::pageable::Pageable;
+use crate::error::{Error, Result};
 use cudarc::driver::DriverError;
 use std::sync::Arc;
 
@@ -21,6 +22,8 @@ enum Owner {
     Layout(Arc<Layout>),
     /// A part of another allocation, which frees the memory.
     Allocation(#[expect(dead_code, reason = "it holds the memory")] Arc<Allocation>),
+    /// No memory: the bytes are written when they are copied.
+    Pageable(Pageable),
 }
 
 impl Allocation {
@@ -42,9 +45,23 @@ impl Allocation {
         Ok(Arc::new(Self { at: of.address()? + at, bytes, owner: Owner::Allocation(of.clone()) }))
     }
 
+    /// `bytes` in pageable memory, which have no address.
+    pub(crate) fn pageable(bytes: usize) -> Arc<Self> {
+        Arc::new(Self { at: 0, bytes: bytes as u64, owner: Owner::Pageable(Pageable::default()) })
+    }
+
+    /// The bytes in pageable memory.
+    pub(crate) fn as_pageable(&self) -> Option<&Pageable> {
+        match &self.owner {
+            Owner::Pageable(pageable) => Some(pageable),
+            Owner::Arena(_) | Owner::Layout(_) | Owner::Allocation(_) => None,
+        }
+    }
+
     /// The memory that it lies in.
     pub(crate) fn home(&self) -> Home {
         match &self.owner {
+            Owner::Pageable(_) => Home::Pageable,
             Owner::Arena(arena) => arena.home,
             Owner::Layout(_) | Owner::Allocation(_) => Home::Device,
         }
@@ -54,6 +71,7 @@ impl Allocation {
     pub(crate) fn location(&self) -> Location {
         match &self.owner {
             Owner::Arena(_) | Owner::Allocation(_) => Location::Address(self.at),
+            Owner::Pageable(_) => Location::Nowhere,
             Owner::Layout(layout) => Location::Part(layout.clone(), self.at),
         }
     }
@@ -84,7 +102,7 @@ impl Drop for Allocation {
         match &self.owner {
             Owner::Arena(arena) => arena.give(self.at, self.bytes),
             Owner::Layout(layout) => layout.give(self.at),
-            Owner::Allocation(_) => {}
+            Owner::Allocation(_) | Owner::Pageable(_) => {}
         }
     }
 }
@@ -95,6 +113,8 @@ impl Drop for Allocation {
 pub(crate) enum Location {
     Address(u64),
     Part(Arc<Layout>, u64),
+    /// In pageable memory.
+    Nowhere,
 }
 
 impl Location {
@@ -103,6 +123,7 @@ impl Location {
         match self {
             Location::Address(address) => Ok(*address),
             Location::Part(layout, index) => layout.address(*index),
+            Location::Nowhere => Err(Error::internal("pageable memory has no device address")),
         }
     }
 
@@ -112,7 +133,7 @@ impl Location {
         debug_assert!(layout::ALIGNMENT.is_multiple_of(alignment));
         match self {
             Location::Address(address) => address.is_multiple_of(alignment),
-            Location::Part(..) => true,
+            Location::Part(..) | Location::Nowhere => true,
         }
     }
 }

@@ -10,7 +10,7 @@
 
 use super::free_list::FreeList;
 use crate::backend::gpu::lock;
-use crate::tensor::Weight;
+use crate::tensor::{StreamSource, Weight};
 use cudarc::driver::sys::CUresult;
 use cudarc::driver::{CudaContext, DriverError, result};
 use std::fmt;
@@ -139,12 +139,24 @@ pub(crate) enum Home {
     Device,
     /// Page-locked host memory. Kernels read it slowly, through the bus.
     Host,
+    /// Pageable host memory: the pieces of a weight as they were read, often those of a mapped
+    /// file. Only the host reads it.
+    Pageable,
 }
 
 impl Home {
-    /// The memory for a weight.
+    /// The memory for a matrix.
     pub(crate) fn of(weight: &Weight<'_>) -> Self {
-        if weight.is_streamed() { Home::Host } else { Home::Device }
+        match weight.stream_source() {
+            None => Home::Device,
+            Some(StreamSource::Memory) => Home::Host,
+            Some(StreamSource::Files) => Home::Pageable,
+        }
+    }
+
+    /// The memory for a table, whose rows kernels gather where they are.
+    pub(crate) fn of_table(weight: &Weight<'_>) -> Self {
+        if weight.stream_source().is_some() { Home::Host } else { Home::Device }
     }
 }
 

@@ -5,6 +5,7 @@ pub(crate) mod arena;
 mod free_list;
 pub(crate) mod layout;
 pub(crate) mod page_locked;
+pub(crate) mod pageable;
 pub(crate) mod ring;
 pub(crate) mod staging;
 pub(crate) mod tensor;

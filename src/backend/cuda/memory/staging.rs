@@ -25,6 +25,12 @@ const SMALL_BUFFERS: usize = 64;
 /// The bytes that one task fills at least.
 const TASK: usize = 512 << 10;
 
+/// Writes a chunk of a tensor: its index, and its undefined contents. The last chunk may be
+/// shorter.
+pub(crate) trait Fill: Fn(usize, &mut [u8]) + Sync {}
+
+impl<F: Fn(usize, &mut [u8]) + Sync + ?Sized> Fill for F {}
+
 /// Host memory that copies to the device read. It is freed when they have ended, or never.
 struct Buffer {
     memory: Host,
@@ -134,8 +140,7 @@ impl Staging {
         lock(&self.small).clear();
     }
 
-    /// Enqueues a copy of `bytes` to the device. `fill` writes them in chunks of `chunk` bytes, the
-    /// last of which may be shorter; it gets the index of a chunk and its undefined contents.
+    /// Enqueues a copy of `bytes` to the device, which `fill` writes in chunks of `chunk` bytes.
     pub(crate) fn send(
         &self,
         op: &str,
@@ -143,7 +148,7 @@ impl Staging {
         address: u64,
         bytes: usize,
         chunk: usize,
-        fill: impl Fn(usize, &mut [u8]) + Sync,
+        fill: &(impl Fill + ?Sized),
     ) -> Result<()> {
         let failed = |error| fault(op, error);
         self.context.bind_to_thread().map_err(failed)?;

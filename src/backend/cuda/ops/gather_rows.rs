@@ -6,6 +6,7 @@ use crate::backend::cuda::launch::args::Arg;
 use crate::backend::cuda::launch::convert::type_number;
 use crate::backend::cuda::launch::kernel::Grid;
 use crate::backend::cuda::matrix::quantized::{self, QuantizedRows};
+use crate::backend::cuda::memory::arena::Home;
 use crate::backend::cuda::memory::tensor::{CudaTensor, VECTOR, vector};
 use crate::backend::{DeviceTensor, DeviceWeight, GatherRowsArgs, GatherRowsOp};
 use crate::error::Result;
@@ -48,7 +49,8 @@ impl GatherRowsOp for Cuda {
     async fn run_upload_table(&self, table: &Weight<'_>) -> Result<CudaTable> {
         let (gpu, op) = (&self.gpu, "upload_table");
         Ok(CudaTable(if QuantizedRows::supports(table) {
-            Table::Quantized(QuantizedRows::upload(gpu, op, std::slice::from_ref(table)).await?)
+            let home = Home::of_table(table);
+            Table::Quantized(QuantizedRows::upload(gpu, op, std::slice::from_ref(table), home).await?)
         } else {
             Table::Dense(gpu.upload_table(op, table).await?)
         }))

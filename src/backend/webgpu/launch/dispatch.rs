@@ -3,11 +3,13 @@
 use super::binding::Binding;
 use super::gpu::Gpu;
 use super::program::Program;
-use super::recording::{Command, Copy, Dispatch, Prepared, Recorder, Slice, WebGpuRecording};
+use super::recording::{Command, Copy, Dispatch, Prepared, Recorder, Slice, WebGpuRecording, Write};
 use super::uniform::Uniform;
 use crate::backend::gpu::lock;
 use crate::backend::webgpu::memory::allocate::check_size;
+use crate::backend::webgpu::memory::pool::Memory;
 use crate::error::{Error, Result};
+use std::sync::Arc;
 
 /// Most commands that wait for a submission.
 const MAX_PENDING: usize = 64;
@@ -85,6 +87,13 @@ impl Gpu {
         self.append(copy(&from, &to), &[from, to]);
     }
 
+    /// Appends a write of a weight in pageable memory to the start of `to`.
+    pub(crate) fn write_pageable(&self, weight: &Arc<Memory>, to: &Binding) {
+        let from = Binding::of(weight, to.bytes);
+        let write = Write { from: weight.clone(), to: Slice::from(to) };
+        self.append(Command::Write(write), &[from, to.clone()]);
+    }
+
     fn append(&self, command: Command, bindings: &[Binding]) {
         let full = {
             let mut queue = lock(&self.queue);
@@ -109,7 +118,7 @@ impl Gpu {
     }
 
     fn submit(&self, prepared: &Prepared) {
-        if let Some(last) = prepared.submit(&self.device.device, &self.device.queue) {
+        if let Some(last) = prepared.submit(&self.device) {
             lock(&self.queue).last = Some(last);
         }
     }

@@ -1,14 +1,17 @@
-//! Commands, dispatches and copies: collected, prepared once, submitted as often as wanted.
+//! Commands, which are dispatches, copies and writes: collected, prepared once, submitted as often
+//! as wanted.
 //!
 //! An op only appends [`Command`]s to a list. Preparing a list makes its bind groups and one
 //! buffer with the uniforms of all dispatches, 256 bytes apart, the alignment that every device
 //! grants. Submitting it only encodes. A recording is a prepared list that is replayed; outside of
-//! a recording a list is submitted once.
+//! a recording a list is submitted once. A write by the host ends a submission.
 
 use super::binding::Binding;
+use crate::backend::webgpu::driver::device::Device;
 use crate::backend::webgpu::driver::pipelines::Pipeline;
 use crate::backend::webgpu::memory::pool::{Memory, Pool};
 use std::fmt;
+use std::mem::discriminant;
 use std::sync::Arc;
 
 /// Bytes between the uniforms of two dispatches.
@@ -22,13 +25,14 @@ const SUBMISSION: usize = 64;
 pub(crate) enum Command {
     Dispatch(Dispatch),
     Copy(Copy),
+    Write(Write),
 }
 
 impl Command {
     fn dispatch(&self) -> Option<&Dispatch> {
         match self {
             Command::Dispatch(dispatch) => Some(dispatch),
-            Command::Copy(_) => None,
+            Command::Copy(_) | Command::Write(_) => None,
         }
     }
 }
@@ -37,6 +41,13 @@ impl Command {
 #[derive(Debug)]
 pub(crate) struct Copy {
     pub from: Slice,
+    pub to: Slice,
+}
+
+/// A write of a weight in pageable memory, by the host between two submissions.
+#[derive(Debug)]
+pub(crate) struct Write {
+    pub from: Arc<Memory>,
     pub to: Slice,
 }
 
@@ -101,12 +112,7 @@ pub(crate) struct Prepared {
 enum Step {
     Dispatch { pipeline: Arc<Pipeline>, group: wgpu::BindGroup, groups: [u32; 3] },
     Copy(Copy),
-}
-
-impl Step {
-    fn is_copy(&self) -> bool {
-        matches!(self, Step::Copy(_))
-    }
+    Write(Write),
 }
 
 impl Prepared {
@@ -120,6 +126,7 @@ impl Prepared {
         let steps = commands.into_iter().map(|command| {
             let dispatch = match command {
                 Command::Copy(copy) => return Step::Copy(copy),
+                Command::Write(write) => return Step::Write(write),
                 Command::Dispatch(dispatch) => dispatch,
             };
             let uniform = wgpu::BufferBinding {
@@ -152,14 +159,32 @@ impl Prepared {
     }
 
     /// Encodes and submits every command in order. Returns the last submission.
-    pub(crate) fn submit(&self, device: &wgpu::Device, queue: &wgpu::Queue) -> Option<wgpu::SubmissionIndex> {
-        let mut last = None;
-        for steps in self.steps.chunks(SUBMISSION) {
-            let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-            for steps in steps.chunk_by(|one, next| one.is_copy() == next.is_copy()) {
-                encode(&mut encoder, steps);
+    pub(crate) fn submit(&self, device: &Device) -> Option<wgpu::SubmissionIndex> {
+        let mut last: Option<wgpu::SubmissionIndex> = None;
+        // The submission that reads what was written last.
+        let mut reader: Option<wgpu::SubmissionIndex> = None;
+        for steps in self.steps.chunk_by(|_, next| !matches!(next, Step::Write(_))) {
+            let steps = match steps {
+                [Step::Write(Write { from, to }), rest @ ..] => {
+                    if let Some(reader) = reader.take() {
+                        // The caller's next check of the device's faults finds an error.
+                        let _ = device.poll(Some(&reader));
+                    }
+                    reader = last.clone();
+                    if let Some(pageable) = from.as_pageable() {
+                        pageable.write(&device.queue, &to.buffer, to.offset);
+                    }
+                    rest
+                }
+                steps => steps,
+            };
+            for steps in steps.chunks(SUBMISSION) {
+                let mut encoder = device.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+                for steps in steps.chunk_by(|one, next| discriminant(one) == discriminant(next)) {
+                    encode(&mut encoder, steps);
+                }
+                last = Some(device.queue.submit([encoder.finish()]));
             }
-            last = Some(queue.submit([encoder.finish()]));
         }
         last
     }

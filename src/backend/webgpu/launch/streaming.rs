@@ -6,6 +6,9 @@
 //! not overlap with the gemm of this one. Tables are not copied: shaders read their few rows in
 //! host memory.
 //!
+//! Pieces in pageable memory are written by the queue instead, between two submissions, and the
+//! host waits for the piece before the last one, so that few of them are in flight.
+//!
 //! No browser streams. Its buffers for the host cannot be bound, and mapping them would copy every
 //! weight through this program's memory.
 
@@ -15,7 +18,7 @@ use crate::backend::webgpu::memory::allocate::{Place, of_host};
 use crate::backend::webgpu::memory::pool::Memory;
 use crate::backend::webgpu::memory::scratch::Largest;
 use crate::error::Result;
-use crate::tensor::Weight;
+use crate::tensor::{StreamSource, Weight};
 use std::sync::Arc;
 
 /// Most bytes of a piece that is copied or dequantised for a gemm. This bounds the scratch memory,
@@ -23,10 +26,15 @@ use std::sync::Arc;
 pub(crate) const MAX_PIECE: u64 = 64 << 20;
 
 impl Gpu {
-    /// The memory of weights that are uploaded together: `streamed` if they are streamed.
+    /// The memory of weights that are uploaded together: `streamed` if they are streamed from the
+    /// backend's memory.
     pub(crate) fn place<'w>(&self, weights: impl IntoIterator<Item = &'w Weight<'w>>, streamed: Place) -> Place {
-        let is_streamed = self.device.streams && weights.into_iter().any(Weight::is_streamed);
-        if is_streamed { streamed } else { Place::Device }
+        let source = weights.into_iter().find_map(Weight::stream_source).filter(|_| self.device.streams);
+        match (source, streamed) {
+            (None, _) => Place::Device,
+            (Some(StreamSource::Files), Place::Host) => Place::Pageable,
+            (Some(_), streamed) => streamed,
+        }
     }
 
     /// Output memory for a piece of `bytes`, as large as the largest one needs.
@@ -41,7 +49,11 @@ impl Gpu {
             return Ok(weight.clone());
         }
         let copy = self.scratch(op, &self.scratch.streamed, bytes)?;
-        self.copy(Binding::of(weight, bytes), Binding::of(&copy, bytes));
+        let to = Binding::of(&copy, bytes);
+        match weight.as_pageable() {
+            Some(_) => self.write_pageable(weight, &to),
+            None => self.copy(Binding::of(weight, bytes), to),
+        }
         Ok(copy)
     }
 
@@ -74,9 +86,9 @@ impl Gpu {
         to: Arc<Memory>,
         bytes: u64,
     ) -> Result<Arc<Memory>> {
-        let to = match to.buffer().size() == bytes {
+        let to = match to.bytes() == bytes {
             true => to,
-            false => Memory::of_host(of_host(&self.device, op, shape, bytes, Place::Host)?),
+            false => Arc::new(Memory::Host(of_host(&self.device, op, shape, bytes, Place::Host)?)),
         };
         self.copy_now(&Binding::of(from, bytes), &Binding::of(&to, bytes));
         Ok(to)

@@ -11,6 +11,7 @@ use crate::backend::webgpu::memory::upload::Upload;
 use crate::error::{Error, MemoryKind, Result};
 use crate::reserve;
 use crate::tensor::{DType, HostTensor, Weight};
+use bytes::Bytes;
 use std::fmt;
 use std::sync::Arc;
 
@@ -36,6 +37,9 @@ impl Gpu {
     ) -> Result<Upload> {
         self.device.faults.check()?;
         check_size(&self.device, op, format_args!("a tensor of shape {shape:?}"), bytes, limit)?;
+        if place == Place::Pageable {
+            return Ok(Upload::pageable(bytes));
+        }
         if place != Place::Device {
             return allocate::of_host(&self.device, op, shape, bytes, place).map(Upload::of_host);
         }
@@ -44,8 +48,34 @@ impl Gpu {
         Upload::new(op, buffer, &self.pool)
     }
 
-    /// Writes `part` at byte `at` of an upload: see [`Upload::write`].
-    pub(crate) fn write(&self, upload: &mut Upload, at: usize, part: &[u8]) -> Result<()> {
+    /// Writes `part` at byte `at` of an upload: see [`Upload::write`]. Pageable memory holds it.
+    pub(crate) fn write(&self, upload: &mut Upload, at: usize, part: Bytes) -> Result<()> {
+        let len = part.len();
+        self.write_rows(upload, at, part, len, len)
+    }
+
+    /// Writes rows of `row` bytes, `stride` bytes apart, from byte `at` of an upload on.
+    pub(crate) fn write_rows(
+        &self,
+        upload: &mut Upload,
+        at: usize,
+        rows: Bytes,
+        row: usize,
+        stride: usize,
+    ) -> Result<()> {
+        if let Some(pageable) = upload.memory().as_pageable() {
+            pageable.push(at, rows, row, stride);
+            return Ok(());
+        }
+        // Rows without padding are contiguous and are written at once.
+        let chunk = if row == stride { rows.len().max(1) } else { row };
+        for (i, rows) in rows.chunks(chunk).enumerate() {
+            self.write_now(upload, at + i * stride, rows)?;
+        }
+        Ok(())
+    }
+
+    fn write_now(&self, upload: &mut Upload, at: usize, part: &[u8]) -> Result<()> {
         if !upload.memory().is_of_host() {
             upload.write(&self.device.queue, at, part);
             return Ok(());
@@ -116,7 +146,7 @@ impl Gpu {
                 let inside = first.max(start)..end.min(start + rows);
                 if !inside.is_empty() {
                     let bytes = (inside.start - first) * row..(inside.end - first) * row;
-                    self.write(upload, (inside.start - start) * row, &piece.bytes()[bytes])?;
+                    self.write(upload, (inside.start - start) * row, piece.bytes().slice(bytes))?;
                 }
             }
             Ok(())

@@ -103,13 +103,61 @@ pub(crate) fn programs() -> Vec<Program> {
     Stored::ALL.map(program).to_vec()
 }
 
+impl Params {
+    /// The parameters for rows of `width` values in `stored`, and the number of workgroups.
+    fn new(stored: Stored, width: usize, rows: usize, e: i32) -> (Self, usize) {
+        let row = Stored::F16.row_stride(width) / VEC;
+        let vectors = rows * row;
+        let stored_row = (stored.row_stride(width) / VEC) as u32;
+        (Self { vectors: vectors as u32, row: row as u32, stored_row, e }, vectors.div_ceil(THREADS))
+    }
+}
+
+/// The rows of `width` values in `bytes` bytes.
+fn row_count(stored: Stored, width: usize, bytes: u64) -> usize {
+    bytes as usize / (stored.row_stride(width) * stored.size())
+}
+
+/// Bytes of rows of `width` values in F16.
+fn f16_bytes(width: usize, rows: usize) -> u64 {
+    (rows * Stored::F16.row_stride(width) * Stored::F16.size()) as u64
+}
+
+/// Rows in pageable memory, which are converted to F16 times 2^e at each use.
+#[derive(Debug)]
+pub(crate) struct Unconverted {
+    pub piece: Piece,
+    pub stored: Stored,
+    pub e: i32,
+}
+
+impl Unconverted {
+    /// Bytes of the rows in F16.
+    pub(crate) fn f16_bytes(&self, width: usize) -> u64 {
+        f16_bytes(width, row_count(self.stored, width, self.piece.bytes))
+    }
+
+    /// The rows in device memory, converted in the copy, or from F32 to another output.
+    pub(crate) fn convert(&self, gpu: &Gpu, width: usize) -> Result<Piece> {
+        let op = "matrix_to_f16";
+        let Self { piece, stored, e } = self;
+        let copy = gpu.staged(op, &piece.memory, piece.bytes)?;
+        let bytes = self.f16_bytes(width);
+        let (source, memory) = match stored {
+            Stored::F32 => (Binding::of(&copy, piece.bytes), gpu.scratch(op, &gpu.scratch.dequantized, bytes)?),
+            Stored::Bf16 | Stored::F16 => (gpu.absent_input(), copy),
+        };
+        let (params, groups) = Params::new(*stored, width, row_count(*stored, width, piece.bytes), *e);
+        gpu.dispatch(&program(*stored), &[source, Binding::of(&memory, bytes)], params, groups)?;
+        Ok(Piece { memory, bytes, first: piece.first, rows: piece.rows })
+    }
+}
+
 /// Converts rows of `width` values in `stored` to F16 times 2^e: in place, or from F32, whose
 /// memory is freed. Streamed rows pass through the device once and are in host memory again.
 pub(crate) fn convert(gpu: &Gpu, op: &str, stored: Stored, width: usize, from: Piece, e: i32) -> Result<Piece> {
-    let stored_row = stored.row_stride(width);
-    let row = Stored::F16.row_stride(width);
-    let rows = from.bytes as usize / (stored_row * stored.size());
-    let bytes = (rows * row * Stored::F16.size()) as u64;
+    let rows = row_count(stored, width, from.bytes);
+    let bytes = f16_bytes(width, rows);
     let is_streamed = from.memory.is_of_host();
     let source = if is_streamed { gpu.staged_now(op, &from.memory, from.bytes)? } else { from.memory.clone() };
     let memory = match (stored, is_streamed) {
@@ -120,11 +168,10 @@ pub(crate) fn convert(gpu: &Gpu, op: &str, stored: Stored, width: usize, from: P
             gpu.matrix_memory(op, &[rows, width], bytes)?
         }
     };
-    let vectors = rows * row / VEC;
-    let params = Params { vectors: vectors as u32, row: (row / VEC) as u32, stored_row: (stored_row / VEC) as u32, e };
     let source = if stored == Stored::F32 { Binding::of(&source, from.bytes) } else { gpu.absent_input() };
     let bindings = [source, Binding::of(&memory, bytes)];
-    gpu.run_now(&program(stored), &bindings, params, vectors.div_ceil(THREADS))?;
+    let (params, groups) = Params::new(stored, width, rows, e);
+    gpu.run_now(&program(stored), &bindings, params, groups)?;
     let memory = if is_streamed { gpu.to_host_now(op, &[rows, width], &memory, from.memory, bytes)? } else { memory };
     Ok(Piece { memory, bytes, first: from.first, rows: from.rows })
 }

@@ -19,6 +19,7 @@ use crate::backend::webgpu::launch::gpu::Gpu;
 use crate::backend::webgpu::memory::tensor::WebGpuTensor;
 use crate::error::Result;
 use dequantize::QuantizedPiece;
+use f16::Unconverted;
 use stored::{Piece, Stored};
 
 /// `[N, K]`, or the two such matrices of a swiglu. A piece then holds rows of the first and, behind
@@ -39,8 +40,26 @@ pub(crate) struct Matrix {
 pub(crate) enum Rows {
     /// Rows as gemms read them; streamed ones are copied before each gemm.
     Dense(Piece),
+    /// Rows in pageable memory that are converted to F16 before each gemm.
+    Unconverted(Unconverted),
     /// Rows that are dequantised before each gemm.
     Quantized(QuantizedPiece),
+}
+
+impl Rows {
+    /// Counts the scratch memory through which dense rows of `width` pass.
+    fn count_scratch(&self, gpu: &Gpu, width: usize) {
+        match self {
+            Rows::Dense(piece) if piece.memory.is_of_host() => gpu.scratch.streamed.count(piece.bytes),
+            Rows::Unconverted(rows) => {
+                gpu.scratch.streamed.count(rows.piece.bytes);
+                if rows.stored == Stored::F32 {
+                    gpu.scratch.dequantized.count(rows.f16_bytes(width));
+                }
+            }
+            Rows::Dense(_) | Rows::Quantized(_) => {}
+        }
+    }
 }
 
 impl Matrix {
@@ -56,6 +75,7 @@ impl Matrix {
                 let memory = gpu.staged("streaming", &piece.memory, piece.bytes)?;
                 Ok(Piece { memory, ..*piece })
             }
+            Rows::Unconverted(rows) => rows.convert(gpu, self.width),
             Rows::Quantized(piece) => piece.dequantize(gpu, self.stored, self.width, self.scale),
         }
     }

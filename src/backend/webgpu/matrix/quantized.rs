@@ -76,7 +76,7 @@ impl Segment {
         if !rows.memory.is_of_host() {
             return Ok(self.bindings.clone());
         }
-        let copy = gpu.staged(op, &rows.memory, rows.memory.buffer().size())?;
+        let copy = gpu.staged(op, &rows.memory, rows.memory.bytes())?;
         let copied = |binding: &Binding| match Arc::ptr_eq(&binding.memory, &rows.memory) {
             true => Binding { memory: copy.clone(), ..*binding },
             false => binding.clone(),
@@ -130,7 +130,7 @@ pub(crate) async fn upload(
                 // Pieces and cuts begin at whole words of the file, so this is one of the buffer.
                 let at = (part.start - bytes.start) as usize;
                 let part = (part.start - start) as usize..(part.end - start) as usize;
-                gpu.write(upload, at, &rows[part])?;
+                gpu.write(upload, at, rows.slice(part))?;
             }
         }
         see(first, &rows);
@@ -143,14 +143,14 @@ pub(crate) async fn upload(
             None => gpu.absent_input(),
             Some(scales) if place == Place::Device => Binding::from(&gpu.upload_tensor(op, &scales)?),
             Some(scales) => {
-                gpu.write(&mut upload, cut.scales_at() as usize, scales.bytes())?;
+                gpu.write(&mut upload, cut.scales_at() as usize, scales.bytes().clone())?;
                 let bytes = padded_bytes(scales.shape(), scales.dtype());
                 Binding { memory: upload.memory().clone(), offset: cut.scales_at(), bytes }
             }
         };
         let stored = Binding::of(&gpu.finish_upload(upload)?, cut.row_bytes());
-        if place == Place::Host {
-            gpu.scratch.streamed.count(stored.memory.buffer().size());
+        if matches!(place, Place::Host | Place::Pageable) {
+            gpu.scratch.streamed.count(stored.memory.bytes());
         }
         let Cut { rows, bytes } = cut;
         let start = (rows.start as u64 * row_bytes - bytes.start) as u32;

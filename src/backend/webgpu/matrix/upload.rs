@@ -12,6 +12,7 @@ use crate::backend::webgpu::memory::upload::Upload;
 use crate::error::{Error, Result};
 use crate::reserve::zeros;
 use crate::tensor::{HostTensor, Weight};
+use bytes::Bytes;
 
 /// Bytes of a row of one or two `matrices` as gemms read them.
 fn row_bytes(stored: Stored, width: usize, matrices: usize) -> u64 {
@@ -108,7 +109,7 @@ impl<'g> MatrixUpload<'g> {
         let row_bytes = row_bytes(stored, width, matrices);
         let piece_rows = match place {
             Place::Device => piece_rows(gpu, op, [rows, width], row_bytes)?,
-            Place::Host | Place::HostBound => scratch_rows(gpu, op, [rows, width], row_bytes)?,
+            Place::Host | Place::HostBound | Place::Pageable => scratch_rows(gpu, op, [rows, width], row_bytes)?,
         };
         let limit = gpu.device.max_binding;
         let mut pieces = Vec::new();
@@ -124,11 +125,11 @@ impl<'g> MatrixUpload<'g> {
 
     /// Writes rows of the first matrix (0) or the second (1), from row `first` on.
     pub(crate) fn write(&mut self, first: usize, matrix: usize, rows: &HostTensor) -> Result<()> {
-        self.write_bytes(first, matrix, self.stored.bytes(rows)?.as_ref())?;
+        self.write_bytes(first, matrix, &self.stored.bytes(rows)?)?;
         self.gpu.device.faults.check()
     }
 
-    fn write_bytes(&mut self, first: usize, matrix: usize, bytes: &[u8]) -> Result<()> {
+    fn write_bytes(&mut self, first: usize, matrix: usize, bytes: &Bytes) -> Result<()> {
         if self.gpu.device.variant.f16() {
             self.exponent = self.exponent.max(f16::exponent(self.stored, bytes));
         }
@@ -141,13 +142,9 @@ impl<'g> MatrixUpload<'g> {
             if from >= until {
                 continue;
             }
-            let part = &bytes[(from - first) * row..(until - first) * row];
+            let part = bytes.slice((from - first) * row..(until - first) * row);
             let at = (matrix * piece.rows + from - piece.first) * stride;
-            // Rows without padding are contiguous and are written at once.
-            let chunk = if row == stride { part.len() } else { row };
-            for (i, values) in part.chunks_exact(chunk).enumerate() {
-                self.gpu.write(upload, at + i * stride, values)?;
-            }
+            self.gpu.write_rows(upload, at, part, row, stride)?;
         }
         Ok(())
     }
@@ -161,19 +158,22 @@ impl<'g> MatrixUpload<'g> {
     /// The matrix, after all rows are written.
     pub(crate) fn finish(self) -> Result<Matrix> {
         let Self { gpu, op, stored, rows, width, exponent, .. } = self;
-        let mut pieces = self.written()?;
+        let pieces = self.written()?;
         let mut scale = 1.0;
         let mut read = stored;
-        if gpu.device.variant.f16() {
+        let pieces: Vec<Rows> = if gpu.device.variant.f16() {
             let e = f16::scale_exponent(exponent);
-            let convert = |piece| f16::convert(gpu, op, stored, width, piece, e);
-            pieces = pieces.into_iter().map(convert).collect::<Result<_>>()?;
             scale = f16::power_of_two(e);
             read = Stored::F16;
-        }
-        let streamed = pieces.iter().filter(|piece| piece.memory.is_of_host());
-        streamed.for_each(|piece| gpu.scratch.streamed.count(piece.bytes));
-        let pieces = pieces.into_iter().map(Rows::Dense).collect();
+            let convert = |piece: Piece| match piece.memory.as_pageable() {
+                Some(_) => Ok(Rows::Unconverted(f16::Unconverted { piece, stored, e })),
+                None => f16::convert(gpu, op, stored, width, piece, e).map(Rows::Dense),
+            };
+            pieces.into_iter().map(convert).collect::<Result<_>>()?
+        } else {
+            pieces.into_iter().map(Rows::Dense).collect()
+        };
+        pieces.iter().for_each(|rows| rows.count_scratch(gpu, width));
         Ok(Matrix { stored: read, rows, width, scale, pieces })
     }
 
@@ -199,7 +199,7 @@ impl<'g> MatrixUpload<'g> {
             rows[to..to + size].copy_from_slice(value);
         }
         let mut upload = MatrixUpload::new(gpu, op, stored, [o, width], 1, Place::Device)?;
-        upload.write_bytes(0, 0, &rows)?;
+        upload.write_bytes(0, 0, &rows.into())?;
         upload.finish()
     }
 }

@@ -35,6 +35,9 @@ pub(crate) enum Place {
     Host,
     /// The host's. Shaders read the weight there.
     HostBound,
+    /// None of the backend's: the queue writes the pieces of the weight, as they were read, to the
+    /// device before each use.
+    Pageable,
 }
 
 /// Refuses a buffer larger than `limit` bytes.

@@ -11,6 +11,7 @@
 //!
 //! Buffers in host memory belong to no pool.
 
+use super::pageable::Pageable;
 use crate::backend::gpu::lock;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -203,52 +204,80 @@ impl fmt::Debug for Pool {
     }
 }
 
-/// A buffer. In device memory it returns to its pool when the last tensor on it is dropped.
+/// The memory of a tensor.
 #[derive(Debug)]
-pub(crate) struct Memory {
-    buffer: wgpu::Buffer,
-    /// `None` for a buffer in host memory, which is freed.
-    home: Option<Arc<Pool>>,
-    /// Whether it is freed instead.
-    temporary: AtomicBool,
+pub(crate) enum Memory {
+    /// A buffer in device memory.
+    Device {
+        buffer: wgpu::Buffer,
+        /// The pool that it returns to when the last tensor on it is dropped.
+        home: Arc<Pool>,
+        /// Whether it is freed instead.
+        temporary: AtomicBool,
+    },
+    /// A buffer in host memory, which no pool counts.
+    Host(wgpu::Buffer),
+    /// A streamed weight without a buffer.
+    Pageable(Pageable),
 }
 
 impl Memory {
     pub(crate) fn new(buffer: wgpu::Buffer, home: &Arc<Pool>) -> Arc<Self> {
-        Arc::new(Self { buffer, home: Some(home.clone()), temporary: AtomicBool::new(false) })
+        Arc::new(Self::Device { buffer, home: home.clone(), temporary: AtomicBool::new(false) })
     }
 
-    /// A buffer in host memory, which no pool counts.
-    pub(crate) fn of_host(buffer: wgpu::Buffer) -> Arc<Self> {
-        Arc::new(Self { buffer, home: None, temporary: AtomicBool::new(false) })
-    }
-
-    /// True for a buffer in host memory.
+    /// True for memory that is copied to the device before each use.
     pub(crate) fn is_of_host(&self) -> bool {
-        self.home.is_none()
+        !matches!(self, Self::Device { .. })
+    }
+
+    /// The pieces in pageable memory.
+    pub(crate) fn as_pageable(&self) -> Option<&Pageable> {
+        match self {
+            Self::Pageable(pageable) => Some(pageable),
+            Self::Device { .. } | Self::Host(_) => None,
+        }
     }
 
     /// Has the buffer freed in the end, because no tensor will ask for its size.
     pub(crate) fn free_on_drop(&self) {
-        self.temporary.store(true, Ordering::Relaxed);
+        if let Self::Device { temporary, .. } = self {
+            temporary.store(true, Ordering::Relaxed);
+        }
     }
 
+    /// The buffer.
+    ///
+    /// # Panics
+    /// For pageable memory, which is staged before anything is bound.
     pub(crate) fn buffer(&self) -> &wgpu::Buffer {
-        &self.buffer
+        match self {
+            Self::Device { buffer, .. } | Self::Host(buffer) => buffer,
+            Self::Pageable(pageable) => panic!("{pageable:?} is bound"),
+        }
+    }
+
+    /// Its size.
+    pub(crate) fn bytes(&self) -> u64 {
+        match self {
+            Self::Device { buffer, .. } | Self::Host(buffer) => buffer.size(),
+            Self::Pageable(pageable) => pageable.bytes(),
+        }
     }
 
     /// Whether this memory will return to `pool`.
     pub(crate) fn belongs_to(&self, pool: &Arc<Pool>) -> bool {
-        self.home.as_ref().is_some_and(|home| Arc::ptr_eq(home, pool))
+        matches!(self, Self::Device { home, .. } if Arc::ptr_eq(home, pool))
     }
 }
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        match &self.home {
-            Some(home) if *self.temporary.get_mut() => home.freed(self.buffer.size()),
-            Some(home) => home.give(self.buffer.clone()),
-            None => {}
+        if let Self::Device { buffer, home, temporary } = self {
+            match *temporary.get_mut() {
+                true => home.freed(buffer.size()),
+                false => home.give(buffer.clone()),
+            }
         }
     }
 }

@@ -1,5 +1,6 @@
 //! New buffers that the host writes.
 
+use super::pageable::{Pageable, write_words};
 use super::pool::{Memory, Pool};
 use crate::error::{Error, Result};
 use std::sync::Arc;
@@ -25,7 +26,12 @@ impl Upload {
 
     /// Starts writing a buffer in host memory, through the queue.
     pub(crate) fn of_host(buffer: wgpu::Buffer) -> Self {
-        Self { view: None, memory: Memory::of_host(buffer) }
+        Self { view: None, memory: Arc::new(Memory::Host(buffer)) }
+    }
+
+    /// Starts a piece of `bytes` bytes in pageable memory.
+    pub(crate) fn pageable(bytes: u64) -> Self {
+        Self { view: None, memory: Arc::new(Memory::Pageable(Pageable::new(bytes))) }
     }
 
     pub(crate) fn memory(&self) -> &Arc<Memory> {
@@ -38,14 +44,7 @@ impl Upload {
         if let Some(view) = &mut self.view {
             return view.slice(at..at + part.len()).copy_from_slice(part);
         }
-        let buffer = self.memory.buffer();
-        let (words, rest) = part.split_at(part.len() / 4 * 4);
-        queue.write_buffer(buffer, at as u64, words);
-        if !rest.is_empty() {
-            let mut last = [0; 4];
-            last[..rest.len()].copy_from_slice(rest);
-            queue.write_buffer(buffer, (at + words.len()) as u64, &last);
-        }
+        write_words(queue, self.memory.buffer(), at as u64, part);
     }
 }
 

@@ -13,7 +13,7 @@ use crate::backend::webgpu::{WebGpu, WebGpuTensor};
 use crate::backend::{Branch, GatherRowsOp, LinearOp, ResidualOp, Runtime, SwiGluOp};
 use crate::error::Result;
 use crate::numbers::noise;
-use crate::tensor::{DType, Format, HostTensor, Scaled, Scales, Storage, Weight};
+use crate::tensor::{DType, Format, HostTensor, Scaled, Scales, Storage, StreamSource, Weight};
 use bytes::Bytes;
 use pollster::block_on;
 use std::sync::Arc;
@@ -78,6 +78,7 @@ impl Kind {
 fn is_of_host(matrix: &Matrix) -> bool {
     matrix.pieces.iter().all(|rows| match rows {
         Rows::Dense(piece) => piece.memory.is_of_host(),
+        Rows::Unconverted(rows) => rows.piece.memory.is_of_host(),
         Rows::Quantized(piece) => {
             piece.matrices.iter().flatten().all(|segment| segment.bindings[0].memory.is_of_host())
         }
@@ -86,14 +87,14 @@ fn is_of_host(matrix: &Matrix) -> bool {
 
 /// Three gemms and a gather for each of several activations: called, then recorded once and
 /// replayed for each.
-fn results(b: &WebGpu, kind: Kind, is_streamed: bool) -> [Vec<Vec<f32>>; 2] {
-    let weight = |rows, seed| kind.weight(rows, seed).streamed(is_streamed);
+fn results(b: &WebGpu, kind: Kind, source: Option<StreamSource>) -> [Vec<Vec<f32>>; 2] {
+    let weight = |rows, seed| kind.weight(rows, seed).streamed(source);
     let first = block_on(b.upload_linear(&[weight(300, 1), weight(84, 2)], &[])).unwrap();
     let pair = block_on(b.upload_swiglu(&weight(100, 3), &weight(100, 4))).unwrap();
     let last = block_on(b.upload_linear(&[weight(64, 5)], &[])).unwrap();
     let table = block_on(b.upload_table(&weight(300, 6))).unwrap();
     for matrix in [&first.matrix, &pair.matrix, &last.matrix] {
-        assert_eq!(is_of_host(matrix), is_streamed, "{kind:?}");
+        assert_eq!(is_of_host(matrix), source.is_some(), "{kind:?}");
     }
     let ids = b.upload(&HostTensor::from_u32(&[5], &[299, 0, 127, 128, 3])).unwrap();
     let steps = |b: &WebGpu, x: &WebGpuTensor| -> Result<[WebGpuTensor; 4]> {
@@ -131,12 +132,16 @@ fn streamed_weights_give_the_results_of_resident_ones() {
         for limit in [u64::MAX, 32 << 10] {
             let Some(b) = open(shaders, limit) else { return };
             for kind in KINDS {
-                let [resident, streamed] = [false, true].map(|is_streamed| results(&b, kind, is_streamed));
-                for (resident, streamed) in resident.iter().flatten().zip(streamed.iter().flatten()) {
-                    assert!(
-                        resident.iter().all(|value| value.is_finite()) && resident.iter().any(|&value| value != 0.0)
-                    );
-                    assert!(resident == streamed, "{shaders:?} within {limit} bytes: {kind:?}");
+                let resident = results(&b, kind, None);
+                for source in [StreamSource::Memory, StreamSource::Files] {
+                    let streamed = results(&b, kind, Some(source));
+                    for (resident, streamed) in resident.iter().flatten().zip(streamed.iter().flatten()) {
+                        assert!(
+                            resident.iter().all(|value| value.is_finite())
+                                && resident.iter().any(|&value| value != 0.0)
+                        );
+                        assert!(resident == streamed, "{shaders:?} within {limit} bytes: {kind:?} from {source:?}");
+                    }
                 }
                 let [_, replayed] = &resident;
                 assert!(
@@ -149,8 +154,8 @@ fn streamed_weights_give_the_results_of_resident_ones() {
 }
 
 /// Uploads a matrix of so many rows and multiplies by it.
-fn multiply(b: &WebGpu, rows: usize, is_streamed: bool) {
-    let weight = Kind::Float(DType::F32).weight(rows, 1).streamed(is_streamed);
+fn multiply(b: &WebGpu, rows: usize, source: Option<StreamSource>) {
+    let weight = Kind::Float(DType::F32).weight(rows, 1).streamed(source);
     let w = block_on(b.upload_linear(&[weight], &[])).unwrap();
     let x = b.upload(&host(DType::F32, &[1, 1, WIDTH], 2)).unwrap();
     let out = block_on(b.download(&b.linear(&x, &w).unwrap())).unwrap();
@@ -163,17 +168,20 @@ fn streamed_matrices_take_the_memory_of_one_piece() {
     let rows = 16 << 10;
     let bytes = (rows * WIDTH * 4) as u64;
     let limit = 256 << 10;
-    let peak = |is_streamed| {
+    let peak = |source| {
         let b = open(Shaders::Plain, limit)?;
         let before = b.0.pool.peak();
-        multiply(&b, rows, is_streamed);
-        multiply(&b, rows / 2, is_streamed);
+        multiply(&b, rows, source);
+        multiply(&b, rows / 2, source);
         Some(b.0.pool.peak() - before)
     };
-    let Some((resident, streamed)) = peak(false).zip(peak(true)) else { return };
+    let Some(resident) = peak(None) else { return };
     assert!(resident >= bytes, "{resident}");
-    // A piece, the activations and the output.
-    assert!(streamed < 2 * limit + (rows * 4) as u64, "{streamed}");
+    for source in [StreamSource::Memory, StreamSource::Files] {
+        let Some(streamed) = peak(Some(source)) else { return };
+        // A piece, the activations and the output.
+        assert!(streamed < 2 * limit + (rows * 4) as u64, "{streamed} from {source:?}");
+    }
 }
 
 #[test]
