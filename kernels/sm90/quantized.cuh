@@ -12,7 +12,9 @@
 //                 x as the right one, both in shared memory, then the epilogue.
 //   dequantisers  DEQUANTIZERS warpgroups: they convert steps of 128 along k into a ring of STAGES
 //                 stages, and load the codes of the next step into registers meanwhile. One thread
-//                 of them loads x by TMA.
+//                 of them loads x by TMA. Four of them pay with 64 rows of x. With 128, shared
+//                 memory is the limit, and 768 threads leave ptxas too few registers for a wgmma
+//                 of 128 columns.
 // Barriers: full[s] completes when both operands of stage s are there, empty[s] when every consumer
 //   of the cluster is done with it.
 //
@@ -37,9 +39,15 @@
 #define CLUSTER 1
 #endif
 
-constexpr unsigned CONSUMERS = 2, DEQUANTIZERS = 2, WARPGROUP = 128;
+constexpr unsigned CONSUMERS = 2, DEQUANTIZERS = TILE_M == 64 ? 4 : 2, WARPGROUP = 128;
 constexpr unsigned CONSUMER_THREADS = WARPGROUP * CONSUMERS, DEQUANTIZER_THREADS = WARPGROUP * DEQUANTIZERS;
 constexpr unsigned THREADS = CONSUMER_THREADS + DEQUANTIZER_THREADS;
+// A CTA of 768 threads starts with 80 registers a thread, which its roles then divide.
+constexpr bool DIVIDES_REGISTERS = DEQUANTIZERS == 4;
+constexpr unsigned CONSUMER_REGISTERS = 112, DEQUANTIZER_REGISTERS = 64;
+static_assert(!DIVIDES_REGISTERS || CONSUMERS * CONSUMER_REGISTERS + DEQUANTIZERS * DEQUANTIZER_REGISTERS <=
+                                        (CONSUMERS + DEQUANTIZERS) * 80,
+              "no warpgroup waits for registers that none gives back");
 // Rows and columns of a TMA box; 64 columns are the 128 bytes of the swizzle.
 constexpr unsigned BOX = 64;
 constexpr unsigned TILE_N = BOX * CONSUMERS, TILE_K = 2 * BOX;
@@ -305,8 +313,10 @@ __device__ __forceinline__ void quantized_gemm(const TensorMap &x_map, const Qua
     const unsigned rank = CLUSTER > 1 ? cluster_rank() : 0;
     const Schedule schedule(out.m, out.n, k, whole, splits);
     if (threadIdx.x < CONSUMER_THREADS) {
+        if constexpr (DIVIDES_REGISTERS) warpgroup_reg_alloc<CONSUMER_REGISTERS>();
         multiply_items(schedule, rank, ring, full, empty, partials, out, epilogue);
     } else {
+        if constexpr (DIVIDES_REGISTERS) warpgroup_reg_dealloc<DEQUANTIZER_REGISTERS>();
         dequantize_items(x_map, parts, out.n, k, schedule, rank, ring, full, empty);
     }
     // No CTA ends while its peer may still write to its shared memory or barriers.

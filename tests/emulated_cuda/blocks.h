@@ -11,7 +11,7 @@ namespace emulated_cuda {
 struct Module;
 
 /// The maximum number of CTAs in a cluster, and of threads in all of them, in whole warps.
-constexpr unsigned cluster_blocks = 8, cluster_threads = 1024;
+constexpr unsigned cluster_blocks = 8, cluster_threads = 1536;
 
 /// A kernel with its arguments, checked by the driver.
 struct Launch {

@@ -372,7 +372,7 @@ const Case cases[] = {
      }, "deadlock: 64 threads wait at barriers"},
     {"refuses impossible clusters", [] {
          expect_code(launch("pass_through_memory", {3, 32}, alloc(4), alloc(4), 1), invalid_cluster_size, "half a cluster");
-         expect_code(launch("pass_through_memory", {2, 544}, alloc(4), alloc(4), 1), not_supported, "too many threads");
+         expect_code(launch("pass_through_memory", {2, 800}, alloc(4), alloc(4), 1), not_supported, "too many threads");
      }, "kernel pass_through_memory: a grid that is 3 blocks wide, in clusters of 2"},
     {"fails on an assertion", [] {
          expect_code(run("asserted", {1, 1}, upload(std::vector<int>{2})), assertion, "the launch");

@@ -53,11 +53,12 @@ void Worker::yield() {
     if (!ready_warps || ++yields % (4 * max_threads) == 0) to = next_to_land();
     if (!to && !ready_warps) return;
     if (!to) {
-        unsigned next = me->warp, lanes = warps[next].ready & ~1u << me->lane, later = ready_warps & ~1u << next;
-        if (!lanes) next = unsigned(__builtin_ctz(later ? later : ready_warps)), lanes = warps[next].ready;
+        unsigned next = me->warp, lanes = warps[next].ready & ~1u << me->lane;
+        std::uint64_t later = ready_warps & ~std::uint64_t(1) << next;
+        if (!lanes) next = unsigned(__builtin_ctzll(later ? later : ready_warps)), lanes = warps[next].ready;
         to = &threads[next * warp_lanes + unsigned(__builtin_ctz(lanes))];
         warps[next].ready &= ~(1u << to->lane);
-        if (!warps[next].ready) ready_warps &= ~(1u << next);
+        if (!warps[next].ready) ready_warps &= ~(std::uint64_t(1) << next);
     }
     make_ready(me->warp, 1u << me->lane);
     switch_to(to, &me->stack);

@@ -12,6 +12,7 @@
 namespace emulated_cuda {
 
 constexpr unsigned max_threads = cluster_threads, warp_lanes = 32, max_warps = max_threads / warp_lanes, barriers = 16;
+static_assert(max_warps <= 64, "a bit of Worker::ready_warps for each");
 constexpr std::size_t shared_arena = 256 << 10;
 
 /// A collective at which some lanes of a warp have arrived.
@@ -66,7 +67,9 @@ struct Worker {
     unsigned asleep[max_warps];
     const void *waits_at[max_threads];
     bool lands;
-    unsigned ready_warps, warp, left, yields;
+    /// A bit for each warp with a thread that is ready.
+    std::uint64_t ready_warps;
+    unsigned warp, left, yields;
     /// The threads and the warps per CTA, and the number of CTAs. `live` is the CTA whose static
     /// shared memory is at the kernel's address.
     unsigned size, block_warps, blocks, live;
@@ -84,16 +87,18 @@ struct Worker {
     }
 
     /// A set bit of `set`: the lowest, or a random one if the order is shuffled.
-    unsigned pick(unsigned set) {
-        if (!shuffled) return unsigned(__builtin_ctz(set));
-        unsigned turn = draw() % 32, turned = set >> turn | set << (-turn & 31);
-        return (unsigned(__builtin_ctz(turned)) + turn) % 32;
+    template <class Bits> unsigned pick(Bits set) {
+        constexpr unsigned width = 8 * sizeof(Bits);
+        if (!shuffled) return unsigned(__builtin_ctzll(set));
+        unsigned turn = draw() % width;
+        Bits turned = set >> turn | set << (-turn & (width - 1));
+        return (unsigned(__builtin_ctzll(turned)) + turn) % width;
     }
 
     void make_ready(unsigned warp, unsigned lanes) {
         if (!lanes) return;
         warps[warp].ready |= lanes;
-        ready_warps |= 1u << warp;
+        ready_warps |= std::uint64_t(1) << warp;
     }
 
     /// The lanes of a warp that wait at this mbarrier.
@@ -125,7 +130,7 @@ struct Worker {
         if (shuffled || !(ready_warps >> warp & 1)) warp = pick(ready_warps);
         unsigned lane = pick(warps[warp].ready);
         warps[warp].ready &= ~(1u << lane);
-        if (!warps[warp].ready) ready_warps &= ~(1u << warp);
+        if (!warps[warp].ready) ready_warps &= ~(std::uint64_t(1) << warp);
         return &threads[warp * warp_lanes + lane];
     }
 

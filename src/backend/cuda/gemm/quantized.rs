@@ -17,9 +17,8 @@ use crate::tensor::DType;
 /// The most rows of x: those of one tile. With more of them, writing and reading a dequantised
 /// matrix costs less than dequantising it for every tile.
 const MAX_ROWS: usize = 128;
-/// Threads of the consumers, and of a CTA.
+/// Threads of the consumers.
 const CONSUMER_THREADS: usize = 256;
-const THREADS: usize = 512;
 /// Rows of W in a tile.
 const TILE_N: usize = 2 * BOX_ROWS;
 /// CTAs of a cluster, which share x.
@@ -27,16 +26,18 @@ const CLUSTER: usize = 2;
 /// Values of k in a stage.
 const STEP: usize = 2 * BOX_COLUMNS;
 
-/// Rows of x in a tile, and stages of its ring.
+/// Rows of x in a tile, stages of its ring, and threads of the dequantisers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Tile {
     m: usize,
     stages: usize,
+    dequantizers: usize,
 }
 
 impl Tile {
     /// Every tile, with as many stages as shared memory holds.
-    const ALL: [Tile; 2] = [Tile { m: 64, stages: 4 }, Tile { m: 128, stages: 3 }];
+    const ALL: [Tile; 2] =
+        [Tile { m: 64, stages: 4, dequantizers: 512 }, Tile { m: 128, stages: 3, dequantizers: 256 }];
 
     /// The smallest tile that holds `m` rows, or the largest one.
     fn for_rows(m: usize) -> Self {
@@ -157,7 +158,8 @@ impl QuantizedGemm<'_> {
         args.extend([partials.as_ref().map_or(Arg::Absent, Arg::Write), Arg::Write(out)]);
         args.extend(&numbers);
         let items = split.whole + divided * split.parts;
-        let grid = Grid { ctas: [items.min(clusters) * CLUSTER, 1, 1], threads: THREADS, shared: tile.shared() };
+        let threads = CONSUMER_THREADS + tile.dequantizers;
+        let grid = Grid { ctas: [items.min(clusters) * CLUSTER, 1, 1], threads, shared: tile.shared() };
         gpu.launch(&program, entries[0], grid, &args)?;
         let Some(partials) = &partials else { return Ok(()) };
         let args = [&[Arg::Read(partials)], epilogue, &[Arg::Write(out)], &numbers].concat();
