@@ -7,13 +7,15 @@ blocks and the embeddings are rounded to NVFP4 in the forward pass, to the share
 """
 
 import math
+from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention.varlen import varlen_attn
 
 from formats import nvfp4, straight_through
-from training_sizes import CAPTION_MULTIPLE
 
 TEXT = dict(
     vocab_size=3072,
@@ -94,17 +96,40 @@ def fused(x: Tensor, *layers: nn.Linear) -> tuple[Tensor, ...]:
     return F.linear(x, rounded(torch.cat([layer.weight for layer in layers]))).split([layer.out_features for layer in layers], -1)
 
 
-Spans = tuple[tuple[int, int], ...]
+@dataclass(frozen=True)
+class Sequences:
+    """Sequences that follow one another: each group's number of sequences and their length, and the
+    first tokens of all of them, with the end."""
+
+    spans: tuple[tuple[int, int], ...]
+    starts: Tensor
+
+    @staticmethod
+    def of(spans: list[tuple[int, int]], device: torch.device) -> "Sequences":
+        lengths = [length for count, length in spans for _ in range(count)]
+        return Sequences(tuple(spans), torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device))
+
+    def split(self, tokens: Tensor) -> list[Tensor]:
+        """Tokens [tokens, …] → those of each group [sequences, length, …]."""
+        parts = tokens.split([count * length for count, length in self.spans])
+        return [part.unflatten(0, span) for part, span in zip(parts, self.spans)]
+
+    def spread(self, values: Tensor) -> Tensor:
+        """Values of each sequence [sequences, …] → of each of its tokens [tokens, …]."""
+        groups = zip(values.split([count for count, _ in self.spans]), self.spans)
+        return torch.cat([part[:, None].expand(-1, length, *part.shape[1:]).flatten(0, 1) for part, (_, length) in groups])
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, spans: Spans, causal: bool = False) -> Tensor:
-    """Attention of each sequence of each group. `q`, `k` and `v` are [tokens, heads, head];
-    `spans` has each group's number of sequences and their length."""
-    sizes = [count * length for count, length in spans]
+def attend(q: Tensor, k: Tensor, v: Tensor, sequences: Sequences, causal: bool = False) -> Tensor:
+    """Attention of each sequence; `q`, `k` and `v` are [tokens, heads, head]."""
+    if q.is_cuda and q.dtype == torch.bfloat16:
+        longest = max(length for _, length in sequences.spans)
+        window = (-1, 0 if causal else -1)
+        return varlen_attn(q, k, v, sequences.starts, sequences.starts, longest, longest, window_size=window).flatten(1)
     parts = []
-    for (count, length), q, k, v in zip(spans, q.split(sizes), k.split(sizes), v.split(sizes)):
-        q, k, v = (t.unflatten(0, (count, length)).transpose(1, 2) for t in (q, k, v))
-        parts.append(F.scaled_dot_product_attention(q, k, v, is_causal=causal).transpose(1, 2).flatten(0, 1))
+    for group in zip(*(sequences.split(t) for t in (q, k, v))):
+        y = F.scaled_dot_product_attention(*(t.transpose(1, 2) for t in group), is_causal=causal)
+        parts.append(y.transpose(1, 2).flatten(0, 1))
     return torch.cat(parts).flatten(1)
 
 
@@ -121,7 +146,8 @@ class TextAttention(nn.Module):
         self.q_norm = RMSNorm(self.head, TEXT["rms_norm_eps"])
         self.k_norm = RMSNorm(self.head, TEXT["rms_norm_eps"])
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, spans: Spans) -> Tensor:
+    def project(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values [tokens, heads, head]."""
         q, k, v = (p.unflatten(-1, (-1, self.head)) for p in fused(x, self.q_proj, self.k_proj, self.v_proj))
 
         def rotated(x: Tensor) -> Tensor:
@@ -130,7 +156,7 @@ class TextAttention(nn.Module):
 
         q, k = rotated(self.q_norm(q)).type_as(v), rotated(self.k_norm(k)).type_as(v)
         k, v = (t.repeat_interleave(self.groups, 1) for t in (k, v))
-        return self.o_proj(attend(q, k, v, spans, causal=True))
+        return q, k, v
 
 
 class TextMLP(nn.Module):
@@ -151,9 +177,15 @@ class TextLayer(nn.Module):
         self.input_layernorm = RMSNorm(TEXT["hidden_size"], TEXT["rms_norm_eps"])
         self.post_attention_layernorm = RMSNorm(TEXT["hidden_size"], TEXT["rms_norm_eps"])
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, spans: Spans) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), cos, sin, spans)
+    def before(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self.self_attn.project(self.input_layernorm(x), cos, sin)
+
+    def after(self, x: Tensor, attended: Tensor) -> Tensor:
+        x = x + self.self_attn.o_proj(attended)
         return x + self.mlp(self.post_attention_layernorm(x))
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, sequences: Sequences) -> Tensor:
+        return self.after(x, attend(*self.before(x, cos, sin), sequences, causal=True))
 
 
 class TextEncoder(nn.Module):
@@ -166,14 +198,14 @@ class TextEncoder(nn.Module):
         nn.init.normal_(self.embed_tokens.weight, std=0.3)
         self.layers = nn.ModuleList(TextLayer() for _ in range(TEXT["num_hidden_layers"] - 1))
 
-    def forward(self, tokens: Tensor, positions: Tensor, spans: Spans) -> Tensor:
+    def forward(self, tokens: Tensor, positions: Tensor, sequences: Sequences) -> Tensor:
         half = TEXT["head_dim"] // 2
         frequencies = TEXT_THETA ** (-torch.arange(half, device=tokens.device) / half)
         angles = positions[:, None, None] * frequencies
         cos, sin = angles.cos(), angles.sin()
         x = F.embedding(tokens, rounded(self.embed_tokens.weight))
         for layer in self.layers:
-            x = layer(x, cos, sin, spans)
+            x = layer(x, cos, sin, sequences)
         return x
 
 
@@ -185,15 +217,15 @@ class Attention(nn.Module):
         self.to_out = nn.ModuleList([linear(dim, dim)])
         self.norm_q, self.norm_k = RMSNorm(dim // self.heads, 1e-5), RMSNorm(dim // self.heads, 1e-5)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, spans: Spans) -> Tensor:
+    def project(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values [tokens, heads, head]."""
         q, k, v = (p.unflatten(-1, (self.heads, -1)) for p in fused(x, self.to_q, self.to_k, self.to_v))
 
         def rotated(x: Tensor) -> Tensor:
             even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
             return torch.stack([even * cos - odd * sin, even * sin + odd * cos], -1).flatten(-2)
 
-        q, k = rotated(self.norm_q(q)).type_as(v), rotated(self.norm_k(k)).type_as(v)
-        return self.to_out[0](attend(q, k, v, spans))
+        return rotated(self.norm_q(q)).type_as(v), rotated(self.norm_k(k)).type_as(v), v
 
 
 class FeedForward(nn.Module):
@@ -203,15 +235,11 @@ class FeedForward(nn.Module):
         self.w1, self.w2, self.w3 = linear(dim, hidden), linear(hidden, dim), linear(dim, hidden)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, up = fused(x, self.w1, self.w3)
-        return self.w2(F.silu(gate) * up)
-
-
-def spread(values: Tensor, spans: Spans) -> Tensor:
-    """Values of each sequence [sequences, …] → of each of its tokens [tokens, …]."""
-    counts = [count for count, _ in spans]
-    groups = zip(values.split(counts), spans)
-    return torch.cat([part[:, None].expand(-1, length, *part.shape[1:]).flatten(0, 1) for part, (_, length) in groups])
+        # Zeros up to a multiple of 16: rows of 682 values are not aligned, and slow to multiply.
+        pad = -self.w1.out_features % 16
+        gate, up = (F.pad(rounded(layer.weight), (0, 0, 0, pad)) for layer in (self.w1, self.w3))
+        gate, up = F.linear(x, torch.cat([gate, up])).chunk(2, -1)
+        return F.linear(F.silu(gate) * up, F.pad(rounded(self.w2.weight), (0, pad)))
 
 
 class Block(nn.Module):
@@ -227,13 +255,24 @@ class Block(nn.Module):
             with torch.no_grad():
                 self.adaLN_modulation[0].bias.view(4, dim)[1::2] = 0.2
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, spans: Spans, time: Tensor | None = None) -> Tensor:
-        if time is None:
-            x = x + self.attention_norm2(self.attention(self.attention_norm1(x), cos, sin, spans))
+    def before(self, x: Tensor, cos: Tensor, sin: Tensor, change: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        x = self.attention_norm1(x)
+        if change is not None:
+            x = x * (1 + change.chunk(4, -1)[0].float())
+        return self.attention.project(x, cos, sin)
+
+    def after(self, x: Tensor, attended: Tensor, change: Tensor | None) -> Tensor:
+        y = self.attention_norm2(self.attention.to_out[0](attended))
+        if change is None:
+            x = x + y
             return x + self.ffn_norm2(self.feed_forward(self.ffn_norm1(x)))
-        scale_a, gate_a, scale_m, gate_m = spread(self.adaLN_modulation[0](time), spans).float().chunk(4, -1)
-        x = x + gate_a.tanh() * self.attention_norm2(self.attention(self.attention_norm1(x) * (1 + scale_a), cos, sin, spans))
+        _, gate_a, scale_m, gate_m = change.float().chunk(4, -1)
+        x = x + gate_a.tanh() * y
         return x + gate_m.tanh() * self.ffn_norm2(self.feed_forward(self.ffn_norm1(x) * (1 + scale_m)))
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, sequences: Sequences, time: Tensor | None = None) -> Tensor:
+        change = None if time is None else sequences.spread(self.adaLN_modulation[0](time))
+        return self.after(x, attend(*self.before(x, cos, sin, change), sequences), change)
 
 
 class TimestepEmbedder(nn.Module):
@@ -255,8 +294,8 @@ class FinalLayer(nn.Module):
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.adaLN_modulation[1].weight)
 
-    def forward(self, x: Tensor, time: Tensor, spans: Spans) -> Tensor:
-        scale = 1 + spread(self.adaLN_modulation(time), spans).float()
+    def forward(self, x: Tensor, time: Tensor, sequences: Sequences) -> Tensor:
+        scale = 1 + sequences.spread(self.adaLN_modulation(time)).float()
         return self.linear(F.layer_norm(x, x.shape[-1:], eps=1e-6) * scale)
 
 
@@ -277,9 +316,7 @@ class Layout:
     def __init__(self, groups: list[tuple[int, int, int, int]], device: torch.device):
         self.groups = groups
         image_at, caption_at, joint_at, token_at = [], [], [], []
-        self.image_spans: Spans = ()
-        self.caption_spans: Spans = ()
-        self.joint_spans: Spans = ()
+        image_spans, caption_spans, joint_spans = [], [], []
         for count, height, width, caption in groups:
             rows, columns = height // PATCH, width // PATCH
             pad = -rows * columns % 32
@@ -290,17 +327,18 @@ class Layout:
             caption_at.append(text.repeat(count, 1))
             joint_at.append(torch.cat([image, text]).repeat(count, 1))
             token_at.append(torch.arange(caption).repeat(count))
-            self.image_spans += ((count, len(image)),)
-            self.caption_spans += ((count, caption),)
-            self.joint_spans += ((count, len(image) + caption),)
+            image_spans.append((count, len(image)))
+            caption_spans.append((count, caption))
+            joint_spans.append((count, len(image) + caption))
         self.image, self.caption, self.joint = (rotation(torch.cat(at).to(device)) for at in (image_at, caption_at, joint_at))
         self.token_at = torch.cat(token_at).to(device)
+        self.images, self.captions, self.joints = (Sequences.of(spans, device) for spans in (image_spans, caption_spans, joint_spans))
 
     def patches(self, latents: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Latents of each group [B, 16, h, w] → patches of all tokens [tokens, 64], zeros at the
         padding, and the tokens that are padding."""
         parts, pads = [], []
-        for x, (count, height, width, _), (_, length) in zip(latents, self.groups, self.image_spans):
+        for x, (count, height, width, _), (_, length) in zip(latents, self.groups, self.images.spans):
             x = x.unflatten(3, (-1, PATCH)).unflatten(2, (-1, PATCH)).permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
             pads.append((torch.arange(length, device=x.device) >= x.shape[1]).repeat(count))
             parts.append(F.pad(x, (0, 0, 0, length - x.shape[1])).flatten(0, 1))
@@ -309,29 +347,20 @@ class Layout:
     def pictures(self, patches: Tensor) -> list[Tensor]:
         """The reverse of `patches`."""
         parts = []
-        sizes = [count * length for count, length in self.image_spans]
-        for x, (count, height, width, _) in zip(patches.split(sizes), self.groups):
+        for x, (_, height, width, _) in zip(self.images.split(patches), self.groups):
             rows, columns = height // PATCH, width // PATCH
-            x = x.unflatten(0, (count, -1))[:, : rows * columns].unflatten(2, (PATCH, PATCH, -1)).unflatten(1, (rows, columns))
+            x = x[:, : rows * columns].unflatten(2, (PATCH, PATCH, -1)).unflatten(1, (rows, columns))
             parts.append(x.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3))
         return parts
 
     def join(self, image: Tensor, caption: Tensor) -> Tensor:
         """Tokens of pictures and of captions → of both, each picture before its caption."""
-        parts = []
-        for x, c, (count, _) in zip(self.split(image, self.image_spans), self.split(caption, self.caption_spans), self.joint_spans):
-            parts.append(torch.cat([x.unflatten(0, (count, -1)), c.unflatten(0, (count, -1))], 1).flatten(0, 1))
-        return torch.cat(parts)
+        parts = zip(self.images.split(image), self.captions.split(caption))
+        return torch.cat([torch.cat(pair, 1).flatten(0, 1) for pair in parts])
 
     def image_of(self, joint: Tensor) -> Tensor:
-        parts = []
-        for x, (count, length) in zip(self.split(joint, self.joint_spans), self.image_spans):
-            parts.append(x.unflatten(0, (count, -1))[:, :length].flatten(0, 1))
-        return torch.cat(parts)
-
-    @staticmethod
-    def split(tokens: Tensor, spans: Spans) -> tuple[Tensor, ...]:
-        return tokens.split([count * length for count, length in spans])
+        parts = zip(self.joints.split(joint), self.images.spans)
+        return torch.cat([x[:, :length].flatten(0, 1) for x, (_, length) in parts])
 
 
 class Transformer(nn.Module):
@@ -358,15 +387,15 @@ class Transformer(nn.Module):
         patches, pads = layout.patches(latents)
         x = torch.where(pads, self.x_pad_token, self.all_x_embedder["2-1"](patches).float())
         for block in self.noise_refiner:
-            x = block(x, *layout.image, layout.image_spans, time)
+            x = block(x, *layout.image, layout.images, time)
         c = self.cap_embedder[1](self.cap_embedder[0](features)).float()
-        c = torch.where((layout.token_at < spread(lengths, layout.caption_spans))[:, None], c, self.cap_pad_token)
+        c = torch.where((layout.token_at < layout.captions.spread(lengths))[:, None], c, self.cap_pad_token)
         for block in self.context_refiner:
-            c = block(c, *layout.caption, layout.caption_spans)
+            c = block(c, *layout.caption, layout.captions)
         x = layout.join(x, c)
         for block in self.layers:
-            x = block(x, *layout.joint, layout.joint_spans, time)
-        out = self.all_final_layer["2-1"](layout.image_of(x), time, layout.image_spans)
+            x = block(x, *layout.joint, layout.joints, time)
+        out = self.all_final_layer["2-1"](layout.image_of(x), time, layout.images)
         return layout.pictures(out.float())
 
 
@@ -379,10 +408,10 @@ class TextToImage(nn.Module):
         self.text_encoder, self.transformer = TextEncoder(), Transformer()
 
     def forward(self, latents: list[Tensor], t: Tensor, tokens: Tensor, lengths: Tensor, layout: Layout) -> list[Tensor]:
-        features = self.text_encoder(tokens, layout.token_at, layout.caption_spans)
+        features = self.text_encoder(tokens, layout.token_at, layout.captions)
         return self.transformer(latents, t, features, lengths, layout)
 
     def compile_blocks(self) -> None:
-        """Compiles the blocks; those of one kind share the result."""
+        """Compiles the blocks without their attention; those of one kind share the result."""
         for block in (*self.text_encoder.layers, *self.transformer.noise_refiner, *self.transformer.context_refiner, *self.transformer.layers):
-            block.compile(dynamic=False)
+            block.before, block.after = (torch.compile(part, dynamic=False) for part in (block.before, block.after))

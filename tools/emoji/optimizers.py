@@ -1,4 +1,5 @@
-"""The optimizers of training.py: Muon for the matrices inside blocks, AdamW for the rest."""
+"""The optimizers of training.py: Muon for the matrices inside blocks, AdamW for the rest. Their
+rates are tensors, so that a CUDA graph of a step can follow them."""
 
 import math
 from typing import Any
@@ -18,7 +19,7 @@ class Muon(torch.optim.Optimizer):
     Matrices of one shape are treated as one batch.
     """
 
-    def __init__(self, parameters: list[torch.nn.Parameter], lr: float, momentum: float = 0.95, weight_decay: float = 0.0):
+    def __init__(self, parameters: list[torch.nn.Parameter], lr: Tensor, momentum: float = 0.95, weight_decay: float = 0.0):
         super().__init__(parameters, dict(lr=lr, momentum=momentum, weight_decay=weight_decay))
         shapes = sorted({tuple(p.shape) for p in parameters})
         self.stacks = [[p for p in parameters if tuple(p.shape) == shape] for shape in shapes]
@@ -48,17 +49,22 @@ class Muon(torch.optim.Optimizer):
             velocity.mul_(options["momentum"]).add_(gradient)
             update = self.orthogonal(gradient + options["momentum"] * velocity)
             torch._foreach_mul_(stack, 1 - options["lr"] * options["weight_decay"])
-            torch._foreach_add_(stack, list(update.unbind()), alpha=-0.2 * options["lr"] * math.sqrt(max(update.shape[1:])))
+            torch._foreach_add_(stack, list((update * (-0.2 * math.sqrt(max(update.shape[1:])) * options["lr"])).unbind()))
 
 
-def optimizers(model: TextToImage, fused: bool) -> list[torch.optim.Optimizer]:
+def optimizers(model: TextToImage, on_gpu: bool) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside blocks, AdamW for the rest."""
     inner, outer = [], []
     for name, parameter in model.named_parameters():
         in_block = "layers." in name or "refiner." in name
         (inner if in_block and parameter.ndim == 2 and "adaLN" not in name else outer).append(parameter)
-    adam = torch.optim.AdamW(outer, lr=ADAM_RATE, betas=(0.9, 0.99), weight_decay=0.0, fused=fused)
-    muon = Muon(inner, lr=MUON_RATE, weight_decay=WEIGHT_DECAY)
-    for optimizer in (adam, muon):
-        optimizer.param_groups[0]["peak"] = optimizer.param_groups[0]["lr"]
-    return [adam, muon]
+    device = inner[0].device
+    adam_rate, muon_rate = torch.tensor(ADAM_RATE, device=device), torch.tensor(MUON_RATE, device=device)
+    adam = torch.optim.AdamW(outer, lr=adam_rate, betas=(0.9, 0.99), weight_decay=0.0, fused=on_gpu, capturable=on_gpu)
+    return [adam, Muon(inner, lr=muon_rate, weight_decay=WEIGHT_DECAY)]
+
+
+def set_rates(trained_by: list[torch.optim.Optimizer], factor: float) -> None:
+    """Sets the rates to this share of their peaks, in place."""
+    for optimizer, peak in zip(trained_by, (ADAM_RATE, MUON_RATE)):
+        optimizer.param_groups[0]["lr"].fill_(peak * factor)

@@ -14,6 +14,9 @@ call without decay leaves a model to continue from, a call with it a finished on
 rounded to NVFP4 from --round-after of the call on. WORK/state.pt has parameters and the state of
 the optimizers, and is written every 60 s; --resume continues from it, and from the model folder
 --model if it is missing. The autoencoder is WORK/vae.pt, or that of --model.
+
+On a GPU a step is one CUDA graph, and a second stream redraws the bank meanwhile. A step whose
+gradient is not finite changes no weight.
 """
 
 import argparse
@@ -31,14 +34,15 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from autoencoder import load_vae, save_vae
 from captions import Picture, Scene, Writer
 from export import read_vae, read_weights
+from graphs import Aside, Step
 from networks import Layout, Precision, TextToImage
-from optimizers import Muon, optimizers
+from optimizers import optimizers, set_rates
 from pictures import Album, read_catalogue, save_sheet
 from placement import with_numbers
 from sampling import LATENT_SIDE, encode_captions, generate, shifted
 from training_sizes import GROUPS, Group
 
-REFRESH = 8  # a latent is used about this often before it is drawn anew
+REFRESH = 12  # a latent is used about this often before it is drawn anew
 CAPACITY = 48  # latents in the bank for each scene in a step
 FILLED = 4  # of these before training starts
 #: The share of steps' pictures below sigma 0.8 whose noise is independent of the scene: image to
@@ -104,7 +108,7 @@ class Bank:
         room, device = len(self.lengths[group]), self.album.device
         rows = (self.next[group] + torch.arange(len(scenes), device=device)) % room
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            latents = self.vae.encode(self.album.draw(scenes).contiguous(memory_format=torch.channels_last))
+            latents = self.vae.encode(self.album.draw(scenes))
         self.latents[group][rows] = latents.bfloat16()
         self.tokens[group][rows] = torch.from_numpy(tokens).to(device)
         self.lengths[group][rows] = torch.from_numpy(lengths).to(device)
@@ -128,7 +132,7 @@ def flow_loss(model: TextToImage, layout: Layout, batch: tuple[list[Tensor], lis
     """The mean over all latent values of the squared error of the velocity."""
     latents, numbers, tokens, lengths = batch
     count, device = len(lengths), lengths.device
-    strata = (torch.randperm(count, device=device) + torch.rand(count, device=device)) / count
+    strata = (torch.rand(count, device=device).argsort() + torch.rand(count, device=device)) / count
     sigma = shifted(strata)
     coupled = (torch.rand(count, device=device) >= INDEPENDENT) | (sigma > 0.8)
     noisy, targets = [], []
@@ -142,6 +146,46 @@ def flow_loss(model: TextToImage, layout: Layout, batch: tuple[list[Tensor], lis
     predicted = model(noisy, 1 - sigma, tokens, lengths, layout)
     total = sum((p - t).square().sum() for p, t in zip(predicted, targets))
     return total / sum(t.numel() for t in targets)
+
+
+class Trainer:
+    """Steps of training on batches of constant shapes."""
+
+    def __init__(self, model: TextToImage, layout: Layout, bank: Bank, trained_by: list[torch.optim.Optimizer]):
+        self.model, self.layout, self.bank, self.trained_by = model, layout, bank, trained_by
+        self.parameters = list(model.parameters())
+        self.device = bank.album.device
+        self.batch = bank.batch()
+        #: The sum of the finite losses and the number of the others since both were last zeroed.
+        self.total, self.skipped = torch.zeros(2, device=self.device).unbind()
+        self.run, self.aside = Step(self._step, self.device), Aside(self.device)
+
+    def _step(self) -> None:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            loss = flow_loss(self.model, self.layout, self.batch)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        fine = norm.isfinite() & loss.detach().isfinite()
+        for p in self.parameters:
+            if p.grad is not None:
+                p.grad = torch.where(fine, p.grad, 0.0)
+        for optimizer in self.trained_by:
+            optimizer.step()
+        self.model.zero_grad()
+        self.total.add_(torch.where(fine, loss.detach(), 0.0))
+        self.skipped.add_(1.0 - fine.float())
+
+    def step(self, refreshes: int) -> None:
+        """One step, while the bank is refreshed for the next ones."""
+        self.aside.join()
+        latents, numbers, tokens, lengths = self.bank.batch()
+        for kept, new in zip([*self.batch[0], *self.batch[1], *self.batch[2:]], [*latents, *numbers, tokens, lengths]):
+            kept.copy_(new)
+        self.aside.fork()
+        self.run()
+        with torch.cuda.stream(self.aside.stream):
+            for _ in range(refreshes):
+                self.bank.refresh()
 
 
 def main() -> None:
@@ -163,6 +207,7 @@ def main() -> None:
     torch.manual_seed(args.seed)
     torch.set_float32_matmul_precision("high")
     torch._dynamo.config.recompile_limit = 64
+    torch.backends.cuda.enable_cudnn_sdp(False)  # it plans every shape anew
 
     groups = [Group(g.width, g.height, max(g.count // args.shrink, 1), g.caption) for g in GROUPS]
     catalogue = read_catalogue(args.work, args.limit)
@@ -174,7 +219,7 @@ def main() -> None:
     album = Album(args.work, device, args.limit)
     if args.model and not (args.work / "vae.pt").exists():
         save_vae(read_vae(args.model), args.work)
-    vae = load_vae(args.work, device).to(memory_format=torch.channels_last)
+    vae = load_vae(args.work, device)
     bank = Bank(groups, vae, album, stream, CAPACITY if on_gpu else FILLED)
     model = TextToImage().to(device)
     for part in (model.text_encoder, model.transformer):
@@ -184,8 +229,10 @@ def main() -> None:
     if args.resume and state.exists():
         stored = torch.load(state, map_location=device)
         model.load_state_dict(stored["model"])
-        for optimizer, kept in zip(trained_by, stored["optimizers"]):
+        rates = [optimizer.param_groups[0]["lr"] for optimizer in trained_by]
+        for optimizer, kept, rate in zip(trained_by, stored["optimizers"], rates):
             optimizer.load_state_dict(kept)
+            optimizer.param_groups[0]["lr"] = rate
         step = stored["step"]
         print(f"resumed at step {step}", flush=True)
     elif args.model:
@@ -199,6 +246,8 @@ def main() -> None:
     tokenizer = Tokenizer.from_file(str(tokenizer_file))
 
     def save() -> None:
+        if not all(p.isfinite().all() for p in model.parameters()):
+            raise SystemExit(f"the weights are not finite; {state} has the last ones that were")
         kept = dict(model=model.state_dict(), optimizers=[o.state_dict() for o in trained_by], step=step)
         torch.save(kept, state.with_suffix(".new"))
         os.replace(state.with_suffix(".new"), state)
@@ -207,33 +256,28 @@ def main() -> None:
         bank.refresh()
     print(f"bank: {sum(bank.filled)} latents after {time.time() - start:.0f} s", flush=True)
     # A preview and the last save take a few seconds at the end.
-    seconds, done, total = args.seconds - (12 if on_gpu else 5), 0.0, torch.zeros((), device=device)
+    seconds, done = args.seconds - (12 if on_gpu else 5), 0.0
     share = torch.zeros((), device=device)
     Precision.share = share
     refreshes = len(groups) / REFRESH
+    trainer = Trainer(model, layout, bank, trained_by)
+    printed = step
     while done < 1:
         done = min((time.time() - start) / seconds, 1)
         rate = args.rate * min((step - first + 1) / 200, 1) * (min((1 - done) / args.decay, 1) if args.decay else 1)
-        for optimizer in trained_by:
-            optimizer.param_groups[0]["lr"] = optimizer.param_groups[0]["peak"] * rate
+        set_rates(trained_by, rate)
         share.fill_(min(max((done - args.round_after) / 0.1, 0.0), 1.0) if args.round_after else 1.0)
-        for _ in range(int((step + 1) * refreshes) - int(step * refreshes)):
-            bank.refresh()
-        with torch.autocast(device.type, torch.bfloat16, enabled=on_gpu):
-            loss = flow_loss(model, layout, bank.batch())
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in trained_by:
-            optimizer.step()
-        model.zero_grad()
-        total += loss.detach()
+        trainer.step(int((step + 1) * refreshes) - int(step * refreshes))
         step += 1
-        if step % 200 == 0 or step - first == 10:
-            since = 200 if step - first > 200 else (step - first if step - first <= 10 else step - first - 10)
-            print(f"step {step}  {time.time() - start:.0f} s  loss {total.item() / since:.4f}  rate {rate:.3f}", flush=True)
-            if not torch.isfinite(total):
-                raise SystemExit("the loss is not finite; the last state is in WORK/state.pt")
-            total.zero_()
+        if step % 200 == 0 or step - first in (1, 5, 20, 100):
+            total, skipped, since = trainer.total.item(), int(trainer.skipped.item()), step - printed
+            note = f"  {skipped} steps skipped" if skipped else ""
+            print(f"step {step}  {time.time() - start:.0f} s  loss {total / max(since - skipped, 1):.4f}  rate {rate:.3f}{note}", flush=True)
+            if 2 * skipped > since:
+                raise SystemExit(f"most losses are not finite; {state} has the last state")
+            trainer.total.zero_()
+            trainer.skipped.zero_()
+            printed = step
         if time.time() - saved > SAVE_EVERY:
             save()
             saved = time.time()

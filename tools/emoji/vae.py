@@ -1,11 +1,14 @@
 """Trains the embedded default's autoencoder on scenes of all sizes.
 
 Run: python tools/emoji/vae.py --work target/emoji --seconds 230
+     python tools/emoji/vae.py --work target/emoji --seconds 80 --resume
 Needs: the output of data.py in WORK, torch and one GPU (a CPU suffices for a trial: --limit 20
 --shrink 8).
 
 Writes WORK/vae.pt (parameters, and the shift and scale that normalise latents to mean 0 and
-standard deviation 1) and WORK/vae.png (pictures above their reconstructions). With --decoder it
+standard deviation 1) and WORK/vae.png (pictures above their reconstructions). The rate falls to
+zero over the last --decay of the call, and --resume continues from WORK/vae.pt, which is also
+written every 60 s. Both are for a first call without decay. With --decoder it
 continues from the autoencoder of a stored model folder and changes only the decoder, so that a
 trained transformer stays valid.
 """
@@ -13,15 +16,17 @@ trained transformer stays valid.
 import argparse
 import math
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from autoencoder import Autoencoder, save_vae
+from autoencoder import Autoencoder, load_vae, save_vae
 from captions import Scene, Writer
 from export import read_vae
+from graphs import Aside, Step
 from pictures import Album, psnr, read_catalogue, save_sheet
 
 KL_WEIGHT = 1e-5
@@ -29,9 +34,9 @@ LEARNING_RATE = 1.5e-3
 #: Noise on latents, as a share of their deviation: the decoder learns to bear the transformer's
 #: errors.
 JITTER = 0.03
-#: Sizes with scenes in a step, and how often each comes among 10 steps. The most frequent one is
-#: compiled.
-SIZES = [((256, 256), 24, 6), ((128, 128), 64, 1), ((384, 256), 16, 1), ((256, 384), 16, 1), ((512, 512), 6, 1)]
+SAVE_EVERY = 60.0
+#: Sizes with scenes in a step, and how often each comes among 10 steps.
+SIZES = [((256, 256), 12, 6), ((128, 128), 32, 1), ((384, 256), 8, 1), ((256, 384), 8, 1), ((512, 512), 3, 1)]
 
 
 def differences(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -68,51 +73,75 @@ def edge_energy(pictures: Tensor) -> Tensor:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("target/emoji"), help="the folder that data.py wrote")
-    parser.add_argument("--seconds", type=float, default=230.0, help="time for everything; the learning rate follows it down to zero")
+    parser.add_argument("--seconds", type=float, default=230.0, help="time for everything, loading included")
+    parser.add_argument("--decay", type=float, default=1.0, help="the share of the call over which the rate falls to zero")
+    parser.add_argument("--resume", action="store_true", help="continue from WORK/vae.pt")
     parser.add_argument("--decoder", type=Path, help="continue from this stored model folder, and change only the decoder")
     parser.add_argument("--limit", type=int, help="use only the first LIMIT pictures, for a trial")
     parser.add_argument("--shrink", type=int, default=1, help="divide the scenes in a step by this, for a trial")
     args = parser.parse_args()
-    start = time.time()
+    start = saved = time.time()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     on_gpu = device.type == "cuda"
     torch.manual_seed(0)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cuda.enable_cudnn_sdp(False)  # it plans every shape anew
 
     album, catalogue = Album(args.work, device, args.limit), read_catalogue(args.work, args.limit)
-    vae = (read_vae(args.decoder).train() if args.decoder else Autoencoder()).to(device)
+    vae = (read_vae(args.decoder) if args.decoder else load_vae(args.work, device) if args.resume else Autoencoder()).train().to(device)
     if args.decoder:
         vae.encoder.requires_grad_(False)
     trained = [p for p in vae.parameters() if p.requires_grad]
     print(f"vae: {sum(p.numel() for p in vae.parameters()):,} parameters", flush=True)
-    vae = vae.to(memory_format=torch.channels_last)
-    eager = Reconstruction(vae)
-    compiled = torch.compile(eager, dynamic=False) if on_gpu else eager
-    optimizer = torch.optim.AdamW(trained, lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=1e-4, fused=on_gpu)
+    reconstruction = Reconstruction(vae)
+    rate, total = torch.zeros((), device=device), torch.zeros((), device=device)
+    optimizer = torch.optim.AdamW(trained, lr=rate, betas=(0.9, 0.99), weight_decay=1e-4, fused=on_gpu, capturable=on_gpu)
     turns = [nth for nth, (*_, often) in enumerate(SIZES) for _ in range(often)]
-    writer = Writer(catalogue, seed=1)
+    writer = Writer(catalogue, seed=3 if args.resume else 1)
 
     def scenes(writer: Writer, nth: int, count: int) -> list[Scene]:
         return [writer.scene(*SIZES[nth][0]) for _ in range(count)]
 
-    # Checking and writing take a few seconds at the end.
-    step, done, seconds = 0, 0.0, args.seconds - (8 if on_gpu else 2)
-    while done < 1:
-        done = min((time.time() - start) / seconds, 1)
-        optimizer.param_groups[0]["lr"] = LEARNING_RATE * min((step + 1) / 100, 1) * (0.5 + 0.5 * math.cos(math.pi * done))
-        nth = turns[step * 7 % 10]
-        picture = album.draw(scenes(writer, nth, max(SIZES[nth][1] // args.shrink, 1))).contiguous(memory_format=torch.channels_last)
+    def drawn(nth: int) -> Tensor:
+        return album.draw(scenes(writer, nth, max(SIZES[nth][1] // args.shrink, 1)))
+
+    def step_of(picture: Tensor) -> None:
         with torch.autocast(device.type, torch.bfloat16, enabled=on_gpu):
-            loss = (compiled if nth == 0 else eager)(picture)
-        optimizer.zero_grad()
+            loss = reconstruction(picture)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
-        step += 1
-        if step % 200 == 1:
-            print(f"step {step}  {time.time() - start:.0f} s  loss {loss.item():.4f}", flush=True)
+        optimizer.zero_grad()
+        total.add_(loss.detach())
 
-    vae.eval().to(memory_format=torch.contiguous_format)
+    # Of each size: the pictures of a step, and the step. The pictures of the next one are drawn meanwhile.
+    pictures = [drawn(nth) for nth in range(len(SIZES))]
+    steps, aside = [Step(partial(step_of, picture), device) for picture in pictures], Aside(device)
+
+    # Checking and writing take a few seconds at the end.
+    step, printed, done = 0, 0, 0.0
+    seconds, upcoming = args.seconds - (8 if on_gpu else 2), drawn(turns[0])
+    while done < 1:
+        done = min((time.time() - start) / seconds, 1)
+        falling = 0.5 - 0.5 * math.cos(math.pi * min((1 - done) / args.decay, 1)) if args.decay else 1.0
+        nth, following = turns[step * 7 % 10], turns[(step + 1) * 7 % 10]
+        aside.join()
+        rate.fill_(LEARNING_RATE * min((step + 1) / 100, 1) * falling)
+        pictures[nth].copy_(upcoming)
+        aside.fork()
+        steps[nth]()
+        with torch.cuda.stream(aside.stream):  # nothing happens where there is none
+            upcoming = drawn(following)
+        step += 1
+        if step in (10, 100) or step % 500 == 0:
+            print(f"step {step}  {time.time() - start:.0f} s  loss {total.item() / (step - printed):.4f}", flush=True)
+            printed = step
+            total.zero_()
+        if time.time() - saved > SAVE_EVERY and not args.decoder and total.isfinite():
+            save_vae(vae, args.work)
+            saved = time.time()
+
+    vae.eval()
     check, rows, means = Writer(catalogue, seed=2), [], []
     for nth, (size, *_) in enumerate(SIZES):
         count = max((64 if size[0] < 512 else 16) // args.shrink, 1)
