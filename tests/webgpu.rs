@@ -351,6 +351,7 @@ fn draw(
     residency: zimage::pipeline::plan::Residency,
 ) -> zimage::Result<(Vec<u8>, zimage::Offload, u64)> {
     let backend = zimage::BackendChoice::WebGpu(shaders, Adapters::Any);
+    let must_be_from_files = residency.max_host_memory.is_some();
     let options = zimage::LoadOptions { backend, residency, ..zimage::LoadOptions::default() };
     let progress = &mut |_| std::ops::ControlFlow::Continue(());
     let engine = block_on(zimage::Engine::load(&zimage::Model::embedded()?, options, progress))?;
@@ -361,6 +362,8 @@ fn draw(
     assert!(output.images[0].pixels == again.images[0].pixels);
     let peak = engine.peak_memory().unwrap();
     println!("{shaders:?}: {}; {peak} bytes at the peak", engine.plan());
+    let from_files = engine.plan().to_string().contains("streamed from the files");
+    assert!(from_files || !must_be_from_files);
     Ok((output.images[0].pixels.clone(), output.run.offload, peak))
 }
 

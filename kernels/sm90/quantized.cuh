@@ -36,17 +36,18 @@
 #define WHOLE_STEPS 1
 #define TILE_M 128
 #define STAGES 3
+#define DEQUANTIZERS 2
 #define CLUSTER 1
 #endif
 
-constexpr unsigned CONSUMERS = 2, DEQUANTIZERS = TILE_M == 64 ? 4 : 2, WARPGROUP = 128;
+constexpr unsigned CONSUMERS = 2, WARPGROUP = 128;
 constexpr unsigned CONSUMER_THREADS = WARPGROUP * CONSUMERS, DEQUANTIZER_THREADS = WARPGROUP * DEQUANTIZERS;
 constexpr unsigned THREADS = CONSUMER_THREADS + DEQUANTIZER_THREADS;
-// A CTA of 768 threads starts with 80 registers a thread, which its roles then divide.
-constexpr bool DIVIDES_REGISTERS = DEQUANTIZERS == 4;
-constexpr unsigned CONSUMER_REGISTERS = 112, DEQUANTIZER_REGISTERS = 64;
+// Registers that a thread starts with. If consumers need more, the roles divide those of the CTA.
+constexpr unsigned START_REGISTERS = 65536 / THREADS / 8 * 8, CONSUMER_REGISTERS = 112, DEQUANTIZER_REGISTERS = 64;
+constexpr bool DIVIDES_REGISTERS = START_REGISTERS < CONSUMER_REGISTERS;
 static_assert(!DIVIDES_REGISTERS || CONSUMERS * CONSUMER_REGISTERS + DEQUANTIZERS * DEQUANTIZER_REGISTERS <=
-                                        (CONSUMERS + DEQUANTIZERS) * 80,
+                                        (CONSUMERS + DEQUANTIZERS) * START_REGISTERS,
               "no warpgroup waits for registers that none gives back");
 // Rows and columns of a TMA box; 64 columns are the 128 bytes of the swizzle.
 constexpr unsigned BOX = 64;

@@ -45,8 +45,8 @@ pub struct Overheads {
     /// The most bytes that quantised matrices take during a gemm.
     pub most_dequantized: u64,
     /// The bytes through which weights are streamed, in multiples of the largest matrix; `None` if
-    /// [`Weight::streamed`](crate::tensor::Weight::streamed) has no effect. A streamed matrix stays
-    /// in host memory and is copied to the device before each use, a streamed table is read there.
+    /// [`Weight::streamed`](crate::tensor::Weight::streamed) has no effect. A streamed matrix is
+    /// copied to the device before each use, a streamed table is read in host memory.
     pub streamed: Option<u64>,
     /// The most bytes through which weights are streamed.
     pub most_streamed: u64,

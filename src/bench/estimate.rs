@@ -52,7 +52,7 @@ impl Estimate {
         let sizes = Sizes { config, picture: [height, width], caption: expected.tokens };
         let random = RandomTensors::default();
         let rate = gemm(b, &random, config.transformer.dim).await?;
-        let [upload, stream] = copies(b, &random, config.transformer.dim).await?;
+        let [upload, stream] = copies(b, &random, config.transformer.dim, plan.transformer.source()).await?;
         let (batch, guided) = (expected.batch as f64, if expected.is_guided { 2 } else { 1 });
         let text_flop = expected.prompts as f64 * (sizes.text_flop() + sizes.caption_flop());
         // A single buffer is not overwritten while a gemm reads it.
@@ -98,8 +98,13 @@ async fn gemm<B: Backend>(b: &B, random: &RandomTensors, dim: usize) -> Result<f
     Ok(2.0 * (ROWS * dim * dim) as f64 / seconds)
 }
 
-/// Bytes a second of uploads and of streamed matrices.
-async fn copies<B: Backend>(b: &B, random: &RandomTensors, dim: usize) -> Result<[f64; 2]> {
+/// Bytes a second of uploads and of matrices streamed from `source`, if any are.
+async fn copies<B: Backend>(
+    b: &B,
+    random: &RandomTensors,
+    dim: usize,
+    source: Option<StreamSource>,
+) -> Result<[f64; 2]> {
     let rows = (BYTES / DType::Bf16.size() / dim).max(1);
     let matrix: HostTensor = random.weight("w", &[rows, dim]);
     let bytes = matrix.bytes().len() as f64;
@@ -110,10 +115,10 @@ async fn copies<B: Backend>(b: &B, random: &RandomTensors, dim: usize) -> Result
     drop(b.upload_linear(&[weight()], &[]).await?);
     b.wait(b.event()?).await?;
     let upload = bytes / since(start).max(1e-3) * 1e3;
-    if b.overheads().streamed.is_none() {
+    if source.is_none() {
         return Ok([upload, f64::INFINITY]);
     }
-    let w = b.upload_linear(&[weight().streamed(StreamSource::Memory)], &[]).await?;
+    let w = b.upload_linear(&[weight().streamed(source)], &[]).await?;
     let x = b.upload(&random.normal(b.activations(), "x", &[1, 1, dim], 0.0, 1.0))?;
     let seconds = timed(b, || b.linear(&x, &w).map(drop)).await?;
     Ok([upload, bytes / seconds])

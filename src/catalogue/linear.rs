@@ -142,17 +142,25 @@ pub(super) fn entry<B: Backend + 'static>() -> Entry<B> {
         ("f32-activations-1e9-q8_0", LinearCase { tokens: 17, k: 96, stored: q8_0, scale: 1e9, ..PLAIN }),
         ("full-down-q4_k", LinearCase { tokens: 4224, k: 10_240, n: 3840, stored: q4_k, scale: 1e4, ..PLAIN }),
     ]));
-    use StreamSource::{Files, Memory};
     let rows = [130, 37, 264, 16, 256, 256, 128, 64, 200];
+    let streamed = StreamedLinears { tokens: 19, source: StreamSource::Memory, stored: bf16, k: 256, rows };
+    let from_files = StreamedLinears { source: StreamSource::Files, ..streamed };
     cases.extend(named([
-        ("streamed-bf16", StreamedLinears { tokens: 33, source: Memory, stored: bf16, rows }),
-        ("streamed-f32-one-token", StreamedLinears { tokens: 1, source: Memory, stored: f32, rows }),
-        ("streamed-q4_k", StreamedLinears { tokens: 33, source: Memory, stored: q4_k, rows }),
-        ("streamed-nvfp4", StreamedLinears { tokens: 19, source: Memory, stored: Stored::Nvfp4, rows }),
-        ("streamed-from-files-bf16", StreamedLinears { tokens: 33, source: Files, stored: bf16, rows }),
-        ("streamed-from-files-f32", StreamedLinears { tokens: 21, source: Files, stored: f32, rows }),
-        ("streamed-from-files-q8_0", StreamedLinears { tokens: 1, source: Files, stored: q8_0, rows }),
-        ("streamed-from-files-nvfp4", StreamedLinears { tokens: 19, source: Files, stored: Stored::Nvfp4, rows }),
+        ("streamed-bf16", StreamedLinears { tokens: 33, stored: bf16, ..streamed }),
+        ("streamed-f32-one-token", StreamedLinears { tokens: 1, stored: f32, ..streamed }),
+        ("streamed-q4_k", StreamedLinears { tokens: 33, stored: q4_k, ..streamed }),
+        ("streamed-nvfp4", StreamedLinears { stored: Stored::Nvfp4, ..streamed }),
+        ("streamed-from-files-bf16", StreamedLinears { tokens: 33, stored: bf16, ..from_files }),
+        ("streamed-from-files-f32", StreamedLinears { stored: f32, ..from_files }),
+        ("streamed-from-files-q8_0", StreamedLinears { tokens: 1, stored: q8_0, ..from_files }),
+        ("streamed-from-files-nvfp4", StreamedLinears { stored: Stored::Nvfp4, ..from_files }),
+        // Rows with padding.
+        ("streamed-from-files-odd-bf16", StreamedLinears { stored: bf16, k: 33, ..from_files }),
+        ("streamed-from-files-odd-f32", StreamedLinears { stored: f32, k: 47, ..from_files }),
+        (
+            "streamed-from-files-odd-fp8",
+            StreamedLinears { stored: Stored::RowScales(Format::F8E4m3), k: 33, ..from_files },
+        ),
     ]));
     cases.extend(quantized_cases(|stored, k| LinearCase { k, n: 130, stored, bias: true, ..PLAIN }));
     let features = &[Feature::Bias, Feature::Pieces, Feature::BeyondF16];

@@ -3,12 +3,13 @@
 use super::{Backend, Call, GATED_GEMM, GEMM, Inputs, OpCase, Result, Stored, Tolerance, expect_ready, returns};
 use crate::tensor::StreamSource;
 
-/// `x` `[1, tokens, 256]` times streamed matrices of so many rows each, which are as many results.
+/// `x` `[1, tokens, k]` times streamed matrices of so many rows each, which are as many results.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct StreamedLinears {
     pub tokens: usize,
     pub source: StreamSource,
     pub stored: Stored,
+    pub k: usize,
     pub rows: [usize; 9],
 }
 
@@ -17,11 +18,11 @@ impl OpCase for StreamedLinears {
     const TOLERANCE: Tolerance = GEMM;
 
     fn prepare<B: Backend + 'static>(&self, inputs: &mut Inputs<'_, B>) -> Result<Call<B>> {
-        let Self { tokens, source, stored, rows } = *self;
-        let x = inputs.activation(&[1, tokens, 256], 1.0)?;
+        let Self { tokens, source, stored, k, rows } = *self;
+        let x = inputs.activation(&[1, tokens, k], 1.0)?;
         let mut matrices = Vec::new();
         for n in rows {
-            let matrix = inputs.stored(stored, n, 256).streamed(source);
+            let matrix = inputs.stored(stored, n, k).streamed(source);
             matrices.push(expect_ready(inputs.b.upload_linear(&[matrix], &[]))?);
         }
         let matrices: [B::Linear; 9] = matrices.try_into().expect("as many as rows");

@@ -1,10 +1,10 @@
-//! The flags of the device's memory.
+//! The flags of the memory of device and host.
 
 use std::str::FromStr;
 use zimage::pipeline::plan::{Expected, Residency};
 use zimage::{Offload, Result};
 
-/// Units of `--max-vram`, in bytes.
+/// Units of sizes, in bytes.
 const UNITS: [(&str, f64); 6] =
     [("GiB", (1_u64 << 30) as f64), ("MiB", (1_u64 << 20) as f64), ("GB", 1e9), ("MB", 1e6), ("G", 1e9), ("M", 1e6)];
 
@@ -14,8 +14,9 @@ const UNITS: [(&str, f64); 6] =
 pub(super) struct Args {
     /// The networks on the device: none puts nothing off and keeps all of them there; sequential
     /// has the text encoder there for the prompts and then the transformer, which takes less memory
-    /// and loads more; stream keeps both in host memory and copies their blocks at each use, except
-    /// those that fit within --max-vram; auto is the first of these that fits
+    /// and loads more; stream keeps both in host memory, or leaves them in their files if that is
+    /// short, and copies their blocks at each use, except those that fit within --max-vram; auto is
+    /// the first of these that fits
     #[arg(long, value_name = "auto|none|sequential|stream", default_value_t, value_parser = Offload::from_str, allow_hyphen_values = true)]
     offload: Offload,
 

@@ -1,5 +1,6 @@
 //! From a model's files to a device: the loading code that the three networks share.
 
+use super::streaming::is_mapped;
 use crate::backend::Backend;
 use crate::error::{Error, Result};
 use crate::tensor::{DType, HostTensor, StreamSource, Weight};
@@ -15,7 +16,8 @@ pub(super) struct Loader<'a, B> {
     pub b: &'a B,
     pub tensors: &'a Tensors,
     pub on_read: OnRead<'a>,
-    /// The memory that tables and matrices are streamed from.
+    /// The memory that tables and matrices are streamed from. Those that no mapped file holds are
+    /// in the backend's memory in any case.
     pub streamed: Option<StreamSource>,
 }
 
@@ -35,7 +37,9 @@ impl<'a, B: Backend> Loader<'a, B> {
 
     /// A tensor that is read during its upload.
     pub(super) async fn weight(&self, name: &str, shape: &[usize]) -> Result<Weight<'a>> {
-        let weight = self.tensors.weight(name, shape, self.on_read).await?.streamed(self.streamed);
+        let is_mapped = || is_mapped(self.b, self.tensors, name, shape);
+        let source = self.streamed.map(|source| if is_mapped() { source } else { StreamSource::Memory });
+        let weight = self.tensors.weight(name, shape, self.on_read).await?.streamed(source);
         let on_device = self.b.weights(weight.dtype());
         Ok(if on_device == DType::Bf16 { weight.in_bf16() } else { weight })
     }

@@ -34,7 +34,7 @@ impl Streaming {
         }
     }
 
-    /// The memory that blocks are streamed from which run once a prompt.
+    /// The source of the blocks that run once a prompt, if they are streamed.
     pub(crate) fn source(self) -> Option<StreamSource> {
         match self {
             Streaming::None => None,
@@ -65,7 +65,7 @@ pub struct BlockBytes {
     pub largest: u64,
     /// The elements of the largest that is quantised.
     pub quantized: u64,
-    /// The bytes that are no file's: those that are converted or changed on their way.
+    /// Bytes of matrices that no mapped file holds: they are converted or changed on their way.
     pub made: u64,
 }
 
@@ -94,15 +94,18 @@ impl NetworkBytes {
         self.blocks.iter().enumerate().map(streamed).sum()
     }
 
-    /// The bytes in host memory while all blocks are streamed.
-    pub fn of_host(&self, source: StreamSource) -> u64 {
-        let blocks = self.blocks.iter().chain(&self.once);
+    /// The bytes in host memory.
+    pub fn of_host(&self, streaming: Streaming) -> u64 {
+        let Some(source) = streaming.source() else { return 0 };
+        let count = self.blocks.len();
+        let in_steps = self.blocks.iter().enumerate().filter(|&(i, _)| streaming.streams(i, count).is_some());
+        let streamed = in_steps.map(|(_, block)| block).chain(&self.once);
+        let bytes = streamed.map(|block| match source {
+            StreamSource::Memory => block.bytes,
+            StreamSource::Files => block.made,
+        });
         // Kernels read the table in the backend's memory.
-        self.table
-            + match source {
-                StreamSource::Memory => blocks.map(|block| block.bytes).sum::<u64>(),
-                StreamSource::Files => blocks.map(|block| block.made).sum(),
-            }
+        self.table + bytes.sum::<u64>()
     }
 
     /// The largest matrix of a block.
@@ -121,8 +124,9 @@ impl NetworkBytes {
         for stack in stacks {
             let on_device = |(name, shape): &(String, [usize; 2])| device_bytes(b, tensors, name, shape);
             let bytes = stack.iter().map(on_device).sum();
-            block.made +=
-                stack.iter().filter(|(name, shape)| !is_mapped(b, tensors, name, shape)).map(on_device).sum::<u64>();
+            if !stack.iter().all(|(name, shape)| is_mapped(b, tensors, name, shape)) {
+                block.made += bytes;
+            }
             block.bytes += bytes;
             block.largest = block.largest.max(bytes);
             let quantized = |(name, shape): &(String, [usize; 2])| {
@@ -150,8 +154,8 @@ pub fn device_bytes<B: Backend>(b: &B, tensors: &Tensors, name: &str, shape: &[u
     }
 }
 
-/// True if the bytes of a matrix on a device are those of a mapped file.
-fn is_mapped<B: Backend>(b: &B, tensors: &Tensors, name: &str, shape: &[usize; 2]) -> bool {
+/// True if a mapped file holds the rows of a matrix that an upload passes to the backend.
+pub(super) fn is_mapped<B: Backend>(b: &B, tensors: &Tensors, name: &str, shape: &[usize]) -> bool {
     let Some(stored) = tensors.on_the_way(name, shape) else { return false };
     let kept = stored.format.is_some_and(|format| b.keeps(format));
     let plain = stored.format.is_some_and(|format| Storage::Plain(format).is_plain());
@@ -189,6 +193,11 @@ mod tests {
         assert_eq!((network.resident(all_but(1)), network.streamed(all_but(1))), (35, 30));
         assert_eq!((network.resident(all_but(3)), network.streamed(all_but(3))), (65, 0));
         assert_eq!(network.streamed(Streaming::None), 0);
-        assert_eq!((network.of_host(StreamSource::Memory), network.of_host(StreamSource::Files)), (147, 21));
+        assert_eq!(
+            [Streaming::None, all_but(0), all_but(1)].map(|streaming| network.of_host(streaming)),
+            [0, 147, 117]
+        );
+        let from_files = |resident| Streaming::AllBut { resident, source: StreamSource::Files };
+        assert_eq!([0, 3].map(|resident| network.of_host(from_files(resident))), [21, 15]);
     }
 }

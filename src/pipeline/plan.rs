@@ -125,10 +125,9 @@ impl Needs {
         let Limits { offload, host, is_limited, device } = limits;
         let streams = self.stream_buffers.is_some();
         let blocks = self.transformer.blocks.len();
-        let (host_in_turn, source) = self.stream_source(host);
         let resident = (false, Streaming::None);
         let in_turn = (true, Streaming::None);
-        let streamed = |resident| (host_in_turn, Streaming::AllBut { resident, source });
+        let streamed = |resident| self.streamed(resident, host);
         let most = if is_limited || offload != Offload::Stream { blocks.saturating_sub(1) } else { 0 };
         let streamed = (0..=most).rev().map(streamed).filter(|_| streams);
         let modes: Vec<Vec<(bool, Streaming)>> = match offload {
@@ -154,20 +153,24 @@ impl Needs {
         plans
     }
 
-    /// The memory that both networks are streamed from with so many free bytes of the host; true if
-    /// they have to be there in turn.
-    fn stream_source(&self, host: Option<u64>) -> (bool, StreamSource) {
-        let networks = [&self.text_encoder, &self.transformer];
-        let both = |source| networks.map(|network| network.of_host(source)).iter().sum::<u64>();
-        let larger = |source| networks.map(|network| network.of_host(source)).into_iter().max().unwrap_or(0);
+    /// The streaming of a transformer with so many resident blocks, and of the whole text encoder,
+    /// within the free bytes of the host; true if they have to be there in turn.
+    fn streamed(&self, resident: usize, host: Option<u64>) -> (bool, Streaming) {
+        let of_host = |source| {
+            let of_text = self.text_encoder.of_host(Streaming::AllBut { resident: 0, source });
+            [of_text, self.transformer.of_host(Streaming::AllBut { resident, source })]
+        };
+        let both = |source| of_host(source).iter().sum::<u64>();
+        let larger = |source| of_host(source).into_iter().max().unwrap_or(0);
         let fits = |bytes| host.is_none_or(|host| bytes <= host);
         let (memory, files) = (StreamSource::Memory, StreamSource::Files);
-        match (fits(both(memory)), fits(larger(memory)), fits(both(files))) {
+        let (in_turn, source) = match (fits(both(memory)), fits(larger(memory)), fits(both(files))) {
             (true, ..) => (false, memory),
             (false, true, _) => (true, memory),
             (false, false, true) => (false, files),
             (false, false, false) => (true, if larger(files) < larger(memory) { files } else { memory }),
-        }
+        };
+        (in_turn, Streaming::AllBut { resident, source })
     }
 
     fn plan(

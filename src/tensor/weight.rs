@@ -33,17 +33,18 @@ pub struct Weight<'a> {
     elements: Elements<'a>,
     /// The error for an infinite value or NaN, if those are refused.
     non_finite: Option<Box<dyn Fn() -> Error + 'a>>,
-    streamed: Option<StreamSource>,
+    stream_source: Option<StreamSource>,
 }
 
-/// The host memory that a weight is streamed from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The host memory that a weight is streamed from. A matrix of several weights is streamed from the
+/// least of their sources.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum StreamSource {
     /// The backend's, which holds the weight as the device reads it. The device copies it without
     /// the host's help.
     Memory,
     /// The pieces of the weight as they were read. Those of a mapped file take no memory, and the
-    /// system reads them from its disk when they are copied.
+    /// system reads them from disk when they are copied.
     Files,
 }
 
@@ -83,7 +84,7 @@ impl From<HostTensor> for Weight<'_> {
             stored_rows: usize::MAX,
             elements: Elements::Here(tensor),
             non_finite: None,
-            streamed: None,
+            stream_source: None,
         }
     }
 }
@@ -105,7 +106,7 @@ impl<'a> Weight<'a> {
             stored_rows: usize::MAX,
             elements,
             non_finite: None,
-            streamed: None,
+            stream_source: None,
         };
         if let Elements::There { storage: Storage::Scaled { matrix, first_row }, .. } = &weight.elements {
             let [rows, columns] = matrix.shape();
@@ -183,16 +184,16 @@ impl<'a> Weight<'a> {
     }
 
     /// The same tensor. A backend that streams
-    /// ([`Overheads::streamed`](crate::backend::Overheads::streamed)) keeps it in host memory and
-    /// copies it to the device before each use; `None` for a weight that stays on the device.
-    pub fn streamed(mut self, from: impl Into<Option<StreamSource>>) -> Self {
-        self.streamed = from.into();
+    /// ([`Overheads::streamed`](crate::backend::Overheads::streamed)) copies it to the device
+    /// before each use; `None` for a weight that stays on the device.
+    pub fn streamed(mut self, source: impl Into<Option<StreamSource>>) -> Self {
+        self.stream_source = source.into();
         self
     }
 
     /// The memory that the weight is streamed from; `None` if it stays on the device.
     pub fn stream_source(&self) -> Option<StreamSource> {
-        self.streamed
+        self.stream_source
     }
 
     /// The type of the elements in the pieces.

@@ -72,7 +72,8 @@ pub struct Residency {
     pub expected: Option<Expected>,
     /// The most bytes of device memory to allocate; `None` for all that is free.
     pub max_memory: Option<u64>,
-    /// The most bytes of host memory for streamed weights; `None` for all that is free.
+    /// The most bytes of host memory for streamed weights; `None` for all that is free, less a
+    /// margin for the system.
     pub max_host_memory: Option<u64>,
 }
 

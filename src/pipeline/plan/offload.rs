@@ -19,8 +19,8 @@ pub enum Offload {
     Sequential,
     /// Both in host memory, or in mapped files if that has too little room. Their blocks are copied
     /// to the device at each use, except as many of the transformer's as a limit of the device's
-    /// memory allows. A backend without streaming,
-    /// such as `cpu` or `webgpu` in a browser, does [`Offload::Sequential`].
+    /// memory allows. A backend without streaming, such as `cpu` or `webgpu` in a browser, does
+    /// [`Offload::Sequential`].
     Stream,
 }
 

@@ -17,8 +17,9 @@ use crate::tensor::DType;
 /// The most rows of x: those of one tile. With more of them, writing and reading a dequantised
 /// matrix costs less than dequantising it for every tile.
 const MAX_ROWS: usize = 128;
-/// Threads of the consumers.
-const CONSUMER_THREADS: usize = 256;
+/// Threads of a warpgroup, and of the consumers.
+const WARPGROUP: usize = 128;
+const CONSUMER_THREADS: usize = 2 * WARPGROUP;
 /// Rows of W in a tile.
 const TILE_N: usize = 2 * BOX_ROWS;
 /// CTAs of a cluster, which share x.
@@ -26,7 +27,7 @@ const CLUSTER: usize = 2;
 /// Values of k in a stage.
 const STEP: usize = 2 * BOX_COLUMNS;
 
-/// Rows of x in a tile, stages of its ring, and threads of the dequantisers.
+/// Rows of x in a tile, stages of its ring, and warpgroups of dequantisers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Tile {
     m: usize,
@@ -36,8 +37,7 @@ struct Tile {
 
 impl Tile {
     /// Every tile, with as many stages as shared memory holds.
-    const ALL: [Tile; 2] =
-        [Tile { m: 64, stages: 4, dequantizers: 512 }, Tile { m: 128, stages: 3, dequantizers: 256 }];
+    const ALL: [Tile; 2] = [Tile { m: 64, stages: 4, dequantizers: 4 }, Tile { m: 128, stages: 3, dequantizers: 2 }];
 
     /// The smallest tile that holds `m` rows, or the largest one.
     fn for_rows(m: usize) -> Self {
@@ -63,6 +63,7 @@ impl Tile {
             .with("WHOLE_STEPS", k.is_multiple_of(STEP))
             .with("TILE_M", self.m)
             .with("STAGES", self.stages)
+            .with("DEQUANTIZERS", self.dequantizers)
             .with("CLUSTER", CLUSTER)
             .with_all(constants.iter().copied())
             .pdl()
@@ -158,7 +159,7 @@ impl QuantizedGemm<'_> {
         args.extend([partials.as_ref().map_or(Arg::Absent, Arg::Write), Arg::Write(out)]);
         args.extend(&numbers);
         let items = split.whole + divided * split.parts;
-        let threads = CONSUMER_THREADS + tile.dequantizers;
+        let threads = CONSUMER_THREADS + tile.dequantizers * WARPGROUP;
         let grid = Grid { ctas: [items.min(clusters) * CLUSTER, 1, 1], threads, shared: tile.shared() };
         gpu.launch(&program, entries[0], grid, &args)?;
         let Some(partials) = &partials else { return Ok(()) };

@@ -207,13 +207,12 @@ impl Gpu {
     /// Enqueues work on `args` after all earlier work, or adds it to the recording that is being
     /// made.
     pub(crate) fn enqueue(&self, work: impl Work + 'static, args: &[Arg<'_>]) -> Result<()> {
-        match &mut *lock(&self.recording) {
-            Some(recording) => {
-                recording.push(Box::new(work), args);
-                Ok(())
-            }
-            None => work.enqueue(&self.device.stream),
+        if let Some(recording) = &mut *lock(&self.recording) {
+            recording.push(Box::new(work), args);
+            return Ok(());
         }
+        // Without the lock: a copy from pageable memory waits for other threads.
+        work.enqueue(&self.device.stream)
     }
 
     /// Runs `steps` at once, outside of any recording that is being made.

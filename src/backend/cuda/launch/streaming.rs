@@ -86,8 +86,8 @@ impl Gpu {
         let part = Allocation::part(&memory, offset, bytes)?;
         let staged = CudaTensor::new(tensor.shape(), tensor.dtype(), part);
         let from = match tensor.allocation().home() {
-            Home::Pageable => From::Pageable(tensor.allocation().clone(), self.staging.clone()),
-            Home::Device | Home::Host => From::PageLocked(tensor.allocation().address()?),
+            Home::Pageable => Source::Pageable(tensor.allocation().clone(), self.staging.clone()),
+            Home::Device | Home::Host => Source::PageLocked(tensor.allocation().address()?),
         };
         let copy = Copy {
             op,
@@ -167,7 +167,7 @@ impl Work for Fork {
 
 /// The host's bytes of a tensor.
 #[derive(Debug)]
-enum From {
+enum Source {
     /// A host address.
     PageLocked(u64),
     /// An allocation in pageable memory, and the buffers through which it is copied.
@@ -178,7 +178,7 @@ enum From {
 #[derive(Debug)]
 struct Copy {
     op: &'static str,
-    from: From,
+    from: Source,
     to: u64,
     bytes: usize,
     copies: Arc<CudaStream>,
@@ -193,7 +193,7 @@ impl Work for Copy {
             self.copies.wait(event).map_err(failed)?;
         }
         match &self.from {
-            From::PageLocked(address) => {
+            Source::PageLocked(address) => {
                 // SAFETY: the recording, or the weight that is staged, holds the host's memory,
                 // which is as large and was written during the upload; a weight is freed after the
                 // device is idle.
@@ -202,7 +202,7 @@ impl Work for Copy {
                 // `after`.
                 unsafe { result::memcpy_htod_async(self.to, from, self.copies.cu_stream()) }.map_err(failed)?;
             }
-            From::Pageable(allocation, staging) => {
+            Source::Pageable(allocation, staging) => {
                 let missing = || Error::internal("streaming: a tensor without pageable memory");
                 let pageable = allocation.as_pageable().ok_or_else(missing)?;
                 pageable.send(self.op, staging, &self.copies, self.to)?;
@@ -212,7 +212,7 @@ impl Work for Copy {
     }
 
     fn needs_host(&self) -> bool {
-        matches!(self.from, From::Pageable(..))
+        matches!(self.from, Source::Pageable(..))
     }
 }
 

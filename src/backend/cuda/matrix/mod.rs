@@ -47,8 +47,7 @@ impl Matrix {
 
     /// The rows of `parts`, each `[Nᵢ, width]`, one part after the other: `dims` is `[ΣNᵢ, width]`.
     pub(crate) async fn stacked(gpu: &Gpu, op: &'static str, parts: &[Weight<'_>], dims: [usize; 2]) -> Result<Self> {
-        let home = parts.first().map_or(Home::Device, Home::of);
-        let matrix = Self::upload_target(gpu, op, dims, home)?;
+        let matrix = Self::upload_target(gpu, op, dims, Home::of(parts))?;
         Weight::each_piece(parts, |first, rows| matrix.write(gpu, op, first, [rows])).await?;
         Ok(matrix)
     }
@@ -60,7 +59,7 @@ impl Matrix {
         pair: [&Weight<'_>; 2],
         [rows, width]: [usize; 2],
     ) -> Result<Self> {
-        let matrix = Self::upload_target(gpu, op, [2 * rows, width], Home::of(pair[0]))?;
+        let matrix = Self::upload_target(gpu, op, [2 * rows, width], Home::of(pair))?;
         Weight::each_pair(pair, |first, rows| matrix.write(gpu, op, 2 * first, rows)).await?;
         Ok(matrix)
     }

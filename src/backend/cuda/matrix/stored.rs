@@ -59,7 +59,7 @@ impl StoredMatrix {
         let mut segments = Vec::new();
         let mut first = 0;
         for joined in parts.chunk_by(QuantizedRows::may_join) {
-            let rows = QuantizedRows::upload(gpu, op, joined, Home::of(&joined[0])).await?;
+            let rows = QuantizedRows::upload(gpu, op, joined, Home::of(joined)).await?;
             let count = rows.rows;
             segments.push(Segment { rows, first, step: 1 });
             first += count;
@@ -90,7 +90,7 @@ impl StoredMatrix {
         }
         let mut segments = Vec::new();
         for (first, weight) in pair.into_iter().enumerate() {
-            let rows = QuantizedRows::upload(gpu, op, std::slice::from_ref(weight), Home::of(weight)).await?;
+            let rows = QuantizedRows::upload(gpu, op, std::slice::from_ref(weight), Home::of([weight])).await?;
             segments.push(Segment { rows, first, step: 2 });
         }
         Ok(Self::Quantized { dims: [2 * rows, width], segments })

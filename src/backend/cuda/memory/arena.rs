@@ -145,9 +145,9 @@ pub(crate) enum Home {
 }
 
 impl Home {
-    /// The memory for a matrix.
-    pub(crate) fn of(weight: &Weight<'_>) -> Self {
-        match weight.stream_source() {
+    /// The memory for a matrix of these weights.
+    pub(crate) fn of<'w>(weights: impl IntoIterator<Item = &'w Weight<'w>>) -> Self {
+        match weights.into_iter().filter_map(Weight::stream_source).min() {
             None => Home::Device,
             Some(StreamSource::Memory) => Home::Host,
             Some(StreamSource::Files) => Home::Pageable,

@@ -133,8 +133,9 @@ impl Staging {
         Self { context: context.clone(), ring: Mutex::default(), small: Mutex::default() }
     }
 
-    /// Frees the buffers that only loading needs, once they are copied. One stays for the noise and
-    /// tables of pictures: locking and unlocking its pages takes as long as some layers.
+    /// Frees the buffers that only loading and streaming from files need, once they are copied. One
+    /// stays for the noise and tables of pictures: locking and unlocking its pages takes as long as
+    /// some layers.
     pub(crate) fn trim(&self) {
         lock(&self.ring).truncate(1);
         lock(&self.small).clear();

@@ -1,7 +1,7 @@
 //! Commands in order: pending, submitted or recorded.
 
 use super::binding::Binding;
-use super::gpu::Gpu;
+use super::gpu::{Gpu, Queue};
 use super::program::Program;
 use super::recording::{Command, Copy, Dispatch, Prepared, Recorder, Slice, WebGpuRecording, Write};
 use super::uniform::Uniform;
@@ -118,9 +118,13 @@ impl Gpu {
     }
 
     fn submit(&self, prepared: &Prepared) {
-        if let Some(last) = prepared.submit(&self.device) {
-            lock(&self.queue).last = Some(last);
-        }
+        let [last, before_write] = {
+            let Queue { last, before_write, .. } = &mut *lock(&self.queue);
+            [last.clone(), before_write.take()]
+        };
+        let [last, before_write] = prepared.submit(&self.device, last, before_write);
+        let queue = &mut *lock(&self.queue);
+        (queue.last, queue.before_write) = (last, before_write);
     }
 
     /// Records the ops that `steps` calls instead of running them.

@@ -43,6 +43,9 @@ pub(super) struct Queue {
     pub recorder: Option<Recorder>,
     /// The last submission.
     pub last: Option<wgpu::SubmissionIndex>,
+    /// The last submission before the last write of a weight in pageable memory. Once it has run,
+    /// the earlier writes have been read.
+    pub before_write: Option<wgpu::SubmissionIndex>,
     /// Bytes uploaded since the host last waited for them.
     pub uploaded: u64,
 }

@@ -158,19 +158,23 @@ impl Prepared {
         Self { steps: steps.collect() }
     }
 
-    /// Encodes and submits every command in order. Returns the last submission.
-    pub(crate) fn submit(&self, device: &Device) -> Option<wgpu::SubmissionIndex> {
-        let mut last: Option<wgpu::SubmissionIndex> = None;
-        // The submission that reads what was written last.
-        let mut reader: Option<wgpu::SubmissionIndex> = None;
+    /// Encodes and submits every command in order. `last` is the last submission, `before_write`
+    /// the last one before the last write: both are returned as they are afterwards. A write waits
+    /// until those before the last one have been read, so that few of them take memory.
+    pub(crate) fn submit(
+        &self,
+        device: &Device,
+        mut last: Option<wgpu::SubmissionIndex>,
+        mut before_write: Option<wgpu::SubmissionIndex>,
+    ) -> [Option<wgpu::SubmissionIndex>; 2] {
         for steps in self.steps.chunk_by(|_, next| !matches!(next, Step::Write(_))) {
             let steps = match steps {
                 [Step::Write(Write { from, to }), rest @ ..] => {
-                    if let Some(reader) = reader.take() {
+                    if let Some(submission) = before_write.take() {
                         // The caller's next check of the device's faults finds an error.
-                        let _ = device.poll(Some(&reader));
+                        let _ = device.poll(Some(&submission));
                     }
-                    reader = last.clone();
+                    before_write = last.clone();
                     if let Some(pageable) = from.as_pageable() {
                         pageable.write(&device.queue, &to.buffer, to.offset);
                     }
@@ -186,7 +190,7 @@ impl Prepared {
                 last = Some(device.queue.submit([encoder.finish()]));
             }
         }
-        last
+        [last, before_write]
     }
 }
 

@@ -29,7 +29,7 @@ impl Gpu {
     /// The memory of weights that are uploaded together: `streamed` if they are streamed from the
     /// backend's memory.
     pub(crate) fn place<'w>(&self, weights: impl IntoIterator<Item = &'w Weight<'w>>, streamed: Place) -> Place {
-        let source = weights.into_iter().find_map(Weight::stream_source).filter(|_| self.device.streams);
+        let source = weights.into_iter().filter_map(Weight::stream_source).min().filter(|_| self.device.streams);
         match (source, streamed) {
             (None, _) => Place::Device,
             (Some(StreamSource::Files), Place::Host) => Place::Pageable,

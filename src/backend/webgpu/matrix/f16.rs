@@ -1,9 +1,10 @@
-//! F16 matrices with a scale, as the variants with F16 operands store them on the device.
+//! F16 matrices with a scale, as gemms of the variants with F16 operands read them.
 //!
 //! A matrix is multiplied by the power of two that brings its largest magnitude to 2¹⁴ … 2¹⁵, then
 //! rounded to F16. The product divides its sums by it. A power of two changes no digit, and BF16
 //! has fewer digits than F16, so such a matrix loses only values below 2⁻²⁹ of its largest. The
-//! host finds the largest magnitude while the rows pass, on all its threads; the device converts.
+//! host finds the largest magnitude while the rows pass, on all its threads. The device converts
+//! them during the upload, or before each gemm if they are in pageable memory.
 
 use super::stored::{Piece, Stored};
 use crate::backend::webgpu::launch::binding::Binding;

@@ -1,10 +1,10 @@
 //! New buffers, and the errors for those that cannot be made.
 //!
-//! Streamed weights are in host memory. A buffer that the host only reads is there on every
-//! platform: in cached memory on Vulkan, which device memory never is, in the system's pool on
-//! Direct3D 12, and in shared memory on Metal. One that the host writes would be in device memory
-//! where Vulkan has such memory in the host's reach (resizable BAR). So these buffers are for
-//! reading, and the queue writes them.
+//! Streamed weights are in host memory, or have no buffer. A buffer that the host only reads is
+//! there on every platform: in cached memory on Vulkan, which device memory never is, in the
+//! system's pool on Direct3D 12, and in shared memory on Metal. One that the host writes would be
+//! in device memory where Vulkan has such memory in the host's reach (resizable BAR). So these
+//! buffers are for reading, and the queue writes them.
 
 use super::pool::Pool;
 use crate::backend::webgpu::driver::device::Device;

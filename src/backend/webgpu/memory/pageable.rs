@@ -18,7 +18,6 @@ pub(crate) struct Pageable {
 }
 
 /// Rows that follow one another in the file.
-#[derive(Clone)]
 struct Part {
     /// The first byte in the piece, a multiple of 4.
     at: u64,

@@ -1,11 +1,11 @@
-//! New buffers that the host writes.
+//! New memory that the host writes.
 
 use super::pageable::{Pageable, write_words};
 use super::pool::{Memory, Pool};
 use crate::error::{Error, Result};
 use std::sync::Arc;
 
-/// A new buffer that the host is writing. No submitted work uses it yet.
+/// New memory that the host is writing. No submitted work uses it yet.
 #[derive(Debug)]
 pub(crate) struct Upload {
     view: Option<wgpu::BufferViewMut>,
