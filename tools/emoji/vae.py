@@ -130,7 +130,7 @@ def main() -> None:
         pictures[nth].copy_(upcoming)
         aside.fork()
         steps[nth]()
-        with torch.cuda.stream(aside.stream):  # nothing happens where there is none
+        with torch.cuda.stream(aside.stream):  # does nothing without a GPU
             upcoming = drawn(following)
         step += 1
         if step in (10, 100) or step % 500 == 0:
