@@ -25,7 +25,7 @@ pub(super) struct Args {
     max_vram: Option<u64>,
 
     /// The most host memory for streamed weights, such as 8G; with less than a network needs, its
-    /// blocks are copied from the files at each use [default: all that is free but 2 GiB]
+    /// blocks are copied from the files at each use [default: all that is free, less 2 GiB]
     #[arg(long, value_name = "SIZE", value_parser = size, allow_hyphen_values = true)]
     max_ram: Option<u64>,
 }

@@ -36,8 +36,8 @@ pub struct Weight<'a> {
     stream_source: Option<StreamSource>,
 }
 
-/// The host memory that a weight is streamed from. A matrix of several weights is streamed from the
-/// least of their sources.
+/// The host memory that a weight is streamed from. A matrix of several weights is in the backend's
+/// memory if one of them is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum StreamSource {
     /// The backend's, which holds the weight as the device reads it. The device copies it without
