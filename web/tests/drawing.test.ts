@@ -5,7 +5,7 @@ import { test } from "node:test";
 import type { Page } from "playwright-core";
 import { ask, download, inBrowser, notice, PATIENCE, pngTexts, press, psnr, reference, SCREENSHOTS, until, withServer } from "./browser.js";
 
-/** Bars for the embedded default on two cores and a software GPU. */
+/** Bars for the embedded default on a software GPU; the time is one for two idle cores, which tests/run --all asks for. */
 const SECONDS = 90;
 const DECIBELS = 40;
 
@@ -57,7 +57,7 @@ test("prompt and link draw the picture of `cpu`", (t) => withServer((server) => 
   assert.ok(stalled < 1000, `the page stalled for ${stalled} ms`);
 
   t.diagnostic(`page load to ready: ${Math.round(ready)} ms, weights fetched from this machine`);
-  t.diagnostic(`256×256 in 8 steps from the press of the button: ${seconds.toFixed(1)} s (bar: ${SECONDS} s)`);
+  t.diagnostic(`256×256 in 8 steps from the press of the button: ${seconds.toFixed(1)} s (bar of tests/run --all: ${SECONDS} s)`);
   t.diagnostic(`against cpu: ${decibels.toFixed(1)} dB (bar: ${DECIBELS} dB)`);
   t.diagnostic(`longest stall of the page: ${Math.round(stalled)} ms`);
   const link = page.url();
@@ -70,7 +70,7 @@ test("prompt and link draw the picture of `cpu`", (t) => withServer((server) => 
   const again = (await download(other)).bytes;
   const small = ["--width", "64", "--height", "64", "--steps", "2", "--seed", "7"];
   assert.ok((await psnr(other, again, await reference(["a red fox on a green background", ...small]))) >= DECIBELS);
-  assert.ok(seconds <= SECONDS, `${seconds} s for a picture`);
+  if (process.env["ZIMAGE_SLOW"]) assert.ok(seconds <= SECONDS, `${seconds} s for a picture`);
 }, { viewport: { width: 1200, height: 960 } })));
 
 test("a new run starts after cancelling", () => withServer((server) => inBrowser(async (_, page) => {

@@ -14,8 +14,7 @@ use std::sync::Arc;
 
 /// Elements per panel of widened weights: few enough for the caches, enough for full gemm speed.
 const PANEL: usize = 1 << 20;
-/// The most elements of a matrix that is packed once, as F32, during its upload. Larger matrices
-/// stay as they are stored, so that a large model takes no more memory than its files.
+/// The most elements of a matrix that is multiplied packed, as F32.
 const PACKED: usize = 1 << 19;
 
 /// A matrix inside a slice: element `(i, j)` is `data[i·row_stride + j·col_stride]`.
@@ -143,7 +142,7 @@ impl StoredRows {
         }
     }
 
-    /// As [`StoredRows::widen`], on all threads; rows that are F32 already are borrowed.
+    /// `count` rows of `width` elements as F32, from row `first` on; borrowed if they are F32.
     fn widened(&self, first: usize, count: usize, width: usize) -> Result<Cow<'_, [f32]>> {
         if let StoredRows::Plain(tensor) = self
             && tensor.dtype() == DType::F32
@@ -152,10 +151,15 @@ impl StoredRows {
             return floats(DType::F32, &tensor.bytes()[first * stride..(first + count) * stride]);
         }
         let mut values = zeros(count * width, "a part of a matrix as F32")?;
-        let rows = (4096 / width.max(1)).max(1);
-        let chunks = values.par_chunks_mut(rows * width.max(1)).enumerate();
-        chunks.for_each(|(chunk, out)| self.widen(first + chunk * rows, width, out));
+        self.widen_on_all_threads(first, width, &mut values);
         Ok(Cow::Owned(values))
+    }
+
+    /// As [`StoredRows::widen`], on all threads.
+    fn widen_on_all_threads(&self, first: usize, width: usize, out: &mut [f32]) {
+        let rows = (4096 / width.max(1)).max(1);
+        let chunks = out.par_chunks_mut(rows * width.max(1)).enumerate();
+        chunks.for_each(|(chunk, out)| self.widen(first + chunk * rows, width, out));
     }
 }
 
@@ -168,25 +172,26 @@ pub(super) enum StoredMatrix {
     Parts { parts: Arc<[StoredRows]>, dims: [usize; 2] },
 }
 
-/// True if a matrix `[N, K]` of `parts` is packed during its upload.
-pub(super) fn is_packed(parts: &[StoredRows], [rows, width]: [usize; 2]) -> bool {
-    rows * width <= PACKED && parts.iter().all(|part| matches!(part, StoredRows::Plain(_)))
+/// True if a matrix `[N, K]` is multiplied packed. Its size alone decides, so that every storage of
+/// the same values gives the same bits.
+pub(super) fn is_packed([rows, width]: [usize; 2]) -> bool {
+    rows * width <= PACKED
+}
+
+/// True if a packed matrix of `parts` is packed once, during its upload. A quantised one is packed
+/// for each product, so that it takes no more memory than its file.
+pub(super) fn is_packed_once(parts: &[StoredRows]) -> bool {
+    parts.iter().all(|part| matches!(part, StoredRows::Plain(_)))
 }
 
 impl StoredMatrix {
     /// Stacks `parts`, whose shapes have been checked.
     pub(super) async fn upload(parts: &[Weight<'_>], dims: [usize; 2]) -> Result<Self> {
         let parts = try_join_all(parts.iter().map(StoredRows::upload)).await?;
-        if is_packed(&parts, dims) {
-            return Self::packed(&parts, dims);
+        if is_packed(dims) && is_packed_once(&parts) {
+            return Ok(Self::Packed { values: Arc::new(packed(&parts, dims)?), dims });
         }
         Ok(Self::Parts { parts: parts.into(), dims })
-    }
-
-    /// Packs the matrix of `parts`.
-    fn packed(parts: &[StoredRows], dims @ [rows, width]: [usize; 2]) -> Result<Self> {
-        let values = packed_rows(&stacked(parts, dims)?, rows, width, "a packed matrix")?;
-        Ok(Self::Packed { values: Arc::new(values), dims })
     }
 
     /// `[N, K]`.
@@ -201,6 +206,10 @@ impl StoredMatrix {
         match self {
             Self::Packed { values, dims: [rows, width] } => {
                 multiply(x, *width, Panels::new(values, *width, *rows), bias, out);
+            }
+            Self::Parts { parts, dims } if is_packed(*dims) => {
+                let [rows, width] = *dims;
+                multiply(x, width, Panels::new(&packed(parts, *dims)?, width, rows), bias, out);
             }
             Self::Parts { parts, dims: [rows, width] } => {
                 let m = x.len() / width;
@@ -219,13 +228,18 @@ impl StoredMatrix {
     }
 }
 
+/// The matrix `[N, K]` of `parts`, packed for [`multiply`].
+fn packed(parts: &[StoredRows], dims @ [rows, width]: [usize; 2]) -> Result<Vec<f32>> {
+    packed_rows(&stacked(parts, dims)?, rows, width, "a packed matrix")
+}
+
 /// The matrix `[N, K]` of `parts` as F32.
 pub(super) fn stacked(parts: &[StoredRows], [rows, width]: [usize; 2]) -> Result<Vec<f32>> {
     let mut all = zeros(rows * width, "a matrix as F32")?;
     let mut rest = &mut all[..];
     for part in parts {
         let (values, others) = rest.split_at_mut(part.rows() * width);
-        part.widen(0, width, values);
+        part.widen_on_all_threads(0, width, values);
         rest = others;
     }
     Ok(all)

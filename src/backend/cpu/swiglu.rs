@@ -1,6 +1,6 @@
 //! `swiglu`: the first half of a gated feed-forward layer.
 
-use super::matrix::{Panel, StoredRows, View, ViewMut, is_packed, panels, product, stacked};
+use super::matrix::{Panel, StoredRows, View, ViewMut, is_packed, is_packed_once, panels, product, stacked};
 use super::microkernel::{COLUMN_STEP, COLUMNS, Left, Tile};
 use super::packed::{Panels, each_panel, packed_len, task_rows, transpose};
 use super::parallel::*;
@@ -32,10 +32,8 @@ pub struct CpuSwiGlu {
 enum Matrices {
     /// Packed panels: [`HIDDEN`] columns of the gate, then as many of up.
     Packed(Arc<Vec<f32>>),
-    Stored {
-        gate: StoredRows,
-        up: StoredRows,
-    },
+    /// The gate and up as they are stored.
+    Stored([StoredRows; 2]),
 }
 
 impl DeviceWeight<2> for CpuSwiGlu {
@@ -47,12 +45,9 @@ impl DeviceWeight<2> for CpuSwiGlu {
 impl CpuSwiGlu {
     fn new(gate: StoredRows, up: StoredRows, dims: [usize; 2]) -> Result<Self> {
         let both = [gate, up];
-        let matrices = if is_packed(&both, dims) {
-            let [gate, up] = [0, 1].map(|i| stacked(slice::from_ref(&both[i]), dims));
-            Matrices::Packed(Arc::new(pack(&gate?, &up?, dims)?))
-        } else {
-            let [gate, up] = both;
-            Matrices::Stored { gate, up }
+        let matrices = match is_packed(dims) && is_packed_once(&both) {
+            true => Matrices::Packed(Arc::new(pack(&both, dims)?)),
+            false => Matrices::Stored(both),
         };
         Ok(Self { matrices, dims })
     }
@@ -63,14 +58,16 @@ fn packed_columns(hidden: usize) -> usize {
     hidden.div_ceil(HIDDEN) * COLUMNS
 }
 
-/// Packs two matrices `[F, K]`.
-fn pack(gate: &[f32], up: &[f32], [hidden, width]: [usize; 2]) -> Result<Vec<f32>> {
+/// Packs a gate and an up, both `[F, K]`.
+fn pack([gate, up]: &[StoredRows; 2], dims @ [hidden, width]: [usize; 2]) -> Result<Vec<f32>> {
+    let [gate, up] = [gate, up].map(|part| stacked(slice::from_ref(part), dims));
+    let (gate, up) = (gate?, up?);
     let columns = packed_columns(hidden);
     let mut packed = zeros(packed_len(width, columns), "a packed matrix")?;
     each_panel(&mut packed, width, columns, |column, panel_width, out| {
         let first = column / 2;
         let rows = HIDDEN.min(hidden - first);
-        for (half, values) in [gate, up].into_iter().enumerate() {
+        for (half, values) in [&gate, &up].into_iter().enumerate() {
             transpose(&values[first * width..], rows, width, (half * HIDDEN, panel_width), width, out);
         }
     });
@@ -94,12 +91,11 @@ impl SwiGluOp for Cpu {
 /// `out = SiLU(x·Gᵀ) ⊙ (x·Uᵀ)`; `x` `[M, K]`, `gate` and `up` `[F, K]`, `out` `[M, F]`.
 fn swiglu(x: &[f32], w: &CpuSwiGlu, out: &mut [f32]) -> Result<()> {
     match &w.matrices {
-        Matrices::Packed(packed) => {
-            packed_swiglu(x, packed, w.dims, out);
-            Ok(())
-        }
-        Matrices::Stored { gate, up } => stored_swiglu(x, [gate, up], w.dims, out),
+        Matrices::Packed(packed) => packed_swiglu(x, packed, w.dims, out),
+        Matrices::Stored(both) if is_packed(w.dims) => packed_swiglu(x, &pack(both, w.dims)?, w.dims, out),
+        Matrices::Stored(both) => stored_swiglu(x, both, w.dims, out)?,
     }
+    Ok(())
 }
 
 /// Applies the gate while a tile of both products is in the cache.
@@ -127,7 +123,7 @@ fn gate_tile(tile: &Tile, rows: Range<usize>, columns: Range<usize>, out: &mut [
 }
 
 /// The two gemm results of a weight panel are freed before the next panel.
-fn stored_swiglu(x: &[f32], [gate, up]: [&StoredRows; 2], [hidden, width]: [usize; 2], out: &mut [f32]) -> Result<()> {
+fn stored_swiglu(x: &[f32], [gate, up]: &[StoredRows; 2], [hidden, width]: [usize; 2], out: &mut [f32]) -> Result<()> {
     let m = x.len() / width;
     let x = View::new(x, m, width, width);
     for (g, u) in panels(slice::from_ref(gate), width).zip(panels(slice::from_ref(up), width)) {
