@@ -7,10 +7,15 @@
 //   the keys that any of its queries sees in tiles of KEYS.
 // Pipeline: two stages of keys and of values, by cp.async. The accumulators of q·kᵀ have the layout
 //   of the left fragments of p·v, so p stays in registers.
-// Constants: HEAD (up to 128), WARPS, KEYS, CAUSAL, HAS_LENGTHS, ALIGNED (HEAD is a multiple of 8).
+// With OUT_FP8, the output is an FP8 activation `[items·tokens, query·HEAD]` with a scale for each
+//   head and token, from the values before rounding.
+// Constants: HEAD (up to 128), WARPS, KEYS, CAUSAL, HAS_LENGTHS, ALIGNED (HEAD is a multiple of 8),
+// OUT_FP8 (HEAD is 128).
 
 #include "common/attention.cuh"
+#include "common/fp8.cuh"
 #include "common/ptx/mma.cuh"
+#include "common/reduce.cuh"
 
 #ifndef HEAD
 #define HEAD 128
@@ -20,6 +25,11 @@
 #define HAS_LENGTHS 1
 #define ALIGNED 1
 #endif
+#ifndef OUT_FP8
+#define OUT_FP8 0
+#endif
+
+static_assert(!OUT_FP8 || HEAD == SCALE_BLOCK, "a head has one scale a token");
 
 constexpr unsigned THREADS = 32 * WARPS, QUERIES = 16 * WARPS;
 // The head in steps of 16 for mma; zeros behind it.
@@ -41,8 +51,8 @@ __device__ __forceinline__ void load(bf16 *to, const bf16 *from, u64 stride, uns
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-    attention(const bf16 *qkv, const unsigned *lengths, bf16 *out, unsigned tokens, unsigned query_heads,
-              unsigned key_heads, float scale) {
+    attention(const bf16 *qkv, const unsigned *lengths, void *out, float *scales, unsigned tokens,
+              unsigned query_heads, unsigned key_heads, float scale) {
     extern __shared__ __align__(1024) unsigned char smem[];
     bf16 *smem_k = reinterpret_cast<bf16 *>(smem), *smem_v = smem_k + 2 * TILE_SIZE;
     const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -153,13 +163,33 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         }
     }
 
-    bf16 *to = out + (static_cast<u64>(item) * tokens * query_heads + head) * HEAD;
+    bf16 *to = static_cast<bf16 *>(out) + (static_cast<u64>(item) * tokens * query_heads + head) * HEAD;
 #pragma unroll
     for (unsigned i = 0; i < 2; i++) {
         row_sum[i] += __shfl_xor_sync(0xffffffffu, row_sum[i], 1);
         row_sum[i] += __shfl_xor_sync(0xffffffffu, row_sum[i], 2);
         const unsigned row = own + 8 * i;
         const float factor = 1.0f / row_sum[i];
+        if constexpr (OUT_FP8) {
+            float amax = 0.0f;
+#pragma unroll
+            for (unsigned n = 0; n < 2 * STEPS; n++) {
+                acc_o[n][2 * i] *= factor;
+                acc_o[n][2 * i + 1] *= factor;
+                amax = fmaxf(amax, fmaxf(fabsf(acc_o[n][2 * i]), fabsf(acc_o[n][2 * i + 1])));
+            }
+            const Fp8Scale quantized(lane_max<4>(amax));
+            if (row >= tokens) continue;
+            const u64 rows = static_cast<u64>(gridDim.z) * tokens, row_index = static_cast<u64>(item) * tokens + row;
+            if (lane % 4 == 0) scales[head * rows + row_index] = quantized.scale;
+            fp8 *codes = static_cast<fp8 *>(out) + (row_index * query_heads + head) * HEAD;
+#pragma unroll
+            for (unsigned n = 0; n < 2 * STEPS; n++) {
+                *reinterpret_cast<unsigned short *>(codes + 8 * n + lane % 4 * 2) =
+                    quantized.codes(acc_o[n][2 * i], acc_o[n][2 * i + 1]);
+            }
+            continue;
+        }
         if (row >= tokens) continue;
         bf16 *to_row = to + static_cast<u64>(row) * query_heads * HEAD;
 #pragma unroll

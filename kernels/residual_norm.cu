@@ -7,9 +7,12 @@
 // needs so few registers that an SM has 24 warps. No pointer is `restrict`: the compiler could move
 // its loads ahead of griddepcontrol_wait, and the previous kernel may be writing to any of them,
 // even to a weight that it converts.
+//
+// With OUT_FP8, out is an FP8 activation with one scale a token, from the values before rounding.
 // Constants: THREADS, VECTOR (8, or 1 if width is not a multiple of 8), PARTS (vectors per thread),
-// HAS_BRANCH, HAS_NORM, HAS_GATE, HAS_OUT, HAS_SCALE.
+// HAS_BRANCH, HAS_NORM, HAS_GATE, HAS_OUT, HAS_SCALE, OUT_FP8 (width is a multiple of 16).
 
+#include "common/fp8.cuh"
 #include "common/reduce.cuh"
 #include "common/vec.cuh"
 #include "sm90/ptx/pdl.cuh"
@@ -24,10 +27,15 @@
 #define HAS_OUT 1
 #define HAS_SCALE 1
 #endif
+#ifndef OUT_FP8
+#define OUT_FP8 0
+#endif
+
+static_assert(!OUT_FP8 || VECTOR == 8, "codes are stored eight at a time");
 
 extern "C" __global__ void __launch_bounds__(THREADS, THREADS < 768 ? 768 / THREADS : 1)
     residual_norm(bf16 *x, const bf16 *y, const float *norm, const bf16 *gate, const float *weight, const bf16 *scale,
-                  bf16 *out, unsigned tokens, unsigned width, unsigned gate_stride, unsigned gate_offset,
+                  void *out, float *scales, unsigned tokens, unsigned width, unsigned gate_stride, unsigned gate_offset,
                   unsigned scale_stride, unsigned scale_offset, float branch_eps, float eps) {
     __shared__ float scratch[2][THREADS / 32];
     griddepcontrol_launch_dependents();
@@ -93,15 +101,33 @@ extern "C" __global__ void __launch_bounds__(THREADS, THREADS < 768 ? 768 / THRE
         for (int i = 0; i < PARTS; i++) {
             const unsigned at = (i * THREADS + threadIdx.x) * VECTOR;
             if (at >= width) continue;
-            Vec<VECTOR> weights, scales;
+            Vec<VECTOR> weights, added;
             load_vec(weights, weight + at);
-            if (HAS_SCALE) load_vec(scales, scale + static_cast<u64>(item) * scale_stride + scale_offset + at);
+            if (HAS_SCALE) load_vec(added, scale + static_cast<u64>(item) * scale_stride + scale_offset + at);
 #pragma unroll
             for (int j = 0; j < VECTOR; j++) {
                 values[i].value[j] *= factor * weights.value[j];
-                if (HAS_SCALE) values[i].value[j] *= 1.0f + scales.value[j];
+                if (HAS_SCALE) values[i].value[j] *= 1.0f + added.value[j];
             }
-            store_vec(out + static_cast<u64>(token) * width + at, values[i]);
+            if (!OUT_FP8) store_vec(static_cast<bf16 *>(out) + static_cast<u64>(token) * width + at, values[i]);
+        }
+        if constexpr (OUT_FP8) {
+            float amax = 0.0f;
+#pragma unroll
+            for (int i = 0; i < PARTS; i++) {
+                if ((i * THREADS + threadIdx.x) * VECTOR >= width) continue;
+#pragma unroll
+                for (int j = 0; j < VECTOR; j++) amax = fmaxf(amax, fabsf(values[i].value[j]));
+            }
+            // All threads have read the first row of `scratch` before the barrier of the second.
+            const Fp8Scale quantized(block_max<THREADS>(amax, scratch[0]));
+            if (threadIdx.x == 0) scales[token] = quantized.scale;
+#pragma unroll
+            for (int i = 0; i < PARTS; i++) {
+                const unsigned at = (i * THREADS + threadIdx.x) * VECTOR;
+                if (at >= width) continue;
+                store_codes(static_cast<fp8 *>(out) + static_cast<u64>(token) * width + at, values[i], quantized);
+            }
         }
     }
 }

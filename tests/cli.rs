@@ -69,8 +69,8 @@ fn wrong_command_line_exits_with_2() {
     fails(f, &["generate", "a fox", "--seed", "1.5"], 2, "whole number");
     fails(f, &["generate", "a fox", "--backend", "abacus"], 2, "abacus");
     fails(f, &["generate", "a fox", "--offload", "disk"], 2, "use auto, none, sequential or stream");
-    fails(f, &["generate", "a fox", "--precision", "int3"], 2, "use auto or bf16");
-    fails(f, &["generate", "a fox", "--backend", "cpu", "--precision", "bf16"], 2, "products of F32, not BF16");
+    fails(f, &["generate", "a fox", "--precision", "int3"], 2, "use auto, bf16, fp8 or fp8-all");
+    fails(f, &["generate", "a fox", "--backend", "cpu", "--precision", "bf16"], 2, "operands of F32, not BF16");
     fails(f, &["inspect", "a.png", "b.png"], 2, "b.png");
 }
 

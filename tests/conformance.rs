@@ -4,7 +4,7 @@
 #[path = "support/faulty/mod.rs"]
 mod faulty;
 
-use faulty::{Damage, Fault, Faulty};
+use faulty::{Damage, Fault, Faulty, Fp8Fault};
 use pollster::block_on;
 use std::io::Write;
 use std::ops::ControlFlow;
@@ -155,6 +155,9 @@ fn wrong_arguments_fail_their_op_only() {
         (Fault::GroupsHalved, vec!["group_norm"]),
         (Fault::MomentsIgnored, vec!["normalize_groups"]),
         (Fault::ShiftForgotten, with(Feature::Shift)),
+        (Fault::Fp8(Fp8Fault::ScaleForgotten), with(Feature::Fp8Matrix)),
+        (Fault::Fp8(Fp8Fault::ScaleOfAnotherRow), with(Feature::Fp8Matrix)),
+        (Fault::Fp8(Fp8Fault::NanForTheLargest), with(Feature::Fp8Matrix)),
         (Fault::NanIsBlack, vec!["to_rgb8"]),
         (Fault::InfinityIsClamped, vec!["to_rgb8"]),
         (Fault::NoMemoryPast(1 << 10), vec!["conv2d"]),

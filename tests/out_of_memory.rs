@@ -8,7 +8,7 @@ use std::process::Command;
 use zimage::Error;
 use zimage::backend::cpu::Cpu;
 use zimage::backend::*;
-use zimage::tensor::{DType, HostTensor};
+use zimage::tensor::{Compute, DType, HostTensor};
 
 /// The variable that marks a process as running under the limit.
 const INSIDE: &str = "ZIMAGE_TEST_OUT_OF_MEMORY";
@@ -74,7 +74,7 @@ fn every_large_cpu_allocation_can_fail() {
     refused(b.group_norm(&stored, &norm, &norm, 8, 1e-5, false));
     refused(b.linear(&x, &wide));
     refused(b.embed_patches(&latents, 2, &narrow, &pad, 512 * 256, 1));
-    refused(b.attention(&qkv, many, Mask { causal: false, lengths: None }));
+    refused(b.attention(&qkv, many, Mask { causal: false, lengths: None }, Compute::Native));
     refused(b.conv2d(&picture, &large, Conv2d { stride: 1, pad: [16, 16, 15, 15], ..Conv2d::default() }, None));
     refused(b.unscale_latents(&latents, 0..1, 1.0, 0.0));
     let made = b.record(|b| b.unscale_latents(&latents, 0..1, 1.0, 0.0).map(drop));
@@ -87,5 +87,5 @@ fn rayon_is_up(b: &Cpu, norm: &<Cpu as Runtime>::Tensor) {
     let x = b.upload(&HostTensor::from_f32(&[1, 64, 8], &[1.0; 512])).unwrap();
     let w = block_on(b.upload_linear(&[HostTensor::from_f32(&[8, 8], &[1.0; 64]).into()], &[])).unwrap();
     b.linear(&x, &w).unwrap();
-    b.rms_norm(&x, RmsNorm { weight: norm, scale: None, eps: 1e-5 }).unwrap();
+    b.rms_norm(&x, RmsNorm { weight: norm, scale: None, eps: 1e-5, output: Compute::Native }).unwrap();
 }

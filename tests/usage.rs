@@ -56,7 +56,7 @@ fn dashed_values_are_values() {
         ("--batch", "--1", "a whole number from 1 up"),
         ("--vae-tile", "-32", "auto, off, or a number"),
         ("--offload", "-none", "use auto, none, sequential or stream"),
-        ("--precision", "-bf16", "use auto or bf16"),
+        ("--precision", "-bf16", "use auto, bf16, fp8 or fp8-all"),
         ("--backend", "-cpu", "-cpu"),
     ] {
         refused(&["a fox", option, value], says);
@@ -166,7 +166,7 @@ fn warnings_precede_the_work() {
         "warning: the negative prompt is not read",
         "warning: the prompt is empty",
         "warning: this model was trained for 256×256",
-        "error: the cpu backend computes",
+        "error: the cpu backend has gemms",
     ]) {
         assert!(line.starts_with(start), "{lines:?}");
     }

@@ -11,6 +11,12 @@ struct bf16 {
     unsigned short bits;
 };
 
+// The code of a sign, four bits of exponent and three of mantissa, up to ±448: the element type of
+// FP8 activations and matrices.
+struct fp8 {
+    unsigned char bits;
+};
+
 __device__ __forceinline__ float to_float(bf16 x) {
     return float_from_bf16(x.bits);
 }

@@ -1,20 +1,43 @@
-// Epilogues of the tiled GEMMs (gemm/tile.cuh, sm90/gemm.cuh): from F32 accumulators to BF16
+// Epilogues of the tiled GEMMs (gemm/tile.cuh, sm90/gemm.cuh): from F32 accumulators to BF16 or FP8
 // outputs.
 #pragma once
 
+#include "common/fp8.cuh"
 #include "common/math.cuh"
 #include "common/types.cuh"
+
+constexpr unsigned NO_ROW = 0xffffffffu;
 
 // The hooks and their defaults. An epilogue derives from it, must define
 //   unsigned pair(row, column, a, b): the output of columns `column` and `column` + 1 of a row, two
 //   BF16 or one; called only for rows and columns that exist,
-// and hides a default that does not suit it.
+// unless OUT_FP8 is true, and hides a default that does not suit it.
 struct Epilogue {
     // Output columns per two columns of the product: 2, or 1.
     static constexpr unsigned OUT_PER_PAIR = 2;
+    // The output is an FP8 activation with a scale for each SCALE_BLOCK columns, one output column
+    // per two columns of the product: `transform` leaves the output of a pair in its first element.
+    // In each 32 columns of the product, the pair at 8·j + 2·q is output column 4·q + j of 16, so
+    // that a lane has four neighbouring ones. The epilogue defines
+    //   void store_scale(row, block, scale).
+    static constexpr bool OUT_FP8 = false;
+    // A has a scale for each SCALE_BLOCK columns, by which the gemm multiplies the sums over these:
+    // the epilogue defines
+    //   float x_scale(row, block): the scale, 0 for NO_ROW.
+    static constexpr bool HAS_BLOCK_SCALES = false;
 
-    // Changes all accumulators that a thread holds of a tile, before any pair is made; sm90 only.
-    // acc[4·j + 2·half + i] is column `column` + 8·j + lane % 4 · 2 + i of rows[half].
+    // load_scales loads the scales of all accumulators that a thread holds of two rows: before the
+    // k loop, if registers allow it, so that they arrive meanwhile. `scale` multiplies by them.
+    // acc[4·j + 2·half + i] is column `column` + 8·j + lane % 4 · 2 + i of rows[half], which may be
+    // NO_ROW.
+    template <unsigned Count> struct Scales {};
+    template <unsigned Count>
+    __device__ __forceinline__ Scales<Count> load_scales(const unsigned (&)[2], unsigned) const {
+        return {};
+    }
+    template <unsigned Count> __device__ __forceinline__ void scale(float (&)[Count], const Scales<Count> &) const {}
+
+    // Changes all these accumulators, before any pair is made.
     template <class Acc, class Rows>
     __device__ __forceinline__ void transform(Acc &, const Rows &, unsigned) {}
 };
@@ -66,5 +89,71 @@ struct SwiGluEpilogue : Epilogue {
 
     __device__ __forceinline__ unsigned pair(unsigned, unsigned, float gate, float up) const {
         return bf16_from_float(silu(gate) * up);
+    }
+};
+
+// SiLU(gate)·up as SwiGluEpilogue, to an FP8 activation; behind ScaledEpilogue, which stores its
+// scales.
+struct Fp8SwiGluEpilogue : Epilogue {
+    static constexpr bool OUT_FP8 = true;
+
+    float *out_scales;
+
+    template <unsigned Count>
+    __device__ __forceinline__ void transform(float (&acc)[Count], const unsigned (&)[2], unsigned) const {
+#pragma unroll
+        for (unsigned i = 0; i < Count; i += 2) acc[i] = silu(acc[i]) * acc[i + 1];
+    }
+};
+
+// E behind the scales of FP8 operands `[m, k]` and `[n, k]`: one a row of W, and one a row of A or,
+// with BlockScales, those that the gemm applies.
+template <class E, bool BlockScales> struct ScaledEpilogue : E {
+    static constexpr bool HAS_BLOCK_SCALES = BlockScales;
+
+    const float *x_scales, *w_scales;
+    unsigned m, n;
+
+    __device__ __forceinline__ float x_scale(unsigned row, unsigned block) const {
+        return row == NO_ROW ? 0.0f : x_scales[static_cast<u64>(block) * m + row];
+    }
+
+    __device__ __forceinline__ void store_scale(unsigned row, unsigned block, float scale) const {
+        this->out_scales[static_cast<u64>(block) * m + row] = scale;
+    }
+
+    // A lane loads a scale of each 32 columns, and the lanes that need it get it by a shuffle.
+    template <unsigned Count> struct Scales {
+        float w[(Count + 15) / 16], x[2];
+    };
+
+    template <unsigned Count>
+    __device__ __forceinline__ Scales<Count> load_scales(const unsigned (&rows)[2], unsigned column) const {
+        Scales<Count> scales;
+#pragma unroll
+        for (unsigned i = 0; i < (Count + 15) / 16; i++) {
+            // Sums past column n are zeros, or NaN, whichever scale they get.
+            scales.w[i] = w_scales[min(column + 32 * i + threadIdx.x % 32, n - 1)];
+        }
+#pragma unroll
+        for (unsigned half = 0; half < 2; half++) scales.x[half] = BlockScales ? 1.0f : x_scale(rows[half], 0);
+        return scales;
+    }
+
+    template <unsigned Count>
+    __device__ __forceinline__ void scale(float (&acc)[Count], const Scales<Count> &scales) const {
+#pragma unroll
+        for (unsigned i = 0; i < Count; i += 4) {
+#pragma unroll
+            for (unsigned odd = 0; odd < 2; odd++) {
+                const unsigned from = i % 16 * 2 + threadIdx.x % 4 * 2 + odd;
+                const float own = __shfl_sync(0xffffffffu, scales.w[i / 16], from);
+#pragma unroll
+                for (unsigned half = 0; half < 2; half++) {
+                    float &sum = acc[i + 2 * half + odd];
+                    sum = BlockScales ? sum * own : sum * scales.x[half] * own;
+                }
+            }
+        }
     }
 };

@@ -16,9 +16,13 @@
 //   keys; the quotient is the same (an idea of FlashAttention-4).
 // Clusters: CLUSTER CTAs, 1 or 2, take neighbouring tiles of one head and share its keys and
 //   values: each multicasts a part of them, so that they cross the L2 once.
-// Constants: CAUSAL, HAS_LENGTHS, CLUSTER.
+// With OUT_FP8, the output is an FP8 activation `[items·tokens, query_heads·128]` with a scale for
+//   each head and token, from the values before rounding; its map has boxes of 128 columns.
+// Constants: CAUSAL, HAS_LENGTHS, CLUSTER, OUT_FP8.
 
 #include "common/attention.cuh"
+#include "common/fp8.cuh"
+#include "common/reduce.cuh"
 #include "sm90/ptx/barrier.cuh"
 #include "sm90/ptx/cluster.cuh"
 #include "sm90/ptx/pdl.cuh"
@@ -29,6 +33,9 @@
 #define CAUSAL 0
 #define HAS_LENGTHS 1
 #define CLUSTER 2
+#endif
+#ifndef OUT_FP8
+#define OUT_FP8 0
 #endif
 
 constexpr unsigned HEAD = 128, KEYS = 128, STAGES = 2;
@@ -68,7 +75,7 @@ __device__ __forceinline__ Tile tile_at(unsigned i, unsigned rank, const unsigne
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTER, 1, 1)
     attention(const __grid_constant__ TensorMap qkv, const unsigned *lengths, const __grid_constant__ TensorMap out,
-              unsigned tokens, unsigned items, unsigned query_heads, unsigned key_heads, float scale) {
+              float *scales, unsigned tokens, unsigned items, unsigned query_heads, unsigned key_heads, float scale) {
     extern __shared__ __align__(1024) unsigned char smem[];
     __shared__ Barrier q_full[2], q_empty[2];
     __shared__ Barrier k_full[STAGES], k_empty[STAGES], v_full[STAGES], v_empty[STAGES];
@@ -273,22 +280,52 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
             // The output replaces this warpgroup's queries, in TMA's swizzle: chunk c of row r is
             // at c ^ r % 8.
             named_barrier_sync(CONSUMER_BARRIER + group, WARPGROUP);
+            if constexpr (OUT_FP8) {
 #pragma unroll
-            for (unsigned k = 0; k < HEAD / 8; k++) {
+                for (unsigned k = 0; k < HEAD / 2; k++) acc_o[k] *= factor[k / 2 % 2];
 #pragma unroll
                 for (unsigned half = 0; half < 2; half++) {
-                    const unsigned down = 16 * warp + 8 * half + lane / 4, chunk = (k % 8) ^ (down % 8);
-                    const float a = acc_o[4 * k + 2 * half] * factor[half],
-                                b = acc_o[4 * k + 2 * half + 1] * factor[half];
-                    bf16 *to = own_q + k / 8 * Q_HALF + down * 64 + chunk * 8 + lane % 4 * 2;
-                    *reinterpret_cast<unsigned *>(to) = bf16x2_from_floats(a, b);
+                    const unsigned down = 16 * warp + 8 * half + lane / 4, token = tile.first + 64 * group + down;
+                    float amax = 0.0f;
+#pragma unroll
+                    for (unsigned k = 0; k < HEAD / 8; k++) {
+                        const float *pair = acc_o + 4 * k + 2 * half;
+                        amax = fmaxf(amax, fmaxf(fabsf(pair[0]), fabsf(pair[1])));
+                    }
+                    const Fp8Scale quantized(lane_max<4>(amax));
+                    if (lane % 4 == 0 && token < tokens) {
+                        const u64 rows = static_cast<u64>(items) * tokens;
+                        scales[tile.head * rows + static_cast<u64>(tile.item) * tokens + token] = quantized.scale;
+                    }
+                    // A row of 128 codes is 128 bytes.
+                    unsigned char *to_row = reinterpret_cast<unsigned char *>(own_q) + down * 128 + lane % 4 * 2;
+#pragma unroll
+                    for (unsigned k = 0; k < HEAD / 8; k++) {
+                        const unsigned chunk = (k / 2) ^ (down % 8);
+                        *reinterpret_cast<unsigned short *>(to_row + chunk * 16 + k % 2 * 8) =
+                            quantized.codes(acc_o[4 * k + 2 * half], acc_o[4 * k + 2 * half + 1]);
+                    }
+                }
+            } else {
+#pragma unroll
+                for (unsigned k = 0; k < HEAD / 8; k++) {
+#pragma unroll
+                    for (unsigned half = 0; half < 2; half++) {
+                        const unsigned down = 16 * warp + 8 * half + lane / 4, chunk = (k % 8) ^ (down % 8);
+                        const float a = acc_o[4 * k + 2 * half] * factor[half],
+                                    b = acc_o[4 * k + 2 * half + 1] * factor[half];
+                        bf16 *to = own_q + k / 8 * Q_HALF + down * 64 + chunk * 8 + lane % 4 * 2;
+                        *reinterpret_cast<unsigned *>(to) = bf16x2_from_floats(a, b);
+                    }
                 }
             }
             fence_proxy_async();
             named_barrier_sync(CONSUMER_BARRIER + group, WARPGROUP);
             if (leader) {
                 tma_store(out, own_q, tile.head * HEAD, tile.first + 64 * group, tile.item);
-                tma_store(out, own_q + Q_HALF, tile.head * HEAD + 64, tile.first + 64 * group, tile.item);
+                if (!OUT_FP8) {
+                    tma_store(out, own_q + Q_HALF, tile.head * HEAD + 64, tile.first + 64 * group, tile.item);
+                }
                 tma_store_commit();
             }
         }

@@ -53,7 +53,7 @@ struct TmaPixels {
         return y < out_height && x < out_width ? (tile.item * out_height + y) * out_width + x : NO_ROW;
     }
 
-    __device__ __forceinline__ void store(const TensorMap &out, const bf16 *from, const Tile &tile, unsigned first,
+    __device__ __forceinline__ void store(const TensorMap &out, const void *from, const Tile &tile, unsigned first,
                                           unsigned column) const {
         tma_store(out, from, column, tile.x, tile.y + first / TILE_WIDTH, tile.item);
     }

@@ -1,11 +1,15 @@
 // Warp-specialised GEMM for Hopper, C[m, n] = Σₖ A[m, k]·W[n, k]: TMA, wgmma, persistent CTAs.
+// A and W are BF16 or E4M3 (gemm/operand.cuh).
 //
 // Grid: one CTA per SM, each of which takes tiles of 64·CONSUMERS × TILE_N until none is left.
 // Roles:
-//   producer   the last warpgroup; one thread of it loads steps of 64 along k by TMA into a ring of
-//              STAGES stages. It runs ahead into the next tile while the consumers store this one.
+//   producer   the last warpgroup; one thread of it loads steps of TILE_K along k by TMA into a
+//              ring of STAGES stages. It runs ahead into the next tile while the consumers store
+//              this one.
 //   consumers  CONSUMERS warpgroups: wgmma on 64 rows of the tile each, then the epilogue, whose
-//              output leaves by TMA through OUT_STAGES buffers per consumer.
+//              output leaves by TMA through OUT_STAGES buffers per consumer. With block scales
+//              (Epilogue::HAS_BLOCK_SCALES) the sums of each step are multiplied by the scale of
+//              their row and added to F32 accumulators, while the other consumer's wgmma run.
 // Barriers: full[s] completes when stage s has landed, empty[s] when every consumer of the cluster
 //   is done with it.
 // Clusters: CLUSTER_M × CLUSTER_N CTAs, two at most, have neighbouring tiles and share an operand,
@@ -15,17 +19,19 @@
 //
 // An op passes an `Epilogue` (gemm/epilogue.cuh) and
 //   A:  struct Tile;  Tile tile(unsigned m): the tile of A that starts at row m;
-//       void load(bf16 *to, Barrier &full, unsigned step, const Tile &, unsigned first): loads 64
-//       rows of the tile from `first` on, of one step;  void load_multicast(…): loads them to the
-//       whole cluster (not called without clusters);
+//       void load(Operand *to, Barrier &full, unsigned step, const Tile &, unsigned first): loads
+//       64 rows of the tile from `first` on, of one step;  void load_multicast(…): loads them to
+//       the whole cluster (not called without clusters);
 //       unsigned column(unsigned step): the column of W where the step starts;
 //       unsigned row(const Tile &, unsigned i): the row of the output that row i of the tile is, or
 //       NO_ROW;
-//       void store(const TensorMap &out, const bf16 *from, const Tile &, unsigned first, unsigned
-//       column): stores 64 rows of the tile from `first` on to 64 columns of the output.
+//       void store(const TensorMap &out, const void *from, const Tile &, unsigned first, unsigned
+//       column): stores 64 rows of the tile from `first` on to a box of columns of the output.
 #pragma once
 
+#include "common/reduce.cuh"
 #include "gemm/epilogue.cuh"
+#include "gemm/operand.cuh"
 #include "sm90/ptx/barrier.cuh"
 #include "sm90/ptx/cluster.cuh"
 #include "sm90/ptx/pdl.cuh"
@@ -41,9 +47,11 @@
 #define CLUSTER_N 1
 #endif
 
-// Rows of a consumer, and rows and columns of a TMA box.
+// Rows of a consumer and of a TMA box, and columns of a box of the output.
 constexpr unsigned BOX = 64;
-constexpr unsigned TILE_M = BOX * CONSUMERS, TILE_K = BOX, HALF_N = TILE_N / 2;
+// Bytes of a row of a box of A or W: the widest swizzle.
+constexpr unsigned BOX_BYTES = 128;
+constexpr unsigned TILE_M = BOX * CONSUMERS, TILE_K = BOX_BYTES / sizeof(Operand), HALF_N = TILE_N / 2;
 constexpr unsigned WARPGROUP = 128, THREADS = WARPGROUP * (CONSUMERS + 1), CLUSTER = CLUSTER_M * CLUSTER_N;
 // Elements of a stage.
 constexpr unsigned A_SIZE = TILE_M * TILE_K, W_SIZE = TILE_N * TILE_K, STAGE_SIZE = A_SIZE + W_SIZE;
@@ -51,9 +59,15 @@ constexpr unsigned A_SIZE = TILE_M * TILE_K, W_SIZE = TILE_N * TILE_K, STAGE_SIZ
 constexpr unsigned PRODUCER_REGISTERS = 40, CONSUMER_REGISTERS = CONSUMERS == 2 ? 232 : 152;
 // Rows of clusters in a band. A wave works on a band, whose rows and columns it shares in the L2.
 constexpr unsigned BAND = (CONSUMERS == 3 ? 12 : 8) / CLUSTER_M;
-// Elements of an output buffer: 64 rows and columns, or 32 columns where OUT_PER_PAIR is 1.
+// The order of the tiles (tile_index); a kernel that defines TOP_DOWN begins with the first rows.
+#ifdef TOP_DOWN
+constexpr bool RUNS_TOP_DOWN = true;
+#else
+constexpr bool RUNS_TOP_DOWN = false;
+#endif
+// Elements of an output buffer: 64 rows and columns, or 32 columns where OUT_PER_PAIR is 1. FP8
+// outputs have 64 rows of 128 bytes.
 constexpr unsigned OUT_SIZE = BOX * BOX;
-constexpr unsigned NO_ROW = 0xffffffffu;
 
 // The first row and column of a CTA's tile. shares_a: its cluster shares A instead of W.
 struct TileIndex {
@@ -67,13 +81,14 @@ __device__ __forceinline__ unsigned cluster_tiles(unsigned tiles_m, unsigned til
            (tiles_m % CLUSTER_M ? (tiles_n + CLUSTER - 1) / CLUSTER : 0);
 }
 
-// The tile of CTA `rank` of the i-th cluster. Clusters go up a band, then to the next column.
+// The tile of CTA `rank` of the i-th cluster. Clusters go along a band, one column of it after the
+// other.
 //
-// Tiles run bottom-up: the next kernel (cuBLASLt) reads top-down and hits the rows that are still
-// in L2, which holds half of a swiglu's output. residual_norm begins with the last rows, where
-// cuBLASLt's products end.
+// Tiles run bottom-up: the next kernel (cuBLASLt, or linear_fp8.cu, which is TOP_DOWN) reads
+// top-down and hits the rows that are still in L2, which holds half of a swiglu's output.
+// residual_norm begins with the last rows, where these top-down gemms end.
 __device__ __forceinline__ TileIndex tile_index(unsigned i, unsigned rank, unsigned tiles_m, unsigned tiles_n) {
-    const unsigned cluster = cluster_tiles(tiles_m, tiles_n) - 1 - i;
+    const unsigned cluster = RUNS_TOP_DOWN ? i : cluster_tiles(tiles_m, tiles_n) - 1 - i;
     const unsigned down = tiles_m / CLUSTER_M, across = (tiles_n + CLUSTER_N - 1) / CLUSTER_N;
     if (cluster >= down * across) {
         const unsigned beside = cluster - down * across;
@@ -136,12 +151,64 @@ __device__ __forceinline__ void store_tile(const A &a, const typename A::Tile &t
     }
 }
 
+// Quantises a consumer's outputs, SCALE_BLOCK columns, and stores them and their scales.
+template <class A, class E>
+__device__ __forceinline__ void store_fp8_tile(const A &a, const typename A::Tile &tile, unsigned first,
+                                               unsigned column, float (&acc)[TILE_N / 2], bf16 *buffers,
+                                               unsigned &stored, unsigned n, const TensorMap &out, E &epilogue) {
+    static_assert(!E::OUT_FP8 || TILE_N == 2 * SCALE_BLOCK, "a tile has one scale a row");
+    const unsigned group = threadIdx.x / WARPGROUP, warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
+    const unsigned own = 16 * warp + lane / 4;
+    const unsigned rows[2] = {a.row(tile, first + own), a.row(tile, first + own + 8)};
+    epilogue.transform(acc, rows, column);
+    unsigned char *buffer =
+        reinterpret_cast<unsigned char *>(buffers + (group * OUT_STAGES + stored++ % OUT_STAGES) * OUT_SIZE);
+    if (threadIdx.x % WARPGROUP == 0) tma_store_wait<OUT_STAGES - 1>();
+    named_barrier_sync(CONSUMER_BARRIER + group, WARPGROUP);
+#pragma unroll
+    for (unsigned half = 0; half < 2; half++) {
+        // Past column n are zeros, or NaN, which the maximum ignores.
+        float amax = 0.0f;
+#pragma unroll
+        for (unsigned j = 0; j < TILE_N / 8; j++) amax = fmaxf(amax, fabsf(acc[4 * j + 2 * half]));
+        const Fp8Scale scale(lane_max<4>(amax));
+        if (lane % 4 == 0 && rows[half] != NO_ROW && column < n) {
+            epilogue.store_scale(rows[half], column / TILE_N, scale.scale);
+        }
+        // A lane has four neighbouring columns of a chunk of 16. Chunk c of row r is at c ^ r % 8.
+        const unsigned row = own + 8 * half;
+#pragma unroll
+        for (unsigned chunk = 0; chunk < SCALE_BLOCK / 16; chunk++) {
+            const float *sums = acc + 16 * chunk + 2 * half;
+            *reinterpret_cast<unsigned *>(buffer + row * BOX_BYTES + (chunk ^ row % 8) * 16 + lane % 4 * 4) =
+                scale.codes(sums[0], sums[4], sums[8], sums[12]);
+        }
+    }
+    fence_proxy_async();
+    named_barrier_sync(CONSUMER_BARRIER + group, WARPGROUP);
+    if (threadIdx.x % WARPGROUP == 0) {
+        a.store(out, buffer, tile, first, column / 2);
+        tma_store_commit();
+    }
+}
+
+// acc = a·b, or acc += a·b if `accumulate`, over 32 bytes of their rows.
+template <unsigned Count>
+__device__ __forceinline__ void multiply(float (&acc)[Count], u64 a, u64 b, bool accumulate) {
+    if constexpr (IS_FP8) {
+        wgmma_ss_e4m3(acc, a, b, accumulate);
+    } else {
+        wgmma_ss(acc, a, b, accumulate);
+    }
+}
+
 template <class A, class E>
 __device__ __forceinline__ void gemm(const A &a, const TensorMap &w, unsigned m, unsigned n, unsigned steps,
                                      const TensorMap &out, E epilogue) {
     extern __shared__ __align__(1024) unsigned char smem[];
     __shared__ Barrier full[STAGES], empty[STAGES];
-    bf16 *ring = reinterpret_cast<bf16 *>(smem), *buffers = ring + STAGES * STAGE_SIZE;
+    Operand *ring = reinterpret_cast<Operand *>(smem);
+    bf16 *buffers = reinterpret_cast<bf16 *>(ring + STAGES * STAGE_SIZE);
     const unsigned group = warp_uniform(threadIdx.x / WARPGROUP);
     const unsigned rank = CLUSTER > 1 ? cluster_rank() : 0;
     griddepcontrol_launch_dependents();
@@ -169,11 +236,11 @@ __device__ __forceinline__ void gemm(const A &a, const TensorMap &w, unsigned m,
 #pragma unroll 1
                 for (unsigned step = 0; step < steps; step++) {
                     const unsigned column = a.column(step);
-                    bf16 *stage_a = ring + slot * STAGE_SIZE, *stage_w = stage_a + A_SIZE;
+                    Operand *stage_a = ring + slot * STAGE_SIZE, *stage_w = stage_a + A_SIZE;
                     empty[slot].wait(phase);
-                    full[slot].arrive_expect_tx(STAGE_SIZE * sizeof(bf16));
+                    full[slot].arrive_expect_tx(STAGE_SIZE * sizeof(Operand));
                     for (unsigned box = 0; box < CONSUMERS; box++) {
-                        bf16 *to = stage_a + box * BOX * TILE_K;
+                        Operand *to = stage_a + box * BOX * TILE_K;
                         if (CLUSTER == 1 || !index.shares_a) {
                             a.load(to, full[slot], step, tile, BOX * box);
                         } else if constexpr (CLUSTER > 1) {
@@ -202,35 +269,80 @@ __device__ __forceinline__ void gemm(const A &a, const TensorMap &w, unsigned m,
         };
         unsigned slot = 0, phase = 0, stored = 0;
         const u64 ring_a = smem_desc(ring + group * BOX * TILE_K), ring_w = smem_desc(ring + A_SIZE);
+        // Starts the wgmma of a step once it has landed. The sums begin with step 0.
+        auto start_step = [&](float(&acc)[TILE_N / 2], unsigned step, unsigned slot, unsigned phase) {
+            full[slot].wait(phase);
+            const unsigned stage = slot * STAGE_SIZE * sizeof(Operand);
+            const u64 desc_a = advance(ring_a, stage), desc_w = advance(ring_w, stage);
+            warpgroup_fence_operand(acc);
+            wgmma_fence();
+#pragma unroll
+            for (unsigned inner = 0; inner < BOX_BYTES / 32; inner++) {
+                multiply(acc, advance(desc_a, 32 * inner), advance(desc_w, 32 * inner), step + inner != 0);
+            }
+            wgmma_commit();
+        };
         for (unsigned i = blockIdx.x / CLUSTER; i < count; i += stride) {
             const TileIndex index = tile_index(i, rank, tiles_m, tiles_n);
             float acc[TILE_N / 2];
-            unsigned previous = 0;
-#pragma unroll 1
-            for (unsigned step = 0; step < steps; step++) {
-                full[slot].wait(phase);
-                const unsigned stage = slot * STAGE_SIZE * sizeof(bf16);
-                const u64 desc_a = advance(ring_a, stage), desc_w = advance(ring_w, stage);
-                warpgroup_fence_operand(acc);
-                wgmma_fence();
+            auto load_scales = [&] {
+                const typename A::Tile tile = a.tile(index.m);
+                const unsigned own = BOX * group + threadIdx.x / 32 % 4 * 16 + threadIdx.x % 32 / 4;
+                const unsigned rows[2] = {a.row(tile, own), a.row(tile, own + 8)};
+                return epilogue.template load_scales<TILE_N / 2>(rows, index.n);
+            };
+            if constexpr (E::HAS_BLOCK_SCALES) {
+                static_assert(!E::HAS_BLOCK_SCALES || TILE_K == SCALE_BLOCK, "a step has one scale a row");
+                const typename A::Tile tile = a.tile(index.m);
+                const unsigned own = BOX * group + threadIdx.x / 32 % 4 * 16 + threadIdx.x % 32 / 4;
+                const unsigned rows[2] = {a.row(tile, own), a.row(tile, own + 8)};
+                float partial[TILE_N / 2], next[2] = {epilogue.x_scale(rows[0], 0), epilogue.x_scale(rows[1], 0)};
 #pragma unroll
-                for (unsigned inner = 0; inner < TILE_K / 16; inner++) {
-                    wgmma_ss(acc, advance(desc_a, 32 * inner), advance(desc_w, 32 * inner), step + inner != 0);
+                for (unsigned j = 0; j < TILE_N / 2; j++) acc[j] = 0.0f;
+#pragma unroll 1
+                for (unsigned step = 0; step < steps; step++) {
+                    start_step(partial, 0, slot, phase);
+                    const float scales[2] = {next[0], next[1]};
+                    // The next scales arrive while the tensor cores work.
+                    if (step + 1 < steps) {
+                        next[0] = epilogue.x_scale(rows[0], step + 1);
+                        next[1] = epilogue.x_scale(rows[1], step + 1);
+                    }
+                    wgmma_wait<0>();
+                    warpgroup_fence_operand(partial);
+                    release(slot);
+                    slot = slot + 1 == STAGES ? 0 : slot + 1;
+                    phase ^= slot == 0;
+#pragma unroll
+                    for (unsigned j = 0; j < TILE_N / 2; j++) acc[j] += scales[j / 2 % 2] * partial[j];
                 }
-                wgmma_commit();
-                // The wgmma of the previous step have ended.
-                wgmma_wait<1>();
+                // No registers are left to load these before the loop.
+                epilogue.scale(acc, load_scales());
+            } else {
+                unsigned previous = 0;
+                const auto scales = load_scales();
+#pragma unroll 1
+                for (unsigned step = 0; step < steps; step++) {
+                    start_step(acc, step, slot, phase);
+                    // The wgmma of the previous step have ended.
+                    wgmma_wait<1>();
+                    warpgroup_fence_operand(acc);
+                    if (step > 0) release(previous);
+                    previous = slot;
+                    slot = slot + 1 == STAGES ? 0 : slot + 1;
+                    phase ^= slot == 0;
+                }
+                wgmma_wait<0>();
                 warpgroup_fence_operand(acc);
-                if (step > 0) release(previous);
-                previous = slot;
-                slot = slot + 1 == STAGES ? 0 : slot + 1;
-                phase ^= slot == 0;
+                release(previous);
+                epilogue.scale(acc, scales);
             }
-            wgmma_wait<0>();
-            warpgroup_fence_operand(acc);
-            release(previous);
 
-            store_tile(a, a.tile(index.m), BOX * group, index.n, acc, buffers, stored, n, out, epilogue);
+            if constexpr (E::OUT_FP8) {
+                store_fp8_tile(a, a.tile(index.m), BOX * group, index.n, acc, buffers, stored, n, out, epilogue);
+            } else {
+                store_tile(a, a.tile(index.m), BOX * group, index.n, acc, buffers, stored, n, out, epilogue);
+            }
         }
         if (threadIdx.x % WARPGROUP == 0) tma_store_wait<0>();
     }
@@ -238,7 +350,7 @@ __device__ __forceinline__ void gemm(const A &a, const TensorMap &w, unsigned m,
     cluster_sync<CLUSTER>();
 }
 
-// A row-major matrix `[m, k]`; the map's boxes are 64 rows of 64 columns.
+// A row-major matrix `[m, k]`; the map's boxes are 64 rows of TILE_K columns.
 struct TmaRows {
     const TensorMap &map;
     unsigned m;
@@ -251,12 +363,12 @@ struct TmaRows {
         return Tile{at};
     }
 
-    __device__ __forceinline__ void load(bf16 *to, Barrier &full, unsigned step, const Tile &tile,
+    __device__ __forceinline__ void load(Operand *to, Barrier &full, unsigned step, const Tile &tile,
                                          unsigned first) const {
         tma_load(to, map, full, step * TILE_K, tile.first + first);
     }
 
-    __device__ __forceinline__ void load_multicast(bf16 *to, Barrier &full, unsigned step, const Tile &tile,
+    __device__ __forceinline__ void load_multicast(Operand *to, Barrier &full, unsigned step, const Tile &tile,
                                                    unsigned first) const {
         tma_load_multicast(to, map, full, step * TILE_K, tile.first + first);
     }
@@ -269,7 +381,7 @@ struct TmaRows {
         return tile.first + i < m ? tile.first + i : NO_ROW;
     }
 
-    __device__ __forceinline__ void store(const TensorMap &out, const bf16 *from, const Tile &tile, unsigned first,
+    __device__ __forceinline__ void store(const TensorMap &out, const void *from, const Tile &tile, unsigned first,
                                           unsigned column) const {
         tma_store(out, from, column, tile.first + first);
     }

@@ -2,7 +2,7 @@
 
 use super::shape;
 use crate::error::Result;
-use crate::tensor::{DType, Format, HostTensor};
+use crate::tensor::{Compute, DType, Format, HostTensor};
 use std::fmt::Debug;
 
 /// A tensor in a device's memory. Cloning it shares the memory.
@@ -10,8 +10,14 @@ pub trait DeviceTensor: Clone + Debug {
     /// Sizes, outermost first.
     fn shape(&self) -> &[usize];
 
-    /// The type of the elements.
+    /// The type of the elements; U8 for the codes of FP8.
     fn dtype(&self) -> DType;
+
+    /// The type of the gemm operand that the tensor is: [`Compute::Fp8`] for E4M3 codes with their
+    /// scales, which only a gemm with a matrix in FP8 reads.
+    fn compute(&self) -> Compute {
+        Compute::Native
+    }
 
     /// True if both tensors use the same memory.
     fn shares(&self, other: &Self) -> bool;
@@ -22,9 +28,13 @@ pub trait DeviceTensor: Clone + Debug {
     /// The same memory under another shape.
     ///
     /// # Errors
-    /// [`Error::Shape`](crate::Error::Shape) when `shape` has another number of elements.
+    /// [`Error::Shape`](crate::Error::Shape) when `shape` has another number of elements, or
+    /// another last dimension for an operand in FP8, whose scales are of its rows.
     fn reshaped(&self, shape: &[usize]) -> Result<Self> {
         shape::reshaped(self.shape(), shape)?;
+        shape::ensure(self.compute() == Compute::Native || self.shape().last() == shape.last(), "reshape", || {
+            format!("an operand in FP8 keeps its last dimension: {:?} cannot become {shape:?}", self.shape())
+        })?;
         Ok(self.with_shape(shape))
     }
 }
@@ -33,6 +43,11 @@ pub trait DeviceTensor: Clone + Debug {
 pub trait DeviceWeight<const N: usize>: Debug {
     /// Sizes, in the order that the op defines.
     fn dims(&self) -> [usize; N];
+
+    /// The type of the operands of its gemms.
+    fn compute(&self) -> Compute {
+        Compute::Native
+    }
 }
 
 /// The device memory that a backend takes beside tensors, for plans.
@@ -113,6 +128,12 @@ pub trait Runtime: Sized + Debug {
         false
     }
 
+    /// True if gemms multiply FP8 operands: matrices that are
+    /// [`computed_in`](crate::tensor::Weight::computed_in) it by activations that an op wrote so.
+    fn computes_fp8(&self) -> bool {
+        false
+    }
+
     /// The device memory that this backend takes beside tensors.
     fn overheads(&self) -> Overheads {
         Overheads::default()
@@ -159,7 +180,8 @@ pub trait Runtime: Sized + Debug {
     fn run_upload(&self, tensor: &HostTensor) -> Result<Self::Tensor>;
 
     /// Copies a tensor back after all earlier ops have run; an error inside [`Runtime::record`].
-    /// F32, U32 and U8 come back unchanged, activations in the backend's own type.
+    /// F32, U32 and U8 come back unchanged, activations in the backend's own type, FP8 operands as
+    /// F32.
     fn download(&self, tensor: &Self::Tensor) -> impl Future<Output = Result<HostTensor>>;
 
     /// Records the ops that `steps` calls instead of running them. Tensors made inside belong to

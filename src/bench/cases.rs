@@ -5,51 +5,78 @@ use super::sizes::{BlockSizes, Sizes, UNIT, distinct};
 use crate::backend::{Backend, Heads, RopePairs, SamplerRow};
 use crate::catalogue::{
     AttentionCase, Case, EmbedPatchesCase, FinalLayerCase, JoinSequenceCase, Lengths, LinearCase, ModulationCase,
-    OpCase, ProjectQkvCase, QkNormRopeCase, ResidualCase, ResidualNormCase, SamplerStepCase, Stored, SwiGluCase,
-    TimestepEmbeddingCase, ToRgb8Case, UnscaleLatentsCase, Values,
+    OpCase, Operand, ProjectQkvCase, QkNormRopeCase, ResidualCase, ResidualNormCase, SamplerStepCase, Stored,
+    SwiGluCase, TimestepEmbeddingCase, ToRgb8Case, UnscaleLatentsCase, Values,
 };
+use crate::model::block::{self, Computes};
 use crate::model::config::TransformerConfig;
-use crate::tensor::{DType, Format};
+use crate::tensor::{Compute, DType, Format};
+use crate::weights::Part;
 
 /// Every op that takes measurable time, for one picture with one caption in `runs` runs.
-/// The matrices of blocks have the format `weights`, or BF16.
-pub(super) fn all<B: Backend + 'static>(sizes: &Sizes<'_>, runs: usize, weights: Option<Format>) -> Vec<Case<B>> {
+/// The matrices of blocks have the format `weights`, or BF16; those of the networks `fp8` are
+/// operands of FP8 gemms.
+pub(super) fn all<B: Backend + 'static>(
+    sizes: &Sizes<'_>,
+    runs: usize,
+    weights: Option<Format>,
+    fp8: &[Part],
+) -> Vec<Case<B>> {
     let stored = weights.map_or(DType::Bf16.into(), Stored::in_file);
-    let mut cases = block("", sizes.layer(), ResidualCase::GATED, stored);
+    let wanted = |network| if fp8.contains(&network) { Compute::Fp8 } else { Compute::Native };
+    let mut cases = block("", sizes.layer(), ResidualCase::GATED, stored, wanted(Part::Transformer));
     cases.extend(once_a_step(sizes, runs));
-    cases.extend(block("text-", sizes.text_block(), ResidualCase::PLAIN, stored));
+    let text = block("text-", sizes.text_block(), ResidualCase::PLAIN, stored, wanted(Part::TextEncoder));
+    cases.extend(text);
     cases.extend(decoder(sizes));
     cases
 }
 
-/// The ops of a block of either transformer.
+/// The storage of the matrix of a gemm and its operand, if it is in FP8 with scales of rows or of
+/// blocks, or the backend's own.
+fn operands(compute: Compute, stored: Stored, fp8: Operand) -> (Stored, Operand) {
+    match compute {
+        Compute::Native => (stored, Operand::Native),
+        Compute::Fp8 => (Stored::RowScales(Format::F8E4m3), fp8),
+    }
+}
+
+/// The ops of a block of either transformer, with operands of the type `wanted` where its sizes
+/// allow it.
 fn block<B: Backend + 'static>(
     prefix: &str,
     sizes: BlockSizes,
     residual: ResidualCase,
     stored: Stored,
+    wanted: Compute,
 ) -> Vec<Case<B>> {
     let BlockSizes { tokens, width, hidden, heads, causal } = sizes;
+    let Computes { qkv, attention_out, ffn } = block::Sizes { width, hidden, heads }.computes(wanted);
     let named = |op: &str| format!("{prefix}{op}");
     let block = named("block");
-    let linear = |name, n, k| LinearCase { tokens, n, k, stored, scale: UNIT, ..LinearCase::PLAIN }.named(&named(name));
-    let swiglu = SwiGluCase { gate: stored, up: stored, scale: UNIT, ..SwiGluCase::new(tokens, width, hidden) };
+    let linear = |name, compute, fp8, n, k| {
+        let (stored, x) = operands(compute, stored, fp8);
+        LinearCase { tokens, n, k, stored, scale: UNIT, x, ..LinearCase::PLAIN }.named(&named(name))
+    };
+    let (pair, x) = operands(ffn, stored, Operand::Fp8Rows);
+    let swiglu = SwiGluCase { gate: pair, up: pair, scale: UNIT, x, ..SwiGluCase::new(tokens, width, hidden) };
     // The text encoder is causal and passes lengths.
     let lengths = if causal { Lengths::Full } else { Lengths::None };
-    let attention = AttentionCase { causal, lengths, ..attention(tokens, heads) };
+    let attention = AttentionCase { causal, lengths, output: attention_out, ..attention(tokens, heads) };
     let pairs = if causal { RopePairs::Halves } else { RopePairs::Interleaved };
     let rope = QkNormRopeCase { tokens, heads, pairs, k_norm: DType::Bf16, scale: UNIT, ..QkNormRopeCase::PLAIN };
     let residual = ResidualCase { tokens, width, scale: UNIT, branch: UNIT, ..residual };
+    let (projection, x) = operands(qkv, stored, Operand::Fp8Rows);
     vec![
-        linear("qkv", heads.fused_width(), width),
-        linear("attention-out", width, heads.query * heads.dim),
+        linear("qkv", qkv, Operand::Fp8Rows, heads.fused_width(), width),
+        linear("attention-out", attention_out, Operand::Fp8Blocks, width, heads.query * heads.dim),
         swiglu.named(&block),
-        linear("w2", width, hidden),
+        linear("w2", ffn, Operand::Fp8Blocks, width, hidden),
         attention.named(&block),
         // The networks call `project_qkv`, which fuses this op with the first linear.
         rope.named(&block),
-        ProjectQkvCase { width, heads: rope, bias: false, stored }.named(&block),
-        ResidualNormCase { residual, weight: DType::Bf16 }.named(&block),
+        ProjectQkvCase { width, heads: rope, bias: false, stored: projection, x }.named(&block),
+        ResidualNormCase { residual, weight: DType::Bf16, output: qkv }.named(&block),
     ]
 }
 

@@ -66,11 +66,9 @@ pub struct Options {
     /// Maximum runs of each row, at least 1. Slow rows have fewer runs.
     pub runs: usize,
     /// The format of the matrices of attention and feed-forward layers in the rows of ops, one of
-    /// [`RANDOM_FORMATS`](crate::weights::RANDOM_FORMATS); `None` is BF16. The other rows have the
-    /// weights of the model.
+    /// [`RANDOM_FORMATS`](crate::weights::RANDOM_FORMATS); `None` is BF16. Operands of FP8 gemms
+    /// ([`Model::with_fp8`]) are in E4M3. The other rows have the weights of the model.
     pub weights: Option<Format>,
-    /// The networks on the device while pictures are drawn. The other rows have theirs there.
-    pub residency: Residency,
     /// Only rows whose name contains this text. Networks that no selected row needs are not loaded.
     pub filter: String,
 }
@@ -78,15 +76,7 @@ pub struct Options {
 impl Default for Options {
     /// All rows, ten runs, a caption of 128 tokens, the model's own size, BF16.
     fn default() -> Self {
-        Self {
-            width: None,
-            height: None,
-            caption_tokens: 128,
-            runs: 10,
-            weights: None,
-            residency: Residency::default(),
-            filter: String::new(),
-        }
+        Self { width: None, height: None, caption_tokens: 128, runs: 10, weights: None, filter: String::new() }
     }
 }
 
@@ -136,8 +126,9 @@ impl Progress for Watched<'_> {
     }
 }
 
-/// Measures a backend with a model and passes every event to `see`. An error from `see` for a stage
-/// ends the run as [`Error::Cancelled`].
+/// Measures a backend with a model and passes every event to `see`. `residency` is for pictures;
+/// the other rows have their networks on the device. An error from `see` for a stage ends the run
+/// as [`Error::Cancelled`].
 ///
 /// # Errors
 /// [`Error::Request`] for sizes that the model does not support, and if no row name contains the
@@ -146,13 +137,14 @@ impl Progress for Watched<'_> {
 pub async fn run<B: Backend + 'static>(
     backend: B,
     model: &Model,
+    residency: &Residency,
     options: &Options,
     see: &mut dyn FnMut(Seen<'_>) -> Result<()>,
 ) -> Result<Report> {
     let config = model.config();
     let sizes = checked(config, options)?;
     let wanted = |name: &str| name.contains(&options.filter);
-    let cases = cases::all(&sizes, options.runs, options.weights).into_iter();
+    let cases = cases::all(&sizes, options.runs, options.weights, model.fp8()).into_iter();
     let cases: Vec<Case<B>> = cases.filter(|case| wanted(&ops::name(case))).collect();
     let any = |names: &[&str]| names.iter().any(|name| wanted(name));
     if cases.is_empty() && !any(&[&PICTURE[..], &TEXT_ENCODER, &TRANSFORMER, &VAE].concat()) {
@@ -166,7 +158,7 @@ pub async fn run<B: Backend + 'static>(
         backend: backend.name().into(),
         device: backend.device(),
         activations: activations.to_string(),
-        operands: backend.operands().to_string(),
+        operands: operands(&backend, model),
         model: model.name().into(),
         width: sizes.picture[1],
         height: sizes.picture[0],
@@ -183,7 +175,7 @@ pub async fn run<B: Backend + 'static>(
         watched.phase("loading the model")?;
         let start = Instant::now();
         let expected = Some(Expected { tokens: sizes.caption, ..Expected::of(&job) });
-        let residency = Residency { expected, ..options.residency.clone() };
+        let residency = Residency { expected, ..residency.clone() };
         let pipeline = Pipeline::load_with(backend, model, residency, &mut watched).await?;
         let load_ms = since(start);
         let bench = Bench { b: pipeline.backend(), sizes, random: &random, activations, runs };
@@ -223,6 +215,13 @@ pub async fn run<B: Backend + 'static>(
         watched.row(ops::measure(case, &backend, &random, runs).await?)?;
     }
     Ok(Report { header, units: Units::ALL, rows: watched.rows, pictures, peak_memory: backend.peak_memory() })
+}
+
+/// The operand types of the networks' gemms, in words.
+fn operands(b: &impl Backend, model: &Model) -> String {
+    let own = b.operands().to_string();
+    let networks: Vec<&str> = model.fp8().iter().map(|network| network.name()).collect();
+    if networks.is_empty() { own } else { format!("{own}, FP8 in the {}", networks.join(" and the ")) }
 }
 
 /// The sizes of the options, if the model supports them.

@@ -1,8 +1,8 @@
 //! `attention`: the heads of all three networks, both kinds of masks, peaks, large values.
 
 use super::{
-    ATTENTION, Backend, Call, Entry, Feature, Inputs, Op, OpCase, PEAKED_ATTENTION, Rejection, Result, Tolerance,
-    Zeros, named, rejections, returns,
+    ATTENTION, Backend, Call, Compute, Entry, FP8_ATTENTION, Feature, Inputs, Op, OpCase, PEAKED_ATTENTION, Rejection,
+    Result, Tolerance, Zeros, fp8_rejection, fp8_zeros, named, rejections, returns, zeros,
 };
 use crate::backend::{Heads, Mask};
 
@@ -25,6 +25,8 @@ pub(crate) struct AttentionCase {
     pub values: f32,
     pub causal: bool,
     pub lengths: Lengths,
+    /// The type of the result.
+    pub output: Compute,
 }
 
 /// The number of keys of each item.
@@ -47,6 +49,7 @@ impl AttentionCase {
         values: 1.0,
         causal: false,
         lengths: Lengths::None,
+        output: Compute::Native,
     };
     const QWEN: Self = Self { heads: heads(32, 8, 128), causal: true, ..Self::PLAIN };
 
@@ -64,7 +67,15 @@ impl OpCase for AttentionCase {
     const TOLERANCE: Tolerance = ATTENTION;
 
     fn tolerance(&self) -> Tolerance {
-        if self.scale > 10.0 { PEAKED_ATTENTION } else { Self::TOLERANCE }
+        match self.output {
+            Compute::Fp8 => FP8_ATTENTION,
+            Compute::Native if self.scale > 10.0 => PEAKED_ATTENTION,
+            Compute::Native => Self::TOLERANCE,
+        }
+    }
+
+    fn compute(&self) -> Compute {
+        self.output
     }
 
     fn sizes(&self) -> String {
@@ -79,7 +90,7 @@ impl OpCase for AttentionCase {
     }
 
     fn prepare<B: Backend + 'static>(&self, inputs: &mut Inputs<'_, B>) -> Result<Call<B>> {
-        let Self { batch, tokens, heads, scale, values, causal, lengths } = *self;
+        let Self { batch, tokens, heads, scale, values, causal, lengths, output } = *self;
         let shape = [batch, tokens, heads.fused_width()];
         let qkv = if scale == values {
             inputs.activation(&shape, scale)?
@@ -97,7 +108,10 @@ impl OpCase for AttentionCase {
             Lengths::Full => Some(inputs.integers(&[batch], &vec![tokens as u32; batch])?),
             Lengths::Ragged(lengths) => Some(inputs.integers(&[batch], lengths)?),
         };
-        returns(move |b: &B| Ok([b.attention(&qkv, heads, Mask { causal, lengths: lengths.as_ref() })?]))
+        returns(move |b: &B| {
+            let mask = Mask { causal, lengths: lengths.as_ref() };
+            Ok([b.attention(&qkv, heads, mask, output)?])
+        })
     }
 }
 
@@ -107,6 +121,7 @@ pub(super) fn entry<B: Backend + 'static>() -> Entry<B> {
     const QWEN: AttentionCase = AttentionCase::QWEN;
     const PEAKED: AttentionCase = AttentionCase { tokens: 65, heads: heads(2, 2, 128), ..PLAIN }.peaked();
     const PEAKED_CAUSAL: AttentionCase = AttentionCase { tokens: 65, heads: heads(4, 1, 128), ..QWEN }.peaked();
+    const FP8: AttentionCase = AttentionCase { heads: heads(3, 3, 128), output: Compute::Fp8, ..PLAIN };
     let ragged = |tokens, heads, lengths: &'static [u32], case| AttentionCase {
         batch: lengths.len(),
         tokens,
@@ -145,6 +160,12 @@ pub(super) fn entry<B: Backend + 'static>() -> Entry<B> {
         ("peaked-449", AttentionCase { tokens: 449, ..PEAKED }),
         ("peaked-causal", PEAKED_CAUSAL),
         ("peaked-causal-449", AttentionCase { tokens: 449, ..PEAKED_CAUSAL }),
+        ("fp8-one-token", AttentionCase { tokens: 1, ..FP8 }),
+        ("fp8-33-tokens", FP8),
+        ("fp8-causal-gqa-257", AttentionCase { tokens: 257, heads: heads(8, 2, 128), causal: true, ..FP8 }),
+        ("fp8-400-ragged", ragged(400, heads(2, 2, 128), &[400, 130, 1], FP8)),
+        ("fp8-values-1e6", AttentionCase { values: 1e6, ..FP8 }),
+        ("full-fp8", AttentionCase { tokens: 4224, heads: heads(30, 30, 128), ..FP8 }),
     ]);
     let op = Op { name: AttentionCase::OP, features: &[Feature::BeyondF16] };
     Entry { op, cases, rejections: mask_rejections() }
@@ -156,7 +177,8 @@ fn mask_rejections<B: Backend + 'static>() -> Vec<Rejection<B>> {
     const LENGTHS: Zeros = Zeros::U32(&[2]);
     let with_heads = |heads| {
         move |b: &B, [qkv, lengths]: [B::Tensor; 2]| {
-            b.attention(&qkv, heads, Mask { causal: true, lengths: Some(&lengths) }).map(drop)
+            let mask = Mask { causal: true, lengths: Some(&lengths) };
+            b.attention(&qkv, heads, mask, Compute::Native).map(drop)
         }
     };
     let mut all = rejections(
@@ -172,5 +194,15 @@ fn mask_rejections<B: Backend + 'static>() -> Vec<Rejection<B>> {
     );
     all.extend(rejections(OP, with_heads(heads(3, 2, 4)), [("shared-keys", [QKV, LENGTHS])]));
     all.extend(rejections(OP, with_heads(heads(2, 0, 8)), [("no-keys", [QKV, LENGTHS])]));
+    all.push(fp8_rejection(OP, "fp8-heads-of-64", |b: &B| {
+        let qkv = b.upload(&zeros(b.activations(), &[1, 2, 192]))?;
+        let mask = || Mask { causal: false, lengths: None };
+        Ok(Box::new(move |b: &B| b.attention(&qkv, heads(1, 1, 64), mask(), Compute::Fp8).map(drop)))
+    }));
+    all.push(fp8_rejection(OP, "fp8-projection", |b: &B| {
+        let qkv = fp8_zeros(b, [1, 2, 384])?;
+        let mask = || Mask { causal: false, lengths: None };
+        Ok(Box::new(move |b: &B| b.attention(&qkv, heads(1, 1, 128), mask(), Compute::Native).map(drop)))
+    }));
     all
 }

@@ -5,6 +5,7 @@ use super::stored::{QUANTIZED, Stored};
 use super::tolerance::Tolerance;
 use crate::backend::{Backend, Runtime};
 use crate::error::Result;
+use crate::tensor::Compute;
 
 /// The sizes of an op. Its inputs, tolerance and cost are derived from them.
 pub(crate) trait OpCase: Copy + 'static {
@@ -22,6 +23,11 @@ pub(crate) trait OpCase: Copy + 'static {
     /// measure.
     fn sizes(&self) -> String {
         String::new()
+    }
+
+    /// [`Compute::Fp8`] for a case that only a backend with FP8 operands runs.
+    fn compute(&self) -> Compute {
+        Compute::Native
     }
 
     /// The floating-point operations of one call, for gemm-bound ops.
@@ -42,6 +48,7 @@ pub(crate) trait OpCase: Copy + 'static {
             sizes: self.sizes(),
             flop: self.flop(),
             tolerance: self.tolerance(),
+            compute: self.compute(),
             prepare: Box::new(move |inputs| self.prepare(inputs)),
         }
     }
@@ -55,6 +62,7 @@ pub(crate) struct Case<B: Backend> {
     pub sizes: String,
     pub flop: Option<f64>,
     pub tolerance: Tolerance,
+    pub compute: Compute,
     prepare: Box<Prepare<B>>,
 }
 

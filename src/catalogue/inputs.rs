@@ -12,11 +12,11 @@
 
 use super::stored::Stored;
 use super::tolerance::Precision;
-use crate::backend::Backend;
+use crate::backend::{Backend, RmsNorm};
 use crate::error::Result;
 use crate::future::expect_ready;
 use crate::numbers::{fnv1a, noise};
-use crate::tensor::{DType, HostTensor, Weight};
+use crate::tensor::{Compute, DType, Format, HostTensor, Weight};
 use crate::weights::RandomTensors;
 
 /// Multiplier of the draw's index in its seed.
@@ -257,10 +257,73 @@ impl<'a, B: Backend> Inputs<'a, B> {
 
     /// [`Inputs::stored`] on the device, optionally with a bias, F32 beside a quantised matrix.
     pub(super) fn linear(&mut self, stored: impl Into<Stored>, n: usize, k: usize, bias: bool) -> Result<B::Linear> {
-        let stored = stored.into();
-        let matrix = self.stored(stored, n, k);
+        self.linear_computed_in(Compute::Native, stored.into(), [n, k], bias)
+    }
+
+    /// As [`Inputs::linear`], for gemms with operands of this type.
+    pub(super) fn linear_computed_in(
+        &mut self,
+        compute: Compute,
+        stored: Stored,
+        [n, k]: [usize; 2],
+        bias: bool,
+    ) -> Result<B::Linear> {
+        let matrix = self.stored(stored, n, k).computed_in(compute);
         let bias = bias.then(|| self.bias(stored.bias(), n));
         expect_ready(self.b.upload_linear(&[matrix], bias.as_slice()))
+    }
+}
+
+/// The operand `x` of a gemm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Operand {
+    /// An activation.
+    Native,
+    /// FP8 with a scale for each row, as `rms_norm` writes it.
+    Fp8Rows,
+    /// FP8 with a scale for each block of a row, as `swiglu` writes it.
+    Fp8Blocks,
+}
+
+impl Operand {
+    /// The type of the gemm's operands.
+    pub(crate) fn compute(self) -> Compute {
+        match self {
+            Operand::Native => Compute::Native,
+            Operand::Fp8Rows | Operand::Fp8Blocks => Compute::Fp8,
+        }
+    }
+}
+
+impl<B: Backend> Inputs<'_, B> {
+    /// The operand of a gemm, `[batch, tokens, width]`. An activation is within ±`scale`, FP8 rows
+    /// have a root mean square near it. Operands in FP8 are written here, so that a call only reads
+    /// them.
+    pub(super) fn operand(&mut self, operand: Operand, shape: [usize; 3], scale: f32) -> Result<B::Tensor> {
+        let [batch, tokens, width] = shape;
+        match operand {
+            Operand::Native => self.activation(&shape, scale),
+            Operand::Fp8Rows => {
+                let x = self.activation(&shape, 1.0)?;
+                let weight = self.weights(DType::F32, &[width], scale, scale / 2.0);
+                let weight = self.b.upload(&weight)?;
+                // The call reads codes instead.
+                self.skipped(shape.iter().product());
+                self.count(shape.iter().product());
+                self.b.rms_norm(&x, RmsNorm { weight: &weight, scale: None, eps: 1e-5, output: Compute::Fp8 })
+            }
+            Operand::Fp8Blocks => {
+                const WIDTH: usize = 64;
+                let bytes = self.bytes;
+                let x = self.operand(Operand::Fp8Rows, [batch, tokens, WIDTH], scale.sqrt())?;
+                let [gate, up] = [(); 2]
+                    .map(|()| self.stored(Stored::RowScales(Format::F8E4m3), width, WIDTH).computed_in(Compute::Fp8));
+                let pair = expect_ready(self.b.upload_swiglu(&gate, &up))?;
+                self.bytes = bytes;
+                self.count(shape.iter().product());
+                self.b.swiglu(&x, &pair)
+            }
+        }
     }
 }
 

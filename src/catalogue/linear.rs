@@ -3,9 +3,11 @@
 
 use super::streamed::StreamedLinears;
 use super::{
-    Backend, Call, DType, Entry, Feature, GEMM, Inputs, Op, OpCase, Rejection, Result, Stored, Tolerance, Zeros,
-    expect_ready, in_pieces, named, quantized_cases, rejections_with, returns, upload_rejection, zeros,
+    Backend, Call, Compute, DType, Entry, FP8_GATED_GEMM, FP8_GEMM, Feature, GEMM, Inputs, Op, OpCase, Operand,
+    Rejection, Result, Stored, Tolerance, Zeros, expect_ready, fp8_matrix, fp8_rejection, fp8_zeros, in_pieces, named,
+    quantized_cases, quantized_zeros, rejections_with, returns, upload_rejection, zeros,
 };
+use crate::backend::DeviceTensor;
 use crate::tensor::{Format, HostTensor, StreamSource, Weight};
 
 /// The floating-point operations of `[m, k]` times `[k, n]`.
@@ -24,16 +26,42 @@ pub(crate) struct LinearCase {
     pub scale: f32,
     /// `x` is `[tokens, k]`.
     pub flat: bool,
+    pub x: Operand,
 }
 
 impl LinearCase {
-    pub(crate) const PLAIN: Self =
-        Self { tokens: 33, k: 256, n: 128, stored: Stored::Plain(DType::Bf16), bias: false, scale: 1.0, flat: false };
+    pub(crate) const PLAIN: Self = Self {
+        tokens: 33,
+        k: 256,
+        n: 128,
+        stored: Stored::Plain(DType::Bf16),
+        bias: false,
+        scale: 1.0,
+        flat: false,
+        x: Operand::Native,
+    };
+
+    /// FP8 operands.
+    const fn fp8(x: Operand, tokens: usize, k: usize, n: usize) -> Self {
+        Self { tokens, k, n, stored: Stored::RowScales(Format::F8E4m3), x, ..Self::PLAIN }
+    }
 }
 
 impl OpCase for LinearCase {
     const OP: &'static str = "linear";
     const TOLERANCE: Tolerance = GEMM;
+
+    fn tolerance(&self) -> Tolerance {
+        match self.x {
+            Operand::Native => Self::TOLERANCE,
+            Operand::Fp8Rows => FP8_GEMM,
+            Operand::Fp8Blocks => FP8_GATED_GEMM,
+        }
+    }
+
+    fn compute(&self) -> Compute {
+        self.x.compute()
+    }
 
     fn sizes(&self) -> String {
         let Self { tokens, k, n, .. } = self;
@@ -45,10 +73,12 @@ impl OpCase for LinearCase {
     }
 
     fn prepare<B: Backend + 'static>(&self, inputs: &mut Inputs<'_, B>) -> Result<Call<B>> {
-        let Self { tokens, k, n, stored, bias, scale, flat } = *self;
+        let Self { tokens, k, n, stored, bias, scale, flat, x } = *self;
         let shape = [1, tokens, k];
-        let x = inputs.activation(if flat { &shape[1..] } else { &shape }, scale)?;
-        let w = inputs.linear(stored, n, k, bias)?;
+        let compute = x.compute();
+        let x = inputs.operand(x, shape, scale)?;
+        let x = if flat { x.reshaped(&shape[1..])? } else { x };
+        let w = inputs.linear_computed_in(compute, stored, [n, k], bias)?;
         returns(move |b: &B| Ok([b.linear(&x, &w)?]))
     }
 }
@@ -143,7 +173,9 @@ pub(super) fn entry<B: Backend + 'static>() -> Entry<B> {
         ("full-down-q4_k", LinearCase { tokens: 4224, k: 10_240, n: 3840, stored: q4_k, scale: 1e4, ..PLAIN }),
     ]));
     let rows = [130, 37, 264, 16, 256, 256, 128, 64, 200];
-    let streamed = StreamedLinears { tokens: 19, source: StreamSource::Memory, stored: bf16, k: 256, rows };
+    let fp8_rows = Stored::RowScales(Format::F8E4m3);
+    let streamed =
+        StreamedLinears { tokens: 19, source: StreamSource::Memory, stored: bf16, k: 256, rows, x: Operand::Native };
     let from_files = StreamedLinears { source: StreamSource::Files, ..streamed };
     cases.extend(named([
         ("streamed-bf16", StreamedLinears { tokens: 33, stored: bf16, ..streamed }),
@@ -154,18 +186,37 @@ pub(super) fn entry<B: Backend + 'static>() -> Entry<B> {
         ("streamed-from-files-f32", StreamedLinears { stored: f32, ..from_files }),
         ("streamed-from-files-q8_0", StreamedLinears { tokens: 1, stored: q8_0, ..from_files }),
         ("streamed-from-files-nvfp4", StreamedLinears { stored: Stored::Nvfp4, ..from_files }),
+        ("fp8-streamed", StreamedLinears { tokens: 33, stored: fp8_rows, x: Fp8Rows, ..streamed }),
+        ("fp8-streamed-from-files", StreamedLinears { stored: fp8_rows, x: Fp8Rows, ..from_files }),
         // Rows with padding.
         ("streamed-from-files-odd-bf16", StreamedLinears { stored: bf16, k: 33, ..from_files }),
         ("streamed-from-files-odd-f32", StreamedLinears { stored: f32, k: 47, ..from_files }),
-        (
-            "streamed-from-files-odd-fp8",
-            StreamedLinears { stored: Stored::RowScales(Format::F8E4m3), k: 33, ..from_files },
-        ),
+        ("streamed-from-files-odd-fp8", StreamedLinears { stored: fp8_rows, k: 33, ..from_files }),
+    ]));
+    let fp8 = LinearCase::fp8;
+    use Operand::{Fp8Blocks, Fp8Rows};
+    cases.extend(named([
+        ("fp8-one-token", fp8(Fp8Rows, 1, 256, 128)),
+        ("fp8-33-tokens", LinearCase { bias: true, ..fp8(Fp8Rows, 33, 256, 264) }),
+        ("fp8-width-16", fp8(Fp8Rows, 19, 16, 40)),
+        ("fp8-width-3840", fp8(Fp8Rows, 65, 3840, 384)),
+        ("fp8-scale-1e5", LinearCase { scale: 1e5, ..fp8(Fp8Rows, 64, 384, 256) }),
+        ("fp8-tensor-scale", LinearCase { stored: Stored::TensorScale(Format::F8E4m3), ..fp8(Fp8Rows, 33, 256, 128) }),
+        ("fp8-without-scales", LinearCase { stored: Stored::Blocks(Format::F8E4m3), ..fp8(Fp8Rows, 33, 256, 128) }),
+        ("fp8-400-tokens", fp8(Fp8Rows, 400, 208, 264)),
+        ("fp8-blocks-one-token", fp8(Fp8Blocks, 1, 256, 128)),
+        ("fp8-blocks-33-tokens", LinearCase { bias: true, ..fp8(Fp8Blocks, 33, 384, 264) }),
+        ("fp8-blocks-width-10240", fp8(Fp8Blocks, 33, 10_240, 96)),
+        ("fp8-blocks-with-a-narrow-one", fp8(Fp8Blocks, 130, 400, 200)),
+        ("fp8-blocks-600-tokens", fp8(Fp8Blocks, 600, 256, 520)),
+        ("full-fp8-qkv", fp8(Fp8Rows, 4224, 3840, 11_520)),
+        ("full-fp8-down", fp8(Fp8Blocks, 4224, 10_240, 3840)),
     ]));
     cases.extend(quantized_cases(|stored, k| LinearCase { k, n: 130, stored, bias: true, ..PLAIN }));
-    let features = &[Feature::Bias, Feature::Pieces, Feature::BeyondF16];
+    let features = &[Feature::Bias, Feature::Pieces, Feature::Fp8Matrix, Feature::BeyondF16];
     let mut rejections = matrix_rejections(LinearCase::OP, matrix, |b: &B, w, x| b.linear(&x, w).map(drop));
     rejections.extend(upload_rejections());
+    rejections.extend(fp8_rejections());
     Entry { op: Op { name: LinearCase::OP, features }, cases, rejections }
 }
 
@@ -190,6 +241,31 @@ pub(super) fn matrix_rejections<B: Backend + 'static, W: 'static>(
             ("type-of-x", [Zeros::U32(&[2, 3, 5])]),
         ],
     )
+}
+
+/// Operands of two types, and matrices that are no operands of FP8 gemms.
+fn fp8_rejections<B: Backend + 'static>() -> Vec<Rejection<B>> {
+    const OP: &str = LinearCase::OP;
+    let upload = |name, parts: fn() -> Vec<Weight<'static>>| {
+        fp8_rejection("upload_linear", name, move |_: &B| {
+            Ok(Box::new(move |b: &B| expect_ready(b.upload_linear(&parts(), &[])).map(drop)))
+        })
+    };
+    vec![
+        fp8_rejection(OP, "activation-for-fp8-matrix", |b: &B| {
+            let w = expect_ready(b.upload_linear(&[fp8_matrix([7, 16])], &[]))?;
+            let x = b.upload(&zeros(b.activations(), &[1, 2, 16]))?;
+            Ok(Box::new(move |b: &B| b.linear(&x, &w).map(drop)))
+        }),
+        fp8_rejection(OP, "fp8-for-native-matrix", |b: &B| {
+            let w = expect_ready(b.upload_linear(&[quantized_zeros(Format::F8E4m3, [7, 16])], &[]))?;
+            let x = fp8_zeros(b, [1, 2, 16])?;
+            Ok(Box::new(move |b: &B| b.linear(&x, &w).map(drop)))
+        }),
+        upload("operands-of-two-types", || vec![fp8_matrix([7, 16]), quantized_zeros(Format::F8E4m3, [7, 16])]),
+        upload("fp8-width", || vec![fp8_matrix([7, 40])]),
+        upload("fp8-format", || vec![quantized_zeros(Format::Q8_0, [7, 32]).computed_in(Compute::Fp8)]),
+    ]
 }
 
 fn upload_rejections<B: Backend + 'static>() -> Vec<Rejection<B>> {

@@ -51,7 +51,7 @@ pub(crate) use conv2d::Conv2dCase;
 pub(crate) use embed_patches::EmbedPatchesCase;
 pub(crate) use final_layer::FinalLayerCase;
 pub(crate) use group_norm::GroupNormCase;
-pub(crate) use inputs::{Inputs, Noise};
+pub(crate) use inputs::{Inputs, Noise, Operand};
 pub(crate) use join_sequence::JoinSequenceCase;
 pub(crate) use linear::{LinearCase, gemm_flop};
 pub(crate) use modulation::ModulationCase;
@@ -73,13 +73,15 @@ use crate::backend::Backend;
 use crate::backend::cpu::Cpu;
 use crate::error::Result;
 use crate::future::expect_ready;
-use crate::tensor::DType;
+use crate::tensor::{Compute, DType};
 use case::{changes, named, quantized_cases, returns};
 use inputs::in_pieces;
-use rejection::{Zeros, rejections, rejections_with, upload_rejection, zeros};
+use rejection::{
+    Zeros, fp8_matrix, fp8_rejection, fp8_zeros, quantized_zeros, rejections, rejections_with, upload_rejection, zeros,
+};
 use tolerance::{
-    ATTENTION, COPY, GATED_GEMM, GEMM, GEMM_FAR, LEVELS, NORM, NORM_FAR, NORMED_GEMM, PEAKED_ATTENTION, POINTWISE,
-    STEP, TIMESTEP,
+    ATTENTION, COPY, FP8_ATTENTION, FP8_GATED_GEMM, FP8_GEMM, FP8_NORM, GATED_GEMM, GEMM, GEMM_FAR, LEVELS, NORM,
+    NORM_FAR, NORMED_GEMM, PEAKED_ATTENTION, POINTWISE, STEP, TIMESTEP,
 };
 
 /// An op of the catalogue.
@@ -117,6 +119,8 @@ pub enum Feature {
     Accumulates,
     /// The result is F32 on every backend: latents, velocities and moments.
     F32Result,
+    /// A matrix may be the operand of an FP8 gemm.
+    Fp8Matrix,
     /// A case has results beyond the range of F16.
     BeyondF16,
 }

@@ -4,8 +4,8 @@
 use super::linear::gemm_flop;
 use super::qk_norm_rope::{QkNormRopeCase, SMALL, SMALL_NORM, SMALL_ROTATION};
 use super::{
-    Backend, Call, DType, Entry, Feature, Inputs, NORMED_GEMM, Op, OpCase, Rejection, Result, Stored, Tolerance, Zeros,
-    expect_ready, named, quantized_cases, rejections_with, returns, zeros,
+    Backend, Call, Compute, DType, Entry, FP8_GEMM, Feature, Inputs, NORMED_GEMM, Op, OpCase, Operand, Rejection,
+    Result, Stored, Tolerance, Zeros, expect_ready, named, quantized_cases, rejections_with, returns, zeros,
 };
 use crate::backend::{Heads, QkNormRope, RopePairs};
 use crate::tensor::Format;
@@ -17,11 +17,21 @@ pub(crate) struct ProjectQkvCase {
     pub heads: QkNormRopeCase,
     pub bias: bool,
     pub stored: Stored,
+    /// [`Operand::Native`] or [`Operand::Fp8Rows`].
+    pub x: Operand,
 }
 
 impl OpCase for ProjectQkvCase {
     const OP: &'static str = "project_qkv";
     const TOLERANCE: Tolerance = NORMED_GEMM;
+
+    fn tolerance(&self) -> Tolerance {
+        if self.compute() == Compute::Fp8 { FP8_GEMM } else { Self::TOLERANCE }
+    }
+
+    fn compute(&self) -> Compute {
+        self.x.compute()
+    }
 
     fn sizes(&self) -> String {
         let Self { width, heads: QkNormRopeCase { tokens, heads, .. }, .. } = self;
@@ -35,10 +45,11 @@ impl OpCase for ProjectQkvCase {
     }
 
     fn prepare<B: Backend + 'static>(&self, inputs: &mut Inputs<'_, B>) -> Result<Call<B>> {
-        let Self { width, heads: case, bias, stored } = *self;
+        let Self { width, heads: case, bias, stored, x } = *self;
         let heads = case.heads;
-        let x = inputs.activation(&[case.batch, case.tokens, width], case.scale)?;
-        let w = inputs.linear(stored, heads.fused_width(), width, bias)?;
+        let compute = x.compute();
+        let x = inputs.operand(x, [case.batch, case.tokens, width], case.scale)?;
+        let w = inputs.linear_computed_in(compute, stored, [heads.fused_width(), width], bias)?;
         let norm_rope = case.norm_rope(inputs)?;
         returns(move |b: &B| Ok([b.project_qkv(&x, &w, heads, norm_rope.args())?]))
     }
@@ -47,7 +58,12 @@ impl OpCase for ProjectQkvCase {
 pub(super) fn entry<B: Backend + 'static>() -> Entry<B> {
     let case = |batch, tokens, [query, key_value, dim]: [usize; 3]| {
         let heads = QkNormRopeCase { batch, tokens, heads: Heads { query, key_value, dim }, ..QkNormRopeCase::PLAIN };
-        ProjectQkvCase { width: 64, heads, bias: false, stored: Stored::Plain(DType::Bf16) }
+        let stored = Stored::Plain(DType::Bf16);
+        ProjectQkvCase { width: 64, heads, bias: false, stored, x: Operand::Native }
+    };
+    let fp8 = |case: ProjectQkvCase| {
+        let stored = Stored::RowScales(Format::F8E4m3);
+        ProjectQkvCase { stored, x: Operand::Fp8Rows, ..case }
     };
     let halves = |case: ProjectQkvCase| {
         let heads = QkNormRopeCase { pairs: RopePairs::Halves, ..case.heads };
@@ -87,8 +103,16 @@ pub(super) fn entry<B: Backend + 'static>() -> Entry<B> {
         ("200-tokens-q4_k", ProjectQkvCase { width: 512, stored: q4_k, ..case(1, 200, [3, 3, 128]) }),
         ("full-q4_k", full),
     ]));
+    cases.extend(named([
+        ("fp8-one-token", fp8(case(1, 1, [3, 3, 128]))),
+        ("fp8-257-tokens-by-item", fp8(by_item(case(2, 257, [3, 3, 128])))),
+        ("fp8-two-queries-a-key", fp8(ProjectQkvCase { width: 208, ..case(1, 400, [2, 1, 128]) })),
+        ("fp8-qwen-32-8-heads", fp8(halves(case(1, 33, [32, 8, 128])))),
+        ("fp8-bias", fp8(ProjectQkvCase { bias: true, ..case(1, 200, [3, 3, 128]) })),
+        ("full-fp8", fp8(ProjectQkvCase { width: 3840, ..by_item(case(2, 4224, [30, 30, 128])) })),
+    ]));
     cases.extend(quantized_cases(|stored, width| ProjectQkvCase { width, stored, ..case(1, 33, [2, 1, 128]) }));
-    let features = &[Feature::Bias, Feature::Eps, Feature::QkNormRope, Feature::BeyondF16];
+    let features = &[Feature::Bias, Feature::Eps, Feature::QkNormRope, Feature::Fp8Matrix, Feature::BeyondF16];
     Entry { op: Op { name: ProjectQkvCase::OP, features }, cases, rejections: projection_rejections() }
 }
 

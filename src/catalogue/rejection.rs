@@ -1,13 +1,15 @@
 //! Arguments that every backend rejects with the same error.
 
-use crate::backend::{Backend, DeviceTensor, Runtime};
+use crate::backend::{Backend, DeviceTensor, RmsNorm, Runtime};
 use crate::error::Result;
-use crate::tensor::{DType, HostTensor};
+use crate::tensor::{Compute, DType, Format, HostTensor, Storage, Weight};
 
 /// A call that must fail with [`Error::Shape`](crate::Error::Shape).
 pub(crate) struct Rejection<B: Backend> {
     /// The op and the wrong argument, such as `linear-width-of-x`.
     pub name: String,
+    /// [`Compute::Fp8`] for a call that only a backend with FP8 operands can be asked.
+    pub compute: Compute,
     prepare: Box<Prepare<B>>,
 }
 
@@ -63,6 +65,7 @@ pub(super) fn rejections_with<B: Backend + 'static, W: 'static, const N: usize>(
 ) -> Vec<Rejection<B>> {
     let rejection = |(name, tensors): (&str, [Zeros; N])| Rejection {
         name: format!("{op}-{name}"),
+        compute: Compute::Native,
         prepare: Box::new(move |b: &B| {
             let weight = weight(b)?;
             let mut uploaded = Vec::with_capacity(N);
@@ -91,5 +94,33 @@ pub(super) fn upload_rejection<B: Backend + 'static>(
     name: &str,
     call: impl Fn(&B) -> Result<()> + Copy + 'static,
 ) -> Rejection<B> {
-    Rejection { name: format!("{op}-{name}"), prepare: Box::new(move |_| Ok(Box::new(call))) }
+    let prepare = Box::new(move |_: &B| Ok(Box::new(call) as Attempt<B>));
+    Rejection { name: format!("{op}-{name}"), compute: Compute::Native, prepare }
+}
+
+/// An FP8 operand `[B, T, D]` of zeros.
+pub(super) fn fp8_zeros<B: Backend>(b: &B, shape: [usize; 3]) -> Result<B::Tensor> {
+    let x = b.upload(&zeros(b.activations(), &shape))?;
+    let weight = b.upload(&zeros(DType::F32, &shape[2..]))?;
+    b.rms_norm(&x, RmsNorm { weight: &weight, scale: None, eps: 1e-5, output: Compute::Fp8 })
+}
+
+/// A matrix of zeros in E4M3 without scales, for FP8 gemms.
+pub(super) fn fp8_matrix(shape: [usize; 2]) -> Weight<'static> {
+    quantized_zeros(Format::F8E4m3, shape).computed_in(Compute::Fp8)
+}
+
+/// A matrix of zeros in this format.
+pub(super) fn quantized_zeros(format: Format, shape: [usize; 2]) -> Weight<'static> {
+    let bytes = shape[0] * format.bytes(shape[1]).expect("whole blocks");
+    Weight::quantized(Storage::Plain(format), &shape, vec![0; bytes].into()).expect("whole rows")
+}
+
+/// The rejection of a call on a backend with FP8 operands. `prepare` uploads its tensors.
+pub(super) fn fp8_rejection<B: Backend + 'static>(
+    op: &'static str,
+    name: &str,
+    prepare: impl Fn(&B) -> Result<Attempt<B>> + 'static,
+) -> Rejection<B> {
+    Rejection { name: format!("{op}-{name}"), compute: Compute::Fp8, prepare: Box::new(prepare) }
 }

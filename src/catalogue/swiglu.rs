@@ -3,8 +3,9 @@
 use super::linear::{gemm_flop, matrix_rejections};
 use super::streamed::StreamedSwiGlus;
 use super::{
-    Backend, Call, DType, Entry, Feature, GATED_GEMM, Inputs, Op, OpCase, Rejection, Result, Stored, Tolerance,
-    expect_ready, in_pieces, named, quantized_cases, returns, upload_rejection, zeros,
+    Backend, Call, Compute, DType, Entry, FP8_GATED_GEMM, Feature, GATED_GEMM, Inputs, Op, OpCase, Operand, Rejection,
+    Result, Stored, Tolerance, expect_ready, fp8_matrix, fp8_rejection, in_pieces, named, quantized_cases, returns,
+    upload_rejection, zeros,
 };
 use crate::tensor::{Format, StreamSource};
 
@@ -19,6 +20,8 @@ pub(crate) struct SwiGluCase {
     /// The bytes per piece of either matrix.
     pub pieces: Option<u64>,
     pub scale: f32,
+    /// [`Operand::Native`] or [`Operand::Fp8Rows`].
+    pub x: Operand,
 }
 
 impl SwiGluCase {
@@ -32,7 +35,14 @@ impl SwiGluCase {
             up: Stored::Plain(DType::Bf16),
             pieces: None,
             scale: 1.0,
+            x: Operand::Native,
         }
+    }
+
+    /// FP8 operands.
+    const fn fp8(tokens: usize, k: usize, f: usize) -> Self {
+        let stored = Stored::RowScales(Format::F8E4m3);
+        Self { x: Operand::Fp8Rows, ..Self::new(tokens, k, f).stored(stored, stored) }
     }
 
     const fn stored(self, gate: Stored, up: Stored) -> Self {
@@ -48,6 +58,14 @@ impl OpCase for SwiGluCase {
     const OP: &'static str = "swiglu";
     const TOLERANCE: Tolerance = GATED_GEMM;
 
+    fn tolerance(&self) -> Tolerance {
+        if self.compute() == Compute::Fp8 { FP8_GATED_GEMM } else { Self::TOLERANCE }
+    }
+
+    fn compute(&self) -> Compute {
+        self.x.compute()
+    }
+
     fn sizes(&self) -> String {
         let Self { tokens, k, f, .. } = self;
         format!("[{tokens}, {k}] · 2 × [{f}, {k}]ᵀ")
@@ -58,10 +76,11 @@ impl OpCase for SwiGluCase {
     }
 
     fn prepare<B: Backend + 'static>(&self, inputs: &mut Inputs<'_, B>) -> Result<Call<B>> {
-        let Self { tokens, k, f, gate, up, pieces, scale } = *self;
-        let x = inputs.activation(&[1, tokens, k], scale)?;
-        let gate = in_pieces(inputs.stored(gate, f, k), pieces);
-        let up = in_pieces(inputs.stored(up, f, k), pieces);
+        let Self { tokens, k, f, gate, up, pieces, scale, x } = *self;
+        let compute = x.compute();
+        let x = inputs.operand(x, [1, tokens, k], scale)?;
+        let gate = in_pieces(inputs.stored(gate, f, k), pieces).computed_in(compute);
+        let up = in_pieces(inputs.stored(up, f, k), pieces).computed_in(compute);
         let w = expect_ready(inputs.b.upload_swiglu(&gate, &up))?;
         returns(move |b: &B| Ok([b.swiglu(&x, &w)?]))
     }
@@ -97,21 +116,52 @@ pub(super) fn entry<B: Backend + 'static>() -> Entry<B> {
         ("quantized-mixed", new(19, 512, 37).stored(q4_k, q6_k)),
         ("quantized-mixed-in-pieces", SwiGluCase::in_pieces(512, q4_k, q8_0)),
         ("quantized-gate-alone", new(19, 512, 37).stored(q6_k, bf16)),
+        ("fp8-one-token", SwiGluCase::fp8(1, 256, 384)),
+        ("fp8-33-tokens", SwiGluCase::fp8(33, 256, 272)),
+        ("fp8-slice-width-3840", SwiGluCase::fp8(65, 3840, 160)),
+        ("fp8-in-pieces", SwiGluCase { pieces: Some(3000), ..SwiGluCase::fp8(19, 128, 48) }),
+        ("fp8-scale-1e4", SwiGluCase { scale: 1e4, ..SwiGluCase::fp8(64, 384, 256) }),
+        ("fp8-600-tokens", SwiGluCase::fp8(600, 208, 528)),
+        ("full-fp8", SwiGluCase::fp8(4224, 3840, 10_240)),
         ("full-q4_k", new(4224, 3840, 10_240).stored(q4_k, q4_k)),
     ]));
     use StreamSource::{Files, Memory};
+    let streamed =
+        |source, tokens, stored, hidden| StreamedSwiGlus { tokens, source, stored, hidden, x: Operand::Native };
+    let fp8_rows = Stored::RowScales(Format::F8E4m3);
+    let fp8 = |source| StreamedSwiGlus { x: Operand::Fp8Rows, ..streamed(source, 33, [fp8_rows; 2], 144) };
     cases.extend(named([
-        ("streamed-bf16", StreamedSwiGlus { tokens: 33, source: Memory, stored: [bf16, bf16], hidden: 130 }),
-        ("streamed-q4_k-and-q6_k", StreamedSwiGlus { tokens: 3, source: Memory, stored: [q4_k, q6_k], hidden: 66 }),
-        ("streamed-from-files-bf16", StreamedSwiGlus { tokens: 9, source: Files, stored: [bf16, bf16], hidden: 130 }),
-        ("streamed-from-files-q4_k", StreamedSwiGlus { tokens: 3, source: Files, stored: [q4_k, q4_k], hidden: 66 }),
+        ("streamed-bf16", streamed(Memory, 33, [bf16, bf16], 130)),
+        ("streamed-q4_k-and-q6_k", streamed(Memory, 3, [q4_k, q6_k], 66)),
+        ("streamed-from-files-bf16", streamed(Files, 9, [bf16, bf16], 130)),
+        ("streamed-from-files-q4_k", streamed(Files, 3, [q4_k, q4_k], 66)),
+        ("fp8-streamed", fp8(Memory)),
+        ("fp8-streamed-from-files", fp8(Files)),
     ]));
     cases.extend(quantized_cases(|stored, k| new(33, k, 66).stored(stored, stored)));
     let matrices =
         |b: &B| expect_ready(b.upload_swiglu(&zeros(DType::F32, &[7, 5]).into(), &zeros(DType::F32, &[7, 5]).into()));
     let mut rejections = matrix_rejections(SwiGluCase::OP, matrices, |b: &B, w, x| b.swiglu(&x, w).map(drop));
     rejections.extend(upload_rejections());
-    Entry { op: Op { name: SwiGluCase::OP, features: &[Feature::Pieces, Feature::BeyondF16] }, cases, rejections }
+    rejections.extend(fp8_rejections());
+    Entry {
+        op: Op { name: SwiGluCase::OP, features: &[Feature::Pieces, Feature::Fp8Matrix, Feature::BeyondF16] },
+        cases,
+        rejections,
+    }
+}
+
+/// An activation for matrices in FP8, and a width that their output cannot have.
+fn fp8_rejections<B: Backend + 'static>() -> [Rejection<B>; 2] {
+    let pair = |b: &B, shape| expect_ready(b.upload_swiglu(&fp8_matrix(shape), &fp8_matrix(shape)));
+    [
+        fp8_rejection(SwiGluCase::OP, "activation-for-fp8-matrices", move |b: &B| {
+            let w = pair(b, [16, 16])?;
+            let x = b.upload(&zeros(b.activations(), &[1, 2, 16]))?;
+            Ok(Box::new(move |b: &B| b.swiglu(&x, &w).map(drop)))
+        }),
+        fp8_rejection("upload_swiglu", "fp8-width", move |_| Ok(Box::new(move |b: &B| pair(b, [40, 16]).map(drop)))),
+    ]
 }
 
 fn upload_rejections<B: Backend + 'static>() -> [Rejection<B>; 5] {

@@ -140,6 +140,38 @@ pub(super) const GEMM_FAR: Tolerance = Tolerance::gemm(
 pub(super) const GATED_GEMM: Tolerance =
     Tolerance::gemm(4e-5, 2e-3, 8e-3, "the errors of two matrix products and of an exponential, one after the other");
 
+/// A norm that is rounded to FP8.
+pub(super) const FP8_NORM: Tolerance = Tolerance::pointwise(
+    2e-3,
+    2e-3,
+    "F32 before the rounding, where an ulp may move one value in 10⁵ to the next code, 2⁻⁴ away",
+);
+
+/// A gemm with FP8 operands that both backends round alike.
+pub(super) const FP8_GEMM: Tolerance = Tolerance::gemm(
+    8e-3,
+    8e-3,
+    8e-3,
+    "products of E4M3 are exact in F32, but Hopper's tensor cores align them to 14 bits and drop the rest; BF16 rounds \
+     the result",
+);
+
+/// Two gemms with FP8 operands and their product, rounded to FP8.
+pub(super) const FP8_GATED_GEMM: Tolerance = Tolerance::gemm(
+    3e-2,
+    3e-2,
+    3e-2,
+    "the errors of two FP8 gemms, up to 3·10⁻³ with Hopper's sums, move one value in thirty to the next code, 2⁻⁴ away",
+);
+
+/// Attention that is rounded to FP8.
+pub(super) const FP8_ATTENTION: Tolerance = Tolerance::gemm(
+    2e-3,
+    2e-2,
+    3e-2,
+    "the errors of attention, 3·10⁻³ in BF16, move one value in twenty to the next code, 2⁻⁴ away",
+);
+
 /// A gemm with weights, then a norm.
 pub(super) const NORMED_GEMM: Tolerance =
     Tolerance::gemm(2e-5, 1e-3, 7e-3, "the errors of a matrix product, then of a norm; BF16 rounds once or twice");

@@ -6,7 +6,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use zimage::bench::{Options, Published, Seen};
 use zimage::tensor::Format;
 use zimage::weights::RANDOM_FORMATS;
-use zimage::{BackendChoice, Model, Result};
+use zimage::{BackendChoice, LoadOptions, Model, Result};
 
 /// Measure the speed of a backend, in ops, stages and whole pictures, without any model files
 ///
@@ -28,7 +28,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "turbo|base", value_parser = published(), allow_hyphen_values = true)]
     random: Option<Published>,
 
-    /// The format of the random matrices of attention and feed-forward layers [default: bf16]
+    /// The format of the random matrices of attention and feed-forward layers; --precision fp8
+    /// converts it [default: bf16]
     #[arg(long, value_name = "FORMAT", value_parser = format(), requires = "random", allow_hyphen_values = true)]
     weights: Option<Format>,
 
@@ -50,6 +51,9 @@ pub(super) struct Args {
     /// Tokens of the caption, those of the chat template included
     #[arg(long, value_name = "N", default_value_t = 128, value_parser = super::whole, allow_hyphen_values = true)]
     tokens: usize,
+
+    #[command(flatten)]
+    precision: super::precision::Args,
 
     #[command(flatten)]
     residency: super::residency::Args,
@@ -91,8 +95,12 @@ pub(super) fn run(args: &Args) -> Result<()> {
         caption_tokens: args.tokens,
         runs: args.runs,
         weights: args.weights,
-        residency: args.residency.residency(None),
         filter: args.filter.clone(),
+    };
+    let load = LoadOptions {
+        backend: args.backend.clone(),
+        residency: args.residency.residency(None),
+        precision: args.precision.precision,
     };
     let mut phases = Phases::new();
     let mut see = |seen: Seen<'_>| {
@@ -105,7 +113,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
         }
         Ok(())
     };
-    let report = pollster::block_on(zimage::bench(args.backend.clone(), &model, &options, &mut see));
+    let report = pollster::block_on(zimage::bench(load, &model, &options, &mut see));
     phases.clear();
     let report = report?;
     if args.json { super::print_json(&report) } else { super::print(&report.summary()) }

@@ -11,7 +11,7 @@ use std::str::FromStr;
 use std::time::Instant;
 use zimage::pipeline::plan::Expected;
 use zimage::pipeline::request::MAX_STEPS;
-use zimage::{BackendChoice, Engine, Error, Image, Info, LoadOptions, Precision, Request, Result, RunInfo, VaeTile};
+use zimage::{BackendChoice, Engine, Error, Image, Info, LoadOptions, Request, Result, RunInfo, VaeTile};
 
 /// Make pictures from prompts
 ///
@@ -91,9 +91,8 @@ pub(super) struct Args {
     #[command(flatten)]
     residency: super::residency::Args,
 
-    /// The operand type of matrix products: bf16 is for the cuda backend, auto is the backend's own
-    #[arg(long, value_name = "auto|bf16", default_value_t, value_parser = Precision::from_str, allow_hyphen_values = true)]
-    precision: Precision,
+    #[command(flatten)]
+    precision: super::precision::Args,
 
     /// The PNG to write, over one that is there; several pictures become FILE-1.png, FILE-2.png and
     /// so on; - writes one picture to standard output [default: zimage.png, or zimage-2.png and so
@@ -258,7 +257,7 @@ fn make(
     }
     warnings.tell(job.warnings.clone(), bar);
     let residency = args.residency.residency(Some(Expected::of(&job)));
-    let options = LoadOptions { backend: args.backend.clone(), residency, precision: args.precision };
+    let options = LoadOptions { backend: args.backend.clone(), residency, precision: args.precision.precision };
     let engine = pollster::block_on(Engine::load(&model, options, bar))?;
     if !args.json && !engine.uses_host_memory() {
         bar.note(&format!("plan: {}", engine.plan()));

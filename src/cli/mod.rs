@@ -21,6 +21,7 @@ mod parity;
 mod peers;
 mod phases;
 mod plan;
+mod precision;
 mod progress;
 mod prompts;
 mod pull;

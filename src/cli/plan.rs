@@ -3,7 +3,7 @@
 use serde::Serialize;
 use zimage::bench::Published;
 use zimage::pipeline::plan::Expected;
-use zimage::{BackendChoice, Estimate, Needs, Plan, Planned, Request, Result};
+use zimage::{BackendChoice, Estimate, LoadOptions, Needs, Plan, Planned, Request, Result};
 
 /// Show which parts of a model would be on the device, and the memory and time of a request
 ///
@@ -48,6 +48,9 @@ pub(super) struct Args {
     /// a device that inspect --device lists
     #[arg(long, default_value = "auto", value_parser = super::backend::ANY, allow_hyphen_values = true)]
     backend: BackendChoice,
+
+    #[command(flatten)]
+    precision: super::precision::Args,
 
     #[command(flatten)]
     residency: super::residency::Args,
@@ -95,7 +98,8 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let job = request.check(model.config())?;
     let residency = args.residency.residency(Some(Expected::of(&job)));
     let work = [job.steps, job.images()];
-    let planned = pollster::block_on(zimage::plan(args.backend.clone(), &model, &residency, Some(work)))?;
+    let options = LoadOptions { backend: args.backend.clone(), residency, precision: args.precision.precision };
+    let planned = pollster::block_on(zimage::plan(options, &model, Some(work)))?;
     let Planned { device, needs, plan, files, obstacles, estimate, .. } = &planned;
     let obstacles: Vec<String> = obstacles.iter().map(ToString::to_string).collect();
     if args.json {

@@ -8,7 +8,7 @@ use safetensors::{Dtype, SafeTensorError};
 use std::path::{Path, PathBuf};
 use zimage::conformance::stages::Inputs;
 use zimage::tensor::HostTensor;
-use zimage::{BackendChoice, Error, OutputFile, Result};
+use zimage::{BackendChoice, Error, LoadOptions, OutputFile, Result};
 
 const TENSORS: &str = "\
 Inputs, in floating types of 16 or 32 bits where no other is named; NAME is whatever you choose:
@@ -39,6 +39,9 @@ pub(super) struct Args {
     #[arg(long, default_value = "cpu", value_parser = super::backend::EXPLICIT, allow_hyphen_values = true)]
     backend: BackendChoice,
 
+    #[command(flatten)]
+    precision: super::precision::Args,
+
     /// The safetensors file with the inputs
     #[arg(short, long, value_name = "FILE")]
     inputs: PathBuf,
@@ -55,7 +58,9 @@ pub(super) fn run(args: &Args) -> Result<()> {
     warnings.iter().for_each(|warning| super::note(&format!("warning: {warning}")));
     let inputs = pollster::block_on(Inputs::read(&args.inputs, model.config()))?;
     let mut bar = Bar::new();
-    let results = pollster::block_on(zimage::stages(args.backend.clone(), &model, &inputs, &mut bar));
+    let precision = args.precision.precision;
+    let options = LoadOptions { backend: args.backend.clone(), precision, ..LoadOptions::default() };
+    let results = pollster::block_on(zimage::stages(options, &model, &inputs, &mut bar));
     bar.clear();
     let results = results?;
     write(&output, &args.output, &results)?;

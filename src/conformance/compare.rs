@@ -7,7 +7,7 @@ use super::report::{Outcome, Report, Row};
 use crate::backend::{Backend, Runtime};
 use crate::catalogue::{self, Call, Case, EQUAL, Entry, Inputs, Noise, Precision, Tolerance, Written};
 use crate::error::{Error, Result};
-use crate::tensor::HostTensor;
+use crate::tensor::{Compute, HostTensor};
 use std::collections::BTreeMap;
 
 /// The cases to run, and their inputs.
@@ -69,13 +69,20 @@ where
     let noise = Noise { seed: options.seed, precision, poison: false };
     let mut report = empty(reference, candidate, precision, options);
     let wanted = |name: &str| name.contains(&options.filter);
+    let fp8 = reference.computes_fp8() && candidate.computes_fp8();
     let mut cases = Vec::new();
     let mut rejections = Vec::new();
     for (known, other) in everything::<A>().zip(everything::<B>()) {
         let pairs = known.cases.into_iter().zip(other.cases);
-        cases.extend(pairs.filter(|(case, _)| wanted(&case.name) && (options.full || !case.is_full())));
+        let pairs = pairs.filter(|(case, _)| wanted(&case.name) && (options.full || !case.is_full()));
+        let (runs, skipped): (Vec<_>, Vec<_>) = pairs.partition(|(case, _)| fp8 || case.compute == Compute::Native);
+        cases.extend(runs);
+        report.without_fp8 += skipped.len();
         let pairs = known.rejections.into_iter().zip(other.rejections);
-        rejections.extend(pairs.filter(|(rejection, _)| wanted(&rejections::name(rejection))));
+        let pairs = pairs.filter(|(rejection, _)| wanted(&rejections::name(rejection)));
+        let (runs, skipped): (Vec<_>, Vec<_>) = pairs.partition(|(case, _)| fp8 || case.compute == Compute::Native);
+        rejections.extend(runs);
+        report.without_fp8 += skipped.len();
     }
     let replays = options.replay && wanted(REPLAY_CASE);
     let non_finite = wanted(NON_FINITE_CASE);
@@ -134,6 +141,7 @@ pub(super) fn empty<A: Backend, B: Backend>(
         seed: options.seed,
         activations: precision.activations.to_string(),
         operands: precision.operands.to_string(),
+        without_fp8: 0,
         rows: Vec::new(),
     }
 }

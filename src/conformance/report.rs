@@ -17,6 +17,8 @@ pub struct Report {
     pub activations: String,
     /// The coarser gemm operand type of the two.
     pub operands: String,
+    /// The number of cases with FP8 operands that did not run, because a backend has none.
+    pub without_fp8: usize,
     /// One row per op, one for rejected arguments, one for replays, then one per stage of the
     /// pipeline.
     pub rows: Vec<Row>,
@@ -145,8 +147,12 @@ impl fmt::Display for Report {
             }
         }
         match self.failures().count() {
-            0 => write!(f, "{} cases, all pass", self.cases()),
-            failed => write!(f, "{failed} of {} cases FAILED", self.cases()),
+            0 => write!(f, "{} cases, all pass", self.cases())?,
+            failed => write!(f, "{failed} of {} cases FAILED", self.cases())?,
+        }
+        match self.without_fp8 {
+            0 => Ok(()),
+            skipped => write!(f, "; {skipped} skipped, because a backend has no FP8 operands"),
         }
     }
 }
@@ -168,6 +174,7 @@ mod tests {
             seed: 7,
             activations: f32(),
             operands: f32(),
+            without_fp8: 0,
             rows: Vec::new(),
         };
         outcomes.iter().for_each(|outcome| report.add("linear", outcome.clone()));

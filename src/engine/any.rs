@@ -119,8 +119,8 @@ async fn load<B: Backend>(
     options: &LoadOptions,
     progress: &mut dyn Progress,
 ) -> Result<Box<Pipeline<B>>> {
-    options.precision.check(&backend)?;
-    Pipeline::load_with(backend, model, options.residency.clone(), progress).await.map(Box::new)
+    let model = options.precision.apply(&backend, model)?;
+    Pipeline::load_with(backend, &model, options.residency.clone(), progress).await.map(Box::new)
 }
 
 /// The note that no GPU computes. `refused`: another note says why an NVIDIA GPU does not.

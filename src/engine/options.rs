@@ -3,9 +3,11 @@
 use super::choice::BackendChoice;
 use crate::backend::Backend;
 use crate::error::{Error, Result};
+use crate::model::Model;
 use crate::named;
 use crate::pipeline::plan::Residency;
 use crate::tensor::DType;
+use crate::weights::{Part, WeightFormat};
 use std::fmt;
 use std::str::FromStr;
 
@@ -17,7 +19,7 @@ pub struct LoadOptions {
     pub backend: BackendChoice,
     /// The networks on the device, and the memory that they may take.
     pub residency: Residency,
-    /// The operand type of matrix products.
+    /// The operand type of gemms.
     pub precision: Precision,
 }
 
@@ -27,7 +29,7 @@ impl From<BackendChoice> for LoadOptions {
     }
 }
 
-/// The type that matrix products round their operands to. Accumulation is F32 in any case.
+/// The type that gemms round their operands to. Accumulation is F32 in any case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Precision {
@@ -36,24 +38,55 @@ pub enum Precision {
     Auto,
     /// BF16, which the `cuda` backend has.
     Bf16,
+    /// E4M3 in the attention and feed-forward layers of the transformer, [`Precision::Auto`]
+    /// elsewhere: on GPUs of compute capability 8.9 or later, and on the `cpu` backend, which
+    /// computes with the values that those round to. A storage of
+    /// [`Model::with_weights`] is then that of the text encoder.
+    Fp8,
+    /// As [`Precision::Fp8`], in the text encoder too.
+    Fp8All,
 }
 
 impl Precision {
-    const NAMES: [(&str, Precision); 2] = [("auto", Precision::Auto), ("bf16", Precision::Bf16)];
+    const NAMES: [(&str, Precision); 4] =
+        [("auto", Precision::Auto), ("bf16", Precision::Bf16), ("fp8", Precision::Fp8), ("fp8-all", Precision::Fp8All)];
 
-    /// Checks that a backend has this precision.
+    /// `model` in this precision, for a backend.
     ///
     /// # Errors
-    /// [`Error::Request`] where it does not.
-    pub(super) fn check(self, b: &impl Backend) -> Result<()> {
-        if self == Precision::Auto || b.operands() == DType::Bf16 {
-            return Ok(());
+    /// [`Error::Request`] where the backend does not have it, and where FP8 leaves no network for
+    /// the storage of [`Model::with_weights`].
+    pub(super) fn apply(self, b: &impl Backend, model: &Model) -> Result<Model> {
+        let (name, weights) = (b.name(), model.weights());
+        let fp8 = self.fp8_networks();
+        let problem = match self {
+            Precision::Bf16 if b.operands() != DType::Bf16 => Some(format!(
+                "the {name} backend has gemms with operands of {}, not BF16: use the precision auto, or the cuda backend",
+                b.operands()
+            )),
+            Precision::Fp8All if !matches!(weights, WeightFormat::AsIs | WeightFormat::Fp8) => Some(format!(
+                "the precision {self} stores the matrices of both networks in FP8, so {weights} is the storage of none"
+            )),
+            _ if !fp8.is_empty() && !b.computes_fp8() => Some(format!(
+                "the {name} backend has no FP8 gemms on this device: they take an NVIDIA GPU of compute capability 8.9 \
+                 or later and NVRTC of CUDA 12.4 or later; use the precision auto"
+            )),
+            _ => None,
+        };
+        match problem {
+            Some(problem) => Err(Error::Request(problem)),
+            None => Ok(model.clone().with_fp8(fp8)),
         }
-        Err(Error::Request(format!(
-            "the {} backend computes products of {}, not BF16: use the precision auto, or the cuda backend",
-            b.name(),
-            b.operands()
-        )))
+    }
+
+    /// The networks whose attention and feed-forward layers have FP8 operands, for
+    /// [`Model::with_fp8`].
+    pub fn fp8_networks(self) -> &'static [Part] {
+        match self {
+            Precision::Auto | Precision::Bf16 => &[],
+            Precision::Fp8 => &[Part::Transformer],
+            Precision::Fp8All => &[Part::Transformer, Part::TextEncoder],
+        }
     }
 }
 

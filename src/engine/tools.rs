@@ -2,6 +2,7 @@
 
 use super::any::{Any, dispatch};
 use super::choice::BackendChoice;
+use super::options::LoadOptions;
 use crate::backend::Backend;
 #[cfg(feature = "cuda")]
 use crate::backend::cuda::Cuda;
@@ -22,6 +23,8 @@ pub struct DeviceInfo {
     pub device: String,
     /// The type that matrix products round their operands to.
     pub operands: DType,
+    /// True if gemms may have FP8 operands.
+    pub fp8: bool,
     /// The most elements of an activation; `None` where free memory is the only limit.
     pub largest_activation: Option<usize>,
 }
@@ -51,6 +54,7 @@ fn describe(b: &impl Backend) -> DeviceInfo {
     DeviceInfo {
         device: b.device(),
         operands: b.operands(),
+        fp8: b.computes_fp8(),
         largest_activation: (largest != usize::MAX).then_some(largest),
     }
 }
@@ -79,15 +83,14 @@ pub struct Planned {
 ///
 /// # Errors
 /// Those of the files and of the device, and [`Error::Request`](crate::Error::Request) for a limit
-/// that the backend does not have.
-pub async fn plan(
-    choice: BackendChoice,
-    model: &Model,
-    residency: &Residency,
-    work: Option<[usize; 2]>,
-) -> Result<Planned> {
-    let opened = Any::open(choice, &mut Vec::new()).await?;
-    dispatch!(opened, backend => plan_on(&*backend, model, residency, work).await)
+/// or a precision that the backend does not have.
+pub async fn plan(options: impl Into<LoadOptions>, model: &Model, work: Option<[usize; 2]>) -> Result<Planned> {
+    let LoadOptions { backend, residency, precision } = options.into();
+    let opened = Any::open(backend, &mut Vec::new()).await?;
+    dispatch!(opened, backend => {
+        let model = precision.apply(&*backend, model)?;
+        plan_on(&*backend, &model, &residency, work).await
+    })
 }
 
 async fn plan_on<B: Backend>(b: &B, model: &Model, residency: &Residency, work: Option<[usize; 2]>) -> Result<Planned> {
@@ -125,30 +128,39 @@ pub async fn parity(
 /// as soon as it is measured.
 ///
 /// # Errors
-/// Those of [`bench::run`], and [`Error::Device`](crate::Error::Device) when this machine lacks the
-/// device.
+/// Those of [`bench::run`], [`Error::Device`](crate::Error::Device) when this machine lacks the
+/// device, and [`Error::Request`](crate::Error::Request) for a precision that it does not have.
 pub async fn bench(
-    choice: BackendChoice,
+    options: impl Into<LoadOptions>,
     model: &Model,
-    options: &bench::Options,
+    rows: &bench::Options,
     see: &mut dyn FnMut(Seen<'_>) -> Result<()>,
 ) -> Result<bench::Report> {
-    let opened = Any::open(choice, &mut Vec::new()).await?;
-    dispatch!(opened, backend => bench::run(*backend, model, options, see).await)
+    let LoadOptions { backend, residency, precision } = options.into();
+    let opened = Any::open(backend, &mut Vec::new()).await?;
+    dispatch!(opened, backend => {
+        let model = precision.apply(&*backend, model)?;
+        bench::run(*backend, &model, &residency, rows, see).await
+    })
 }
 
 /// Runs single stages of `model` on given inputs, as [`stages::run`] documents. Every tensor that
 /// it returns is F32.
 ///
 /// # Errors
-/// [`Error::Device`](crate::Error::Device) when this machine lacks the device, and those of
+/// [`Error::Device`](crate::Error::Device) when this machine lacks the device,
+/// [`Error::Request`](crate::Error::Request) for a precision that it does not have, and those of
 /// [`stages::run`].
 pub async fn stages(
-    choice: BackendChoice,
+    options: impl Into<LoadOptions>,
     model: &Model,
     inputs: &Inputs,
     progress: &mut dyn Progress,
 ) -> Result<Vec<(String, HostTensor)>> {
-    let opened = Any::open(choice, &mut Vec::new()).await?;
-    dispatch!(opened, backend => stages::run(&*backend, model, inputs, progress).await)
+    let LoadOptions { backend, precision, .. } = options.into();
+    let opened = Any::open(backend, &mut Vec::new()).await?;
+    dispatch!(opened, backend => {
+        let model = precision.apply(&*backend, model)?;
+        stages::run(&*backend, &model, inputs, progress).await
+    })
 }

@@ -11,9 +11,10 @@
 //! is read and written once per half.
 
 use super::load::Loader;
-use crate::backend::{Backend, Branch, Heads, Mask, Modulation, QkNormRope, RmsNorm, RopePairs, Runtime};
+use super::stacked::Stacked;
+use crate::backend::{Backend, Branch, DeviceWeight, Heads, Mask, Modulation, QkNormRope, RmsNorm, RopePairs, Runtime};
 use crate::error::Result;
-use crate::tensor::StreamSource;
+use crate::tensor::{Compute, FP8_BLOCK, FP8_VECTOR, StreamSource};
 use futures_util::future::{try_join, try_join3};
 
 /// The weights of one block.
@@ -52,25 +53,50 @@ pub(super) struct Names {
 
 /// The sizes of a block.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Sizes {
+pub(crate) struct Sizes {
     pub width: usize,
     pub hidden: usize,
     pub heads: Heads,
 }
 
-/// Matrices that an op reads at once, by name and shape.
-type Stacked = Vec<(String, [usize; 2])>;
+/// The types of the operands of a block's gemms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Computes {
+    pub qkv: Compute,
+    pub attention_out: Compute,
+    /// Both gemms of the feed-forward: the first one writes the operand of the second.
+    pub ffn: Compute,
+}
 
-/// The matrices of the block whose tensors start with `prefix`: queries, keys and values; the
-/// attention's output; gate and up; down.
-pub(super) fn matrices(prefix: &str, names: &Names, Sizes { width, hidden, heads }: Sizes) -> [Stacked; 4] {
+impl Sizes {
+    /// The types of the operands where `wanted` is asked for. FP8 operands are whole vectors wide,
+    /// and attention writes only heads of [`FP8_BLOCK`] as such.
+    pub(crate) fn computes(self, wanted: Compute) -> Computes {
+        let Sizes { width, hidden, heads } = self;
+        let wanted_if = |fits: bool| if fits { wanted } else { Compute::Native };
+        let is_whole = |width: usize| width.is_multiple_of(FP8_VECTOR);
+        Computes {
+            qkv: wanted_if(is_whole(width)),
+            attention_out: wanted_if(heads.dim == FP8_BLOCK),
+            ffn: wanted_if(is_whole(width) && is_whole(hidden)),
+        }
+    }
+}
+
+/// The matrices of the block whose tensors start with `prefix`, for gemms with operands of the type
+/// `wanted` where their sizes allow it: queries, keys and values; the attention's output; gate and
+/// up; down.
+pub(super) fn matrices(prefix: &str, names: &Names, sizes: Sizes, wanted: Compute) -> [Stacked; 4] {
+    let Sizes { width, hidden, heads } = sizes;
+    let Computes { qkv, attention_out, ffn } = sizes.computes(wanted);
     let of = |name: &str, shape| (format!("{prefix}{name}.weight"), shape);
     let (query, key) = (heads.query * heads.dim, heads.key_value * heads.dim);
+    let q_k_v = vec![of(names.q, [query, width]), of(names.k, [key, width]), of(names.v, [key, width])];
     [
-        vec![of(names.q, [query, width]), of(names.k, [key, width]), of(names.v, [key, width])],
-        vec![of(names.out, [width, query])],
-        vec![of(names.gate, [hidden, width]), of(names.up, [hidden, width])],
-        vec![of(names.down, [width, hidden])],
+        Stacked { of: q_k_v, compute: qkv },
+        Stacked { of: vec![of(names.out, [width, query])], compute: attention_out },
+        Stacked { of: vec![of(names.gate, [hidden, width]), of(names.up, [hidden, width])], compute: ffn },
+        Stacked { of: vec![of(names.down, [width, hidden])], compute: ffn },
     ]
 }
 
@@ -112,17 +138,15 @@ impl<B: Backend> Block<B> {
         let narrow = try_join(vector(names.q_norm, heads.dim), vector(names.k_norm, heads.dim));
         let norms = try_join3(wide, narrow, try_join(post_norm(0), post_norm(1)));
 
-        let [qkv, out, ffn_in, ffn_out] = matrices(prefix, names, sizes);
-        let weight = async |(name, shape): &(String, [usize; 2])| load.weight(name, shape).await;
-        let qkv = async {
-            let [q, k, v] = &qkv[..] else { unreachable!("three matrices") };
-            b.upload_linear(&[weight(q).await?, weight(k).await?, weight(v).await?], &[]).await
-        };
+        let [qkv, out, ffn_in, ffn_out] = matrices(prefix, names, sizes, load.tensors.compute());
+        let upload = async |stacked: &Stacked| b.upload_linear(&load.stacked(stacked).await?, &[]).await;
         let (((attention_norm, ffn_norm), (q_norm, k_norm), (attention_post_norm, ffn_post_norm)), qkv) =
-            try_join(norms, qkv).await?;
-        let attention_out = b.upload_linear(&[weight(&out[0]).await?], &[]).await?;
-        let ffn_in = b.upload_swiglu(&weight(&ffn_in[0]).await?, &weight(&ffn_in[1]).await?).await?;
-        let ffn_out = b.upload_linear(&[weight(&ffn_out[0]).await?], &[]).await?;
+            try_join(norms, upload(&qkv)).await?;
+        let attention_out = upload(&out).await?;
+        let pair = load.stacked(&ffn_in).await?;
+        let [gate, up] = &pair[..] else { unreachable!("two matrices") };
+        let ffn_in = b.upload_swiglu(gate, up).await?;
+        let ffn_out = upload(&ffn_out).await?;
         Ok(Self {
             attention_norm,
             qkv,
@@ -168,9 +192,10 @@ pub(super) fn run<B: Backend>(
     let row = |block: usize, which: usize| {
         stack.modulation.map(|(table, base)| Modulation { table, row: base + 4 * block + which })
     };
-    let norm = |weight, scale| RmsNorm { weight, scale, eps: stack.eps };
+    // A norm writes the operand of the matrix behind it.
+    let norm = |weight, scale, output| RmsNorm { weight, scale, eps: stack.eps, output };
 
-    let mut h = b.rms_norm(x, norm(&first.attention_norm, row(0, 0)))?;
+    let mut h = b.rms_norm(x, norm(&first.attention_norm, row(0, 0), first.qkv.compute()))?;
     for (i, block) in blocks.iter().enumerate() {
         let how = QkNormRope {
             q_norm: &block.q_norm,
@@ -183,21 +208,43 @@ pub(super) fn run<B: Backend>(
         // Queries, keys and values are freed before the feed-forward.
         let y = {
             let qkv = b.project_qkv(&h, &block.qkv, stack.heads, how)?;
-            b.attention(&qkv, stack.heads, mask)?
+            b.attention(&qkv, stack.heads, mask, block.attention_out.compute())?
         };
         let y = b.linear(&y, &block.attention_out)?;
         let post_norm = block.attention_post_norm.as_ref();
         let branch = Branch { y: &y, norm: post_norm, gate: row(i, 1), eps: stack.eps };
-        h = b.residual_norm(x, branch, norm(&block.ffn_norm, row(i, 2)))?;
+        h = b.residual_norm(x, branch, norm(&block.ffn_norm, row(i, 2), block.ffn_in.compute()))?;
         drop(y);
 
         let y = b.linear(&b.swiglu(&h, &block.ffn_in)?, &block.ffn_out)?;
         let branch = Branch { y: &y, norm: block.ffn_post_norm.as_ref(), gate: row(i, 3), eps: stack.eps };
         match blocks.get(i + 1) {
-            Some(next) => h = b.residual_norm(x, branch, norm(&next.attention_norm, row(i + 1, 0)))?,
+            Some(next) => {
+                h = b.residual_norm(x, branch, norm(&next.attention_norm, row(i + 1, 0), next.qkv.compute()))?;
+            }
             None => b.residual(x, branch)?,
         }
         probe(i, x)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fp8_is_for_whole_vectors_and_heads_of_a_block() {
+        let computes = |width, hidden, dim| {
+            let heads = Heads { query: 2, key_value: 2, dim };
+            let Computes { qkv, attention_out, ffn } = Sizes { width, hidden, heads }.computes(Compute::Fp8);
+            [qkv, attention_out, ffn].map(|compute| compute == Compute::Fp8)
+        };
+        assert_eq!(computes(3840, 10_240, 128), [true; 3]);
+        assert_eq!(computes(256, 682, 64), [true, false, false]);
+        assert_eq!(computes(60, 160, 20), [false; 3]);
+        let heads = Heads { query: 1, key_value: 1, dim: 128 };
+        let native = Sizes { width: 128, hidden: 256, heads }.computes(Compute::Native);
+        assert_eq!([native.qkv, native.attention_out, native.ffn], [Compute::Native; 3]);
+    }
 }

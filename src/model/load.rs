@@ -1,9 +1,10 @@
 //! From a model's files to a device: the loading code that the three networks share.
 
+use super::stacked::Stacked;
 use super::streaming::is_mapped;
 use crate::backend::Backend;
 use crate::error::{Error, Result};
-use crate::tensor::{DType, HostTensor, StreamSource, Weight};
+use crate::tensor::{Compute, DType, HostTensor, StreamSource, Weight};
 use crate::weights::{OnRead, Tensors};
 use futures_util::future::try_join_all;
 use std::path::Path;
@@ -37,8 +38,24 @@ impl<'a, B: Backend> Loader<'a, B> {
 
     /// A tensor that is read during its upload.
     pub(super) async fn weight(&self, name: &str, shape: &[usize]) -> Result<Weight<'a>> {
-        let is_mapped = || is_mapped(self.b, self.tensors, name, shape);
+        self.computed_weight(name, shape, Compute::Native).await
+    }
+
+    /// As [`Loader::weight`], the matrices that an op reads at once.
+    pub(super) async fn stacked(&self, stacked: &Stacked) -> Result<Vec<Weight<'a>>> {
+        let mut weights = Vec::with_capacity(stacked.of.len());
+        for (name, shape) in &stacked.of {
+            weights.push(self.computed_weight(name, shape, stacked.compute).await?);
+        }
+        Ok(weights)
+    }
+
+    async fn computed_weight(&self, name: &str, shape: &[usize], compute: Compute) -> Result<Weight<'a>> {
+        let is_mapped = || is_mapped(self.b, self.tensors, name, shape, compute);
         let source = self.streamed.map(|source| if is_mapped() { source } else { StreamSource::Memory });
+        if compute == Compute::Fp8 {
+            return Ok(self.tensors.fp8_operand(name, shape, self.on_read).await?.streamed(source));
+        }
         let weight = self.tensors.weight(name, shape, self.on_read).await?.streamed(source);
         let on_device = self.b.weights(weight.dtype());
         Ok(if on_device == DType::Bf16 { weight.in_bf16() } else { weight })

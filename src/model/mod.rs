@@ -1,10 +1,11 @@
 //! The three networks, written against the backend trait. Every size comes from the model's config
 //! files.
 
-mod block;
+pub(crate) mod block;
 pub mod config;
 mod load;
 mod rope;
+mod stacked;
 mod streaming;
 pub mod text_encoder;
 pub mod transformer;
@@ -82,6 +83,27 @@ impl Model {
     /// the device.
     pub fn with_weights(mut self, weights: WeightFormat) -> Self {
         self.folder = self.folder.with_weights(weights);
+        self
+    }
+
+    /// The networks of [`Model::with_fp8`].
+    pub fn fp8(&self) -> &'static [Part] {
+        self.folder.fp8()
+    }
+
+    /// The storage of [`Model::with_weights`].
+    pub fn weights(&self) -> WeightFormat {
+        self.folder.weights()
+    }
+
+    /// This model with the matrices of the attention and feed-forward layers of these networks as
+    /// operands of FP8 gemms, which the backend has to have
+    /// ([`Runtime::computes_fp8`](crate::backend::Runtime::computes_fp8)). They are stored in E4M3,
+    /// and [`Model::with_weights`] is for the other network. Embedders, modulations, the final
+    /// layer, the autoencoder, and matrices whose sizes an FP8 gemm does not have keep their
+    /// storage and the backend's own operands.
+    pub fn with_fp8(mut self, networks: &'static [Part]) -> Self {
+        self.folder = self.folder.with_fp8(networks);
         self
     }
 

@@ -1,8 +1,9 @@
 //! Streaming: the blocks whose matrices stay in host memory, and the bytes of a network on a
 //! device.
 
+use super::stacked::Stacked;
 use crate::backend::Backend;
-use crate::tensor::{Storage, StreamSource};
+use crate::tensor::{Compute, Storage, StreamSource};
 use crate::weights::Tensors;
 
 /// The blocks of a network that are streamed to the device at each use.
@@ -118,23 +119,24 @@ impl NetworkBytes {
         self.blocks.iter().chain(&self.once).map(|block| block.quantized).max().unwrap_or(0)
     }
 
-    /// The bytes of `stacks`, the matrices of a block that an op reads at once.
-    pub(super) fn of_block<B: Backend>(b: &B, tensors: &Tensors, stacks: &[Vec<(String, [usize; 2])>]) -> BlockBytes {
+    /// The bytes of the matrices of a block.
+    pub(super) fn of_block<B: Backend>(b: &B, tensors: &Tensors, stacks: &[Stacked]) -> BlockBytes {
         let mut block = BlockBytes::default();
-        for stack in stacks {
-            let on_device = |(name, shape): &(String, [usize; 2])| device_bytes(b, tensors, name, shape);
-            let bytes = stack.iter().map(on_device).sum();
-            if !stack.iter().all(|(name, shape)| is_mapped(b, tensors, name, shape)) {
+        for Stacked { of, compute } in stacks {
+            let on_device = |(name, shape): &(String, [usize; 2])| bytes_of(b, tensors, name, shape, *compute);
+            let bytes = of.iter().map(on_device).sum();
+            if !of.iter().all(|(name, shape)| is_mapped(b, tensors, name, shape, *compute)) {
                 block.made += bytes;
             }
             block.bytes += bytes;
             block.largest = block.largest.max(bytes);
             let quantized = |(name, shape): &(String, [usize; 2])| {
-                let format = tensors.on_the_way(name, shape).and_then(|stored| stored.format);
+                let format = tensors.on_the_way(name, shape, *compute).and_then(|stored| stored.format);
                 format.is_some_and(|format| b.keeps(format))
             };
-            if stack.iter().any(quantized) {
-                let elements: usize = stack.iter().map(|(_, [n, k])| n * k).sum();
+            // FP8 gemms read quantised matrices where they are.
+            if *compute == Compute::Native && of.iter().any(quantized) {
+                let elements: usize = of.iter().map(|(_, [n, k])| n * k).sum();
                 block.quantized = block.quantized.max(elements as u64);
             }
         }
@@ -144,7 +146,11 @@ impl NetworkBytes {
 
 /// The bytes of a tensor on a device; 0 if the files have none of this name.
 pub fn device_bytes<B: Backend>(b: &B, tensors: &Tensors, name: &str, shape: &[usize]) -> u64 {
-    let Some(stored) = tensors.on_the_way(name, shape) else { return 0 };
+    bytes_of(b, tensors, name, shape, Compute::Native)
+}
+
+fn bytes_of<B: Backend>(b: &B, tensors: &Tensors, name: &str, shape: &[usize], compute: Compute) -> u64 {
+    let Some(stored) = tensors.on_the_way(name, shape, compute) else { return 0 };
     let elements = shape.iter().product();
     let kept = stored.format.filter(|format| shape.len() == 2 && b.keeps(*format));
     match (kept.and_then(|format| format.bytes(elements)), stored.in_memory) {
@@ -155,8 +161,8 @@ pub fn device_bytes<B: Backend>(b: &B, tensors: &Tensors, name: &str, shape: &[u
 }
 
 /// True if a mapped file holds the rows of a matrix that an upload passes to the backend.
-pub(super) fn is_mapped<B: Backend>(b: &B, tensors: &Tensors, name: &str, shape: &[usize]) -> bool {
-    let Some(stored) = tensors.on_the_way(name, shape) else { return false };
+pub(super) fn is_mapped<B: Backend>(b: &B, tensors: &Tensors, name: &str, shape: &[usize], compute: Compute) -> bool {
+    let Some(stored) = tensors.on_the_way(name, shape, compute) else { return false };
     let kept = stored.format.is_some_and(|format| b.keeps(format));
     let plain = stored.format.is_some_and(|format| Storage::Plain(format).is_plain());
     stored.is_mapped && (kept || plain)

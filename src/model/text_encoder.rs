@@ -89,8 +89,10 @@ impl<B: Backend> TextEncoder<B> {
 
     /// The bytes of its tensors on a device, without the vectors.
     pub fn bytes(b: &B, tensors: &Tensors, config: &TextEncoderConfig) -> NetworkBytes {
-        let block =
-            |i| NetworkBytes::of_block(b, tensors, &block::matrices(&format!("{LAYERS}.{i}."), &NAMES, sizes(config)));
+        let block = |i| {
+            let prefix = format!("{LAYERS}.{i}.");
+            NetworkBytes::of_block(b, tensors, &block::matrices(&prefix, &NAMES, sizes(config), tensors.compute()))
+        };
         NetworkBytes {
             blocks: (0..blocks(config)).map(block).collect(),
             table: device_bytes(b, tensors, TABLE, &[config.vocab_size, config.hidden_size]),

@@ -13,7 +13,7 @@ use super::rope::AxesTable;
 use super::streaming::{NetworkBytes, Streaming, device_bytes};
 use crate::backend::{Backend, DeviceTensor, Heads, Modulation, RmsNorm, RopePairs, Runtime};
 use crate::error::{Error, Result};
-use crate::tensor::HostTensor;
+use crate::tensor::{Compute, HostTensor};
 use crate::weights::{OnRead, Tensors};
 use futures_util::future::{try_join, try_join_all};
 
@@ -182,7 +182,8 @@ impl<B: Backend> Transformer<B> {
     /// The bytes of its tensors on a device, without the vectors.
     pub fn bytes(b: &B, tensors: &Tensors, config: &TransformerConfig) -> NetworkBytes {
         let block = |stack: &str, i| {
-            NetworkBytes::of_block(b, tensors, &block::matrices(&format!("{stack}.{i}."), &NAMES, sizes(config)))
+            let prefix = format!("{stack}.{i}.");
+            NetworkBytes::of_block(b, tensors, &block::matrices(&prefix, &NAMES, sizes(config), tensors.compute()))
         };
         let refiners = |stack| (0..config.n_refiner_layers).map(move |i| block(stack, i));
         let (d, adaln) = (config.dim, config.adaln_dim());
@@ -212,7 +213,8 @@ impl<B: Backend> Transformer<B> {
     pub fn captions(&self, b: &B, features: &B::Tensor, lengths: &[usize], probe: Probe<'_, B>) -> Result<Captions<B>> {
         let tokens = features.shape().get(1).copied().unwrap_or(0);
         let upload = |lengths: &[usize]| upload_u32(b, lengths.iter().copied());
-        let norm = RmsNorm { weight: &self.caption_norm, scale: None, eps: self.config.norm_eps };
+        let norm =
+            RmsNorm { weight: &self.caption_norm, scale: None, eps: self.config.norm_eps, output: Compute::Native };
         let mut x = b.linear(&b.rms_norm(features, norm)?, &self.caption)?;
         b.pad_rows(&mut x, &self.caption_pad, &upload(lengths)?)?;
         probe(ProbePoint::EmbedCaption, &x)?;

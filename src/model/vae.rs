@@ -6,6 +6,7 @@ use super::config::VaeConfig;
 use super::load::Loader;
 use crate::backend::{Backend, Branch, Conv2d, DeviceTensor, Heads, Mask};
 use crate::error::{Error, Result};
+use crate::tensor::Compute;
 use crate::weights::{OnRead, Tensors};
 use futures_util::future::try_join;
 use std::ops::Range;
@@ -341,7 +342,8 @@ impl<B: Backend> Attention<B> {
         let h = self.norm.forward(b, &x, false)?.reshaped(&[batch, pixels, c])?;
         let qkv = b.linear(&h, &self.qkv)?;
         let heads = Heads { query: 1, key_value: 1, dim: c };
-        let y = b.linear(&b.attention(&qkv, heads, Mask { causal: false, lengths: None })?, &self.out)?;
+        let y =
+            b.linear(&b.attention(&qkv, heads, Mask { causal: false, lengths: None }, Compute::Native)?, &self.out)?;
         let mut x = x.reshaped(&[batch, pixels, c])?;
         b.residual(&mut x, Branch { y: &y, norm: None, gate: None, eps: 0.0 })?;
         x.reshaped(&shape)

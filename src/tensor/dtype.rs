@@ -24,7 +24,7 @@ impl DType {
     }
 
     /// Bytes of one element.
-    pub fn size(self) -> usize {
+    pub const fn size(self) -> usize {
         match self {
             DType::F32 | DType::U32 => 4,
             DType::F16 | DType::Bf16 => 2,

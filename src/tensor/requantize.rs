@@ -1,6 +1,6 @@
 //! Weights in another storage than their file's, made while they are uploaded.
 
-use super::format::e4m3_code;
+use super::format::{E4M3_MAX, e4m3_code};
 use super::weight::ReadAt;
 use super::{Format, HostTensor, Scaled, Scales, Storage, Unquantizable, Weight, decoded, widen};
 use crate::error::{Error, Result};
@@ -12,8 +12,6 @@ use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// The largest magnitude of E4M3.
-const E4M3_MAX: f32 = 448.0;
 /// Bytes of a piece of the source.
 const SLAB: u64 = 16 << 20;
 /// Elements that a thread converts at once.
@@ -89,7 +87,16 @@ impl<'a> Weight<'a> {
     /// Read errors; `error` of values that are not finite.
     pub async fn in_fp8(self, error: impl Fn(Unquantizable) -> Error + 'a) -> Result<Self> {
         let is_stored_so = self.storage().is_some_and(|storage| storage.format() == Format::F8E4m3);
-        if is_stored_so || self.columns() == 0 {
+        if is_stored_so { Ok(self) } else { self.in_fp8_rows(error).await }
+    }
+
+    /// As [`Weight::in_fp8`], for the operand of an FP8 gemm: a matrix in E4M3 with a scale for
+    /// less than a row is converted too.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn in_fp8_rows(self, error: impl Fn(Unquantizable) -> Error + 'a) -> Result<Self> {
+        if self.fp8_scales().is_some() || self.columns() == 0 {
             return Ok(self);
         }
         let columns = self.columns();

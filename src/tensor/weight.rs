@@ -5,7 +5,7 @@
 //! quantised weight is dequantised, and a changed one changed, piece by piece. A backend that keeps
 //! a quantised format takes the stored bytes instead ([`Weight::each_stored_piece`]).
 
-use super::{DType, Format, HostTensor, RowChange, Storage};
+use super::{Compute, DType, Format, HostTensor, RowChange, Scales, Storage};
 use crate::error::{Error, Result};
 use crate::future::BoxFuture;
 use crate::reserve;
@@ -34,6 +34,7 @@ pub struct Weight<'a> {
     /// The error for an infinite value or NaN, if those are refused.
     non_finite: Option<Box<dyn Fn() -> Error + 'a>>,
     stream_source: Option<StreamSource>,
+    compute: Compute,
 }
 
 /// The host memory that a weight is streamed from. A matrix of several weights is in the backend's
@@ -85,6 +86,7 @@ impl From<HostTensor> for Weight<'_> {
             elements: Elements::Here(tensor),
             non_finite: None,
             stream_source: None,
+            compute: Compute::Native,
         }
     }
 }
@@ -107,6 +109,7 @@ impl<'a> Weight<'a> {
             elements,
             non_finite: None,
             stream_source: None,
+            compute: Compute::Native,
         };
         if let Elements::There { storage: Storage::Scaled { matrix, first_row }, .. } = &weight.elements {
             let [rows, columns] = matrix.shape();
@@ -194,6 +197,34 @@ impl<'a> Weight<'a> {
     /// The memory that the weight is streamed from; `None` if it stays on the device.
     pub fn stream_source(&self) -> Option<StreamSource> {
         self.stream_source
+    }
+
+    /// The same matrix, for gemms with operands of this type. `upload_linear` and `upload_swiglu`
+    /// refuse one in FP8 that has no [`Weight::fp8_scales`].
+    pub fn computed_in(mut self, compute: Compute) -> Self {
+        self.compute = compute;
+        self
+    }
+
+    /// The operand type of the gemms that multiply by the matrix.
+    pub fn compute(&self) -> Compute {
+        self.compute
+    }
+
+    /// The scale of each row of a matrix in E4M3, as the operand of an FP8 gemm; `None` if it is
+    /// stored in another format or has a scale for less than a row.
+    pub fn fp8_scales(&self) -> Option<Vec<f32>> {
+        let storage = self.storage().filter(|storage| storage.format() == Format::F8E4m3)?;
+        let rows = self.rows();
+        match storage {
+            Storage::Plain(_) => Some(vec![1.0; rows]),
+            Storage::Scaled { matrix, first_row } => match matrix.scales() {
+                Scales::None => Some(vec![1.0; rows]),
+                Scales::Tensor(scale) => Some(vec![*scale; rows]),
+                Scales::Rows(scales) => Some(scales[*first_row..first_row + rows].to_vec()),
+                Scales::Mxfp8(_) | Scales::Nvfp4 { .. } => None,
+            },
+        }
     }
 
     /// The type of the elements in the pieces.
@@ -301,18 +332,26 @@ impl<'a> Weight<'a> {
     ///
     /// # Errors
     /// Errors of [`Weight::each_piece`]; [`Error::Shape`] for different shapes.
-    pub async fn each_pair(
-        [first, second]: [&Self; 2],
-        mut take: impl FnMut(usize, [HostTensor; 2]) -> Result<()>,
+    pub async fn each_pair(pair: [&Self; 2], take: impl FnMut(usize, [HostTensor; 2]) -> Result<()>) -> Result<()> {
+        // Types of different sizes have pieces of different heights. The smaller height fits both.
+        let count = pair[0].piece_rows.min(pair[1].piece_rows);
+        Self::in_step(pair, count, async |weight, row| weight.piece(row, count).await, take).await
+    }
+
+    /// Reads `count` rows of two tensors of one shape at a time, and passes the index of the first
+    /// and the rows of both to `take`.
+    async fn in_step<'w, T>(
+        [first, second]: [&'w Self; 2],
+        count: usize,
+        read: impl AsyncFn(&'w Self, usize) -> Result<T>,
+        mut take: impl FnMut(usize, [T; 2]) -> Result<()>,
     ) -> Result<()> {
         if first.shape != second.shape {
             let problem = format!("there are no pairs of rows in {:?} and {:?}", first.shape, second.shape);
             return Err(Error::shape("upload", problem));
         }
-        // Types of different sizes have pieces of different heights. The smaller height fits both.
-        let count = first.piece_rows.min(second.piece_rows);
         let reads = (0..first.rows()).step_by(count).map(async |row| {
-            let pair = try_join(first.piece(row, count), second.piece(row, count)).await?;
+            let pair = try_join(read(first, row), read(second, row)).await?;
             Ok((row, pair.into()))
         });
         let mut pairs = pin!(iter(reads).buffered(AHEAD));
@@ -365,6 +404,21 @@ impl<'a> Weight<'a> {
             take(first, bytes)?;
         }
         Ok(())
+    }
+
+    /// As [`Weight::each_stored_piece`], for the same rows of two tensors of one shape. Every piece
+    /// except the last has a multiple of `multiple` rows.
+    ///
+    /// # Errors
+    /// Errors of [`Weight::each_stored_piece`]; [`Error::Shape`] for different shapes.
+    pub async fn each_stored_pair(
+        pair: [&Self; 2],
+        multiple: usize,
+        take: impl FnMut(usize, [Bytes; 2]) -> Result<()>,
+    ) -> Result<()> {
+        let count = pair[0].stored_rows.min(pair[1].stored_rows);
+        let count = count.checked_next_multiple_of(multiple).unwrap_or(usize::MAX);
+        Self::in_step(pair, count, async |weight, row| weight.stored_piece(row, count).await, take).await
     }
 
     /// The whole tensor in memory. It is shared, not copied, if it is one piece in memory already.

@@ -139,7 +139,8 @@ pub async fn plan(files: ModelFiles, backend: &str, wishes: JsValue) -> Answer<J
         let choice: BackendChoice = backend.parse()?;
         let model = Model::new(Files::model(files).await?).await?;
         let residency = residency(&model, wishes).await?;
-        let planned = crate::plan(choice, &model, &residency, None).await?;
+        let options = LoadOptions { backend: choice, residency, ..LoadOptions::default() };
+        let planned = crate::plan(options, &model, None).await?;
         Ok((model, planned))
     };
     let (model, Planned { backend, device, plan, files, obstacles, .. }) = plan.await.map_err(thrown)?;
@@ -161,7 +162,8 @@ async fn residency(model: &Model, wishes: JsValue) -> crate::Result<Residency> {
     let mut residency = request::residency(wishes, model)?;
     if residency.offload == Offload::Auto && residency.max_memory.is_none() {
         // The bytes of the files do not depend on the backend, and this one opens no device.
-        let planned = crate::plan(BackendChoice::Cpu, model, &residency, None).await?;
+        let options = LoadOptions { residency: residency.clone(), ..BackendChoice::Cpu.into() };
+        let planned = crate::plan(options, model, None).await?;
         if planned.files > RESIDENT {
             residency.offload = Offload::Sequential;
         }

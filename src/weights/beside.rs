@@ -58,6 +58,12 @@ pub(super) struct Beside {
 }
 
 impl Beside {
+    /// True if the scales, if there are any, are of the tensor or of its rows, not of blocks.
+    pub(super) fn has_float_scales(&self) -> bool {
+        let is_float = |format| matches!(format, Format::F32 | Format::F16 | Format::Bf16);
+        self.tensors.get(SCALE).is_none_or(|scale| scale.dtype.format().is_some_and(is_float))
+    }
+
     fn new(weight: &Stored) -> Self {
         Self { weight: weight.clone(), tensors: BTreeMap::new(), config: None, is_old: false }
     }

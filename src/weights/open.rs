@@ -12,6 +12,7 @@ use super::stored::{Header, Stored};
 use super::tensors::{Entry, Tensors};
 use super::weight_format::WeightFormat;
 use crate::error::{Error, Result, excerpt};
+use crate::tensor::Compute;
 use futures_util::future::try_join;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -66,8 +67,12 @@ impl Tensors {
         let index = format!("{single}.index.json");
         let mut tensors = Self::none(folder.path(&single), folder.random_weights().cloned());
         tensors.transform = folder.transform().cloned();
-        if part != Part::Vae.folder() {
-            tensors.weights = folder.weights();
+        let networks = [Part::Transformer, Part::TextEncoder];
+        if let Some(network) = networks.into_iter().find(|network| network.folder() == part) {
+            match folder.fp8().contains(&network) {
+                true => tensors.compute = Compute::Fp8,
+                false => tensors.weights = folder.weights(),
+            }
         }
         if tensors.random.is_some() {
             return Ok(tensors);
@@ -133,6 +138,7 @@ impl Tensors {
             random,
             transform: None,
             weights: WeightFormat::AsIs,
+            compute: Compute::Native,
         }
     }
 

@@ -10,7 +10,7 @@ use super::transform::Transform;
 use super::weight_format::WeightFormat;
 use crate::error::{Error, Result, excerpt};
 use crate::future::BoxFuture;
-use crate::tensor::{DType, Format, HostTensor, ReadAt, Storage, Unquantizable, Weight};
+use crate::tensor::{Compute, DType, Format, HostTensor, ReadAt, Storage, Unquantizable, Weight};
 use bytes::Bytes;
 use safetensors::Dtype;
 use std::cell::Cell;
@@ -46,6 +46,8 @@ pub struct Tensors {
     pub(super) transform: Option<Arc<dyn Transform>>,
     /// The storage of large matrices on the device.
     pub(super) weights: WeightFormat,
+    /// The type that the operands of gemms with them should have.
+    pub(super) compute: Compute,
 }
 
 #[derive(Debug)]
@@ -175,6 +177,19 @@ impl Tensors {
         let weight = self.changed(name, weight).await?;
         let tensor = name.to_owned();
         self.weights.apply(name, weight, move |reason| self.unquantizable(&tensor, reason)).await
+    }
+
+    /// As [`Tensors::weight`], a matrix as the operand of an FP8 gemm: as it is stored if that is
+    /// E4M3 with a scale for a row at least, else in E4M3 with a scale for each row, for which it
+    /// is read once now.
+    ///
+    /// # Errors
+    /// As [`Tensors::weight`]; [`Error::File`] for values that are not finite.
+    pub async fn fp8_operand<'a>(&'a self, name: &str, shape: &[usize], on_read: OnRead<'a>) -> Result<Weight<'a>> {
+        let weight = self.weight(name, shape, on_read).await?;
+        let tensor = name.to_owned();
+        let rows = weight.in_fp8_rows(move |reason| self.unquantizable(&tensor, reason)).await?;
+        Ok(rows.computed_in(Compute::Fp8))
     }
 
     /// The transform that changes the tensor of this name.
@@ -335,9 +350,21 @@ impl Tensors {
         })
     }
 
-    /// The form of the tensor of this name on its way to a device, if there is one. `shape` is its
-    /// shape in a model without files.
-    pub fn on_the_way(&self, name: &str, shape: &[usize]) -> Option<OnTheWay> {
+    /// The form of the tensor of this name on its way to a device, if there is one, as a
+    /// [`Tensors::weight`] or a [`Tensors::fp8_operand`]. `shape` is its shape in a model without
+    /// files.
+    pub fn on_the_way(&self, name: &str, shape: &[usize], compute: Compute) -> Option<OnTheWay> {
+        let stored = self.weight_on_the_way(name, shape)?;
+        if compute == Compute::Native {
+            return Some(stored);
+        }
+        let keeps_rows = |entry: &Entry| entry.beside.as_ref().is_none_or(|(beside, _)| beside.has_float_scales());
+        let is_kept = stored.format == Some(Format::F8E4m3) && self.entries.get(name).is_some_and(keeps_rows);
+        let in_memory = Some(Storage::Plain(Format::F8E4m3).dtype());
+        Some(OnTheWay { format: Some(Format::F8E4m3), in_memory, is_mapped: stored.is_mapped && is_kept, ..stored })
+    }
+
+    fn weight_on_the_way(&self, name: &str, shape: &[usize]) -> Option<OnTheWay> {
         if let Some(random) = &self.random {
             return Some(random.on_the_way(name, shape));
         }
@@ -369,6 +396,12 @@ impl Tensors {
     /// The number of bytes of [`Tensors::iter_but`].
     pub fn bytes_but(&self, known: impl Fn(&str) -> bool) -> u64 {
         self.iter_but(known).map(|tensor| tensor.bytes).sum()
+    }
+
+    /// The type that the operands of the gemms with the network's large matrices should have, as
+    /// far as the sizes of a matrix allow it.
+    pub fn compute(&self) -> Compute {
+        self.compute
     }
 
     /// The files that contain the tensors.

@@ -131,16 +131,17 @@ API cuLaunchKernelEx(const LaunchConfig *config, void *function, void **paramete
             return say(not_supported, "clusters that a launch asks for, not its kernel, are not emulated");
     return cuLaunchKernel(function, g.x, g.y, g.z, b.x, b.y, b.z, config->dynamic, config->stream, parameters, extra);
 }
-/// Encodes only maps of BF16 whose box rows are as wide as their swizzle, 128 or 64 bytes.
+/// Encodes only maps of BF16 or bytes whose box rows are as wide as their swizzle, 128 or 64 bytes.
 API cuTensorMapEncodeTiled(void *map, unsigned type, unsigned rank, void *address, const unsigned long long *sizes,
                            const unsigned long long *strides, const unsigned *box, const unsigned *steps, unsigned interleave,
                            unsigned swizzle, unsigned, unsigned fill) {
-    constexpr unsigned bfloat16 = 9, swizzle_64b = 2, swizzle_128b = 3;
-    if (type != bfloat16 || interleave || (swizzle != swizzle_64b && swizzle != swizzle_128b) || fill || rank < 2 || rank > 4)
+    constexpr unsigned uint8 = 0, bfloat16 = 9, swizzle_64b = 2, swizzle_128b = 3;
+    if ((type != uint8 && type != bfloat16) || interleave || (swizzle != swizzle_64b && swizzle != swizzle_128b) || fill || rank < 2 || rank > 4)
         return say(not_supported, "a tensor map of a kind that is not emulated");
     TensorMap out{};
     out.address = reinterpret_cast<unsigned long long>(address), out.rank = rank;
-    bool fits = out.address % 16 == 0 && box[0] * 2 == (swizzle == swizzle_64b ? 64 : 128);
+    out.element_bytes = type == uint8 ? 1 : 2;
+    bool fits = out.address % 16 == 0 && box[0] * out.element_bytes == (swizzle == swizzle_64b ? 64 : 128);
     for (unsigned i = 0; i < 4; i++) {
         out.sizes[i] = i < rank ? sizes[i] : 1, out.box[i] = i < rank ? box[i] : 1;
         fits = fits && out.sizes[i] && out.sizes[i] >> 32 == 0 && out.box[i] && out.box[i] <= 256 && (i >= rank || steps[i] == 1);

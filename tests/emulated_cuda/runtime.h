@@ -19,11 +19,11 @@ struct Copy {
     unsigned bytes, group;
 };
 
-/// The output of cuTensorMapEncodeTiled: a tensor of 16-bit elements and its boxes, innermost
-/// dimension first, with ones past its rank.
+/// The output of cuTensorMapEncodeTiled: a tensor of elements of 1 or 2 bytes and its boxes,
+/// innermost dimension first, with ones past its rank.
 struct TensorMap {
     Word address, sizes[4], strides[3];
-    unsigned box[4], rank, unused[11];
+    unsigned box[4], rank, element_bytes, unused[10];
 };
 static_assert(sizeof(TensorMap) == 128, "the size of CUtensorMap");
 
@@ -61,13 +61,13 @@ struct Store {
 };
 
 /// This thread's part of a wgmma in flight: the accumulators, the matrices, and this lane's part of
-/// A if that is in registers.
+/// A if that is in registers. The elements are BF16, or E4M3.
 struct Wgmma {
     float *sums;
     Word left, right;
     unsigned registers[4];
     unsigned columns, group;
-    bool add, left_in_registers, right_in_rows;
+    bool add, left_in_registers, right_in_rows, e4m3;
 };
 
 /// One CUDA thread. It is a fiber: it runs until it waits for others, and then the next one runs.

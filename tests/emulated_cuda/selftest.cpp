@@ -77,20 +77,22 @@ void copies(const char *name, bool right) {
 }
 
 /// Copies a box of 16 × 4 pixels from (-1, 2) of a picture of 10 × 5 to one of 12 × 3.
-void through_shared(unsigned channels, int waits) {
-    auto x = values(10 * 5 * channels, 1);
-    Device in = upload(bf16(x)), out = alloc(12 * 3 * channels * 2);
-    int code = run("through_shared", {1, 32, 1, 8 << 10}, map(in, {channels, 10, 5, 1}, {channels, 16, 4, 1}),
-                   map(out, {channels, 12, 3, 1}, {channels, 16, 4, 1}), 64 * channels * 2, -1, 2, waits);
+template <class T> void through_shared(const std::vector<T> &wanted, unsigned channels, int waits) {
+    constexpr unsigned element = sizeof(T);
+    Device in = upload(wanted), out = alloc(12 * 3 * channels * element);
+    int code = run("through_shared", {1, 32, 1, 8 << 10}, map(in, {channels, 10, 5, 1}, {channels, 16, 4, 1}, element),
+                   map(out, {channels, 12, 3, 1}, {channels, 16, 4, 1}, element), 64 * channels * element, -1, 2, waits);
     if (waits == 0) return expect_code(code, launch_failed, "the launch");
     ok(code);
-    auto found = download<unsigned short>(out, 12 * 3 * channels), wanted = bf16(x);
+    auto found = download<T>(out, 12 * 3 * channels);
     for (unsigned i = 0; i < found.size(); i++) {
         unsigned row = i / channels / 12 + 2, column = i / channels % 12 - 1;
         bool inside = waits == 2 && row < 5 && column < 10;
         expect(found[i] == (inside ? wanted[(row * 10 + column) * channels + i % channels] : 0), "element " + std::to_string(i));
     }
 }
+
+void through_shared(unsigned channels, int waits) { through_shared(bf16(values(10 * 5 * channels, 1)), channels, waits); }
 
 void clusters() {
     Device out = alloc(8 * 64 * 4);
@@ -156,6 +158,12 @@ const Case cases[] = {
          ok(run("product16", {1, 32}, da, db, d));
          expect_product(download<float>(d, 128), a, b);
      }},
+    {"multiplies e4m3 fragments", [] {
+         auto a = codes(16 * 32, 1), b = codes(8 * 32, 2);
+         Device da = upload(a), db = upload(b), d = alloc(512);
+         ok(run("product32", {1, 32}, da, db, d));
+         expect_e4m3_product(download<float>(d, 128), a, b, 32);
+     }},
     {"loads matrices, transposed or not, in any order", [] {
          auto a = values(256, 1), b = values(128, 2), turned = b;
          for (int k = 0; k < 16; k++)
@@ -182,6 +190,23 @@ const Case cases[] = {
          for (unsigned h = 0; h < 65536; h++)
              if ((h & 0x7fff) < 0x7f80) expect(found[h] == 3, "rounding at " + std::to_string(h));
      }},
+    {"rounds e4m3 to nearest even and saturates", [] {
+         std::vector<float> low, high;
+         std::vector<unsigned> wanted;
+         auto add = [&](float x, unsigned code) { low.push_back(x), high.push_back(-x), wanted.push_back((code ^ 0x80) << 8 | code); };
+         for (unsigned code = 0; code < 126; code++) {
+             const float middle = (e4m3_value(code) + e4m3_value(code + 1)) / 2;
+             add(e4m3_value(code), code);
+             add(middle, code + code % 2);
+             add(std::nextafter(middle, 0.f), code), add(std::nextafter(middle, 1e3f), code + 1);
+         }
+         for (float x : {448.f, 460.f, 1e9f, INFINITY}) add(x, 0x7e);
+         low.push_back(NAN), high.push_back(-NAN), wanted.push_back(0x7f7f);
+         Device x = upload(low), y = upload(high), out = alloc(low.size() * 2);
+         ok(run("narrow_e4m3", {1, unsigned(low.size())}, x, y, out));
+         auto found = download<unsigned short>(out, low.size());
+         for (unsigned i = 0; i < found.size(); i++) expect(found[i] == wanted[i], "the code of " + std::to_string(low[i]));
+     }},
     {"widens f16", [] {
          Device out = alloc(65536 * 4);
          ok(run("widen_f16", {256, 256}, out));
@@ -197,6 +222,9 @@ const Case cases[] = {
     {"loads and stores boxes, clipped", [] {
          for (unsigned channels : {64u, 32u}) through_shared(channels, 2);
      }},
+    {"loads and stores boxes of bytes, clipped", [] {
+         for (unsigned channels : {128u, 64u}) through_shared(codes(10 * 5 * channels, 1), channels, 2);
+     }},
     {"stores boxes no earlier than their wait", [] { through_shared(64, 1); }},
     {"catches a store without a wait", [] { through_shared(64, 0); }, "leaves while 1 boxes leave shared memory"},
     {"multiplies in a warpgroup", [] {
@@ -209,6 +237,12 @@ const Case cases[] = {
              for (int k = 0; k < 64; k++) sum += a[i / 64 * 64 + k] * b[i % 64 * 64 + k];
              expect(std::fabs(found[i] - sum) < 1e-4f, "the product at " + std::to_string(i));
          }
+     }, "", "4"},
+    {"multiplies e4m3 in a warpgroup", [] {
+         auto a = codes(64 * 128, 1), b = codes(64 * 128, 2);
+         Device da = upload(a), db = upload(b), d = alloc(64 * 64 * 4);
+         ok(run("warpgroup_product_e4m3", {1, 128, 1, 16 << 10}, map(da, {128, 64}, {128, 64}, 1), map(db, {128, 64}, {128, 64}, 1), d));
+         expect_e4m3_product(download<float>(d, 64 * 64), a, b, 128);
      }, "", "4"},
     {"counts atomically across CTAs", [] {
          Device counter = upload(std::vector<unsigned>{0, 0}), sum = upload(std::vector<float>{0});

@@ -108,6 +108,18 @@ extern "C" __global__ void product_ldmatrix(const unsigned short *a, const unsig
     for (int i = 0; i < 4; i++) d[(lane / 4 + i / 2 * 8) * 8 + lane % 4 * 2 + i % 2] = sum[i];
 }
 
+// The same with E4M3 codes, D[16][8] = A[16][32]·B[8][32]ᵀ.
+extern "C" __global__ void product32(const unsigned char *a, const unsigned char *b, float *d) {
+    int lane = threadIdx.x % 32, group = lane / 4, four = lane % 4 * 4;
+    auto load = [](const unsigned char *p) { return *reinterpret_cast<const unsigned *>(p); };
+    unsigned fa[4] = {load(a + group * 32 + four), load(a + (group + 8) * 32 + four), load(a + group * 32 + four + 16),
+                      load(a + (group + 8) * 32 + four + 16)};
+    unsigned fb[2] = {load(b + group * 32 + four), load(b + group * 32 + four + 16)};
+    float sum[4] = {};
+    mma_m16n8k32_e4m3(sum, fa, fb);
+    for (int i = 0; i < 4; i++) d[(group + i / 2 * 8) * 8 + lane % 4 * 2 + i % 2] = sum[i];
+}
+
 // out[i] = Σ over the tiles of x[tile][i], with three tiles in flight; `keep` groups may be in
 // flight when one is read.
 template <int Keep> __device__ void pipeline(const float *x, float *out, int tiles) {
@@ -151,6 +163,11 @@ extern "C" __global__ void conversions(unsigned *out) {
     if (__uint_as_float(0x7f800000) == fabsf(next)) good |= 2; // past the largest float
     else good |= (bf16_from_float(float((double(x) + next) / 2)) == (h & 1 ? h + 1 : h)) << 1;
     out[h] = good;
+}
+
+// out[i] = the codes of low[i], in the lower byte, and high[i].
+extern "C" __global__ void narrow_e4m3(const float *low, const float *high, unsigned short *out) {
+    out[threadIdx.x] = e4m3x2_from_floats(low[threadIdx.x], high[threadIdx.x]);
 }
 
 extern "C" __global__ void widen_f16(float *out) {
@@ -199,8 +216,8 @@ extern "C" __global__ void asserted(const int *x) { assert(x[threadIdx.x] == 1);
 
 template <int N> __global__ void scaled(float *x) { x[threadIdx.x] *= N; }
 
-// Loads a box of in, `[h, w, 64]` or `[h, w, 32]`, from (x, y) on, and stores it to out at (0, 0).
-// Waits before it overwrites the box if `waits` is 2, afterwards if 1, and never if 0.
+// Loads a box of in, whose rows are 128 or 64 bytes, from (x, y) on, and stores it to out at
+// (0, 0). Waits before it overwrites the box if `waits` is 2, afterwards if 1, and never if 0.
 extern "C" __global__ void through_shared(const TensorMap in, const TensorMap out, unsigned bytes, int x, int y, int waits) {
     extern __shared__ __align__(1024) unsigned char box[];
     __shared__ Barrier full;
@@ -240,6 +257,31 @@ extern "C" __global__ void warpgroup_product(const TensorMap a, const TensorMap 
     wgmma_fence();
     for (unsigned step = 0; step < 4; step++)
         wgmma_ss(sums, advance(smem_desc(shared), 32 * step), advance(smem_desc(shared + 64 * 64 * 2), 32 * step), step != 0);
+    wgmma_commit();
+    wgmma_wait<0>();
+    warpgroup_fence_operand(sums);
+    const unsigned lane = threadIdx.x % 32, row = threadIdx.x / 32 * 16 + lane / 4;
+    for (unsigned i = 0; i < 32; i++) d[(row + i / 2 % 2 * 8) * 64 + i / 4 * 8 + lane % 4 * 2 + i % 2] = sums[i];
+}
+
+// The same with E4M3 codes, D[64][64] = A[64][128]·B[64][128]ᵀ.
+extern "C" __global__ void warpgroup_product_e4m3(const TensorMap a, const TensorMap b, float *d) {
+    extern __shared__ __align__(1024) unsigned char shared[];
+    __shared__ Barrier full;
+    if (threadIdx.x == 0) {
+        full.init(1);
+        fence_barrier_init();
+        full.arrive_expect_tx(2 * 64 * 128);
+        tma_load(shared, a, full, 0u, 0u);
+        tma_load(shared + 64 * 128, b, full, 0u, 0u);
+    }
+    __syncthreads();
+    full.wait(0);
+    float sums[32];
+    warpgroup_fence_operand(sums);
+    wgmma_fence();
+    for (unsigned step = 0; step < 4; step++)
+        wgmma_ss_e4m3(sums, advance(smem_desc(shared), 32 * step), advance(smem_desc(shared + 64 * 128), 32 * step), step != 0);
     wgmma_commit();
     wgmma_wait<0>();
     warpgroup_fence_operand(sums);

@@ -1,6 +1,7 @@
 // The selftest's calls to the emulated driver and compiler, and its assertions.
 #pragma once
 
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -132,16 +133,47 @@ std::vector<unsigned short> bf16(const std::vector<float> &from) {
     return out;
 }
 
+/// The value of an E4M3 code, by its definition.
+float e4m3_value(unsigned code) {
+    const int exponent = code >> 3 & 15, digits = code & 7;
+    if ((code & 127) == 127) return NAN;
+    return std::ldexp(exponent ? 8.f + digits : float(digits), (exponent ? exponent : 1) - 10) * (code & 128 ? -1.f : 1.f);
+}
+/// Codes of any sign and size, without NaN.
+std::vector<unsigned char> codes(std::size_t count, unsigned seed) {
+    std::vector<unsigned char> out(count);
+    for (unsigned char &code : out) {
+        seed = seed * 1664525 + 1013904223, code = (unsigned char)(seed >> 24);
+        if ((code & 127) == 127) code--;
+    }
+    return out;
+}
+
+/// Compares d[rows][columns] with the product of codes a[rows][k] and b[columns][k].
+void expect_e4m3_product(const std::vector<float> &d, const std::vector<unsigned char> &a, const std::vector<unsigned char> &b,
+                         unsigned k) {
+    const unsigned columns = unsigned(b.size()) / k;
+    for (unsigned i = 0; i < d.size(); i++) {
+        double sum = 0, size = 0;
+        for (unsigned j = 0; j < k; j++) {
+            const double product = double(e4m3_value(a[i / columns * k + j])) * e4m3_value(b[i % columns * k + j]);
+            sum += product, size += std::fabs(product);
+        }
+        expect(std::fabs(d[i] - sum) <= 1e-6 * size, "the product at " + std::to_string(i));
+    }
+}
+
 struct Map {
     alignas(64) unsigned long long opaque[16];
 };
-Map map(Device tensor, std::vector<unsigned long long> sizes, std::vector<unsigned> box) {
+/// The map of a tensor of BF16, or of bytes.
+Map map(Device tensor, std::vector<unsigned long long> sizes, std::vector<unsigned> box, unsigned element = 2) {
     std::vector<unsigned long long> strides;
-    for (unsigned long long bytes = 2; unsigned long long size : sizes) strides.push_back(bytes *= size);
+    for (unsigned long long bytes = element; unsigned long long size : sizes) strides.push_back(bytes *= size);
     const std::vector<unsigned> steps(sizes.size(), 1);
     Map out;
-    ok(cuTensorMapEncodeTiled(&out, 9, unsigned(sizes.size()), reinterpret_cast<void *>(tensor), sizes.data(), strides.data(),
-                              box.data(), steps.data(), 0, box[0] == 64 ? 3 : 2, 0, 0));
+    ok(cuTensorMapEncodeTiled(&out, element == 1 ? 0 : 9, unsigned(sizes.size()), reinterpret_cast<void *>(tensor), sizes.data(), strides.data(),
+                              box.data(), steps.data(), 0, box[0] * element == 128 ? 3 : 2, 0, 0));
     return out;
 }
 

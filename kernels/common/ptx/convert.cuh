@@ -1,4 +1,4 @@
-// PTX conversions between float and 16-bit formats, and ex2.
+// PTX conversions between float and 16-bit and 8-bit formats, and ex2.
 #pragma once
 
 // cvt.rn: to nearest, ties to even; NaN stays NaN.
@@ -16,6 +16,14 @@ __device__ __forceinline__ float float_from_bf16(unsigned short bits) {
 __device__ __forceinline__ unsigned bf16x2_from_floats(float low, float high) {
     unsigned out;
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(out) : "f"(high), "f"(low));
+    return out;
+}
+
+// Two E4M3 codes; `low` comes first in memory. To nearest, ties to even, at most ±448; NaN becomes
+// 0x7f. From sm_89 on.
+__device__ __forceinline__ unsigned short e4m3x2_from_floats(float low, float high) {
+    unsigned short out;
+    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(out) : "f"(high), "f"(low));
     return out;
 }
 

@@ -106,6 +106,35 @@ __device__ __forceinline__ void wgmma_ss(float (&d)[128], u64 a, u64 b, bool acc
                  : "l"(a), "l"(b), "r"(static_cast<unsigned>(accumulate)));
 }
 
+// wgmma_ss with elements of E4M3: a is 64×32 and b 32×N, which also have rows of 32 bytes.
+__device__ __forceinline__ void wgmma_ss_e4m3(float (&d)[32], u64 a, u64 b, bool accumulate) {
+    asm volatile("{\n.reg .pred p;\nsetp.ne.u32 p, %34, 0;\n"
+                 "wgmma.mma_async.sync.aligned.m64n64k32.f32.e4m3.e4m3 {" NUMBERS_32 "}, %32, %33, p, 1, 1;\n}"
+                 : OPERANDS_32(d, 0)
+                 : "l"(a), "l"(b), "r"(static_cast<unsigned>(accumulate)));
+}
+
+__device__ __forceinline__ void wgmma_ss_e4m3(float (&d)[64], u64 a, u64 b, bool accumulate) {
+    asm volatile("{\n.reg .pred p;\nsetp.ne.u32 p, %66, 0;\n"
+                 "wgmma.mma_async.sync.aligned.m64n128k32.f32.e4m3.e4m3 {" NUMBERS_64 "}, %64, %65, p, 1, 1;\n}"
+                 : OPERANDS_32(d, 0), OPERANDS_32(d, 32)
+                 : "l"(a), "l"(b), "r"(static_cast<unsigned>(accumulate)));
+}
+
+__device__ __forceinline__ void wgmma_ss_e4m3(float (&d)[96], u64 a, u64 b, bool accumulate) {
+    asm volatile("{\n.reg .pred p;\nsetp.ne.u32 p, %98, 0;\n"
+                 "wgmma.mma_async.sync.aligned.m64n192k32.f32.e4m3.e4m3 {" NUMBERS_96 "}, %96, %97, p, 1, 1;\n}"
+                 : OPERANDS_32(d, 0), OPERANDS_32(d, 32), OPERANDS_32(d, 64)
+                 : "l"(a), "l"(b), "r"(static_cast<unsigned>(accumulate)));
+}
+
+__device__ __forceinline__ void wgmma_ss_e4m3(float (&d)[128], u64 a, u64 b, bool accumulate) {
+    asm volatile("{\n.reg .pred p;\nsetp.ne.u32 p, %130, 0;\n"
+                 "wgmma.mma_async.sync.aligned.m64n256k32.f32.e4m3.e4m3 {" NUMBERS_128 "}, %128, %129, p, 1, 1;\n}"
+                 : OPERANDS_32(d, 0), OPERANDS_32(d, 32), OPERANDS_32(d, 64), OPERANDS_32(d, 96)
+                 : "l"(a), "l"(b), "r"(static_cast<unsigned>(accumulate)));
+}
+
 // wgmma_ss with a in registers, in the layout of mma.sync, and b MN-major.
 __device__ __forceinline__ void wgmma_rs(float (&d)[64], const unsigned (&a)[4], u64 b, bool accumulate) {
     asm volatile("{\n.reg .pred p;\nsetp.ne.u32 p, %69, 0;\n"

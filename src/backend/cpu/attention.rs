@@ -19,11 +19,11 @@ const PACKED: usize = 1 << 20;
 
 impl AttentionOp for Cpu {
     fn run_attention(&self, args: AttentionArgs<'_, CpuTensor>, shape: [usize; 3]) -> Result<CpuTensor> {
-        let AttentionArgs { qkv, heads, mask } = args;
+        let AttentionArgs { qkv, heads, mask, output } = args;
         let tokens = shape[1];
         let causal = mask.causal;
         let ragged = mask.lengths.is_some();
-        self.fill(&shape, [qkv, or(mask.lengths, qkv)], move |[qkv, lengths], out| {
+        self.fill_operand((output, heads.dim), &shape, [qkv, or(mask.lengths, qkv)], move |[qkv, lengths], out| {
             let lengths = ragged.then(|| lengths.u32());
             attention(&qkv.f32()?, heads, tokens, causal, lengths.as_deref(), PACKED, out)
         })

@@ -4,7 +4,7 @@ use super::matrix::StoredMatrix;
 use super::{Cpu, CpuTensor};
 use crate::backend::{DeviceWeight, LinearArgs, LinearOp};
 use crate::error::Result;
-use crate::tensor::{HostTensor, Weight};
+use crate::tensor::{Compute, HostTensor, Weight};
 use std::sync::Arc;
 
 /// The matrix of a linear layer and its bias.
@@ -12,11 +12,16 @@ use std::sync::Arc;
 pub struct CpuLinear {
     matrix: StoredMatrix,
     bias: Option<Arc<[f32]>>,
+    compute: Compute,
 }
 
 impl DeviceWeight<2> for CpuLinear {
     fn dims(&self) -> [usize; 2] {
         self.matrix.dims()
+    }
+
+    fn compute(&self) -> Compute {
+        self.compute
     }
 }
 
@@ -37,7 +42,8 @@ impl LinearOp for Cpu {
         dims: [usize; 2],
     ) -> Result<CpuLinear> {
         let bias = (!biases.is_empty()).then(|| biases.iter().flat_map(HostTensor::to_f32).collect());
-        Ok(CpuLinear { matrix: StoredMatrix::upload(parts, dims).await?, bias })
+        let compute = parts[0].compute();
+        Ok(CpuLinear { matrix: StoredMatrix::upload(parts, dims).await?, bias, compute })
     }
 
     fn run_linear(&self, args: LinearArgs<'_, CpuTensor, CpuLinear>, shape: &[usize]) -> Result<CpuTensor> {

@@ -3,7 +3,8 @@
 //! Each op has one file with a function on slices and the `run_…` method that calls it. `recording`
 //! allocates the memory and preserves the order. All arithmetic is F32, and threads are rayon's on
 //! platforms with threads. Gemms whose right matrix is packed run on `microkernel`, those of large
-//! matrices, which stay as they are stored, on the `gemm` crate.
+//! matrices, which stay as they are stored, on the `gemm` crate. FP8 operands are F32 values,
+//! rounded to those that their codes and scales have.
 
 mod attention;
 mod concat_rows;
@@ -93,6 +94,10 @@ impl Runtime for Cpu {
     }
 
     fn keeps(&self, _: Format) -> bool {
+        true
+    }
+
+    fn computes_fp8(&self) -> bool {
         true
     }
 

@@ -2,8 +2,10 @@
 //! is stored while a recording is made.
 
 use super::Cpu;
+use super::parallel::*;
 use super::tensor::{CpuTensor, Elements, FreeList};
 use crate::error::{Error, Result};
+use crate::tensor::{Compute, round_block};
 use std::fmt;
 use std::sync::{Arc, MutexGuard, PoisonError};
 
@@ -74,6 +76,27 @@ impl Cpu {
         let out = self.output(shape)?;
         self.write(&out, inputs, op)?;
         Ok(out)
+    }
+
+    /// As [`Cpu::fill`], a tensor that is the operand of a gemm. In FP8 each `block` values of it
+    /// have a scale.
+    pub(super) fn fill_operand<const N: usize>(
+        &self,
+        (compute, block): (Compute, usize),
+        shape: &[usize],
+        inputs: [&CpuTensor; N],
+        op: impl Fn([&Elements; N], &mut [f32]) -> Result<()> + Send + Sync + 'static,
+    ) -> Result<CpuTensor> {
+        if compute == Compute::Native {
+            return self.fill(shape, inputs, op);
+        }
+        let width = shape.last().copied().unwrap_or(1);
+        let rounded = self.fill(shape, inputs, move |inputs, out| {
+            op(inputs, out)?;
+            out.par_chunks_mut(width).for_each(|row| row.chunks_mut(block).for_each(round_block));
+            Ok(())
+        })?;
+        Ok(rounded.in_fp8())
     }
 
     /// An op that reads `inputs` and changes `target` in place. `target` is not among the inputs.

@@ -19,7 +19,8 @@ impl ResidualNormOp for Cpu {
         let [y, branch_norm, gates] = residual::inputs(&branch);
         let scales = or(norm.scale.map(|scale| scale.table), norm.weight);
         let stream = x.memory();
-        self.fill(&shape, [y, branch_norm, gates, norm.weight, scales], move |inputs, out| {
+        let inputs = [y, branch_norm, gates, norm.weight, scales];
+        self.fill_operand((norm.output, width), &shape, inputs, move |inputs, out| {
             let [y, branch_norm, gates, weight, scales] = inputs;
             let branch = form.elements([y, branch_norm, gates], width)?;
             let (weight, scales) = (weight.f32()?, scales.f32()?);

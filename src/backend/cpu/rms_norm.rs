@@ -11,11 +11,11 @@ use multiversion::multiversion;
 impl RmsNormOp for Cpu {
     fn run_rms_norm(&self, args: RmsNormArgs<'_, CpuTensor>, shape: [usize; 3]) -> Result<CpuTensor> {
         let RmsNormArgs { x, norm } = args;
-        let [_, tokens, _] = shape;
+        let [_, tokens, width] = shape;
         let scale = norm.scale.map(ModulationRow::new);
         let table = or(norm.scale.map(|scale| scale.table), norm.weight);
         let eps = norm.eps;
-        self.fill(&shape, [x, norm.weight, table], move |[x, weight, table], out| {
+        self.fill_operand((norm.output, width), &shape, [x, norm.weight, table], move |[x, weight, table], out| {
             let (weight, table) = (weight.f32()?, table.f32()?);
             let norm = Norm { weight: &weight, scale: scale.map(|scale| scale.of(&table)), eps };
             rms_norm(&x.f32()?, tokens, norm, out);

@@ -9,7 +9,7 @@ use super::{Cpu, CpuTensor};
 use crate::backend::{DeviceWeight, SwiGluArgs, SwiGluOp};
 use crate::error::Result;
 use crate::reserve::zeros;
-use crate::tensor::Weight;
+use crate::tensor::{Compute, FP8_BLOCK, Weight};
 use futures_util::future::try_join;
 use multiversion::multiversion;
 use std::ops::Range;
@@ -26,6 +26,7 @@ const _: () = assert!(HIDDEN == COLUMN_STEP);
 pub struct CpuSwiGlu {
     matrices: Matrices,
     dims: [usize; 2],
+    compute: Compute,
 }
 
 #[derive(Debug, Clone)]
@@ -40,16 +41,20 @@ impl DeviceWeight<2> for CpuSwiGlu {
     fn dims(&self) -> [usize; 2] {
         self.dims
     }
+
+    fn compute(&self) -> Compute {
+        self.compute
+    }
 }
 
 impl CpuSwiGlu {
-    fn new(gate: StoredRows, up: StoredRows, dims: [usize; 2]) -> Result<Self> {
+    fn new(gate: StoredRows, up: StoredRows, dims: [usize; 2], compute: Compute) -> Result<Self> {
         let both = [gate, up];
         let matrices = match is_packed(dims) && is_packed_once(&both) {
             true => Matrices::Packed(Arc::new(pack(&both, dims)?)),
             false => Matrices::Stored(both),
         };
-        Ok(Self { matrices, dims })
+        Ok(Self { matrices, dims, compute })
     }
 }
 
@@ -78,13 +83,14 @@ impl SwiGluOp for Cpu {
     type SwiGlu = CpuSwiGlu;
 
     async fn run_upload_swiglu(&self, gate: &Weight<'_>, up: &Weight<'_>, dims: [usize; 2]) -> Result<CpuSwiGlu> {
+        let compute = gate.compute();
         let (gate, up) = try_join(StoredRows::upload(gate), StoredRows::upload(up)).await?;
-        CpuSwiGlu::new(gate, up, dims)
+        CpuSwiGlu::new(gate, up, dims, compute)
     }
 
     fn run_swiglu(&self, args: SwiGluArgs<'_, CpuTensor, CpuSwiGlu>, shape: &[usize]) -> Result<CpuTensor> {
         let w = args.w.clone();
-        self.fill(shape, [args.x], move |[x], out| swiglu(&x.f32()?, &w, out))
+        self.fill_operand((w.compute, FP8_BLOCK), shape, [args.x], move |[x], out| swiglu(&x.f32()?, &w, out))
     }
 }
 

@@ -8,7 +8,7 @@
 use crate::backend::DeviceTensor;
 use crate::error::Result;
 use crate::reserve::{self, zeros};
-use crate::tensor::{DType, HostTensor, widen, words};
+use crate::tensor::{Compute, DType, HostTensor, widen, words};
 use bytemuck::Zeroable;
 use bytes::Bytes;
 use std::borrow::Cow;
@@ -19,6 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 pub struct CpuTensor {
     shape: Vec<usize>,
     dtype: DType,
+    compute: Compute,
     handle: Arc<Handle>,
 }
 
@@ -245,7 +246,13 @@ impl CpuTensor {
     }
 
     fn with(shape: &[usize], dtype: DType, memory: Memory, free: Weak<FreeList>) -> Self {
-        Self { shape: shape.to_vec(), dtype, handle: Arc::new(Handle { memory, free }) }
+        let handle = Arc::new(Handle { memory, free });
+        Self { shape: shape.to_vec(), dtype, compute: Compute::Native, handle }
+    }
+
+    /// The same memory, whose values are those of an FP8 operand.
+    pub(super) fn in_fp8(self) -> Self {
+        Self { dtype: DType::U8, compute: Compute::Fp8, ..self }
     }
 
     pub(super) fn memory(&self) -> Memory {
@@ -275,12 +282,16 @@ impl DeviceTensor for CpuTensor {
         self.dtype
     }
 
+    fn compute(&self) -> Compute {
+        self.compute
+    }
+
     fn shares(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.handle.memory.0, &other.handle.memory.0)
     }
 
     fn with_shape(&self, shape: &[usize]) -> Self {
-        Self { shape: shape.to_vec(), dtype: self.dtype, handle: self.handle.clone() }
+        Self { shape: shape.to_vec(), handle: self.handle.clone(), ..*self }
     }
 }
 

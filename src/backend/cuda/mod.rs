@@ -1,9 +1,10 @@
 //! The `cuda` backend for NVIDIA GPUs, through cudarc, which loads the driver and NVRTC on demand.
 //!
 //! Each op has a kernel in `kernels/` and a launcher in `ops`. Large linears go through cuBLASLt if
-//! it is installed and faster. Activations and matrices are BF16; biases, norm weights and latents
-//! are F32, and so are accumulation, norms and softmax. Matrices in some quantised formats keep the
-//! bytes of the file, and are dequantised to BF16 before each use, or by a gemm as it loads them.
+//! it is installed and faster. Activations and matrices are BF16, operands of a gemm may be FP8;
+//! biases, norm weights and latents are F32, and so are accumulation, norms and softmax. Matrices
+//! in some quantised formats keep the bytes of the file, and are dequantised to BF16 before each
+//! use, or by a gemm as it loads them.
 //!
 //! The layers, each of which uses only those below: `ops`, `gemm`, `matrix`, `launch`, `memory`,
 //! `driver`. Building needs nothing of CUDA; without a driver, [`Cuda::open`] returns an error.
@@ -29,6 +30,11 @@ use matrix::Matrix;
 pub use matrix::{CudaConv2d, CudaLinear, CudaSwiGlu};
 pub use memory::arena::Placement;
 pub use memory::tensor::CudaTensor;
+
+/// The least compute capability whose tensor cores multiply E4M3, and the first NVRTC whose PTX has
+/// the instruction for other devices than Hopper.
+const FP8_CAPABILITY: (i32, i32) = (8, 9);
+const FP8_COMPILER: (i32, i32) = (12, 4);
 
 /// The `cuda` backend.
 #[derive(Debug)]
@@ -136,6 +142,11 @@ impl Runtime for Cuda {
 
     fn keeps(&self, format: Format) -> bool {
         crate::backend::gpu::quantized::keeps(format)
+    }
+
+    fn computes_fp8(&self) -> bool {
+        let device = &self.gpu.device;
+        device.capability >= FP8_CAPABILITY && device.kernels.compiler() >= FP8_COMPILER
     }
 
     fn overheads(&self) -> Overheads {

@@ -1,6 +1,7 @@
 //! `attention`: softmax attention over a fused projection.
 
 use super::{DeviceTensor, Result, Runtime, check};
+use crate::tensor::Compute;
 
 /// The heads of an attention. A *fused projection* is `[B, T, (query + 2·key_value)·dim]`: each
 /// token holds all query heads, then all key heads, then all value heads.
@@ -51,14 +52,18 @@ pub struct AttentionArgs<'a, T> {
     pub heads: Heads,
     /// The visible keys.
     pub mask: Mask<'a, T>,
+    /// The type of the result, which is the operand of a gemm.
+    pub output: Compute,
 }
 
 impl<T: DeviceTensor> AttentionArgs<'_, T> {
-    /// Checks the arguments; returns the output's shape `[B, T, query·dim]`.
-    pub fn check(&self) -> Result<[usize; 3]> {
+    /// Checks the arguments; returns the output's shape `[B, T, query·dim]`. `computes_fp8`:
+    /// [`Runtime::computes_fp8`].
+    pub fn check(&self, computes_fp8: bool) -> Result<[usize; 3]> {
         let op = "attention";
         let [b, t, width] = check::floats(op, "the fused projection", self.qkv)?;
         self.heads.check_width(op, width)?;
+        check::heads_output(op, self.output, computes_fp8, self.heads.dim)?;
         if let Some(lengths) = self.mask.lengths {
             check::integers(op, "the key lengths", lengths, b)?;
         }
@@ -69,10 +74,16 @@ impl<T: DeviceTensor> AttentionArgs<'_, T> {
 /// Attention.
 pub trait AttentionOp: Runtime {
     /// `softmax(q·kᵀ/√dim + mask)·v` for every head of a fused projection; returns `[B, T,
-    /// query·dim]`, heads side by side.
-    fn attention(&self, qkv: &Self::Tensor, heads: Heads, mask: Mask<'_, Self::Tensor>) -> Result<Self::Tensor> {
-        let args = AttentionArgs { qkv, heads, mask };
-        let shape = args.check()?;
+    /// query·dim]`, heads side by side. In FP8 every head of a token has one scale.
+    fn attention(
+        &self,
+        qkv: &Self::Tensor,
+        heads: Heads,
+        mask: Mask<'_, Self::Tensor>,
+        output: Compute,
+    ) -> Result<Self::Tensor> {
+        let args = AttentionArgs { qkv, heads, mask, output };
+        let shape = args.check(self.computes_fp8())?;
         self.run_attention(args, shape)
     }
 
@@ -103,7 +114,8 @@ mod tests {
         let qkv = f32s(&[2, 3, 48]);
         let check = |lengths: Option<Fake>| {
             let lengths = lengths.as_ref();
-            AttentionArgs { qkv: &qkv, heads: HEADS, mask: Mask { causal: true, lengths } }.check()
+            let mask = Mask { causal: true, lengths };
+            AttentionArgs { qkv: &qkv, heads: HEADS, mask, output: Compute::Native }.check(false)
         };
         gives(check(None), [2, 3, 24]);
         gives(check(Some(u32s(&[2]))), [2, 3, 24]);

@@ -2,13 +2,19 @@
 //! both sizes.
 
 pub(super) use super::super::shape::{dims, ensure, floating, not_empty, same, typed};
-use super::DeviceTensor;
+use super::{DeviceTensor, DeviceWeight};
 use crate::error::{Error, Result};
-use crate::tensor::{DType, HostTensor, Weight};
+use crate::tensor::{Compute, DType, FP8_BLOCK, FP8_VECTOR, HostTensor, Weight};
+
+/// Checks that a tensor is not the operand of an FP8 gemm, which only such a gemm reads.
+fn not_fp8(op: &'static str, name: &str, tensor: &impl DeviceTensor) -> Result<()> {
+    ensure(tensor.compute() == Compute::Native, op, || format!("{name} must not be in FP8"))
+}
 
 /// A floating tensor with exactly `N` sizes; returns them.
 pub(super) fn floats<const N: usize>(op: &'static str, name: &str, tensor: &impl DeviceTensor) -> Result<[usize; N]> {
     let sizes = dims(op, name, tensor.shape())?;
+    not_fp8(op, name, tensor)?;
     floating(op, name, tensor.dtype())?;
     Ok(sizes)
 }
@@ -21,6 +27,7 @@ pub(super) fn activation<const N: usize>(
     activation: DType,
 ) -> Result<[usize; N]> {
     let sizes = dims(op, name, tensor.shape())?;
+    not_fp8(op, name, tensor)?;
     let dtype = tensor.dtype();
     ensure(dtype == activation, op, || format!("{name} must be an activation, not {dtype}"))?;
     Ok(sizes)
@@ -29,6 +36,7 @@ pub(super) fn activation<const N: usize>(
 /// A floating vector `[n]`: a token, or the weight of a norm.
 pub(super) fn vector(op: &'static str, name: &str, tensor: &impl DeviceTensor, n: usize) -> Result<()> {
     same(op, name, tensor.shape(), &[n])?;
+    not_fp8(op, name, tensor)?;
     floating(op, name, tensor.dtype())
 }
 
@@ -40,6 +48,7 @@ pub(super) fn exactly<const N: usize>(
     dtype: DType,
 ) -> Result<[usize; N]> {
     let sizes = dims(op, name, tensor.shape())?;
+    not_fp8(op, name, tensor)?;
     typed(op, name, tensor.dtype(), dtype)?;
     Ok(sizes)
 }
@@ -68,6 +77,49 @@ pub(super) fn matrix(op: &'static str, name: &str, weight: &Weight<'_>) -> Resul
     Ok(sizes)
 }
 
+/// The operand `x` of a gemm with the matrix `w`: both are in FP8, or `x` is floating.
+pub(super) fn operand(op: &'static str, x: &impl DeviceTensor, w: &impl DeviceWeight<2>) -> Result<()> {
+    match w.compute() {
+        Compute::Native => not_fp8(op, "x", x).and_then(|()| floating(op, "x", x.dtype())),
+        Compute::Fp8 => ensure(x.compute() == Compute::Fp8, op, || "x must be in FP8, as the matrix is".into()),
+    }
+}
+
+/// Checks that an op may write rows of `width` as operands of this type. `computes_fp8`: the
+/// backend's [`Runtime::computes_fp8`](super::Runtime::computes_fp8).
+pub(super) fn output(op: &'static str, compute: Compute, computes_fp8: bool, width: usize) -> Result<()> {
+    if compute == Compute::Native {
+        return Ok(());
+    }
+    ensure(computes_fp8, op, || "the backend multiplies no FP8 operands".into())?;
+    ensure(width.is_multiple_of(FP8_VECTOR), op, || {
+        format!("rows of FP8 must be a multiple of {FP8_VECTOR} wide, not {width}")
+    })
+}
+
+/// Checks that attention may write its heads, `dim` wide, as operands of this type.
+pub(super) fn heads_output(op: &'static str, compute: Compute, computes_fp8: bool, dim: usize) -> Result<()> {
+    output(op, compute, computes_fp8, dim)?;
+    ensure(compute == Compute::Native || dim == FP8_BLOCK, op, || {
+        format!("heads written in FP8 must be {FP8_BLOCK} wide, not {dim}")
+    })
+}
+
+/// Checks that the matrices of one upload have one type of operands, which the backend multiplies;
+/// returns it.
+pub(super) fn computes(op: &'static str, parts: &[&Weight<'_>], computes_fp8: bool) -> Result<Compute> {
+    let compute = parts.first().map_or(Compute::Native, |part| part.compute());
+    for (i, part) in parts.iter().enumerate() {
+        let found = part.compute();
+        ensure(found == compute, op, || format!("matrix {i} is computed in {found}, the first in {compute}"))?;
+        output(op, compute, computes_fp8, part.shape()[1])?;
+        ensure(compute == Compute::Native || part.fp8_scales().is_some(), op, || {
+            format!("matrix {i} is computed in FP8 but not stored in E4M3 with a scale a row")
+        })?;
+    }
+    Ok(compute)
+}
+
 /// Checks that `channels` make `groups` groups of equal width.
 pub(super) fn groups(op: &'static str, channels: usize, groups: usize) -> Result<()> {
     ensure(groups > 0 && channels.is_multiple_of(groups), op, || {
@@ -84,6 +136,7 @@ pub(super) fn bias(op: &'static str, bias: &HostTensor, n: usize) -> Result<()> 
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::tensor::{Format, Storage};
 
     /// A tensor without memory: shape, type, and an identity for aliasing.
     #[derive(Debug, Clone)]
@@ -91,6 +144,7 @@ pub(super) mod tests {
         shape: Vec<usize>,
         dtype: DType,
         memory: usize,
+        compute: Compute,
     }
 
     impl DeviceTensor for Fake {
@@ -100,6 +154,10 @@ pub(super) mod tests {
 
         fn dtype(&self) -> DType {
             self.dtype
+        }
+
+        fn compute(&self) -> Compute {
+            self.compute
         }
 
         fn shares(&self, other: &Self) -> bool {
@@ -117,7 +175,8 @@ pub(super) mod tests {
         pub(in super::super) fn new(dtype: DType, shape: &[usize]) -> Self {
             use std::sync::atomic::{AtomicUsize, Ordering};
             static NEXT: AtomicUsize = AtomicUsize::new(0);
-            Self { shape: shape.to_vec(), dtype, memory: NEXT.fetch_add(1, Ordering::Relaxed) }
+            let memory = NEXT.fetch_add(1, Ordering::Relaxed);
+            Self { shape: shape.to_vec(), dtype, memory, compute: Compute::Native }
         }
     }
 
@@ -131,11 +190,30 @@ pub(super) mod tests {
         Fake::new(DType::U32, shape)
     }
 
+    /// An FP8 operand.
+    pub(in super::super) fn fp8s(shape: &[usize]) -> Fake {
+        Fake { compute: Compute::Fp8, ..Fake::new(DType::U8, shape) }
+    }
+
     /// The sizes of a matrix or a kernel without memory.
     #[derive(Debug)]
     pub(in super::super) struct Sizes<const N: usize>(pub(in super::super) [usize; N]);
 
-    impl<const N: usize> super::super::DeviceWeight<N> for Sizes<N> {
+    /// The sizes of a matrix in FP8.
+    #[derive(Debug)]
+    pub(in super::super) struct Fp8Sizes(pub(in super::super) [usize; 2]);
+
+    impl DeviceWeight<2> for Fp8Sizes {
+        fn dims(&self) -> [usize; 2] {
+            self.0
+        }
+
+        fn compute(&self) -> Compute {
+            Compute::Fp8
+        }
+    }
+
+    impl<const N: usize> DeviceWeight<N> for Sizes<N> {
         fn dims(&self) -> [usize; N] {
             self.0
         }
@@ -166,6 +244,46 @@ pub(super) mod tests {
             let token = vector("pad_rows", "the token", &Fake::new(dtype, &[2]), 2);
             rejects(token, "pad_rows", &[&format!("the token must be of a floating type, not {dtype}")]);
         }
+    }
+
+    #[test]
+    fn only_fp8_gemms_read_fp8() {
+        let x = fp8s(&[1, 2, 16]);
+        let message = &["x must not be in FP8"];
+        rejects(floats::<3>("attention", "x", &x), "attention", message);
+        rejects(activation::<3>("residual", "x", &x, DType::F32), "residual", message);
+        rejects(exactly::<3>("normalize_rgb8", "x", &x, DType::U8), "normalize_rgb8", message);
+        rejects(vector("rms_norm", "x", &fp8s(&[16]), 16), "rms_norm", message);
+        rejects(x.reshaped(&[1, 4, 8]), "reshape", &["FP8", "last dimension"]);
+        x.reshaped(&[2, 16]).unwrap();
+    }
+
+    #[test]
+    fn fp8_needs_a_backend_and_whole_vectors() {
+        output("rms_norm", Compute::Native, false, 5).unwrap();
+        output("rms_norm", Compute::Fp8, true, 48).unwrap();
+        rejects(output("rms_norm", Compute::Fp8, false, 48), "rms_norm", &["the backend multiplies no FP8 operands"]);
+        rejects(output("rms_norm", Compute::Fp8, true, 40), "rms_norm", &["a multiple of 16 wide, not 40"]);
+        heads_output("attention", Compute::Fp8, true, 128).unwrap();
+        heads_output("attention", Compute::Native, true, 64).unwrap();
+        rejects(heads_output("attention", Compute::Fp8, true, 64), "attention", &["must be 128 wide, not 64"]);
+    }
+
+    #[test]
+    fn matrices_of_one_upload_have_one_type_of_operands() {
+        let matrix = |width: usize, format: Format| {
+            let bytes = vec![0; 3 * format.bytes(width).unwrap()];
+            Weight::quantized(Storage::Plain(format), &[3, width], bytes.into()).unwrap()
+        };
+        let fp8 = |width, format| matrix(width, format).computed_in(Compute::Fp8);
+        let op = "upload_linear";
+        let [native, other, wrong] = [matrix(32, Format::F8E4m3), fp8(32, Format::F8E4m3), fp8(32, Format::Q8_0)];
+        assert_eq!(computes(op, &[&native, &native], false).unwrap(), Compute::Native);
+        assert_eq!(computes(op, &[&other, &other], true).unwrap(), Compute::Fp8);
+        rejects(computes(op, &[&other, &native], true), op, &["matrix 1", "the first in FP8"]);
+        rejects(computes(op, &[&other], false), op, &["no FP8 operands"]);
+        rejects(computes(op, &[&wrong], true), op, &["matrix 0", "not stored in E4M3"]);
+        rejects(computes(op, &[&fp8(40, Format::F8E4m3)], true), op, &["not 40"]);
     }
 
     #[test]

@@ -16,14 +16,15 @@ pub struct LinearArgs<'a, T, W> {
 impl<T: DeviceTensor, W: DeviceWeight<2>> LinearArgs<'_, T, W> {
     /// Checks the arguments; returns the output's shape `[…, N]`.
     pub fn check(&self) -> Result<Vec<usize>> {
-        multiplied("linear", self.x, self.w.dims())
+        multiplied("linear", self.x, self.w)
     }
 }
 
 /// Checks `x` `[…, K]` against a matrix `[N, K]`; returns `[…, N]`.
-pub(super) fn multiplied(op: &'static str, x: &impl DeviceTensor, [n, k]: [usize; 2]) -> Result<Vec<usize>> {
+pub(super) fn multiplied(op: &'static str, x: &impl DeviceTensor, w: &impl DeviceWeight<2>) -> Result<Vec<usize>> {
+    let [n, k] = w.dims();
     check::not_empty(op, "x", x.shape())?;
-    check::floating(op, "x", x.dtype())?;
+    check::operand(op, x, w)?;
     let mut out = x.shape().to_vec();
     let width = out.last_mut().filter(|width| **width == k);
     *width.ok_or_else(|| Error::shape(op, format!("a matrix [{n}, {k}] cannot multiply {:?}", x.shape())))? = n;
@@ -56,15 +57,17 @@ pub trait LinearOp: Runtime {
     type Linear: DeviceWeight<2>;
 
     /// Uploads the matrices `parts`, each `[Nᵢ, K]`, as one matrix `[ΣNᵢ, K]`. `biases` is empty or
-    /// holds one `[Nᵢ]` per part.
+    /// holds one `[Nᵢ]` per part. All parts have one type of operands, [`Weight::compute`].
     fn upload_linear(&self, parts: &[Weight<'_>], biases: &[HostTensor]) -> impl Future<Output = Result<Self::Linear>> {
         async move {
             let dims = check_stacked(parts, biases)?;
+            check::computes("upload_linear", &parts.iter().collect::<Vec<_>>(), self.computes_fp8())?;
             self.run_upload_linear(parts, biases, dims).await
         }
     }
 
-    /// `x·Wᵀ + b`. `x` `[…, K]`, `W` `[N, K]`; returns `[…, N]`.
+    /// `x·Wᵀ + b`. `x` `[…, K]`, `W` `[N, K]`; returns `[…, N]`. `x` is in FP8 if `W` is computed
+    /// in it.
     fn linear(&self, x: &Self::Tensor, w: &Self::Linear) -> Result<Self::Tensor> {
         let args = LinearArgs { x, w };
         let shape = args.check()?;
@@ -85,7 +88,7 @@ pub trait LinearOp: Runtime {
 
 #[cfg(test)]
 mod tests {
-    use super::check::tests::{Sizes, f32s, gives, rejects, u32s};
+    use super::check::tests::{Fp8Sizes, Sizes, f32s, fp8s, gives, rejects, u32s};
     use super::*;
 
     fn matrix(shape: &[usize]) -> HostTensor {
@@ -119,5 +122,14 @@ mod tests {
         rejects(check(&[0, 5]), "linear", &["[0, 5]"]);
         let integers = LinearArgs { x: &u32s(&[5]), w: &Sizes([7, 5]) }.check();
         rejects(integers, "linear", &["x must be of a floating type, not U32"]);
+    }
+
+    #[test]
+    fn both_operands_are_in_fp8_or_none() {
+        let fp8 = Fp8Sizes([7, 16]);
+        gives(LinearArgs { x: &fp8s(&[2, 16]), w: &fp8 }.check(), [2, 7]);
+        rejects(LinearArgs { x: &f32s(&[2, 16]), w: &fp8 }.check(), "linear", &["x must be in FP8, as the matrix is"]);
+        let native = LinearArgs { x: &fp8s(&[2, 16]), w: &Sizes([7, 16]) }.check();
+        rejects(native, "linear", &["x must not be in FP8"]);
     }
 }

@@ -24,7 +24,7 @@ impl<T: DeviceTensor, W: DeviceWeight<2>> ProjectQkvArgs<'_, T, W> {
         let op = "project_qkv";
         let [b, t, _] = check::dims(op, "x", self.x.shape())?;
         let w = self.w.dims();
-        linear::multiplied(op, self.x, w)?;
+        linear::multiplied(op, self.x, self.w)?;
         self.heads.check_width(op, w[0])?;
         self.how.check(op, self.heads, [b, t])?;
         Ok([b, t, w[0]])

@@ -16,11 +16,12 @@ pub struct ResidualNormArgs<'a, T> {
 
 impl<T: DeviceTensor> ResidualNormArgs<'_, T> {
     /// Checks the arguments where activations are of type `activation`; returns the shape of `x`.
-    pub fn check(&self, activation: DType) -> Result<[usize; 3]> {
+    /// `computes_fp8`: [`Runtime::computes_fp8`].
+    pub fn check(&self, activation: DType, computes_fp8: bool) -> Result<[usize; 3]> {
         let op = "residual_norm";
         let shape = check::activation(op, "x", self.x, activation)?;
         self.branch.check(op, self.x, shape)?;
-        self.norm.check(op, shape)?;
+        self.norm.check(op, shape, computes_fp8)?;
         let scale = self.norm.scale.map(|scale| scale.table);
         check::apart(op, ("x", self.x), &[("the norm's weight", Some(self.norm.weight)), ("the scale", scale)])?;
         Ok(shape)
@@ -38,7 +39,7 @@ pub trait ResidualNormOp: Runtime {
         norm: RmsNorm<'_, Self::Tensor>,
     ) -> Result<Self::Tensor> {
         let args = ResidualNormArgs { x, branch, norm };
-        let shape = args.check(self.activations())?;
+        let shape = args.check(self.activations(), self.computes_fp8())?;
         self.run_residual_norm(args, shape)
     }
 
@@ -51,6 +52,7 @@ mod tests {
     use super::super::Modulation;
     use super::check::tests::{Fake, f32s, gives, rejects};
     use super::*;
+    use crate::tensor::Compute;
 
     #[test]
     fn the_norm_must_fit_and_not_alias() {
@@ -59,7 +61,8 @@ mod tests {
         let check = |weight: &Fake, table: &Fake| {
             let scale = Some(Modulation { table, row: 0 });
             let branch = Branch { y: &y, norm: None, gate: None, eps: 0.0 };
-            ResidualNormArgs { x: &mut x.clone(), branch, norm: RmsNorm { weight, scale, eps: 0.0 } }.check(DType::F32)
+            let norm = RmsNorm { weight, scale, eps: 0.0, output: Compute::Native };
+            ResidualNormArgs { x: &mut x.clone(), branch, norm }.check(DType::F32, false)
         };
         gives(check(&weight, &table), [1, 2, 4]);
         rejects(check(&f32s(&[5]), &table), "residual_norm", &["the norm's weight", "[4]", "[5]"]);

@@ -1,6 +1,7 @@
 //! `rms_norm`: RMSNorm, optionally modulated.
 
 use super::{DeviceTensor, Result, Runtime, check};
+use crate::tensor::Compute;
 
 /// A row of a modulation table `[R, n, D]`: `table[r, row]`, where `R` is 1 (shared by the batch)
 /// or the batch size.
@@ -41,11 +42,14 @@ pub struct RmsNorm<'a, T> {
     pub scale: Option<Modulation<'a, T>>,
     /// Added to the mean square.
     pub eps: f32,
+    /// The type of the result, which is the operand of a gemm. In FP8 every row has one scale.
+    pub output: Compute,
 }
 
 impl<T: DeviceTensor> RmsNorm<'_, T> {
-    /// Checks that the norm fits `[B, T, D]`.
-    pub(super) fn check(&self, op: &'static str, x: [usize; 3]) -> Result<()> {
+    /// Checks that the norm fits `[B, T, D]`, and its output the backend.
+    pub(super) fn check(&self, op: &'static str, x: [usize; 3], computes_fp8: bool) -> Result<()> {
+        check::output(op, self.output, computes_fp8, x[2])?;
         check::vector(op, "the norm's weight", self.weight, x[2])?;
         self.scale.map_or(Ok(()), |scale| scale.check(op, x))
     }
@@ -61,11 +65,11 @@ pub struct RmsNormArgs<'a, T> {
 }
 
 impl<T: DeviceTensor> RmsNormArgs<'_, T> {
-    /// Checks the arguments; returns the shape of `x`.
-    pub fn check(&self) -> Result<[usize; 3]> {
+    /// Checks the arguments; returns the shape of `x`. `computes_fp8`: [`Runtime::computes_fp8`].
+    pub fn check(&self, computes_fp8: bool) -> Result<[usize; 3]> {
         let op = "rms_norm";
         let shape = check::floats(op, "x", self.x)?;
-        self.norm.check(op, shape)?;
+        self.norm.check(op, shape, computes_fp8)?;
         Ok(shape)
     }
 }
@@ -75,7 +79,7 @@ pub trait RmsNormOp: Runtime {
     /// The [`RmsNorm`] of every token. `x` `[B, T, D]`; returns the same shape.
     fn rms_norm(&self, x: &Self::Tensor, norm: RmsNorm<'_, Self::Tensor>) -> Result<Self::Tensor> {
         let args = RmsNormArgs { x, norm };
-        let shape = args.check()?;
+        let shape = args.check(self.computes_fp8())?;
         self.run_rms_norm(args, shape)
     }
 
@@ -94,7 +98,8 @@ mod tests {
             let (x, weight) = (f32s(x), f32s(&[weight]));
             let scale = scale.map(|(table, row)| (f32s(&table), row));
             let scale = scale.as_ref().map(|(table, row)| Modulation { table, row: *row });
-            RmsNormArgs { x: &x, norm: RmsNorm { weight: &weight, scale, eps: 0.0 } }.check()
+            let norm = RmsNorm { weight: &weight, scale, eps: 0.0, output: Compute::Native };
+            RmsNormArgs { x: &x, norm }.check(false)
         };
         gives(check(&[2, 3, 4], 4, None), [2, 3, 4]);
         rejects(check(&[2, 3, 4], 3, None), "rms_norm", &["the norm's weight", "[4]", "[3]"]);

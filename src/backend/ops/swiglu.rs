@@ -15,7 +15,7 @@ pub struct SwiGluArgs<'a, T, W> {
 impl<T: DeviceTensor, W: DeviceWeight<2>> SwiGluArgs<'_, T, W> {
     /// Checks the arguments; returns the output's shape `[…, F]`.
     pub fn check(&self) -> Result<Vec<usize>> {
-        linear::multiplied("swiglu", self.x, self.w.dims())
+        linear::multiplied("swiglu", self.x, self.w)
     }
 }
 
@@ -37,12 +37,15 @@ pub trait SwiGluOp: Runtime {
     fn upload_swiglu(&self, gate: &Weight<'_>, up: &Weight<'_>) -> impl Future<Output = Result<Self::SwiGlu>> {
         async move {
             let dims = check_pair(gate, up)?;
+            let compute = check::computes("upload_swiglu", &[gate, up], self.computes_fp8())?;
+            check::output("upload_swiglu", compute, self.computes_fp8(), dims[0])?;
             self.run_upload_swiglu(gate, up, dims).await
         }
     }
 
     /// `SiLU(x·Gᵀ) ⊙ (x·Uᵀ)` with `SiLU(a) = a / (1 + e⁻ᵃ)`. `x` `[…, K]`, `G` and `U` `[F, K]`;
-    /// returns `[…, F]`.
+    /// returns `[…, F]`. With matrices in FP8, `x` is in FP8, and so is the result, with a scale
+    /// for each [`FP8_BLOCK`](crate::tensor::FP8_BLOCK) columns of a row.
     fn swiglu(&self, x: &Self::Tensor, w: &Self::SwiGlu) -> Result<Self::Tensor> {
         let args = SwiGluArgs { x, w };
         let shape = args.check()?;

@@ -95,7 +95,8 @@ fn adapters() -> Vec<Adapter> {
 
 /// A device in a line.
 fn words(info: &DeviceInfo) -> String {
-    let mut line = format!("{}; products of {}", info.device, info.operands);
+    let fp8 = if info.fp8 { " or FP8" } else { "" };
+    let mut line = format!("{}; products of {}{fp8}", info.device, info.operands);
     if let Some(elements) = info.largest_activation {
         line += &format!("; activations of up to {:.0} million elements", elements as f64 / 1e6);
     }

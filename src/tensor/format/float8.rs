@@ -11,6 +11,9 @@
 
 use half::f16;
 
+/// The largest magnitude of E4M3.
+pub(in crate::tensor) const E4M3_MAX: f32 = 448.0;
+
 /// The value of each E4M3 code.
 pub(in crate::tensor) static E4M3: [f32; 256] = e4m3();
 

@@ -16,7 +16,7 @@ mod legacy;
 mod quantize;
 mod ternary;
 
-pub(in crate::tensor) use float8::{E4M3, e4m3_code, e8m0};
+pub(in crate::tensor) use float8::{E4M3, E4M3_MAX, e4m3_code, e8m0};
 pub use quantize::Unquantizable;
 
 use super::{DType, widen};

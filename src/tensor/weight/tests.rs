@@ -2,8 +2,9 @@
 
 use super::*;
 use crate::future::expect_ready;
-use crate::tensor::Format;
+use crate::tensor::{Format, Scaled};
 use std::cell::Cell;
+use std::sync::Arc;
 
 /// Increasing bytes, with a count of the reads.
 struct Counting<'a>(&'a Cell<usize>);
@@ -166,6 +167,37 @@ fn pairs_have_the_rows_of_both() {
     };
     expect_ready(Weight::each_pair([&first, &second], take)).unwrap();
     assert_eq!(seen, [(0, [(4, 0), (4, 0)]), (4, [(4, 64), (4, 128)]), (8, [(1, 128), (1, 0)])]);
+}
+
+#[test]
+fn stored_pairs_are_the_same_rows() {
+    let pieces = |multiple| {
+        let asked = Cell::new(0);
+        let fp8 = || Weight::there(Storage::Plain(Format::F8E4m3), &[9, 16], Counting(&asked)).unwrap().in_pieces(64);
+        let mut seen = Vec::new();
+        let take = |row, pair: [Bytes; 2]| {
+            seen.push((row, pair.map(|bytes| (bytes.len(), bytes[0]))));
+            Ok(())
+        };
+        expect_ready(Weight::each_stored_pair([&fp8(), &fp8()], multiple, take)).unwrap();
+        seen
+    };
+    assert_eq!(pieces(1), [(0, [(64, 0); 2]), (4, [(64, 64); 2]), (8, [(16, 128); 2])]);
+    assert_eq!(pieces(8), [(0, [(128, 0); 2]), (8, [(16, 128); 2])]);
+}
+
+#[test]
+fn fp8_scales_are_of_rows() {
+    let matrix = |scales, first_row| {
+        let matrix = Scaled::new(Format::F8E4m3, [4, 32], [4, 32], scales, None).unwrap();
+        let storage = Storage::Scaled { matrix: Arc::new(matrix), first_row };
+        Weight::quantized(storage, &[2, 32], vec![0; 64].into()).unwrap().fp8_scales()
+    };
+    assert_eq!(matrix(Scales::None, 0), Some(vec![1.0, 1.0]));
+    assert_eq!(matrix(Scales::Tensor(0.5), 1), Some(vec![0.5, 0.5]));
+    assert_eq!(matrix(Scales::Rows(vec![1.0, 2.0, 3.0, 4.0]), 1), Some(vec![2.0, 3.0]));
+    assert_eq!(matrix(Scales::Mxfp8(vec![127; 512].into()), 0), None);
+    assert_eq!(Weight::from(HostTensor::from_f32(&[1, 2], &[0.0; 2])).fp8_scales(), None);
 }
 
 #[test]

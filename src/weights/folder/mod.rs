@@ -10,6 +10,7 @@ mod source;
 
 use super::file::{ModelFile, OpenFiles, missing};
 use super::gguf::Gguf;
+use super::names::Part;
 use super::random::RandomTensors;
 use super::remote::RemoteFiles;
 use super::single::SingleFile;
@@ -53,6 +54,8 @@ pub struct ModelFolder {
     random: Option<RandomTensors>,
     transform: Option<Arc<dyn Transform>>,
     weights: WeightFormat,
+    /// The networks whose large matrices are operands of FP8 gemms.
+    fp8: &'static [Part],
 }
 
 /// The place of a file of the model.
@@ -72,6 +75,7 @@ impl ModelFolder {
             random: None,
             transform: None,
             weights: WeightFormat::AsIs,
+            fp8: &[],
         }
     }
 
@@ -150,9 +154,20 @@ impl ModelFolder {
         self
     }
 
-    /// The storage of its large matrices on the device.
-    pub(super) fn weights(&self) -> WeightFormat {
+    /// This model with the large matrices of these networks as operands of FP8 gemms.
+    pub fn with_fp8(mut self, networks: &'static [Part]) -> Self {
+        self.fp8 = networks;
+        self
+    }
+
+    /// The storage of [`ModelFolder::with_weights`].
+    pub fn weights(&self) -> WeightFormat {
         self.weights
+    }
+
+    /// The networks of [`ModelFolder::with_fp8`].
+    pub fn fp8(&self) -> &'static [Part] {
+        self.fp8
     }
 
     /// The transform of the weights in its files.

@@ -39,6 +39,8 @@ pub(crate) enum Fault {
     GroupsHalved,
     MomentsIgnored,
     ShiftForgotten,
+    /// The matrix of an FP8 gemm is damaged.
+    Fp8(Fp8Fault),
     NanIsBlack,
     InfinityIsClamped,
     FirstReplaySkipped,
@@ -55,6 +57,17 @@ pub(crate) enum Fault {
     RejectsWithAnotherMessage(&'static str),
     /// A failed recording never ends.
     KeepsRecording,
+}
+
+/// The damage to the matrix of an FP8 gemm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fp8Fault {
+    /// Every scale is 1.
+    ScaleForgotten,
+    /// A row has the scale of the one before it.
+    ScaleOfAnotherRow,
+    /// The codes of ±448, where values saturate, are NaN.
+    NanForTheLargest,
 }
 
 /// The damage to a result.

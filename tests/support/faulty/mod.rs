@@ -7,14 +7,15 @@
 mod fault;
 mod ops;
 
-pub(crate) use fault::{Damage, Fault};
+pub(crate) use fault::{Damage, Fault, Fp8Fault};
 use half::{bf16, f16};
 use pollster::block_on;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::sync::Arc;
 use zimage::backend::*;
 use zimage::catalogue::{self, Feature};
-use zimage::tensor::{DType, HostTensor, Weight};
+use zimage::tensor::{Compute, DType, Format, HostTensor, Scaled, Scales, Storage, Weight};
 use zimage::{Error, Result};
 
 /// A backend with a fault.
@@ -65,7 +66,7 @@ impl<B: Backend> Faulty<B> {
 
     fn norm<'a>(&self, norm: RmsNorm<'a, B::Tensor>) -> RmsNorm<'a, B::Tensor> {
         let scale = norm.scale.filter(|_| !self.is(Fault::ScaleForgotten)).map(|scale| self.row(scale));
-        RmsNorm { weight: norm.weight, scale, eps: self.eps(norm.eps) }
+        RmsNorm { scale, eps: self.eps(norm.eps), ..norm }
     }
 
     fn norm_rope<'a>(&self, how: QkNormRope<'a, B::Tensor>) -> QkNormRope<'a, B::Tensor> {
@@ -118,6 +119,31 @@ impl<B: Backend> Faulty<B> {
         let start = bytes.len() / weight.rows() * last;
         bytes[start..].fill(0);
         Ok(HostTensor::new(whole.dtype(), whole.shape(), bytes.into()).expect("as many bytes"))
+    }
+
+    /// A matrix as it is uploaded: damaged, or rounded as a gemm operand.
+    async fn matrix(&self, weight: &Weight<'_>) -> Result<Weight<'static>> {
+        match weight.compute() {
+            Compute::Native => Ok(self.operand(&self.arrived(weight).await?).into()),
+            Compute::Fp8 => self.fp8_matrix(weight).await,
+        }
+    }
+
+    async fn fp8_matrix(&self, weight: &Weight<'_>) -> Result<Weight<'static>> {
+        let mut codes = weight.whole_stored().await?.to_vec();
+        let mut scales = weight.fp8_scales().expect("a matrix in FP8 has a scale a row");
+        match self.fault {
+            Fault::Fp8(Fp8Fault::ScaleForgotten) => scales.fill(1.0),
+            Fault::Fp8(Fp8Fault::ScaleOfAnotherRow) => scales.rotate_right(1),
+            Fault::Fp8(Fp8Fault::NanForTheLargest) => {
+                codes.iter_mut().filter(|code| **code & 0x7f == 0x7e).for_each(|code| *code |= 1);
+            }
+            _ => {}
+        }
+        let shape @ &[n, k] = weight.shape() else { unreachable!("a matrix") };
+        let matrix = Scaled::new(Format::F8E4m3, [n, k], [n, k], Scales::Rows(scales), None).expect("a scale a row");
+        let storage = Storage::Scaled { matrix: Arc::new(matrix), first_row: 0 };
+        Ok(Weight::quantized(storage, shape, codes.into()).expect("whole rows").computed_in(Compute::Fp8))
     }
 
     /// Damages or rounds the result of an op.
@@ -225,6 +251,12 @@ impl<B: Backend> Runtime for Faulty<B> {
 
     fn operands(&self) -> DType {
         self.precision[1]
+    }
+
+    /// The other faults and roundings are of results and matrices that FP8 would hide.
+    fn computes_fp8(&self) -> bool {
+        let shows = matches!(self.fault, Fault::None | Fault::Fp8(_)) && self.precision == [DType::F32; 2];
+        shows && self.inner.computes_fp8()
     }
 
     fn largest_activation(&self) -> usize {

@@ -96,7 +96,7 @@ impl<B: Backend> LinearOp for Faulty<B> {
     async fn run_upload_linear(&self, parts: &[Weight<'_>], biases: &[HostTensor], _: [usize; 2]) -> Result<B::Linear> {
         let mut operands = Vec::new();
         for part in parts {
-            operands.push(self.operand(&self.arrived(part).await?).into());
+            operands.push(self.matrix(part).await?);
         }
         self.inner.upload_linear(&operands, if self.is(Fault::BiasForgotten) { &[] } else { biases }).await
     }
@@ -118,8 +118,7 @@ impl<B: Backend> SwiGluOp for Faulty<B> {
     type SwiGlu = B::SwiGlu;
 
     async fn run_upload_swiglu(&self, gate: &Weight<'_>, up: &Weight<'_>, _: [usize; 2]) -> Result<B::SwiGlu> {
-        let gate = self.operand(&self.arrived(gate).await?).into();
-        let up = self.operand(&self.arrived(up).await?).into();
+        let (gate, up) = (self.matrix(gate).await?, self.matrix(up).await?);
         if self.is(Fault::GateAndUpSwapped) {
             return self.inner.upload_swiglu(&up, &gate).await;
         }
@@ -203,7 +202,7 @@ impl<B: Backend> QkNormRopeOp for Faulty<B> {
 
 impl<B: Backend> AttentionOp for Faulty<B> {
     fn run_attention(&self, args: AttentionArgs<'_, B::Tensor>, shape: [usize; 3]) -> Result<B::Tensor> {
-        let AttentionArgs { qkv, heads, mask } = args;
+        let AttentionArgs { qkv, heads, mask, output } = args;
         let tokens = shape[1] as f32;
         let longer = match mask.lengths.filter(|_| self.is(Fault::OneKeyTooMany) && !self.recording.get()) {
             Some(lengths) => Some(self.changed(lengths, |v| v.iter_mut().for_each(|v| *v = (*v + 1.0).min(tokens)))?),
@@ -211,7 +210,7 @@ impl<B: Backend> AttentionOp for Faulty<B> {
         };
         let lengths = longer.as_ref().or(mask.lengths).filter(|_| !self.is(Fault::LengthsIgnored));
         let mask = Mask { causal: mask.causal && !self.is(Fault::MaskSkipped), lengths };
-        self.result("attention", self.inner.attention(qkv, heads, mask)?)
+        self.result("attention", self.inner.attention(qkv, heads, mask, output)?)
     }
 }
 

@@ -14,7 +14,7 @@ use super::{Cpu, CpuLinear, CpuTensor};
 use crate::error::Result;
 use crate::future::expect_ready;
 use crate::numbers::{noise, relative_error};
-use crate::tensor::{DType, HostTensor, Weight};
+use crate::tensor::{Compute, DType, HostTensor, Weight};
 use pollster::block_on;
 
 const TOLERANCE: f64 = 1e-5;

@@ -61,7 +61,12 @@ fn inputs_may_share_memory() {
     let other = f32s(&[1, 2, 4]);
     let branch = Branch { y: &other, norm: None, gate: Some(Modulation { table: &other, row: 0 }), eps: 1e-5 };
     let scale = Some(Modulation { table: &other, row: 1 });
-    b.residual_norm(&mut f32s(&[1, 2, 4]), branch, RmsNorm { weight: &f32s(&[4]), scale, eps: 1e-5 }).unwrap();
+    b.residual_norm(
+        &mut f32s(&[1, 2, 4]),
+        branch,
+        RmsNorm { weight: &f32s(&[4]), scale, eps: 1e-5, output: Compute::Native },
+    )
+    .unwrap();
 }
 
 #[test]
@@ -77,7 +82,13 @@ fn recordings_reject_unrecordable_calls() {
     })
     .unwrap();
     // A failed recording is over.
-    refused(b.record(|b| b.rms_norm(&x, RmsNorm { weight: &x, scale: None, eps: 0.0 }).map(|_| ())), "rms_norm", "");
+    refused(
+        b.record(|b| {
+            b.rms_norm(&x, RmsNorm { weight: &x, scale: None, eps: 0.0, output: Compute::Native }).map(|_| ())
+        }),
+        "rms_norm",
+        "",
+    );
     block_on(b.download(&x)).unwrap();
 }
 
@@ -86,7 +97,9 @@ fn recordings_reuse_memory_of_dropped_tensors() {
     let b = Cpu::new();
     let x = f32s(&[1, 3, 4]);
     let weight = f32s(&[4]);
-    let normed = |b: &Cpu, x: &CpuTensor| b.rms_norm(x, RmsNorm { weight: &weight, scale: None, eps: 1e-5 });
+    let normed = |b: &Cpu, x: &CpuTensor| {
+        b.rms_norm(x, RmsNorm { weight: &weight, scale: None, eps: 1e-5, output: Compute::Native })
+    };
     let mut kept = None;
     b.record(|b| {
         let first = normed(b, &x)?;
@@ -101,7 +114,10 @@ fn recordings_reuse_memory_of_dropped_tensors() {
         let witness = view.memory();
         drop(view);
         // Another size does not get the memory that is free now.
-        let wide = b.rms_norm(&f32s(&[1, 5, 4]), RmsNorm { weight: &weight, scale: None, eps: 1e-5 })?;
+        let wide = b.rms_norm(
+            &f32s(&[1, 5, 4]),
+            RmsNorm { weight: &weight, scale: None, eps: 1e-5, output: Compute::Native },
+        )?;
         assert!(!std::ptr::eq(&*wide.memory().read(), &*witness.read()));
         let last = normed(b, &third)?;
         assert!(std::ptr::eq(&*last.memory().read(), &*witness.read()), "free memory was not used");

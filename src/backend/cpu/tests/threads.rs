@@ -33,7 +33,9 @@ fn results_do_not_depend_on_threads() {
 
     let heads = Heads { query: 4, key_value: 2, dim: 10 };
     let qkv = random(6, &[2, 100, heads.fused_width()], 1.0);
-    on_any_threads("attention", |b| b.attention(&b.upload(&qkv)?, heads, Mask { causal: true, lengths: None }));
+    on_any_threads("attention", |b| {
+        b.attention(&b.upload(&qkv)?, heads, Mask { causal: true, lengths: None }, Compute::Native)
+    });
 
     let picture = random(7, &[1, 40, 30, 12], 1.0);
     let w = Cpu::new().upload_conv2d(&random(8, &[20, 12, 3, 3], 1.0), None).unwrap();

@@ -124,7 +124,7 @@ fn rms_norm() {
             }
             let ran = both([x, weight, table], |b, [x, weight, table]| {
                 let scale = modulated.then_some(Modulation { table: &*table, row });
-                b.rms_norm(x, RmsNorm { weight, scale, eps })
+                b.rms_norm(x, RmsNorm { weight, scale, eps, output: Compute::Native })
             });
             expect(&(shape, r, modulated), &ran.out, &reference);
         }
@@ -169,7 +169,7 @@ fn residual_and_residual_norm() {
                 let gate = gated.then_some(Modulation { table: &*gates, row: gate_row });
                 let scale = modulated.then_some(Modulation { table: &*scales, row: scale_row });
                 let branch = Branch { y, norm: has_norm.then_some(norm), gate, eps };
-                b.residual_norm(x, branch, RmsNorm { weight, scale, eps: next_eps })
+                b.residual_norm(x, branch, RmsNorm { weight, scale, eps: next_eps, output: Compute::Native })
             });
             expect(&case, &ran.out, &reference);
             expect(&case, &ran.inputs[0], &x);
@@ -277,7 +277,7 @@ fn attention_case(heads: Heads, tokens: usize, lengths: &[u32], causal: bool, ra
         }
     }
     let ran = both([qkv, HostTensor::from_u32(&[lengths.len()], lengths)], |b, [qkv, lengths]| {
-        b.attention(qkv, heads, Mask { causal, lengths: ragged.then_some(lengths) })
+        b.attention(qkv, heads, Mask { causal, lengths: ragged.then_some(lengths) }, Compute::Native)
     });
     expect(&(heads, tokens, lengths, causal, ragged, scale), &ran.out, &reference);
 }

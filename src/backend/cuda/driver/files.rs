@@ -23,6 +23,7 @@ pub(crate) use kernel;
 /// Every header. NVRTC reads them from memory.
 pub(super) const HEADERS: &[File] = &[
     kernel!("common/attention.cuh"),
+    kernel!("common/fp8.cuh"),
     kernel!("common/math.cuh"),
     kernel!("common/ptx/convert.cuh"),
     kernel!("common/ptx/cp_async.cuh"),
@@ -35,8 +36,10 @@ pub(super) const HEADERS: &[File] = &[
     kernel!("gemm/epilogue.cuh"),
     kernel!("gemm/fragments.cuh"),
     kernel!("gemm/gemv.cuh"),
+    kernel!("gemm/operand.cuh"),
     kernel!("gemm/tile.cuh"),
     kernel!("sm90/gemm.cuh"),
+    kernel!("sm90/norm_rope.cuh"),
     kernel!("sm90/ptx/barrier.cuh"),
     kernel!("sm90/ptx/cluster.cuh"),
     kernel!("sm90/ptx/pdl.cuh"),

@@ -1,5 +1,6 @@
 //! Launches Hopper's gemm, `kernels/sm90/gemm.cuh`: its tile, its clusters, and the tensor maps.
 
+use crate::backend::DeviceTensor;
 use crate::backend::cuda::driver::program::{File, Program};
 use crate::backend::cuda::launch::args::Arg;
 use crate::backend::cuda::launch::gpu::Gpu;
@@ -13,20 +14,20 @@ use std::ops::Range;
 
 /// Rows of a consumer warpgroup and of a TMA box.
 pub(crate) const BOX_ROWS: usize = 64;
-/// Columns of a TMA box: 128 bytes, the widest swizzle.
-pub(crate) const BOX_COLUMNS: usize = 64;
+/// Columns of a TMA box of BF16: 128 bytes, the widest swizzle.
+pub(crate) const BOX_COLUMNS: usize = BOX_BYTES / DType::Bf16.size();
+/// Bytes of a row of a TMA box, and of the values of k in a row of a stage.
+pub(crate) const BOX_BYTES: usize = 128;
 /// Rows of the tiles of [`Sharing::None`].
 pub(crate) const UNSHARED_TILE_M: usize = 128;
 /// Rows of the tiles of [`Sharing::A`].
 pub(crate) const A_SHARED_TILE_M: usize = Config::A_SHARED.tile.m();
-/// Values of k in a stage.
-const STEP: usize = BOX_COLUMNS;
 /// Threads of a warpgroup.
 const WARPGROUP: usize = 128;
 /// The fixed time of a wave, in units of an output element's (measured on an H100).
 const WAVE_OVERHEAD: usize = 4500;
-/// Elements of a consumer's output buffer.
-const OUTPUT_BUFFER: usize = BOX_ROWS * BOX_COLUMNS;
+/// Bytes of a consumer's output buffer.
+const OUTPUT_BUFFER: usize = BOX_ROWS * BOX_BYTES;
 
 /// The output tile of a CTA and its shared memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,8 +58,40 @@ impl Tile {
 
     /// Bytes of shared memory.
     fn shared(self) -> usize {
-        let operands = self.stages * (self.m() + self.n) * STEP;
-        DType::Bf16.size() * (operands + self.consumers * self.buffers * OUTPUT_BUFFER)
+        self.stages * (self.m() + self.n) * BOX_BYTES + self.consumers * self.buffers * OUTPUT_BUFFER
+    }
+}
+
+/// The tiles that a kernel has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Tiles {
+    /// Every one.
+    Any,
+    /// Those that leave registers for the partial sums of a step, which are scaled before they are
+    /// added.
+    Promoting,
+    /// The one with 256 columns, which a row of the output of `swiglu` shares a scale over.
+    Widest,
+}
+
+impl Tiles {
+    /// The tile of [`Tiles::Widest`].
+    const WIDEST: Tile = Tile { consumers: 2, n: 256, stages: 4, buffers: 1 };
+
+    fn all(self) -> Vec<Tile> {
+        match self {
+            Tiles::Any => Tile::ALL.into(),
+            Tiles::Promoting => Tile::ALL.into_iter().filter(|tile| tile.consumers == 2 && tile.n <= 192).collect(),
+            Tiles::Widest => vec![Self::WIDEST],
+        }
+    }
+
+    /// The smallest one.
+    fn smallest(self) -> Tile {
+        match self {
+            Tiles::Any | Tiles::Promoting => Tile::ALL[4],
+            Tiles::Widest => Self::WIDEST,
+        }
     }
 }
 
@@ -87,9 +120,9 @@ impl Config {
 
     /// The configurations of the other kinds. Clusters of one CTA have tiles of
     /// [`UNSHARED_TILE_M`] rows.
-    fn all(sharing: Sharing) -> impl Iterator<Item = Self> {
+    fn all(sharing: Sharing, tiles: Tiles) -> impl Iterator<Item = Self> {
         let config = |tile, cluster| Config { tile, cluster, shares_a: false };
-        let configs = Tile::ALL.into_iter().flat_map(move |tile| [config(tile, 2), config(tile, 1)]);
+        let configs = tiles.all().into_iter().flat_map(move |tile| [config(tile, 2), config(tile, 1)]);
         configs.filter(move |config| {
             if config.cluster == 2 { sharing == Sharing::WIfFaster } else { config.tile.m() == UNSHARED_TILE_M }
         })
@@ -97,16 +130,16 @@ impl Config {
 
     /// The configuration with the shortest estimated time: waves × (tile area + [`WAVE_OVERHEAD`]),
     /// a tenth longer without a cluster, whose CTAs wait for the L2 (measured on an H100).
-    fn for_size(m: usize, n: usize, sms: usize, sharing: Sharing) -> Self {
+    fn for_size(m: usize, n: usize, sms: usize, sharing: Sharing, tiles: Tiles) -> Self {
         if sharing == Sharing::A {
             return Self::A_SHARED;
         }
-        let usable = Self::all(sharing).filter(|config| config.cluster == 1 || m > config.tile.m());
+        let usable = Self::all(sharing, tiles).filter(|config| config.cluster == 1 || m > config.tile.m());
         let time = |config: &Config| {
             let waves = config.cluster_tiles(m, n).div_ceil(config.max_clusters(sms));
             waves * (config.tile.m() * config.tile.n + WAVE_OVERHEAD) * if config.cluster == 1 { 11 } else { 10 }
         };
-        usable.min_by_key(time).unwrap_or(Config { tile: Tile::ALL[4], cluster: 1, shares_a: false })
+        usable.min_by_key(time).unwrap_or(Config { tile: tiles.smallest(), cluster: 1, shares_a: false })
     }
 
     /// Clusters that run at once.
@@ -157,7 +190,7 @@ pub(crate) struct Sm90Gemm<'a> {
     pub constants: &'a [(&'static str, usize)],
     /// Rows of the gemm, including those that pad the last tiles.
     pub m: usize,
-    pub weights: &'a Matrix,
+    pub weights: Rows<'a>,
     /// The rows of the matrix to multiply by, which are the output's columns.
     pub columns: Range<usize>,
     /// The map of A, with boxes of 64 rows.
@@ -165,6 +198,21 @@ pub(crate) struct Sm90Gemm<'a> {
     /// The map of the output, with boxes of 64 rows.
     pub out: TensorMap,
     pub sharing: Sharing,
+    pub tiles: Tiles,
+}
+
+/// A matrix `[N, K]` in BF16 or E4M3, with rows that are padded to multiples of 16 bytes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rows<'a> {
+    /// `[N, stride]`.
+    pub tensor: &'a CudaTensor,
+    pub dims: [usize; 2],
+}
+
+impl<'a> From<&'a Matrix> for Rows<'a> {
+    fn from(matrix: &'a Matrix) -> Self {
+        Self { tensor: matrix.tensor(), dims: matrix.dims() }
+    }
 }
 
 impl Sm90Gemm<'_> {
@@ -172,13 +220,14 @@ impl Sm90Gemm<'_> {
     /// output, and `numbers`.
     pub(crate) fn launch(self, gpu: &Gpu, epilogue: &[Arg<'_>], numbers: &[Arg<'_>]) -> Result<()> {
         let n = self.columns.len();
-        let [_, k] = self.weights.dims();
-        let stride = self.weights.stride();
+        let Rows { tensor, dims: [_, k] } = self.weights;
+        let stride = tensor.shape()[1];
         let sms = gpu.device.sms;
-        let config = Config::for_size(self.m, n, sms, self.sharing);
+        let config = Config::for_size(self.m, n, sms, self.sharing, self.tiles);
         let half = config.tile.n / 2;
         let start = self.columns.start * stride;
-        let weights = TensorMap::part(self.op, self.weights.allocation(), start, &[k, n], &[stride], &[STEP, half]);
+        let step = BOX_BYTES / tensor.dtype().size();
+        let weights = TensorMap::part(self.op, tensor, start, &[k, n], &[stride], &[step, half]);
         let mut args = vec![Arg::Map(&self.a), Arg::Map(&weights)];
         args.extend(epilogue);
         args.push(Arg::Map(&self.out));
@@ -195,7 +244,7 @@ pub(crate) fn supports(gpu: &Gpu, widths: [usize; 2]) -> bool {
 
 /// The map of a matrix `[rows, width]` with boxes of 64 rows and `columns` columns.
 pub(crate) fn row_map(op: &'static str, x: &CudaTensor, [rows, width]: [usize; 2], columns: usize) -> TensorMap {
-    TensorMap::new(op, x.allocation(), &[width, rows], width, &[columns, BOX_ROWS])
+    TensorMap::new(op, x, &[width, rows], width, &[columns, BOX_ROWS])
 }
 
 /// The gemm around `file` in every configuration of this kind.
@@ -204,8 +253,9 @@ pub(crate) fn programs(
     file: File,
     constants: &[(&'static str, usize)],
     sharing: Sharing,
+    tiles: Tiles,
 ) -> Vec<Program> {
-    let configs = if sharing == Sharing::A { vec![Config::A_SHARED] } else { Config::all(sharing).collect() };
+    let configs = if sharing == Sharing::A { vec![Config::A_SHARED] } else { Config::all(sharing, tiles).collect() };
     configs.into_iter().map(|config| config.program(op, file, constants)).collect()
 }
 
@@ -216,7 +266,7 @@ mod tests {
     #[test]
     fn the_fastest_config_fills_the_device() {
         let config = |m, n| {
-            let Config { tile, cluster, .. } = Config::for_size(m, n, 132, Sharing::WIfFaster);
+            let Config { tile, cluster, .. } = Config::for_size(m, n, 132, Sharing::WIfFaster, Tiles::Any);
             (tile.m(), tile.n, cluster)
         };
         // The transformer at 1024×1024 with 128 caption tokens, one picture and two.

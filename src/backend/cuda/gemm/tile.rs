@@ -9,8 +9,8 @@ use crate::tensor::DType;
 
 /// Stages of k in shared memory.
 const STAGES: usize = 4;
-/// Values of k in a stage.
-const STEP: usize = 32;
+/// Bytes of a row of a stage: 32 values of k in BF16, 64 in E4M3.
+const STEP_BYTES: usize = 64;
 
 /// The output tile of a CTA, and the warps that share it along m and n.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,7 +47,28 @@ impl Tile {
 
     /// Bytes of shared memory: the ring of stages, which the output tile overwrites at the end.
     fn shared(self) -> usize {
-        DType::Bf16.size() * (STAGES * (self.m + self.n) * STEP).max(self.m * (self.n + 8))
+        (STAGES * (self.m + self.n) * STEP_BYTES).max(self.m * (self.n + 8) * DType::Bf16.size())
+    }
+}
+
+/// The tiles that a kernel has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Tiles {
+    /// Every one.
+    Any,
+    /// The one with 256 columns, which a row of the output of `swiglu` shares a scale over in FP8.
+    Widest,
+}
+
+impl Tiles {
+    /// The tile of [`Tiles::Widest`].
+    const WIDEST: Tile = Tile { m: 64, n: 256, warps: [2, 4] };
+
+    fn for_size(self, m: usize, n: usize, sms: usize) -> Tile {
+        match self {
+            Tiles::Any => Tile::for_size(m, n, sms),
+            Tiles::Widest => Self::WIDEST,
+        }
     }
 }
 
@@ -60,12 +81,13 @@ pub(crate) struct TiledGemm<'a> {
     pub m: usize,
     pub n: usize,
     pub args: &'a [Arg<'a>],
+    pub tiles: Tiles,
 }
 
 impl TiledGemm<'_> {
     /// Launches it.
     pub(crate) fn launch(self, gpu: &Gpu) -> Result<()> {
-        let tile = Tile::for_size(self.m, self.n, gpu.device.sms);
+        let tile = self.tiles.for_size(self.m, self.n, gpu.device.sms);
         let grid = Grid {
             ctas: [self.m.div_ceil(tile.m) * self.n.div_ceil(tile.n), 1, 1],
             threads: WARP * tile.warps[0] * tile.warps[1],
@@ -91,9 +113,18 @@ pub(crate) fn extreme_programs(op: &'static str, file: File, constants: &[(&'sta
     [large, slim].map(|tile| program(op, file, tile, constants)).to_vec()
 }
 
-/// The gemm around `file` with every tile.
-pub(crate) fn programs(op: &'static str, file: File, constants: &[(&'static str, usize)]) -> Vec<Program> {
-    Tile::ALL.map(|tile| program(op, file, tile, constants)).to_vec()
+/// The gemm around `file` with each of its tiles.
+pub(crate) fn programs(
+    op: &'static str,
+    file: File,
+    constants: &[(&'static str, usize)],
+    tiles: Tiles,
+) -> Vec<Program> {
+    let program = |tile: &Tile| program(op, file, *tile, constants);
+    match tiles {
+        Tiles::Any => Tile::ALL.iter().map(program).collect(),
+        Tiles::Widest => vec![program(&Tiles::WIDEST)],
+    }
 }
 
 #[cfg(test)]
@@ -112,6 +143,6 @@ mod tests {
         assert_eq!(tile(128, 3840), (64, 64));
         assert_eq!(tile(16_384, 64), (64, 64));
         assert_eq!(tile(1 << 20, 3), (128, 16));
-        assert!(Tile::ALL.iter().all(|tile| tile.shared() <= 99 << 10));
+        assert!(Tile::ALL.iter().chain([&Tiles::WIDEST]).all(|tile| tile.shared() <= 99 << 10));
     }
 }

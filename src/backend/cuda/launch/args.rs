@@ -27,6 +27,16 @@ impl<'a> Arg<'a> {
         tensor.map_or(Arg::Absent, Arg::Read)
     }
 
+    /// The scales of an FP8 operand that the kernel reads.
+    pub(crate) fn read_scales(operand: &'a CudaTensor) -> Self {
+        Self::optional(operand.scales())
+    }
+
+    /// The scales of an operand that the kernel writes, if it is in FP8.
+    pub(crate) fn write_scales(operand: &'a CudaTensor) -> Self {
+        operand.scales().map_or(Arg::Absent, Arg::Write)
+    }
+
     /// The memory that the kernel accesses through the argument.
     pub(crate) fn allocation(self) -> Option<&'a Arc<Allocation>> {
         match self {

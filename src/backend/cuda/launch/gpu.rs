@@ -17,7 +17,7 @@ use crate::backend::gpu::frequencies::Frequencies;
 use crate::backend::gpu::lock;
 use crate::error::{Error, Result};
 use crate::reserve;
-use crate::tensor::DType;
+use crate::tensor::{Compute, DType};
 use cudarc::driver::sys::CUevent_flags;
 use cudarc::driver::{CudaEvent, DriverError, result};
 use std::sync::{Arc, Mutex};
@@ -92,6 +92,22 @@ impl Gpu {
         let allocation = self.allocate(op, shape, bytes, &self.arena)?;
         self.poison(op, allocation.address()?, allocation.bytes())?;
         Ok(CudaTensor::new(shape, dtype, allocation))
+    }
+
+    /// As [`Gpu::output`], the operand of a gemm. In FP8 a row has `blocks` scales.
+    pub(crate) fn output_operand(
+        &self,
+        op: &'static str,
+        shape: &[usize],
+        compute: Compute,
+        blocks: usize,
+    ) -> Result<CudaTensor> {
+        if compute == Compute::Native {
+            return self.output(op, shape, DType::Bf16);
+        }
+        let rows = shape[..shape.len() - 1].iter().product();
+        let codes = self.output(op, shape, DType::U8)?;
+        Ok(CudaTensor::fp8(codes, self.output(op, &[blocks, rows], DType::F32)?))
     }
 
     /// A tensor for an upload to fill, outside of any recording. One in host memory is read through

@@ -1,8 +1,10 @@
 //! Tensor maps: descriptions of a tensor and of its boxes for TMA, which copies boxes to and from
 //! shared memory.
 
+use crate::backend::DeviceTensor;
 use crate::backend::cuda::driver::error::fault;
 use crate::backend::cuda::memory::allocation::{Allocation, Location};
+use crate::backend::cuda::memory::tensor::CudaTensor;
 use crate::error::Result;
 use crate::tensor::DType;
 use cudarc::driver::DeviceRepr;
@@ -14,11 +16,6 @@ use std::ffi::c_void;
 use std::fmt;
 use std::mem::MaybeUninit;
 use std::sync::Arc;
-
-/// The bytes of `count` elements.
-fn bytes(count: usize) -> u64 {
-    (count * DType::Bf16.size()) as u64
-}
 
 /// A map in the form that a kernel takes.
 #[derive(Clone, Copy)]
@@ -38,6 +35,8 @@ impl fmt::Debug for Encoded {
 #[derive(Debug, Clone)]
 pub(crate) struct Description {
     op: &'static str,
+    /// BF16 or U8.
+    dtype: DType,
     location: Location,
     /// Bytes from the location to the first element.
     start: u64,
@@ -55,12 +54,13 @@ pub(crate) struct TensorMap {
 }
 
 impl TensorMap {
-    /// A BF16 tensor of `sizes`, innermost first, with rows `stride` elements apart and contiguous
-    /// outer dimensions. TMA copies boxes of `box_sizes`, 1 in dimensions past their end. Rows of a
-    /// box are 64 or 32 elements and swizzled over their width. `stride` is a multiple of eight.
+    /// A BF16 or U8 tensor of `sizes`, innermost first, with rows `stride` elements apart and
+    /// contiguous outer dimensions. TMA copies boxes of `box_sizes`, 1 in dimensions past their
+    /// end. Rows of a box are 128 or 64 bytes and swizzled over their width. `stride` is a multiple
+    /// of 16 bytes.
     pub(crate) fn new(
         op: &'static str,
-        allocation: &Arc<Allocation>,
+        tensor: &CudaTensor,
         sizes: &[usize],
         stride: usize,
         box_sizes: &[usize],
@@ -69,23 +69,27 @@ impl TensorMap {
         for size in &sizes[1..sizes.len() - 1] {
             strides.extend(strides.last().map(|last| last * size));
         }
-        Self::part(op, allocation, 0, sizes, &strides, box_sizes)
+        Self::part(op, tensor, 0, sizes, &strides, box_sizes)
     }
 
     /// As [`TensorMap::new`], from element `start` on and with the strides of all dimensions but
-    /// the innermost. The start and the strides are multiples of eight.
+    /// the innermost. The start and the strides are multiples of 16 bytes.
     pub(crate) fn part(
         op: &'static str,
-        allocation: &Arc<Allocation>,
+        tensor: &CudaTensor,
         start: usize,
         sizes: &[usize],
         strides: &[usize],
         box_sizes: &[usize],
     ) -> Self {
+        let (dtype, allocation) = (tensor.dtype(), tensor.allocation());
+        debug_assert!(matches!(dtype, DType::Bf16 | DType::U8), "a map of {dtype}");
+        let bytes = |count: usize| (count * dtype.size()) as u64;
         let mut boxes = vec![1u32; sizes.len()];
         boxes.iter_mut().zip(box_sizes).for_each(|(to, size)| *to = *size as u32);
         let description = Description {
             op,
+            dtype,
             location: allocation.location(),
             start: bytes(start),
             sizes: sizes.iter().map(|&size| size as u64).collect(),
@@ -99,8 +103,12 @@ impl TensorMap {
 impl Description {
     /// The map in the form that a kernel takes.
     pub(crate) fn encode(&self) -> Result<Encoded> {
-        let Self { op, location, start, sizes, strides, boxes } = self;
-        let swizzle = match bytes(boxes[0] as usize) {
+        let Self { op, dtype, location, start, sizes, strides, boxes } = self;
+        let elements = match dtype {
+            DType::U8 => CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_UINT8,
+            _ => CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+        };
+        let swizzle = match boxes[0] as usize * dtype.size() {
             64 => CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_64B,
             _ => CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
         };
@@ -112,7 +120,7 @@ impl Description {
         let encoded = unsafe {
             sys::cuTensorMapEncodeTiled(
                 map.as_mut_ptr(),
-                CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+                elements,
                 sizes.len() as u32,
                 address as *mut c_void,
                 sizes.as_ptr(),

@@ -5,7 +5,7 @@ use crate::backend::DeviceTensor;
 use crate::backend::cuda::driver::error::fault;
 use crate::backend::cuda::memory::arena::Home;
 use crate::backend::cuda::memory::staging::Fill;
-use crate::backend::cuda::memory::tensor::CudaTensor;
+use crate::backend::cuda::memory::tensor::{CudaTensor, fp8_values};
 use crate::error::{Error, Result};
 use crate::reserve::zeros;
 use crate::tensor::{DType, HostTensor, Weight};
@@ -133,6 +133,12 @@ impl Gpu {
         self.not_recording(op)?;
         self.bind(op)?;
         let elements = self.read(op, tensor.allocation().address()?, tensor.bytes())?;
+        if let Some(scales) = tensor.scales() {
+            let bytes = self.read(op, scales.allocation().address()?, scales.bytes())?;
+            let scales: Vec<f32> = bytes.as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect();
+            let rows = tensor.len() / tensor.shape().last().copied().unwrap_or(1);
+            return Ok(HostTensor::from_f32(tensor.shape(), &fp8_values(&elements, &scales, rows)));
+        }
         if tensor.dtype() == DType::U8 {
             self.check_finite()?;
         }

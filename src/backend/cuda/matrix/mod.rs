@@ -1,21 +1,21 @@
-//! Matrices as BF16, in the layout of the gemm kernels, and quantised ones that become such.
+//! Matrices as BF16, in the layout of the gemm kernels, quantised ones that become such, and FP8.
 //!
 //! Rows are padded with zeros to multiples of 16 bytes, so that a thread loads eight values at once
 //! at any width.
 
+pub(crate) mod fp8;
 pub(crate) mod quantized;
 mod stored;
 
 use crate::backend::cuda::launch::args::Arg;
 use crate::backend::cuda::launch::gpu::Gpu;
-use crate::backend::cuda::memory::allocation::Allocation;
 use crate::backend::cuda::memory::arena::Home;
 use crate::backend::cuda::memory::tensor::{CudaTensor, VECTOR};
 use crate::backend::{DeviceTensor, DeviceWeight};
 use crate::error::Result;
-use crate::tensor::{DType, HostTensor, Weight, widen};
+use crate::tensor::{Compute, DType, HostTensor, Weight, widen};
 use std::ops::Range;
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 pub(crate) use stored::{Segment, StoredMatrix};
 
 /// A matrix `[rows, width]`. Cloning it shares the memory.
@@ -128,10 +128,6 @@ impl Matrix {
         self.tensor.shape()[1]
     }
 
-    pub(crate) fn allocation(&self) -> &Arc<Allocation> {
-        self.tensor.allocation()
-    }
-
     /// The matrix as an argument of a kernel that reads it.
     pub(crate) fn arg(&self) -> Arg<'_> {
         Arg::Read(&self.tensor)
@@ -189,12 +185,20 @@ impl DeviceWeight<2> for CudaLinear {
     fn dims(&self) -> [usize; 2] {
         self.matrix.dims()
     }
+
+    fn compute(&self) -> Compute {
+        self.matrix.compute()
+    }
 }
 
 impl DeviceWeight<2> for CudaSwiGlu {
     fn dims(&self) -> [usize; 2] {
         let [rows, width] = self.matrix.dims();
         [rows / 2, width]
+    }
+
+    fn compute(&self) -> Compute {
+        self.matrix.compute()
     }
 }
 

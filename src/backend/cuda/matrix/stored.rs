@@ -2,12 +2,13 @@
 //! dequantises before each use, or the gemm itself. Streamed ones are in host memory.
 
 use super::Matrix;
+use super::fp8::Fp8Matrix;
 use super::quantized::QuantizedRows;
 use crate::backend::cuda::launch::gpu::Gpu;
 use crate::backend::cuda::launch::streaming::Staged;
 use crate::backend::cuda::memory::arena::Home;
-use crate::error::Result;
-use crate::tensor::Weight;
+use crate::error::{Error, Result};
+use crate::tensor::{Compute, Weight};
 use std::borrow::Cow;
 use std::ops::Deref;
 
@@ -16,6 +17,7 @@ use std::ops::Deref;
 pub(crate) enum StoredMatrix {
     Dense(Matrix),
     Quantized { dims: [usize; 2], segments: Vec<Segment> },
+    Fp8(Fp8Matrix),
 }
 
 /// Quantised rows of a matrix, with their place in it.
@@ -53,6 +55,9 @@ impl StoredMatrix {
     }
 
     async fn upload_stacked(gpu: &Gpu, op: &'static str, parts: &[Weight<'_>], dims: [usize; 2]) -> Result<Self> {
+        if parts.iter().all(|part| part.compute() == Compute::Fp8) {
+            return Fp8Matrix::stacked(gpu, op, parts, dims).await.map(Self::Fp8);
+        }
         if !parts.iter().all(QuantizedRows::supports) {
             return Matrix::stacked(gpu, op, parts, dims).await.map(Self::Dense);
         }
@@ -85,6 +90,9 @@ impl StoredMatrix {
         pair: [&Weight<'_>; 2],
         [rows, width]: [usize; 2],
     ) -> Result<Self> {
+        if pair.iter().all(|weight| weight.compute() == Compute::Fp8) {
+            return Fp8Matrix::interleaved(gpu, op, pair, [rows, width]).await.map(Self::Fp8);
+        }
         if !pair.iter().all(|weight| QuantizedRows::supports(weight)) {
             return Matrix::alternating(gpu, op, pair, [rows, width]).await.map(Self::Dense);
         }
@@ -101,13 +109,30 @@ impl StoredMatrix {
         match self {
             Self::Dense(matrix) => matrix.dims(),
             Self::Quantized { dims, .. } => *dims,
+            Self::Fp8(matrix) => matrix.dims(),
         }
     }
 
-    /// The quantised rows; `None` for a dense matrix.
+    /// The type of the operands of its gemms.
+    pub(crate) fn compute(&self) -> Compute {
+        match self {
+            Self::Dense(_) | Self::Quantized { .. } => Compute::Native,
+            Self::Fp8(_) => Compute::Fp8,
+        }
+    }
+
+    /// The matrix, if it is the operand of an FP8 gemm.
+    pub(crate) fn as_fp8(&self) -> Option<&Fp8Matrix> {
+        match self {
+            Self::Dense(_) | Self::Quantized { .. } => None,
+            Self::Fp8(matrix) => Some(matrix),
+        }
+    }
+
+    /// The rows that are dequantised before or in a gemm; `None` for a dense matrix and for FP8.
     pub(crate) fn segments(&self) -> Option<&[Segment]> {
         match self {
-            Self::Dense(_) => None,
+            Self::Dense(_) | Self::Fp8(_) => None,
             Self::Quantized { segments, .. } => Some(segments),
         }
     }
@@ -116,6 +141,7 @@ impl StoredMatrix {
     fn size_ring(&self, gpu: &Gpu) {
         match self {
             Self::Dense(matrix) => gpu.size_ring_for(matrix.tensor()),
+            Self::Fp8(matrix) => gpu.size_ring_for(matrix.codes()),
             Self::Quantized { segments, .. } => {
                 segments.iter().flat_map(|segment| segment.rows.tensors()).for_each(|tensor| gpu.size_ring_for(tensor));
             }
@@ -123,7 +149,7 @@ impl StoredMatrix {
     }
 
     /// The matrix as a gemm reads it: itself, a copy if it is streamed, or dequantised into an
-    /// output of `op`. It lives as long as the result.
+    /// output of `op`. It lives as long as the result. The operand of an FP8 gemm has no such form.
     pub(crate) fn dense<'a>(&'a self, gpu: &'a Gpu, op: &'static str) -> Result<DenseMatrix<'a>> {
         match self {
             Self::Dense(matrix) => {
@@ -134,6 +160,7 @@ impl StoredMatrix {
                 };
                 Ok(DenseMatrix { matrix: Cow::Owned(matrix), _staged: Some(staged) })
             }
+            Self::Fp8(_) => Err(Error::internal(format!("{op}: a matrix in FP8 in another gemm"))),
             Self::Quantized { dims, segments } => {
                 let matrix = Matrix::output(gpu, op, *dims)?;
                 for Segment { rows, first, step } in segments {

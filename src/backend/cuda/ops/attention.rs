@@ -3,13 +3,14 @@
 
 use crate::backend::cuda::Cuda;
 use crate::backend::cuda::driver::program::{Program, kernel};
+use crate::backend::cuda::gemm::sm90::BOX_BYTES;
 use crate::backend::cuda::launch::args::Arg;
 use crate::backend::cuda::launch::kernel::{Grid, WARP};
 use crate::backend::cuda::launch::tensor_map::TensorMap;
 use crate::backend::cuda::memory::tensor::{CudaTensor, VECTOR, aligned};
-use crate::backend::{AttentionArgs, AttentionOp};
+use crate::backend::{AttentionArgs, AttentionOp, DeviceTensor};
 use crate::error::{Error, Result};
-use crate::tensor::DType;
+use crate::tensor::{Compute, DType};
 
 /// The widest head whose output a warp has in registers, for [`WARP_QUERIES`] queries.
 const NARROW_HEAD: usize = 128;
@@ -47,8 +48,8 @@ struct Variant {
 }
 
 impl Variant {
-    fn new(dim: usize, causal: bool, lengths: bool) -> Self {
-        let variant = if dim <= NARROW_HEAD { Self::narrow(dim) } else { Self::wide(dim) };
+    fn new(dim: usize, causal: bool, lengths: bool, output: Compute) -> Self {
+        let variant = if dim <= NARROW_HEAD { Self::narrow(dim, output) } else { Self::wide(dim) };
         let program = variant
             .program
             .with("HEAD", dim)
@@ -58,10 +59,11 @@ impl Variant {
         Self { program, ..variant }
     }
 
-    fn narrow(dim: usize) -> Self {
+    fn narrow(dim: usize, output: Compute) -> Self {
         let stride = dim.next_multiple_of(16) + VECTOR;
+        let program = Program::new("attention", kernel!("attention.cu")).with("WARPS", WARPS).with("KEYS", KEYS);
         Self {
-            program: Program::new("attention", kernel!("attention.cu")).with("WARPS", WARPS).with("KEYS", KEYS),
+            program: program.with("OUT_FP8", output == Compute::Fp8),
             queries: WARP_QUERIES * WARPS,
             threads: WARP * WARPS,
             // Two stages of keys and of values.
@@ -83,11 +85,12 @@ impl Variant {
     }
 }
 
-fn sm90_program(causal: bool, lengths: bool, cluster: usize) -> Program {
+fn sm90_program(causal: bool, lengths: bool, cluster: usize, output: Compute) -> Program {
     Program::new("attention", kernel!("sm90/attention.cu"))
         .with("CAUSAL", causal)
         .with("HAS_LENGTHS", lengths)
         .with("CLUSTER", cluster)
+        .with("OUT_FP8", output == Compute::Fp8)
         .pdl()
 }
 
@@ -116,19 +119,20 @@ impl AttentionOp for Cuda {
     fn run_attention(&self, args: AttentionArgs<'_, CudaTensor>, shape: [usize; 3]) -> Result<CudaTensor> {
         let op = "attention";
         let gpu = &self.gpu;
-        let AttentionArgs { qkv, heads, mask } = args;
+        let AttentionArgs { qkv, heads, mask, output } = args;
         let [items, tokens, _] = shape;
         if heads.dim > MAX_HEAD {
             return Err(Error::Device(format!("attention: heads of {} are wider than {MAX_HEAD}", heads.dim)));
         }
-        let out = gpu.output(op, &shape, DType::Bf16)?;
+        let out = gpu.output_operand(op, &shape, output, heads.query)?;
         let qkv = gpu.activation(qkv)?;
         let query_heads = Arg::U32(heads.query);
         let key_heads = Arg::U32(heads.key_value);
         let scale = Arg::F32(1.0 / (heads.dim as f32).sqrt());
         if gpu.device.sm90 && heads.dim == SM90_HEAD {
             let map = |of: &CudaTensor, width| {
-                TensorMap::new(op, of.allocation(), &[width, tokens, items], width, &[SM90_HEAD / 2, SM90_BOX_ROWS])
+                let boxes = [BOX_BYTES / of.dtype().size(), SM90_BOX_ROWS];
+                TensorMap::new(op, of, &[width, tokens, items], width, &boxes)
             };
             let qkv_map = map(&qkv, heads.fused_width());
             let out_map = map(&out, heads.query * heads.dim);
@@ -136,6 +140,7 @@ impl AttentionOp for Cuda {
                 Arg::Map(&qkv_map),
                 Arg::optional(mask.lengths),
                 Arg::Map(&out_map),
+                Arg::write_scales(&out),
                 Arg::U32(tokens),
                 Arg::U32(items),
                 query_heads,
@@ -143,21 +148,17 @@ impl AttentionOp for Cuda {
                 scale,
             ];
             let clusters = Clusters::new(tokens, heads.query * items, gpu.device.sms);
-            let program = sm90_program(mask.causal, mask.lengths.is_some(), clusters.size);
+            let program = sm90_program(mask.causal, mask.lengths.is_some(), clusters.size, output);
             let grid = Grid { ctas: [clusters.ctas, 1, 1], threads: SM90_THREADS, shared: SM90_SHARED };
             gpu.launch(&program, op, grid, &args)?;
         } else {
-            let args = [
-                Arg::Read(&qkv),
-                Arg::optional(mask.lengths),
-                Arg::Write(&out),
-                Arg::U32(tokens),
-                query_heads,
-                key_heads,
-                scale,
-            ];
+            let mut args = vec![Arg::Read(&qkv), Arg::optional(mask.lengths), Arg::Write(&out)];
+            if heads.dim <= NARROW_HEAD {
+                args.push(Arg::write_scales(&out));
+            }
+            args.extend([Arg::U32(tokens), query_heads, key_heads, scale]);
             let Variant { program, queries, threads, shared } =
-                Variant::new(heads.dim, mask.causal, mask.lengths.is_some());
+                Variant::new(heads.dim, mask.causal, mask.lengths.is_some(), output);
             let ctas = [tokens.div_ceil(queries), heads.query, items];
             gpu.launch(&program, op, Grid { ctas, threads, shared }, &args)?;
         }
@@ -170,8 +171,18 @@ pub(crate) fn sm90_programs() -> Vec<Program> {
     let masks = [(false, false), (false, true), (true, false), (true, true)];
     masks
         .into_iter()
-        .flat_map(|(causal, lengths)| [1, 2].map(|cluster| sm90_program(causal, lengths, cluster)))
+        .flat_map(|(causal, lengths)| [1, 2].map(|cluster| (causal, lengths, cluster)))
+        .flat_map(|(causal, lengths, cluster)| {
+            [Compute::Native, Compute::Fp8].map(|output| sm90_program(causal, lengths, cluster, output))
+        })
         .collect()
+}
+
+/// Programs that write FP8.
+pub(crate) fn fp8_programs() -> Vec<Program> {
+    [(false, false), (true, true)]
+        .map(|(causal, lengths)| Variant::new(NARROW_HEAD, causal, lengths, Compute::Fp8).program)
+        .to_vec()
 }
 
 /// Programs for the models' heads and for odd ones.
@@ -186,7 +197,7 @@ pub(crate) fn programs() -> Vec<Program> {
         (390, true, true),
         (512, false, false),
     ]
-    .map(|(dim, causal, lengths)| Variant::new(dim, causal, lengths).program)
+    .map(|(dim, causal, lengths)| Variant::new(dim, causal, lengths, Compute::Native).program)
     .to_vec()
 }
 

@@ -2,7 +2,7 @@
 
 use crate::backend::cuda::Cuda;
 use crate::backend::cuda::driver::program::{File, Program, kernel};
-use crate::backend::cuda::gemm::sm90::{self, BOX_COLUMNS, BOX_ROWS, Sharing, Sm90Gemm, UNSHARED_TILE_M};
+use crate::backend::cuda::gemm::sm90::{self, BOX_COLUMNS, BOX_ROWS, Sharing, Sm90Gemm, Tiles, UNSHARED_TILE_M};
 use crate::backend::cuda::gemm::tile::{self, TiledGemm};
 use crate::backend::cuda::launch::args::Arg;
 use crate::backend::cuda::launch::gpu::Gpu;
@@ -111,7 +111,8 @@ impl Conv2dOp for Cuda {
             Arg::U32(left),
         ];
         let constants = constants.tiled(geometry);
-        TiledGemm { op, file: TILED, constants: &constants, m, n: o, args: &args }.launch(gpu)?;
+        TiledGemm { op, file: TILED, constants: &constants, m, n: o, args: &args, tiles: tile::Tiles::Any }
+            .launch(gpu)?;
         Ok(out)
     }
 }
@@ -181,11 +182,12 @@ impl Sm90Conv2d<'_> {
             file: SM90,
             constants: &constants.list(),
             m,
-            weights,
+            weights: weights.into(),
             columns,
             a: self.map(self.x, 0, [x_height, x_width], [1, x_width]),
             out,
             sharing: Sharing::None,
+            tiles: Tiles::Any,
         };
         let epilogue = [Arg::optional(self.w.bias.as_ref()), Arg::optional(self.residual)];
         gemm.launch(self.gpu, &epilogue, &[m, o, kh * kw, height, width, top, left].map(Arg::U32))
@@ -204,7 +206,7 @@ impl Sm90Conv2d<'_> {
         let strides = [pixel_strides[0] * channels, pixel_strides[1] * channels, rows * columns * channels];
         let sizes = [channels, width, height, items];
         let boxes = [BOX_COLUMNS, SM90_TILE_WIDTH, BOX_ROWS / SM90_TILE_WIDTH];
-        TensorMap::part("conv2d", picture.allocation(), start, &sizes, &strides, &boxes)
+        TensorMap::part("conv2d", picture, start, &sizes, &strides, &boxes)
     }
 
     /// The kernels of [`Sm90Conv2d::upsampled`], made once.
@@ -231,7 +233,7 @@ pub(crate) fn sm90_programs() -> Vec<Program> {
         .into_iter()
         .flat_map(|(kernel, has_residual)| {
             let constants = Constants { kernel, has_bias: true, has_residual };
-            sm90::programs("conv2d", SM90, &constants.list(), Sharing::None)
+            sm90::programs("conv2d", SM90, &constants.list(), Sharing::None, Tiles::Any)
         })
         .collect()
 }

@@ -54,6 +54,14 @@ pub(crate) fn programs(architecture: &str) -> Vec<Program> {
         to_rgb8::programs(),
         unscale_latents::programs(),
     ];
+    if !["sm_80", "sm_86"].contains(&architecture) {
+        programs.extend([
+            attention::fp8_programs(),
+            linear::fp8_programs(),
+            residual_norm::fp8_programs(),
+            swiglu::fp8_programs(),
+        ]);
+    }
     if architecture == "sm_90a" {
         programs.extend([
             attention::sm90_programs(),

@@ -1,8 +1,8 @@
 //! `project_qkv`: one kernel on Hopper for heads of 128, else `linear` and `qk_norm_rope`.
 
 use crate::backend::cuda::Cuda;
-use crate::backend::cuda::driver::program::{Program, kernel};
-use crate::backend::cuda::gemm::sm90::{self, A_SHARED_TILE_M, BOX_COLUMNS, Sharing, Sm90Gemm};
+use crate::backend::cuda::driver::program::{File, Program, kernel};
+use crate::backend::cuda::gemm::sm90::{self, A_SHARED_TILE_M, BOX_BYTES, BOX_COLUMNS, Rows, Sharing, Sm90Gemm, Tiles};
 use crate::backend::cuda::launch::args::Arg;
 use crate::backend::cuda::launch::gpu::Gpu;
 use crate::backend::cuda::matrix::CudaLinear;
@@ -14,6 +14,8 @@ use crate::backend::{
 use crate::error::Result;
 use crate::tensor::DType;
 
+const SM90: File = kernel!("sm90/project_qkv.cu");
+const FP8_SM90: File = kernel!("sm90/project_qkv_fp8.cu");
 /// The width of the fused kernel's heads.
 const HEAD: usize = 128;
 
@@ -46,30 +48,41 @@ impl ProjectQkvOp for Cuda {
         }
         let QkNormRope { q_norm, k_norm, eps, rotation, .. } = how;
         let out = gpu.output(op, &shape, DType::Bf16)?;
-        let x = gpu.activation(x)?;
         let q_norm = gpu.float(q_norm)?;
         let k_norm = gpu.float(k_norm)?;
         let rotation_stride = if rotation.shape()[0] == 1 { 0 } else { tokens * heads.dim };
-        let matrix = w.matrix.dense(gpu, op)?;
-        let gemm = Sm90Gemm {
-            op,
-            file: kernel!("sm90/project_qkv.cu"),
-            constants: &[],
-            m,
-            weights: &matrix,
-            columns: 0..n,
-            a: sm90::row_map(op, &x, [m, k], BOX_COLUMNS),
-            out: sm90::row_map(op, &out, [m, n], BOX_COLUMNS),
-            sharing: Sharing::A,
-        };
         let epilogue = [Arg::Read(&q_norm), Arg::Read(&k_norm), Arg::Read(rotation)];
         let sizes = [m, n, k, tokens, heads.query, heads.key_value, rotation_stride].map(Arg::U32);
-        gemm.launch(gpu, &epilogue, &[&sizes[..], &[Arg::F32(eps)]].concat())?;
+        let sizes = [&sizes[..], &[Arg::F32(eps)]].concat();
+        let gemm = |file, weights, x, columns| Sm90Gemm {
+            op,
+            file,
+            constants: &[],
+            m,
+            weights,
+            columns: 0..n,
+            a: sm90::row_map(op, x, [m, k], columns),
+            out: sm90::row_map(op, &out, [m, n], BOX_COLUMNS),
+            sharing: Sharing::A,
+            tiles: Tiles::Any,
+        };
+        if let Some(matrix) = w.matrix.as_fp8() {
+            let matrix = matrix.staged(gpu, op)?;
+            let rows = Rows { tensor: matrix.codes(), dims: [n, k] };
+            let epilogue = [&[Arg::read_scales(x), matrix.scales()], &epilogue[..]].concat();
+            gemm(FP8_SM90, rows, x, BOX_BYTES).launch(gpu, &epilogue, &sizes)?;
+        } else {
+            let (x, matrix) = (gpu.activation(x)?, w.matrix.dense(gpu, op)?);
+            gemm(SM90, (&*matrix).into(), &x, BOX_COLUMNS).launch(gpu, &epilogue, &sizes)?;
+        }
         Ok(out)
     }
 }
 
 /// The programs for Hopper.
 pub(crate) fn sm90_programs() -> Vec<Program> {
-    sm90::programs("project_qkv", kernel!("sm90/project_qkv.cu"), &[], Sharing::A)
+    [SM90, FP8_SM90]
+        .into_iter()
+        .flat_map(|file| sm90::programs("project_qkv", file, &[], Sharing::A, Tiles::Any))
+        .collect()
 }

@@ -9,7 +9,7 @@ use crate::backend::cuda::memory::tensor::{CudaTensor, vector};
 use crate::backend::gpu::residual_norm::Parts;
 use crate::backend::{Branch, Modulation, ResidualNormArgs, ResidualNormOp, RmsNorm};
 use crate::error::Result;
-use crate::tensor::DType;
+use crate::tensor::Compute;
 
 /// The most threads of a CTA.
 const MAX_THREADS: usize = 1024;
@@ -20,7 +20,7 @@ fn threads(width: usize) -> usize {
     vectors.div_ceil(4).next_multiple_of(WARP).clamp(WARP, MAX_THREADS)
 }
 
-fn program(op: &'static str, width: usize, parts: Parts) -> Program {
+fn program(op: &'static str, width: usize, parts: Parts, output: Compute) -> Program {
     let threads = threads(width);
     let vector = vector(width);
     Program::new(op, kernel!("residual_norm.cu"))
@@ -28,6 +28,7 @@ fn program(op: &'static str, width: usize, parts: Parts) -> Program {
         .with("VECTOR", vector)
         .with("PARTS", width.div_ceil(threads * vector))
         .with_all(parts.constants())
+        .with("OUT_FP8", output == Compute::Fp8)
         .pdl()
 }
 
@@ -86,6 +87,7 @@ pub(super) fn launch(
         Arg::optional(weight.as_ref()),
         Arg::optional(scale.table.as_ref()),
         norm.as_ref().map_or(Arg::Absent, |norm| Arg::Write(norm.out)),
+        norm.as_ref().map_or(Arg::Absent, |norm| Arg::write_scales(norm.out)),
         Arg::U32(tokens),
         Arg::U32(width),
         Arg::U32(gate.stride),
@@ -96,13 +98,14 @@ pub(super) fn launch(
         Arg::F32(norm.as_ref().map_or(0.0, |norm| norm.norm.eps)),
     ];
     let grid = Grid::linear(items * tokens, threads(width));
-    gpu.launch(&program(op, width, parts), "residual_norm", grid, &args)
+    let output = norm.as_ref().map_or(Compute::Native, |norm| norm.norm.output);
+    gpu.launch(&program(op, width, parts, output), "residual_norm", grid, &args)
 }
 
 impl ResidualNormOp for Cuda {
     fn run_residual_norm(&self, args: ResidualNormArgs<'_, CudaTensor>, shape: [usize; 3]) -> Result<CudaTensor> {
         let ResidualNormArgs { x, branch, norm } = args;
-        let out = self.gpu.output("residual_norm", &shape, DType::Bf16)?;
+        let out = self.gpu.output_operand("residual_norm", &shape, norm.output, 1)?;
         launch(&self.gpu, "residual_norm", x, Some(branch), Some(Norm { norm, out: &out }))?;
         Ok(out)
     }
@@ -114,6 +117,14 @@ pub(crate) fn programs() -> Vec<Program> {
     let scaled = Parts { norm: true, scale: true, ..Parts::default() };
     let whole = Parts { branch: true, branch_norm: true, gate: true, norm: true, scale: true };
     let models = [256, 2560, 3840, 10_240].into_iter();
-    let models = models.flat_map(|width| [plain, scaled, whole].map(|parts| program("residual_norm", width, parts)));
-    Parts::all().map(|parts| program("residual_norm", 61, parts)).chain(models).collect()
+    let of = |width, parts| program("residual_norm", width, parts, Compute::Native);
+    let models = models.flat_map(|width| [plain, scaled, whole].map(|parts| of(width, parts)));
+    Parts::all().map(|parts| of(61, parts)).chain(models).collect()
+}
+
+/// The models' variants that write FP8.
+pub(crate) fn fp8_programs() -> Vec<Program> {
+    let scaled = Parts { norm: true, scale: true, ..Parts::default() };
+    let whole = Parts { branch: true, branch_norm: true, gate: true, norm: true, scale: true };
+    [scaled, whole].map(|parts| program("residual_norm", 3840, parts, Compute::Fp8)).to_vec()
 }

@@ -168,7 +168,7 @@ impl AttentionOp for WebGpu {
         args: AttentionArgs<'_, WebGpuTensor>,
         shape @ [items, tokens, _]: [usize; 3],
     ) -> Result<WebGpuTensor> {
-        let AttentionArgs { qkv, heads, mask } = args;
+        let AttentionArgs { qkv, heads, mask, output: _ } = args;
         let gpu = &self.0;
         let dim = heads.dim;
         if dim > MAX_HEAD {

@@ -9,7 +9,7 @@ use crate::backend::{
     SamplerStepOp,
 };
 use crate::numbers::noise;
-use crate::tensor::HostTensor;
+use crate::tensor::{Compute, HostTensor};
 use pollster::block_on;
 use std::process::Command;
 
@@ -34,7 +34,7 @@ fn reduced(b: &WebGpu) -> Vec<Found> {
         let branch_norm = tensor(&[width], 1.0);
         let weight = tensor(&[width], 1.0);
         let branch = Branch { y: &y, norm: Some(&branch_norm), gate: None, eps: 1e-5 };
-        let norm = RmsNorm { weight: &weight, scale: None, eps: 1e-5 };
+        let norm = RmsNorm { weight: &weight, scale: None, eps: 1e-5, output: Compute::Native };
         let out = b.residual_norm(&mut x, branch, norm).unwrap();
         keep(format!("residual_norm of {width}"), &out);
         keep(format!("residual of {width}"), &x);

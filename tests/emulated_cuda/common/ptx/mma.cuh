@@ -75,6 +75,36 @@ inline void mma_m16n8k16_bf16(float (&d)[4], const unsigned (&a)[4], const unsig
 
 namespace emulated_cuda {
 
+/// D += A·B for all 32 lanes, with the fragments of m16n8k32: as above, with four E4M3 codes in a
+/// register.
+EMULATED_CUDA_UNCHECKED inline void multiply_e4m3(void **arguments, unsigned present) {
+    require_warp(present, "mma");
+    auto lanes = reinterpret_cast<Mma **>(arguments);
+    float a[16][32], b[8][32];
+    auto widen = [](unsigned codes, float *to) {
+        for (int i = 0; i < 4; i++) to[i] = float_from_e4m3((unsigned char)(codes >> 8 * i));
+    };
+    for (int lane = 0; lane < 32; lane++) {
+        for (int i = 0; i < 4; i++) widen(lanes[lane]->a[i], a[lane / 4 + i % 2 * 8] + i / 2 * 16 + lane % 4 * 4);
+        for (int i = 0; i < 2; i++) widen(lanes[lane]->b[i], b[lane / 4] + i * 16 + lane % 4 * 4);
+    }
+    for (int lane = 0; lane < 32; lane++)
+        for (int i = 0; i < 4; i++) {
+            float sum = 0;
+            for (int k = 0; k < 32; k++) sum += a[lane / 4 + i / 2 * 8][k] * b[lane % 4 * 2 + i % 2][k];
+            lanes[lane]->d[i] += sum;
+        }
+}
+
+} // namespace emulated_cuda
+
+inline void mma_m16n8k32_e4m3(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+    emulated_cuda::Mma mine{d, a, b};
+    emulated_cuda_collective(0xffffffff, emulated_cuda::multiply_e4m3, &mine);
+}
+
+namespace emulated_cuda {
+
 struct MatrixLoad {
     unsigned *registers;
     const void *row;

@@ -26,9 +26,10 @@ inline unsigned land(const void *barrier) {
     Arrivals &mine = arrivals();
     Load load;
     if (take_for(barrier, mine.load, mine.loads, load)) {
-        each_element(load.box, [](char *in_shared, const char *in_tensor) {
-            if (in_tensor) __builtin_memcpy(in_shared, in_tensor, 2);
-            else __builtin_memset(in_shared, 0, 2);
+        const unsigned bytes = load.box.map.element_bytes;
+        each_element(load.box, [bytes](char *in_shared, const char *in_tensor) {
+            if (in_tensor) __builtin_memcpy(in_shared, in_tensor, bytes);
+            else __builtin_memset(in_shared, 0, bytes);
         });
         return bytes_of(load.box.map);
     }

@@ -14,7 +14,7 @@ inline char *swizzled(char *logical, unsigned row_bytes = 128) {
     return reinterpret_cast<char *>(address ^ (address >> 7 & (row_bytes / 16 - 1)) << 4);
 }
 
-inline unsigned bytes_of(const TensorMap &map) { return map.box[0] * map.box[1] * map.box[2] * map.box[3] * 2; }
+inline unsigned bytes_of(const TensorMap &map) { return map.box[0] * map.box[1] * map.box[2] * map.box[3] * map.element_bytes; }
 
 template <class... At> inline Box box_at(const void *in_shared, const TensorMap &map, At... at) {
     if (reinterpret_cast<Size>(in_shared) % 1024)
@@ -27,7 +27,7 @@ template <class... At> inline Box box_at(const void *in_shared, const TensorMap 
 /// outside).
 template <class F> EMULATED_CUDA_UNCHECKED inline void each_element(const Box &box, F visit) {
     const TensorMap &map = box.map;
-    const unsigned width = map.box[0], rows = map.box[1] * map.box[2] * map.box[3];
+    const unsigned bytes = map.element_bytes, width = map.box[0], rows = map.box[1] * map.box[2] * map.box[3];
     for (unsigned row = 0; row < rows; row++) {
         const unsigned inner[4] = {0, row % map.box[1], row / map.box[1] % map.box[2], row / map.box[1] / map.box[2]};
         Word start = map.address;
@@ -40,8 +40,8 @@ template <class F> EMULATED_CUDA_UNCHECKED inline void each_element(const Box &b
         }
         for (unsigned i = 0; i < width; i++) {
             const Word x = Word(box.at[0]) + i;
-            char *in_tensor = inside && x < map.sizes[0] ? reinterpret_cast<char *>(start + x * 2) : nullptr;
-            visit(swizzled(box.in_shared + (row * width + i) * 2, width * 2), in_tensor);
+            char *in_tensor = inside && x < map.sizes[0] ? reinterpret_cast<char *>(start + x * bytes) : nullptr;
+            visit(swizzled(box.in_shared + (row * width + i) * bytes, width * bytes), in_tensor);
         }
     }
 }

@@ -40,10 +40,12 @@ template <int Pending> inline void tma_store_wait() {
     using namespace emulated_cuda;
     Thread &mine = *emulated_cuda_current;
     unsigned landed = 0;
-    for (; landed < mine.stores && mine.store[landed].group + Pending < mine.stores_committed; landed++)
-        each_element(mine.store[landed].box, [](const char *in_shared, char *in_tensor) {
-            if (in_tensor) __builtin_memcpy(in_tensor, in_shared, 2);
+    for (; landed < mine.stores && mine.store[landed].group + Pending < mine.stores_committed; landed++) {
+        const Box &box = mine.store[landed].box;
+        each_element(box, [bytes = box.map.element_bytes](const char *in_shared, char *in_tensor) {
+            if (in_tensor) __builtin_memcpy(in_tensor, in_shared, bytes);
         });
+    }
     mine.stores -= landed;
     __builtin_memmove(mine.store, mine.store + landed, mine.stores * sizeof(Store));
 }

@@ -16,7 +16,11 @@ inline unsigned long long advance(unsigned long long desc, unsigned bytes) { ret
 
 namespace emulated_cuda {
 
-/// Widens eight adjacent elements in a row of a matrix, which share a chunk.
+/// Widens a chunk of 16 bytes in a row of a matrix: 16 codes of E4M3, or eight BF16.
+inline void widen_chunk(unsigned long long matrix, unsigned offset, float (&to)[16]) {
+    const char *start = swizzled(reinterpret_cast<char *>(matrix & 0xffffffffffff) + offset);
+    for (unsigned i = 0; i < 16; i++) to[i] = float_from_e4m3((unsigned char)start[i]);
+}
 inline void widen_chunk(unsigned long long matrix, unsigned offset, float (&to)[8]) {
     char *start = reinterpret_cast<char *>(matrix & 0xffffffffffff);
     unsigned short bits[8];
@@ -24,37 +28,38 @@ inline void widen_chunk(unsigned long long matrix, unsigned offset, float (&to)[
     for (unsigned i = 0; i < 8; i++) to[i] = float_from_bf16(bits[i]);
 }
 
-/// One warp's part of a wgmma, for all its lanes: sixteen rows. A lane holds two rows and two of
-/// every eight columns.
-EMULATED_CUDA_UNCHECKED inline void multiply(Wgmma *const (&lanes)[32]) {
+/// One warp's part of a wgmma over K elements, 32 bytes, for all its lanes: sixteen rows. A lane
+/// holds two rows and two of every eight columns. Only BF16 may be in registers or MN-major.
+template <unsigned K> EMULATED_CUDA_UNCHECKED inline void multiply(Wgmma *const (&lanes)[32]) {
     const Wgmma &w = *lanes[0];
     const unsigned warp = emulated_cuda_current->thread.x / 32 % 4, across = unsigned(w.right >> 48) * 16;
-    float a[16][16], b[16][256], chunk[8];
+    constexpr unsigned step = K / 2;
+    float a[16][K], b[K][256], chunk[step];
     for (unsigned lane = 0; w.left_in_registers && lane < 32; lane++)
         for (unsigned i = 0; i < 4; i++) {
             const unsigned pair = lanes[lane]->registers[i], row = lane / 4 + i % 2 * 8, k = i / 2 * 8 + lane % 4 * 2;
             a[row][k] = float_from_bf16((unsigned short)pair), a[row][k + 1] = float_from_bf16((unsigned short)(pair >> 16));
         }
     for (unsigned row = 0; !w.left_in_registers && row < 16; row++)
-        for (unsigned k = 0; k < 16; k += 8) {
-            widen_chunk(w.left, (16 * warp + row) * 128 + k * 2, chunk);
+        for (unsigned k = 0; k < K; k += step) {
+            widen_chunk(w.left, (16 * warp + row) * 128 + k / step * 16, chunk);
             __builtin_memcpy(a[row] + k, chunk, sizeof chunk);
         }
-    for (unsigned n = 0; w.right_in_rows && n < w.columns; n += 8)
-        for (unsigned k = 0; k < 16; k++) {
+    for (unsigned n = 0; w.right_in_rows && n < w.columns; n += step)
+        for (unsigned k = 0; k < K; k++) {
             widen_chunk(w.right, n / 64 * across + k * 128 + n % 64 * 2, chunk);
             __builtin_memcpy(b[k] + n, chunk, sizeof chunk);
         }
     for (unsigned n = 0; !w.right_in_rows && n < w.columns; n++)
-        for (unsigned k = 0; k < 16; k += 8) {
-            widen_chunk(w.right, n * 128 + k * 2, chunk);
-            for (unsigned i = 0; i < 8; i++) b[k + i][n] = chunk[i];
+        for (unsigned k = 0; k < K; k += step) {
+            widen_chunk(w.right, n * 128 + k / step * 16, chunk);
+            for (unsigned i = 0; i < step; i++) b[k + i][n] = chunk[i];
         }
     typedef float Row __attribute__((vector_size(32), aligned(4)));
     for (unsigned n = 0; n < w.columns; n += 8)
         for (unsigned half = 0; half < 2; half++) {
             Row sums[8] = {};
-            for (unsigned k = 0; k < 16; k++) {
+            for (unsigned k = 0; k < K; k++) {
                 const Row right = *reinterpret_cast<Row *>(b[k] + n);
 #pragma GCC unroll 8
                 for (unsigned row = 0; row < 8; row++) sums[row] += a[8 * half + row][k] * right;
@@ -81,16 +86,18 @@ inline void land_products(void **arguments, unsigned present) {
             if (all[lane]->count != all[0]->count || lanes[lane]->left != lanes[0]->left || lanes[lane]->right != lanes[0]->right)
                 emulated_cuda_fail("the lanes of a warp disagree on a wgmma");
         }
-        multiply(lanes);
+        if (lanes[0]->e4m3) multiply<32>(lanes);
+        else multiply<16>(lanes);
     }
 }
 
-inline void issue(float *d, unsigned columns, const unsigned *registers, unsigned long long a, unsigned long long b, bool add) {
+inline void issue(float *d, unsigned columns, const unsigned *registers, unsigned long long a, unsigned long long b, bool add,
+                  bool e4m3 = false) {
     Thread &mine = *emulated_cuda_current;
     if (mine.wgmmas == sizeof mine.wgmma / sizeof *mine.wgmma) emulated_cuda_fail("more than %u wgmma", mine.wgmmas);
     Wgmma &w = mine.wgmma[mine.wgmmas++];
     // wgmma_rs, with A in registers, has an MN-major B.
-    w = {d, a, b, {}, columns, mine.wgmma_committed, add, registers != nullptr, registers != nullptr};
+    w = {d, a, b, {}, columns, mine.wgmma_committed, add, registers != nullptr, registers != nullptr, e4m3};
     if (registers) __builtin_memcpy(w.registers, registers, sizeof w.registers);
 }
 
@@ -115,6 +122,10 @@ template <int Count> inline void warpgroup_fence_operand(float (&acc)[Count]) { 
 template <int Sums> inline void wgmma_ss(float (&d)[Sums], unsigned long long a, unsigned long long b, bool add) {
     static_assert(Sums == 32 || Sums == 64 || Sums == 96 || Sums == 128, "the widths of the kernels");
     emulated_cuda::issue(d, Sums * 2, nullptr, a, b, add);
+}
+template <int Sums> inline void wgmma_ss_e4m3(float (&d)[Sums], unsigned long long a, unsigned long long b, bool add) {
+    static_assert(Sums == 32 || Sums == 64 || Sums == 96 || Sums == 128, "the widths of the kernels");
+    emulated_cuda::issue(d, Sums * 2, nullptr, a, b, add, true);
 }
 inline void wgmma_rs(float (&d)[64], const unsigned (&a)[4], unsigned long long b, bool add) {
     emulated_cuda::issue(d, 128, a, 0, b, add);

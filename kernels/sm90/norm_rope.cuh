@@ -1,0 +1,141 @@
+// The epilogue of project_qkv on Hopper: query and key heads are RMS-normed and rotated in the
+// accumulators, as in ../qk_norm_rope.cu, with interleaved pairs.
+//
+// Clusters are two tiles side by side, which cover three heads. The one in the middle is split, so
+// each CTA sends the other its half's sums of squares.
+// Constants: those of sm90/gemm.cuh.
+#pragma once
+
+#ifndef CONSUMERS
+#define CONSUMERS 3
+#define TILE_N 192
+#define STAGES 4
+#define OUT_STAGES 1
+#define CLUSTER_M 1
+#define CLUSTER_N 2
+#endif
+
+#include "common/reduce.cuh"
+#include "sm90/gemm.cuh"
+
+constexpr unsigned HEAD = 128, HALF_HEAD = 64, PARTS = TILE_N / HALF_HEAD;
+static_assert(PARTS == 3 && CLUSTER_M == 1 && CLUSTER_N == 2, "the two tiles are three heads wide");
+
+// Sums of squares from the peer CTA, 64 rows per consumer, double-buffered. Slot t is reused for
+// tile t + 2: the peer sends that after it has received those of t + 1, which are sent after t was
+// read.
+struct PeerSquares {
+    Barrier full[2][CONSUMERS];
+    float sums[2][CONSUMERS][BOX];
+
+    // gemm() begins with a barrier of the cluster, which makes the barriers visible.
+    __device__ __forceinline__ void init() {
+        if (threadIdx.x < 2 * CONSUMERS) full[threadIdx.x / CONSUMERS][threadIdx.x % CONSUMERS].init(1);
+        fence_barrier_init();
+    }
+};
+
+struct NormRopeEpilogue : Epilogue {
+    const float *q_norm, *k_norm, *rotation;
+    unsigned tokens, query_heads, normed_heads, rotation_stride, rank;
+    float eps;
+    PeerSquares &peer;
+    unsigned tiles;
+
+    __device__ __forceinline__ void transform(float (&acc)[TILE_N / 2], const unsigned (&rows)[2], unsigned column) {
+        // Both CTAs take the same branch.
+        if ((column - rank * TILE_N) / HEAD >= normed_heads) return;
+        const unsigned group = threadIdx.x / WARPGROUP, warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
+        float squares[PARTS][2];
+#pragma unroll
+        for (unsigned part = 0; part < PARTS; part++) {
+#pragma unroll
+            for (unsigned half = 0; half < 2; half++) {
+                float sum = 0.0f;
+#pragma unroll
+                for (unsigned j = 0; j < 8; j++) {
+                    const float *pair = acc + (part * 8 + j) * 4 + 2 * half;
+                    sum += pair[0] * pair[0] + pair[1] * pair[1];
+                }
+                squares[part][half] = lane_sum<4>(sum);
+            }
+        }
+
+        // The last part of CTA 0 and the first part of CTA 1 are one head.
+        Barrier &full = peer.full[tiles % 2][group];
+        float *from_peer = peer.sums[tiles % 2][group] + 16 * warp + lane / 4;
+        if (threadIdx.x % WARPGROUP == 0) full.arrive_expect_tx(BOX * sizeof(float));
+        if (lane % 4 == 0) {
+#pragma unroll
+            for (unsigned half = 0; half < 2; half++) {
+                const float own = rank ? squares[0][half] : squares[PARTS - 1][half];
+                st_async(from_peer + 8 * half, own, full, 1 - rank);
+            }
+        }
+
+        // Four cosines and sines of each row at a time; the first load overlaps the exchange.
+        float2 cos_sin[4][2];
+        auto load_rotation = [&](unsigned first) {
+#pragma unroll
+            for (unsigned half = 0; half < 2; half++) {
+                const unsigned row = rows[half] == NO_ROW ? 0 : rows[half];
+                const float *from = rotation + static_cast<u64>(row / tokens) * rotation_stride +
+                                    static_cast<u64>(row % tokens) * HEAD + first + lane % 4 * 2;
+#pragma unroll
+                for (unsigned j = 0; j < 4; j++) cos_sin[j][half] = *reinterpret_cast<const float2 *>(from + 8 * j);
+            }
+        };
+        // Parts 0 and 2 are the same half of their heads, part 1 is the other half.
+        const unsigned outer = column % HEAD, inner = (column + HALF_HEAD) % HEAD;
+        load_rotation(outer);
+        full.wait(tiles / 2 % 2);
+        tiles++;
+
+        float factor[PARTS][2];
+#pragma unroll
+        for (unsigned half = 0; half < 2; half++) {
+            const float own[PARTS] = {squares[0][half], squares[1][half], squares[2][half]},
+                        other = from_peer[8 * half];
+            const float rest[PARTS] = {rank ? other : own[1], rank ? own[2] : own[0], rank ? own[1] : other};
+#pragma unroll
+            for (unsigned part = 0; part < PARTS; part++)
+                factor[part][half] = rsqrtf((own[part] + rest[part]) / HEAD + eps);
+        }
+        // Norms and rotates 32 columns of a part from 8·start on, columns `first` onwards of its
+        // head.
+        auto norm_rope = [&](unsigned part, unsigned start, unsigned first) {
+            const unsigned head = (column + part * HALF_HEAD) / HEAD;
+            if (head >= normed_heads) return;
+            const float *weight = (head < query_heads ? q_norm : k_norm) + first + lane % 4 * 2;
+            float2 norm[4];
+#pragma unroll
+            for (unsigned j = 0; j < 4; j++) norm[j] = *reinterpret_cast<const float2 *>(weight + 8 * j);
+#pragma unroll
+            for (unsigned j = 0; j < 4; j++) {
+#pragma unroll
+                for (unsigned half = 0; half < 2; half++) {
+                    float *pair = acc + (part * 8 + start + j) * 4 + 2 * half;
+                    const float a = pair[0] * factor[part][half] * norm[j].x,
+                                b = pair[1] * factor[part][half] * norm[j].y;
+                    pair[0] = a * cos_sin[j][half].x - b * cos_sin[j][half].y;
+                    pair[1] = a * cos_sin[j][half].y + b * cos_sin[j][half].x;
+                }
+            }
+        };
+#pragma unroll
+        for (unsigned start = 0; start < 8; start += 4) {
+            if (start != 0) load_rotation(outer + 8 * start);
+            norm_rope(0, start, outer + 8 * start);
+            norm_rope(2, start, outer + 8 * start);
+        }
+#pragma unroll
+        for (unsigned start = 0; start < 8; start += 4) {
+            load_rotation(inner + 8 * start);
+            norm_rope(1, start, inner + 8 * start);
+        }
+    }
+
+    __device__ __forceinline__ unsigned pair(unsigned, unsigned, float a, float b) const {
+        return bf16x2_from_floats(a, b);
+    }
+};
