@@ -38,7 +38,7 @@ def main() -> None:
     Comparison.add_flags(parser)
     options = parser.parse_args()
     engine, comparison = Engine.of(options), Comparison.of(options)
-    ours = engine.results(["--model", comparison.folder], comparison.engine_inputs(), comparison.cases.picture)
+    ours = engine.results(["--model", comparison.folder], comparison.engine_inputs(), comparison.cases.pictures)
     tell("zimage is done")
     rounded = comparison.rounded()
     tell("diffusers in bf16 is done")

@@ -38,19 +38,29 @@ class Engine:
     def run(self, *arguments: object) -> None:
         subprocess.run([str(part) for part in (self.program, *arguments)], check=True)
 
-    def results(self, model: list[object], inputs: Tensors, picture: Picture) -> Tensors:
-        """The results of the stages for the inputs, and the picture; `model` has a model's flags."""
+    def results(self, model: list[object], inputs: Tensors, pictures: dict[str, Picture]) -> Tensors:
+        """The results of the stages for the inputs, and the pictures; `model` has a model's flags."""
+        return self.stages(model, inputs) | self.pictures(model, pictures)
+
+    def stages(self, model: list[object], inputs: Tensors) -> Tensors:
+        """The results of the stages for the inputs."""
         files = [self.work / f"{what}.safetensors" for what in ("inputs", "outputs")]
         save_file({name: tensor.contiguous() for name, tensor in inputs.items()}, files[0])
         self.run("stages", *model, "--backend", self.backend, "--inputs", files[0], "-o", files[1])
-        return load_file(files[1]) | {"picture": pixels(self.draw(model, picture))}
+        return load_file(files[1])
+
+    def pictures(self, model: list[object], pictures: dict[str, Picture]) -> Tensors:
+        """RGB values of the pictures."""
+        return {name: pixels(self.draw(model, picture)) for name, picture in pictures.items()}
 
     def draw(self, model: list[object], case: Picture) -> Image.Image:
         file = self.work / "picture.png"
+        # Without guidance it is not read, about which `zimage` would warn.
+        negative = ["--negative", case.negative] if case.sampling.guidance > 0 else []
         self.run(
-            "generate", case.prompt, "--negative", case.negative, *model, "--backend", self.backend,
-            "--height", case.size[0], "--width", case.size[1], "--steps", case.steps, "--guidance", case.guidance,
-            "--seed", case.seed, "-o", file,
+            "generate", case.prompt, *negative, *model, "--backend", self.backend,
+            "--height", case.size[0], "--width", case.size[1], "--steps", case.sampling.steps,
+            "--guidance", case.sampling.guidance, "--seed", case.seed, "-o", file,
         )  # fmt: skip
         return Image.open(file)
 

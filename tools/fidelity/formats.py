@@ -15,11 +15,9 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from skimage.metrics import peak_signal_noise_ratio, structural_similarity
-
 from engine import Engine
 from reference import Comparison, distance, tell
+from similarity import similarity
 from stages import Tensors
 from storage import FORMATS, Model
 
@@ -38,16 +36,6 @@ class Measured:
 
     ours: Tensors
     diffusers: Tensors
-
-
-def similarity(picture: torch.Tensor, reference: torch.Tensor) -> tuple[float, float]:
-    """PSNR in decibels and SSIM of RGB pictures [H, W, 3] of values from 0 to 255. SSIM has the
-    Gaussian window of Wang et al. (2004), and is the mean of the three channels."""
-    a, b = picture.numpy(), reference.numpy()
-    ssim = structural_similarity(
-        a, b, data_range=255, channel_axis=-1, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
-    )
-    return float(peak_signal_noise_ratio(b, a, data_range=255)), float(ssim)
 
 
 def faults(kind: str, now: Measured, bf16: Measured, exact: Tensors) -> list[str]:
@@ -105,7 +93,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory(dir=options.work) as folder:
             flags = model.store(kind, engine, Path(folder))
             tell(f"{kind}: the weights are there")
-            ours = engine.results(flags, comparison.engine_inputs(), comparison.cases.picture)
+            ours = engine.results(flags, comparison.engine_inputs(), comparison.cases.pictures)
         tell(f"{kind}: zimage is done")
         now = Measured(*map(comparison.without_outliers, (ours, comparison.rounded())))
         bf16 = bf16 or now

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -22,6 +23,9 @@ SMALL_TEXT_ENCODER = TEXT_ENCODER | dict(
     hidden_size=256, num_hidden_layers=3, num_attention_heads=2, num_key_value_heads=1, intermediate_size=512,
     vocab_size=4608,
 )  # fmt: skip
+
+#: The parameters of a network by name.
+Named = Iterable[tuple[str, torch.Tensor]]
 
 #: With outliers a residual stream is larger by this factor, which its norms cancel,
 SCALE = 20.0
@@ -63,6 +67,12 @@ def build(small: bool, outliers: bool, device: str) -> ZImagePipeline:
         transformer_outliers(pipe.transformer, text_channels)
         vae_outliers(pipe.vae)
     return pipe
+
+
+def matrices(parameters: Named) -> list[str]:
+    """The matrices of attention and feed-forward layers among a network's parameters."""
+    starts = ("layers.", "noise_refiner.", "context_refiner.")
+    return [n for n, value in parameters if value.ndim == 2 and n.startswith(starts) and "adaLN" not in n]
 
 
 def outlier_channels(width: int) -> torch.Tensor:

@@ -13,7 +13,7 @@ from diffusers import ZImagePipeline
 
 import stages
 from model import open_model, outlier_channels
-from stages import FULL, SMALL, Cases, Largest, Tensors, in_float32
+from stages import FULL, PICTURE, SMALL, Cases, Largest, Sampling, Tensors, in_float32
 
 START = time.monotonic()
 
@@ -41,13 +41,13 @@ class Comparison:
         parser.add_argument("--small", action="store_true", help="a tiny model, to try this script without a GPU")
 
     @classmethod
-    def of(cls, options: Namespace) -> Comparison:
-        """Opens the model, or creates it."""
+    def of(cls, options: Namespace, samplings: dict[str, Sampling] = PICTURE) -> Comparison:
+        """Opens the model, or creates it. `samplings` are of the pictures, by name."""
         folder = options.work / f"{'small' if options.small else 'full'}{'-outliers' if options.outliers else ''}"
         device = options.device or ("cpu" if options.small else "cuda")
         pipe = open_model(folder, options.small, options.outliers, device)
         tell(f"{folder} is there")
-        cases = stages.cases(pipe, SMALL if options.small else FULL)
+        cases = stages.cases(pipe, SMALL if options.small else FULL, samplings)
         with in_float32(pipe.text_encoder):
             captions = stages.features(pipe.text_encoder, cases.ids)
         captions = {name: captions[f"text.{name}.features"].bfloat16() for name in cases.ids}
@@ -61,8 +61,15 @@ class Comparison:
 
     def rounded(self) -> Tensors:
         """The results of diffusers in bf16."""
-        rounded = stages.results(self.pipe, self.cases, self.captions)
-        return rounded | {"picture": stages.picture(self.pipe, self.cases.picture)}
+        return self.stages() | self.pictures()
+
+    def stages(self) -> Tensors:
+        """The results of the stages of diffusers in the dtype of its networks."""
+        return stages.results(self.pipe, self.cases, self.captions)
+
+    def pictures(self) -> Tensors:
+        """The pictures of diffusers in the dtype of its networks."""
+        return {name: stages.picture(self.pipe, case) for name, case in self.cases.pictures.items()}
 
     def exact(self) -> Tensors:
         """The results of diffusers in float32; reports the largest values."""
@@ -71,9 +78,9 @@ class Comparison:
         with in_float32(*parts.values()):
             largest = {part: Largest(network) for part, network in parts.items()}
             with largest["text encoder"], largest["transformer"], largest["autoencoder"]:
-                exact = stages.results(pipe, self.cases, self.captions)
+                exact = self.stages()
             tell("the stages of diffusers in float32 are done")
-            exact["picture"] = stages.picture(pipe, self.cases.picture)
+            exact |= self.pictures()
         tell("diffusers in float32 is done")
         for part, seen in largest.items():
             tell(f"largest value in the {part}: {seen.value():.0f}")

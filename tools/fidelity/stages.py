@@ -53,14 +53,25 @@ class Forward:
 
 
 @dataclass(frozen=True)
+class Sampling:
+    """The steps and the guidance of a picture."""
+
+    steps: int
+    guidance: float
+
+
+#: The picture of a comparison that chooses no others.
+PICTURE = {"picture": Sampling(steps=4, guidance=2.0)}
+
+
+@dataclass(frozen=True)
 class Picture:
     """One call of the pipeline."""
 
     prompt: str
     negative: str
     size: tuple[int, int]
-    steps: int = 4
-    guidance: float = 2.0
+    sampling: Sampling
     seed: int = 5
 
 
@@ -72,10 +83,10 @@ class Cases:
     ids: dict[str, list[int]]
     forwards: list[Forward]
     latents: torch.Tensor
-    picture: Picture
+    pictures: dict[str, Picture]
 
 
-def cases(pipe: ZImagePipeline, sizes: Sizes) -> Cases:
+def cases(pipe: ZImagePipeline, sizes: Sizes, samplings: dict[str, Sampling]) -> Cases:
     """Prompts of different length and one of ids from the whole vocabulary. At each time there are
     pictures with ragged captions, and one picture with guidance: a caption and a negative one."""
     ids = {name: token_ids(pipe, prompt) for name, prompt in PROMPTS.items()}
@@ -89,8 +100,10 @@ def cases(pipe: ZImagePipeline, sizes: Sizes) -> Cases:
     for i, time in enumerate(TIMES):
         forwards.append(Forward(f"ragged-{time}", latents(10 + i, 2, sizes.ragged), time, ["long", "short"]))
         forwards.append(Forward(f"guided-{time}", latents(20 + i, 1, sizes.picture), time, ["medium", "empty"]))
-    picture = Picture(PROMPTS["medium"], PROMPTS["short"], sizes.picture)
-    return Cases(ids, forwards, latents(30, 1, sizes.picture), picture)
+    pictures = {
+        name: Picture(PROMPTS["medium"], PROMPTS["short"], sizes.picture, sampling) for name, sampling in samplings.items()
+    }
+    return Cases(ids, forwards, latents(30, 1, sizes.picture), pictures)
 
 
 def token_ids(pipe: ZImagePipeline, prompt: str) -> list[int]:
@@ -168,7 +181,8 @@ def picture(pipe: ZImagePipeline, case: Picture) -> torch.Tensor:
     """The picture [H, W, 3], from torch's CPU noise."""
     image = pipe(
         case.prompt, negative_prompt=case.negative, height=case.size[0], width=case.size[1],
-        num_inference_steps=case.steps, guidance_scale=case.guidance, generator=generator(case.seed),
+        num_inference_steps=case.sampling.steps, guidance_scale=case.sampling.guidance,
+        generator=generator(case.seed),
     ).images[0]  # fmt: skip
     return pixels(image)
 

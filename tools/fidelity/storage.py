@@ -4,7 +4,7 @@ diffusers."""
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from diffusers.quantizers.gguf import utils as diffusers_gguf
 from safetensors.torch import save_file
 
 from engine import PARTS, Engine
+from model import Named, matrices
 from stages import Tensors
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,8 +28,6 @@ GGUF = ("q8_0", "q6_k", "q5_k", "q4_k", "q4_0")
 FORMATS = ("bf16", "q8_0", "fp8", "q6_k", "q5_k", "q4_k", "nvfp4", "q4_0")
 #: The rows of each matrix that two readers of GGUF files are compared on.
 COMPARED_ROWS = 16
-
-Named = Iterable[tuple[str, torch.Tensor]]
 
 
 @dataclass(frozen=True)
@@ -70,9 +69,7 @@ class Model:
 
     def matrices(self, part: str) -> list[str]:
         """The matrices of attention and feed-forward layers, by diffusers' names."""
-        starts = ("layers.", "noise_refiner.", "context_refiner.")
-        named = self.originals[part].items()
-        return [n for n, value in named if value.ndim == 2 and n.startswith(starts) and "adaLN" not in n]
+        return matrices(self.originals[part].items())
 
     @torch.no_grad()
     def put(self, part: str, values: Named) -> None:
