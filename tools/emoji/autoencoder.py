@@ -28,18 +28,27 @@ WIDTHS: list[int] = CONFIG["block_out_channels"]
 LATENT: int = CONFIG["latent_channels"]
 
 
-class Conv(nn.Conv2d):
-    """A convolution whose kernel is stored in INT8."""
+class Rounded(nn.Module):
+    """A layer whose weight is stored in INT8. It is rounded at each call, or once by `freeze`."""
 
+    is_frozen = False
+
+    def rounded(self) -> Tensor:
+        return self.weight if self.is_frozen else straight_through(self.weight, int8(self.weight))
+
+    def freeze(self) -> None:
+        self.weight.data = int8(self.weight.data)
+        self.is_frozen = True
+
+
+class Conv(Rounded, nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
-        return self._conv_forward(x, straight_through(self.weight, int8(self.weight)), self.bias)
+        return self._conv_forward(x, self.rounded(), self.bias)
 
 
-class Linear(nn.Linear):
-    """A linear layer whose matrix is stored in INT8."""
-
+class Linear(Rounded, nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, straight_through(self.weight, int8(self.weight)), self.bias)
+        return F.linear(x, self.rounded(), self.bias)
 
 
 class Norm(nn.GroupNorm):
@@ -170,6 +179,13 @@ class Autoencoder(nn.Module):
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         return (self.decoder(latents / self.scale + self.shift).float() * 0.5 + 0.5).clamp(0, 1)
+
+    def freeze(self) -> "Autoencoder":
+        """Rounds all kernels now: the autoencoder is not trained any more."""
+        for module in self.modules():
+            if isinstance(module, Rounded):
+                module.freeze()
+        return self.requires_grad_(False)
 
     def config(self) -> dict[str, Any]:
         """The config of diffusers' AutoencoderKL."""

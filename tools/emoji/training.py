@@ -1,6 +1,6 @@
 """Trains the embedded default's transformer with its text encoder, in one or more calls.
 
-Run: python tools/emoji/training.py --work target/emoji --seconds 300
+Run: python tools/emoji/training.py --work target/emoji --seconds 300 --sizes small
      python tools/emoji/training.py --work target/emoji --seconds 480 --resume --decay 0.7
 Needs: the output of data.py and vae.py in WORK, torch, tokenizers and one GPU (a CPU suffices for a
 trial: --limit 20 --shrink 100).
@@ -40,7 +40,7 @@ from optimizers import optimizers, set_rates
 from pictures import Album, read_catalogue, save_sheet
 from placement import with_numbers
 from sampling import LATENT_SIDE, encode_captions, generate, shifted
-from training_sizes import GROUPS, Group
+from training_sizes import SIZES, Group
 
 REFRESH = 12  # a latent is used about this often before it is drawn anew
 CAPACITY = 48  # latents in the bank for each scene in a step
@@ -197,6 +197,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=1.0, help="a factor of the rates")
     parser.add_argument("--resume", action="store_true", help="continue from WORK/state.pt")
     parser.add_argument("--model", type=Path, help="continue from this stored model folder, with fresh optimizers")
+    parser.add_argument("--sizes", choices=SIZES, default="all", help="the sizes of the pictures: small ones teach more pictures in the same time")
     parser.add_argument("--seed", type=int, default=0, help="other scenes and noise in every call of a training")
     parser.add_argument("--limit", type=int, help="use only the first LIMIT pictures, for a trial")
     parser.add_argument("--shrink", type=int, default=1, help="divide the scenes in a step by this, for a trial")
@@ -209,7 +210,7 @@ def main() -> None:
     torch._dynamo.config.recompile_limit = 64
     torch.backends.cuda.enable_cudnn_sdp(False)  # it plans every shape anew
 
-    groups = [Group(g.width, g.height, max(g.count // args.shrink, 1), g.caption) for g in GROUPS]
+    groups = [Group(g.width, g.height, max(g.count // args.shrink, 1), g.caption) for g in SIZES[args.sizes]]
     catalogue = read_catalogue(args.work, args.limit)
     tokenizer_file = args.work / "tokenizer" / "tokenizer.json"
     scenes = SceneStream(catalogue, tokenizer_file, groups, 1000 + 100 * args.seed)
@@ -219,7 +220,7 @@ def main() -> None:
     album = Album(args.work, device, args.limit)
     if args.model and not (args.work / "vae.pt").exists():
         save_vae(read_vae(args.model), args.work)
-    vae = load_vae(args.work, device)
+    vae = load_vae(args.work, device).freeze()
     bank = Bank(groups, vae, album, stream, CAPACITY if on_gpu else FILLED)
     model = TextToImage().to(device)
     for part in (model.text_encoder, model.transformer):

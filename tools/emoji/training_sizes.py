@@ -1,5 +1,5 @@
 """The sizes of the training pictures. Every step of training has the same groups, so that all
-shapes are constant. Used by data.py, vae.py, training.py and evaluate.py."""
+shapes are constant. Used by data.py, training.py and export.py."""
 
 from dataclasses import dataclass
 
@@ -28,3 +28,12 @@ GROUPS = [
     Group(384, 256, 18), Group(256, 384, 18), Group(320, 320, 10), Group(384, 384, 16), Group(384, 384, 3, LONGEST),
     Group(512, 256, 6), Group(256, 512, 6), Group(448, 448, 4), Group(512, 384, 4), Group(384, 512, 4), Group(512, 512, 14),
 ]  # fmt: skip
+
+#: For the first part of a training: about as many tokens a step, in twice as many pictures.
+SMALL = [
+    Group(128, 128, 320), Group(128, 128, 32, LONGEST), Group(192, 192, 220), Group(192, 192, 16, LONGEST),
+    Group(192, 128, 60), Group(128, 192, 60), Group(256, 256, 24),
+]  # fmt: skip
+
+#: By their names in the flags of training.py.
+SIZES = {"all": GROUPS, "small": SMALL}
