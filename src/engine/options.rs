@@ -40,7 +40,7 @@ pub enum Precision {
     Bf16,
     /// E4M3 in the attention and feed-forward layers of the transformer, [`Precision::Auto`]
     /// elsewhere: on GPUs of compute capability 8.9 or later, and on the `cpu` backend, which
-    /// computes with the values that those round to. A storage of
+    /// rounds to the same codes and multiplies their values in F32. A storage of
     /// [`Model::with_weights`] is then that of the text encoder.
     Fp8,
     /// As [`Precision::Fp8`], in the text encoder too.

@@ -85,6 +85,12 @@ pub(super) fn operand(op: &'static str, x: &impl DeviceTensor, w: &impl DeviceWe
     }
 }
 
+/// A matrix whose operands are not in FP8; returns its sizes.
+pub(super) fn native(op: &'static str, name: &str, w: &impl DeviceWeight<2>) -> Result<[usize; 2]> {
+    ensure(w.compute() == Compute::Native, op, || format!("{name} must not be computed in FP8"))?;
+    Ok(w.dims())
+}
+
 /// Checks that an op may write rows of `width` as operands of this type. `computes_fp8`: the
 /// backend's [`Runtime::computes_fp8`](super::Runtime::computes_fp8).
 pub(super) fn output(op: &'static str, compute: Compute, computes_fp8: bool, width: usize) -> Result<()> {

@@ -26,7 +26,7 @@ impl<T: DeviceTensor, W: DeviceWeight<2>> EmbedPatchesArgs<'_, T, W> {
         let op = "embed_patches";
         let Self { patch, tokens, copies, .. } = *self;
         let [b, c, height, width] = check::exactly(op, "the latents", self.latents, DType::F32)?;
-        let w = self.w.dims();
+        let w = check::native(op, "w", self.w)?;
         check::ensure(patch > 0 && height.is_multiple_of(patch) && width.is_multiple_of(patch), op, || {
             format!("{height}×{width} latents have no whole patches of {patch}")
         })?;
@@ -71,7 +71,7 @@ pub trait EmbedPatchesOp: LinearOp {
 
 #[cfg(test)]
 mod tests {
-    use super::check::tests::{Fake, Sizes, f32s, gives, rejects};
+    use super::check::tests::{Fake, Fp8Sizes, Sizes, f32s, gives, rejects};
     use super::*;
 
     fn check(
@@ -105,5 +105,12 @@ mod tests {
         let (latents, pad) = (Fake::new(DType::Bf16, &[1, 1, 2, 2]), f32s(&[5]));
         let args = EmbedPatchesArgs { latents: &latents, patch: 2, w: &Sizes([5, 4]), pad: &pad, tokens: 1, copies: 1 };
         rejects(args.check(), "embed_patches", &["the latents must be F32, not BF16"]);
+    }
+
+    #[test]
+    fn the_matrix_must_not_be_fp8() {
+        let (latents, pad, w) = (f32s(&[1, 4, 4, 4]), f32s(&[5]), Fp8Sizes([5, 16]));
+        let args = EmbedPatchesArgs { latents: &latents, patch: 2, w: &w, pad: &pad, tokens: 4, copies: 1 };
+        rejects(args.check(), "embed_patches", &["w must not be computed in FP8"]);
     }
 }

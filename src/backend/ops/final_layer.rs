@@ -25,7 +25,7 @@ impl<T: DeviceTensor, W: DeviceWeight<2>> FinalLayerArgs<'_, T, W> {
         let op = "final_layer";
         let x @ [b, t, d] = check::floats(op, "x", self.x)?;
         self.scale.check(op, x)?;
-        let w = self.w.dims();
+        let w = check::native(op, "w", self.w)?;
         let Self { patch, size: [height, width], .. } = *self;
         let whole = patch > 0
             && height > 0
@@ -71,7 +71,7 @@ pub trait FinalLayerOp: LinearOp {
 
 #[cfg(test)]
 mod tests {
-    use super::check::tests::{Sizes, f32s, gives, rejects};
+    use super::check::tests::{Fp8Sizes, Sizes, f32s, gives, rejects};
     use super::*;
 
     #[test]
@@ -97,5 +97,8 @@ mod tests {
             let words = [&*w_words, &*size_words, &format!("patches of {patch}"), "[2, 8, 5]"];
             rejects(check(0, w, patch, size), op, &words);
         }
+        let (scale, w) = (Modulation { table: &table, row: 0 }, Fp8Sizes([12, 5]));
+        let args = FinalLayerArgs { x: &x, scale, eps: 0.0, w: &w, patch: 2, size: [4, 6] };
+        rejects(args.check(), op, &["w must not be computed in FP8"]);
     }
 }

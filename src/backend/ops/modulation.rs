@@ -20,7 +20,7 @@ impl<T: DeviceTensor, W: DeviceWeight<2>> ModulationArgs<'_, T, W> {
     pub fn check(&self) -> Result<[usize; 3]> {
         let op = "modulation";
         let t @ [r, a] = check::floats(op, "the timestep embedding", self.t)?;
-        let (w, width) = (self.w.dims(), self.width);
+        let (w, width) = (check::native(op, "w", self.w)?, self.width);
         check::ensure(a == w[1] && width > 0 && w[0].is_multiple_of(width), op, || {
             format!("a matrix {w:?} does not make rows of {width} from {t:?}")
         })?;
@@ -48,7 +48,7 @@ pub trait ModulationOp: LinearOp {
 
 #[cfg(test)]
 mod tests {
-    use super::check::tests::{Sizes, f32s, gives, rejects};
+    use super::check::tests::{Fp8Sizes, Sizes, f32s, gives, rejects};
     use super::*;
 
     #[test]
@@ -58,5 +58,7 @@ mod tests {
         rejects(check(&[2, 7], 4), "modulation", &["[12, 8]", "[2, 7]"]);
         rejects(check(&[2, 8], 5), "modulation", &["rows of 5"]);
         rejects(check(&[2, 8], 0), "modulation", &["rows of 0"]);
+        let args = ModulationArgs { t: &f32s(&[2, 8]), w: &Fp8Sizes([12, 8]), silu: true, width: 4 };
+        rejects(args.check(), "modulation", &["w must not be computed in FP8"]);
     }
 }

@@ -25,7 +25,7 @@ impl<T: DeviceTensor, W: DeviceWeight<2>> TimestepEmbeddingArgs<'_, T, W> {
         let op = "timestep_embedding";
         let [_, r] = check::exactly(op, "the table of times", self.times, DType::F32)?;
         check::integers(op, "the step", self.step, 1)?;
-        let (w1, w2) = (self.w1.dims(), self.w2.dims());
+        let (w1, w2) = (check::native(op, "w1", self.w1)?, check::native(op, "w2", self.w2)?);
         check::ensure(w1[1].is_multiple_of(2) && w2[1] == w1[0], op, || {
             format!("the matrices {w1:?} and {w2:?} do not follow sinusoids and each other")
         })?;
@@ -60,7 +60,7 @@ pub trait TimestepEmbeddingOp: LinearOp {
 
 #[cfg(test)]
 mod tests {
-    use super::check::tests::{Sizes, f32s, gives, rejects, u32s};
+    use super::check::tests::{Fp8Sizes, Sizes, f32s, gives, rejects, u32s};
     use super::*;
 
     #[test]
@@ -75,5 +75,8 @@ mod tests {
         rejects(check(&[9, 2], 2, [16, 8], [5, 16]), op, &["the step", "[2]"]);
         rejects(check(&[9, 2], 1, [16, 7], [5, 16]), op, &["[16, 7]"]);
         rejects(check(&[9, 2], 1, [16, 8], [5, 15]), op, &["[16, 8]", "[5, 15]"]);
+        let (times, step, w1, w2) = (f32s(&[9, 2]), u32s(&[1]), Fp8Sizes([16, 8]), Fp8Sizes([5, 16]));
+        let args = TimestepEmbeddingArgs { times: &times, step: &step, w1: &w1, w2: &w2 };
+        rejects(args.check(), op, &["w1 must not be computed in FP8"]);
     }
 }

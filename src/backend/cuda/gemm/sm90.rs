@@ -70,7 +70,7 @@ pub(crate) enum Tiles {
     /// Those that leave registers for the partial sums of a step, which are scaled before they are
     /// added.
     Promoting,
-    /// The one with 256 columns, which a row of the output of `swiglu` shares a scale over.
+    /// The one with 256 columns: the 128 output columns of `swiglu` that share a scale.
     Widest,
 }
 

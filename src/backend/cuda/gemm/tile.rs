@@ -56,7 +56,7 @@ impl Tile {
 pub(crate) enum Tiles {
     /// Every one.
     Any,
-    /// The one with 256 columns, which a row of the output of `swiglu` shares a scale over in FP8.
+    /// The one with 256 columns: the 128 output columns of `swiglu` that share a scale in FP8.
     Widest,
 }
 
