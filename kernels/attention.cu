@@ -9,8 +9,11 @@
 //   of the left fragments of p·v, so p stays in registers.
 // With OUT_FP8, the output is an FP8 activation `[items·tokens, query·HEAD]` with a scale for each
 //   head and token, from the values before rounding.
+// With QK_FP8, a token has E4M3 codes of queries and keys, then BF16 values, and `qk_scales` has
+//   the scale of all queries and that of all keys; without, it is not used. Pointers, strides and
+//   fragments count units of 16 bits, so two codes.
 // Constants: HEAD (up to 128), WARPS, KEYS, CAUSAL, HAS_LENGTHS, ALIGNED (HEAD is a multiple of 8),
-// OUT_FP8 (HEAD is 128).
+// OUT_FP8 and QK_FP8 (HEAD is 128).
 
 #include "common/attention.cuh"
 #include "common/fp8.cuh"
@@ -28,8 +31,12 @@
 #ifndef OUT_FP8
 #define OUT_FP8 0
 #endif
+#ifndef QK_FP8
+#define QK_FP8 0
+#endif
 
 static_assert(!OUT_FP8 || HEAD == SCALE_BLOCK, "a head has one scale a token");
+static_assert(!QK_FP8 || HEAD == 128, "whole steps of codes");
 
 constexpr unsigned THREADS = 32 * WARPS, QUERIES = 16 * WARPS;
 // The head in steps of 16 for mma; zeros behind it.
@@ -38,73 +45,94 @@ constexpr unsigned STEPS = (HEAD + 15) / 16, WIDTH = 16 * STEPS;
 // different banks.
 constexpr unsigned STRIDE = WIDTH + 8;
 constexpr unsigned TILE_SIZE = KEYS * STRIDE;
+// The same of queries and keys, in units of 16 bits.
+constexpr unsigned QK_HEAD = QK_FP8 ? HEAD / 2 : HEAD, QK_STEPS = (QK_HEAD + 15) / 16, QK_WIDTH = 16 * QK_STEPS;
+constexpr unsigned QK_STRIDE = QK_WIDTH + 8, K_TILE_SIZE = KEYS * QK_STRIDE;
 
-struct PaddedRows {
+template <unsigned Stride> struct PaddedRows {
     static __device__ __forceinline__ bf16 *address(bf16 *to, unsigned row, unsigned column) {
-        return to + row * STRIDE + column;
+        return to + row * Stride + column;
     }
 };
 
+// Queries or keys.
 template <unsigned Rows>
-__device__ __forceinline__ void load(bf16 *to, const bf16 *from, u64 stride, unsigned first, unsigned end) {
-    load_head<PaddedRows, Rows, HEAD, WIDTH, THREADS, ALIGNED>(to, from, stride, first, end);
+__device__ __forceinline__ void load_qk(bf16 *to, const bf16 *from, u64 stride, unsigned first, unsigned end) {
+    load_head<PaddedRows<QK_STRIDE>, Rows, QK_HEAD, QK_WIDTH, THREADS, ALIGNED>(to, from, stride, first, end);
+}
+
+__device__ __forceinline__ void load_v(bf16 *to, const bf16 *from, u64 stride, unsigned first, unsigned end) {
+    load_head<PaddedRows<STRIDE>, KEYS, HEAD, WIDTH, THREADS, ALIGNED>(to, from, stride, first, end);
+}
+
+// scores += q·kᵀ, over 32 bytes of their rows.
+__device__ __forceinline__ void multiply_qk(float (&scores)[4], const unsigned (&q)[4], const unsigned (&k)[2]) {
+    if constexpr (QK_FP8) {
+        mma_m16n8k32_e4m3(scores, q, k);
+    } else {
+        mma_m16n8k16_bf16(scores, q, k);
+    }
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
     attention(const bf16 *qkv, const unsigned *lengths, void *out, float *scales, unsigned tokens,
-              unsigned query_heads, unsigned key_heads, float scale) {
+              unsigned query_heads, unsigned key_heads, float scale, const float *qk_scales) {
     extern __shared__ __align__(1024) unsigned char smem[];
-    bf16 *smem_k = reinterpret_cast<bf16 *>(smem), *smem_v = smem_k + 2 * TILE_SIZE;
+    bf16 *smem_k = reinterpret_cast<bf16 *>(smem), *smem_v = smem_k + 2 * K_TILE_SIZE;
     const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     // The last queries of a causal head see the most keys, so they start first.
     const unsigned tile = CAUSAL ? gridDim.x - 1 - blockIdx.x : blockIdx.x;
     const unsigned head = blockIdx.y, item = blockIdx.z, first = tile * QUERIES;
-    const u64 stride = static_cast<u64>(query_heads + 2 * key_heads) * HEAD;
+    // With QK_FP8, a value head is as wide as two heads of codes.
+    const u64 stride = static_cast<u64>(query_heads + (QK_FP8 ? 3 : 2) * key_heads) * QK_HEAD;
     const bf16 *base = qkv + item * tokens * stride;
     const unsigned key_head = head / (query_heads / key_heads);
-    const bf16 *k = base + (query_heads + key_head) * HEAD, *v = k + key_heads * HEAD;
+    const bf16 *k = base + (query_heads + key_head) * QK_HEAD;
+    const bf16 *v = k + key_heads * QK_HEAD + key_head * (HEAD - QK_HEAD);
     const unsigned length = HAS_LENGTHS ? min(lengths[item], tokens) : tokens;
     const unsigned end = CAUSAL ? min(length, first + QUERIES) : length;
     const unsigned key_tiles = (end + KEYS - 1) / KEYS;
 
     // The queries pass through the shared memory of the values.
-    unsigned q[STEPS][4];
+    unsigned q[QK_STEPS][4];
     static_assert(2 * KEYS >= QUERIES, "the queries fit in the shared memory of the values");
-    load<QUERIES>(smem_v, base + head * HEAD, stride, first, tokens);
+    load_qk<QUERIES>(smem_v, base + head * QK_HEAD, stride, first, tokens);
     cp_async_commit();
-    load<KEYS>(smem_k, k, stride, 0, end);
+    load_qk<KEYS>(smem_k, k, stride, 0, end);
     cp_async_commit();
     cp_async_wait<1>();
     __syncthreads();
 #pragma unroll
-    for (unsigned step = 0; step < STEPS; step++) {
-        ldmatrix_x4(q[step], smem_v + (16 * warp + lane % 16) * STRIDE + 16 * step + lane / 16 * 8);
+    for (unsigned step = 0; step < QK_STEPS; step++) {
+        ldmatrix_x4(q[step], smem_v + (16 * warp + lane % 16) * QK_STRIDE + 16 * step + lane / 16 * 8);
     }
     __syncthreads();
-    load<KEYS>(smem_v, v, stride, 0, end);
+    load_v(smem_v, v, stride, 0, end);
     cp_async_commit();
 
     // A lane holds rows lane/4 and lane/4 + 8 of its warp's sixteen.
     float acc_o[2 * STEPS][4] = {}, row_max[2] = {MIN_ROW_MAX, MIN_ROW_MAX}, row_sum[2] = {};
-    const float scale_log2 = scale * LOG2E;
+    // Scores are products of codes.
+    const float scale_log2 = scale * LOG2E * (QK_FP8 ? qk_scales[0] * qk_scales[1] : 1.0f);
     const unsigned own = first + 16 * warp + lane / 4;
     for (unsigned j = 0; j < key_tiles; j++) {
-        const bf16 *tile_k = smem_k + j % 2 * TILE_SIZE, *tile_v = smem_v + j % 2 * TILE_SIZE;
+        const bf16 *tile_k = smem_k + j % 2 * K_TILE_SIZE, *tile_v = smem_v + j % 2 * TILE_SIZE;
         // In flight: this tile's keys, then its values.
         cp_async_wait<1>();
         __syncthreads();
-        if (j + 1 < key_tiles) load<KEYS>(smem_k + (j + 1) % 2 * TILE_SIZE, k, stride, (j + 1) * KEYS, end);
+        if (j + 1 < key_tiles) load_qk<KEYS>(smem_k + (j + 1) % 2 * K_TILE_SIZE, k, stride, (j + 1) * KEYS, end);
         cp_async_commit();
 
         float scores[KEYS / 8][4] = {};
 #pragma unroll
-        for (unsigned step = 0; step < STEPS; step++) {
+        for (unsigned step = 0; step < QK_STEPS; step++) {
 #pragma unroll
             for (unsigned n = 0; n < KEYS / 8; n += 2) {
                 unsigned both[4];
-                ldmatrix_x4(both, tile_k + (8 * n + lane / 16 * 8 + lane % 8) * STRIDE + 16 * step + lane / 8 % 2 * 8);
-                mma_m16n8k16_bf16(scores[n], q[step], {both[0], both[1]});
-                mma_m16n8k16_bf16(scores[n + 1], q[step], {both[2], both[3]});
+                const unsigned key = 8 * n + lane / 16 * 8 + lane % 8;
+                ldmatrix_x4(both, tile_k + key * QK_STRIDE + 16 * step + lane / 8 % 2 * 8);
+                multiply_qk(scores[n], q[step], {both[0], both[1]});
+                multiply_qk(scores[n + 1], q[step], {both[2], both[3]});
             }
         }
 
@@ -149,7 +177,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         // The values of this tile have landed; the next keys may still be in flight.
         cp_async_wait<1>();
         __syncthreads();
-        if (j + 1 < key_tiles) load<KEYS>(smem_v + (j + 1) % 2 * TILE_SIZE, v, stride, (j + 1) * KEYS, end);
+        if (j + 1 < key_tiles) load_v(smem_v + (j + 1) % 2 * TILE_SIZE, v, stride, (j + 1) * KEYS, end);
         cp_async_commit();
 #pragma unroll
         for (unsigned step = 0; step < KEYS / 16; step++) {

@@ -71,6 +71,10 @@ fn wrong_command_line_exits_with_2() {
     fails(f, &["generate", "a fox", "--offload", "disk"], 2, "use auto, none, sequential or stream");
     fails(f, &["generate", "a fox", "--precision", "int3"], 2, "use auto, bf16, fp8 or fp8-all");
     fails(f, &["generate", "a fox", "--backend", "cpu", "--precision", "bf16"], 2, "operands of F32, not BF16");
+    let needs = "--fp8-attention needs --precision fp8 or fp8-all, not ";
+    fails(f, &["generate", "a fox", "--fp8-attention"], 2, &format!("{needs}auto"));
+    fails(f, &["bench", "--precision", "bf16", "--fp8-attention"], 2, &format!("{needs}bf16"));
+    fails(f, &["plan", "--fp8-attention"], 2, &format!("{needs}auto"));
     fails(f, &["inspect", "a.png", "b.png"], 2, "b.png");
 }
 

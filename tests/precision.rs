@@ -20,6 +20,9 @@ use zimage::tensor::Format;
 use zimage::weights::{ModelFolder, RandomTensors, WeightFormat};
 use zimage::{BackendChoice, Engine, LoadOptions, Model, Precision, Request};
 
+/// FP8 in the transformer, with queries and keys.
+const FP8_ATTENTION: Precision = Precision::Fp8 { attention: true };
+
 fn golden() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/single")
 }
@@ -55,7 +58,10 @@ fn model(precision: Precision) -> Model {
     let files = vec![config("transformer", &transformer), config("text_encoder", &text_encoder)];
     let folder = ModelFolder::open(&golden()).unwrap().with_files("random", files);
     let random = RandomTensors::quantized(Format::F8E4m3);
-    block_on(Model::new(folder.with_random_weights(random))).unwrap().with_fp8(precision.fp8_networks())
+    block_on(Model::new(folder.with_random_weights(random)))
+        .unwrap()
+        .with_fp8(precision.fp8_networks())
+        .with_fp8_attention(precision.has_fp8_attention())
 }
 
 /// The values of a picture.
@@ -85,13 +91,15 @@ fn cpu_runs_the_cases_with_fp8_operands() {
 #[test]
 fn fp8_is_near_the_backend_s_own() {
     let own = draw(Cpu::new(), Precision::Auto);
-    let [transformer, all] = [Precision::Fp8, Precision::Fp8All].map(|precision| draw(Cpu::new(), precision));
-    for (name, picture) in [("fp8", &transformer), ("fp8-all", &all)] {
+    let precisions = [Precision::FP8, Precision::FP8_ALL, FP8_ATTENTION];
+    let [transformer, all, attention] = precisions.map(|precision| draw(Cpu::new(), precision));
+    for (name, picture) in precisions.iter().zip([&transformer, &all, &attention]) {
         let near = psnr(picture, &own);
         println!("{name}: {near:.1} dB");
         assert!((20.0..60.0).contains(&near), "{name}: {near:.1} dB");
     }
     assert!(transformer != all, "the text encoder is not in FP8");
+    assert!(transformer != attention, "queries and keys are not in FP8");
 }
 
 /// The cases with FP8 operands on the emulated device. `hopper`: it has kernels of its own.
@@ -135,7 +143,7 @@ fn emulated_hopper_draws_the_picture_of_cpu() {
     emulated_cuda::emulated(test, &[("EMULATED_CUDA_CAPABILITY", "9")], || {
         let cuda = || Cuda::open(0, Placement::Separate).unwrap();
         assert!(cuda().device().ends_with("kernels for Hopper"), "{}", cuda().device());
-        for precision in [Precision::Auto, Precision::Fp8, Precision::Fp8All] {
+        for precision in [Precision::Auto, Precision::FP8, Precision::FP8_ALL, FP8_ATTENTION] {
             let near = psnr(&draw(cuda(), precision), &draw(Cpu::new(), precision));
             println!("{precision}: {near:.1} dB");
             assert!(near > 30.0, "{precision}: {near:.1} dB");
@@ -150,7 +158,7 @@ fn devices_without_fp8_say_so() {
     emulated_cuda::emulated("devices_without_fp8_say_so", &[], || {
         let options = LoadOptions {
             backend: BackendChoice::Cuda { index: 0 },
-            precision: Precision::Fp8,
+            precision: Precision::FP8,
             ..LoadOptions::default()
         };
         let quiet = &mut |_| ControlFlow::Continue(());
@@ -167,10 +175,10 @@ fn a_storage_that_no_network_has_is_refused() {
         block_on(Engine::load(&model, options, &mut |_| ControlFlow::Continue(()))).map(drop)
     };
     let q4_k = WeightFormat::Format(Format::Q4K);
-    let error = load(Precision::Fp8All, q4_k).unwrap_err().to_string();
+    let error = load(Precision::FP8_ALL, q4_k).unwrap_err().to_string();
     assert!(error.contains("stores the matrices of both networks in FP8, so q4_k is the storage of none"), "{error}");
-    load(Precision::Fp8All, WeightFormat::Fp8).unwrap();
-    load(Precision::Fp8, q4_k).unwrap();
+    load(Precision::FP8_ALL, WeightFormat::Fp8).unwrap();
+    load(Precision::FP8, q4_k).unwrap();
 }
 
 #[test]
@@ -186,6 +194,6 @@ fn golden_models_have_few_matrices_for_fp8() {
         let job = request.check(pipeline.config()).unwrap();
         block_on(pipeline.generate(&job, quiet)).unwrap().0[0].to_f32()
     };
-    let near = psnr(&picture(&model.clone().with_fp8(Precision::Fp8.fp8_networks())), &picture(&model));
+    let near = psnr(&picture(&model.clone().with_fp8(Precision::FP8.fp8_networks())), &picture(&model));
     assert!((25.0..70.0).contains(&near), "{near:.1} dB");
 }

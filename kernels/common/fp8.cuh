@@ -29,6 +29,12 @@ struct Fp8Scale {
     }
 };
 
+// The bound on the elements of a head of Head that was RMS-normed, with `largest` the largest
+// magnitude of the norm's weight, and then rotated: √Head · largest bounds the norm of the head.
+template <int Head> __device__ __forceinline__ float head_bound(float largest) {
+    return sqrtf(static_cast<float>(Head)) * largest;
+}
+
 // Stores eight codes at an address that is a multiple of 8 bytes.
 template <int N>
 __device__ __forceinline__ void store_codes(fp8 *to, const Vec<N> &from, const Fp8Scale &scale) {

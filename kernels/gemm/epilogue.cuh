@@ -26,6 +26,17 @@ struct Epilogue {
     //   float x_scale(row, block): the scale, 0 for NO_ROW.
     static constexpr bool HAS_BLOCK_SCALES = false;
 
+    // In Hopper's gemm, each 64 output columns from a multiple of 64 on are BF16 or FP8 codes. The
+    // epilogue defines
+    //   bool is_codes(column): true if the 64 columns from `column` on are codes,
+    //   unsigned code_pair(a, b): the codes of two of them, in place of `pair`,
+    //   const TensorMap &codes: their map, and
+    //   unsigned first_value: the column of the product that is the first of the other map.
+    static constexpr bool HAS_CODES = false;
+
+    // Called by every consumer thread of Hopper's gemm before its first tile.
+    __device__ __forceinline__ void begin() const {}
+
     // load_scales loads the scales of all accumulators that a thread holds of two rows: before the
     // k loop, if registers allow it, so that they arrive meanwhile. `scale` multiplies by them.
     // acc[4·j + 2·half + i] is column `column` + 8·j + lane % 4 · 2 + i of rows[half], which may be

@@ -4,7 +4,7 @@
 // Grid: one CTA per SM, each of which takes tiles of 192 queries of one head until none is left.
 // Roles:
 //   producer   the last warpgroup; one thread of it loads the queries of a tile, then 128 keys and
-//              their values at a time, double-buffered.
+//              their values at a time, in STAGES stages.
 //   consumers  three warpgroups with 64 queries each. While one computes exponentials, the tensor
 //              cores work for the others (an idea of FlashAttention-3, Shah et al. 2024, which has
 //              two consumers and orders them). The output leaves by TMA through the shared memory
@@ -18,7 +18,12 @@
 //   values: each multicasts a part of them, so that they cross the L2 once.
 // With OUT_FP8, the output is an FP8 activation `[items·tokens, query_heads·128]` with a scale for
 //   each head and token, from the values before rounding; its map has boxes of 128 columns.
-// Constants: CAUSAL, HAS_LENGTHS, CLUSTER, OUT_FP8.
+// With QK_FP8, queries and keys are E4M3 codes: `qkv` maps them, in boxes of 128 columns, `values`
+//   maps the BF16 values alone, and `qk_scales` has the scale of all queries and that of all keys.
+//   q·kᵀ takes half the cycles of the tensor cores, and the memory of a stage of keys and, if the
+//   output is in FP8 too, that of the queries is half as large. Without, `values` and `qk_scales`
+//   are not used.
+// Constants: CAUSAL, HAS_LENGTHS, CLUSTER, OUT_FP8, QK_FP8, STAGES.
 
 #include "common/attention.cuh"
 #include "common/fp8.cuh"
@@ -37,14 +42,23 @@
 #ifndef OUT_FP8
 #define OUT_FP8 0
 #endif
+#ifndef QK_FP8
+#define QK_FP8 0
+#define STAGES 2
+#endif
 
-constexpr unsigned HEAD = 128, KEYS = 128, STAGES = 2;
+constexpr unsigned HEAD = 128, KEYS = 128;
 constexpr unsigned WARPGROUP = 128, CONSUMERS = 3, QUERIES = 64 * CONSUMERS, THREADS = WARPGROUP * (CONSUMERS + 1);
 // Registers of a thread of the producer and of a consumer: all 64 K of the SM.
 constexpr unsigned PRODUCER_REGISTERS = 32, CONSUMER_REGISTERS = 160;
-// Rows and columns of a TMA box. A tile of queries, keys or values is two columns of boxes.
+// Rows of a TMA box, and columns of one of BF16. A box of codes has twice as many.
 constexpr unsigned BOX = 64;
+// A tile of queries, keys, values or outputs is two columns of boxes in BF16, and one in FP8.
+constexpr unsigned QK_BOXES = QK_FP8 ? 1 : 2, V_BOXES = 2, OUT_BOXES = OUT_FP8 ? 1 : 2;
+// A column of boxes, and the tiles, in units of a BF16. The output takes the place of the queries.
 constexpr unsigned Q_HALF = QUERIES * BOX, KV_HALF = KEYS * BOX;
+constexpr unsigned Q_SIZE = (QK_BOXES > OUT_BOXES ? QK_BOXES : OUT_BOXES) * Q_HALF, K_SIZE = QK_BOXES * KV_HALF,
+                   V_SIZE = V_BOXES * KV_HALF;
 constexpr float RESCALE_THRESHOLD = 8.0f;
 
 // A tile of queries: its head, item and first query; `key_tiles` cover all keys that any query of
@@ -75,12 +89,13 @@ __device__ __forceinline__ Tile tile_at(unsigned i, unsigned rank, const unsigne
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTER, 1, 1)
     attention(const __grid_constant__ TensorMap qkv, const unsigned *lengths, const __grid_constant__ TensorMap out,
-              float *scales, unsigned tokens, unsigned items, unsigned query_heads, unsigned key_heads, float scale) {
+              float *scales, unsigned tokens, unsigned items, unsigned query_heads, unsigned key_heads, float scale,
+              const __grid_constant__ TensorMap values, const float *qk_scales) {
     extern __shared__ __align__(1024) unsigned char smem[];
     __shared__ Barrier q_full[2], q_empty[2];
     __shared__ Barrier k_full[STAGES], k_empty[STAGES], v_full[STAGES], v_empty[STAGES];
-    bf16 *smem_q = reinterpret_cast<bf16 *>(smem), *smem_k = smem_q + 2 * 2 * Q_HALF;
-    bf16 *smem_v = smem_k + STAGES * 2 * KV_HALF;
+    bf16 *smem_q = reinterpret_cast<bf16 *>(smem), *smem_k = smem_q + 2 * Q_SIZE;
+    bf16 *smem_v = smem_k + STAGES * K_SIZE;
     const unsigned group = warp_uniform(threadIdx.x / WARPGROUP), warp = warp_uniform(threadIdx.x / 32 % 4),
                    lane = threadIdx.x % 32;
     const unsigned count = clusters_per_head(tokens) * query_heads * items;
@@ -109,25 +124,33 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
             // Queries are the CTA's own; each CTA of the cluster loads some boxes of keys and
             // values for all.
             auto load_q = [&](bf16 *to, Barrier &full, unsigned head, unsigned row, unsigned item) {
-                full.arrive_expect_tx(QUERIES * HEAD * sizeof(bf16));
+                full.arrive_expect_tx(QK_BOXES * Q_HALF * sizeof(bf16));
 #pragma unroll 1
-                for (unsigned box = 0; box < 2 * CONSUMERS; box++) {
-                    const unsigned half = box % 2, down = box / 2 * BOX;
+                for (unsigned box = 0; box < QK_BOXES * CONSUMERS; box++) {
+                    const unsigned half = box % QK_BOXES, down = box / QK_BOXES * BOX;
                     tma_load(to + half * Q_HALF + down * 64, qkv, full, head * HEAD + 64 * half, row + down, item);
                 }
             };
-            auto load_kv = [&](bf16 *to, Barrier &full, unsigned head, unsigned row, unsigned item) {
-                full.arrive_expect_tx(KEYS * HEAD * sizeof(bf16));
+            auto load_kv = [&](bf16 *to, const TensorMap &map, unsigned boxes, Barrier &full, unsigned head,
+                               unsigned row, unsigned item) {
+                full.arrive_expect_tx(boxes * KV_HALF * sizeof(bf16));
 #pragma unroll 1
-                for (unsigned box = rank; box < 2 * KEYS / BOX; box += CLUSTER) {
-                    const unsigned half = box % 2, down = box / 2 * BOX;
+                for (unsigned box = rank; box < boxes * KEYS / BOX; box += CLUSTER) {
+                    const unsigned half = box % boxes, down = box / boxes * BOX;
                     bf16 *to_box = to + half * KV_HALF + down * 64;
                     if constexpr (CLUSTER == 1) {
-                        tma_load(to_box, qkv, full, head * HEAD + 64 * half, row + down, item);
+                        tma_load(to_box, map, full, head * HEAD + 64 * half, row + down, item);
                     } else {
-                        tma_load_multicast(to_box, qkv, full, head * HEAD + 64 * half, row + down, item);
+                        tma_load_multicast(to_box, map, full, head * HEAD + 64 * half, row + down, item);
                     }
                 }
+            };
+            auto load_k = [&](unsigned slot, unsigned head, unsigned row, unsigned item) {
+                load_kv(smem_k + slot * K_SIZE, qkv, QK_BOXES, k_full[slot], head, row, item);
+            };
+            auto load_v = [&](unsigned slot, unsigned head, unsigned row, unsigned item) {
+                const TensorMap &map = QK_FP8 ? values : qkv;
+                load_kv(smem_v + slot * V_SIZE, map, V_BOXES, v_full[slot], head, row, item);
             };
             // Tiles of keys and of queries so far.
             unsigned kv = 0, q = 0;
@@ -137,13 +160,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
                 // The phase before the first one counts as completed: every stage is empty at
                 // first.
                 q_empty[q % 2].wait((q / 2 + 1) % 2);
-                load_q(smem_q + q % 2 * 2 * Q_HALF, q_full[q % 2], tile.head, tile.first, tile.item);
+                load_q(smem_q + q % 2 * Q_SIZE, q_full[q % 2], tile.head, tile.first, tile.item);
                 for (unsigned j = 0; j < tile.key_tiles; j++, kv++) {
                     const unsigned slot = kv % STAGES, empty = (kv / STAGES + 1) % 2;
                     k_empty[slot].wait(empty);
-                    load_kv(smem_k + slot * 2 * KV_HALF, k_full[slot], key_head, j * KEYS, tile.item);
+                    load_k(slot, key_head, j * KEYS, tile.item);
                     v_empty[slot].wait(empty);
-                    load_kv(smem_v + slot * 2 * KV_HALF, v_full[slot], key_head + key_heads, j * KEYS, tile.item);
+                    load_v(slot, QK_FP8 ? key_head - query_heads : key_head + key_heads, j * KEYS, tile.item);
                 }
             }
         }
@@ -152,7 +175,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
         warpgroup_reg_alloc<CONSUMER_REGISTERS>();
         float scores[KEYS / 2], acc_o[HEAD / 2], row_max[2], row_sum[2];
         unsigned p[KEYS / 16][4];
-        const float scale_log2 = scale * LOG2E;
+        // Scores are products of codes.
+        const float scale_log2 = scale * LOG2E * (QK_FP8 ? qk_scales[0] * qk_scales[1] : 1.0f);
         const bool leader = threadIdx.x % WARPGROUP == 0;
         // Tiles of keys and of queries so far.
         unsigned kv = 0, q = 0;
@@ -164,14 +188,19 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
         };
         // scores = q·kᵀ.
         auto qk = [&](const bf16 *own_q) {
-            const u64 desc_q = smem_desc(own_q), desc_k = smem_desc(smem_k + kv % STAGES * 2 * KV_HALF);
+            const u64 desc_q = smem_desc(own_q), desc_k = smem_desc(smem_k + kv % STAGES * K_SIZE);
             warpgroup_fence_operand(scores);
             wgmma_fence();
 #pragma unroll
-            for (unsigned step = 0; step < HEAD / 16; step++) {
+            for (unsigned step = 0; step < 4 * QK_BOXES; step++) {
                 const unsigned half = step / 4, inside = step % 4 * 32;
-                const u64 a = advance(desc_q, half * Q_HALF * sizeof(bf16) + inside);
-                wgmma_ss(scores, a, advance(desc_k, half * KV_HALF * sizeof(bf16) + inside), step != 0);
+                const u64 a = advance(desc_q, half * Q_HALF * sizeof(bf16) + inside),
+                          b = advance(desc_k, half * KV_HALF * sizeof(bf16) + inside);
+                if constexpr (QK_FP8) {
+                    wgmma_ss_e4m3(scores, a, b, step != 0);
+                } else {
+                    wgmma_ss(scores, a, b, step != 0);
+                }
             }
             wgmma_commit();
             wgmma_wait<0>();
@@ -179,7 +208,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
         };
         // acc_o += p·v.
         auto pv = [&] {
-            const u64 desc_v = smem_desc(smem_v + kv % STAGES * 2 * KV_HALF, KV_HALF * sizeof(bf16));
+            const u64 desc_v = smem_desc(smem_v + kv % STAGES * V_SIZE, KV_HALF * sizeof(bf16));
             warpgroup_fence_operand(acc_o);
             wgmma_fence();
 #pragma unroll
@@ -245,7 +274,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
         for (unsigned i = blockIdx.x / CLUSTER; i < count; i += gridDim.x / CLUSTER, q++) {
             const Tile tile = tile_at(i, rank, lengths, tokens, query_heads);
             const unsigned row = tile.first + 64 * group + 16 * warp;
-            bf16 *own_q = smem_q + q % 2 * 2 * Q_HALF + group * BOX * 64;
+            bf16 *own_q = smem_q + q % 2 * Q_SIZE + group * BOX * 64;
             row_max[0] = row_max[1] = MIN_ROW_MAX;
             row_sum[0] = row_sum[1] = 0.0f;
 #pragma unroll

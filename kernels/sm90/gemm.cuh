@@ -65,8 +65,8 @@ constexpr bool RUNS_TOP_DOWN = true;
 #else
 constexpr bool RUNS_TOP_DOWN = false;
 #endif
-// Elements of an output buffer: 64 rows and columns, or 32 columns where OUT_PER_PAIR is 1. FP8
-// outputs have 64 rows of 128 bytes.
+// Elements of an output buffer: 64 rows and columns, or 32 columns where OUT_PER_PAIR is 1 and
+// where columns are codes (Epilogue::HAS_CODES). FP8 outputs have 64 rows of 128 bytes.
 constexpr unsigned OUT_SIZE = BOX * BOX;
 
 // The first row and column of a CTA's tile. shares_a: its cluster shares A instead of W.
@@ -114,6 +114,8 @@ __device__ __forceinline__ void store_tile(const A &a, const typename A::Tile &t
     epilogue.transform(acc, rows, column);
 #pragma unroll
     for (unsigned start = 0; start < TILE_N; start += BOX) {
+        bool is_codes = false;
+        if constexpr (E::HAS_CODES) is_codes = epilogue.is_codes(column + start);
         // All pairs before any store, so that what they load is in flight together.
         unsigned words[8][2] = {};
 #pragma unroll
@@ -122,7 +124,14 @@ __device__ __forceinline__ void store_tile(const A &a, const typename A::Tile &t
             for (unsigned half = 0; half < 2; half++) {
                 const unsigned at = column + start + 8 * j + lane % 4 * 2;
                 const float *pair = acc + (start / 8 + j) * 4 + 2 * half;
-                if (rows[half] != NO_ROW && at < n) words[j][half] = epilogue.pair(rows[half], at, pair[0], pair[1]);
+                if (rows[half] != NO_ROW && at < n) {
+                    if constexpr (E::HAS_CODES) {
+                        words[j][half] = is_codes ? epilogue.code_pair(pair[0], pair[1])
+                                                  : epilogue.pair(rows[half], at, pair[0], pair[1]);
+                    } else {
+                        words[j][half] = epilogue.pair(rows[half], at, pair[0], pair[1]);
+                    }
+                }
             }
         }
         bf16 *buffer = buffers + (group * OUT_STAGES + stored++ % OUT_STAGES) * OUT_SIZE;
@@ -133,7 +142,7 @@ __device__ __forceinline__ void store_tile(const A &a, const typename A::Tile &t
 #pragma unroll
             for (unsigned half = 0; half < 2; half++) {
                 const unsigned row = own + 8 * half;
-                if (E::OUT_PER_PAIR == 2) {
+                if (E::OUT_PER_PAIR == 2 && !is_codes) {
                     *reinterpret_cast<unsigned *>(buffer + row * 64 + (j ^ row % 8) * 8 + lane % 4 * 2) =
                         words[j][half];
                 } else {
@@ -145,7 +154,15 @@ __device__ __forceinline__ void store_tile(const A &a, const typename A::Tile &t
         fence_proxy_async();
         named_barrier_sync(CONSUMER_BARRIER + group, WARPGROUP);
         if (threadIdx.x % WARPGROUP == 0) {
-            a.store(out, buffer, tile, first, (column + start) * E::OUT_PER_PAIR / 2);
+            if constexpr (E::HAS_CODES) {
+                if (is_codes) {
+                    a.store(epilogue.codes, buffer, tile, first, column + start);
+                } else {
+                    a.store(out, buffer, tile, first, column + start - epilogue.first_value);
+                }
+            } else {
+                a.store(out, buffer, tile, first, (column + start) * E::OUT_PER_PAIR / 2);
+            }
             tma_store_commit();
         }
     }
@@ -262,6 +279,7 @@ __device__ __forceinline__ void gemm(const A &a, const TensorMap &w, unsigned m,
     } else {
         // Consumer.
         warpgroup_reg_alloc<CONSUMER_REGISTERS>();
+        epilogue.begin();
         // One thread per CTA of the cluster tells its producer that this warpgroup is done with a
         // stage.
         auto release = [&](unsigned slot) {

@@ -3,7 +3,10 @@
 //
 // Clusters are two tiles side by side, which cover three heads. The one in the middle is split, so
 // each CTA sends the other its half's sums of squares.
-// Constants: those of sm90/gemm.cuh.
+// With QK_FP8, query and key heads leave as E4M3 codes, all queries with one scale and all keys
+// with another, which are F32 `[2]`; values stay BF16. The bound on a normed head (common/fp8.cuh)
+// is scaled to 448, so no code saturates and no maximum is needed.
+// Constants: those of sm90/gemm.cuh, QK_FP8.
 #pragma once
 
 #ifndef CONSUMERS
@@ -13,6 +16,9 @@
 #define OUT_STAGES 1
 #define CLUSTER_M 1
 #define CLUSTER_N 2
+#endif
+#ifndef QK_FP8
+#define QK_FP8 0
 #endif
 
 #include "common/reduce.cuh"
@@ -35,12 +41,44 @@ struct PeerSquares {
     }
 };
 
+// The factors from normed queries and keys to codes, which every consumer warp finds for itself:
+// registers are scarce during the k loop.
+struct CodeFactors {
+    float of[4 * CONSUMERS][2];
+};
+
 struct NormRopeEpilogue : Epilogue {
+    static constexpr bool HAS_CODES = QK_FP8;
+
     const float *q_norm, *k_norm, *rotation;
     unsigned tokens, query_heads, normed_heads, rotation_stride, rank;
     float eps;
     PeerSquares &peer;
     unsigned tiles;
+    // With QK_FP8:
+    CodeFactors &factors;
+    const TensorMap &codes;
+    float *qk_scales;
+    unsigned first_value;
+
+    __device__ __forceinline__ bool is_codes(unsigned column) const {
+        return column < first_value;
+    }
+
+    __device__ __forceinline__ void begin() const {
+        if constexpr (QK_FP8) {
+            const unsigned lane = threadIdx.x % 32;
+#pragma unroll
+            for (unsigned i = 0; i < 2; i++) {
+                const float4 w = reinterpret_cast<const float4 *>(i == 0 ? q_norm : k_norm)[lane];
+                const float largest = fmaxf(fmaxf(fabsf(w.x), fabsf(w.y)), fmaxf(fabsf(w.z), fabsf(w.w)));
+                const Fp8Scale scale(head_bound<HEAD>(lane_max<32>(largest)));
+                if (lane == 0) factors.of[threadIdx.x / 32][i] = scale.inverse;
+                if (blockIdx.x == 0 && threadIdx.x == 0) qk_scales[i] = scale.scale;
+            }
+            __syncwarp();
+        }
+    }
 
     __device__ __forceinline__ void transform(float (&acc)[TILE_N / 2], const unsigned (&rows)[2], unsigned column) {
         // Both CTAs take the same branch.
@@ -101,6 +139,15 @@ struct NormRopeEpilogue : Epilogue {
             for (unsigned part = 0; part < PARTS; part++)
                 factor[part][half] = rsqrtf((own[part] + rest[part]) / HEAD + eps);
         }
+        if constexpr (QK_FP8) {
+#pragma unroll
+            for (unsigned part = 0; part < PARTS; part++) {
+                const bool is_key = (column + part * HALF_HEAD) / HEAD >= query_heads;
+                const float to_codes = factors.of[threadIdx.x / 32][is_key];
+                factor[part][0] *= to_codes;
+                factor[part][1] *= to_codes;
+            }
+        }
         // Norms and rotates 32 columns of a part from 8·start on, columns `first` onwards of its
         // head.
         auto norm_rope = [&](unsigned part, unsigned start, unsigned first) {
@@ -133,6 +180,10 @@ struct NormRopeEpilogue : Epilogue {
             load_rotation(inner + 8 * start);
             norm_rope(1, start, inner + 8 * start);
         }
+    }
+
+    __device__ __forceinline__ unsigned code_pair(float a, float b) const {
+        return e4m3x2_from_floats(a, b);
     }
 
     __device__ __forceinline__ unsigned pair(unsigned, unsigned, float a, float b) const {

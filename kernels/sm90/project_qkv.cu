@@ -1,7 +1,9 @@
 // project_qkv on Hopper: linear and qk_norm_rope in one kernel. out = x·Wᵀ, x `[m, k]`, W
 // `[(query + 2·key)·HEAD, k]`; query and key heads are RMS-normed and rotated (sm90/norm_rope.cuh).
 // Grid, roles and barriers: sm90/gemm.cuh, clusters of two tiles side by side.
-// Constants: those of sm90/gemm.cuh.
+// With QK_FP8, `out` has the values alone, `codes` queries and keys, and `qk_scales` their scales;
+// without, `codes` and `qk_scales` are not used.
+// Constants: those of sm90/norm_rope.cuh.
 
 #include "sm90/norm_rope.cuh"
 
@@ -9,10 +11,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
     project_qkv(const __grid_constant__ TensorMap x, const __grid_constant__ TensorMap weights, const float *q_norm,
                 const float *k_norm, const float *rotation, const __grid_constant__ TensorMap out, unsigned m,
                 unsigned n, unsigned k, unsigned tokens, unsigned query_heads, unsigned key_heads,
-                unsigned rotation_stride, float eps) {
+                unsigned rotation_stride, float eps,
+                const __grid_constant__ TensorMap codes, float *qk_scales) {
     __shared__ PeerSquares peer;
+    __shared__ CodeFactors factors;
     peer.init();
     gemm(TmaRows{x, m}, weights, m, n, (k + TILE_K - 1) / TILE_K, out,
          NormRopeEpilogue{{}, q_norm, k_norm, rotation, tokens, query_heads, query_heads + key_heads, rotation_stride,
-                          cluster_rank(), eps, peer, 0});
+                          cluster_rank(), eps, peer, 0, factors, codes, qk_scales, (query_heads + key_heads) * HEAD});
 }

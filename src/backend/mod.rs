@@ -16,7 +16,7 @@ pub(crate) mod shape;
 pub mod webgpu;
 
 pub use ops::*;
-pub use runtime::{DeviceTensor, DeviceWeight, Overheads, Runtime};
+pub use runtime::{DeviceTensor, DeviceWeight, Fp8Form, Overheads, Runtime};
 
 /// Defines [`Backend`] as the sum of the runtime and the ops.
 macro_rules! backend {

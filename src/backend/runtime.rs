@@ -10,13 +10,18 @@ pub trait DeviceTensor: Clone + Debug {
     /// Sizes, outermost first.
     fn shape(&self) -> &[usize];
 
-    /// The type of the elements; U8 for the codes of FP8.
+    /// The type of the elements; U8 for tensors in FP8.
     fn dtype(&self) -> DType;
 
+    /// The form of a tensor in FP8, which only the ops for that form read; `None` for all others.
+    fn fp8(&self) -> Option<Fp8Form> {
+        None
+    }
+
     /// The type of the gemm operand that the tensor is: [`Compute::Fp8`] for E4M3 codes with their
-    /// scales, which only a gemm with a matrix in FP8 reads.
+    /// scales.
     fn compute(&self) -> Compute {
-        Compute::Native
+        if self.fp8().is_some() { Compute::Fp8 } else { Compute::Native }
     }
 
     /// True if both tensors use the same memory.
@@ -29,14 +34,30 @@ pub trait DeviceTensor: Clone + Debug {
     ///
     /// # Errors
     /// [`Error::Shape`](crate::Error::Shape) when `shape` has another number of elements, or
-    /// another last dimension for an operand in FP8, whose scales are of its rows.
+    /// another last dimension for a tensor in FP8, whose scales are of its rows or columns.
     fn reshaped(&self, shape: &[usize]) -> Result<Self> {
         shape::reshaped(self.shape(), shape)?;
         shape::ensure(self.compute() == Compute::Native || self.shape().last() == shape.last(), "reshape", || {
-            format!("an operand in FP8 keeps its last dimension: {:?} cannot become {shape:?}", self.shape())
+            format!("a tensor in FP8 keeps its last dimension: {:?} cannot become {shape:?}", self.shape())
         })?;
         Ok(self.with_shape(shape))
     }
+}
+
+/// The form of a tensor in FP8.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fp8Form {
+    /// The operand of a gemm: E4M3 codes with F32 scales, one a row or one for each
+    /// [`FP8_BLOCK`](crate::tensor::FP8_BLOCK) columns of a row.
+    Operand,
+    /// A fused projection: queries and keys are E4M3 codes with one F32 scale for all queries and
+    /// one for all keys, and values are an activation.
+    Projection {
+        /// The columns of the queries, which come first.
+        queries: usize,
+        /// The columns of the keys, which follow. There are as many of the values.
+        keys: usize,
+    },
 }
 
 /// Weights on a device, in a layout that the backend chooses.

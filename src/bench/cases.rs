@@ -8,22 +8,27 @@ use crate::catalogue::{
     OpCase, Operand, ProjectQkvCase, QkNormRopeCase, ResidualCase, ResidualNormCase, SamplerStepCase, Stored,
     SwiGluCase, TimestepEmbeddingCase, ToRgb8Case, UnscaleLatentsCase, Values,
 };
-use crate::model::block::{self, Computes};
+use crate::model::block::{self, Computes, Wanted};
 use crate::model::config::TransformerConfig;
 use crate::tensor::{Compute, DType, Format};
 use crate::weights::Part;
 
 /// Every op that takes measurable time, for one picture with one caption in `runs` runs.
 /// The matrices of blocks have the format `weights`, or BF16; those of the networks `fp8` are
-/// operands of FP8 gemms.
+/// operands of FP8 gemms; `fp8_attention`: so are queries and keys of the transformer.
 pub(super) fn all<B: Backend + 'static>(
     sizes: &Sizes<'_>,
     runs: usize,
     weights: Option<Format>,
     fp8: &[Part],
+    fp8_attention: bool,
 ) -> Vec<Case<B>> {
     let stored = weights.map_or(DType::Bf16.into(), Stored::in_file);
-    let wanted = |network| if fp8.contains(&network) { Compute::Fp8 } else { Compute::Native };
+    let fp8_if = |is_fp8| if is_fp8 { Compute::Fp8 } else { Compute::Native };
+    let wanted = |network| Wanted {
+        matrices: fp8_if(fp8.contains(&network)),
+        scores: fp8_if(fp8_attention && network == Part::Transformer),
+    };
     let mut cases = block("", sizes.layer(), ResidualCase::GATED, stored, wanted(Part::Transformer));
     cases.extend(once_a_step(sizes, runs));
     let text = block("text-", sizes.text_block(), ResidualCase::PLAIN, stored, wanted(Part::TextEncoder));
@@ -41,17 +46,17 @@ fn operands(compute: Compute, stored: Stored, fp8: Operand) -> (Stored, Operand)
     }
 }
 
-/// The ops of a block of either transformer, with operands of the type `wanted` where its sizes
+/// The ops of a block of either transformer, with operands of the types `wanted` where its sizes
 /// allow it.
 fn block<B: Backend + 'static>(
     prefix: &str,
     sizes: BlockSizes,
     residual: ResidualCase,
     stored: Stored,
-    wanted: Compute,
+    wanted: Wanted,
 ) -> Vec<Case<B>> {
     let BlockSizes { tokens, width, hidden, heads, causal } = sizes;
-    let Computes { qkv, attention_out, ffn } = block::Sizes { width, hidden, heads }.computes(wanted);
+    let Computes { qkv, scores, attention_out, ffn } = block::Sizes { width, hidden, heads }.computes(wanted);
     let named = |op: &str| format!("{prefix}{op}");
     let block = named("block");
     let linear = |name, compute, fp8, n, k| {
@@ -62,7 +67,7 @@ fn block<B: Backend + 'static>(
     let swiglu = SwiGluCase { gate: pair, up: pair, scale: UNIT, x, ..SwiGluCase::new(tokens, width, hidden) };
     // The text encoder is causal and passes lengths.
     let lengths = if causal { Lengths::Full } else { Lengths::None };
-    let attention = AttentionCase { causal, lengths, output: attention_out, ..attention(tokens, heads) };
+    let attention = AttentionCase { causal, lengths, qk: scores, output: attention_out, ..attention(tokens, heads) };
     let pairs = if causal { RopePairs::Halves } else { RopePairs::Interleaved };
     let rope = QkNormRopeCase { tokens, heads, pairs, k_norm: DType::Bf16, scale: UNIT, ..QkNormRopeCase::PLAIN };
     let residual = ResidualCase { tokens, width, scale: UNIT, branch: UNIT, ..residual };
@@ -75,7 +80,7 @@ fn block<B: Backend + 'static>(
         attention.named(&block),
         // The networks call `project_qkv`, which fuses this op with the first linear.
         rope.named(&block),
-        ProjectQkvCase { width, heads: rope, bias: false, stored: projection, x }.named(&block),
+        ProjectQkvCase { width, heads: rope, bias: false, stored: projection, x, output: scores }.named(&block),
         ResidualNormCase { residual, weight: DType::Bf16, output: qkv }.named(&block),
     ]
 }

@@ -144,7 +144,7 @@ pub async fn run<B: Backend + 'static>(
     let config = model.config();
     let sizes = checked(config, options)?;
     let wanted = |name: &str| name.contains(&options.filter);
-    let cases = cases::all(&sizes, options.runs, options.weights, model.fp8()).into_iter();
+    let cases = cases::all(&sizes, options.runs, options.weights, model.fp8(), model.has_fp8_attention()).into_iter();
     let cases: Vec<Case<B>> = cases.filter(|case| wanted(&ops::name(case))).collect();
     let any = |names: &[&str]| names.iter().any(|name| wanted(name));
     if cases.is_empty() && !any(&[&PICTURE[..], &TEXT_ENCODER, &TRANSFORMER, &VAE].concat()) {
@@ -221,7 +221,8 @@ pub async fn run<B: Backend + 'static>(
 fn operands(b: &impl Backend, model: &Model) -> String {
     let own = b.operands().to_string();
     let networks: Vec<&str> = model.fp8().iter().map(|network| network.name()).collect();
-    if networks.is_empty() { own } else { format!("{own}, FP8 in the {}", networks.join(" and the ")) }
+    let attention = if model.has_fp8_attention() { ", and queries and keys of the transformer" } else { "" };
+    if networks.is_empty() { own } else { format!("{own}, FP8 in the {}{attention}", networks.join(" and the ")) }
 }
 
 /// The sizes of the options, if the model supports them.

@@ -1,10 +1,13 @@
 //! `attention`: the heads of all three networks, both kinds of masks, peaks, large values.
 
+use super::qk_norm_rope::QkNormRopeCase;
 use super::{
-    ATTENTION, Backend, Call, Compute, Entry, FP8_ATTENTION, Feature, Inputs, Op, OpCase, PEAKED_ATTENTION, Rejection,
-    Result, Tolerance, Zeros, fp8_rejection, fp8_zeros, named, rejections, returns, zeros,
+    ATTENTION, Backend, Call, Compute, DType, Entry, FP8_ATTENTION, FP8_SCORES, Feature, Inputs, Op, OpCase,
+    PEAKED_ATTENTION, PEAKED_FP8_SCORES, Rejection, Result, Tolerance, Zeros, expect_ready, fp8_projection_zeros,
+    fp8_rejection, fp8_zeros, named, rejections, returns, zeros,
 };
 use crate::backend::{Heads, Mask};
+use crate::tensor::HostTensor;
 
 /// The floating-point operations of attention whose query heads have `width` in total. A causal
 /// mask skips nearly half of them.
@@ -25,6 +28,8 @@ pub(crate) struct AttentionCase {
     pub values: f32,
     pub causal: bool,
     pub lengths: Lengths,
+    /// The type of queries and keys.
+    pub qk: Compute,
     /// The type of the result.
     pub output: Compute,
 }
@@ -49,6 +54,7 @@ impl AttentionCase {
         values: 1.0,
         causal: false,
         lengths: Lengths::None,
+        qk: Compute::Native,
         output: Compute::Native,
     };
     const QWEN: Self = Self { heads: heads(32, 8, 128), causal: true, ..Self::PLAIN };
@@ -67,21 +73,24 @@ impl OpCase for AttentionCase {
     const TOLERANCE: Tolerance = ATTENTION;
 
     fn tolerance(&self) -> Tolerance {
-        match self.output {
-            Compute::Fp8 => FP8_ATTENTION,
-            Compute::Native if self.scale > 10.0 => PEAKED_ATTENTION,
-            Compute::Native => Self::TOLERANCE,
+        match (self.output, self.qk) {
+            (Compute::Fp8, _) => FP8_ATTENTION,
+            (Compute::Native, Compute::Fp8) if self.scale > 10.0 => PEAKED_FP8_SCORES,
+            (Compute::Native, Compute::Fp8) => FP8_SCORES,
+            (Compute::Native, Compute::Native) if self.scale > 10.0 => PEAKED_ATTENTION,
+            (Compute::Native, Compute::Native) => Self::TOLERANCE,
         }
     }
 
     fn compute(&self) -> Compute {
-        self.output
+        if self.qk == Compute::Fp8 { Compute::Fp8 } else { self.output }
     }
 
     fn sizes(&self) -> String {
-        let Self { tokens, heads: Heads { query, key_value, dim }, causal, .. } = *self;
+        let Self { tokens, heads: Heads { query, key_value, dim }, causal, qk, .. } = *self;
         let causal = if causal { ", causal" } else { "" };
-        format!("{tokens} tokens, {query} and {key_value} heads of {dim}{causal}")
+        let fp8 = if qk == Compute::Fp8 { ", scores in FP8" } else { "" };
+        format!("{tokens} tokens, {query} and {key_value} heads of {dim}{causal}{fp8}")
     }
 
     fn flop(&self) -> Option<f64> {
@@ -90,9 +99,11 @@ impl OpCase for AttentionCase {
     }
 
     fn prepare<B: Backend + 'static>(&self, inputs: &mut Inputs<'_, B>) -> Result<Call<B>> {
-        let Self { batch, tokens, heads, scale, values, causal, lengths, output } = *self;
+        let Self { batch, tokens, heads, scale, values, causal, lengths, qk, output } = *self;
         let shape = [batch, tokens, heads.fused_width()];
-        let qkv = if scale == values {
+        let qkv = if qk == Compute::Fp8 {
+            self.fp8_projection(inputs)?
+        } else if scale == values {
             inputs.activation(&shape, scale)?
         } else {
             let mut qkv = inputs.draw(shape.iter().product());
@@ -115,6 +126,35 @@ impl OpCase for AttentionCase {
     }
 }
 
+impl AttentionCase {
+    /// A fused projection with queries and keys in FP8, which an op has to make. Backends make the
+    /// same one, up to the rounding of F32: every sum of its gemm is a small whole number.
+    fn fp8_projection<B: Backend + 'static>(&self, inputs: &mut Inputs<'_, B>) -> Result<B::Tensor> {
+        const WIDTH: usize = 16;
+        // The standard deviation of such sums is near 8.
+        const UNIT: f32 = 0.125;
+        let Self { batch, tokens, heads, scale, values, .. } = *self;
+        let normed = (heads.query + heads.key_value) * heads.dim;
+        let bytes = batch * tokens * (normed + heads.key_value * heads.dim * DType::Bf16.size());
+        // Uniform values within ±scale have this root mean square; queries and keys share it.
+        let norm = scale / 3f32.sqrt();
+        let case = QkNormRopeCase { batch, tokens, heads, norms: [norm / 2.0, norm * 2.0], ..QkNormRopeCase::PLAIN };
+        inputs.made(bytes, |inputs| {
+            let signs = inputs.draw(batch * tokens * WIDTH).into_iter().map(|v| (1.5 * v).round()).collect();
+            let x = inputs.activation_of(&[batch, tokens, WIDTH], signs)?;
+            let mut w: Vec<f32> = inputs.draw(heads.fused_width() * WIDTH);
+            w.iter_mut().for_each(|v| *v = (4.5 * *v).round());
+            // A power of two keeps the values exact.
+            let unit = UNIT * (values / 3f32.sqrt()).log2().round().exp2();
+            w[normed * WIDTH..].iter_mut().for_each(|v| *v *= unit);
+            let w = HostTensor::rounded(DType::Bf16, &[heads.fused_width(), WIDTH], &w);
+            let w = expect_ready(inputs.b.upload_linear(&[w.into()], &[]))?;
+            let norm_rope = case.norm_rope(inputs)?;
+            inputs.b.project_qkv(&x, &w, heads, norm_rope.args(), Compute::Fp8)
+        })
+    }
+}
+
 pub(super) fn entry<B: Backend + 'static>() -> Entry<B> {
     use Lengths::Ragged;
     const PLAIN: AttentionCase = AttentionCase::PLAIN;
@@ -122,6 +162,8 @@ pub(super) fn entry<B: Backend + 'static>() -> Entry<B> {
     const PEAKED: AttentionCase = AttentionCase { tokens: 65, heads: heads(2, 2, 128), ..PLAIN }.peaked();
     const PEAKED_CAUSAL: AttentionCase = AttentionCase { tokens: 65, heads: heads(4, 1, 128), ..QWEN }.peaked();
     const FP8: AttentionCase = AttentionCase { heads: heads(3, 3, 128), output: Compute::Fp8, ..PLAIN };
+    const QK: AttentionCase = AttentionCase { heads: heads(3, 3, 128), qk: Compute::Fp8, ..PLAIN };
+    const BOTH: AttentionCase = AttentionCase { output: Compute::Fp8, ..QK };
     let ragged = |tokens, heads, lengths: &'static [u32], case| AttentionCase {
         batch: lengths.len(),
         tokens,
@@ -129,7 +171,7 @@ pub(super) fn entry<B: Backend + 'static>() -> Entry<B> {
         lengths: Ragged(lengths),
         ..case
     };
-    let cases = named([
+    let mut cases = named([
         ("one-token", AttentionCase { tokens: 1, ..PLAIN }),
         ("33-tokens", PLAIN),
         ("transformer-30-heads", AttentionCase { tokens: 96, heads: heads(30, 30, 128), ..PLAIN }),
@@ -167,6 +209,29 @@ pub(super) fn entry<B: Backend + 'static>() -> Entry<B> {
         ("fp8-values-1e6", AttentionCase { values: 1e6, ..FP8 }),
         ("full-fp8", AttentionCase { tokens: 4224, heads: heads(30, 30, 128), ..FP8 }),
     ]);
+    let causal = |tokens, case| AttentionCase { tokens, heads: heads(8, 2, 128), causal: true, ..case };
+    cases.extend(named([
+        ("fp8-qk-one-token", AttentionCase { tokens: 1, ..QK }),
+        ("fp8-qk-33-tokens", QK),
+        ("fp8-qk-transformer-ragged", ragged(128, QK.heads, &[128, 97, 64], QK)),
+        ("fp8-qk-causal-gqa-257", causal(257, QK)),
+        ("fp8-qk-400-ragged", ragged(400, heads(2, 2, 128), &[400, 130, 1], QK)),
+        (
+            "fp8-qk-400-causal-ragged",
+            AttentionCase { causal: true, ..ragged(400, heads(4, 2, 128), &[1, 400, 260], QK) },
+        ),
+        ("fp8-qk-values-1e6", AttentionCase { values: 1e6, ..QK }),
+        ("fp8-qk-peaked-449", AttentionCase { tokens: 449, heads: heads(2, 2, 128), ..QK.peaked() }),
+        ("fp8-qk-to-fp8-one-token", AttentionCase { tokens: 1, ..BOTH }),
+        ("fp8-qk-to-fp8-96-tokens", AttentionCase { tokens: 96, ..BOTH }),
+        ("fp8-qk-to-fp8-causal-gqa-257", causal(257, BOTH)),
+        ("fp8-qk-to-fp8-400-ragged", ragged(400, heads(2, 2, 128), &[400, 130, 1], BOTH)),
+        // More tiles of keys than stages.
+        ("fp8-qk-to-fp8-700-tokens", AttentionCase { tokens: 700, heads: heads(2, 1, 128), ..BOTH }),
+        ("full-fp8-qk", AttentionCase { tokens: 4224, heads: heads(30, 30, 128), ..QK }),
+        ("full-fp8-qk-to-fp8", AttentionCase { tokens: 4224, heads: heads(30, 30, 128), ..BOTH }),
+        ("full-fp8-qk-ragged", ragged(4224, heads(6, 6, 128), &[4224, 4128], BOTH)),
+    ]));
     let op = Op { name: AttentionCase::OP, features: &[Feature::BeyondF16] };
     Entry { op, cases, rejections: mask_rejections() }
 }
@@ -199,10 +264,15 @@ fn mask_rejections<B: Backend + 'static>() -> Vec<Rejection<B>> {
         let mask = || Mask { causal: false, lengths: None };
         Ok(Box::new(move |b: &B| b.attention(&qkv, heads(1, 1, 64), mask(), Compute::Fp8).map(drop)))
     }));
-    all.push(fp8_rejection(OP, "fp8-projection", |b: &B| {
+    all.push(fp8_rejection(OP, "fp8-operand", |b: &B| {
         let qkv = fp8_zeros(b, [1, 2, 384])?;
         let mask = || Mask { causal: false, lengths: None };
         Ok(Box::new(move |b: &B| b.attention(&qkv, heads(1, 1, 128), mask(), Compute::Native).map(drop)))
+    }));
+    all.push(fp8_rejection(OP, "fp8-queries-of-other-heads", |b: &B| {
+        let qkv = fp8_projection_zeros(b, heads(2, 2, 128))?;
+        let mask = || Mask { causal: false, lengths: None };
+        Ok(Box::new(move |b: &B| b.attention(&qkv, heads(4, 1, 128), mask(), Compute::Native).map(drop)))
     }));
     all
 }

@@ -123,6 +123,14 @@ impl<'a, B: Backend> Inputs<'a, B> {
         self.bytes += bytes as u64;
     }
 
+    /// Makes an input of `bytes` bytes by ops, whose own inputs are not counted.
+    pub(super) fn made<T>(&mut self, bytes: usize, make: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        let before = self.bytes;
+        let made = make(self)?;
+        self.bytes = before + bytes as u64;
+        Ok(made)
+    }
+
     /// Uploads a tensor that a call reads.
     pub(super) fn read(&mut self, tensor: &HostTensor) -> Result<B::Tensor> {
         self.bytes += tensor.bytes().len() as u64;
@@ -240,7 +248,12 @@ impl<'a, B: Backend> Inputs<'a, B> {
 
     /// The weight of a norm, away from 1.
     pub(super) fn norm_weight(&mut self, dtype: DType, width: usize) -> Result<B::Tensor> {
-        let weight = self.weights(dtype, &[width], 1.0, 0.5);
+        self.norm_weight_around(1.0, dtype, width)
+    }
+
+    /// As [`Inputs::norm_weight`], within half of `mean` of it.
+    pub(super) fn norm_weight_around(&mut self, mean: f32, dtype: DType, width: usize) -> Result<B::Tensor> {
+        let weight = self.weights(dtype, &[width], mean, mean / 2.0);
         self.b.upload(&weight)
     }
 
@@ -314,14 +327,13 @@ impl<B: Backend> Inputs<'_, B> {
             }
             Operand::Fp8Blocks => {
                 const WIDTH: usize = 64;
-                let bytes = self.bytes;
-                let x = self.operand(Operand::Fp8Rows, [batch, tokens, WIDTH], scale.sqrt())?;
-                let [gate, up] = [(); 2]
-                    .map(|()| self.stored(Stored::RowScales(Format::F8E4m3), width, WIDTH).computed_in(Compute::Fp8));
-                let pair = expect_ready(self.b.upload_swiglu(&gate, &up))?;
-                self.bytes = bytes;
-                self.count(shape.iter().product());
-                self.b.swiglu(&x, &pair)
+                self.made(shape.iter().product(), |inputs| {
+                    let x = inputs.operand(Operand::Fp8Rows, [batch, tokens, WIDTH], scale.sqrt())?;
+                    let [gate, up] = [(); 2].map(|()| {
+                        inputs.stored(Stored::RowScales(Format::F8E4m3), width, WIDTH).computed_in(Compute::Fp8)
+                    });
+                    inputs.b.swiglu(&x, &expect_ready(inputs.b.upload_swiglu(&gate, &up))?)
+                })
             }
         }
     }

@@ -4,10 +4,10 @@
 use super::streamed::StreamedLinears;
 use super::{
     Backend, Call, Compute, DType, Entry, FP8_GATED_GEMM, FP8_GEMM, Feature, GEMM, Inputs, Op, OpCase, Operand,
-    Rejection, Result, Stored, Tolerance, Zeros, expect_ready, fp8_matrix, fp8_rejection, fp8_zeros, in_pieces, named,
-    quantized_cases, quantized_zeros, rejections_with, returns, upload_rejection, zeros,
+    Rejection, Result, Stored, Tolerance, Zeros, expect_ready, fp8_matrix, fp8_projection_zeros, fp8_rejection,
+    fp8_zeros, in_pieces, named, quantized_cases, quantized_zeros, rejections_with, returns, upload_rejection, zeros,
 };
-use crate::backend::DeviceTensor;
+use crate::backend::{DeviceTensor, Heads};
 use crate::tensor::{Format, HostTensor, StreamSource, Weight};
 
 /// The floating-point operations of `[m, k]` times `[k, n]`.
@@ -260,6 +260,11 @@ fn fp8_rejections<B: Backend + 'static>() -> Vec<Rejection<B>> {
         fp8_rejection(OP, "fp8-for-native-matrix", |b: &B| {
             let w = expect_ready(b.upload_linear(&[quantized_zeros(Format::F8E4m3, [7, 16])], &[]))?;
             let x = fp8_zeros(b, [1, 2, 16])?;
+            Ok(Box::new(move |b: &B| b.linear(&x, &w).map(drop)))
+        }),
+        fp8_rejection(OP, "fp8-projection", |b: &B| {
+            let w = expect_ready(b.upload_linear(&[fp8_matrix([7, 384])], &[]))?;
+            let x = fp8_projection_zeros(b, Heads { query: 1, key_value: 1, dim: 128 })?;
             Ok(Box::new(move |b: &B| b.linear(&x, &w).map(drop)))
         }),
         upload("operands-of-two-types", || vec![fp8_matrix([7, 16]), quantized_zeros(Format::F8E4m3, [7, 16])]),

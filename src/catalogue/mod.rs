@@ -77,11 +77,12 @@ use crate::tensor::{Compute, DType};
 use case::{changes, named, quantized_cases, returns};
 use inputs::in_pieces;
 use rejection::{
-    Zeros, fp8_matrix, fp8_rejection, fp8_zeros, quantized_zeros, rejections, rejections_with, upload_rejection, zeros,
+    Zeros, fp8_matrix, fp8_projection_zeros, fp8_rejection, fp8_zeros, quantized_zeros, rejections, rejections_with,
+    upload_rejection, zeros,
 };
 use tolerance::{
-    ATTENTION, COPY, FP8_ATTENTION, FP8_GATED_GEMM, FP8_GEMM, FP8_NORM, GATED_GEMM, GEMM, GEMM_FAR, LEVELS, NORM,
-    NORM_FAR, NORMED_GEMM, PEAKED_ATTENTION, POINTWISE, STEP, TIMESTEP,
+    ATTENTION, COPY, FP8_ATTENTION, FP8_GATED_GEMM, FP8_GEMM, FP8_NORM, FP8_PROJECTION, FP8_SCORES, GATED_GEMM, GEMM,
+    GEMM_FAR, LEVELS, NORM, NORM_FAR, NORMED_GEMM, PEAKED_ATTENTION, PEAKED_FP8_SCORES, POINTWISE, STEP, TIMESTEP,
 };
 
 /// An op of the catalogue.

@@ -3,9 +3,11 @@
 
 use super::linear::gemm_flop;
 use super::qk_norm_rope::{QkNormRopeCase, SMALL, SMALL_NORM, SMALL_ROTATION};
+use super::rejection::Attempt;
 use super::{
-    Backend, Call, Compute, DType, Entry, FP8_GEMM, Feature, Inputs, NORMED_GEMM, Op, OpCase, Operand, Rejection,
-    Result, Stored, Tolerance, Zeros, expect_ready, named, quantized_cases, rejections_with, returns, zeros,
+    Backend, Call, Compute, DType, Entry, FP8_GEMM, FP8_PROJECTION, Feature, Inputs, NORMED_GEMM, Op, OpCase, Operand,
+    Rejection, Result, Stored, Tolerance, Zeros, expect_ready, fp8_matrix, fp8_projection_zeros, fp8_rejection, named,
+    quantized_cases, rejections_with, returns, zeros,
 };
 use crate::backend::{Heads, QkNormRope, RopePairs};
 use crate::tensor::Format;
@@ -19,6 +21,8 @@ pub(crate) struct ProjectQkvCase {
     pub stored: Stored,
     /// [`Operand::Native`] or [`Operand::Fp8Rows`].
     pub x: Operand,
+    /// The type of queries and keys.
+    pub output: Compute,
 }
 
 impl OpCase for ProjectQkvCase {
@@ -26,17 +30,22 @@ impl OpCase for ProjectQkvCase {
     const TOLERANCE: Tolerance = NORMED_GEMM;
 
     fn tolerance(&self) -> Tolerance {
-        if self.compute() == Compute::Fp8 { FP8_GEMM } else { Self::TOLERANCE }
+        match (self.output, self.x.compute()) {
+            (Compute::Fp8, _) => FP8_PROJECTION,
+            (Compute::Native, Compute::Fp8) => FP8_GEMM,
+            (Compute::Native, Compute::Native) => Self::TOLERANCE,
+        }
     }
 
     fn compute(&self) -> Compute {
-        self.x.compute()
+        if self.output == Compute::Fp8 { Compute::Fp8 } else { self.x.compute() }
     }
 
     fn sizes(&self) -> String {
         let Self { width, heads: QkNormRopeCase { tokens, heads, .. }, .. } = self;
         let n = heads.fused_width();
-        format!("[{tokens}, {width}] · [{n}, {width}]ᵀ, heads of {} normed and rotated", heads.dim)
+        let fp8 = if self.output == Compute::Fp8 { ", to FP8" } else { "" };
+        format!("[{tokens}, {width}] · [{n}, {width}]ᵀ, heads of {} normed and rotated{fp8}", heads.dim)
     }
 
     fn flop(&self) -> Option<f64> {
@@ -45,13 +54,13 @@ impl OpCase for ProjectQkvCase {
     }
 
     fn prepare<B: Backend + 'static>(&self, inputs: &mut Inputs<'_, B>) -> Result<Call<B>> {
-        let Self { width, heads: case, bias, stored, x } = *self;
+        let Self { width, heads: case, bias, stored, x, output } = *self;
         let heads = case.heads;
         let compute = x.compute();
         let x = inputs.operand(x, [case.batch, case.tokens, width], case.scale)?;
         let w = inputs.linear_computed_in(compute, stored, [heads.fused_width(), width], bias)?;
         let norm_rope = case.norm_rope(inputs)?;
-        returns(move |b: &B| Ok([b.project_qkv(&x, &w, heads, norm_rope.args())?]))
+        returns(move |b: &B| Ok([b.project_qkv(&x, &w, heads, norm_rope.args(), output)?]))
     }
 }
 
@@ -59,11 +68,16 @@ pub(super) fn entry<B: Backend + 'static>() -> Entry<B> {
     let case = |batch, tokens, [query, key_value, dim]: [usize; 3]| {
         let heads = QkNormRopeCase { batch, tokens, heads: Heads { query, key_value, dim }, ..QkNormRopeCase::PLAIN };
         let stored = Stored::Plain(DType::Bf16);
-        ProjectQkvCase { width: 64, heads, bias: false, stored, x: Operand::Native }
+        ProjectQkvCase { width: 64, heads, bias: false, stored, x: Operand::Native, output: Compute::Native }
     };
     let fp8 = |case: ProjectQkvCase| {
         let stored = Stored::RowScales(Format::F8E4m3);
         ProjectQkvCase { stored, x: Operand::Fp8Rows, ..case }
+    };
+    // Keys have another scale than queries.
+    let fp8_qk = |case: ProjectQkvCase| {
+        let heads = QkNormRopeCase { norms: [1.0, 3.0], ..case.heads };
+        ProjectQkvCase { heads, output: Compute::Fp8, ..case }
     };
     let halves = |case: ProjectQkvCase| {
         let heads = QkNormRopeCase { pairs: RopePairs::Halves, ..case.heads };
@@ -111,6 +125,22 @@ pub(super) fn entry<B: Backend + 'static>() -> Entry<B> {
         ("fp8-bias", fp8(ProjectQkvCase { bias: true, ..case(1, 200, [3, 3, 128]) })),
         ("full-fp8", fp8(ProjectQkvCase { width: 3840, ..by_item(case(2, 4224, [30, 30, 128])) })),
     ]));
+    cases.extend(named([
+        ("fp8-qk-one-token", fp8_qk(fp8(case(1, 1, [3, 3, 128])))),
+        ("fp8-qk-257-tokens-by-item", fp8_qk(fp8(by_item(case(2, 257, [3, 3, 128]))))),
+        ("fp8-qk-batch-of-one-rotation", fp8_qk(fp8(case(3, 129, [4, 2, 128])))),
+        ("fp8-qk-one-head", fp8_qk(fp8(ProjectQkvCase { width: 96, ..case(1, 193, [1, 1, 128]) }))),
+        ("fp8-qk-two-queries-a-key", fp8_qk(fp8(ProjectQkvCase { width: 208, ..case(1, 400, [2, 1, 128]) }))),
+        ("fp8-qk-bias", fp8_qk(fp8(ProjectQkvCase { bias: true, ..case(1, 200, [3, 3, 128]) }))),
+        ("fp8-qk-halves", fp8_qk(fp8(halves(case(1, 200, [3, 3, 128]))))),
+        // The gemm has the backend's own operands.
+        ("fp8-qk-native-one-token", fp8_qk(case(1, 1, [3, 3, 128]))),
+        ("fp8-qk-native-odd-width", fp8_qk(ProjectQkvCase { width: 61, ..case(1, 200, [2, 2, 128]) })),
+        ("fp8-qk-native-257-tokens", fp8_qk(by_item(case(2, 257, [3, 3, 128])))),
+        ("fp8-qk-native-activations-1e6", fp8_qk(scaled(1e6))),
+        ("full-fp8-qk", fp8_qk(fp8(ProjectQkvCase { width: 3840, ..by_item(case(2, 4224, [30, 30, 128])) }))),
+        ("full-fp8-qk-native", fp8_qk(ProjectQkvCase { width: 3840, ..case(1, 4096, [30, 30, 128]) })),
+    ]));
     cases.extend(quantized_cases(|stored, width| ProjectQkvCase { width, stored, ..case(1, 33, [2, 1, 128]) }));
     let features = &[Feature::Bias, Feature::Eps, Feature::QkNormRope, Feature::Fp8Matrix, Feature::BeyondF16];
     Entry { op: Op { name: ProjectQkvCase::OP, features }, cases, rejections: projection_rejections() }
@@ -124,7 +154,7 @@ fn projection_rejections<B: Backend + 'static>() -> Vec<Rejection<B>> {
         move |b: &B, w: &B::Linear, [x, q_norm, k_norm, rotation]: [B::Tensor; 4]| {
             let pairs = RopePairs::Interleaved;
             let args = QkNormRope { q_norm: &q_norm, k_norm: &k_norm, eps: 1e-5, rotation: &rotation, pairs };
-            b.project_qkv(&x, w, heads, args).map(drop)
+            b.project_qkv(&x, w, heads, args, Compute::Native).map(drop)
         }
     };
     let mut all = rejections_with(
@@ -144,5 +174,30 @@ fn projection_rejections<B: Backend + 'static>() -> Vec<Rejection<B>> {
     let more = Heads { query: 4, key_value: 1, dim: 4 };
     let tensors = [X, SMALL_NORM, SMALL_NORM, SMALL_ROTATION];
     all.extend(rejections_with(OP, matrix, with_heads(more), [("heads", tensors)]));
+    all.extend(fp8_rejections());
     all
+}
+
+/// Heads that are not written in FP8, and an input that is no operand.
+fn fp8_rejections<B: Backend + 'static>() -> [Rejection<B>; 2] {
+    let call = |b: &B, x: B::Tensor, w: B::Linear, dim: usize, output| {
+        let norm = b.upload(&zeros(DType::F32, &[dim]))?;
+        let rotation = b.upload(&zeros(DType::F32, &[1, 2, dim / 2, 2]))?;
+        Ok(Box::new(move |b: &B| {
+            let pairs = RopePairs::Interleaved;
+            let how = QkNormRope { q_norm: &norm, k_norm: &norm, eps: 1e-5, rotation: &rotation, pairs };
+            b.project_qkv(&x, &w, Heads { query: 1, key_value: 1, dim }, how, output).map(drop)
+        }) as Attempt<B>)
+    };
+    [
+        fp8_rejection(ProjectQkvCase::OP, "fp8-heads-of-64", move |b: &B| {
+            let w = expect_ready(b.upload_linear(&[zeros(DType::Bf16, &[192, 16]).into()], &[]))?;
+            call(b, b.upload(&zeros(b.activations(), &[1, 2, 16]))?, w, 64, Compute::Fp8)
+        }),
+        fp8_rejection(ProjectQkvCase::OP, "fp8-projection", move |b: &B| {
+            let w = expect_ready(b.upload_linear(&[fp8_matrix([384, 384])], &[]))?;
+            let x = fp8_projection_zeros(b, Heads { query: 1, key_value: 1, dim: 128 })?;
+            call(b, x, w, 128, Compute::Native)
+        }),
+    ]
 }

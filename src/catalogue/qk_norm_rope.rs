@@ -2,7 +2,7 @@
 
 use super::{
     Backend, Call, DType, Entry, Feature, Inputs, NORM, Op, OpCase, Rejection, Result, Tolerance, Zeros, changes,
-    named, rejections,
+    fp8_projection_zeros, fp8_rejection, named, rejections, zeros,
 };
 use crate::backend::{Heads, QkNormRope, RopePairs};
 
@@ -17,6 +17,8 @@ pub(crate) struct QkNormRopeCase {
     pub rotations: usize,
     /// The stored type of the key norm's weight. The query norm's weight is BF16.
     pub k_norm: DType,
+    /// The mean weights of the query norm and of the key norm.
+    pub norms: [f32; 2],
     pub scale: f32,
 }
 
@@ -29,6 +31,7 @@ impl QkNormRopeCase {
         pairs: RopePairs::Interleaved,
         rotations: 1,
         k_norm: DType::F32,
+        norms: [1.0; 2],
         scale: 1.0,
     };
 }
@@ -67,9 +70,9 @@ pub(super) struct NormRope<B: Backend> {
 impl QkNormRopeCase {
     /// Uploads the norms and the rotation.
     pub(super) fn norm_rope<B: Backend>(&self, inputs: &mut Inputs<'_, B>) -> Result<NormRope<B>> {
-        let Self { tokens, heads: Heads { dim, .. }, pairs, rotations, k_norm, .. } = *self;
-        let q_norm = inputs.norm_weight(DType::Bf16, dim)?;
-        let k_norm = inputs.norm_weight(k_norm, dim)?;
+        let Self { tokens, heads: Heads { dim, .. }, pairs, rotations, k_norm, norms, .. } = *self;
+        let q_norm = inputs.norm_weight_around(norms[0], DType::Bf16, dim)?;
+        let k_norm = inputs.norm_weight_around(norms[1], k_norm, dim)?;
         let angles = inputs.draw(rotations * tokens * dim / 2).into_iter().map(|v| v * 100.0);
         let table: Vec<f32> = angles.flat_map(|angle| [angle.cos(), angle.sin()]).collect();
         let rotation = inputs.floats(&[rotations, tokens, dim / 2, 2], &table)?;
@@ -147,5 +150,16 @@ fn heads_rejections<B: Backend + 'static>() -> Vec<Rejection<B>> {
     let three = Heads { query: 3, key_value: 2, dim: 4 };
     let tensors = [QKV, SMALL_NORM, SMALL_NORM, SMALL_ROTATION];
     all.extend(rejections(QkNormRopeCase::OP, with_heads(three), [("heads", tensors)]));
+    all.push(fp8_rejection(QkNormRopeCase::OP, "fp8-projection", |b: &B| {
+        let heads = Heads { query: 1, key_value: 1, dim: 128 };
+        let qkv = fp8_projection_zeros(b, heads)?;
+        let norm = b.upload(&zeros(DType::F32, &[128]))?;
+        let rotation = b.upload(&zeros(DType::F32, &[1, 2, 64, 2]))?;
+        Ok(Box::new(move |b: &B| {
+            let pairs = RopePairs::Interleaved;
+            let how = QkNormRope { q_norm: &norm, k_norm: &norm, eps: 1e-5, rotation: &rotation, pairs };
+            b.qk_norm_rope(&mut qkv.clone(), heads, how)
+        }))
+    }));
     all
 }

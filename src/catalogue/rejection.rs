@@ -1,7 +1,8 @@
 //! Arguments that every backend rejects with the same error.
 
-use crate::backend::{Backend, DeviceTensor, RmsNorm, Runtime};
+use crate::backend::{Backend, DeviceTensor, Heads, QkNormRope, RmsNorm, RopePairs, Runtime};
 use crate::error::Result;
+use crate::future::expect_ready;
 use crate::tensor::{Compute, DType, Format, HostTensor, Storage, Weight};
 
 /// A call that must fail with [`Error::Shape`](crate::Error::Shape).
@@ -103,6 +104,17 @@ pub(super) fn fp8_zeros<B: Backend>(b: &B, shape: [usize; 3]) -> Result<B::Tenso
     let x = b.upload(&zeros(b.activations(), &shape))?;
     let weight = b.upload(&zeros(DType::F32, &shape[2..]))?;
     b.rms_norm(&x, RmsNorm { weight: &weight, scale: None, eps: 1e-5, output: Compute::Fp8 })
+}
+
+/// A fused projection of zeros `[1, 2, fused width]` with queries and keys in FP8.
+pub(super) fn fp8_projection_zeros<B: Backend>(b: &B, heads: Heads) -> Result<B::Tensor> {
+    let x = b.upload(&zeros(b.activations(), &[1, 2, 16]))?;
+    let w = expect_ready(b.upload_linear(&[zeros(DType::Bf16, &[heads.fused_width(), 16]).into()], &[]))?;
+    let norm = b.upload(&zeros(DType::F32, &[heads.dim]))?;
+    let rotation = b.upload(&zeros(DType::F32, &[1, 2, heads.dim / 2, 2]))?;
+    let pairs = RopePairs::Interleaved;
+    let how = QkNormRope { q_norm: &norm, k_norm: &norm, eps: 1e-5, rotation: &rotation, pairs };
+    b.project_qkv(&x, &w, heads, how, Compute::Fp8)
 }
 
 /// A matrix of zeros in E4M3 without scales, for FP8 gemms.

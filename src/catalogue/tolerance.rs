@@ -172,6 +172,32 @@ pub(super) const FP8_ATTENTION: Tolerance = Tolerance::gemm(
     "the errors of attention, 3·10⁻³ in BF16, move one value in twenty to the next code, 2⁻⁴ away",
 );
 
+/// A gemm and a norm whose queries and keys are rounded to FP8.
+pub(super) const FP8_PROJECTION: Tolerance = Tolerance::gemm(
+    2e-3,
+    2e-2,
+    3e-2,
+    "the errors of a gemm and a norm, 10⁻³ in BF16 and up to 3·10⁻³ with Hopper's sums of FP8, move one value in \
+     thirty to the next code, 2⁻⁴ away",
+);
+
+/// Attention with queries and keys in FP8 that both backends have alike.
+pub(super) const FP8_SCORES: Tolerance = Tolerance::gemm(
+    1e-3,
+    4e-3,
+    9e-3,
+    "one code in 10⁵ differs; products of E4M3 are exact in F32, but Hopper's tensor cores align them to 14 bits, \
+     10⁻³ of a score near 10; then the errors of attention",
+);
+
+/// As [`FP8_SCORES`], with scores of some hundreds.
+pub(super) const PEAKED_FP8_SCORES: Tolerance = Tolerance::gemm(
+    5e-3,
+    1e-2,
+    3e-2,
+    "a code that differs moves a score by tenths, and Hopper's sums of 14 bits move scores near 300 by 2·10⁻²",
+);
+
 /// A gemm with weights, then a norm.
 pub(super) const NORMED_GEMM: Tolerance =
     Tolerance::gemm(2e-5, 1e-3, 7e-3, "the errors of a matrix product, then of a norm; BF16 rounds once or twice");

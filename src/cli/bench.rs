@@ -100,7 +100,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let load = LoadOptions {
         backend: args.backend.clone(),
         residency: args.residency.residency(None),
-        precision: args.precision.precision,
+        precision: args.precision.precision()?,
     };
     let mut phases = Phases::new();
     let mut see = |seen: Seen<'_>| {

@@ -257,7 +257,7 @@ fn make(
     }
     warnings.tell(job.warnings.clone(), bar);
     let residency = args.residency.residency(Some(Expected::of(&job)));
-    let options = LoadOptions { backend: args.backend.clone(), residency, precision: args.precision.precision };
+    let options = LoadOptions { backend: args.backend.clone(), residency, precision: args.precision.precision()? };
     let engine = pollster::block_on(Engine::load(&model, options, bar))?;
     if !args.json && !engine.uses_host_memory() {
         bar.note(&format!("plan: {}", engine.plan()));

@@ -98,7 +98,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let job = request.check(model.config())?;
     let residency = args.residency.residency(Some(Expected::of(&job)));
     let work = [job.steps, job.images()];
-    let options = LoadOptions { backend: args.backend.clone(), residency, precision: args.precision.precision };
+    let options = LoadOptions { backend: args.backend.clone(), residency, precision: args.precision.precision()? };
     let planned = pollster::block_on(zimage::plan(options, &model, Some(work)))?;
     let Planned { device, needs, plan, files, obstacles, estimate, .. } = &planned;
     let obstacles: Vec<String> = obstacles.iter().map(ToString::to_string).collect();

@@ -1,7 +1,7 @@
-//! The flag `--precision`, which several commands share.
+//! The flags `--precision` and `--fp8-attention`, which several commands share.
 
 use std::str::FromStr;
-use zimage::Precision;
+use zimage::{Error, Precision, Result};
 
 #[derive(Debug, clap::Args)]
 #[group(skip)]
@@ -11,5 +11,19 @@ pub(super) struct Args {
     /// (cpu has its values), and leaves --weights to the text encoder; fp8-all is E4M3 in the text
     /// encoder too
     #[arg(long, value_name = "auto|bf16|fp8|fp8-all", default_value_t, value_parser = Precision::from_str, allow_hyphen_values = true)]
-    pub(super) precision: Precision,
+    precision: Precision,
+
+    /// Queries and keys of the transformer in E4M3 too, with --precision fp8 or fp8-all: attention
+    /// is faster, and pictures change more
+    #[arg(long)]
+    fp8_attention: bool,
+}
+
+impl Args {
+    /// The precision that both flags ask for.
+    pub(super) fn precision(&self) -> Result<Precision> {
+        self.precision.with_fp8_attention(self.fp8_attention).ok_or_else(|| {
+            Error::Request(format!("--fp8-attention needs --precision fp8 or fp8-all, not {}", self.precision))
+        })
+    }
 }

@@ -58,7 +58,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     warnings.iter().for_each(|warning| super::note(&format!("warning: {warning}")));
     let inputs = pollster::block_on(Inputs::read(&args.inputs, model.config()))?;
     let mut bar = Bar::new();
-    let precision = args.precision.precision;
+    let precision = args.precision.precision()?;
     let options = LoadOptions { backend: args.backend.clone(), precision, ..LoadOptions::default() };
     let results = pollster::block_on(zimage::stages(options, &model, &inputs, &mut bar));
     bar.clear();

@@ -42,14 +42,45 @@ pub enum Precision {
     /// elsewhere: on GPUs of compute capability 8.9 or later, and on the `cpu` backend, which
     /// rounds to the same codes and multiplies their values in F32. A storage of
     /// [`Model::with_weights`] is then that of the text encoder.
-    Fp8,
+    Fp8 {
+        /// Queries and keys of the transformer are in E4M3 as well, where heads are 128 wide. Their
+        /// rounding changes pictures more than that of the other operands.
+        attention: bool,
+    },
     /// As [`Precision::Fp8`], in the text encoder too.
-    Fp8All,
+    Fp8All {
+        /// As there: of the transformer only.
+        attention: bool,
+    },
 }
 
 impl Precision {
-    const NAMES: [(&str, Precision); 4] =
-        [("auto", Precision::Auto), ("bf16", Precision::Bf16), ("fp8", Precision::Fp8), ("fp8-all", Precision::Fp8All)];
+    /// [`Precision::Fp8`] without attention's first product.
+    pub const FP8: Self = Self::Fp8 { attention: false };
+    /// [`Precision::Fp8All`] without attention's first product.
+    pub const FP8_ALL: Self = Self::Fp8All { attention: false };
+
+    const NAMES: [(&str, Precision); 4] = [
+        ("auto", Precision::Auto),
+        ("bf16", Precision::Bf16),
+        ("fp8", Precision::FP8),
+        ("fp8-all", Precision::FP8_ALL),
+    ];
+
+    /// This precision with or without FP8 queries and keys; `None` where the matrices are not in
+    /// FP8.
+    pub fn with_fp8_attention(self, attention: bool) -> Option<Self> {
+        match self {
+            Precision::Fp8 { .. } => Some(Precision::Fp8 { attention }),
+            Precision::Fp8All { .. } => Some(Precision::Fp8All { attention }),
+            Precision::Auto | Precision::Bf16 => (!attention).then_some(self),
+        }
+    }
+
+    /// True if queries and keys of the transformer are in FP8, for [`Model::with_fp8_attention`].
+    pub fn has_fp8_attention(self) -> bool {
+        matches!(self, Precision::Fp8 { attention: true } | Precision::Fp8All { attention: true })
+    }
 
     /// `model` in this precision, for a backend.
     ///
@@ -64,7 +95,7 @@ impl Precision {
                 "the {name} backend has gemms with operands of {}, not BF16: use the precision auto, or the cuda backend",
                 b.operands()
             )),
-            Precision::Fp8All if !matches!(weights, WeightFormat::AsIs | WeightFormat::Fp8) => Some(format!(
+            Precision::Fp8All { .. } if !matches!(weights, WeightFormat::AsIs | WeightFormat::Fp8) => Some(format!(
                 "the precision {self} stores the matrices of both networks in FP8, so {weights} is the storage of none"
             )),
             _ if !fp8.is_empty() && !b.computes_fp8() => Some(format!(
@@ -75,7 +106,7 @@ impl Precision {
         };
         match problem {
             Some(problem) => Err(Error::Request(problem)),
-            None => Ok(model.clone().with_fp8(fp8)),
+            None => Ok(model.clone().with_fp8(fp8).with_fp8_attention(self.has_fp8_attention())),
         }
     }
 
@@ -84,8 +115,8 @@ impl Precision {
     pub fn fp8_networks(self) -> &'static [Part] {
         match self {
             Precision::Auto | Precision::Bf16 => &[],
-            Precision::Fp8 => &[Part::Transformer],
-            Precision::Fp8All => &[Part::Transformer, Part::TextEncoder],
+            Precision::Fp8 { .. } => &[Part::Transformer],
+            Precision::Fp8All { .. } => &[Part::Transformer, Part::TextEncoder],
         }
     }
 }
@@ -101,6 +132,8 @@ impl FromStr for Precision {
 
 impl fmt::Display for Precision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(named::name(&Self::NAMES, self).unwrap_or_default())
+        let name = self.with_fp8_attention(false).and_then(|own| named::name(&Self::NAMES, &own));
+        f.write_str(name.unwrap_or_default())?;
+        f.write_str(if self.has_fp8_attention() { " with FP8 attention" } else { "" })
     }
 }

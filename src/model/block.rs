@@ -15,6 +15,7 @@ use super::stacked::Stacked;
 use crate::backend::{Backend, Branch, DeviceWeight, Heads, Mask, Modulation, QkNormRope, RmsNorm, RopePairs, Runtime};
 use crate::error::Result;
 use crate::tensor::{Compute, FP8_BLOCK, FP8_VECTOR, StreamSource};
+use crate::weights::Tensors;
 use futures_util::future::{try_join, try_join3};
 
 /// The weights of one block.
@@ -63,32 +64,52 @@ pub(crate) struct Sizes {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Computes {
     pub qkv: Compute,
+    /// Queries and keys.
+    pub scores: Compute,
     pub attention_out: Compute,
     /// Both gemms of the feed-forward: the first one writes the operand of the second.
     pub ffn: Compute,
 }
 
+/// The types that the operands of gemms should have where their sizes allow it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Wanted {
+    /// Of the gemms with the block's matrices.
+    pub matrices: Compute,
+    /// Of attention's product of queries and keys.
+    pub scores: Compute,
+}
+
+impl Wanted {
+    /// The types that a network's tensors are for.
+    pub(crate) fn of(tensors: &Tensors) -> Self {
+        Self { matrices: tensors.compute(), scores: tensors.scores() }
+    }
+}
+
 impl Sizes {
-    /// The types of the operands where `wanted` is asked for. FP8 operands are whole vectors wide,
-    /// and attention writes only heads of [`FP8_BLOCK`] as such.
-    pub(crate) fn computes(self, wanted: Compute) -> Computes {
+    /// The types of the operands where these types are wanted. FP8 operands are whole vectors wide,
+    /// and attention reads and writes only heads of [`FP8_BLOCK`] as such.
+    pub(crate) fn computes(self, wanted: Wanted) -> Computes {
         let Sizes { width, hidden, heads } = self;
-        let wanted_if = |fits: bool| if fits { wanted } else { Compute::Native };
+        let Wanted { matrices, scores } = wanted;
+        let matrices_if = |fits: bool| if fits { matrices } else { Compute::Native };
         let is_whole = |width: usize| width.is_multiple_of(FP8_VECTOR);
         Computes {
-            qkv: wanted_if(is_whole(width)),
-            attention_out: wanted_if(heads.dim == FP8_BLOCK),
-            ffn: wanted_if(is_whole(width) && is_whole(hidden)),
+            qkv: matrices_if(is_whole(width)),
+            scores: if heads.dim == FP8_BLOCK { scores } else { Compute::Native },
+            attention_out: matrices_if(heads.dim == FP8_BLOCK),
+            ffn: matrices_if(is_whole(width) && is_whole(hidden)),
         }
     }
 }
 
 /// The matrices of the block whose tensors start with `prefix`, for gemms with operands of the type
-/// `wanted` where their sizes allow it: queries, keys and values; the attention's output; gate and
-/// up; down.
-pub(super) fn matrices(prefix: &str, names: &Names, sizes: Sizes, wanted: Compute) -> [Stacked; 4] {
+/// that `tensors` are for where their sizes allow it: queries, keys and values; the attention's
+/// output; gate and up; down.
+pub(super) fn matrices(prefix: &str, names: &Names, sizes: Sizes, tensors: &Tensors) -> [Stacked; 4] {
     let Sizes { width, hidden, heads } = sizes;
-    let Computes { qkv, attention_out, ffn } = sizes.computes(wanted);
+    let Computes { qkv, attention_out, ffn, .. } = sizes.computes(Wanted::of(tensors));
     let of = |name: &str, shape| (format!("{prefix}{name}.weight"), shape);
     let (query, key) = (heads.query * heads.dim, heads.key_value * heads.dim);
     let q_k_v = vec![of(names.q, [query, width]), of(names.k, [key, width]), of(names.v, [key, width])];
@@ -112,6 +133,8 @@ pub(super) struct Stack<'a, B: Backend> {
     pub rotation: &'a B::Tensor,
     pub pairs: RopePairs,
     pub causal: bool,
+    /// The type of queries and keys, one of [`Computes`].
+    pub scores: Compute,
     /// Key lengths, U32 `[B]`.
     pub lengths: Option<&'a B::Tensor>,
     /// The modulation table and the row of the first block. A block reads four rows: attention
@@ -138,7 +161,7 @@ impl<B: Backend> Block<B> {
         let narrow = try_join(vector(names.q_norm, heads.dim), vector(names.k_norm, heads.dim));
         let norms = try_join3(wide, narrow, try_join(post_norm(0), post_norm(1)));
 
-        let [qkv, out, ffn_in, ffn_out] = matrices(prefix, names, sizes, load.tensors.compute());
+        let [qkv, out, ffn_in, ffn_out] = matrices(prefix, names, sizes, load.tensors);
         let upload = async |stacked: &Stacked| b.upload_linear(&load.stacked(stacked).await?, &[]).await;
         let (((attention_norm, ffn_norm), (q_norm, k_norm), (attention_post_norm, ffn_post_norm)), qkv) =
             try_join(norms, upload(&qkv)).await?;
@@ -207,7 +230,7 @@ pub(super) fn run<B: Backend>(
         let mask = Mask { causal: stack.causal, lengths: stack.lengths };
         // Queries, keys and values are freed before the feed-forward.
         let y = {
-            let qkv = b.project_qkv(&h, &block.qkv, stack.heads, how)?;
+            let qkv = b.project_qkv(&h, &block.qkv, stack.heads, how, stack.scores)?;
             b.attention(&qkv, stack.heads, mask, block.attention_out.compute())?
         };
         let y = b.linear(&y, &block.attention_out)?;
@@ -237,14 +260,18 @@ mod tests {
     fn fp8_is_for_whole_vectors_and_heads_of_a_block() {
         let computes = |width, hidden, dim| {
             let heads = Heads { query: 2, key_value: 2, dim };
-            let Computes { qkv, attention_out, ffn } = Sizes { width, hidden, heads }.computes(Compute::Fp8);
-            [qkv, attention_out, ffn].map(|compute| compute == Compute::Fp8)
+            let wanted = Wanted { matrices: Compute::Fp8, scores: Compute::Fp8 };
+            let Computes { qkv, scores, attention_out, ffn } = Sizes { width, hidden, heads }.computes(wanted);
+            [qkv, scores, attention_out, ffn].map(|compute| compute == Compute::Fp8)
         };
-        assert_eq!(computes(3840, 10_240, 128), [true; 3]);
-        assert_eq!(computes(256, 682, 64), [true, false, false]);
-        assert_eq!(computes(60, 160, 20), [false; 3]);
+        assert_eq!(computes(3840, 10_240, 128), [true; 4]);
+        assert_eq!(computes(256, 682, 64), [true, false, false, false]);
+        assert_eq!(computes(60, 160, 20), [false; 4]);
         let heads = Heads { query: 1, key_value: 1, dim: 128 };
-        let native = Sizes { width: 128, hidden: 256, heads }.computes(Compute::Native);
-        assert_eq!([native.qkv, native.attention_out, native.ffn], [Compute::Native; 3]);
+        let sizes = Sizes { width: 128, hidden: 256, heads };
+        let native = sizes.computes(Wanted::default());
+        assert_eq!([native.qkv, native.scores, native.attention_out, native.ffn], [Compute::Native; 4]);
+        let matrices = sizes.computes(Wanted { matrices: Compute::Fp8, ..Wanted::default() });
+        assert_eq!([matrices.qkv, matrices.scores], [Compute::Fp8, Compute::Native]);
     }
 }

@@ -107,6 +107,18 @@ impl Model {
         self
     }
 
+    /// This model with queries and keys of the transformer in FP8 where they are 128 wide: the
+    /// operands of attention's first product. The backend has to compute in FP8.
+    pub fn with_fp8_attention(mut self, is_fp8: bool) -> Self {
+        self.folder = self.folder.with_fp8_attention(is_fp8);
+        self
+    }
+
+    /// True after [`Model::with_fp8_attention`].
+    pub fn has_fp8_attention(&self) -> bool {
+        self.folder.has_fp8_attention()
+    }
+
     /// The model in `folder`, local or remote.
     ///
     /// # Errors

@@ -8,7 +8,7 @@ use super::rope;
 use super::streaming::{NetworkBytes, Streaming, device_bytes};
 use crate::backend::{Backend, Heads, RopePairs};
 use crate::error::Result;
-use crate::tensor::HostTensor;
+use crate::tensor::{Compute, HostTensor};
 use crate::weights::{OnRead, Tensors};
 
 const NAMES: Names = Names {
@@ -91,7 +91,7 @@ impl<B: Backend> TextEncoder<B> {
     pub fn bytes(b: &B, tensors: &Tensors, config: &TextEncoderConfig) -> NetworkBytes {
         let block = |i| {
             let prefix = format!("{LAYERS}.{i}.");
-            NetworkBytes::of_block(b, tensors, &block::matrices(&prefix, &NAMES, sizes(config), tensors.compute()))
+            NetworkBytes::of_block(b, tensors, &block::matrices(&prefix, &NAMES, sizes(config), tensors))
         };
         NetworkBytes {
             blocks: (0..blocks(config)).map(block).collect(),
@@ -129,6 +129,7 @@ impl<B: Backend> TextEncoder<B> {
             rotation: &rotation,
             pairs: RopePairs::Halves,
             causal: true,
+            scores: Compute::Native,
             lengths: Some(&lengths),
             modulation: None,
         };

@@ -6,7 +6,7 @@
 //! tokens that take part in attention; only the padding between captions of unequal length is
 //! masked.
 
-use super::block::{self, Block, Names, Sizes, Stack};
+use super::block::{self, Block, Names, Sizes, Stack, Wanted};
 use super::config::TransformerConfig;
 use super::load::Loader;
 use super::rope::AxesTable;
@@ -82,6 +82,8 @@ pub struct Transformer<B: Backend> {
     noise_refiner: Vec<Block<B>>,
     context_refiner: Vec<Block<B>>,
     layers: Vec<Block<B>>,
+    /// The type of queries and keys.
+    scores: Compute,
 }
 
 /// Captions after the context refiner, reused in every step.
@@ -175,6 +177,7 @@ impl<B: Backend> Transformer<B> {
             context_refiner: Block::load_all(load, CONTEXT_REFINER, refiners, &NAMES, sizes, |_| streaming.source())
                 .await?,
             layers: Block::load_all(load, LAYERS, config.n_layers, &NAMES, sizes, streamed(refiners)).await?,
+            scores: sizes.computes(Wanted::of(tensors)).scores,
             config: config.clone(),
         })
     }
@@ -183,7 +186,7 @@ impl<B: Backend> Transformer<B> {
     pub fn bytes(b: &B, tensors: &Tensors, config: &TransformerConfig) -> NetworkBytes {
         let block = |stack: &str, i| {
             let prefix = format!("{stack}.{i}.");
-            NetworkBytes::of_block(b, tensors, &block::matrices(&prefix, &NAMES, sizes(config), tensors.compute()))
+            NetworkBytes::of_block(b, tensors, &block::matrices(&prefix, &NAMES, sizes(config), tensors))
         };
         let refiners = |stack| (0..config.n_refiner_layers).map(move |i| block(stack, i));
         let (d, adaln) = (config.dim, config.adaln_dim());
@@ -334,6 +337,7 @@ impl<B: Backend> Transformer<B> {
             rotation,
             pairs: RopePairs::Interleaved,
             causal: false,
+            scores: self.scores,
             lengths,
             modulation,
         }

@@ -2,6 +2,9 @@
 //!
 //! A block of values has the scale `max |v| / 448` and the codes of `v · (448 / max |v|)`, rounded
 //! to nearest, ties to even, and saturated at ±448, the largest value of E4M3. NaN stays NaN.
+//!
+//! The queries of a fused projection have one scale, and so have its keys. The weights of their
+//! norms bound the values: [`fp8_head_bound`] takes the place of `max |v|`.
 
 use super::format::{E4M3, E4M3_MAX, e4m3_code};
 use std::fmt;
@@ -34,11 +37,27 @@ impl fmt::Display for Compute {
     }
 }
 
+/// The largest magnitude, without NaN.
+fn largest(values: &[f32]) -> f32 {
+    values.iter().fold(0.0, |largest, value| largest.max(value.abs()))
+}
+
+/// The largest magnitude that an element of a head can have after an RMSNorm with this weight and a
+/// rotation of its pairs: `√n · max |weight|`, which bounds the norm of the head.
+pub fn fp8_head_bound(weight: &[f32]) -> f32 {
+    (weight.len() as f32).sqrt() * largest(weight)
+}
+
 /// Rounds the values of one block to those that its codes and its scale have.
 pub(crate) fn round_block(values: &mut [f32]) {
-    // `max` ignores NaN.
-    let largest = values.iter().fold(LEAST, |largest, value| largest.max(value.abs()));
-    let (scale, inverse) = (largest / E4M3_MAX, E4M3_MAX / largest);
+    round_within(values, largest(values));
+}
+
+/// Rounds values of at most this magnitude to those that their codes and the scale `bound / 448`
+/// have.
+pub(crate) fn round_within(values: &mut [f32], bound: f32) {
+    let bound = bound.max(LEAST);
+    let (scale, inverse) = (bound / E4M3_MAX, E4M3_MAX / bound);
     values.iter_mut().for_each(|value| *value = E4M3[usize::from(e4m3_code(*value * inverse))] * scale);
 }
 
@@ -60,6 +79,22 @@ mod tests {
         round_block(&mut again);
         let changed = crate::numbers::relative_error(&again, &rounded);
         assert!(changed < 1e-7, "rounded values change by {changed}");
+    }
+
+    #[test]
+    fn normed_and_rotated_heads_are_within_their_bound() {
+        // One element has the whole norm of its head, and the largest weight.
+        let (mut head, mut weight) = ([0.0f32; 128], [0.5f32; 128]);
+        (head[3], weight[3]) = (7.0, -1.5);
+        let rms = (head.iter().map(|x| x * x).sum::<f32>() / 128.0).sqrt();
+        let normed = head[3] / rms * weight[3];
+        let bound = fp8_head_bound(&weight);
+        assert!((normed.abs() / bound - 1.0).abs() < 1e-6, "{normed} of {bound}");
+        let mut rounded = [normed, bound / 2.0];
+        round_within(&mut rounded, bound);
+        let near = |value: f32, share: f32| (value / bound - share).abs() < 1e-6;
+        assert!(near(rounded[0], -1.0) && near(rounded[1], 0.5), "{rounded:?} of {bound}");
+        assert_eq!(fp8_head_bound(&[f32::NAN, 2.0, 0.0, 1.0]), 4.0);
     }
 
     #[test]

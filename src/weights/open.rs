@@ -73,6 +73,9 @@ impl Tensors {
                 true => tensors.compute = Compute::Fp8,
                 false => tensors.weights = folder.weights(),
             }
+            if network == Part::Transformer && folder.has_fp8_attention() {
+                tensors.scores = Compute::Fp8;
+            }
         }
         if tensors.random.is_some() {
             return Ok(tensors);
@@ -139,6 +142,7 @@ impl Tensors {
             transform: None,
             weights: WeightFormat::AsIs,
             compute: Compute::Native,
+            scores: Compute::Native,
         }
     }
 

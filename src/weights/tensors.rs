@@ -48,6 +48,7 @@ pub struct Tensors {
     pub(super) weights: WeightFormat,
     /// The type that the operands of gemms with them should have.
     pub(super) compute: Compute,
+    pub(super) scores: Compute,
 }
 
 #[derive(Debug)]
@@ -402,6 +403,12 @@ impl Tensors {
     /// far as the sizes of a matrix allow it.
     pub fn compute(&self) -> Compute {
         self.compute
+    }
+
+    /// The type that the operands of the network's products of queries and keys should have, as far
+    /// as the size of a head allows it.
+    pub fn scores(&self) -> Compute {
+        self.scores
     }
 
     /// The files that contain the tensors.

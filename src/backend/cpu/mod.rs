@@ -25,6 +25,7 @@ mod packed;
 mod pad_rows;
 mod parallel;
 mod patches;
+mod project_qkv;
 mod qk_norm_rope;
 mod recording;
 mod residual;

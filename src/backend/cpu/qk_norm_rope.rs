@@ -3,11 +3,9 @@
 use super::parallel::*;
 use super::rms_norm::inverse_rms;
 use super::{Cpu, CpuTensor};
-use crate::backend::{Heads, ProjectQkvOp, QkNormRope, QkNormRopeArgs, QkNormRopeOp, RopePairs};
+use crate::backend::{Heads, QkNormRope, QkNormRopeArgs, QkNormRopeOp, RopePairs};
 use crate::error::Result;
 use multiversion::multiversion;
-
-impl ProjectQkvOp for Cpu {}
 
 impl QkNormRopeOp for Cpu {
     fn run_qk_norm_rope(&self, args: QkNormRopeArgs<'_, CpuTensor>, _: [usize; 2]) -> Result<()> {

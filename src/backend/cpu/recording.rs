@@ -4,6 +4,7 @@
 use super::Cpu;
 use super::parallel::*;
 use super::tensor::{CpuTensor, Elements, FreeList};
+use crate::backend::Fp8Form;
 use crate::error::{Error, Result};
 use crate::tensor::{Compute, round_block};
 use std::fmt;
@@ -96,7 +97,7 @@ impl Cpu {
             out.par_chunks_mut(width).for_each(|row| row.chunks_mut(block).for_each(round_block));
             Ok(())
         })?;
-        Ok(rounded.in_fp8())
+        Ok(rounded.in_fp8(Fp8Form::Operand))
     }
 
     /// An op that reads `inputs` and changes `target` in place. `target` is not among the inputs.

@@ -5,10 +5,10 @@
 //! inside a recording, as in a GPU arena, and up to a limit elsewhere, which saves the system from
 //! clearing new pages for every op.
 
-use crate::backend::DeviceTensor;
+use crate::backend::{DeviceTensor, Fp8Form};
 use crate::error::Result;
 use crate::reserve::{self, zeros};
-use crate::tensor::{Compute, DType, HostTensor, widen, words};
+use crate::tensor::{DType, HostTensor, widen, words};
 use bytemuck::Zeroable;
 use bytes::Bytes;
 use std::borrow::Cow;
@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 pub struct CpuTensor {
     shape: Vec<usize>,
     dtype: DType,
-    compute: Compute,
+    fp8: Option<Fp8Form>,
     handle: Arc<Handle>,
 }
 
@@ -247,12 +247,12 @@ impl CpuTensor {
 
     fn with(shape: &[usize], dtype: DType, memory: Memory, free: Weak<FreeList>) -> Self {
         let handle = Arc::new(Handle { memory, free });
-        Self { shape: shape.to_vec(), dtype, compute: Compute::Native, handle }
+        Self { shape: shape.to_vec(), dtype, fp8: None, handle }
     }
 
-    /// The same memory, whose values are those of an FP8 operand.
-    pub(super) fn in_fp8(self) -> Self {
-        Self { dtype: DType::U8, compute: Compute::Fp8, ..self }
+    /// The same memory, whose values are those that a tensor in FP8 has.
+    pub(super) fn in_fp8(self, form: Fp8Form) -> Self {
+        Self { dtype: DType::U8, fp8: Some(form), ..self }
     }
 
     pub(super) fn memory(&self) -> Memory {
@@ -282,8 +282,8 @@ impl DeviceTensor for CpuTensor {
         self.dtype
     }
 
-    fn compute(&self) -> Compute {
-        self.compute
+    fn fp8(&self) -> Option<Fp8Form> {
+        self.fp8
     }
 
     fn shares(&self, other: &Self) -> bool {

@@ -46,7 +46,7 @@ pub struct Mask<'a, T> {
 /// The arguments of [`AttentionOp::attention`].
 #[derive(Debug)]
 pub struct AttentionArgs<'a, T> {
-    /// The fused projection, `[B, T, fused width]`.
+    /// The fused projection, `[B, T, fused width]`; queries and keys may be in FP8.
     pub qkv: &'a T,
     /// Its heads.
     pub heads: Heads,
@@ -61,8 +61,11 @@ impl<T: DeviceTensor> AttentionArgs<'_, T> {
     /// [`Runtime::computes_fp8`].
     pub fn check(&self, computes_fp8: bool) -> Result<[usize; 3]> {
         let op = "attention";
-        let [b, t, width] = check::floats(op, "the fused projection", self.qkv)?;
+        let ([b, t, width], fp8) = check::projection(op, self.qkv)?;
         self.heads.check_width(op, width)?;
+        if let Some(columns) = fp8 {
+            check::projected_heads(op, columns, [self.heads.query, self.heads.key_value], self.heads.dim)?;
+        }
         check::heads_output(op, self.output, computes_fp8, self.heads.dim)?;
         if let Some(lengths) = self.mask.lengths {
             check::integers(op, "the key lengths", lengths, b)?;
@@ -74,7 +77,9 @@ impl<T: DeviceTensor> AttentionArgs<'_, T> {
 /// Attention.
 pub trait AttentionOp: Runtime {
     /// `softmax(q·kᵀ/√dim + mask)·v` for every head of a fused projection; returns `[B, T,
-    /// query·dim]`, heads side by side. In FP8 every head of a token has one scale.
+    /// query·dim]`, heads side by side. In FP8 every head of a token has one scale. Queries and
+    /// keys in FP8, as [`project_qkv`](super::ProjectQkvOp::project_qkv) writes them, are the
+    /// operands of the first product; the second one has the backend's own.
     fn attention(
         &self,
         qkv: &Self::Tensor,

@@ -2,11 +2,11 @@
 //! both sizes.
 
 pub(super) use super::super::shape::{dims, ensure, floating, not_empty, same, typed};
-use super::{DeviceTensor, DeviceWeight};
+use super::{DeviceTensor, DeviceWeight, Fp8Form};
 use crate::error::{Error, Result};
 use crate::tensor::{Compute, DType, FP8_BLOCK, FP8_VECTOR, HostTensor, Weight};
 
-/// Checks that a tensor is not the operand of an FP8 gemm, which only such a gemm reads.
+/// Checks that a tensor is not in FP8, which only gemms with FP8 operands read.
 fn not_fp8(op: &'static str, name: &str, tensor: &impl DeviceTensor) -> Result<()> {
     ensure(tensor.compute() == Compute::Native, op, || format!("{name} must not be in FP8"))
 }
@@ -81,8 +81,40 @@ pub(super) fn matrix(op: &'static str, name: &str, weight: &Weight<'_>) -> Resul
 pub(super) fn operand(op: &'static str, x: &impl DeviceTensor, w: &impl DeviceWeight<2>) -> Result<()> {
     match w.compute() {
         Compute::Native => not_fp8(op, "x", x).and_then(|()| floating(op, "x", x.dtype())),
-        Compute::Fp8 => ensure(x.compute() == Compute::Fp8, op, || "x must be in FP8, as the matrix is".into()),
+        Compute::Fp8 => match x.fp8() {
+            Some(Fp8Form::Operand) => Ok(()),
+            Some(Fp8Form::Projection { .. }) => {
+                Err(Error::shape(op, "x must not be a fused projection with queries and keys in FP8"))
+            }
+            None => Err(Error::shape(op, "x must be in FP8, as the matrix is")),
+        },
     }
+}
+
+/// A fused projection, floating or with queries and keys in FP8; returns its sizes and, in FP8, the
+/// columns of queries and of keys.
+pub(super) fn projection(op: &'static str, qkv: &impl DeviceTensor) -> Result<([usize; 3], Option<[usize; 2]>)> {
+    let name = "the fused projection";
+    match qkv.fp8() {
+        None => Ok((floats(op, name, qkv)?, None)),
+        Some(Fp8Form::Projection { queries, keys }) => Ok((dims(op, name, qkv.shape())?, Some([queries, keys]))),
+        Some(Fp8Form::Operand) => Err(Error::shape(op, format!("{name} must not be the FP8 operand of a gemm"))),
+    }
+}
+
+/// Checks that heads in FP8 have the one width that they may have.
+fn fp8_heads(op: &'static str, dim: usize) -> Result<()> {
+    ensure(dim == FP8_BLOCK, op, || format!("heads in FP8 must be {FP8_BLOCK} wide, not {dim}"))
+}
+
+/// Checks that a projection in FP8 with these columns of queries and of keys has heads of `dim`, so
+/// many of each.
+pub(super) fn projected_heads(op: &'static str, columns: [usize; 2], heads: [usize; 2], dim: usize) -> Result<()> {
+    ensure(columns == heads.map(|count| count * dim), op, || {
+        let ([queries, keys], [query, key]) = (columns, heads);
+        format!("{queries} columns of queries and {keys} of keys in FP8 are not {query} and {key} heads of {dim}")
+    })?;
+    fp8_heads(op, dim)
 }
 
 /// A matrix whose operands are not in FP8; returns its sizes.
@@ -103,12 +135,10 @@ pub(super) fn output(op: &'static str, compute: Compute, computes_fp8: bool, wid
     })
 }
 
-/// Checks that attention may write its heads, `dim` wide, as operands of this type.
+/// Checks that an op may write heads, `dim` wide, as operands of this type.
 pub(super) fn heads_output(op: &'static str, compute: Compute, computes_fp8: bool, dim: usize) -> Result<()> {
     output(op, compute, computes_fp8, dim)?;
-    ensure(compute == Compute::Native || dim == FP8_BLOCK, op, || {
-        format!("heads written in FP8 must be {FP8_BLOCK} wide, not {dim}")
-    })
+    if compute == Compute::Native { Ok(()) } else { fp8_heads(op, dim) }
 }
 
 /// Checks that the matrices of one upload have one type of operands, which the backend multiplies;
@@ -150,7 +180,7 @@ pub(super) mod tests {
         shape: Vec<usize>,
         dtype: DType,
         memory: usize,
-        compute: Compute,
+        fp8: Option<Fp8Form>,
     }
 
     impl DeviceTensor for Fake {
@@ -162,8 +192,8 @@ pub(super) mod tests {
             self.dtype
         }
 
-        fn compute(&self) -> Compute {
-            self.compute
+        fn fp8(&self) -> Option<Fp8Form> {
+            self.fp8
         }
 
         fn shares(&self, other: &Self) -> bool {
@@ -182,7 +212,7 @@ pub(super) mod tests {
             use std::sync::atomic::{AtomicUsize, Ordering};
             static NEXT: AtomicUsize = AtomicUsize::new(0);
             let memory = NEXT.fetch_add(1, Ordering::Relaxed);
-            Self { shape: shape.to_vec(), dtype, memory, compute: Compute::Native }
+            Self { shape: shape.to_vec(), dtype, memory, fp8: None }
         }
     }
 
@@ -198,7 +228,12 @@ pub(super) mod tests {
 
     /// An FP8 operand.
     pub(in super::super) fn fp8s(shape: &[usize]) -> Fake {
-        Fake { compute: Compute::Fp8, ..Fake::new(DType::U8, shape) }
+        Fake { fp8: Some(Fp8Form::Operand), ..Fake::new(DType::U8, shape) }
+    }
+
+    /// A fused projection with queries and keys in FP8, so many columns of each.
+    pub(in super::super) fn fp8_projection(shape: &[usize], [queries, keys]: [usize; 2]) -> Fake {
+        Fake { fp8: Some(Fp8Form::Projection { queries, keys }), ..Fake::new(DType::U8, shape) }
     }
 
     /// The sizes of a matrix or a kernel without memory.
@@ -262,6 +297,25 @@ pub(super) mod tests {
         rejects(vector("rms_norm", "x", &fp8s(&[16]), 16), "rms_norm", message);
         rejects(x.reshaped(&[1, 4, 8]), "reshape", &["FP8", "last dimension"]);
         x.reshaped(&[2, 16]).unwrap();
+        let projection = fp8_projection(&[1, 2, 16], [4, 6]);
+        rejects(floats::<3>("residual", "x", &projection), "residual", message);
+        let gemm = |x| operand("linear", x, &Fp8Sizes([3, 16]));
+        gemm(&x).unwrap();
+        rejects(gemm(&projection), "linear", &["x must not be a fused projection"]);
+        rejects(gemm(&f32s(&[1, 2, 16])), "linear", &["x must be in FP8, as the matrix is"]);
+    }
+
+    #[test]
+    fn a_projection_in_fp8_has_the_heads_of_its_columns() {
+        let op = "attention";
+        let wide = [1, 2, 768];
+        assert_eq!(projection(op, &f32s(&wide)).unwrap(), (wide, None));
+        assert_eq!(projection(op, &fp8_projection(&wide, [256, 256])).unwrap(), (wide, Some([256, 256])));
+        rejects(projection(op, &fp8s(&wide)), op, &["must not be the FP8 operand of a gemm"]);
+        projected_heads(op, [256, 256], [2, 2], 128).unwrap();
+        let other = projected_heads(op, [512, 128], [2, 2], 128);
+        rejects(other, op, &["512 columns of queries and 128 of keys in FP8 are not 2 and 2 heads of 128"]);
+        rejects(projected_heads(op, [256, 256], [4, 4], 64), op, &["must be 128 wide, not 64"]);
     }
 
     #[test]

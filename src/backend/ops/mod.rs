@@ -65,6 +65,7 @@ pub use modulation::{ModulationArgs, ModulationOp};
 pub use normalize_groups::{NormalizeGroupsArgs, NormalizeGroupsOp};
 pub use normalize_rgb8::{NormalizeRgb8Args, NormalizeRgb8Op};
 pub use pad_rows::{PadRowsArgs, PadRowsOp};
+pub(super) use project_qkv::project_in_two_ops;
 pub use project_qkv::{ProjectQkvArgs, ProjectQkvOp};
 pub use qk_norm_rope::{QkNormRope, QkNormRopeArgs, QkNormRopeOp, RopePairs};
 pub use residual::{Branch, ResidualArgs, ResidualOp};
@@ -79,5 +80,5 @@ pub(crate) use to_rgb8::level;
 pub use to_rgb8::{ToRgb8Args, ToRgb8Op};
 pub use unscale_latents::{UnscaleLatentsArgs, UnscaleLatentsOp};
 
-use super::runtime::{DeviceTensor, DeviceWeight, Runtime};
+use super::runtime::{DeviceTensor, DeviceWeight, Fp8Form, Runtime};
 use crate::error::Result;

@@ -3,6 +3,7 @@
 use crate::backend::{Backend, Overheads};
 use crate::model::config::{TextEncoderConfig, TransformerConfig, VaeConfig};
 use crate::model::vae::tiling::{Home, Tile};
+use crate::tensor::{Compute, DType, FP8_BLOCK};
 
 /// Bytes of an element.
 #[derive(Debug, Clone, Copy)]
@@ -30,12 +31,18 @@ pub(super) struct Widths {
     qkv: usize,
     attention: usize,
     hidden: usize,
+    /// Queries, keys and values with queries and keys in FP8, in bytes. A backend may write them
+    /// beside those in its own type.
+    fp8_qkv: usize,
 }
 
 impl Widths {
-    pub(super) fn of_transformer(config: &TransformerConfig) -> Self {
+    /// `scores`: the type of queries and keys.
+    pub(super) fn of_transformer(config: &TransformerConfig, scores: Compute) -> Self {
         let dim = config.dim;
-        Self { residual: dim, qkv: 3 * dim, attention: dim, hidden: config.ffn_dim() }
+        let is_fp8 = scores == Compute::Fp8 && config.head_dim() == FP8_BLOCK;
+        let fp8_qkv = if is_fp8 { 2 * dim + dim * DType::Bf16.size() } else { 0 };
+        Self { residual: dim, qkv: 3 * dim, attention: dim, hidden: config.ffn_dim(), fp8_qkv }
     }
 
     pub(super) fn of_text_encoder(config: &TextEncoderConfig) -> Self {
@@ -45,12 +52,13 @@ impl Widths {
             qkv: heads + 2 * config.num_key_value_heads * config.head_dim,
             attention: heads,
             hidden: config.intermediate_size,
+            fp8_qkv: 0,
         }
     }
 
     /// The elements of a token in the largest activation.
     pub(super) fn largest(&self) -> usize {
-        let Self { residual, qkv, attention, hidden } = self;
+        let Self { residual, qkv, attention, hidden, .. } = self;
         *residual.max(qkv).max(attention).max(hidden)
     }
 
@@ -58,17 +66,23 @@ impl Widths {
     /// keys, values and the attention's result, or with the feed-forward's hidden values and its
     /// result.
     fn at_once(&self, sizes: Sizes) -> usize {
-        let Self { residual, qkv, attention, hidden } = *self;
-        let queries = sizes.of(qkv + attention, residual);
+        let Self { residual, qkv, attention, hidden, fp8_qkv } = *self;
+        let queries = sizes.of(qkv + attention, residual).max(sizes.of(qkv, residual) + fp8_qkv);
         sizes.of(2 * residual, 0) + queries.max(sizes.of(hidden + residual, hidden))
     }
 }
 
 /// Activations of a denoising step for items of so many tokens each. `scratch`: bytes of the
-/// largest matrix that is dequantised before its gemm.
-pub(super) fn step(config: &TransformerConfig, items: usize, tokens: usize, sizes: Sizes, scratch: u64) -> u64 {
+/// largest matrix that is dequantised before its gemm; `scores`: the type of queries and keys.
+pub(super) fn step(
+    config: &TransformerConfig,
+    scores: Compute,
+    [items, tokens]: [usize; 2],
+    sizes: Sizes,
+    scratch: u64,
+) -> u64 {
     let modulation = 4 * config.dim * (config.n_layers + config.n_refiner_layers);
-    let blocks = items * tokens * Widths::of_transformer(config).at_once(sizes);
+    let blocks = items * tokens * Widths::of_transformer(config, scores).at_once(sizes);
     (blocks + sizes.of(modulation, 0)) as u64 + scratch
 }
 

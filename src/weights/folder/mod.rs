@@ -56,6 +56,7 @@ pub struct ModelFolder {
     weights: WeightFormat,
     /// The networks whose large matrices are operands of FP8 gemms.
     fp8: &'static [Part],
+    fp8_attention: bool,
 }
 
 /// The place of a file of the model.
@@ -76,6 +77,7 @@ impl ModelFolder {
             transform: None,
             weights: WeightFormat::AsIs,
             fp8: &[],
+            fp8_attention: false,
         }
     }
 
@@ -158,6 +160,17 @@ impl ModelFolder {
     pub fn with_fp8(mut self, networks: &'static [Part]) -> Self {
         self.fp8 = networks;
         self
+    }
+
+    /// This model with queries and keys of the transformer in FP8.
+    pub fn with_fp8_attention(mut self, is_fp8: bool) -> Self {
+        self.fp8_attention = is_fp8;
+        self
+    }
+
+    /// True after [`ModelFolder::with_fp8_attention`].
+    pub fn has_fp8_attention(&self) -> bool {
+        self.fp8_attention
     }
 
     /// The storage of [`ModelFolder::with_weights`].

@@ -39,7 +39,7 @@ pub(crate) enum Fault {
     GroupsHalved,
     MomentsIgnored,
     ShiftForgotten,
-    /// The matrix of an FP8 gemm is damaged.
+    /// The matrix of an FP8 gemm, or a projection in FP8, is damaged.
     Fp8(Fp8Fault),
     NanIsBlack,
     InfinityIsClamped,
@@ -59,7 +59,7 @@ pub(crate) enum Fault {
     KeepsRecording,
 }
 
-/// The damage to the matrix of an FP8 gemm.
+/// The damage to the matrix of an FP8 gemm, or to a fused projection with queries and keys in FP8.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fp8Fault {
     /// Every scale is 1.
@@ -68,6 +68,10 @@ pub(crate) enum Fp8Fault {
     ScaleOfAnotherRow,
     /// The codes of ±448, where values saturate, are NaN.
     NanForTheLargest,
+    /// Queries have the scale of the keys, and keys that of the queries.
+    QueryAndKeyScalesSwapped,
+    /// Queries have a scale of 1.
+    QueryScaleForgotten,
 }
 
 /// The damage to a result.

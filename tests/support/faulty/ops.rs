@@ -1,9 +1,10 @@
 //! The ops of [`Faulty`]: each plants its faults in the arguments and forwards them to the inner
 //! backend.
 
-use super::{Fault, Faulty};
+use super::{Fault, Faulty, Fp8Fault};
+use pollster::block_on;
 use zimage::backend::*;
-use zimage::tensor::{HostTensor, Weight};
+use zimage::tensor::{Compute, HostTensor, Weight, fp8_head_bound};
 use zimage::{Error, MemoryKind, Result};
 
 /// Defines an op that returns a tensor. `$change` plants the faults in its arguments.
@@ -42,9 +43,44 @@ op!(ModulationOp, run_modulation, ModulationArgs<'_, B::Tensor, B::Linear>, [usi
 
 op!(NormalizeRgb8Op, run_normalize_rgb8, NormalizeRgb8Args<'_, B::Tensor>, [usize; 4], |_faulty, args| args);
 
-op!(ProjectQkvOp, run_project_qkv, ProjectQkvArgs<'_, B::Tensor, B::Linear>, [usize; 3], |faulty, args| {
-    ProjectQkvArgs { how: faulty.norm_rope(args.how), ..args }
-});
+impl<B: Backend> ProjectQkvOp for Faulty<B> {
+    fn run_project_qkv(&self, args: ProjectQkvArgs<'_, B::Tensor, B::Linear>, shape: [usize; 3]) -> Result<B::Tensor> {
+        let args = ProjectQkvArgs { how: self.norm_rope(args.how), ..args };
+        let (heads, output, norms) = (args.heads, args.output, [args.how.q_norm.clone(), args.how.k_norm.clone()]);
+        let out = self.inner.run_project_qkv(args, shape)?;
+        if output == Compute::Native || self.recording.get() {
+            return self.result("project_qkv", out);
+        }
+        let [q, k] = self.scales(norms)?;
+        if q == 0.0 {
+            // The heads of a rejected call, whose form matters and whose values nothing reads.
+            return Ok(out);
+        }
+        let factors = match self.fault {
+            Fault::Fp8(Fp8Fault::QueryAndKeyScalesSwapped) => [k / q, q / k],
+            Fault::Fp8(Fp8Fault::QueryScaleForgotten) => [1.0 / q, 1.0],
+            _ => return Ok(out),
+        };
+        self.changed(&out, |values| {
+            for token in values.chunks_exact_mut(heads.fused_width()) {
+                let (queries, rest) = token.split_at_mut(heads.query * heads.dim);
+                queries.iter_mut().for_each(|v| *v *= factors[0]);
+                rest[..heads.key_value * heads.dim].iter_mut().for_each(|v| *v *= factors[1]);
+            }
+        })
+    }
+}
+
+impl<B: Backend> Faulty<B> {
+    /// The scales of queries and keys in FP8, by the weights of their norms.
+    fn scales(&self, norms: [B::Tensor; 2]) -> Result<[f32; 2]> {
+        let mut scales = [0.0; 2];
+        for (scale, norm) in scales.iter_mut().zip(norms) {
+            *scale = fp8_head_bound(&block_on(self.inner.download(&norm))?.to_f32()) / 448.0;
+        }
+        Ok(scales)
+    }
+}
 
 op!(RmsNormOp, run_rms_norm, RmsNormArgs<'_, B::Tensor>, [usize; 3], |faulty, args| {
     RmsNormArgs { norm: faulty.norm(args.norm), ..args }

@@ -4,6 +4,7 @@ use super::args::Arg;
 use super::copies::{Order, Streaming};
 use super::kernel::{Grid, KernelLaunch};
 use super::recording::{Collector, CudaRecording, Work};
+use crate::backend::Heads;
 use crate::backend::cuda::driver::device::Device;
 use crate::backend::cuda::driver::error::fault;
 use crate::backend::cuda::driver::program::Program;
@@ -12,7 +13,7 @@ use crate::backend::cuda::memory::arena::{Arena, Footprint, Home, Placement, out
 use crate::backend::cuda::memory::layout::RecordingMemory;
 use crate::backend::cuda::memory::page_locked::PageLocked;
 use crate::backend::cuda::memory::staging::Staging;
-use crate::backend::cuda::memory::tensor::CudaTensor;
+use crate::backend::cuda::memory::tensor::{CudaTensor, projection_bytes};
 use crate::backend::gpu::frequencies::Frequencies;
 use crate::backend::gpu::lock;
 use crate::error::{Error, Result};
@@ -108,6 +109,19 @@ impl Gpu {
         let rows = shape[..shape.len() - 1].iter().product();
         let codes = self.output(op, shape, DType::U8)?;
         Ok(CudaTensor::fp8(codes, self.output(op, &[blocks, rows], DType::F32)?))
+    }
+
+    /// As [`Gpu::output`], a fused projection `[items, tokens, fused width]` with queries and keys
+    /// in FP8.
+    pub(crate) fn output_projection(
+        &self,
+        op: &'static str,
+        [items, tokens]: [usize; 2],
+        heads: Heads,
+    ) -> Result<CudaTensor> {
+        let bytes = projection_bytes([heads.query, heads.key_value].map(|count| count * heads.dim));
+        let rows = self.output(op, &[items, tokens, bytes], DType::U8)?;
+        Ok(CudaTensor::fp8_projection(rows, self.output(op, &[2], DType::F32)?, heads))
     }
 
     /// A tensor for an upload to fill, outside of any recording. One in host memory is read through

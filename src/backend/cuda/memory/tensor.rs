@@ -1,8 +1,8 @@
 //! Tensors in device memory.
 
 use super::allocation::Allocation;
-use crate::backend::DeviceTensor;
-use crate::tensor::{Compute, DType, FP8_BLOCK, Format};
+use crate::backend::{DeviceTensor, Fp8Form, Heads};
+use crate::tensor::{DType, FP8_BLOCK, Format, widen};
 use std::sync::Arc;
 
 /// BF16 elements that a thread loads or stores at once.
@@ -24,24 +24,52 @@ pub struct CudaTensor {
     shape: Vec<usize>,
     dtype: DType,
     allocation: Arc<Allocation>,
-    /// F32 `[blocks, rows]`, beside the codes of an FP8 operand.
-    scales: Option<Box<CudaTensor>>,
+    fp8: Option<Box<Fp8>>,
+}
+
+/// The form of a tensor in FP8, and the scales beside its memory.
+#[derive(Debug, Clone)]
+struct Fp8 {
+    form: Fp8Form,
+    /// F32: `[blocks, rows]` of an operand, `[2]` of the queries and keys of a projection.
+    scales: CudaTensor,
+}
+
+/// The bytes of a token of a fused projection in FP8: codes of queries and keys, then BF16 values.
+pub(crate) fn projection_bytes([queries, keys]: [usize; 2]) -> usize {
+    queries + keys + keys * DType::Bf16.size()
 }
 
 impl CudaTensor {
     pub(crate) fn new(shape: &[usize], dtype: DType, allocation: Arc<Allocation>) -> Self {
-        Self { shape: shape.to_vec(), dtype, allocation, scales: None }
+        Self { shape: shape.to_vec(), dtype, allocation, fp8: None }
     }
 
     /// The FP8 operand with these codes, U8 `[…, width]`, and scales, F32 `[blocks, rows]`: one
     /// block for a scale a row, else one for each [`FP8_BLOCK`] columns.
     pub(crate) fn fp8(codes: Self, scales: Self) -> Self {
-        Self { scales: Some(Box::new(scales)), ..codes }
+        Self { fp8: Some(Box::new(Fp8 { form: Fp8Form::Operand, scales })), ..codes }
     }
 
-    /// The scales of an FP8 operand.
+    /// The fused projection `[items, tokens, fused width]` of these heads with queries and keys in
+    /// FP8: `rows` is U8 `[items, tokens, bytes]` of [`projection_bytes`], scales are F32 `[2]`.
+    pub(crate) fn fp8_projection(rows: Self, scales: Self, heads: Heads) -> Self {
+        let [items, tokens, _]: [usize; 3] = rows.dims();
+        let [queries, keys] = [heads.query, heads.key_value].map(|count| count * heads.dim);
+        let fp8 = Fp8 { form: Fp8Form::Projection { queries, keys }, scales };
+        Self { shape: vec![items, tokens, heads.fused_width()], fp8: Some(Box::new(fp8)), ..rows }
+    }
+
+    /// The bytes of a fused projection in FP8 as elements of `dtype`, `[items, tokens, elements]`.
+    pub(crate) fn projection_rows(&self, dtype: DType) -> Self {
+        let [items, tokens, _]: [usize; 3] = self.dims();
+        let elements = self.bytes() / (items * tokens * dtype.size());
+        Self { shape: vec![items, tokens, elements], dtype, allocation: self.allocation.clone(), fp8: None }
+    }
+
+    /// The scales of a tensor in FP8.
     pub(crate) fn scales(&self) -> Option<&CudaTensor> {
-        self.scales.as_deref()
+        self.fp8.as_deref().map(|fp8| &fp8.scales)
     }
 
     pub(crate) fn allocation(&self) -> &Arc<Allocation> {
@@ -60,7 +88,12 @@ impl CudaTensor {
 
     /// The bytes of its elements.
     pub(crate) fn bytes(&self) -> usize {
-        self.len() * self.dtype.size()
+        match self.fp8() {
+            Some(Fp8Form::Projection { queries, keys }) => {
+                self.len() / (queries + 2 * keys) * projection_bytes([queries, keys])
+            }
+            _ => self.len() * self.dtype.size(),
+        }
     }
 }
 
@@ -73,8 +106,8 @@ impl DeviceTensor for CudaTensor {
         self.dtype
     }
 
-    fn compute(&self) -> Compute {
-        if self.scales.is_some() { Compute::Fp8 } else { Compute::Native }
+    fn fp8(&self) -> Option<Fp8Form> {
+        self.fp8.as_deref().map(|fp8| fp8.form)
     }
 
     fn shares(&self, other: &Self) -> bool {
@@ -101,9 +134,34 @@ pub(crate) fn fp8_values(codes: &[u8], scales: &[f32], rows: usize) -> Vec<f32> 
     values
 }
 
+/// The values of a fused projection in FP8 with so many columns of queries and of keys.
+pub(crate) fn projection_values(bytes: &[u8], scales: [f32; 2], [queries, keys]: [usize; 2]) -> Vec<f32> {
+    let width = queries + 2 * keys;
+    let row_bytes = projection_bytes([queries, keys]);
+    let mut values = vec![0.0; bytes.len() / row_bytes * width];
+    for (row, values) in bytes.chunks_exact(row_bytes).zip(values.chunks_exact_mut(width)) {
+        let (codes, stored) = row.split_at(queries + keys);
+        let (normed, values) = values.split_at_mut(queries + keys);
+        Format::F8E4m3.dequantize(codes, normed);
+        normed[..queries].iter_mut().for_each(|value| *value *= scales[0]);
+        normed[queries..].iter_mut().for_each(|value| *value *= scales[1]);
+        widen(DType::Bf16, stored, values);
+    }
+    values
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn projections_are_codes_then_values() {
+        // 1 is 0x38, and 2 is 0x40; in BF16 they are 0x3f80 and 0x4000.
+        let row = [[0x38, 0x40, 0x38, 0x40].as_slice(), &[0x80, 0x3f], &[0x00, 0x40]].concat();
+        assert_eq!(projection_bytes([2, 2]), row.len());
+        let values = projection_values(&[row.clone(), row].concat(), [3.0, 5.0], [2, 2]);
+        assert_eq!(values, [[3.0, 6.0, 5.0, 10.0, 1.0, 2.0]; 2].concat());
+    }
 
     #[test]
     fn scales_are_of_rows_or_of_blocks() {

@@ -34,8 +34,38 @@ const SM90_BOX_ROWS: usize = 64;
 /// The head of Hopper's kernel, and the threads of its CTAs.
 const SM90_HEAD: usize = 128;
 const SM90_THREADS: usize = 512;
-/// Shared memory of Hopper's kernel in bytes: queries, keys and values, double-buffered.
-const SM90_SHARED: usize = 2 * (SM90_QUERIES + 2 * SM90_KEYS) * SM90_HEAD * size_of::<half::bf16>();
+
+/// The types that a kernel reads and writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Types {
+    /// Of queries and keys.
+    qk: Compute,
+    output: Compute,
+}
+
+impl Types {
+    const NATIVE: Self = Self { qk: Compute::Native, output: Compute::Native };
+    /// Every combination.
+    const ALL: [Self; 4] = [
+        Self::NATIVE,
+        Self { qk: Compute::Native, output: Compute::Fp8 },
+        Self { qk: Compute::Fp8, output: Compute::Native },
+        Self { qk: Compute::Fp8, output: Compute::Fp8 },
+    ];
+
+    /// The constants of a kernel.
+    fn constants(self) -> [(&'static str, bool); 2] {
+        [("OUT_FP8", self.output == Compute::Fp8), ("QK_FP8", self.qk == Compute::Fp8)]
+    }
+}
+
+/// The bytes of an element of this type.
+fn element(compute: Compute) -> usize {
+    match compute {
+        Compute::Native => DType::Bf16.size(),
+        Compute::Fp8 => DType::U8.size(),
+    }
+}
 
 /// A kernel for one width of heads.
 struct Variant {
@@ -48,8 +78,8 @@ struct Variant {
 }
 
 impl Variant {
-    fn new(dim: usize, causal: bool, lengths: bool, output: Compute) -> Self {
-        let variant = if dim <= NARROW_HEAD { Self::narrow(dim, output) } else { Self::wide(dim) };
+    fn new(dim: usize, causal: bool, lengths: bool, types: Types) -> Self {
+        let variant = if dim <= NARROW_HEAD { Self::narrow(dim, types) } else { Self::wide(dim) };
         let program = variant
             .program
             .with("HEAD", dim)
@@ -59,15 +89,16 @@ impl Variant {
         Self { program, ..variant }
     }
 
-    fn narrow(dim: usize, output: Compute) -> Self {
-        let stride = dim.next_multiple_of(16) + VECTOR;
+    fn narrow(dim: usize, types: Types) -> Self {
+        let padding = VECTOR * DType::Bf16.size();
+        let row = |compute| dim.next_multiple_of(16) * element(compute) + padding;
         let program = Program::new("attention", kernel!("attention.cu")).with("WARPS", WARPS).with("KEYS", KEYS);
         Self {
-            program: program.with("OUT_FP8", output == Compute::Fp8),
+            program: program.with_all(types.constants()),
             queries: WARP_QUERIES * WARPS,
             threads: WARP * WARPS,
             // Two stages of keys and of values.
-            shared: 4 * KEYS * stride * DType::Bf16.size(),
+            shared: 2 * KEYS * (row(types.qk) + row(Compute::Native)),
         }
     }
 
@@ -85,12 +116,23 @@ impl Variant {
     }
 }
 
-fn sm90_program(causal: bool, lengths: bool, cluster: usize, output: Compute) -> Program {
+/// The stages of keys and values in shared memory, as many as fit, and the bytes of all of it. The
+/// output takes the place of the queries.
+fn sm90_memory(types: Types) -> (usize, usize) {
+    let row = |compute| SM90_HEAD * element(compute);
+    let queries = 2 * SM90_QUERIES * row(types.qk).max(row(types.output));
+    let stage = SM90_KEYS * (row(types.qk) + row(Compute::Native));
+    let stages = if types == (Types { qk: Compute::Fp8, output: Compute::Fp8 }) { 3 } else { 2 };
+    (stages, queries + stages * stage)
+}
+
+fn sm90_program(causal: bool, lengths: bool, cluster: usize, types: Types) -> Program {
     Program::new("attention", kernel!("sm90/attention.cu"))
         .with("CAUSAL", causal)
         .with("HAS_LENGTHS", lengths)
         .with("CLUSTER", cluster)
-        .with("OUT_FP8", output == Compute::Fp8)
+        .with_all(types.constants())
+        .with("STAGES", sm90_memory(types).0)
         .pdl()
 }
 
@@ -125,7 +167,8 @@ impl AttentionOp for Cuda {
             return Err(Error::Device(format!("attention: heads of {} are wider than {MAX_HEAD}", heads.dim)));
         }
         let out = gpu.output_operand(op, &shape, output, heads.query)?;
-        let qkv = gpu.activation(qkv)?;
+        let types = Types { qk: qkv.compute(), output };
+        let qk_scales = Arg::read_scales(qkv);
         let query_heads = Arg::U32(heads.query);
         let key_heads = Arg::U32(heads.key_value);
         let scale = Arg::F32(1.0 / (heads.dim as f32).sqrt());
@@ -134,7 +177,13 @@ impl AttentionOp for Cuda {
                 let boxes = [BOX_BYTES / of.dtype().size(), SM90_BOX_ROWS];
                 TensorMap::new(op, of, &[width, tokens, items], width, &boxes)
             };
-            let qkv_map = map(&qkv, heads.fused_width());
+            let [qkv_map, values_map] = match types.qk {
+                Compute::Native => {
+                    let fused = map(&gpu.activation(qkv)?, heads.fused_width());
+                    [fused.clone(), fused]
+                }
+                Compute::Fp8 => TensorMap::of_projection(op, qkv, &[tokens, items], BOX_BYTES, SM90_BOX_ROWS),
+            };
             let out_map = map(&out, heads.query * heads.dim);
             let args = [
                 Arg::Map(&qkv_map),
@@ -146,19 +195,26 @@ impl AttentionOp for Cuda {
                 query_heads,
                 key_heads,
                 scale,
+                Arg::Map(&values_map),
+                qk_scales,
             ];
             let clusters = Clusters::new(tokens, heads.query * items, gpu.device.sms);
-            let program = sm90_program(mask.causal, mask.lengths.is_some(), clusters.size, output);
-            let grid = Grid { ctas: [clusters.ctas, 1, 1], threads: SM90_THREADS, shared: SM90_SHARED };
+            let program = sm90_program(mask.causal, mask.lengths.is_some(), clusters.size, types);
+            let shared = sm90_memory(types).1;
+            let grid = Grid { ctas: [clusters.ctas, 1, 1], threads: SM90_THREADS, shared };
             gpu.launch(&program, op, grid, &args)?;
         } else {
+            let qkv = match types.qk {
+                Compute::Native => gpu.activation(qkv)?,
+                Compute::Fp8 => qkv.projection_rows(DType::Bf16),
+            };
+            let is_narrow = heads.dim <= NARROW_HEAD;
             let mut args = vec![Arg::Read(&qkv), Arg::optional(mask.lengths), Arg::Write(&out)];
-            if heads.dim <= NARROW_HEAD {
-                args.push(Arg::write_scales(&out));
-            }
+            args.extend(is_narrow.then_some(Arg::write_scales(&out)));
             args.extend([Arg::U32(tokens), query_heads, key_heads, scale]);
+            args.extend(is_narrow.then_some(qk_scales));
             let Variant { program, queries, threads, shared } =
-                Variant::new(heads.dim, mask.causal, mask.lengths.is_some(), output);
+                Variant::new(heads.dim, mask.causal, mask.lengths.is_some(), types);
             let ctas = [tokens.div_ceil(queries), heads.query, items];
             gpu.launch(&program, op, Grid { ctas, threads, shared }, &args)?;
         }
@@ -172,17 +228,16 @@ pub(crate) fn sm90_programs() -> Vec<Program> {
     masks
         .into_iter()
         .flat_map(|(causal, lengths)| [1, 2].map(|cluster| (causal, lengths, cluster)))
-        .flat_map(|(causal, lengths, cluster)| {
-            [Compute::Native, Compute::Fp8].map(|output| sm90_program(causal, lengths, cluster, output))
-        })
+        .flat_map(|(causal, lengths, cluster)| Types::ALL.map(|types| sm90_program(causal, lengths, cluster, types)))
         .collect()
 }
 
-/// Programs that write FP8.
+/// Programs that read or write FP8.
 pub(crate) fn fp8_programs() -> Vec<Program> {
-    [(false, false), (true, true)]
-        .map(|(causal, lengths)| Variant::new(NARROW_HEAD, causal, lengths, Compute::Fp8).program)
-        .to_vec()
+    let fp8 = Types::ALL.into_iter().filter(|types| *types != Types::NATIVE);
+    let masks = [(false, false), (true, true)];
+    fp8.flat_map(|types| masks.map(|(causal, lengths)| Variant::new(NARROW_HEAD, causal, lengths, types).program))
+        .collect()
 }
 
 /// Programs for the models' heads and for odd ones.
@@ -197,13 +252,24 @@ pub(crate) fn programs() -> Vec<Program> {
         (390, true, true),
         (512, false, false),
     ]
-    .map(|(dim, causal, lengths)| Variant::new(dim, causal, lengths, Compute::Native).program)
+    .map(|(dim, causal, lengths)| Variant::new(dim, causal, lengths, Types::NATIVE).program)
     .to_vec()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn stages_fit_shared_memory() {
+        for types in Types::ALL {
+            let (stages, bytes) = sm90_memory(types);
+            let stage = SM90_KEYS * SM90_HEAD * (element(types.qk) + DType::Bf16.size());
+            // The barriers are beside it.
+            let free = (227 << 10) - 1024;
+            assert!(bytes <= free && bytes + stage > free, "{types:?}: {stages} stages in {bytes} bytes");
+        }
+    }
 
     #[test]
     fn clusters_share_keys_without_more_waves() {

@@ -58,6 +58,7 @@ pub(crate) fn programs(architecture: &str) -> Vec<Program> {
         programs.extend([
             attention::fp8_programs(),
             linear::fp8_programs(),
+            qk_norm_rope::fp8_programs(),
             residual_norm::fp8_programs(),
             swiglu::fp8_programs(),
         ]);
