@@ -112,8 +112,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 
     // A lane holds rows lane/4 and lane/4 + 8 of its warp's sixteen.
     float acc_o[2 * STEPS][4] = {}, row_max[2] = {MIN_ROW_MAX, MIN_ROW_MAX}, row_sum[2] = {};
-    // Scores are products of codes.
-    const float scale_log2 = scale * LOG2E * (QK_FP8 ? qk_scales[0] * qk_scales[1] : 1.0f);
+    // Scores are products of codes. With norms of zero a factor of 0 would make NaN of masked ones.
+    const float scale_log2 = scale * LOG2E * (QK_FP8 ? fmaxf(qk_scales[0] * qk_scales[1], 1e-30f) : 1.0f);
     const unsigned own = first + 16 * warp + lane / 4;
     for (unsigned j = 0; j < key_tiles; j++) {
         const bf16 *tile_k = smem_k + j % 2 * K_TILE_SIZE, *tile_v = smem_v + j % 2 * TILE_SIZE;
@@ -206,7 +206,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
                 acc_o[n][2 * i + 1] *= factor;
                 amax = fmaxf(amax, fmaxf(fabsf(acc_o[n][2 * i]), fabsf(acc_o[n][2 * i + 1])));
             }
-            const Fp8Scale quantized(lane_max<4>(amax));
+            const Fp8Scale quantized = Fp8Scale::of_block(lane_max<4>(amax));
             if (row >= tokens) continue;
             const u64 rows = static_cast<u64>(gridDim.z) * tokens, row_index = static_cast<u64>(item) * tokens + row;
             if (lane % 4 == 0) scales[head * rows + row_index] = quantized.scale;

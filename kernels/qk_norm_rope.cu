@@ -84,7 +84,7 @@ extern "C" __global__ void __launch_bounds__(128)
             float largest = 0.0f;
 #pragma unroll
             for (int i = 0; i < 8; i++) largest = fmaxf(largest, fabsf(weights.value[i]));
-            const Fp8Scale scale(head_bound<HEAD>(lane_max<TEAM>(largest)));
+            const Fp8Scale scale = Fp8Scale::of_row(head_bound<HEAD>(lane_max<TEAM>(largest)));
             if (!exists) return;
             if (row == 0 && member == 0) {
                 if (head == 0) scales[0] = scale.scale;

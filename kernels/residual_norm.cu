@@ -120,7 +120,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, THREADS < 768 ? 768 / THRE
                 for (int j = 0; j < VECTOR; j++) amax = fmaxf(amax, fabsf(values[i].value[j]));
             }
             // All threads have read the first row of `scratch` before the barrier of the second.
-            const Fp8Scale quantized(block_max<THREADS>(amax, scratch[0]));
+            const Fp8Scale quantized = Fp8Scale::of_row(block_max<THREADS>(amax, scratch[0]));
             if (threadIdx.x == 0) scales[token] = quantized.scale;
 #pragma unroll
             for (int i = 0; i < PARTS; i++) {

@@ -182,6 +182,21 @@ fn a_storage_that_no_network_has_is_refused() {
 }
 
 #[test]
+fn an_engine_has_the_precision_that_it_is_given() {
+    let picture = |precision| {
+        let quiet = &mut |_| ControlFlow::Continue(());
+        let options = LoadOptions { backend: BackendChoice::Cpu, precision, ..LoadOptions::default() };
+        let engine = block_on(Engine::load(&model(Precision::Auto), options, quiet)).unwrap();
+        let request = Request { width: Some(64), height: Some(48), steps: Some(2), ..Request::new("a red fox") };
+        block_on(engine.generate(&request, quiet)).unwrap().images.remove(0).pixels
+    };
+    let pictures = [Precision::Auto, Precision::FP8, Precision::FP8_ALL, FP8_ATTENTION].map(picture);
+    for (i, one) in pictures.iter().enumerate() {
+        assert!(pictures[..i].iter().all(|other| other != one), "picture {i}");
+    }
+}
+
+#[test]
 fn golden_models_have_few_matrices_for_fp8() {
     // Their feed-forward layers and heads are no operands of FP8 gemms, their projections are.
     let model = Model::open(&golden()).unwrap();

@@ -8,14 +8,28 @@
 constexpr unsigned SCALE_BLOCK = 128;
 
 // The scale of values whose largest magnitude is `amax`, and the factor from values to codes.
-// backend/cpu does the same operations, so no division is a fast one.
+// tensor/fp8.rs gives the reasons and does the same operations for `cpu`, except that its unit is
+// always 1. So no division is a fast one.
 struct Fp8Scale {
     float scale, inverse;
 
-    __device__ __forceinline__ explicit Fp8Scale(float amax) {
+    // The scale of a whole row: the largest code is 448.
+    static __device__ __forceinline__ Fp8Scale of_row(float amax) {
         const float largest = fmaxf(amax, 1e-30f);
-        scale = largest / 448.0f;
-        inverse = 448.0f / largest;
+        return Fp8Scale{largest / 448.0f, 448.0f / largest};
+    }
+
+    // The scale of a block of a row: `unit` times a power of 2^8, the least one from 2^-40 on with
+    // which no code exceeds 448. `unit` counts as the power of two below it. It is the scale of a
+    // block of zeros, so that the sums in front of that are not rescaled. Infinity has the inverse
+    // 0, which makes NaN of it.
+    static __device__ __forceinline__ Fp8Scale of_block(float amax, float unit = 1.0f) {
+        const unsigned wanted = __float_as_uint(unit) >> 23;
+        const unsigned least = max((__float_as_uint(amax * (1.0f / 448.0f)) + 0x7fffff) >> 23, 87u);
+        const unsigned nearest = least + ((wanted - least) & (least < 255 ? 7 : 0));
+        const unsigned exponent = amax == 0.0f ? min(max(wanted, 87u), 247u) : nearest;
+        return Fp8Scale{__uint_as_float(exponent << 23),
+                        exponent == 255 ? 0.0f : __uint_as_float((254 - exponent) << 23)};
     }
 
     // The codes of two values; `low` comes first in memory.

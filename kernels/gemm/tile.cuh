@@ -124,6 +124,24 @@ struct RowScales {
             for (unsigned half = 0; half < 2; half++) value[i][half] = epilogue.x_scale(rows.row[half], block);
         }
     }
+
+    // Brings sums that are in units of these scales to units of others, and takes these over.
+    __device__ __forceinline__ void change(Sums &acc, const RowScales &to) {
+#pragma unroll
+        for (unsigned i = 0; i < FRAGMENTS_M; i++) {
+#pragma unroll
+            for (unsigned half = 0; half < 2; half++) {
+                if (value[i][half] == to.value[i][half]) continue;
+                const float factor = value[i][half] / to.value[i][half];
+#pragma unroll
+                for (unsigned j = 0; j < FRAGMENTS_N; j++) {
+                    acc[i][j][2 * half] *= factor;
+                    acc[i][j][2 * half + 1] *= factor;
+                }
+                value[i][half] = to.value[i][half];
+            }
+        }
+    }
 };
 
 // Stores a tile to `[m, out_width]`. It passes through shared memory, so that a thread stores 16
@@ -195,7 +213,7 @@ __device__ __forceinline__ void store_tile(const Sums &acc, uint2 origin, const 
             float amax = maxima[0][row];
 #pragma unroll
             for (unsigned other = 1; other < WARPS_N; other++) amax = fmaxf(amax, maxima[other][row]);
-            const Fp8Scale scale(amax);
+            const Fp8Scale scale = epilogue.block_scale(origin.x + row < m ? origin.x + row : NO_ROW, amax);
             if (warp_column == 0 && lane % 4 == 0 && origin.x + row < m) {
                 epilogue.store_scale(origin.x + row, origin.y / TILE_N, scale.scale);
             }
@@ -260,6 +278,7 @@ __device__ __forceinline__ void gemm(const A &a, const Operand *weights, unsigne
         }
     };
 
+    epilogue.begin();
     Sums acc = {};
     const unsigned steps = (k + TILE_K - 1) / TILE_K;
 #pragma unroll
@@ -269,9 +288,12 @@ __device__ __forceinline__ void gemm(const A &a, const Operand *weights, unsigne
     }
     const WarpTile own{thread, lane, warp / WARPS_N * (TILE_M / WARPS_M), warp % WARPS_N * (TILE_N / WARPS_N)};
     constexpr unsigned INNER = TILE_K / MMA_K;
-    // With block scales: those of this step's rows, and those of the next block.
-    RowScales scales, next;
-    if constexpr (E::HAS_BLOCK_SCALES) next.load(epilogue, origin.x + own.m, m, 0);
+    // With block scales: those that the sums are in units of, and those of the next block.
+    RowScales unit, next;
+    if constexpr (E::HAS_BLOCK_SCALES) {
+        unit.load(epilogue, origin.x + own.m, m, 0);
+        next = unit;
+    }
     for (unsigned step = 0; step < steps; step++) {
         cp_async_wait<STAGES - 2>();
         // This step has landed for all threads, and all are done with the stage that the next load
@@ -283,38 +305,18 @@ __device__ __forceinline__ void gemm(const A &a, const Operand *weights, unsigne
         if constexpr (E::HAS_BLOCK_SCALES) {
             constexpr unsigned STEPS = SCALE_BLOCK / TILE_K;
             if (step % STEPS == 0) {
-                scales = next;
+                unit.change(acc, next);
                 if (step + STEPS < steps) next.load(epilogue, origin.x + own.m, m, step / STEPS + 1);
             }
-            // The sums of a step are scaled and added, four at a time.
-            unsigned a_fragments[INNER][FRAGMENTS_M][4], w_fragments[INNER][FRAGMENTS_N][2];
+        }
 #pragma unroll
-            for (unsigned inner = 0; inner < INNER; inner++) {
-                load_fragments(a_fragments[inner], w_fragments[inner], stage_a, stage_w, own, inner);
-            }
+        for (unsigned inner = 0; inner < INNER; inner++) {
+            unsigned a_fragments[FRAGMENTS_M][4], w_fragments[FRAGMENTS_N][2];
+            load_fragments(a_fragments, w_fragments, stage_a, stage_w, own, inner);
 #pragma unroll
             for (unsigned i = 0; i < FRAGMENTS_M; i++) {
 #pragma unroll
-                for (unsigned j = 0; j < FRAGMENTS_N; j++) {
-                    float partial[4] = {};
-#pragma unroll
-                    for (unsigned inner = 0; inner < INNER; inner++) {
-                        multiply(partial, a_fragments[inner][i], w_fragments[inner][j]);
-                    }
-#pragma unroll
-                    for (unsigned at = 0; at < 4; at++) acc[i][j][at] += scales.value[i][at / 2] * partial[at];
-                }
-            }
-        } else {
-#pragma unroll
-            for (unsigned inner = 0; inner < INNER; inner++) {
-                unsigned a_fragments[FRAGMENTS_M][4], w_fragments[FRAGMENTS_N][2];
-                load_fragments(a_fragments, w_fragments, stage_a, stage_w, own, inner);
-#pragma unroll
-                for (unsigned i = 0; i < FRAGMENTS_M; i++) {
-#pragma unroll
-                    for (unsigned j = 0; j < FRAGMENTS_N; j++) multiply(acc[i][j], a_fragments[i], w_fragments[j]);
-                }
+                for (unsigned j = 0; j < FRAGMENTS_N; j++) multiply(acc[i][j], a_fragments[i], w_fragments[j]);
             }
         }
     }
@@ -326,7 +328,11 @@ __device__ __forceinline__ void gemm(const A &a, const Operand *weights, unsigne
     for (unsigned i = 0; i < FRAGMENTS_M; i++) {
         const FragmentRows rows(origin.x + own.m, i, m);
         auto &sums = reinterpret_cast<float(&)[4 * FRAGMENTS_N]>(acc[i]);
-        epilogue.scale(sums, epilogue.template load_scales<4 * FRAGMENTS_N>(rows.row, origin.y + own.n));
+        auto scales = epilogue.template load_scales<4 * FRAGMENTS_N>(rows.row, origin.y + own.n);
+        if constexpr (E::HAS_BLOCK_SCALES) {
+            scales.x[0] = unit.value[i][0], scales.x[1] = unit.value[i][1];
+        }
+        epilogue.scale(sums, scales);
         epilogue.transform(sums, rows.row, origin.y + own.n);
     }
     store_tile(acc, origin, own, m, n, smem, epilogue, out, out_width);

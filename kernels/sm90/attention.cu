@@ -175,8 +175,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
         warpgroup_reg_alloc<CONSUMER_REGISTERS>();
         float scores[KEYS / 2], acc_o[HEAD / 2], row_max[2], row_sum[2];
         unsigned p[KEYS / 16][4];
-        // Scores are products of codes.
-        const float scale_log2 = scale * LOG2E * (QK_FP8 ? qk_scales[0] * qk_scales[1] : 1.0f);
+        // Scores are products of codes. With norms of zero a factor of 0 would make NaN of masked
+        // ones.
+        const float scale_log2 = scale * LOG2E * (QK_FP8 ? fmaxf(qk_scales[0] * qk_scales[1], 1e-30f) : 1.0f);
         const bool leader = threadIdx.x % WARPGROUP == 0;
         // Tiles of keys and of queries so far.
         unsigned kv = 0, q = 0;
@@ -321,7 +322,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
                         const float *pair = acc_o + 4 * k + 2 * half;
                         amax = fmaxf(amax, fmaxf(fabsf(pair[0]), fabsf(pair[1])));
                     }
-                    const Fp8Scale quantized(lane_max<4>(amax));
+                    const Fp8Scale quantized = Fp8Scale::of_block(lane_max<4>(amax));
                     if (lane % 4 == 0 && token < tokens) {
                         const u64 rows = static_cast<u64>(items) * tokens;
                         scales[tile.head * rows + static_cast<u64>(tile.item) * tokens + token] = quantized.scale;

@@ -8,8 +8,8 @@
 //              this one.
 //   consumers  CONSUMERS warpgroups: wgmma on 64 rows of the tile each, then the epilogue, whose
 //              output leaves by TMA through OUT_STAGES buffers per consumer. With block scales
-//              (Epilogue::HAS_BLOCK_SCALES) the sums of each step are multiplied by the scale of
-//              their row and added to F32 accumulators, while the other consumer's wgmma run.
+//              (Epilogue::HAS_BLOCK_SCALES) a consumer waits for its wgmma and rescales its sums in
+//              front of a step where the scale of one of its rows changes.
 // Barriers: full[s] completes when stage s has landed, empty[s] when every consumer of the cluster
 //   is done with it.
 // Clusters: CLUSTER_M × CLUSTER_N CTAs, two at most, have neighbouring tiles and share an operand,
@@ -188,7 +188,7 @@ __device__ __forceinline__ void store_fp8_tile(const A &a, const typename A::Til
         float amax = 0.0f;
 #pragma unroll
         for (unsigned j = 0; j < TILE_N / 8; j++) amax = fmaxf(amax, fabsf(acc[4 * j + 2 * half]));
-        const Fp8Scale scale(lane_max<4>(amax));
+        const Fp8Scale scale = epilogue.block_scale(rows[half], lane_max<4>(amax));
         if (lane % 4 == 0 && rows[half] != NO_ROW && column < n) {
             epilogue.store_scale(rows[half], column / TILE_N, scale.scale);
         }
@@ -303,58 +303,52 @@ __device__ __forceinline__ void gemm(const A &a, const TensorMap &w, unsigned m,
         for (unsigned i = blockIdx.x / CLUSTER; i < count; i += stride) {
             const TileIndex index = tile_index(i, rank, tiles_m, tiles_n);
             float acc[TILE_N / 2];
-            auto load_scales = [&] {
+            unsigned rows[2];
+            {
                 const typename A::Tile tile = a.tile(index.m);
                 const unsigned own = BOX * group + threadIdx.x / 32 % 4 * 16 + threadIdx.x % 32 / 4;
-                const unsigned rows[2] = {a.row(tile, own), a.row(tile, own + 8)};
-                return epilogue.template load_scales<TILE_N / 2>(rows, index.n);
-            };
+                rows[0] = a.row(tile, own), rows[1] = a.row(tile, own + 8);
+            }
+            auto scales = epilogue.template load_scales<TILE_N / 2>(rows, index.n);
+            // The scales of a step, which arrive during the one before it.
+            float next[2] = {};
             if constexpr (E::HAS_BLOCK_SCALES) {
                 static_assert(!E::HAS_BLOCK_SCALES || TILE_K == SCALE_BLOCK, "a step has one scale a row");
-                const typename A::Tile tile = a.tile(index.m);
-                const unsigned own = BOX * group + threadIdx.x / 32 % 4 * 16 + threadIdx.x % 32 / 4;
-                const unsigned rows[2] = {a.row(tile, own), a.row(tile, own + 8)};
-                float partial[TILE_N / 2], next[2] = {epilogue.x_scale(rows[0], 0), epilogue.x_scale(rows[1], 0)};
-#pragma unroll
-                for (unsigned j = 0; j < TILE_N / 2; j++) acc[j] = 0.0f;
+                next[0] = scales.x[0], next[1] = scales.x[1];
+            }
+            unsigned previous = 0;
 #pragma unroll 1
-                for (unsigned step = 0; step < steps; step++) {
-                    start_step(partial, 0, slot, phase);
-                    const float scales[2] = {next[0], next[1]};
-                    // The next scales arrive while the tensor cores work.
+            for (unsigned step = 0; step < steps; step++) {
+                if constexpr (E::HAS_BLOCK_SCALES) {
+                    // All warps of a warpgroup must wait for wgmma alike.
+                    const bool changes = next[0] != scales.x[0] || next[1] != scales.x[1];
+                    if (named_barrier_or(CONSUMER_BARRIER + group, WARPGROUP, changes)) {
+                        wgmma_wait<0>();
+                        warpgroup_fence_operand(acc);
+                        const float factor[2] = {next[0] == scales.x[0] ? 1.0f : scales.x[0] / next[0],
+                                                 next[1] == scales.x[1] ? 1.0f : scales.x[1] / next[1]};
+#pragma unroll
+                        for (unsigned j = 0; j < TILE_N / 2; j++) acc[j] *= factor[j / 2 % 2];
+                        scales.x[0] = next[0], scales.x[1] = next[1];
+                    }
                     if (step + 1 < steps) {
                         next[0] = epilogue.x_scale(rows[0], step + 1);
                         next[1] = epilogue.x_scale(rows[1], step + 1);
                     }
-                    wgmma_wait<0>();
-                    warpgroup_fence_operand(partial);
-                    release(slot);
-                    slot = slot + 1 == STAGES ? 0 : slot + 1;
-                    phase ^= slot == 0;
-#pragma unroll
-                    for (unsigned j = 0; j < TILE_N / 2; j++) acc[j] += scales[j / 2 % 2] * partial[j];
                 }
-                // No registers are left to load these before the loop.
-                epilogue.scale(acc, load_scales());
-            } else {
-                unsigned previous = 0;
-                const auto scales = load_scales();
-#pragma unroll 1
-                for (unsigned step = 0; step < steps; step++) {
-                    start_step(acc, step, slot, phase);
-                    // The wgmma of the previous step have ended.
-                    wgmma_wait<1>();
-                    warpgroup_fence_operand(acc);
-                    if (step > 0) release(previous);
-                    previous = slot;
-                    slot = slot + 1 == STAGES ? 0 : slot + 1;
-                    phase ^= slot == 0;
-                }
-                wgmma_wait<0>();
+                start_step(acc, step, slot, phase);
+                // The wgmma of the previous step have ended.
+                wgmma_wait<1>();
                 warpgroup_fence_operand(acc);
-                release(previous);
-                epilogue.scale(acc, scales);
+                if (step > 0) release(previous);
+                previous = slot;
+                slot = slot + 1 == STAGES ? 0 : slot + 1;
+                phase ^= slot == 0;
             }
+            wgmma_wait<0>();
+            warpgroup_fence_operand(acc);
+            release(previous);
+            epilogue.scale(acc, scales);
 
             if constexpr (E::OUT_FP8) {
                 store_fp8_tile(a, a.tile(index.m), BOX * group, index.n, acc, buffers, stored, n, out, epilogue);

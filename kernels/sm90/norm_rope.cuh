@@ -72,7 +72,7 @@ struct NormRopeEpilogue : Epilogue {
             for (unsigned i = 0; i < 2; i++) {
                 const float4 w = reinterpret_cast<const float4 *>(i == 0 ? q_norm : k_norm)[lane];
                 const float largest = fmaxf(fmaxf(fabsf(w.x), fabsf(w.y)), fmaxf(fabsf(w.z), fabsf(w.w)));
-                const Fp8Scale scale(head_bound<HEAD>(lane_max<32>(largest)));
+                const Fp8Scale scale = Fp8Scale::of_row(head_bound<HEAD>(lane_max<32>(largest)));
                 if (lane == 0) factors.of[threadIdx.x / 32][i] = scale.inverse;
                 if (blockIdx.x == 0 && threadIdx.x == 0) qk_scales[i] = scale.scale;
             }

@@ -11,8 +11,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
     project_qkv(const __grid_constant__ TensorMap x, const __grid_constant__ TensorMap weights, const float *q_norm,
                 const float *k_norm, const float *rotation, const __grid_constant__ TensorMap out, unsigned m,
                 unsigned n, unsigned k, unsigned tokens, unsigned query_heads, unsigned key_heads,
-                unsigned rotation_stride, float eps,
-                const __grid_constant__ TensorMap codes, float *qk_scales) {
+                unsigned rotation_stride, float eps, const __grid_constant__ TensorMap codes, float *qk_scales) {
     __shared__ PeerSquares peer;
     __shared__ CodeFactors factors;
     peer.init();

@@ -1,7 +1,6 @@
 // project_qkv on Hopper with FP8 operands: project_qkv.cu with x `[m, k]` and W
 // `[(query + 2·key)·HEAD, k]` of E4M3 codes with an F32 scale a row, k a multiple of 16.
 // Grid, roles and barriers: sm90/gemm.cuh, clusters of two tiles side by side.
-// With QK_FP8: as there.
 // Constants: those of sm90/norm_rope.cuh.
 
 #define FP8_OPERANDS
@@ -20,5 +19,5 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
                                      rotation_stride, cluster_rank(), eps, peer, 0, factors, codes, qk_scales,
                                      (query_heads + key_heads) * HEAD};
     gemm(TmaRows{x, m}, weights, m, n, (k + TILE_K - 1) / TILE_K, out,
-         ScaledEpilogue<NormRopeEpilogue, false>{norm_rope, x_scales, w_scales, m, n});
+         ScaledEpilogue<NormRopeEpilogue, false>{norm_rope, x_scales, w_scales, m, n, k});
 }

@@ -18,8 +18,7 @@ pub trait DeviceTensor: Clone + Debug {
         None
     }
 
-    /// The type of the gemm operand that the tensor is: [`Compute::Fp8`] for E4M3 codes with their
-    /// scales.
+    /// [`Compute::Fp8`] for a tensor in FP8 of either form.
     fn compute(&self) -> Compute {
         if self.fp8().is_some() { Compute::Fp8 } else { Compute::Native }
     }

@@ -296,6 +296,8 @@ pub(crate) enum Operand {
     Fp8Rows,
     /// FP8 with a scale for each block of a row, as `swiglu` writes it.
     Fp8Blocks,
+    /// The same with blocks whose scales differ, and blocks of zeros.
+    Fp8UnevenBlocks,
 }
 
 impl Operand {
@@ -303,7 +305,7 @@ impl Operand {
     pub(crate) fn compute(self) -> Compute {
         match self {
             Operand::Native => Compute::Native,
-            Operand::Fp8Rows | Operand::Fp8Blocks => Compute::Fp8,
+            Operand::Fp8Rows | Operand::Fp8Blocks | Operand::Fp8UnevenBlocks => Compute::Fp8,
         }
     }
 }
@@ -325,13 +327,16 @@ impl<B: Backend> Inputs<'_, B> {
                 self.count(shape.iter().product());
                 self.b.rms_norm(&x, RmsNorm { weight: &weight, scale: None, eps: 1e-5, output: Compute::Fp8 })
             }
-            Operand::Fp8Blocks => {
-                const WIDTH: usize = 64;
+            Operand::Fp8Blocks | Operand::Fp8UnevenBlocks => {
+                const WIDTH: usize = 256;
                 self.made(shape.iter().product(), |inputs| {
                     let x = inputs.operand(Operand::Fp8Rows, [batch, tokens, WIDTH], scale.sqrt())?;
-                    let [gate, up] = [(); 2].map(|()| {
-                        inputs.stored(Stored::RowScales(Format::F8E4m3), width, WIDTH).computed_in(Compute::Fp8)
-                    });
+                    let rows = match operand {
+                        Operand::Fp8UnevenBlocks => Stored::UnevenRowScales,
+                        _ => Stored::RowScales,
+                    };
+                    let [gate, up] = [Stored::RowScales, rows]
+                        .map(|rows| inputs.stored(rows(Format::F8E4m3), width, WIDTH).computed_in(Compute::Fp8));
                     inputs.b.swiglu(&x, &expect_ready(inputs.b.upload_swiglu(&gate, &up))?)
                 })
             }

@@ -55,7 +55,7 @@ impl OpCase for LinearCase {
         match self.x {
             Operand::Native => Self::TOLERANCE,
             Operand::Fp8Rows => FP8_GEMM,
-            Operand::Fp8Blocks => FP8_GATED_GEMM,
+            Operand::Fp8Blocks | Operand::Fp8UnevenBlocks => FP8_GATED_GEMM,
         }
     }
 
@@ -194,7 +194,7 @@ pub(super) fn entry<B: Backend + 'static>() -> Entry<B> {
         ("streamed-from-files-odd-fp8", StreamedLinears { stored: fp8_rows, k: 33, ..from_files }),
     ]));
     let fp8 = LinearCase::fp8;
-    use Operand::{Fp8Blocks, Fp8Rows};
+    use Operand::{Fp8Blocks, Fp8Rows, Fp8UnevenBlocks};
     cases.extend(named([
         ("fp8-one-token", fp8(Fp8Rows, 1, 256, 128)),
         ("fp8-33-tokens", LinearCase { bias: true, ..fp8(Fp8Rows, 33, 256, 264) }),
@@ -208,6 +208,8 @@ pub(super) fn entry<B: Backend + 'static>() -> Entry<B> {
         ("fp8-blocks-33-tokens", LinearCase { bias: true, ..fp8(Fp8Blocks, 33, 384, 264) }),
         ("fp8-blocks-width-10240", fp8(Fp8Blocks, 33, 10_240, 96)),
         ("fp8-blocks-with-a-narrow-one", fp8(Fp8Blocks, 130, 400, 200)),
+        ("fp8-uneven-blocks-33-tokens", LinearCase { bias: true, ..fp8(Fp8UnevenBlocks, 33, 656, 264) }),
+        ("fp8-uneven-blocks-600-tokens", fp8(Fp8UnevenBlocks, 600, 1024, 520)),
         ("fp8-blocks-600-tokens", fp8(Fp8Blocks, 600, 256, 520)),
         ("full-fp8-qkv", fp8(Fp8Rows, 4224, 3840, 11_520)),
         ("full-fp8-down", fp8(Fp8Blocks, 4224, 10_240, 3840)),

@@ -2,9 +2,9 @@
 //! matrix.
 
 use super::inputs::Inputs;
-use super::stored::Stored;
+use super::stored::{Stored, UNEVEN};
 use crate::backend::Backend;
-use crate::tensor::{Format, Scaled, Scales, Storage, Weight};
+use crate::tensor::{FP8_BLOCK, Format, Scaled, Scales, Storage, Weight};
 use half::f16;
 use std::sync::Arc;
 
@@ -57,9 +57,13 @@ impl<B: Backend> Inputs<'_, B> {
         let scales = match stored {
             Stored::Plain(_) | Stored::Blocks(_) => return Storage::Plain(format),
             Stored::TensorScale(_) => Scales::Tensor(self.or_poison(spread / largest)),
-            Stored::RowScales(_) => {
-                let scales = self.draw(n);
-                Scales::Rows(scales.into_iter().map(|v| self.or_poison(part(v) * spread / largest)).collect())
+            Stored::RowScales(_) | Stored::UnevenRowScales(_) => {
+                let uneven = |row: usize| match stored {
+                    Stored::UnevenRowScales(_) => UNEVEN[row / FP8_BLOCK % UNEVEN.len()],
+                    _ => 1.0,
+                };
+                let scales = self.draw(n).into_iter().enumerate();
+                Scales::Rows(scales.map(|(i, v)| self.or_poison(uneven(i) * part(v) * spread / largest)).collect())
             }
             Stored::Mxfp8 => {
                 // The powers of two from the one below spread / 448 down.

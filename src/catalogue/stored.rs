@@ -2,6 +2,10 @@
 
 use crate::tensor::{DType, Format};
 
+/// The factors of [`Stored::UnevenRowScales`]: more apart than the scales of FP8 blocks, and one
+/// that makes zeros.
+pub(super) const UNEVEN: [f32; 3] = [1.0, 4096.0, 0.0];
+
 /// The storage of a matrix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stored {
@@ -13,6 +17,9 @@ pub(crate) enum Stored {
     TensorScale(Format),
     /// Codes with a scale for each row.
     RowScales(Format),
+    /// As [`Stored::RowScales`], with each [`FP8_BLOCK`](crate::tensor::FP8_BLOCK) rows times the
+    /// next factor of [`UNEVEN`].
+    UnevenRowScales(Format),
     /// E4M3 with E8M0 scales of blocks.
     Mxfp8,
     /// E2M1 with E4M3 scales of blocks.
@@ -47,7 +54,10 @@ impl Stored {
     pub(super) fn format(self) -> Option<Format> {
         match self {
             Stored::Plain(_) => None,
-            Stored::Blocks(format) | Stored::TensorScale(format) | Stored::RowScales(format) => Some(format),
+            Stored::Blocks(format)
+            | Stored::TensorScale(format)
+            | Stored::RowScales(format)
+            | Stored::UnevenRowScales(format) => Some(format),
             Stored::Mxfp8 => Some(Format::F8E4m3),
             Stored::Nvfp4 => Some(Format::Nvfp4),
         }

@@ -161,7 +161,8 @@ pub(super) const FP8_GATED_GEMM: Tolerance = Tolerance::gemm(
     3e-2,
     3e-2,
     3e-2,
-    "the errors of two FP8 gemms, up to 3·10⁻³ with Hopper's sums, move one value in thirty to the next code, 2⁻⁴ away",
+    "the errors of two FP8 gemms, up to 3·10⁻³ with Hopper's sums, and of a tangent, 2⁻¹¹, move one value in thirty to \
+     the next code, 2⁻⁴ away",
 );
 
 /// Attention that is rounded to FP8.

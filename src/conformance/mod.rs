@@ -49,7 +49,7 @@
 //!
 //! # FP8
 //! Cases whose names begin with `fp8` or `full-fp8` have FP8 operands, which both backends round to
-//! the same codes. They run if both backends have such gemms
+//! E4M3. They run if both backends have such gemms
 //! ([`Runtime::computes_fp8`](crate::backend::Runtime::computes_fp8)); the report counts those that
 //! did not run.
 

@@ -40,16 +40,16 @@ pub enum Precision {
     Bf16,
     /// E4M3 in the attention and feed-forward layers of the transformer, [`Precision::Auto`]
     /// elsewhere: on GPUs of compute capability 8.9 or later, and on the `cpu` backend, which
-    /// rounds to the same codes and multiplies their values in F32. A storage of
+    /// rounds to E4M3 as well and multiplies these values in F32. A storage of
     /// [`Model::with_weights`] is then that of the text encoder.
     Fp8 {
-        /// Queries and keys of the transformer are in E4M3 as well, where heads are 128 wide. Their
-        /// rounding changes pictures more than that of the other operands.
+        /// Queries and keys of the transformer are in E4M3 as well, where heads are 128 wide. With
+        /// random weights a velocity is up to 0.5 % further from that in F32 than without.
         attention: bool,
     },
     /// As [`Precision::Fp8`], in the text encoder too.
     Fp8All {
-        /// As there: of the transformer only.
+        /// Queries and keys of the transformer are in E4M3 as well.
         attention: bool,
     },
 }

@@ -16,7 +16,7 @@ pub use dtype::DType;
 pub(crate) use dtype::{widen, words};
 pub use format::{Block, Format, Unquantizable};
 pub use fp8::{Compute, FP8_BLOCK, FP8_VECTOR, fp8_head_bound};
-pub(crate) use fp8::{round_block, round_within};
+pub(crate) use fp8::{Fp8Scales, round_within};
 pub use host::HostTensor;
 pub use scales::{Mismatch, Scaled, Scales};
 pub use storage::Storage;

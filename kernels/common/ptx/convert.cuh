@@ -1,4 +1,4 @@
-// PTX conversions between float and 16-bit and 8-bit formats, and ex2.
+// PTX conversions between float and 16-bit and 8-bit formats, ex2 and tanh.
 #pragma once
 
 // cvt.rn: to nearest, ties to even; NaN stays NaN.
@@ -30,6 +30,13 @@ __device__ __forceinline__ unsigned short e4m3x2_from_floats(float low, float hi
 __device__ __forceinline__ float float_from_f16(unsigned short bits) {
     float out;
     asm("cvt.f32.f16 %0, %1;" : "=f"(out) : "h"(bits));
+    return out;
+}
+
+// The hyperbolic tangent, to 2^-11 of it.
+__device__ __forceinline__ float tanh_approx(float x) {
+    float out;
+    asm("tanh.approx.f32 %0, %1;" : "=f"(out) : "f"(x));
     return out;
 }
 

@@ -62,3 +62,14 @@ enum NamedBarrier : unsigned {
 __device__ __forceinline__ void named_barrier_sync(unsigned id, unsigned threads) {
     asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
+
+// bar.red.or: the same, and true in all threads if `predicate` is true in one.
+__device__ __forceinline__ bool named_barrier_or(unsigned id, unsigned threads, bool predicate) {
+    unsigned any;
+    asm volatile("{\n.reg .pred own, any;\nsetp.ne.u32 own, %3, 0;\nbar.red.or.pred any, %1, %2, own;\n"
+                 "selp.u32 %0, 1, 0, any;\n}"
+                 : "=r"(any)
+                 : "r"(id), "r"(threads), "r"(static_cast<unsigned>(predicate))
+                 : "memory");
+    return any != 0;
+}

@@ -9,6 +9,7 @@ use super::{Cpu, CpuTensor};
 use crate::backend::{AttentionArgs, AttentionOp, Heads};
 use crate::error::Result;
 use crate::reserve::zeros;
+use crate::tensor::Fp8Scales;
 use multiversion::multiversion;
 use std::ops::Range;
 
@@ -23,10 +24,15 @@ impl AttentionOp for Cpu {
         let tokens = shape[1];
         let causal = mask.causal;
         let ragged = mask.lengths.is_some();
-        self.fill_operand((output, heads.dim), &shape, [qkv, or(mask.lengths, qkv)], move |[qkv, lengths], out| {
-            let lengths = ragged.then(|| lengths.u32());
-            attention(&qkv.f32()?, heads, tokens, causal, lengths.as_deref(), PACKED, out)
-        })
+        self.fill_operand(
+            (output, Fp8Scales::Blocks),
+            &shape,
+            [qkv, or(mask.lengths, qkv)],
+            move |[qkv, lengths], out| {
+                let lengths = ragged.then(|| lengths.u32());
+                attention(&qkv.f32()?, heads, tokens, causal, lengths.as_deref(), PACKED, out)
+            },
+        )
     }
 }
 

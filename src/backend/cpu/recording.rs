@@ -6,7 +6,7 @@ use super::parallel::*;
 use super::tensor::{CpuTensor, Elements, FreeList};
 use crate::backend::Fp8Form;
 use crate::error::{Error, Result};
-use crate::tensor::{Compute, round_block};
+use crate::tensor::{Compute, Fp8Scales};
 use std::fmt;
 use std::sync::{Arc, MutexGuard, PoisonError};
 
@@ -79,11 +79,10 @@ impl Cpu {
         Ok(out)
     }
 
-    /// As [`Cpu::fill`], a tensor that is the operand of a gemm. In FP8 each `block` values of it
-    /// have a scale.
+    /// As [`Cpu::fill`], a tensor that is the operand of a gemm. In FP8 it is `scaled`.
     pub(super) fn fill_operand<const N: usize>(
         &self,
-        (compute, block): (Compute, usize),
+        (compute, scaled): (Compute, Fp8Scales),
         shape: &[usize],
         inputs: [&CpuTensor; N],
         op: impl Fn([&Elements; N], &mut [f32]) -> Result<()> + Send + Sync + 'static,
@@ -94,7 +93,7 @@ impl Cpu {
         let width = shape.last().copied().unwrap_or(1);
         let rounded = self.fill(shape, inputs, move |inputs, out| {
             op(inputs, out)?;
-            out.par_chunks_mut(width).for_each(|row| row.chunks_mut(block).for_each(round_block));
+            out.par_chunks_mut(width).for_each(|row| scaled.round(row));
             Ok(())
         })?;
         Ok(rounded.in_fp8(Fp8Form::Operand))

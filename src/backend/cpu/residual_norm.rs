@@ -7,6 +7,7 @@ use super::rows::{ModulationRow, or};
 use super::{Cpu, CpuTensor};
 use crate::backend::{ResidualNormArgs, ResidualNormOp};
 use crate::error::Result;
+use crate::tensor::Fp8Scales;
 use multiversion::multiversion;
 
 impl ResidualNormOp for Cpu {
@@ -20,7 +21,7 @@ impl ResidualNormOp for Cpu {
         let scales = or(norm.scale.map(|scale| scale.table), norm.weight);
         let stream = x.memory();
         let inputs = [y, branch_norm, gates, norm.weight, scales];
-        self.fill_operand((norm.output, width), &shape, inputs, move |inputs, out| {
+        self.fill_operand((norm.output, Fp8Scales::Rows), &shape, inputs, move |inputs, out| {
             let [y, branch_norm, gates, weight, scales] = inputs;
             let branch = form.elements([y, branch_norm, gates], width)?;
             let (weight, scales) = (weight.f32()?, scales.f32()?);

@@ -6,21 +6,27 @@ use super::simd::sum;
 use super::{Cpu, CpuTensor};
 use crate::backend::{RmsNormArgs, RmsNormOp};
 use crate::error::Result;
+use crate::tensor::Fp8Scales;
 use multiversion::multiversion;
 
 impl RmsNormOp for Cpu {
     fn run_rms_norm(&self, args: RmsNormArgs<'_, CpuTensor>, shape: [usize; 3]) -> Result<CpuTensor> {
         let RmsNormArgs { x, norm } = args;
-        let [_, tokens, width] = shape;
+        let [_, tokens, _] = shape;
         let scale = norm.scale.map(ModulationRow::new);
         let table = or(norm.scale.map(|scale| scale.table), norm.weight);
         let eps = norm.eps;
-        self.fill_operand((norm.output, width), &shape, [x, norm.weight, table], move |[x, weight, table], out| {
-            let (weight, table) = (weight.f32()?, table.f32()?);
-            let norm = Norm { weight: &weight, scale: scale.map(|scale| scale.of(&table)), eps };
-            rms_norm(&x.f32()?, tokens, norm, out);
-            Ok(())
-        })
+        self.fill_operand(
+            (norm.output, Fp8Scales::Rows),
+            &shape,
+            [x, norm.weight, table],
+            move |[x, weight, table], out| {
+                let (weight, table) = (weight.f32()?, table.f32()?);
+                let norm = Norm { weight: &weight, scale: scale.map(|scale| scale.of(&table)), eps };
+                rms_norm(&x.f32()?, tokens, norm, out);
+                Ok(())
+            },
+        )
     }
 }
 

@@ -9,7 +9,7 @@ use super::{Cpu, CpuTensor};
 use crate::backend::{DeviceWeight, SwiGluArgs, SwiGluOp};
 use crate::error::Result;
 use crate::reserve::zeros;
-use crate::tensor::{Compute, FP8_BLOCK, Weight};
+use crate::tensor::{Compute, Fp8Scales, Weight};
 use futures_util::future::try_join;
 use multiversion::multiversion;
 use std::ops::Range;
@@ -90,7 +90,7 @@ impl SwiGluOp for Cpu {
 
     fn run_swiglu(&self, args: SwiGluArgs<'_, CpuTensor, CpuSwiGlu>, shape: &[usize]) -> Result<CpuTensor> {
         let w = args.w.clone();
-        self.fill_operand((w.compute, FP8_BLOCK), shape, [args.x], move |[x], out| swiglu(&x.f32()?, &w, out))
+        self.fill_operand((w.compute, Fp8Scales::Blocks), shape, [args.x], move |[x], out| swiglu(&x.f32()?, &w, out))
     }
 }
 

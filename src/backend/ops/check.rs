@@ -6,7 +6,7 @@ use super::{DeviceTensor, DeviceWeight, Fp8Form};
 use crate::error::{Error, Result};
 use crate::tensor::{Compute, DType, FP8_BLOCK, FP8_VECTOR, HostTensor, Weight};
 
-/// Checks that a tensor is not in FP8, which only gemms with FP8 operands read.
+/// Checks that a tensor is not in FP8, which only the ops for its form read.
 fn not_fp8(op: &'static str, name: &str, tensor: &impl DeviceTensor) -> Result<()> {
     ensure(tensor.compute() == Compute::Native, op, || format!("{name} must not be in FP8"))
 }

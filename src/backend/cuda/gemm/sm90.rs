@@ -67,9 +67,6 @@ impl Tile {
 pub(crate) enum Tiles {
     /// Every one.
     Any,
-    /// Those that leave registers for the partial sums of a step, which are scaled before they are
-    /// added.
-    Promoting,
     /// The one with 256 columns: the 128 output columns of `swiglu` that share a scale.
     Widest,
 }
@@ -81,7 +78,6 @@ impl Tiles {
     fn all(self) -> Vec<Tile> {
         match self {
             Tiles::Any => Tile::ALL.into(),
-            Tiles::Promoting => Tile::ALL.into_iter().filter(|tile| tile.consumers == 2 && tile.n <= 192).collect(),
             Tiles::Widest => vec![Self::WIDEST],
         }
     }
@@ -89,7 +85,7 @@ impl Tiles {
     /// The smallest one.
     fn smallest(self) -> Tile {
         match self {
-            Tiles::Any | Tiles::Promoting => Tile::ALL[4],
+            Tiles::Any => Tile::ALL[4],
             Tiles::Widest => Self::WIDEST,
         }
     }

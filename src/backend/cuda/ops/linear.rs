@@ -127,7 +127,7 @@ fn fp8_gemm(gpu: &Gpu, x: &CudaTensor, w: &Fp8Matrix, bias: Option<&CudaTensor>,
         a: sm90::row_map(op, x, [m, k], BOX_BYTES),
         out: sm90::row_map(op, out, [m, n], BOX_COLUMNS),
         sharing: Sharing::WIfFaster,
-        tiles: if has_blocks(x) { Tiles::Promoting } else { Tiles::Any },
+        tiles: Tiles::Any,
     };
     gemm.launch(gpu, &factors, &[m, n, k].map(Arg::U32))
 }
@@ -207,12 +207,11 @@ fn source_hash() -> u64 {
 pub(crate) fn sm90_programs() -> Vec<Program> {
     let programs = |bias| sm90::programs("linear", SM90, &[("HAS_BIAS", bias)], Sharing::WIfFaster, Tiles::Any);
     let quantized = quantized::programs("linear", QUANTIZED, &[("HAS_BIAS", 1)]);
-    let fp8 = |blocks, tiles| {
+    let fp8 = |blocks| {
         let constants = [("HAS_BIAS", 1), ("BLOCK_SCALES", blocks)];
-        sm90::programs("linear", FP8_SM90, &constants, Sharing::WIfFaster, tiles)
+        sm90::programs("linear", FP8_SM90, &constants, Sharing::WIfFaster, Tiles::Any)
     };
-    let fp8 = [fp8(0, Tiles::Any), fp8(1, Tiles::Promoting)].concat();
-    [0, 1].into_iter().flat_map(programs).chain(quantized).chain(fp8).collect()
+    [0, 1].into_iter().flat_map(programs).chain(quantized).chain([0, 1].into_iter().flat_map(fp8)).collect()
 }
 
 /// The FP8 gemm of devices other than Hopper.

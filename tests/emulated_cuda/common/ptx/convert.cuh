@@ -38,3 +38,8 @@ inline float float_from_f16(unsigned short bits) {
 }
 
 inline float exp2_approx(float x) { return exp2f(x); }
+
+// Rounded to ten bits behind the leading one, which is within the error of the instruction.
+inline float tanh_approx(float x) {
+    return __uint_as_float(__float_as_uint(tanhf(x)) + 0x1000 & ~0x1fffu);
+}

@@ -82,3 +82,6 @@ inline void fence_proxy_async() {}
 enum NamedBarrier : unsigned { CONSUMER_BARRIER = 1 };
 
 inline void named_barrier_sync(unsigned id, unsigned threads) { emulated_cuda_barrier(id, threads, false); }
+inline bool named_barrier_or(unsigned id, unsigned threads, bool predicate) {
+    return emulated_cuda_barrier(id, threads, predicate) != 0;
+}
