@@ -5,7 +5,8 @@
 
 Prints the distance to diffusers in float32 of each stage and picture, and how similar the pictures
 are to those without FP8. Exits with 1 if any distance of ours is larger than that of diffusers in
-FP8, except with `--fp8-attention`, which diffusers has no counterpart of. README.md in this folder has the details.
+FP8. Rows of `--fp8-attention` decide nothing: diffusers has no counterpart. README.md in this folder
+has the details.
 """
 
 from __future__ import annotations

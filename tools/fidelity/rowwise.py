@@ -3,6 +3,7 @@ values in plain PyTorch."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import deepcopy
 from importlib.metadata import PackageNotFoundError, version
 from unittest import mock
@@ -18,6 +19,8 @@ LARGEST = torch.finfo(E4M3).max
 #: The least maximum of a row of activations. Rows of zeros, which pad the shorter captions of a
 #: batch, would become NaN.
 LEAST = 1e-12
+#: The scales of values, which broadcast to them.
+Scales = Callable[[torch.Tensor], torch.Tensor]
 #: Widths are multiples of this. torchao leaves other matrices in bf16.
 VECTOR = 16
 
@@ -73,23 +76,30 @@ def by_torchao(network: torch.nn.Module, names: set[str]) -> None:
 
 
 class RowWise(torch.nn.Module):
-    """A linear with the FP8 operands that torchao's has. Its products are of float32."""
+    """A linear with the FP8 operands that torchao's has, or with other `scales` of activations. Its
+    products are of float32."""
 
-    def __init__(self, of: torch.nn.Linear) -> None:
+    def __init__(self, of: torch.nn.Linear, scales: Scales | None = None) -> None:
         super().__init__()
+        self.scales = scales or row_scales
         self.bias = None if of.bias is None else of.bias.float()
-        self.register_buffer("weight", rounded(of.weight))
+        self.register_buffer("weight", rounded(of.weight, row_scales))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return linear(rounded(x), self.weight, self.bias).to(x.dtype)
+        return linear(rounded(x, self.scales), self.weight, self.bias).to(x.dtype)
 
 
-def rounded(values: torch.Tensor) -> torch.Tensor:
-    """The float32 values of E4M3 with a scale for each row. The scale, the largest magnitude / 448,
-    is rounded to the dtype of the values, as torchao does."""
-    scales = (values.abs().amax(dim=-1, keepdim=True).clamp(min=LEAST) / LARGEST).float()
-    codes = (values.float() / scales).clamp(-LARGEST, LARGEST).to(E4M3)
-    return codes.float() * scales
+def row_scales(values: torch.Tensor) -> torch.Tensor:
+    """The scale of each row: the largest magnitude / 448, rounded to the dtype of the values, as
+    torchao does."""
+    return (values.abs().amax(dim=-1, keepdim=True).clamp(min=LEAST) / LARGEST).float()
+
+
+def rounded(values: torch.Tensor, scales: Scales) -> torch.Tensor:
+    """The float32 values of E4M3 with these scales."""
+    factor = scales(values)
+    codes = (values.float() / factor).clamp(-LARGEST, LARGEST).to(E4M3)
+    return codes.float() * factor
 
 
 @torch.no_grad()

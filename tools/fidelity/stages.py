@@ -155,11 +155,9 @@ def features(encoder: torch.nn.Module, ids: dict[str, list[int]]) -> Tensors:
 
 
 @torch.no_grad()
-def networks(pipe: ZImagePipeline, cases: Cases, captions: Tensors) -> Tensors:
-    """`transformer.NAME.velocity` [N, C, h, w] and `vae.decode.image` [B, H, W, 3], float32 on the
-    CPU."""
+def velocities(transformer: torch.nn.Module, cases: Cases, captions: Tensors) -> Tensors:
+    """`transformer.NAME.velocity` [N, C, h, w], float32 on the CPU."""
     out = {}
-    transformer, vae = pipe.transformer, pipe.vae
     for forward in cases.forwards:
         latents = forward.latents.to(transformer.device, transformer.dtype)
         items = [latents[i % len(latents)].unsqueeze(1) for i in range(len(forward.captions))]
@@ -167,14 +165,20 @@ def networks(pipe: ZImagePipeline, cases: Cases, captions: Tensors) -> Tensors:
         own = [captions[name].to(latents) for name in forward.captions]
         velocity = transformer(items, times, own, return_dict=False)[0]
         out[f"transformer.{forward.name}.velocity"] = torch.stack(list(velocity)).squeeze(2).float().cpu()
-    z = cases.latents.to(vae.device, vae.dtype) / vae.config.scaling_factor + vae.config.shift_factor
-    out["vae.decode.image"] = vae.decode(z, return_dict=False)[0].permute(0, 2, 3, 1).float().cpu()
     return out
+
+
+@torch.no_grad()
+def decoded(vae: torch.nn.Module, cases: Cases) -> Tensors:
+    """`vae.decode.image` [B, H, W, 3], float32 on the CPU."""
+    z = cases.latents.to(vae.device, vae.dtype) / vae.config.scaling_factor + vae.config.shift_factor
+    return {"vae.decode.image": vae.decode(z, return_dict=False)[0].permute(0, 2, 3, 1).float().cpu()}
 
 
 def results(pipe: ZImagePipeline, cases: Cases, captions: Tensors) -> Tensors:
     """The results of every stage."""
-    return features(pipe.text_encoder, cases.ids) | networks(pipe, cases, captions)
+    velocity = velocities(pipe.transformer, cases, captions)
+    return features(pipe.text_encoder, cases.ids) | velocity | decoded(pipe.vae, cases)
 
 
 def picture(pipe: ZImagePipeline, case: Picture) -> torch.Tensor:
