@@ -17,6 +17,6 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     linear(const unsigned char *x, const unsigned char *weights, const float *x_scales, const float *w_scales,
            const float *bias, bf16 *out, unsigned m, unsigned n, unsigned k, unsigned stride) {
     const RowMajor<true> rows{reinterpret_cast<const fp8 *>(x), m, k};
-    const ScaledEpilogue<BiasEpilogue<HAS_BIAS>, BLOCK_SCALES> epilogue{{{}, bias, n}, x_scales, w_scales, m, n, k};
+    const ScaledEpilogue<BiasEpilogue<HAS_BIAS>, BLOCK_SCALES> epilogue{{{}, bias, n}, x_scales, w_scales, m, n};
     gemm(rows, reinterpret_cast<const fp8 *>(weights), stride, m, n, k, epilogue, out, n);
 }

@@ -22,6 +22,6 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     swiglu(const unsigned char *x, const unsigned char *weights, const float *x_scales, const float *w_scales,
            unsigned char *out, float *out_scales, unsigned m, unsigned n, unsigned k, unsigned stride) {
     const RowMajor<true> rows{reinterpret_cast<const fp8 *>(x), m, k};
-    const ScaledEpilogue<Fp8SwiGluEpilogue, false> epilogue{{{}, out_scales}, x_scales, w_scales, m, n, k};
+    const Fp8SwiGluEpilogue epilogue{{{}, x_scales, w_scales, m, n}, out_scales, k};
     gemm(rows, reinterpret_cast<const fp8 *>(weights), stride, m, n, k, epilogue, reinterpret_cast<fp8 *>(out), n / 2);
 }

@@ -108,60 +108,16 @@ struct SwiGluEpilogue : Epilogue {
     }
 };
 
-// SiLU(gate)·up, to an FP8 activation; behind ScaledEpilogue, which stores its scales. With
-// SiLU(x) = x/2·(1 + tanh(x/2)), one operation of the special function units suffices. Its error
-// is at most |x|·2^-12: a hundredth of what rounding to E4M3 adds for positive x, up to 1.3 % of
-// SiLU for x from -4 on, and all of it where that is below 10^-3.
-struct Fp8SwiGluEpilogue : Epilogue {
-    static constexpr bool OUT_FP8 = true;
-
-    float *out_scales;
-    // The unit of a row's scales in terms of its x_scale squared, which begin() finds.
-    float unit = 0.0f;
-
-    template <unsigned Count>
-    __device__ __forceinline__ void transform(float (&acc)[Count], const unsigned (&)[2], unsigned) const {
-#pragma unroll
-        for (unsigned i = 0; i < Count; i += 2) {
-            const float half = 0.5f * acc[i];
-            acc[i] = fmaf(half, tanh_approx(half), half) * acc[i + 1];
-        }
-    }
-};
-
 // E behind the scales of FP8 operands `[m, k]` and `[n, k]`: one a row of W, and one a row of A or,
 // with BlockScales, one for each SCALE_BLOCK columns of a row.
 template <class E, bool BlockScales> struct ScaledEpilogue : E {
     static constexpr bool HAS_BLOCK_SCALES = BlockScales;
 
     const float *x_scales, *w_scales;
-    unsigned m, n, k;
+    unsigned m, n;
 
     __device__ __forceinline__ float x_scale(unsigned row, unsigned block) const {
         return row == NO_ROW ? 0.0f : x_scales[static_cast<u64>(block) * m + row];
-    }
-
-    // Estimates the magnitude of a swiglu's output from scales. The maxima of most blocks should
-    // lie amid those of one scale, 1.75 to 448 times a row's unit. The maximum of a row of normal
-    // numbers is near 3.9 deviations. So with K columns a gate has the deviation
-    // √K·(448 / 3.9)²·x_scale·w_scale. A block's maximum is near 3.5 times the product of the
-    // deviations of gate and up. That is 28 units.
-    __device__ __forceinline__ void begin() {
-        E::begin();
-        if constexpr (E::OUT_FP8) {
-            const unsigned pair = threadIdx.x % 32 * (n / 2) / 32;
-            const float gate = lane_sum<32>(w_scales[2 * pair]) / 32, up = lane_sum<32>(w_scales[2 * pair + 1]) / 32;
-            this->unit = k * (448.0f / 3.9f * 448.0f / 3.9f) * gate * (448.0f / 3.9f * 448.0f / 3.9f) * up / 8;
-        }
-    }
-
-    __device__ __forceinline__ Fp8Scale block_scale(unsigned row, float amax) const {
-        const float x = x_scale(row, 0);
-        return Fp8Scale::of_block(amax, this->unit * x * x);
-    }
-
-    __device__ __forceinline__ void store_scale(unsigned row, unsigned block, float scale) const {
-        this->out_scales[static_cast<u64>(block) * m + row] = scale;
     }
 
     // A lane loads a scale of each 32 columns, and the lanes that need it get it by a shuffle.
@@ -197,5 +153,47 @@ template <class E, bool BlockScales> struct ScaledEpilogue : E {
                 }
             }
         }
+    }
+};
+
+// SiLU(gate)·up with FP8 operands `[m, k]` and `[n, k]`, to an FP8 activation. With
+// SiLU(x) = x/2·(1 + tanh(x/2)), one operation of the special function units suffices. Its error
+// is at most |x|·2^-12: a hundredth of what rounding to E4M3 adds for positive x, up to 1.3 % of
+// SiLU for x from -4 on, and all of it where that is below 10^-3.
+struct Fp8SwiGluEpilogue : ScaledEpilogue<Epilogue, false> {
+    static constexpr bool OUT_FP8 = true;
+
+    float *out_scales;
+    unsigned k;
+    // The unit of a row's scales in terms of its x_scale squared, which begin() finds.
+    float unit = 0.0f;
+
+    // Estimates the magnitude of the output from scales. The maxima of most blocks should lie amid
+    // those of one scale, 1.75 to 448 times a row's unit. The maximum of a row of normal numbers is
+    // near 3.9 deviations. So a gate has the deviation √k·(448 / 3.9)²·x_scale·w_scale. A block's
+    // maximum is near 3.5 times the product of the deviations of gate and up. That is 28 units.
+    __device__ __forceinline__ void begin() {
+        constexpr float DEVIATION = 448.0f / 3.9f;
+        const unsigned pair = threadIdx.x % 32 * (n / 2) / 32;
+        const float gate = lane_sum<32>(w_scales[2 * pair]) / 32, up = lane_sum<32>(w_scales[2 * pair + 1]) / 32;
+        unit = k * (DEVIATION * DEVIATION * gate) * (DEVIATION * DEVIATION * up) / 8;
+    }
+
+    template <unsigned Count>
+    __device__ __forceinline__ void transform(float (&acc)[Count], const unsigned (&)[2], unsigned) const {
+#pragma unroll
+        for (unsigned i = 0; i < Count; i += 2) {
+            const float half = 0.5f * acc[i];
+            acc[i] = fmaf(half, tanh_approx(half), half) * acc[i + 1];
+        }
+    }
+
+    __device__ __forceinline__ Fp8Scale block_scale(unsigned row, float amax) const {
+        const float x = x_scale(row, 0);
+        return Fp8Scale::of_block(amax, unit * x * x);
+    }
+
+    __device__ __forceinline__ void store_scale(unsigned row, unsigned block, float scale) const {
+        out_scales[static_cast<u64>(block) * m + row] = scale;
     }
 };

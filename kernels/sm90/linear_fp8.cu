@@ -19,6 +19,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
     linear(const __grid_constant__ TensorMap x, const __grid_constant__ TensorMap weights, const float *x_scales,
            const float *w_scales, const float *bias, const __grid_constant__ TensorMap out, unsigned m, unsigned n,
            unsigned k) {
-    const ScaledEpilogue<BiasEpilogue<HAS_BIAS>, BLOCK_SCALES> epilogue{{{}, bias, n}, x_scales, w_scales, m, n, k};
+    const ScaledEpilogue<BiasEpilogue<HAS_BIAS>, BLOCK_SCALES> epilogue{{{}, bias, n}, x_scales, w_scales, m, n};
     gemm(TmaRows{x, m}, weights, m, n, (k + TILE_K - 1) / TILE_K, out, epilogue);
 }

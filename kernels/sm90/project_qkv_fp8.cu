@@ -19,5 +19,5 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
                                      rotation_stride, cluster_rank(), eps, peer, 0, factors, codes, qk_scales,
                                      (query_heads + key_heads) * HEAD};
     gemm(TmaRows{x, m}, weights, m, n, (k + TILE_K - 1) / TILE_K, out,
-         ScaledEpilogue<NormRopeEpilogue, false>{norm_rope, x_scales, w_scales, m, n, k});
+         ScaledEpilogue<NormRopeEpilogue, false>{norm_rope, x_scales, w_scales, m, n});
 }

@@ -22,6 +22,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
     swiglu(const __grid_constant__ TensorMap x, const __grid_constant__ TensorMap weights, const float *x_scales,
            const float *w_scales, float *out_scales, const __grid_constant__ TensorMap out, unsigned m, unsigned n,
            unsigned k) {
-    const ScaledEpilogue<Fp8SwiGluEpilogue, false> epilogue{{{}, out_scales}, x_scales, w_scales, m, n, k};
+    const Fp8SwiGluEpilogue epilogue{{{}, x_scales, w_scales, m, n}, out_scales, k};
     gemm(TmaRows{x, m}, weights, m, n, (k + TILE_K - 1) / TILE_K, out, epilogue);
 }

@@ -111,7 +111,7 @@ pub(super) fn matrices(prefix: &str, names: &Names, sizes: Sizes, tensors: &Tens
     let Sizes { width, hidden, heads } = sizes;
     let Computes { qkv, attention_out, ffn, .. } = sizes.computes(Wanted::of(tensors));
     let of = |name: &str, shape| (format!("{prefix}{name}.weight"), shape);
-    let (query, key) = (heads.query * heads.dim, heads.key_value * heads.dim);
+    let [query, key] = heads.columns();
     let q_k_v = vec![of(names.q, [query, width]), of(names.k, [key, width]), of(names.v, [key, width])];
     [
         Stacked { of: q_k_v, compute: qkv },

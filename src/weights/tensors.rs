@@ -48,6 +48,7 @@ pub struct Tensors {
     pub(super) weights: WeightFormat,
     /// The type that the operands of gemms with them should have.
     pub(super) compute: Compute,
+    /// The type that queries and keys should have.
     pub(super) scores: Compute,
 }
 

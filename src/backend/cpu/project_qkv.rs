@@ -20,7 +20,7 @@ impl ProjectQkvOp for Cpu {
             round_queries_and_keys(qkv, heads, [q_norm.f32()?, k_norm.f32()?].map(|norm| fp8_head_bound(&norm)));
             Ok(())
         })?;
-        let [queries, keys] = [heads.query, heads.key_value].map(|count| count * heads.dim);
+        let [queries, keys] = heads.columns();
         Ok(qkv.in_fp8(Fp8Form::Projection { queries, keys }))
     }
 }
@@ -28,10 +28,10 @@ impl ProjectQkvOp for Cpu {
 /// Rounds the queries and the keys of every token to the values of their codes. `bounds`: the
 /// largest magnitude that each may have.
 fn round_queries_and_keys(qkv: &mut [f32], heads: Heads, bounds: [f32; 2]) {
-    let Heads { query, key_value, dim } = heads;
+    let [query_columns, key_columns] = heads.columns();
     qkv.par_chunks_mut(heads.fused_width()).for_each(|token| {
-        let (queries, rest) = token.split_at_mut(query * dim);
+        let (queries, rest) = token.split_at_mut(query_columns);
         round_within(queries, bounds[0]);
-        round_within(&mut rest[..key_value * dim], bounds[1]);
+        round_within(&mut rest[..key_columns], bounds[1]);
     });
 }

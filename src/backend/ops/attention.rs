@@ -21,6 +21,12 @@ impl Heads {
         (self.query + 2 * self.key_value) * self.dim
     }
 
+    /// The columns of the queries and of the keys in the fused projection; values have as many as
+    /// keys.
+    pub fn columns(&self) -> [usize; 2] {
+        [self.query, self.key_value].map(|count| count * self.dim)
+    }
+
     /// Checks that these heads are possible and make a fused projection of `width`.
     pub(super) fn check_width(self, op: &'static str, width: usize) -> Result<()> {
         let Heads { query, key_value, .. } = self;

@@ -56,6 +56,7 @@ pub struct ModelFolder {
     weights: WeightFormat,
     /// The networks whose large matrices are operands of FP8 gemms.
     fp8: &'static [Part],
+    /// Whether queries and keys of the transformer are in FP8.
     fp8_attention: bool,
 }
 

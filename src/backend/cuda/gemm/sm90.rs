@@ -5,6 +5,7 @@ use crate::backend::cuda::driver::program::{File, Program};
 use crate::backend::cuda::launch::args::Arg;
 use crate::backend::cuda::launch::gpu::Gpu;
 use crate::backend::cuda::launch::kernel::Grid;
+pub(crate) use crate::backend::cuda::launch::tensor_map::BOX_BYTES;
 use crate::backend::cuda::launch::tensor_map::TensorMap;
 use crate::backend::cuda::matrix::Matrix;
 use crate::backend::cuda::memory::tensor::{CudaTensor, VECTOR};
@@ -14,10 +15,8 @@ use std::ops::Range;
 
 /// Rows of a consumer warpgroup and of a TMA box.
 pub(crate) const BOX_ROWS: usize = 64;
-/// Columns of a TMA box of BF16: 128 bytes, the widest swizzle.
+/// Columns of a TMA box of BF16.
 pub(crate) const BOX_COLUMNS: usize = BOX_BYTES / DType::Bf16.size();
-/// Bytes of a row of a TMA box, and of the values of k in a row of a stage.
-pub(crate) const BOX_BYTES: usize = 128;
 /// Rows of the tiles of [`Sharing::None`].
 pub(crate) const UNSHARED_TILE_M: usize = 128;
 /// Rows of the tiles of [`Sharing::A`].

@@ -119,7 +119,7 @@ impl Gpu {
         [items, tokens]: [usize; 2],
         heads: Heads,
     ) -> Result<CudaTensor> {
-        let bytes = projection_bytes([heads.query, heads.key_value].map(|count| count * heads.dim));
+        let bytes = projection_bytes(heads.columns());
         let rows = self.output(op, &[items, tokens, bytes], DType::U8)?;
         Ok(CudaTensor::fp8_projection(rows, self.output(op, &[2], DType::F32)?, heads))
     }

@@ -17,8 +17,8 @@ use std::fmt;
 use std::mem::MaybeUninit;
 use std::sync::Arc;
 
-/// Bytes of a row of the widest swizzled box.
-const BOX_BYTES: usize = 128;
+/// Bytes of a row of a box with the widest swizzle.
+pub(crate) const BOX_BYTES: usize = 128;
 
 /// A map in the form that a kernel takes.
 #[derive(Clone, Copy)]

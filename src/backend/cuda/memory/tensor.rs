@@ -55,7 +55,7 @@ impl CudaTensor {
     /// FP8: `rows` is U8 `[items, tokens, bytes]` of [`projection_bytes`], scales are F32 `[2]`.
     pub(crate) fn fp8_projection(rows: Self, scales: Self, heads: Heads) -> Self {
         let [items, tokens, _]: [usize; 3] = rows.dims();
-        let [queries, keys] = [heads.query, heads.key_value].map(|count| count * heads.dim);
+        let [queries, keys] = heads.columns();
         let fp8 = Fp8 { form: Fp8Form::Projection { queries, keys }, scales };
         Self { shape: vec![items, tokens, heads.fused_width()], fp8: Some(Box::new(fp8)), ..rows }
     }
