@@ -16,6 +16,8 @@ from words import ADORN, COLOURS, COUNTS, KINDS, LARGE, PLACES, PLAIN, SETTINGS,
 COLOUR_WORDS = {w for _, words in COLOURS for phrase in words for w in phrase.replace("-", " ").split()} | {w for words, *_ in TINTS for w in words}
 #: The range of an open background: white, and a light grey-blue.
 OPEN = ((255, 255, 255), (200, 212, 232))
+#: The share of scenes with one picture over a colour.
+SINGLES = 0.6
 #: A background that a word names gets darker by at most this share.
 DARKEN = 0.05
 
@@ -89,10 +91,11 @@ def mistyped(text: str, rng: random.Random) -> str:
 
 
 class Writer:
-    """Draws scenes of one size at random and writes their captions."""
+    """Draws scenes of one size at random and writes their captions. `singles` is the share of scenes
+    with one picture over a colour."""
 
-    def __init__(self, catalogue: list[Picture], seed: int):
-        self.catalogue = catalogue
+    def __init__(self, catalogue: list[Picture], seed: int, singles: float = SINGLES):
+        self.catalogue, self.singles = catalogue, singles
         self.rng = random.Random(seed)
         self.noise = np.random.default_rng(seed)
         self.base = [i for i, p in enumerate(catalogue) if not p.toned]
@@ -330,7 +333,8 @@ class Writer:
         """A random scene; one caption in thirty is left empty, for guidance."""
         numbers, r = draw_numbers(self.noise, width, height), self.rng.random()
         ground, words = self.ground(numbers)
-        make = self.single if r < 0.60 else self.pair if r < 0.81 else self.count if r < 0.89 else self.trio if r < 0.93 else None
+        r = (r - self.singles) / (1 - self.singles) if r >= self.singles else -1.0
+        make = self.single if r < 0 else self.pair if r < 0.525 else self.count if r < 0.725 else self.trio if r < 0.825 else None
         if make:
             objects, text = make(width, height, numbers)
             text = self.finish(self.with_ground(text, words))

@@ -30,7 +30,8 @@ class Step:
             if self.graph is None:
                 torch.cuda.synchronize()
                 self.graph = torch.cuda.CUDAGraph()
-                with torch.cuda.graph(self.graph, stream=self.stream):
+                # Other threads, such as NCCL's, may query events meanwhile.
+                with torch.cuda.graph(self.graph, stream=self.stream, capture_error_mode="thread_local"):
                     self.function()
             self.graph.replay()
         self.calls += 1

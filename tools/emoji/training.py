@@ -2,8 +2,9 @@
 
 Run: python tools/emoji/training.py --work target/emoji --seconds 300 --sizes small
      python tools/emoji/training.py --work target/emoji --seconds 480 --resume --decay 0.7
+     torchrun --nproc-per-node 2 tools/emoji/training.py --work target/emoji --seconds 480 --resume
 Needs: the output of data.py and vae.py in WORK, torch, tokenizers and one GPU (a CPU suffices for a
-trial: --limit 20 --shrink 100).
+trial: --limit 20 --shrink 100). With torchrun the GPUs of a machine share the pictures of a step.
 
 Flow matching: x_t = sigma·noise + (1 − sigma)·x0, and the transformer, given t = 1 − sigma,
 predicts x0 − noise. The noise has the numbers that its scene was drawn with (placement.py). Latents
@@ -32,13 +33,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from autoencoder import load_vae, save_vae
-from captions import Picture, Scene, Writer
+from captions import SINGLES, Picture, Scene, Writer
 from export import read_vae, read_weights
 from graphs import Aside, Step
 from networks import Layout, Precision, TextToImage
 from optimizers import optimizers, set_rates
 from pictures import Album, read_catalogue, save_sheet
 from placement import with_numbers
+from ranks import Ranks
 from sampling import LATENT_SIDE, encode_captions, generate, shifted
 from training_sizes import SIZES, Group
 
@@ -58,13 +60,13 @@ PREVIEW_SIZES = [(256, 256), (384, 256), (512, 512)]
 class SceneStream(IterableDataset):
     """Endless (group, scenes, tokens, lengths); each worker has its own seed."""
 
-    def __init__(self, catalogue: list[Picture], tokenizer: Path, groups: list[Group], seed: int):
-        self.catalogue, self.tokenizer, self.groups, self.seed = catalogue, str(tokenizer), groups, seed
+    def __init__(self, catalogue: list[Picture], tokenizer: Path, groups: list[Group], seed: int, singles: float):
+        self.catalogue, self.tokenizer, self.groups, self.seed, self.singles = catalogue, str(tokenizer), groups, seed, singles
 
     def __iter__(self) -> Iterator[tuple[int, list[Scene], np.ndarray, np.ndarray]]:
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
         worker = get_worker_info()
-        writer = Writer(self.catalogue, seed=self.seed + (worker.id if worker else 0))
+        writer = Writer(self.catalogue, self.seed + (worker.id if worker else 0), self.singles)
         tokenizer, nth = Tokenizer.from_file(self.tokenizer), worker.id if worker else 0
         waiting: dict[tuple[tuple[int, int], bool], list[tuple[Scene, list[int]]]] = {}
         while True:
@@ -151,28 +153,36 @@ def flow_loss(model: TextToImage, layout: Layout, batch: tuple[list[Tensor], lis
 class Trainer:
     """Steps of training on batches of constant shapes."""
 
-    def __init__(self, model: TextToImage, layout: Layout, bank: Bank, trained_by: list[torch.optim.Optimizer]):
-        self.model, self.layout, self.bank, self.trained_by = model, layout, bank, trained_by
-        self.parameters = list(model.parameters())
+    def __init__(self, model: TextToImage, layout: Layout, bank: Bank, trained_by: list[torch.optim.Optimizer], ranks: Ranks):
+        self.model, self.layout, self.bank, self.trained_by, self.ranks = model, layout, bank, trained_by, ranks
         self.device = bank.album.device
         self.batch = bank.batch()
+        #: The gradients of all parameters, and the loss.
+        self.gradients = torch.zeros(sum(p.numel() for p in model.parameters()) + 1, device=self.device)
+        at = 0
+        for p in model.parameters():
+            p.grad = self.gradients[at : at + p.numel()].view_as(p)
+            at += p.numel()
         #: The sum of the finite losses and the number of the others since both were last zeroed.
         self.total, self.skipped = torch.zeros(2, device=self.device).unbind()
-        self.run, self.aside = Step(self._step, self.device), Aside(self.device)
+        self.differentiate, self.update = Step(self._differentiate, self.device), Step(self._update, self.device)
+        self.aside = Aside(self.device)
 
-    def _step(self) -> None:
+    def _differentiate(self) -> None:
+        self.gradients.zero_()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             loss = flow_loss(self.model, self.layout, self.batch)
         loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
-        fine = norm.isfinite() & loss.detach().isfinite()
-        for p in self.parameters:
-            if p.grad is not None:
-                p.grad = torch.where(fine, p.grad, 0.0)
+        self.gradients[-1] = loss.detach()
+
+    def _update(self) -> None:
+        mean = self.gradients / self.ranks.count
+        norm, loss = mean[:-1].norm(), mean[-1]
+        fine = norm.isfinite() & loss.isfinite()
+        self.gradients.copy_(torch.where(fine, mean * (1 / norm).clamp(max=1.0), 0.0))
         for optimizer in self.trained_by:
             optimizer.step()
-        self.model.zero_grad()
-        self.total.add_(torch.where(fine, loss.detach(), 0.0))
+        self.total.add_(torch.where(fine, loss, 0.0))
         self.skipped.add_(1.0 - fine.float())
 
     def step(self, refreshes: int) -> None:
@@ -182,7 +192,9 @@ class Trainer:
         for kept, new in zip([*self.batch[0], *self.batch[1], *self.batch[2:]], [*latents, *numbers, tokens, lengths]):
             kept.copy_(new)
         self.aside.fork()
-        self.run()
+        self.differentiate()
+        self.ranks.add(self.gradients)
+        self.update()
         with torch.cuda.stream(self.aside.stream):
             for _ in range(refreshes):
                 self.bank.refresh()
@@ -198,22 +210,26 @@ def main() -> None:
     parser.add_argument("--resume", action="store_true", help="continue from WORK/state.pt")
     parser.add_argument("--model", type=Path, help="continue from this stored model folder, with fresh optimizers")
     parser.add_argument("--sizes", choices=SIZES, default="all", help="the sizes of the pictures: small ones teach more pictures in the same time")
+    parser.add_argument("--singles", type=float, default=SINGLES, help="the share of scenes with one picture over a colour")
     parser.add_argument("--seed", type=int, default=0, help="other scenes and noise in every call of a training")
     parser.add_argument("--limit", type=int, help="use only the first LIMIT pictures, for a trial")
     parser.add_argument("--shrink", type=int, default=1, help="divide the scenes in a step by this, for a trial")
     args = parser.parse_args()
     start = saved = time.time()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    ranks = Ranks()
+    device = ranks.device
     on_gpu = device.type == "cuda"
-    torch.manual_seed(args.seed)
     torch.set_float32_matmul_precision("high")
     torch._dynamo.config.recompile_limit = 64
     torch.backends.cuda.enable_cudnn_sdp(False)  # it plans every shape anew
 
-    groups = [Group(g.width, g.height, max(g.count // args.shrink, 1), g.caption) for g in SIZES[args.sizes]]
+    share_of = args.shrink * ranks.count
+    groups = [Group(g.width, g.height, max(g.count // share_of, 1), g.caption) for g in SIZES[args.sizes]]
     catalogue = read_catalogue(args.work, args.limit)
     tokenizer_file = args.work / "tokenizer" / "tokenizer.json"
-    scenes = SceneStream(catalogue, tokenizer_file, groups, 1000 + 100 * args.seed)
+    seed = ranks.count * args.seed + ranks.rank
+    torch.manual_seed(seed)
+    scenes = SceneStream(catalogue, tokenizer_file, groups, 1000 + 100 * seed, args.singles)
     workers = 10 if on_gpu else 0
     stream = iter(DataLoader(scenes, batch_size=None, collate_fn=lambda chunk: chunk, num_workers=workers, prefetch_factor=4 if workers else None))
     next(stream)  # so that the workers start before the device is touched
@@ -224,7 +240,7 @@ def main() -> None:
     bank = Bank(groups, vae, album, stream, CAPACITY if on_gpu else FILLED)
     model = TextToImage().to(device)
     for part in (model.text_encoder, model.transformer):
-        print(f"{type(part).__name__}: {sum(p.numel() for p in part.parameters()):,} parameters", flush=True)
+        ranks.print(f"{type(part).__name__}: {sum(p.numel() for p in part.parameters()):,} parameters")
     trained_by = optimizers(model, on_gpu)
     step, state = 0, args.work / "state.pt"
     if args.resume and state.exists():
@@ -235,11 +251,12 @@ def main() -> None:
             optimizer.load_state_dict(kept)
             optimizer.param_groups[0]["lr"] = rate
         step = stored["step"]
-        print(f"resumed at step {step}", flush=True)
+        ranks.print(f"resumed at step {step}")
     elif args.model:
         read_weights(args.model, model)
     elif args.resume:
         raise SystemExit(f"{state} is missing: name a model folder with --model")
+    ranks.share_first(list(model.state_dict().values()))
     first = step
     layout = Layout([(g.count, g.height // LATENT_SIDE, g.width // LATENT_SIDE, g.caption) for g in groups], device)
     if on_gpu:
@@ -247,6 +264,8 @@ def main() -> None:
     tokenizer = Tokenizer.from_file(str(tokenizer_file))
 
     def save() -> None:
+        if ranks.rank:
+            return
         if not all(p.isfinite().all() for p in model.parameters()):
             raise SystemExit(f"the weights are not finite; {state} has the last ones that were")
         kept = dict(model=model.state_dict(), optimizers=[o.state_dict() for o in trained_by], step=step)
@@ -255,16 +274,16 @@ def main() -> None:
 
     while min(bank.filled) == 0 or sum(bank.filled) < FILLED * sum(g.count for g in groups):
         bank.refresh()
-    print(f"bank: {sum(bank.filled)} latents after {time.time() - start:.0f} s", flush=True)
+    ranks.print(f"bank: {sum(bank.filled)} latents after {time.time() - start:.0f} s")
     # A preview and the last save take a few seconds at the end.
     seconds, done = args.seconds - (12 if on_gpu else 5), 0.0
     share = torch.zeros((), device=device)
     Precision.share = share
     refreshes = len(groups) / REFRESH
-    trainer = Trainer(model, layout, bank, trained_by)
+    trainer = Trainer(model, layout, bank, trained_by, ranks)
     printed = step
     while done < 1:
-        done = min((time.time() - start) / seconds, 1)
+        done = ranks.of_first(min((time.time() - start) / seconds, 1))
         rate = args.rate * min((step - first + 1) / 200, 1) * (min((1 - done) / args.decay, 1) if args.decay else 1)
         set_rates(trained_by, rate)
         share.fill_(min(max((done - args.round_after) / 0.1, 0.0), 1.0) if args.round_after else 1.0)
@@ -273,7 +292,7 @@ def main() -> None:
         if step % 200 == 0 or step - first in (1, 5, 20, 100):
             total, skipped, since = trainer.total.item(), int(trainer.skipped.item()), step - printed
             note = f"  {skipped} steps skipped" if skipped else ""
-            print(f"step {step}  {time.time() - start:.0f} s  loss {total / max(since - skipped, 1):.4f}  rate {rate:.3f}{note}", flush=True)
+            ranks.print(f"step {step}  {time.time() - start:.0f} s  loss {total / max(since - skipped, 1):.4f}  rate {rate:.3f}{note}")
             if 2 * skipped > since:
                 raise SystemExit(f"most losses are not finite; {state} has the last state")
             trainer.total.zero_()
@@ -282,15 +301,18 @@ def main() -> None:
         if time.time() - saved > SAVE_EVERY:
             save()
             saved = time.time()
-    share.fill_(1.0)
     save()
+    ranks.end()
+    if ranks.rank:
+        return
     drawn_with, rows = TextToImage().to(device), []  # not compiled: every size would be compiled anew
     drawn_with.load_state_dict(model.state_dict())
     for size in PREVIEW_SIZES:
         made = generate(drawn_with, vae, tokenizer, PREVIEW, size, list(range(len(PREVIEW))))
         rows.append(list(made))
     save_sheet(rows, args.work / "preview.png")
-    print(f"{step - first} steps of {sum(g.count for g in groups)} pictures in {time.time() - start:.0f} s", flush=True)
+    pictures = ranks.count * sum(g.count for g in groups)
+    ranks.print(f"{step - first} steps of {pictures} pictures in {time.time() - start:.0f} s")
 
 
 if __name__ == "__main__":
