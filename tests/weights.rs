@@ -96,6 +96,31 @@ fn tensors_are_mapped_without_copying() {
     assert_eq!(a.to_f32(), [1.0; 6], "the tensor keeps the map");
 }
 
+/// NVFP4 has whole blocks of 16 columns: w1 has 20 columns of 32, w2 10 of 16.
+#[test]
+fn shapes_are_listed_without_padding() {
+    let (w1, w2) = ("layers.0.feed_forward.w1", "layers.0.feed_forward.w2");
+    let mut end = 0;
+    let mut entry = |name: String, dtype: &str, shape: &[usize], bytes: usize| {
+        end += bytes;
+        let offsets = [end - bytes, end];
+        format!("{name:?}: {{\"dtype\": {dtype:?}, \"shape\": {shape:?}, \"data_offsets\": {offsets:?}}}")
+    };
+    let mut entries = vec![entry("layers.0.attention_norm1.weight".into(), "BF16", &[20], 40)];
+    for (layer, rows, packed) in [(w1, 10, 16), (w2, 20, 8)] {
+        entries.push(entry(format!("{layer}.weight"), "U8", &[rows, packed], rows * packed));
+        entries.push(entry(format!("{layer}.weight_scale"), "F8_E4M3", &[128, 4], 512));
+        entries.push(entry(format!("{layer}.weight_scale_2"), "F32", &[], 4));
+    }
+    let tensors = open(&[(SINGLE, &file(&format!("{{{}}}", entries.join(", ")), end))]).unwrap();
+    for (layer, shape) in [(w1, [10, 20]), (w2, [20, 10])] {
+        let name = format!("{layer}.weight");
+        assert_eq!(tensors.shape(&name), Some(&shape[..]));
+        assert_eq!(block_on(tensors.take(&name, &shape)).unwrap().to_f32(), [0.0; 200]);
+    }
+    assert_eq!(tensors.parameters(), 20 + 200 + 200);
+}
+
 #[test]
 fn embedded_model_is_read_without_copying() {
     let bytes: &'static [u8] = floats(&[("b", &[4])]).leak();

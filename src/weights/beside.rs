@@ -64,6 +64,16 @@ impl Beside {
         self.tensors.get(SCALE).is_none_or(|scale| scale.dtype.format().is_some_and(is_float))
     }
 
+    /// The columns that share a scale, to a multiple of which a file may pad each row; `None`
+    /// without block scales.
+    pub(super) fn scaled_columns(&self) -> Option<usize> {
+        match (self.is_packed(), self.has_float_scales()) {
+            (true, _) => Some(16),
+            (false, false) => Some(32),
+            (false, true) => None,
+        }
+    }
+
     fn new(weight: &Stored) -> Self {
         Self { weight: weight.clone(), tensors: BTreeMap::new(), config: None, is_old: false }
     }

@@ -23,6 +23,7 @@ mod inspect;
 mod lora;
 mod names;
 mod open;
+mod padding;
 mod quantize;
 mod random;
 mod read;

@@ -85,6 +85,7 @@ impl Tensors {
             tensors.prefix = spelling.prefix();
             tensors.add(&single.file, &single.header, Naming::Spelling(spelling))?;
             tensors.tie(folder, part).await?;
+            tensors.cut_padding();
             return Ok(tensors);
         }
         let library = Library::of(stem);
@@ -113,6 +114,7 @@ impl Tensors {
         if library == Library::Transformers {
             tensors.tie(folder, part).await?;
         }
+        tensors.cut_padding();
         Ok(tensors)
     }
 
