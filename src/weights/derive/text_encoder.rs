@@ -11,8 +11,10 @@ use serde_json::{Map, Value, json};
 /// | `hidden_size`, `head_dim` | the norms over the width and over a head |
 /// | `num_attention_heads`, `num_key_value_heads` | rows of `q_proj` and `k_proj` / `head_dim` |
 /// | `intermediate_size`, `vocab_size` | rows of `gate_proj` and of the table |
-/// | `num_hidden_layers` | the numbers in names |
+/// | `num_hidden_layers` | the numbers in names; one more in a file without the final norm |
 /// | `rope_theta`, `rms_norm_eps` | the published Qwen3-4B |
+///
+/// Z-Image uses neither the last layer nor the final norm, so a file may leave out both.
 ///
 /// # Errors
 /// [`Error::Tensor`](crate::Error::Tensor) for a tensor that is missing or does not fit the others.
@@ -29,11 +31,12 @@ pub fn text_encoder_config(shapes: &Shapes, given: &Map<String, Value>) -> Resul
     // Without the table, the language-model head is read in its place.
     let tied = shapes.has("embed_tokens.weight");
     let table = if tied { "embed_tokens.weight" } else { "lm_head.weight" };
+    let left_out = usize::from(!shapes.has("norm.weight"));
     let config = json!({
         "model_type": "qwen3",
         "vocab_size": shapes.rows(table)?,
         "hidden_size": shapes.vector("layers.0.input_layernorm.weight")?,
-        "num_hidden_layers": shapes.count("layers")?,
+        "num_hidden_layers": shapes.count("layers")? + left_out,
         "num_attention_heads": heads("q_proj")?,
         "num_key_value_heads": heads("k_proj")?,
         "head_dim": head,
