@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 /// Elements per panel of widened weights: few enough for the caches, enough for full gemm speed.
 const PANEL: usize = 1 << 20;
-/// The most elements of a matrix that is multiplied packed, as F32.
+/// The most elements of a matrix that is packed during its upload, as F32.
 const PACKED: usize = 1 << 19;
 
 /// A matrix inside a slice: element `(i, j)` is `data[i·row_stride + j·col_stride]`.
@@ -166,29 +166,23 @@ impl StoredRows {
 /// Matrices `[Nᵢ, K]` stacked as one `[N, K]`.
 #[derive(Debug, Clone)]
 pub(super) enum StoredMatrix {
-    /// Packed for [`multiply`], as F32.
+    /// Packed for [`multiply`], as F32, in whatever type the file has it.
     Packed { values: Arc<Vec<f32>>, dims: [usize; 2] },
     /// Each in its own type and memory.
     Parts { parts: Arc<[StoredRows]>, dims: [usize; 2] },
 }
 
-/// True if a matrix `[N, K]` is multiplied packed. Its size alone decides, so that every storage of
-/// the same values gives the same bits.
+/// True if a matrix `[N, K]` is packed during its upload. Its size alone decides, so that every
+/// storage of the same values gives the same bits.
 pub(super) fn is_packed([rows, width]: [usize; 2]) -> bool {
     rows * width <= PACKED
-}
-
-/// True if a packed matrix of `parts` is packed once, during its upload. A quantised one is packed
-/// for each product, so that it takes no more memory than its file.
-pub(super) fn is_packed_once(parts: &[StoredRows]) -> bool {
-    parts.iter().all(|part| matches!(part, StoredRows::Plain(_)))
 }
 
 impl StoredMatrix {
     /// Stacks `parts`, whose shapes have been checked.
     pub(super) async fn upload(parts: &[Weight<'_>], dims: [usize; 2]) -> Result<Self> {
         let parts = try_join_all(parts.iter().map(StoredRows::upload)).await?;
-        if is_packed(dims) && is_packed_once(&parts) {
+        if is_packed(dims) {
             return Ok(Self::Packed { values: Arc::new(packed(&parts, dims)?), dims });
         }
         Ok(Self::Parts { parts: parts.into(), dims })
@@ -206,10 +200,6 @@ impl StoredMatrix {
         match self {
             Self::Packed { values, dims: [rows, width] } => {
                 multiply(x, *width, Panels::new(values, *width, *rows), bias, out);
-            }
-            Self::Parts { parts, dims } if is_packed(*dims) => {
-                let [rows, width] = *dims;
-                multiply(x, width, Panels::new(&packed(parts, *dims)?, width, rows), bias, out);
             }
             Self::Parts { parts, dims: [rows, width] } => {
                 let m = x.len() / width;

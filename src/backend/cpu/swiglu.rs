@@ -1,6 +1,6 @@
 //! `swiglu`: the first half of a gated feed-forward layer.
 
-use super::matrix::{Panel, StoredRows, View, ViewMut, is_packed, is_packed_once, panels, product, stacked};
+use super::matrix::{Panel, StoredRows, View, ViewMut, is_packed, panels, product, stacked};
 use super::microkernel::{COLUMN_STEP, COLUMNS, Left, Tile};
 use super::packed::{Panels, each_panel, packed_len, task_rows, transpose};
 use super::parallel::*;
@@ -50,7 +50,7 @@ impl DeviceWeight<2> for CpuSwiGlu {
 impl CpuSwiGlu {
     fn new(gate: StoredRows, up: StoredRows, dims: [usize; 2], compute: Compute) -> Result<Self> {
         let both = [gate, up];
-        let matrices = match is_packed(dims) && is_packed_once(&both) {
+        let matrices = match is_packed(dims) {
             true => Matrices::Packed(Arc::new(pack(&both, dims)?)),
             false => Matrices::Stored(both),
         };
@@ -98,7 +98,6 @@ impl SwiGluOp for Cpu {
 fn swiglu(x: &[f32], w: &CpuSwiGlu, out: &mut [f32]) -> Result<()> {
     match &w.matrices {
         Matrices::Packed(packed) => packed_swiglu(x, packed, w.dims, out),
-        Matrices::Stored(both) if is_packed(w.dims) => packed_swiglu(x, &pack(both, w.dims)?, w.dims, out),
         Matrices::Stored(both) => stored_swiglu(x, both, w.dims, out)?,
     }
     Ok(())
