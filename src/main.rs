@@ -12,6 +12,7 @@ static ALLOCATOR: Allocator = Allocator;
 fn main() -> ExitCode {
     #[cfg(all(feature = "webgpu", target_os = "linux"))]
     quiet_vulkan();
+    cli::memory::keep_freed_memory();
     cli::run(Instant::now())
 }
 
