@@ -329,9 +329,11 @@ class Writer:
         words = self.rng.choice(landscape.words)
         return objects, Ground(setting=nth), self.rng.choice([f"{text} {words}", f"{text} {words}", f"{text}, {words}", f"{words}, {text}"])
 
-    def scene(self, width: int, height: int) -> Scene:
-        """A random scene; one caption in thirty is left empty, for guidance."""
-        numbers, r = draw_numbers(self.noise, width, height), self.rng.random()
+    def scene(self, width: int, height: int, numbers: np.ndarray | None = None) -> Scene:
+        """A random scene, with the numbers of random noise unless some are given. One caption in
+        thirty is left empty, for guidance."""
+        numbers = draw_numbers(self.noise, width, height) if numbers is None else numbers
+        r = self.rng.random()
         ground, words = self.ground(numbers)
         r = (r - self.singles) / (1 - self.singles) if r >= self.singles else -1.0
         make = self.single if r < 0 else self.pair if r < 0.525 else self.count if r < 0.725 else self.trio if r < 0.825 else None

@@ -31,14 +31,12 @@ def noise_of(seed: int, size: tuple[int, int]) -> Tensor:
 
 
 @torch.no_grad()
-def generate(
-    model: TextToImage, vae: Autoencoder, tokenizer: Tokenizer, captions: list[str], size: tuple[int, int], seeds: list[int], steps: int = STEPS
-) -> Tensor:
-    """Pictures [n, 3, h, w] in 0..1 by Euler steps."""
+def sample(model: TextToImage, tokenizer: Tokenizer, captions: list[str], size: tuple[int, int], seeds: list[int], steps: int = STEPS) -> Tensor:
+    """Latents [n, 16, h, w] by Euler steps."""
     device = next(model.parameters()).device
     ids = encode_captions(tokenizer, captions)
     longest = -(-max(len(tokens) for tokens in ids) // 32) * 32
-    parts: list[Tensor] = [torch.empty(0)] * len(ids)
+    latents: list[Tensor] = [torch.empty(0)] * len(ids)
     # Captions of one padded length make one batch.
     for caption in range(32, longest + 1, 32):
         rows = [n for n, tokens in enumerate(ids) if caption - 32 < len(tokens) <= caption]
@@ -54,6 +52,13 @@ def generate(
             sigmas = torch.cat([shifted(torch.linspace(1, 1 / steps, steps)), torch.zeros(1)]).to(device)
             for now, after in zip(sigmas, sigmas[1:]):
                 x = x - (after - now) * model([x], (1 - now).expand(len(some)), tokens, lengths, layout)[0]
-            for n, picture in zip(some, torch.cat([vae.decode(part) for part in x.split(16)])):
-                parts[n] = picture
-    return torch.stack(parts)
+            for n, found in zip(some, x):
+                latents[n] = found
+    return torch.stack(latents)
+
+
+def generate(
+    model: TextToImage, vae: Autoencoder, tokenizer: Tokenizer, captions: list[str], size: tuple[int, int], seeds: list[int], steps: int = STEPS
+) -> Tensor:
+    """Pictures [n, 3, h, w] in 0..1."""
+    return torch.cat([vae.decode(some) for some in sample(model, tokenizer, captions, size, seeds, steps).split(16)])

@@ -2,15 +2,17 @@
 
 Run: python tools/emoji/vae.py --work target/emoji --seconds 230
      python tools/emoji/vae.py --work target/emoji --seconds 80 --resume
+     python tools/emoji/vae.py --work target/emoji --seconds 200 --decoder target/emoji/model
 Needs: the output of data.py in WORK, torch and one GPU (a CPU suffices for a trial: --limit 20
 --shrink 8).
 
 Writes WORK/vae.pt (parameters, and the shift and scale that normalise latents to mean 0 and
 standard deviation 1) and WORK/vae.png (pictures above their reconstructions). The rate falls to
 zero over the last --decay of the call, and --resume continues from WORK/vae.pt, which is also
-written every 60 s. Both are for a first call without decay. With --decoder it
-continues from the autoencoder of a stored model folder and changes only the decoder, so that a
-trained transformer stays valid.
+written every 60 s. Both are for a first call without decay. With --decoder it continues from the
+autoencoder of a stored model folder and changes only the decoder, so that a trained transformer
+stays valid. Half of the latents are then the transformer's own, so that the decoder also learns to
+sharpen them.
 """
 
 import argparse
@@ -23,11 +25,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from autoencoder import Autoencoder, load_vae, save_vae
+from autoencoder import LATENT, Autoencoder, load_vae, save_vae
 from captions import Scene, Writer
 from export import read_vae
 from graphs import Aside, Step
 from pictures import Album, psnr, read_catalogue, save_sheet
+from samples import Samples
 
 KL_WEIGHT = 1e-5
 LEARNING_RATE = 1.5e-3
@@ -35,6 +38,7 @@ LEARNING_RATE = 1.5e-3
 #: errors.
 JITTER = 0.03
 SAVE_EVERY = 60.0
+SAMPLES = 256  # sampled latents for each time that a size comes among 10 steps
 #: Sizes with scenes in a step, and how often each comes among 10 steps.
 SIZES = [((256, 256), 12, 6), ((128, 128), 32, 1), ((384, 256), 8, 1), ((256, 384), 8, 1), ((512, 512), 3, 1)]
 
@@ -43,24 +47,33 @@ def differences(x: Tensor) -> tuple[Tensor, Tensor]:
     return x.diff(dim=-1), x.diff(dim=-2)
 
 
+def contrast(x: Tensor) -> Tensor:
+    """The root mean square of the gradients in each box of 8 × 8 pixels."""
+    across, down = (F.avg_pool2d(d.square().mean(1, keepdim=True), 8, ceil_mode=True) for d in differences(x))
+    return (across + down + 1e-6).sqrt()
+
+
 class Reconstruction(torch.nn.Module):
-    """The training loss of a batch of pictures in 0..1."""
+    """The training loss of a batch of pictures in 0..1, of which the last have sampled latents."""
 
     def __init__(self, vae: Autoencoder):
         super().__init__()
         self.vae = vae
 
-    def forward(self, picture: Tensor) -> Tensor:
-        mean, log_variance = self.vae.moments(picture)
+    def forward(self, picture: Tensor, sampled: Tensor) -> Tensor:
+        mean, log_variance = self.vae.moments(picture[: len(picture) - len(sampled)])
         deviation = ((0.5 * log_variance).exp().square() + (JITTER * mean.detach().std()) ** 2).sqrt()
-        output = self.vae.decoder(mean + torch.randn_like(mean) * deviation).float()
-        error = output - (picture * 2 - 1)
+        output = self.vae.decoder(torch.cat([mean + torch.randn_like(mean) * deviation, sampled])).float()
+        wanted = picture * 2 - 1
+        error = output - wanted
         loss = error.abs().mean() + 5 * error.square().mean()
         # Errors of edges count at three resolutions.
         for size in (1, 2, 4):
             level = F.avg_pool2d(error, size) if size > 1 else error
             across, down = differences(level)
             loss = loss + across.abs().mean() + down.abs().mean()
+        # An edge that is a pixel off costs less than a soft one.
+        loss = loss + (contrast(output) - contrast(wanted)).abs().mean()
         kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
         return loss + KL_WEIGHT * kl
 
@@ -102,21 +115,32 @@ def main() -> None:
     def scenes(writer: Writer, nth: int, count: int) -> list[Scene]:
         return [writer.scene(*SIZES[nth][0]) for _ in range(count)]
 
-    def drawn(nth: int) -> Tensor:
-        return album.draw(scenes(writer, nth, max(SIZES[nth][1] // args.shrink, 1)))
+    samples = None
+    if args.decoder:
+        counts = {size: max(SAMPLES * often // args.shrink, 1) for size, _, often in SIZES}
+        samples = Samples(args.decoder, vae, album, writer, counts)
+        print(f"{sum(counts.values())} sampled latents after {time.time() - start:.0f} s", flush=True)
 
-    def step_of(picture: Tensor) -> None:
+    def drawn(nth: int) -> tuple[Tensor, Tensor]:
+        """Pictures, and the sampled latents of the last of them."""
+        size, count = SIZES[nth][0], max(SIZES[nth][1] // args.shrink, 1 + bool(samples))
+        if not samples:
+            return album.draw(scenes(writer, nth, count)), torch.empty(0, LATENT, size[1] // 8, size[0] // 8, device=device)
+        pictures, latents = samples.draw(size, count // 2)
+        return torch.cat([album.draw(scenes(writer, nth, count - count // 2)), pictures]), latents
+
+    def step_of(inputs: tuple[Tensor, Tensor]) -> None:
         with torch.autocast(device.type, torch.bfloat16, enabled=on_gpu):
-            loss = reconstruction(picture)
+            loss = reconstruction(*inputs)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         optimizer.zero_grad()
         total.add_(loss.detach())
 
-    # Of each size: the pictures of a step, and the step. The pictures of the next one are drawn meanwhile.
-    pictures = [drawn(nth) for nth in range(len(SIZES))]
-    steps, aside = [Step(partial(step_of, picture), device) for picture in pictures], Aside(device)
+    # Of each size: the inputs of a step, and the step. The pictures of the next one are drawn meanwhile.
+    inputs = [drawn(nth) for nth in range(len(SIZES))]
+    steps, aside = [Step(partial(step_of, some), device) for some in inputs], Aside(device)
 
     # Checking and writing take a few seconds at the end.
     step, printed, done = 0, 0, 0.0
@@ -127,7 +151,8 @@ def main() -> None:
         nth, following = turns[step * 7 % 10], turns[(step + 1) * 7 % 10]
         aside.join()
         rate.fill_(LEARNING_RATE * min((step + 1) / 100, 1) * falling)
-        pictures[nth].copy_(upcoming)
+        for kept, new in zip(inputs[nth], upcoming):
+            kept.copy_(new)
         aside.fork()
         steps[nth]()
         with torch.cuda.stream(aside.stream):  # does nothing without a GPU
