@@ -20,6 +20,7 @@ NUMBERS = 16  # as many as latent channels
 SHADE, ACROSS, DOWN, SIZE, TILTED, MIRRORED = 0, 1, 2, 3, 4, 8
 REFERENCE = 256  # patches of a picture whose numbers have standard deviation 1
 TILT = 10.0  # degrees
+TILTED_FROM = 1.5  # so one picture in eight of 256×256 is tilted
 SIZES = (0.875, 0.75)  # of the shorter side
 MOST_OBJECTS = 4
 
@@ -88,7 +89,7 @@ def size_share(numbers: np.ndarray) -> float:
 
 def tilt(numbers: np.ndarray, nth: int) -> float:
     number = numbers[TILTED + nth]
-    return TILT if number > 1.0 else -TILT if number < -1.0 else 0.0
+    return TILT if number > TILTED_FROM else -TILT if number < -TILTED_FROM else 0.0
 
 
 def mirrored(numbers: np.ndarray, nth: int, may: bool) -> bool:

@@ -43,6 +43,11 @@ class Ranks:
         dist.broadcast(shared, 0)
         return shared.item()
 
+    def wait(self) -> None:
+        """Returns when all ranks have come here."""
+        if self.count > 1:
+            dist.barrier()
+
     def end(self) -> None:
         if self.count > 1:
             dist.destroy_process_group()

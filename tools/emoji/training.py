@@ -13,8 +13,8 @@ come from a bank on the device. Each step redraws and re-encodes a part of it.
 The rate rises over the first steps, stays, and falls to zero over the last --decay of the call: a
 call without decay leaves a model to continue from, a call with it a finished one. Matrices are
 rounded to NVFP4 from --round-after of the call on. WORK/state.pt has parameters and the state of
-the optimizers, and is written every 60 s; --resume continues from it, and from the model folder
---model if it is missing. The autoencoder is WORK/vae.pt, or that of --model.
+the optimizers, and is written every 60 s; --resume continues from it. --model continues from a
+stored folder, whose tokenizer and autoencoder it copies to WORK.
 
 On a GPU a step is one CUDA graph, and a second stream redraws the bank meanwhile. A step whose
 gradient is not finite changes no weight.
@@ -22,6 +22,7 @@ gradient is not finite changes no weight.
 
 import argparse
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,7 +45,7 @@ from ranks import Ranks
 from sampling import LATENT_SIDE, encode_captions, generate, shifted
 from training_sizes import SIZES, Group
 
-REFRESH = 12  # a latent is used about this often before it is drawn anew
+REFRESH = 40  # a latent is used about this often before it is drawn anew
 CAPACITY = 48  # latents in the bank for each scene in a step
 FILLED = 4  # of these before training starts
 #: The share of steps' pictures below sigma 0.8 whose noise is independent of the scene: image to
@@ -207,8 +208,9 @@ def main() -> None:
     parser.add_argument("--decay", type=float, default=0.0, help="the share of the call over which the rate falls to zero")
     parser.add_argument("--round-after", type=float, default=0.0, help="the share of the call before weights are rounded")
     parser.add_argument("--rate", type=float, default=1.0, help="a factor of the rates")
-    parser.add_argument("--resume", action="store_true", help="continue from WORK/state.pt")
-    parser.add_argument("--model", type=Path, help="continue from this stored model folder, with fresh optimizers")
+    origin = parser.add_mutually_exclusive_group()
+    origin.add_argument("--resume", action="store_true", help="continue from WORK/state.pt")
+    origin.add_argument("--model", type=Path, help="continue from this stored model folder, with fresh optimizers")
     parser.add_argument("--sizes", choices=SIZES, default="all", help="the sizes of the pictures: small ones teach more pictures in the same time")
     parser.add_argument("--singles", type=float, default=SINGLES, help="the share of scenes with one picture over a colour")
     parser.add_argument("--seed", type=int, default=0, help="other scenes and noise in every call of a training")
@@ -225,6 +227,10 @@ def main() -> None:
 
     share_of = args.shrink * ranks.count
     groups = [Group(g.width, g.height, max(g.count // share_of, 1), g.caption) for g in SIZES[args.sizes]]
+    if args.model and ranks.rank == 0:
+        shutil.copytree(args.model / "tokenizer", args.work / "tokenizer", dirs_exist_ok=True)
+        save_vae(read_vae(args.model), args.work)
+    ranks.wait()
     catalogue = read_catalogue(args.work, args.limit)
     tokenizer_file = args.work / "tokenizer" / "tokenizer.json"
     seed = ranks.count * args.seed + ranks.rank
@@ -234,8 +240,6 @@ def main() -> None:
     stream = iter(DataLoader(scenes, batch_size=None, collate_fn=lambda chunk: chunk, num_workers=workers, prefetch_factor=4 if workers else None))
     next(stream)  # so that the workers start before the device is touched
     album = Album(args.work, device, args.limit)
-    if args.model and not (args.work / "vae.pt").exists():
-        save_vae(read_vae(args.model), args.work)
     vae = load_vae(args.work, device).freeze()
     bank = Bank(groups, vae, album, stream, CAPACITY if on_gpu else FILLED)
     model = TextToImage().to(device)
@@ -243,7 +247,7 @@ def main() -> None:
         ranks.print(f"{type(part).__name__}: {sum(p.numel() for p in part.parameters()):,} parameters")
     trained_by = optimizers(model, on_gpu)
     step, state = 0, args.work / "state.pt"
-    if args.resume and state.exists():
+    if args.resume:
         stored = torch.load(state, map_location=device)
         model.load_state_dict(stored["model"])
         rates = [optimizer.param_groups[0]["lr"] for optimizer in trained_by]
@@ -254,8 +258,6 @@ def main() -> None:
         ranks.print(f"resumed at step {step}")
     elif args.model:
         read_weights(args.model, model)
-    elif args.resume:
-        raise SystemExit(f"{state} is missing: name a model folder with --model")
     ranks.share_first(list(model.state_dict().values()))
     first = step
     layout = Layout([(g.count, g.height // LATENT_SIDE, g.width // LATENT_SIDE, g.caption) for g in groups], device)
