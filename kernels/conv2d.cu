@@ -63,6 +63,6 @@ extern "C" __global__ void __launch_bounds__(THREADS)
            unsigned n, unsigned k, unsigned height, unsigned width, unsigned out_height, unsigned out_width,
            unsigned top, unsigned left) {
     const ReceptiveFields fields{x, m, k, height, width, out_height, out_width, top, left};
-    const ResidualEpilogue<HAS_BIAS, HAS_RESIDUAL, ALIGNED_OUT> epilogue{{}, bias, residual, n};
+    const ResidualEpilogue<HAS_BIAS, HAS_RESIDUAL, ALIGNED_OUT, false> epilogue{{{}, bias, n}, residual};
     gemm(fields, weights, k, m, n, k, epilogue, out, n);
 }

@@ -42,8 +42,9 @@ struct Epilogue {
     // there.
     __device__ __forceinline__ void begin() {}
 
-    // load_scales loads the scales of all accumulators that a thread holds of two rows: before the
-    // k loop, if registers allow it, so that they arrive meanwhile. `scale` multiplies by them.
+    // load_scales loads the scales, or the residual, of all accumulators that a thread holds of two
+    // rows: before the k loop, if registers allow it, so that they arrive meanwhile. `scale`
+    // multiplies by them, or adds it.
     // acc[4·j + 2·half + i] is column `column` + 8·j + lane % 4 · 2 + i of rows[half], which may be
     // NO_ROW.
     template <unsigned Count> struct Scales {};
@@ -72,30 +73,56 @@ template <bool HasBias> struct BiasEpilogue : Epilogue {
     }
 };
 
-// x·Wᵀ + bias + residual, in F32; residual `[m, n]`. AlignedOut: n is a multiple of 8.
-template <bool HasBias, bool HasResidual, bool AlignedOut> struct ResidualEpilogue : Epilogue {
-    const float *bias;
-    const bf16 *residual;
-    unsigned n;
+// x·Wᵀ + residual + bias, in F32; residual `[m, n]`. AlignedOut: n is a multiple of 8. Early:
+// load_scales loads all of a thread's residual.
+template <bool HasBias, bool HasResidual, bool AlignedOut, bool Early>
+struct ResidualEpilogue : BiasEpilogue<HasBias> {
+    using BiasEpilogue<HasBias>::n;
 
-    __device__ __forceinline__ unsigned pair(unsigned row, unsigned column, float a, float b) const {
-        const bool both = column + 1 < n;
-        if (HasBias) {
-            a += bias[column];
-            b += both ? bias[column + 1] : 0.0f;
-        }
-        if (HasResidual) {
-            const bf16 *from = residual + static_cast<u64>(row) * n + column;
-            if (AlignedOut) {
-                const unsigned word = *reinterpret_cast<const unsigned *>(from);
-                a += low_bf16(word);
-                b += high_bf16(word);
-            } else {
-                a += to_float(from[0]);
-                b += both ? to_float(from[1]) : 0.0f;
+    const bf16 *residual;
+
+    // Two values of the residual a word.
+    template <unsigned Count> struct Scales {
+        unsigned residual[HasResidual && Early ? Count / 2 : 1];
+    };
+
+    template <unsigned Count>
+    __device__ __forceinline__ Scales<Count> load_scales(const unsigned (&rows)[2], unsigned column) const {
+        Scales<Count> loaded;
+        if constexpr (HasResidual && Early) {
+#pragma unroll
+            for (unsigned i = 0; i < Count / 2; i++) {
+                const unsigned row = rows[i % 2], at = column + i / 2 * 8 + threadIdx.x % 4 * 2;
+                loaded.residual[i] = row != NO_ROW && at < n ? residual_pair(row, at) : 0;
             }
         }
-        return bf16x2_from_floats(a, b);
+        return loaded;
+    }
+
+    template <unsigned Count>
+    __device__ __forceinline__ void scale(float (&acc)[Count], const Scales<Count> &loaded) const {
+        if constexpr (HasResidual && Early) {
+#pragma unroll
+            for (unsigned i = 0; i < Count / 2; i++) add(acc[2 * i], acc[2 * i + 1], loaded.residual[i]);
+        }
+    }
+
+    __device__ __forceinline__ unsigned pair(unsigned row, unsigned column, float a, float b) const {
+        if (HasResidual && !Early) add(a, b, residual_pair(row, column));
+        return BiasEpilogue<HasBias>::pair(row, column, a, b);
+    }
+
+  private:
+    // The residual of columns `column` and `column` + 1, zero for one that does not exist.
+    __device__ __forceinline__ unsigned residual_pair(unsigned row, unsigned column) const {
+        const bf16 *from = residual + static_cast<u64>(row) * n + column;
+        if (AlignedOut) return *reinterpret_cast<const unsigned *>(from);
+        return from[0].bits | (column + 1 < n ? static_cast<unsigned>(from[1].bits) << 16 : 0);
+    }
+
+    static __device__ __forceinline__ void add(float &a, float &b, unsigned pair) {
+        a += low_bf16(pair);
+        b += high_bf16(pair);
     }
 };
 
