@@ -6,8 +6,9 @@
 //   values, and if pairs are half a head apart, it gets the other half of its pairs by a shuffle.
 //   Else a warp goes over the pairs one by one.
 // With QK_FP8, `qkv` stays as it is, and all heads go to `out`: a token has E4M3 codes of queries
-//   and keys, then BF16 values. All queries have one scale, all keys another, in `scales`: the
-//   bound on a normed head (common/fp8.cuh) / 448. Without, `out` and `scales` are not used.
+//   and keys in the order of code_place (common/fp8.cuh), then BF16 values. All queries have one
+//   scale, all keys another, in `scales`: the bound on a normed head / 448. Without, `out` and
+//   `scales` are not used.
 // Constants: HEAD, INTERLEAVED, FAST (HEAD is 8 times a power of two up to 32), TEAM, QK_FP8 (HEAD
 // is 128).
 
@@ -93,7 +94,12 @@ extern "C" __global__ void __launch_bounds__(128)
             const u64 row_bytes = normed_heads * HEAD + key_heads * HEAD * sizeof(bf16);
             fp8 *to_row = static_cast<fp8 *>(out) + row * row_bytes;
             if (head < normed_heads) {
-                store_codes(to_row + head * HEAD + at, x, scale);
+                fp8 *to_head = to_row + head * HEAD;
+#pragma unroll
+                for (int i = 0; i < 8; i += 2) {
+                    *reinterpret_cast<unsigned short *>(to_head + code_place(at + i)) =
+                        scale.codes(x.value[i], x.value[i + 1]);
+                }
             } else {
                 bf16 *to = reinterpret_cast<bf16 *>(to_row + normed_heads * HEAD) + (head - normed_heads) * HEAD;
                 *reinterpret_cast<uint4 *>(to + at) = stored;

@@ -49,6 +49,14 @@ template <int Head> __device__ __forceinline__ float head_bound(float largest) {
     return sqrtf(static_cast<float>(Head)) * largest;
 }
 
+// The place of the code of a column in a query or key head of a projection in FP8. In each 64
+// columns, columns 8·j + 2·q and the next are bytes 16·q + 2·j and the next. So lane q of the four
+// that share a row of an accumulator has 16 neighbouring codes. A score is a sum over the columns
+// in any order that queries and keys share. memory/tensor.rs inverts the order for downloads.
+__device__ __forceinline__ constexpr unsigned code_place(unsigned column) {
+    return column / 64 * 64 + column % 8 / 2 * 16 + column % 64 / 8 * 2 + column % 2;
+}
+
 // Stores eight codes at an address that is a multiple of 8 bytes.
 template <int N>
 __device__ __forceinline__ void store_codes(fp8 *to, const Vec<N> &from, const Fp8Scale &scale) {

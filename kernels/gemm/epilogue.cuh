@@ -30,8 +30,8 @@ struct Epilogue {
     //   float x_scale(row, block): the scale, 0 for NO_ROW.
     static constexpr bool HAS_BLOCK_SCALES = false;
 
-    // In Hopper's gemm, each 64 output columns from a multiple of 64 on are BF16 or FP8 codes. The
-    // epilogue defines
+    // In Hopper's gemm, each 64 output columns from a multiple of 64 on are BF16, or FP8 codes in
+    // the order of code_place (common/fp8.cuh). The epilogue defines
     //   bool is_codes(column): true if the 64 columns from `column` on are codes,
     //   unsigned code_pair(a, b): the codes of two of them, in place of `pair`,
     //   const TensorMap &codes: their map, and

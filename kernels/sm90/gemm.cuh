@@ -137,17 +137,29 @@ __device__ __forceinline__ void store_tile(const A &a, const typename A::Tile &t
         bf16 *buffer = buffers + (group * OUT_STAGES + stored++ % OUT_STAGES) * OUT_SIZE;
         if (threadIdx.x % WARPGROUP == 0) tma_store_wait<OUT_STAGES - 1>();
         named_barrier_sync(CONSUMER_BARRIER + group, WARPGROUP);
-#pragma unroll
-        for (unsigned j = 0; j < 8; j++) {
+        if (is_codes) {
+            // A lane has the 16 codes of a chunk (code_place). Eight lanes fill two rows and so
+            // all banks.
 #pragma unroll
             for (unsigned half = 0; half < 2; half++) {
                 const unsigned row = own + 8 * half;
-                if (E::OUT_PER_PAIR == 2 && !is_codes) {
-                    *reinterpret_cast<unsigned *>(buffer + row * 64 + (j ^ row % 8) * 8 + lane % 4 * 2) =
-                        words[j][half];
-                } else {
-                    const unsigned at = row * 32 + (j / 2 ^ row / 2 % 4) * 8 + j % 2 * 4 + lane % 4;
-                    buffer[at].bits = static_cast<unsigned short>(words[j][half]);
+                *reinterpret_cast<uint4 *>(buffer + row * 32 + (lane % 4 ^ row / 2 % 4) * 8) =
+                    make_uint4(words[0][half] | words[1][half] << 16, words[2][half] | words[3][half] << 16,
+                               words[4][half] | words[5][half] << 16, words[6][half] | words[7][half] << 16);
+            }
+        } else {
+#pragma unroll
+            for (unsigned j = 0; j < 8; j++) {
+#pragma unroll
+                for (unsigned half = 0; half < 2; half++) {
+                    const unsigned row = own + 8 * half;
+                    if (E::OUT_PER_PAIR == 2) {
+                        *reinterpret_cast<unsigned *>(buffer + row * 64 + (j ^ row % 8) * 8 + lane % 4 * 2) =
+                            words[j][half];
+                    } else {
+                        const unsigned at = row * 32 + (j / 2 ^ row / 2 % 4) * 8 + j % 2 * 4 + lane % 4;
+                        buffer[at].bits = static_cast<unsigned short>(words[j][half]);
+                    }
                 }
             }
         }

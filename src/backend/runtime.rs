@@ -50,7 +50,8 @@ pub enum Fp8Form {
     /// [`FP8_BLOCK`](crate::tensor::FP8_BLOCK) columns of a row.
     Operand,
     /// A fused projection: queries and keys are E4M3 codes with one F32 scale for all queries and
-    /// one for all keys, and values are an activation.
+    /// one for all keys, and values are an activation. A backend may store the columns of a head in
+    /// any order that queries and keys share. A download has them in their own.
     Projection {
         /// The columns of the queries, which come first.
         queries: usize,

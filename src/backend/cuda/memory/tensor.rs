@@ -134,7 +134,16 @@ pub(crate) fn fp8_values(codes: &[u8], scales: &[f32], rows: usize) -> Vec<f32> 
     values
 }
 
-/// The values of a fused projection in FP8 with so many columns of queries and of keys.
+/// The place of the code of a column in the queries or keys of a projection in FP8: `code_place` of
+/// `kernels/common/fp8.cuh`, which gives the reason for the order.
+fn code_place(column: usize) -> usize {
+    let (part, column) = (column / 64 * 64, column % 64);
+    let [j, q, i] = [column / 8, column % 8 / 2, column % 2];
+    part + 16 * q + 2 * j + i
+}
+
+/// The values of a fused projection in FP8 with so many columns of queries and of keys, which are
+/// multiples of 64.
 pub(crate) fn projection_values(bytes: &[u8], scales: [f32; 2], [queries, keys]: [usize; 2]) -> Vec<f32> {
     let width = queries + 2 * keys;
     let row_bytes = projection_bytes([queries, keys]);
@@ -142,7 +151,8 @@ pub(crate) fn projection_values(bytes: &[u8], scales: [f32; 2], [queries, keys]:
     for (row, values) in bytes.chunks_exact(row_bytes).zip(values.chunks_exact_mut(width)) {
         let (codes, stored) = row.split_at(queries + keys);
         let (normed, values) = values.split_at_mut(queries + keys);
-        Format::F8E4m3.dequantize(codes, normed);
+        let ordered: Vec<u8> = (0..codes.len()).map(|column| codes[code_place(column)]).collect();
+        Format::F8E4m3.dequantize(&ordered, normed);
         normed[..queries].iter_mut().for_each(|value| *value *= scales[0]);
         normed[queries..].iter_mut().for_each(|value| *value *= scales[1]);
         widen(DType::Bf16, stored, values);
@@ -156,11 +166,28 @@ mod tests {
 
     #[test]
     fn projections_are_codes_then_values() {
-        // 1 is 0x38, and 2 is 0x40; in BF16 they are 0x3f80 and 0x4000.
-        let row = [[0x38, 0x40, 0x38, 0x40].as_slice(), &[0x80, 0x3f], &[0x00, 0x40]].concat();
-        assert_eq!(projection_bytes([2, 2]), row.len());
-        let values = projection_values(&[row.clone(), row].concat(), [3.0, 5.0], [2, 2]);
-        assert_eq!(values, [[3.0, 6.0, 5.0, 10.0, 1.0, 2.0]; 2].concat());
+        // 1 is 0x38, and 2 is 0x40; in BF16 they are 0x3f80 and 0x4000. Columns 8·j and 8·j + 1 of
+        // the queries are the first 16 codes.
+        let queries = [[0x40; 16].as_slice(), &[0x38; 48]].concat();
+        let row = [queries, vec![0x38; 64], [0x80, 0x3f].repeat(63), vec![0x00, 0x40]].concat();
+        assert_eq!(projection_bytes([64, 64]), row.len());
+        let values = projection_values(&[row.clone(), row].concat(), [3.0, 5.0], [64, 64]);
+        let expected = (0..192).map(|column| match column {
+            0..64 if column % 8 < 2 => 6.0,
+            0..64 => 3.0,
+            64..128 => 5.0,
+            191 => 2.0,
+            _ => 1.0,
+        });
+        assert_eq!(values, expected.collect::<Vec<f32>>().repeat(2));
+    }
+
+    #[test]
+    fn codes_are_in_the_order_of_accumulators() {
+        assert_eq!([0, 1, 2, 3, 7, 8, 9, 63, 64].map(code_place), [0, 1, 16, 17, 49, 2, 3, 63, 64]);
+        let mut places: Vec<_> = (0..128).map(code_place).collect();
+        places.sort_unstable();
+        assert_eq!(places, (0..128).collect::<Vec<_>>());
     }
 
     #[test]
