@@ -161,6 +161,8 @@ fn wrong_arguments_fail_their_op_only() {
         (Fault::Fp8(Fp8Fault::QueryAndKeyScalesSwapped), vec!["project_qkv"]),
         // Attention reads projections that `project_qkv` made.
         (Fault::Fp8(Fp8Fault::QueryScaleForgotten), vec!["project_qkv", "attention"]),
+        (Fault::Fp8(Fp8Fault::ValueScalesOfAnotherHead), vec!["project_qkv", "attention"]),
+        (Fault::Fp8(Fp8Fault::ValueScalesOfAnotherBlock), vec!["project_qkv", "attention"]),
         (Fault::NanIsBlack, vec!["to_rgb8"]),
         (Fault::InfinityIsClamped, vec!["to_rgb8"]),
         (Fault::NoMemoryPast(1 << 10), vec!["conv2d"]),

@@ -20,7 +20,7 @@ use zimage::tensor::Format;
 use zimage::weights::{ModelFolder, RandomTensors, WeightFormat};
 use zimage::{BackendChoice, Engine, LoadOptions, Model, Precision, Request};
 
-/// FP8 in the transformer, with queries and keys.
+/// FP8 in the transformer, with its attention.
 const FP8_ATTENTION: Precision = Precision::Fp8 { attention: true };
 
 fn golden() -> PathBuf {
@@ -99,7 +99,7 @@ fn fp8_is_near_the_backend_s_own() {
         assert!((20.0..60.0).contains(&near), "{name}: {near:.1} dB");
     }
     assert!(transformer != all, "the text encoder is not in FP8");
-    assert!(transformer != attention, "queries and keys are not in FP8");
+    assert!(transformer != attention, "attention is not in FP8");
 }
 
 /// The cases with FP8 operands on the emulated device. `hopper`: it has kernels of its own.

@@ -8,6 +8,33 @@
 // The first row_max: less than any score, and differences to it do not overflow.
 constexpr float MIN_ROW_MAX = -1e30f;
 
+// The scale of a block of values in the loops of attention. It is no factor of the values: its
+// logarithm is added to the block's scores, so a probability is that of the softmax times the
+// scale, and the sum of the block's probabilities is divided by it. Both are exact for a power of
+// two. The output is the quotient of the two sums as ever.
+struct ValueScale {
+    float log2, inverse;
+
+    __device__ __forceinline__ ValueScale(float scale) {
+        const unsigned exponent = __float_as_uint(scale) >> 23;
+        log2 = static_cast<float>(static_cast<int>(exponent) - 127);
+        inverse = __uint_as_float((254 - exponent) << 23);
+    }
+};
+
+// Probabilities in FP8 are relative to a power of two, the least that is no less than any so far,
+// in units of 2^-PROBABILITY_SHIFT: the largest code is from 128 to 256. Normal codes reach down to
+// 2^-14 of the power, and only below 2^-18 a probability becomes 0, so the sum of thousands of
+// small ones keeps its weight. The significand that a probability is rounded to does not depend on
+// the power, nor on the order of the keys. The sum of a row is that before rounding.
+constexpr float PROBABILITY_SHIFT = 8.0f;
+
+// A register of the left operand of p·v: the probabilities of two blocks of 8 keys side by side
+// that a lane has of one row (value_place in common/fp8.cuh).
+__device__ __forceinline__ unsigned probability_codes(float a, float b, float next_a, float next_b) {
+    return e4m3x2_from_floats(a, next_a) | static_cast<unsigned>(e4m3x2_from_floats(b, next_b)) << 16;
+}
+
 // Starts to copy Rows rows of a head to shared memory by a CTA of Threads: rows from `first` on,
 // zeros from row `end` on and from column Head to Width. Layout::address(to, row, column) is that
 // of eight elements. Aligned: Head is a multiple of 8.

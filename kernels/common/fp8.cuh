@@ -1,5 +1,9 @@
 // FP8 activations: E4M3 codes `[rows, width]` and F32 scales beside them, one a row or one for each
 // SCALE_BLOCK columns of a row. An element is its code times its scale.
+// Fused projections in FP8: codes of queries and keys `[items, tokens, (query + key)·HEAD]`, then
+// those of the values, transposed, `[items, key·HEAD, value_stride(tokens)]`. F32 scales beside
+// them: one of all queries, one of all keys, then those of the values, `[items, key,
+// value_blocks(tokens)]`. HEAD is 128.
 #pragma once
 
 #include "common/vec.cuh"
@@ -32,6 +36,15 @@ struct Fp8Scale {
                         exponent == 255 ? 0.0f : __uint_as_float((254 - exponent) << 23)};
     }
 
+    // The scale of a block of values: the least power of two from 2^-40 on with which no code
+    // exceeds 448. That is the scale of zeros too, so that they weigh nothing in attention's choice
+    // of a unit. With infinity all codes are NaN.
+    static __device__ __forceinline__ Fp8Scale of_values(float amax) {
+        const unsigned exponent = max((__float_as_uint(amax * (1.0f / 448.0f)) + 0x7fffff) >> 23, 87u);
+        return Fp8Scale{__uint_as_float(exponent << 23),
+                        __uint_as_float(exponent == 255 ? 0x7fffffffu : (254 - exponent) << 23)};
+    }
+
     // The codes of two values; `low` comes first in memory.
     __device__ __forceinline__ unsigned short codes(float low, float high) const {
         return e4m3x2_from_floats(low * inverse, high * inverse);
@@ -52,9 +65,30 @@ template <int Head> __device__ __forceinline__ float head_bound(float largest) {
 // The place of the code of a column in a query or key head of a projection in FP8. In each 64
 // columns, columns 8·j + 2·q and the next are bytes 16·q + 2·j and the next. So lane q of the four
 // that share a row of an accumulator has 16 neighbouring codes. A score is a sum over the columns
-// in any order that queries and keys share. memory/tensor.rs inverts the order for downloads.
+// in any order that queries and keys share. memory/projection.rs inverts the order for downloads.
 __device__ __forceinline__ constexpr unsigned code_place(unsigned column) {
     return column / 64 * 64 + column % 8 / 2 * 16 + column % 64 / 8 * 2 + column % 2;
+}
+
+// The place of the code of a token in a row of transposed values. Tokens g and g + 8 of each 16 are
+// bytes 2·g and the next. So the two rows of a lane in an accumulator of project_qkv are one 16-bit
+// element of stmatrix, and the columns 2·q, 2·q + 1 of two neighbouring blocks of 8 scores in
+// attention are the four bytes of lane q in the left operand of p·v. memory/projection.rs inverts
+// the order for downloads.
+__device__ __forceinline__ constexpr unsigned value_place(unsigned token) {
+    return token / 16 * 16 + token % 8 * 2 + token % 16 / 8;
+}
+
+// Tokens of a head's values that share a scale.
+constexpr unsigned VALUE_BLOCK = 64;
+
+// The bytes of a row of transposed values. Behind the last token are zeros.
+__device__ __forceinline__ unsigned value_stride(unsigned tokens) {
+    return (tokens + 15) / 16 * 16;
+}
+
+__device__ __forceinline__ unsigned value_blocks(unsigned tokens) {
+    return (tokens + VALUE_BLOCK - 1) / VALUE_BLOCK;
 }
 
 // Stores eight codes at an address that is a multiple of 8 bytes.

@@ -30,13 +30,12 @@ struct Epilogue {
     //   float x_scale(row, block): the scale, 0 for NO_ROW.
     static constexpr bool HAS_BLOCK_SCALES = false;
 
-    // In Hopper's gemm, each 64 output columns from a multiple of 64 on are BF16, or FP8 codes in
-    // the order of code_place (common/fp8.cuh). The epilogue defines
-    //   bool is_codes(column): true if the 64 columns from `column` on are codes,
-    //   unsigned code_pair(a, b): the codes of two of them, in place of `pair`,
-    //   const TensorMap &codes: their map, and
-    //   unsigned first_value: the column of the product that is the first of the other map.
-    static constexpr bool HAS_CODES = false;
+    // The output of Hopper's gemm is a fused projection in FP8 (common/fp8.cuh): `transform` leaves
+    // its values over their scales. Columns from `first_value` on are transposed. The epilogue
+    // defines
+    //   unsigned first_value, a multiple of 64, and
+    //   const TensorMap &values: the map of the transposed columns.
+    static constexpr bool OUT_PROJECTION = false;
 
     // Called by every thread that has accumulators before its first tile, when the op's inputs are
     // there.

@@ -18,12 +18,16 @@
 //   values: each multicasts a part of them, so that they cross the L2 once.
 // With OUT_FP8, the output is an FP8 activation `[items·tokens, query_heads·128]` with a scale for
 //   each head and token, from the values before rounding; its map has boxes of 128 columns.
-// With QK_FP8, queries and keys are E4M3 codes: `qkv` maps them, in boxes of 128 columns, `values`
-//   maps the BF16 values alone, and `qk_scales` has the scale of all queries and that of all keys.
-//   q·kᵀ takes half the cycles of the tensor cores, and the memory of a stage of keys and, if the
-//   output is in FP8 too, that of the queries is half as large. Without, `values` and `qk_scales`
+// With QKV_FP8, the input is a projection in FP8 (common/fp8.cuh): `qkv` maps the codes of queries
+//   and keys, in boxes of 128 columns, `values` the transposed ones of the values, in boxes of 128
+//   tokens, and `qkv_scales` are the scales. Probabilities are E4M3 too (common/attention.cuh).
+//   Both gemms take half the cycles of the tensor cores, and a stage has half the memory, as have
+//   the queries if the output is in FP8 too. The tensor cores keep 14 bits of a sum of E4M3
+//   products, and drop what an addend has below. A sum over thousands of keys would lose some
+//   percent of a mean. So they add up the keys of a tile only, in the registers of its scores, and
+//   acc_o is a sum in F32, which is rescaled as it is added to. Without, `values` and `qkv_scales`
 //   are not used.
-// Constants: CAUSAL, HAS_LENGTHS, CLUSTER, OUT_FP8, QK_FP8, STAGES.
+// Constants: CAUSAL, HAS_LENGTHS, CLUSTER, OUT_FP8, QKV_FP8, STAGES.
 
 #include "common/attention.cuh"
 #include "common/fp8.cuh"
@@ -42,8 +46,8 @@
 #ifndef OUT_FP8
 #define OUT_FP8 0
 #endif
-#ifndef QK_FP8
-#define QK_FP8 0
+#ifndef QKV_FP8
+#define QKV_FP8 0
 #define STAGES 2
 #endif
 
@@ -54,12 +58,14 @@ constexpr unsigned PRODUCER_REGISTERS = 32, CONSUMER_REGISTERS = 160;
 // Rows of a TMA box, and columns of one of BF16. A box of codes has twice as many.
 constexpr unsigned BOX = 64;
 // A tile of queries, keys, values or outputs is two columns of boxes in BF16, and one in FP8.
-constexpr unsigned QK_BOXES = QK_FP8 ? 1 : 2, V_BOXES = 2, OUT_BOXES = OUT_FP8 ? 1 : 2;
+constexpr unsigned QKV_BOXES = QKV_FP8 ? 1 : 2, OUT_BOXES = OUT_FP8 ? 1 : 2;
 // A column of boxes, and the tiles, in units of a BF16. The output takes the place of the queries.
 constexpr unsigned Q_HALF = QUERIES * BOX, KV_HALF = KEYS * BOX;
-constexpr unsigned Q_SIZE = (QK_BOXES > OUT_BOXES ? QK_BOXES : OUT_BOXES) * Q_HALF, K_SIZE = QK_BOXES * KV_HALF,
-                   V_SIZE = V_BOXES * KV_HALF;
+constexpr unsigned Q_SIZE = (QKV_BOXES > OUT_BOXES ? QKV_BOXES : OUT_BOXES) * Q_HALF, KV_SIZE = QKV_BOXES * KV_HALF;
+// Blocks of values with a scale in a tile of keys, and the keys of a wgmma of p·v: 32 bytes.
+constexpr unsigned BLOCKS = KEYS / VALUE_BLOCK, P_KEYS = QKV_FP8 ? 32 : 16;
 constexpr float RESCALE_THRESHOLD = 8.0f;
+static_assert(!QKV_FP8 || KEYS == HEAD, "a tile of transposed values has the boxes of a tile of keys");
 
 // A tile of queries: its head, item and first query; `key_tiles` cover all keys that any query of
 // the cluster sees. The last cluster of a head may have a tile past its queries.
@@ -90,12 +96,12 @@ __device__ __forceinline__ Tile tile_at(unsigned i, unsigned rank, const unsigne
 extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTER, 1, 1)
     attention(const __grid_constant__ TensorMap qkv, const unsigned *lengths, const __grid_constant__ TensorMap out,
               float *scales, unsigned tokens, unsigned items, unsigned query_heads, unsigned key_heads, float scale,
-              const __grid_constant__ TensorMap values, const float *qk_scales) {
+              const __grid_constant__ TensorMap values, const float *qkv_scales) {
     extern __shared__ __align__(1024) unsigned char smem[];
     __shared__ Barrier q_full[2], q_empty[2];
     __shared__ Barrier k_full[STAGES], k_empty[STAGES], v_full[STAGES], v_empty[STAGES];
     bf16 *smem_q = reinterpret_cast<bf16 *>(smem), *smem_k = smem_q + 2 * Q_SIZE;
-    bf16 *smem_v = smem_k + STAGES * K_SIZE;
+    bf16 *smem_v = smem_k + STAGES * KV_SIZE;
     const unsigned group = warp_uniform(threadIdx.x / WARPGROUP), warp = warp_uniform(threadIdx.x / 32 % 4),
                    lane = threadIdx.x % 32;
     const unsigned count = clusters_per_head(tokens) * query_heads * items;
@@ -124,33 +130,37 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
             // Queries are the CTA's own; each CTA of the cluster loads some boxes of keys and
             // values for all.
             auto load_q = [&](bf16 *to, Barrier &full, unsigned head, unsigned row, unsigned item) {
-                full.arrive_expect_tx(QK_BOXES * Q_HALF * sizeof(bf16));
+                full.arrive_expect_tx(QKV_BOXES * Q_HALF * sizeof(bf16));
 #pragma unroll 1
-                for (unsigned box = 0; box < QK_BOXES * CONSUMERS; box++) {
-                    const unsigned half = box % QK_BOXES, down = box / QK_BOXES * BOX;
+                for (unsigned box = 0; box < QKV_BOXES * CONSUMERS; box++) {
+                    const unsigned half = box % QKV_BOXES, down = box / QKV_BOXES * BOX;
                     tma_load(to + half * Q_HALF + down * 64, qkv, full, head * HEAD + 64 * half, row + down, item);
                 }
             };
-            auto load_kv = [&](bf16 *to, const TensorMap &map, unsigned boxes, Barrier &full, unsigned head,
-                               unsigned row, unsigned item) {
-                full.arrive_expect_tx(boxes * KV_HALF * sizeof(bf16));
+            auto load_kv = [&](bf16 *to, const TensorMap &map, Barrier &full, unsigned column, unsigned row,
+                               unsigned item) {
+                full.arrive_expect_tx(KV_SIZE * sizeof(bf16));
 #pragma unroll 1
-                for (unsigned box = rank; box < boxes * KEYS / BOX; box += CLUSTER) {
-                    const unsigned half = box % boxes, down = box / boxes * BOX;
+                for (unsigned box = rank; box < QKV_BOXES * KEYS / BOX; box += CLUSTER) {
+                    const unsigned half = box % QKV_BOXES, down = box / QKV_BOXES * BOX;
                     bf16 *to_box = to + half * KV_HALF + down * 64;
                     if constexpr (CLUSTER == 1) {
-                        tma_load(to_box, map, full, head * HEAD + 64 * half, row + down, item);
+                        tma_load(to_box, map, full, column + 64 * half, row + down, item);
                     } else {
-                        tma_load_multicast(to_box, map, full, head * HEAD + 64 * half, row + down, item);
+                        tma_load_multicast(to_box, map, full, column + 64 * half, row + down, item);
                     }
                 }
             };
             auto load_k = [&](unsigned slot, unsigned head, unsigned row, unsigned item) {
-                load_kv(smem_k + slot * K_SIZE, qkv, QK_BOXES, k_full[slot], head, row, item);
+                load_kv(smem_k + slot * KV_SIZE, qkv, k_full[slot], head * HEAD, row, item);
             };
             auto load_v = [&](unsigned slot, unsigned head, unsigned row, unsigned item) {
-                const TensorMap &map = QK_FP8 ? values : qkv;
-                load_kv(smem_v + slot * V_SIZE, map, V_BOXES, v_full[slot], head, row, item);
+                bf16 *to = smem_v + slot * KV_SIZE;
+                if constexpr (QKV_FP8) {
+                    load_kv(to, values, v_full[slot], row, head * HEAD, item);
+                } else {
+                    load_kv(to, qkv, v_full[slot], head * HEAD, row, item);
+                }
             };
             // Tiles of keys and of queries so far.
             unsigned kv = 0, q = 0;
@@ -166,7 +176,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
                     k_empty[slot].wait(empty);
                     load_k(slot, key_head, j * KEYS, tile.item);
                     v_empty[slot].wait(empty);
-                    load_v(slot, QK_FP8 ? key_head - query_heads : key_head + key_heads, j * KEYS, tile.item);
+                    load_v(slot, QKV_FP8 ? key_head - query_heads : key_head + key_heads, j * KEYS, tile.item);
                 }
             }
         }
@@ -174,10 +184,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
         // Consumer. A lane holds rows lane / 4 and lane / 4 + 8 of its warp's sixteen.
         warpgroup_reg_alloc<CONSUMER_REGISTERS>();
         float scores[KEYS / 2], acc_o[HEAD / 2], row_max[2], row_sum[2];
-        unsigned p[KEYS / 16][4];
+        unsigned p[KEYS / P_KEYS][4];
         // Scores are products of codes. With norms of zero a factor of 0 would make NaN of masked
         // ones.
-        const float scale_log2 = scale * LOG2E * (QK_FP8 ? fmaxf(qk_scales[0] * qk_scales[1], 1e-30f) : 1.0f);
+        const float scale_log2 = scale * LOG2E * (QKV_FP8 ? fmaxf(qkv_scales[0] * qkv_scales[1], 1e-30f) : 1.0f);
         const bool leader = threadIdx.x % WARPGROUP == 0;
         // Tiles of keys and of queries so far.
         unsigned kv = 0, q = 0;
@@ -189,15 +199,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
         };
         // scores = q·kᵀ.
         auto qk = [&](const bf16 *own_q) {
-            const u64 desc_q = smem_desc(own_q), desc_k = smem_desc(smem_k + kv % STAGES * K_SIZE);
+            const u64 desc_q = smem_desc(own_q), desc_k = smem_desc(smem_k + kv % STAGES * KV_SIZE);
             warpgroup_fence_operand(scores);
             wgmma_fence();
 #pragma unroll
-            for (unsigned step = 0; step < 4 * QK_BOXES; step++) {
+            for (unsigned step = 0; step < 4 * QKV_BOXES; step++) {
                 const unsigned half = step / 4, inside = step % 4 * 32;
                 const u64 a = advance(desc_q, half * Q_HALF * sizeof(bf16) + inside),
                           b = advance(desc_k, half * KV_HALF * sizeof(bf16) + inside);
-                if constexpr (QK_FP8) {
+                if constexpr (QKV_FP8) {
                     wgmma_ss_e4m3(scores, a, b, step != 0);
                 } else {
                     wgmma_ss(scores, a, b, step != 0);
@@ -209,7 +219,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
         };
         // acc_o += p·v.
         auto pv = [&] {
-            const u64 desc_v = smem_desc(smem_v + kv % STAGES * V_SIZE, KV_HALF * sizeof(bf16));
+            const u64 desc_v = smem_desc(smem_v + kv % STAGES * KV_SIZE, KV_HALF * sizeof(bf16));
             warpgroup_fence_operand(acc_o);
             wgmma_fence();
 #pragma unroll
@@ -220,6 +230,22 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
             wgmma_commit();
             wgmma_wait<0>();
             warpgroup_fence_operand(acc_o);
+        };
+        // acc_o = acc_o·factor + p·v with QKV_FP8.
+        auto pv_fp8 = [&](const float(&factor)[2]) {
+            const u64 desc_v = smem_desc(smem_v + kv % STAGES * KV_SIZE);
+            warpgroup_fence_operand(scores);
+            wgmma_fence();
+#pragma unroll
+            for (unsigned step = 0; step < KEYS / 32; step++) {
+                // 32 keys are 32 bytes of rows of 128.
+                wgmma_rs_e4m3(scores, p[step], advance(desc_v, step * 32), step != 0);
+            }
+            wgmma_commit();
+            wgmma_wait<0>();
+            warpgroup_fence_operand(scores);
+#pragma unroll
+            for (unsigned k = 0; k < HEAD / 2; k++) acc_o[k] = acc_o[k] * factor[k / 2 % 2] + scores[k];
         };
         // Masks the keys from `start` on that a query does not see.
         auto mask = [&](unsigned start, unsigned length, unsigned row) {
@@ -257,6 +283,28 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
 #pragma unroll
             for (unsigned k = 0; k < HEAD / 2; k++) acc_o[k] *= factor[k / 2 % 2];
         };
+        // The same with QKV_FP8 for every tile, where row_max is the logarithm of a power of two.
+        // `factor` becomes those of acc_o.
+        auto rescale_fp8 = [&](const ValueScale(&blocks)[BLOCKS], float(&factor)[2]) {
+#pragma unroll
+            for (unsigned half = 0; half < 2; half++) {
+                float new_max = row_max[half];
+#pragma unroll
+                for (unsigned block = 0; block < BLOCKS; block++) {
+                    float largest = NEG_INF;
+#pragma unroll
+                    for (unsigned i = block * VALUE_BLOCK / 8; i < (block + 1) * VALUE_BLOCK / 8; i++) {
+                        largest = fmaxf(largest, fmaxf(scores[4 * i + 2 * half], scores[4 * i + 2 * half + 1]));
+                    }
+                    new_max = fmaxf(new_max, largest * scale_log2 + blocks[block].log2);
+                }
+                new_max = fmaxf(new_max, __shfl_xor_sync(0xffffffffu, new_max, 1));
+                new_max = ceilf(fmaxf(new_max, __shfl_xor_sync(0xffffffffu, new_max, 2)));
+                factor[half] = exp2_approx(row_max[half] - new_max);
+                row_max[half] = new_max;
+                row_sum[half] *= factor[half];
+            }
+        };
         // p = exp(scores - row_max).
         auto softmax = [&] {
             const float base[2] = {row_max[0] * scale_log2, row_max[1] * scale_log2};
@@ -272,9 +320,34 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
             }
         };
 
+        // The same with QKV_FP8.
+        auto softmax_fp8 = [&](const ValueScale(&blocks)[BLOCKS]) {
+#pragma unroll
+            for (unsigned block = 0; block < BLOCKS; block++) {
+#pragma unroll
+                for (unsigned half = 0; half < 2; half++) {
+                    const float base = blocks[block].log2 + PROBABILITY_SHIFT - row_max[half];
+                    float sum = 0.0f;
+#pragma unroll
+                    for (unsigned i = block * VALUE_BLOCK / 8; i < (block + 1) * VALUE_BLOCK / 8; i += 2) {
+                        const float *low = scores + 4 * i + 2 * half, *high = low + 4;
+                        const float a = exp2_approx(low[0] * scale_log2 + base);
+                        const float b = exp2_approx(low[1] * scale_log2 + base);
+                        const float next_a = exp2_approx(high[0] * scale_log2 + base);
+                        const float next_b = exp2_approx(high[1] * scale_log2 + base);
+                        sum += (a + b) + (next_a + next_b);
+                        p[i / 4][i / 2 % 2 * 2 + half] = probability_codes(a, b, next_a, next_b);
+                    }
+                    row_sum[half] += sum * blocks[block].inverse;
+                }
+            }
+        };
+
         for (unsigned i = blockIdx.x / CLUSTER; i < count; i += gridDim.x / CLUSTER, q++) {
             const Tile tile = tile_at(i, rank, lengths, tokens, query_heads);
             const unsigned row = tile.first + 64 * group + 16 * warp;
+            const unsigned kv_head = tile.item * key_heads + tile.head / (query_heads / key_heads);
+            const float *value_scales = qkv_scales + 2 + kv_head * value_blocks(tokens);
             bf16 *own_q = smem_q + q % 2 * Q_SIZE + group * BOX * 64;
             row_max[0] = row_max[1] = MIN_ROW_MAX;
             row_sum[0] = row_sum[1] = 0.0f;
@@ -284,6 +357,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
             q_full[q % 2].wait(q / 2 % 2);
             for (unsigned j = 0; j < tile.key_tiles; j++, kv++) {
                 const unsigned slot = kv % STAGES, phase = kv / STAGES % 2;
+                // They arrive during q·kᵀ. A block past the last token, all masked, has any scale.
+                float block_scales[BLOCKS] = {};
+                if constexpr (QKV_FP8) {
+#pragma unroll
+                    for (unsigned block = 0; block < BLOCKS; block++) {
+                        block_scales[block] = value_scales[min(j * BLOCKS + block, value_blocks(tokens) - 1)];
+                    }
+                }
                 k_full[slot].wait(phase);
                 qk(own_q);
                 release(k_empty[slot]);
@@ -293,10 +374,21 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
                     q_empty[(q - 1) % 2].arrive();
                 }
                 mask(j * KEYS, tile.length, row);
-                rescale();
-                softmax();
+                float factor[2] = {};
+                if constexpr (QKV_FP8) {
+                    const ValueScale blocks[BLOCKS] = {block_scales[0], block_scales[1]};
+                    rescale_fp8(blocks, factor);
+                    softmax_fp8(blocks);
+                } else {
+                    rescale();
+                    softmax();
+                }
                 v_full[slot].wait(phase);
-                pv();
+                if constexpr (QKV_FP8) {
+                    pv_fp8(factor);
+                } else {
+                    pv();
+                }
                 release(v_empty[slot]);
             }
             float factor[2];

@@ -26,7 +26,10 @@
 //       unsigned row(const Tile &, unsigned i): the row of the output that row i of the tile is, or
 //       NO_ROW;
 //       void store(const TensorMap &out, const void *from, const Tile &, unsigned first, unsigned
-//       column): stores 64 rows of the tile from `first` on to a box of columns of the output.
+//       column): stores 64 rows of the tile from `first` on to a box of columns of the output;
+//       void store_rows(const TensorMap &out, const void *from, unsigned row, unsigned column) and
+//       store_transposed (in its place with Epilogue::OUT_PROJECTION): store 64 rows from `row` of
+//       the output on to a box of columns, or of rows of a transposed output.
 #pragma once
 
 #include "common/reduce.cuh"
@@ -35,6 +38,7 @@
 #include "sm90/ptx/barrier.cuh"
 #include "sm90/ptx/cluster.cuh"
 #include "sm90/ptx/pdl.cuh"
+#include "sm90/ptx/stmatrix.cuh"
 #include "sm90/ptx/tma.cuh"
 #include "sm90/ptx/wgmma.cuh"
 
@@ -65,8 +69,9 @@ constexpr bool RUNS_TOP_DOWN = true;
 #else
 constexpr bool RUNS_TOP_DOWN = false;
 #endif
-// Elements of an output buffer: 64 rows and columns, or 32 columns where OUT_PER_PAIR is 1 and
-// where columns are codes (Epilogue::HAS_CODES). FP8 outputs have 64 rows of 128 bytes.
+// Elements of an output buffer: 64 rows and columns, or 32 columns where OUT_PER_PAIR is 1. FP8
+// outputs have 64 rows of 128 bytes. A projection in FP8 has twice as many buffers in the same
+// memory, each of 64 rows of 64 bytes.
 constexpr unsigned OUT_SIZE = BOX * BOX;
 
 // The first row and column of a CTA's tile. shares_a: its cluster shares A instead of W.
@@ -114,8 +119,6 @@ __device__ __forceinline__ void store_tile(const A &a, const typename A::Tile &t
     epilogue.transform(acc, rows, column);
 #pragma unroll
     for (unsigned start = 0; start < TILE_N; start += BOX) {
-        bool is_codes = false;
-        if constexpr (E::HAS_CODES) is_codes = epilogue.is_codes(column + start);
         // All pairs before any store, so that what they load is in flight together.
         unsigned words[8][2] = {};
 #pragma unroll
@@ -125,55 +128,95 @@ __device__ __forceinline__ void store_tile(const A &a, const typename A::Tile &t
                 const unsigned at = column + start + 8 * j + lane % 4 * 2;
                 const float *pair = acc + (start / 8 + j) * 4 + 2 * half;
                 if (rows[half] != NO_ROW && at < n) {
-                    if constexpr (E::HAS_CODES) {
-                        words[j][half] = is_codes ? epilogue.code_pair(pair[0], pair[1])
-                                                  : epilogue.pair(rows[half], at, pair[0], pair[1]);
-                    } else {
-                        words[j][half] = epilogue.pair(rows[half], at, pair[0], pair[1]);
-                    }
+                    words[j][half] = epilogue.pair(rows[half], at, pair[0], pair[1]);
                 }
             }
         }
         bf16 *buffer = buffers + (group * OUT_STAGES + stored++ % OUT_STAGES) * OUT_SIZE;
         if (threadIdx.x % WARPGROUP == 0) tma_store_wait<OUT_STAGES - 1>();
         named_barrier_sync(CONSUMER_BARRIER + group, WARPGROUP);
-        if (is_codes) {
-            // A lane has the 16 codes of a chunk (code_place). Eight lanes fill two rows and so
-            // all banks.
+#pragma unroll
+        for (unsigned j = 0; j < 8; j++) {
 #pragma unroll
             for (unsigned half = 0; half < 2; half++) {
                 const unsigned row = own + 8 * half;
-                *reinterpret_cast<uint4 *>(buffer + row * 32 + (lane % 4 ^ row / 2 % 4) * 8) =
-                    make_uint4(words[0][half] | words[1][half] << 16, words[2][half] | words[3][half] << 16,
-                               words[4][half] | words[5][half] << 16, words[6][half] | words[7][half] << 16);
-            }
-        } else {
-#pragma unroll
-            for (unsigned j = 0; j < 8; j++) {
-#pragma unroll
-                for (unsigned half = 0; half < 2; half++) {
-                    const unsigned row = own + 8 * half;
-                    if (E::OUT_PER_PAIR == 2) {
-                        *reinterpret_cast<unsigned *>(buffer + row * 64 + (j ^ row % 8) * 8 + lane % 4 * 2) =
-                            words[j][half];
-                    } else {
-                        const unsigned at = row * 32 + (j / 2 ^ row / 2 % 4) * 8 + j % 2 * 4 + lane % 4;
-                        buffer[at].bits = static_cast<unsigned short>(words[j][half]);
-                    }
+                if (E::OUT_PER_PAIR == 2) {
+                    *reinterpret_cast<unsigned *>(buffer + row * 64 + (j ^ row % 8) * 8 + lane % 4 * 2) =
+                        words[j][half];
+                } else {
+                    const unsigned at = row * 32 + (j / 2 ^ row / 2 % 4) * 8 + j % 2 * 4 + lane % 4;
+                    buffer[at].bits = static_cast<unsigned short>(words[j][half]);
                 }
             }
         }
         fence_proxy_async();
         named_barrier_sync(CONSUMER_BARRIER + group, WARPGROUP);
         if (threadIdx.x % WARPGROUP == 0) {
-            if constexpr (E::HAS_CODES) {
-                if (is_codes) {
-                    a.store(epilogue.codes, buffer, tile, first, column + start);
-                } else {
-                    a.store(out, buffer, tile, first, column + start - epilogue.first_value);
-                }
+            a.store(out, buffer, tile, first, (column + start) * E::OUT_PER_PAIR / 2);
+            tma_store_commit();
+        }
+    }
+}
+
+// Stores a consumer's accumulators as a projection in FP8, 64 columns at a time: a box of 64 rows
+// and 64 columns of codes, or that of the transposed columns. Chunk c of a box's row r is at
+// c ^ r / 2 % 4, so that eight lanes fill all banks in both kinds of stores.
+template <class A, class E>
+__device__ __forceinline__ void store_projection_tile(const A &a, const typename A::Tile &tile, unsigned first,
+                                                      unsigned column, float (&acc)[TILE_N / 2], bf16 *buffers,
+                                                      unsigned &stored, const TensorMap &out, E &epilogue) {
+    constexpr unsigned BUFFERS = 2 * OUT_STAGES, BUFFER_BYTES = BOX * BOX;
+    const unsigned group = threadIdx.x / WARPGROUP, warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
+    const unsigned own = 16 * warp + lane / 4;
+    const unsigned rows[2] = {a.row(tile, first + own), a.row(tile, first + own + 8)};
+    epilogue.transform(acc, rows, column);
+#pragma unroll
+    for (unsigned start = 0; start < TILE_N; start += BOX) {
+        const bool is_transposed = column + start >= epilogue.first_value;
+        unsigned words[8];
+#pragma unroll
+        for (unsigned j = 0; j < 8; j++) {
+            if (is_transposed) {
+                // Two rows of two columns.
+                const float *sums = acc + start / 2 + 4 * j;
+                words[j] = e4m3x2_from_floats(sums[0], sums[2]) |
+                           static_cast<unsigned>(e4m3x2_from_floats(sums[1], sums[3])) << 16;
             } else {
-                a.store(out, buffer, tile, first, (column + start) * E::OUT_PER_PAIR / 2);
+                // Four columns of a row, which has words 0 to 3 or 4 to 7.
+                const float *sums = acc + start / 2 + j % 4 * 8 + j / 4 * 2;
+                words[j] = e4m3x2_from_floats(sums[0], sums[1]) |
+                           static_cast<unsigned>(e4m3x2_from_floats(sums[4], sums[5])) << 16;
+            }
+        }
+        unsigned char *buffer = reinterpret_cast<unsigned char *>(buffers) +
+                                (group * BUFFERS + stored++ % BUFFERS) * BUFFER_BYTES;
+        if (threadIdx.x % WARPGROUP == 0) tma_store_wait<BUFFERS - 1>();
+        named_barrier_sync(CONSUMER_BARRIER + group, WARPGROUP);
+        if (is_transposed) {
+            // A warp's 16 rows are a chunk of every column (value_place).
+#pragma unroll
+            for (unsigned four = 0; four < 2; four++) {
+                const unsigned row = 32 * four + lane;
+                stmatrix_x4_trans(buffer + row * BOX + (warp ^ row / 2 % 4) * 16,
+                                  {words[4 * four], words[4 * four + 1], words[4 * four + 2], words[4 * four + 3]});
+            }
+        } else {
+            // A lane has a chunk of each of its rows (code_place).
+#pragma unroll
+            for (unsigned half = 0; half < 2; half++) {
+                const unsigned row = own + 8 * half;
+                *reinterpret_cast<uint4 *>(buffer + row * BOX + (lane % 4 ^ row / 2 % 4) * 16) =
+                    make_uint4(words[4 * half], words[4 * half + 1], words[4 * half + 2], words[4 * half + 3]);
+            }
+        }
+        fence_proxy_async();
+        named_barrier_sync(CONSUMER_BARRIER + group, WARPGROUP);
+        if (threadIdx.x % WARPGROUP == 0) {
+            // This thread has the first row. Without one, the box lies behind its item.
+            if (rows[0] != NO_ROW && is_transposed) {
+                a.store_transposed(epilogue.values, buffer, rows[0], column + start - epilogue.first_value);
+            } else if (rows[0] != NO_ROW) {
+                a.store_rows(out, buffer, rows[0], column + start);
             }
             tma_store_commit();
         }
@@ -362,7 +405,9 @@ __device__ __forceinline__ void gemm(const A &a, const TensorMap &w, unsigned m,
             release(previous);
             epilogue.scale(acc, scales);
 
-            if constexpr (E::OUT_FP8) {
+            if constexpr (E::OUT_PROJECTION) {
+                store_projection_tile(a, a.tile(index.m), BOX * group, index.n, acc, buffers, stored, out, epilogue);
+            } else if constexpr (E::OUT_FP8) {
                 store_fp8_tile(a, a.tile(index.m), BOX * group, index.n, acc, buffers, stored, n, out, epilogue);
             } else {
                 store_tile(a, a.tile(index.m), BOX * group, index.n, acc, buffers, stored, n, out, epilogue);

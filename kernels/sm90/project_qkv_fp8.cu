@@ -11,13 +11,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
                 const float *w_scales, const float *q_norm, const float *k_norm, const float *rotation,
                 const __grid_constant__ TensorMap out, unsigned m, unsigned n, unsigned k, unsigned tokens,
                 unsigned query_heads, unsigned key_heads, unsigned rotation_stride, float eps,
-                const __grid_constant__ TensorMap codes, float *qk_scales) {
+                const __grid_constant__ TensorMap values, float *qkv_scales) {
     __shared__ PeerSquares peer;
     __shared__ CodeFactors factors;
+    __shared__ ValueMaxima maxima;
     peer.init();
-    const NormRopeEpilogue norm_rope{{}, q_norm, k_norm, rotation, tokens, query_heads, query_heads + key_heads,
-                                     rotation_stride, cluster_rank(), eps, peer, 0, factors, codes, qk_scales,
-                                     (query_heads + key_heads) * HEAD};
-    gemm(TmaRows{x, m}, weights, m, n, (k + TILE_K - 1) / TILE_K, out,
+    const NormRopeEpilogue norm_rope{{}, q_norm, k_norm, rotation, tokens, query_heads, key_heads,
+                                     query_heads + key_heads, rotation_stride, cluster_rank(), eps, peer, 0, factors,
+                                     maxima, values, qkv_scales, (query_heads + key_heads) * HEAD};
+    gemm(projected_rows(x, m, tokens), weights, m, n, (k + TILE_K - 1) / TILE_K, out,
          ScaledEpilogue<NormRopeEpilogue, false>{norm_rope, x_scales, w_scales, m, n});
 }

@@ -33,12 +33,16 @@ pub trait DeviceTensor: Clone + Debug {
     ///
     /// # Errors
     /// [`Error::Shape`](crate::Error::Shape) when `shape` has another number of elements, or
-    /// another last dimension for a tensor in FP8, whose scales are of its rows or columns.
+    /// another last dimension for the operand of an FP8 gemm, whose scales are of its rows or
+    /// columns, or is not that of a projection in FP8, which has a layout of its own.
     fn reshaped(&self, shape: &[usize]) -> Result<Self> {
         shape::reshaped(self.shape(), shape)?;
-        shape::ensure(self.compute() == Compute::Native || self.shape().last() == shape.last(), "reshape", || {
-            format!("a tensor in FP8 keeps its last dimension: {:?} cannot become {shape:?}", self.shape())
-        })?;
+        let (fits, kept) = match self.fp8() {
+            None => (true, ""),
+            Some(Fp8Form::Operand) => (self.shape().last() == shape.last(), "a tensor in FP8 keeps its last dimension"),
+            Some(Fp8Form::Projection { .. }) => (self.shape() == shape, "a projection in FP8 keeps its shape"),
+        };
+        shape::ensure(fits, "reshape", || format!("{kept}: {:?} cannot become {shape:?}", self.shape()))?;
         Ok(self.with_shape(shape))
     }
 }
@@ -49,9 +53,10 @@ pub enum Fp8Form {
     /// The operand of a gemm: E4M3 codes with F32 scales, one a row or one for each
     /// [`FP8_BLOCK`](crate::tensor::FP8_BLOCK) columns of a row.
     Operand,
-    /// A fused projection: queries and keys are E4M3 codes with one F32 scale for all queries and
-    /// one for all keys, and values are an activation. A backend may store the columns of a head in
-    /// any order that queries and keys share. A download has them in their own.
+    /// A fused projection of E4M3 codes with F32 scales: one for all queries, one for all keys, and
+    /// for the values one for each head and [`FP8_VALUE_TOKENS`](crate::tensor::FP8_VALUE_TOKENS)
+    /// tokens of an item. A backend may store the columns of a head in any order that queries and
+    /// keys share, and values in any layout. A download has all in the order of an activation.
     Projection {
         /// The columns of the queries, which come first.
         queries: usize,

@@ -15,7 +15,7 @@ use crate::weights::Part;
 
 /// Every op that takes measurable time, for one picture with one caption in `runs` runs.
 /// The matrices of blocks have the format `weights`, or BF16; those of the networks `fp8` are
-/// operands of FP8 gemms; `fp8_attention`: so are queries and keys of the transformer.
+/// operands of FP8 gemms; `fp8_attention`: those of the transformer's attention are in FP8.
 pub(super) fn all<B: Backend + 'static>(
     sizes: &Sizes<'_>,
     runs: usize,
@@ -67,7 +67,7 @@ fn block<B: Backend + 'static>(
     let swiglu = SwiGluCase { gate: pair, up: pair, scale: UNIT, x, ..SwiGluCase::new(tokens, width, hidden) };
     // The text encoder is causal and passes lengths.
     let lengths = if causal { Lengths::Full } else { Lengths::None };
-    let attention = AttentionCase { causal, lengths, qk: scores, output: attention_out, ..attention(tokens, heads) };
+    let attention = AttentionCase { causal, lengths, qkv: scores, output: attention_out, ..attention(tokens, heads) };
     let pairs = if causal { RopePairs::Halves } else { RopePairs::Interleaved };
     let rope = QkNormRopeCase { tokens, heads, pairs, k_norm: DType::Bf16, scale: UNIT, ..QkNormRopeCase::PLAIN };
     let residual = ResidualCase { tokens, width, scale: UNIT, branch: UNIT, ..residual };

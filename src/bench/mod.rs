@@ -221,7 +221,7 @@ pub async fn run<B: Backend + 'static>(
 fn operands(b: &impl Backend, model: &Model) -> String {
     let own = b.operands().to_string();
     let networks: Vec<&str> = model.fp8().iter().map(|network| network.name()).collect();
-    let attention = if model.has_fp8_attention() { ", and queries and keys of the transformer" } else { "" };
+    let attention = if model.has_fp8_attention() { ", and in the transformer's attention" } else { "" };
     if networks.is_empty() { own } else { format!("{own}, FP8 in the {}{attention}", networks.join(" and the ")) }
 }
 

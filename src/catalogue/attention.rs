@@ -2,12 +2,12 @@
 
 use super::qk_norm_rope::QkNormRopeCase;
 use super::{
-    ATTENTION, Backend, Call, Compute, DType, Entry, FP8_ATTENTION, FP8_SCORES, Feature, Inputs, Op, OpCase,
-    PEAKED_ATTENTION, PEAKED_FP8_SCORES, Rejection, Result, Tolerance, Zeros, expect_ready, fp8_projection_zeros,
-    fp8_rejection, fp8_zeros, named, rejections, returns, zeros,
+    ATTENTION, Backend, Call, Compute, DType, Entry, FP8_ATTENTION, FP8_PRODUCTS, FP8_PRODUCTS_TO_FP8, Feature, Inputs,
+    Op, OpCase, PEAKED_ATTENTION, PEAKED_FP8_PRODUCTS, Rejection, Result, Tolerance, Zeros, expect_ready,
+    fp8_projection_zeros, fp8_rejection, fp8_zeros, named, rejections, returns, zeros,
 };
 use crate::backend::{Heads, Mask};
-use crate::tensor::HostTensor;
+use crate::tensor::{FP8_VALUE_TOKENS, HostTensor};
 
 /// The floating-point operations of attention whose query heads have `width` in total. A causal
 /// mask skips nearly half of them.
@@ -28,8 +28,8 @@ pub(crate) struct AttentionCase {
     pub values: f32,
     pub causal: bool,
     pub lengths: Lengths,
-    /// The type of queries and keys.
-    pub qk: Compute,
+    /// The type of queries, keys and values.
+    pub qkv: Compute,
     /// The type of the result.
     pub output: Compute,
 }
@@ -54,7 +54,7 @@ impl AttentionCase {
         values: 1.0,
         causal: false,
         lengths: Lengths::None,
-        qk: Compute::Native,
+        qkv: Compute::Native,
         output: Compute::Native,
     };
     const QWEN: Self = Self { heads: heads(32, 8, 128), causal: true, ..Self::PLAIN };
@@ -73,23 +73,24 @@ impl OpCase for AttentionCase {
     const TOLERANCE: Tolerance = ATTENTION;
 
     fn tolerance(&self) -> Tolerance {
-        match (self.output, self.qk) {
-            (Compute::Fp8, _) => FP8_ATTENTION,
-            (Compute::Native, Compute::Fp8) if self.scale > 10.0 => PEAKED_FP8_SCORES,
-            (Compute::Native, Compute::Fp8) => FP8_SCORES,
+        match (self.output, self.qkv) {
+            (Compute::Fp8, Compute::Native) => FP8_ATTENTION,
+            (Compute::Fp8, Compute::Fp8) => FP8_PRODUCTS_TO_FP8,
+            (Compute::Native, Compute::Fp8) if self.scale > 10.0 => PEAKED_FP8_PRODUCTS,
+            (Compute::Native, Compute::Fp8) => FP8_PRODUCTS,
             (Compute::Native, Compute::Native) if self.scale > 10.0 => PEAKED_ATTENTION,
             (Compute::Native, Compute::Native) => Self::TOLERANCE,
         }
     }
 
     fn compute(&self) -> Compute {
-        if self.qk == Compute::Fp8 { Compute::Fp8 } else { self.output }
+        if self.qkv == Compute::Fp8 { Compute::Fp8 } else { self.output }
     }
 
     fn sizes(&self) -> String {
-        let Self { tokens, heads: Heads { query, key_value, dim }, causal, qk, .. } = *self;
+        let Self { tokens, heads: Heads { query, key_value, dim }, causal, qkv, .. } = *self;
         let causal = if causal { ", causal" } else { "" };
-        let fp8 = if qk == Compute::Fp8 { ", scores in FP8" } else { "" };
+        let fp8 = if qkv == Compute::Fp8 { ", in FP8" } else { "" };
         format!("{tokens} tokens, {query} and {key_value} heads of {dim}{causal}{fp8}")
     }
 
@@ -99,9 +100,9 @@ impl OpCase for AttentionCase {
     }
 
     fn prepare<B: Backend + 'static>(&self, inputs: &mut Inputs<'_, B>) -> Result<Call<B>> {
-        let Self { batch, tokens, heads, scale, values, causal, lengths, qk, output } = *self;
+        let Self { batch, tokens, heads, scale, values, causal, lengths, qkv: compute, output } = *self;
         let shape = [batch, tokens, heads.fused_width()];
-        let qkv = if qk == Compute::Fp8 {
+        let qkv = if compute == Compute::Fp8 {
             self.fp8_projection(inputs)?
         } else if scale == values {
             inputs.activation(&shape, scale)?
@@ -127,26 +128,35 @@ impl OpCase for AttentionCase {
 }
 
 impl AttentionCase {
-    /// A fused projection with queries and keys in FP8, which an op has to make. Backends make the
-    /// same one, up to the rounding of F32: every sum of its gemm is a small whole number.
+    /// A fused projection in FP8, which an op has to make. Backends make the same one, up to the
+    /// rounding of F32: every sum of its gemm is a whole number times a power of two. Values
+    /// differ in magnitude by token, block and head.
     fn fp8_projection<B: Backend + 'static>(&self, inputs: &mut Inputs<'_, B>) -> Result<B::Tensor> {
         const WIDTH: usize = 16;
         // The standard deviation of such sums is near 8.
         const UNIT: f32 = 0.125;
+        // Of the values in 16 tokens, in a block, and of a head. Queries and keys are normed.
+        const FACTORS: [f32; 3] = [1.0, 4.0, 0.5];
         let Self { batch, tokens, heads, scale, values, .. } = *self;
         let normed = (heads.query + heads.key_value) * heads.dim;
-        let bytes = batch * tokens * (normed + heads.key_value * heads.dim * DType::Bf16.size());
+        let bytes = batch * tokens * heads.fused_width();
         // Uniform values within ±scale have this root mean square; queries and keys share it.
         let norm = scale / 3f32.sqrt();
         let case = QkNormRopeCase { batch, tokens, heads, norms: [norm / 2.0, norm * 2.0], ..QkNormRopeCase::PLAIN };
         inputs.made(bytes, |inputs| {
-            let signs = inputs.draw(batch * tokens * WIDTH).into_iter().map(|v| (1.5 * v).round()).collect();
-            let x = inputs.activation_of(&[batch, tokens, WIDTH], signs)?;
+            let mut x: Vec<f32> = inputs.draw(batch * tokens * WIDTH).into_iter().map(|v| (1.5 * v).round()).collect();
+            for (token, x) in x.chunks_exact_mut(WIDTH).enumerate() {
+                let factor = |size: usize| FACTORS[token % tokens / size % FACTORS.len()];
+                x.iter_mut().for_each(|v| *v *= factor(16) * factor(FP8_VALUE_TOKENS));
+            }
+            let x = inputs.activation_of(&[batch, tokens, WIDTH], x)?;
             let mut w: Vec<f32> = inputs.draw(heads.fused_width() * WIDTH);
             w.iter_mut().for_each(|v| *v = (4.5 * *v).round());
             // A power of two keeps the values exact.
             let unit = UNIT * (values / 3f32.sqrt()).log2().round().exp2();
-            w[normed * WIDTH..].iter_mut().for_each(|v| *v *= unit);
+            for (head, w) in w[normed * WIDTH..].chunks_exact_mut(heads.dim * WIDTH).enumerate() {
+                w.iter_mut().for_each(|v| *v *= unit * FACTORS[head % FACTORS.len()]);
+            }
             let w = HostTensor::rounded(DType::Bf16, &[heads.fused_width(), WIDTH], &w);
             let w = expect_ready(inputs.b.upload_linear(&[w.into()], &[]))?;
             let norm_rope = case.norm_rope(inputs)?;
@@ -162,8 +172,8 @@ pub(super) fn entry<B: Backend + 'static>() -> Entry<B> {
     const PEAKED: AttentionCase = AttentionCase { tokens: 65, heads: heads(2, 2, 128), ..PLAIN }.peaked();
     const PEAKED_CAUSAL: AttentionCase = AttentionCase { tokens: 65, heads: heads(4, 1, 128), ..QWEN }.peaked();
     const FP8: AttentionCase = AttentionCase { heads: heads(3, 3, 128), output: Compute::Fp8, ..PLAIN };
-    const QK: AttentionCase = AttentionCase { heads: heads(3, 3, 128), qk: Compute::Fp8, ..PLAIN };
-    const BOTH: AttentionCase = AttentionCase { output: Compute::Fp8, ..QK };
+    const QKV: AttentionCase = AttentionCase { heads: heads(3, 3, 128), qkv: Compute::Fp8, ..PLAIN };
+    const BOTH: AttentionCase = AttentionCase { output: Compute::Fp8, ..QKV };
     let ragged = |tokens, heads, lengths: &'static [u32], case| AttentionCase {
         batch: lengths.len(),
         tokens,
@@ -211,26 +221,26 @@ pub(super) fn entry<B: Backend + 'static>() -> Entry<B> {
     ]);
     let causal = |tokens, case| AttentionCase { tokens, heads: heads(8, 2, 128), causal: true, ..case };
     cases.extend(named([
-        ("fp8-qk-one-token", AttentionCase { tokens: 1, ..QK }),
-        ("fp8-qk-33-tokens", QK),
-        ("fp8-qk-transformer-ragged", ragged(128, QK.heads, &[128, 97, 64], QK)),
-        ("fp8-qk-causal-gqa-257", causal(257, QK)),
-        ("fp8-qk-400-ragged", ragged(400, heads(2, 2, 128), &[400, 130, 1], QK)),
+        ("fp8-qkv-one-token", AttentionCase { tokens: 1, ..QKV }),
+        ("fp8-qkv-33-tokens", QKV),
+        ("fp8-qkv-transformer-ragged", ragged(128, QKV.heads, &[128, 97, 64], QKV)),
+        ("fp8-qkv-causal-gqa-257", causal(257, QKV)),
+        ("fp8-qkv-400-ragged", ragged(400, heads(2, 2, 128), &[400, 130, 1], QKV)),
         (
-            "fp8-qk-400-causal-ragged",
-            AttentionCase { causal: true, ..ragged(400, heads(4, 2, 128), &[1, 400, 260], QK) },
+            "fp8-qkv-400-causal-ragged",
+            AttentionCase { causal: true, ..ragged(400, heads(4, 2, 128), &[1, 400, 260], QKV) },
         ),
-        ("fp8-qk-values-1e6", AttentionCase { values: 1e6, ..QK }),
-        ("fp8-qk-peaked-449", AttentionCase { tokens: 449, heads: heads(2, 2, 128), ..QK.peaked() }),
-        ("fp8-qk-to-fp8-one-token", AttentionCase { tokens: 1, ..BOTH }),
-        ("fp8-qk-to-fp8-96-tokens", AttentionCase { tokens: 96, ..BOTH }),
-        ("fp8-qk-to-fp8-causal-gqa-257", causal(257, BOTH)),
-        ("fp8-qk-to-fp8-400-ragged", ragged(400, heads(2, 2, 128), &[400, 130, 1], BOTH)),
+        ("fp8-qkv-values-1e6", AttentionCase { values: 1e6, ..QKV }),
+        ("fp8-qkv-peaked-449", AttentionCase { tokens: 449, heads: heads(2, 2, 128), ..QKV.peaked() }),
+        ("fp8-qkv-to-fp8-one-token", AttentionCase { tokens: 1, ..BOTH }),
+        ("fp8-qkv-to-fp8-96-tokens", AttentionCase { tokens: 96, ..BOTH }),
+        ("fp8-qkv-to-fp8-causal-gqa-257", causal(257, BOTH)),
+        ("fp8-qkv-to-fp8-400-ragged", ragged(400, heads(2, 2, 128), &[400, 130, 1], BOTH)),
         // More tiles of keys than stages.
-        ("fp8-qk-to-fp8-700-tokens", AttentionCase { tokens: 700, heads: heads(2, 1, 128), ..BOTH }),
-        ("full-fp8-qk", AttentionCase { tokens: 4224, heads: heads(30, 30, 128), ..QK }),
-        ("full-fp8-qk-to-fp8", AttentionCase { tokens: 4224, heads: heads(30, 30, 128), ..BOTH }),
-        ("full-fp8-qk-ragged", ragged(4224, heads(6, 6, 128), &[4224, 4128], BOTH)),
+        ("fp8-qkv-to-fp8-700-tokens", AttentionCase { tokens: 700, heads: heads(2, 1, 128), ..BOTH }),
+        ("full-fp8-qkv", AttentionCase { tokens: 4224, heads: heads(30, 30, 128), ..QKV }),
+        ("full-fp8-qkv-to-fp8", AttentionCase { tokens: 4224, heads: heads(30, 30, 128), ..BOTH }),
+        ("full-fp8-qkv-ragged", ragged(4224, heads(6, 6, 128), &[4224, 4128], BOTH)),
     ]));
     let op = Op { name: AttentionCase::OP, features: &[Feature::BeyondF16] };
     Entry { op, cases, rejections: mask_rejections() }

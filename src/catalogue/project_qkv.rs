@@ -21,7 +21,7 @@ pub(crate) struct ProjectQkvCase {
     pub stored: Stored,
     /// [`Operand::Native`] or [`Operand::Fp8Rows`].
     pub x: Operand,
-    /// The type of queries and keys.
+    /// The type of the result.
     pub output: Compute,
 }
 
@@ -75,10 +75,11 @@ pub(super) fn entry<B: Backend + 'static>() -> Entry<B> {
         ProjectQkvCase { stored, x: Operand::Fp8Rows, ..case }
     };
     // Keys have another scale than queries.
-    let fp8_qk = |case: ProjectQkvCase| {
+    let fp8_qkv = |case: ProjectQkvCase| {
         let heads = QkNormRopeCase { norms: [1.0, 3.0], ..case.heads };
         ProjectQkvCase { heads, output: Compute::Fp8, ..case }
     };
+    let uneven = |case: ProjectQkvCase| ProjectQkvCase { stored: Stored::UnevenRowScales(Format::F8E4m3), ..case };
     let halves = |case: ProjectQkvCase| {
         let heads = QkNormRopeCase { pairs: RopePairs::Halves, ..case.heads };
         ProjectQkvCase { heads, ..case }
@@ -126,20 +127,25 @@ pub(super) fn entry<B: Backend + 'static>() -> Entry<B> {
         ("full-fp8", fp8(ProjectQkvCase { width: 3840, ..by_item(case(2, 4224, [30, 30, 128])) })),
     ]));
     cases.extend(named([
-        ("fp8-qk-one-token", fp8_qk(fp8(case(1, 1, [3, 3, 128])))),
-        ("fp8-qk-257-tokens-by-item", fp8_qk(fp8(by_item(case(2, 257, [3, 3, 128]))))),
-        ("fp8-qk-batch-of-one-rotation", fp8_qk(fp8(case(3, 129, [4, 2, 128])))),
-        ("fp8-qk-one-head", fp8_qk(fp8(ProjectQkvCase { width: 96, ..case(1, 193, [1, 1, 128]) }))),
-        ("fp8-qk-two-queries-a-key", fp8_qk(fp8(ProjectQkvCase { width: 208, ..case(1, 400, [2, 1, 128]) }))),
-        ("fp8-qk-bias", fp8_qk(fp8(ProjectQkvCase { bias: true, ..case(1, 200, [3, 3, 128]) }))),
-        ("fp8-qk-halves", fp8_qk(fp8(halves(case(1, 200, [3, 3, 128]))))),
+        ("fp8-qkv-one-token", fp8_qkv(fp8(case(1, 1, [3, 3, 128])))),
+        ("fp8-qkv-257-tokens-by-item", fp8_qkv(fp8(by_item(case(2, 257, [3, 3, 128]))))),
+        ("fp8-qkv-batch-of-one-rotation", fp8_qkv(fp8(case(3, 129, [4, 2, 128])))),
+        ("fp8-qkv-one-head", fp8_qkv(fp8(ProjectQkvCase { width: 96, ..case(1, 193, [1, 1, 128]) }))),
+        ("fp8-qkv-two-queries-a-key", fp8_qkv(fp8(ProjectQkvCase { width: 208, ..case(1, 400, [2, 1, 128]) }))),
+        ("fp8-qkv-bias", fp8_qkv(fp8(ProjectQkvCase { bias: true, ..case(1, 200, [3, 3, 128]) }))),
+        // Heads of values differ by 2¹² in magnitude, and one has zeros.
+        ("fp8-qkv-uneven-heads", uneven(fp8_qkv(fp8(case(2, 200, [3, 3, 128]))))),
+        ("fp8-qkv-uneven-heads-one-token", uneven(fp8_qkv(fp8(case(1, 1, [3, 3, 128]))))),
+        // The last block of an item is short, and the next item begins a block.
+        ("fp8-qkv-items-of-65", fp8_qkv(fp8(case(4, 65, [3, 3, 128])))),
+        ("fp8-qkv-halves", fp8_qkv(fp8(halves(case(1, 200, [3, 3, 128]))))),
         // The gemm has the backend's own operands.
-        ("fp8-qk-native-one-token", fp8_qk(case(1, 1, [3, 3, 128]))),
-        ("fp8-qk-native-odd-width", fp8_qk(ProjectQkvCase { width: 61, ..case(1, 200, [2, 2, 128]) })),
-        ("fp8-qk-native-257-tokens", fp8_qk(by_item(case(2, 257, [3, 3, 128])))),
-        ("fp8-qk-native-activations-1e6", fp8_qk(scaled(1e6))),
-        ("full-fp8-qk", fp8_qk(fp8(ProjectQkvCase { width: 3840, ..by_item(case(2, 4224, [30, 30, 128])) }))),
-        ("full-fp8-qk-native", fp8_qk(ProjectQkvCase { width: 3840, ..case(1, 4096, [30, 30, 128]) })),
+        ("fp8-qkv-native-one-token", fp8_qkv(case(1, 1, [3, 3, 128]))),
+        ("fp8-qkv-native-odd-width", fp8_qkv(ProjectQkvCase { width: 61, ..case(1, 200, [2, 2, 128]) })),
+        ("fp8-qkv-native-257-tokens", fp8_qkv(by_item(case(2, 257, [3, 3, 128])))),
+        ("fp8-qkv-native-activations-1e6", fp8_qkv(scaled(1e6))),
+        ("full-fp8-qkv", fp8_qkv(fp8(ProjectQkvCase { width: 3840, ..by_item(case(2, 4224, [30, 30, 128])) }))),
+        ("full-fp8-qkv-native", fp8_qkv(ProjectQkvCase { width: 3840, ..case(1, 4096, [30, 30, 128]) })),
     ]));
     cases.extend(quantized_cases(|stored, width| ProjectQkvCase { width, stored, ..case(1, 33, [2, 1, 128]) }));
     let features = &[Feature::Bias, Feature::Eps, Feature::QkNormRope, Feature::Fp8Matrix, Feature::BeyondF16];

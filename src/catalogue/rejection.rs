@@ -106,7 +106,7 @@ pub(super) fn fp8_zeros<B: Backend>(b: &B, shape: [usize; 3]) -> Result<B::Tenso
     b.rms_norm(&x, RmsNorm { weight: &weight, scale: None, eps: 1e-5, output: Compute::Fp8 })
 }
 
-/// A fused projection of zeros `[1, 2, fused width]` with queries and keys in FP8.
+/// A fused projection of zeros `[1, 2, fused width]` in FP8.
 pub(super) fn fp8_projection_zeros<B: Backend>(b: &B, heads: Heads) -> Result<B::Tensor> {
     let x = b.upload(&zeros(b.activations(), &[1, 2, 16]))?;
     let w = expect_ready(b.upload_linear(&[zeros(DType::Bf16, &[heads.fused_width(), 16]).into()], &[]))?;

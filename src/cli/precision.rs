@@ -13,8 +13,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "auto|bf16|fp8|fp8-all", default_value_t, value_parser = Precision::from_str, allow_hyphen_values = true)]
     precision: Precision,
 
-    /// Queries and keys of the transformer in E4M3 too, with --precision fp8 or fp8-all, in models
-    /// with heads of 128: attention is faster
+    /// Queries, keys, values and probabilities of the transformer's attention in E4M3 too, with
+    /// --precision fp8 or fp8-all, in models with heads of 128: attention is faster
     #[arg(long)]
     fp8_attention: bool,
 }

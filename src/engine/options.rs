@@ -43,21 +43,21 @@ pub enum Precision {
     /// rounds to E4M3 as well and multiplies these values in F32. A storage of
     /// [`Model::with_weights`] is then that of the text encoder.
     Fp8 {
-        /// Queries and keys of the transformer are in E4M3 as well, where heads are 128 wide. With
-        /// random weights a velocity is up to 0.5 % further from that in F32 than without.
+        /// Queries, keys and values of the transformer and the probabilities of its attention are
+        /// in E4M3 as well, where heads are 128 wide.
         attention: bool,
     },
     /// As [`Precision::Fp8`], in the text encoder too.
     Fp8All {
-        /// Queries and keys of the transformer are in E4M3 as well.
+        /// The operands of the transformer's attention are in E4M3 as well.
         attention: bool,
     },
 }
 
 impl Precision {
-    /// [`Precision::Fp8`] without attention's first product.
+    /// [`Precision::Fp8`] without attention's products.
     pub const FP8: Self = Self::Fp8 { attention: false };
-    /// [`Precision::Fp8All`] without attention's first product.
+    /// [`Precision::Fp8All`] without attention's products.
     pub const FP8_ALL: Self = Self::Fp8All { attention: false };
 
     const NAMES: [(&str, Precision); 4] = [
@@ -67,8 +67,7 @@ impl Precision {
         ("fp8-all", Precision::FP8_ALL),
     ];
 
-    /// This precision with or without FP8 queries and keys; `None` where the matrices are not in
-    /// FP8.
+    /// This precision with or without FP8 attention; `None` where the matrices are not in FP8.
     pub fn with_fp8_attention(self, attention: bool) -> Option<Self> {
         match self {
             Precision::Fp8 { .. } => Some(Precision::Fp8 { attention }),
@@ -77,7 +76,7 @@ impl Precision {
         }
     }
 
-    /// True if queries and keys of the transformer are in FP8, for [`Model::with_fp8_attention`].
+    /// True if the transformer's attention is in FP8, for [`Model::with_fp8_attention`].
     pub fn has_fp8_attention(self) -> bool {
         matches!(self, Precision::Fp8 { attention: true } | Precision::Fp8All { attention: true })
     }

@@ -64,7 +64,7 @@ pub(crate) struct Sizes {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Computes {
     pub qkv: Compute,
-    /// Queries and keys.
+    /// Queries, keys and values.
     pub scores: Compute,
     pub attention_out: Compute,
     /// Both gemms of the feed-forward: the first one writes the operand of the second.
@@ -76,7 +76,7 @@ pub(crate) struct Computes {
 pub(crate) struct Wanted {
     /// Of the gemms with the block's matrices.
     pub matrices: Compute,
-    /// Of attention's product of queries and keys.
+    /// Of attention's products.
     pub scores: Compute,
 }
 
@@ -133,7 +133,7 @@ pub(super) struct Stack<'a, B: Backend> {
     pub rotation: &'a B::Tensor,
     pub pairs: RopePairs,
     pub causal: bool,
-    /// The type of queries and keys, one of [`Computes`].
+    /// The type of queries, keys and values, one of [`Computes`].
     pub scores: Compute,
     /// Key lengths, U32 `[B]`.
     pub lengths: Option<&'a B::Tensor>,

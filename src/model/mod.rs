@@ -107,8 +107,9 @@ impl Model {
         self
     }
 
-    /// This model with queries and keys of the transformer in FP8 where they are 128 wide: the
-    /// operands of attention's first product. The backend has to compute in FP8.
+    /// This model with queries, keys and values of the transformer in FP8 where heads are 128 wide:
+    /// the operands of attention's products, as its probabilities. The backend has to compute in
+    /// FP8.
     pub fn with_fp8_attention(mut self, is_fp8: bool) -> Self {
         self.folder = self.folder.with_fp8_attention(is_fp8);
         self

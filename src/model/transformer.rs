@@ -82,7 +82,7 @@ pub struct Transformer<B: Backend> {
     noise_refiner: Vec<Block<B>>,
     context_refiner: Vec<Block<B>>,
     layers: Vec<Block<B>>,
-    /// The type of queries and keys.
+    /// The type of queries, keys and values.
     scores: Compute,
 }
 

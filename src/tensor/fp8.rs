@@ -15,15 +15,30 @@
 //!
 //! The queries of a fused projection have one scale, and so have its keys. The weights of their
 //! norms bound the values: [`fp8_head_bound`] takes the place of the maximum of a row.
+//!
+//! The values of a fused projection have no bound that is both safe and near. Those of a head in
+//! [`FP8_VALUE_TOKENS`] tokens of an item, from a multiple of it on, have the least power of two
+//! with which none exceeds 448, from 2⁻⁴⁰ on. Because it is a power of two, a token changes the
+//! others of its block only where their codes are subnormal.
+//!
+//! Attention rounds its probabilities to E4M3 in units of 2⁻⁸ of a power of two that is no less
+//! than the largest of a query: [`round_probabilities`]. An implementation may find the power from
+//! the keys that it has seen so far, and may choose another one for each block of values, because
+//! only subnormal codes depend on it.
 
 use super::format::{E4M3, E4M3_MAX, e4m3_code};
 use std::fmt;
+use std::ops::Range;
 
 /// Columns of a row that share a scale where an op scales blocks instead of whole rows: the depth
 /// of a step of the FP8 gemms.
 pub const FP8_BLOCK: usize = 128;
 /// The widths of FP8 operands are multiples of this: rows of 16 bytes, as TMA reads them.
 pub const FP8_VECTOR: usize = 16;
+/// The tokens of a head's values that share a scale.
+pub const FP8_VALUE_TOKENS: usize = 64;
+/// The units of a probability of 1, relative to the largest one.
+const PROBABILITY_UNITS: f32 = 256.0;
 /// The least maximum of a row. The reciprocal of a smaller one may be infinite.
 const LEAST: f32 = 1e-30;
 /// The biased exponents of the scale 1 of a block, and of the least one, 2⁻⁴⁰. In units of the
@@ -93,13 +108,37 @@ fn round(values: &mut [f32], [scale, inverse]: [f32; 2]) {
     values.iter_mut().for_each(|value| *value = E4M3[usize::from(e4m3_code(*value * inverse))] * scale);
 }
 
-/// The scale of a block with this maximum, and its reciprocal. Infinity has the reciprocal 0, which
+/// The exponent of the least power of two from the least scale on with which `largest` does not
+/// exceed 448.
+fn least_exponent(largest: f32) -> u32 {
+    (((largest * (1.0 / E4M3_MAX)).to_bits() + 0x7f_ffff) >> 23).max(LEAST_EXPONENT)
+}
+
+/// The power of two with this exponent, and its reciprocal. Infinity has the reciprocal 0, which
 /// makes NaN of it.
-fn block_scale(largest: f32) -> [f32; 2] {
-    let least = (largest * (1.0 / E4M3_MAX)).to_bits();
-    // Rounded up to a power of two, and then to one of 2⁸: ONE_EXPONENT is 7 modulo 8.
-    let exponent = if largest == 0.0 { ONE_EXPONENT } else { ((least + 0x7f_ffff) >> 23).max(LEAST_EXPONENT) | 7 };
+fn power(exponent: u32) -> [f32; 2] {
     [exponent, 254_u32.saturating_sub(exponent)].map(|exponent| f32::from_bits(exponent << 23))
+}
+
+/// The scale of a block with this maximum, and its reciprocal.
+fn block_scale(largest: f32) -> [f32; 2] {
+    // ONE_EXPONENT is 7 modulo 8.
+    power(if largest == 0.0 { ONE_EXPONENT } else { least_exponent(largest) | 7 })
+}
+
+/// Rounds a head's values in some tokens, `[tokens, width]`, to those that their codes and their
+/// one scale have. `head` are its columns of `width`.
+pub(crate) fn round_values(tokens: &mut [f32], width: usize, head: Range<usize>) {
+    let maximum = tokens.chunks_exact(width).map(|token| largest(&token[head.clone()])).fold(0.0, f32::max);
+    let scale = power(least_exponent(maximum));
+    // Infinity makes NaN of the whole block.
+    let scale = if maximum == f32::INFINITY { [f32::NAN; 2] } else { scale };
+    tokens.chunks_exact_mut(width).for_each(|token| round(&mut token[head.clone()], scale));
+}
+
+/// Rounds probabilities that are at most 1 to those that their codes have.
+pub(crate) fn round_probabilities(values: &mut [f32]) {
+    round(values, [1.0 / PROBABILITY_UNITS, PROBABILITY_UNITS]);
 }
 
 #[cfg(test)]
@@ -149,6 +188,45 @@ mod tests {
         assert!((row[1], row[FP8_BLOCK]) == (0.0, 0.000_976_562_5), "{row:?}");
         Fp8Scales::Rows.round(&mut whole);
         assert_eq!(whole[FP8_BLOCK], 0.0);
+    }
+
+    #[test]
+    fn values_have_the_least_power_of_two() {
+        // Two tokens of two heads of two.
+        let mut tokens = [100.3, 448.1, 1.0, 0.0, 3.0, 0.02, 0.0, 0.0];
+        round_values(&mut tokens, 4, 0..2);
+        // The scale is 2, so 0.02 is subnormal: a multiple of 2⁻⁸.
+        assert_eq!(tokens, [104.0, 448.0, 1.0, 0.0, 3.0, 0.019_531_25, 0.0, 0.0]);
+        round_values(&mut tokens, 4, 2..4);
+        assert_eq!(tokens[2..4], [1.0, 0.0]);
+        for largest in [448.0_f32, 448.1, 1e-9, 0.3, 1e9, f32::MAX] {
+            let [scale, inverse] = power(least_exponent(largest));
+            assert_eq!((scale * inverse, scale.to_bits() & 0x7f_ffff), (1.0, 0), "{largest}: {scale}");
+            assert!(largest * inverse <= E4M3_MAX * 1.000_001 && largest * inverse > 223.9, "{largest}: {scale}");
+        }
+        assert_eq!(power(least_exponent(0.0))[0], 2f32.powi(-40));
+        let mut one_nan = [1.0, f32::NAN, -448.0];
+        round_values(&mut one_nan, 3, 0..3);
+        assert!(one_nan[0] == 1.0 && one_nan[1].is_nan() && one_nan[2] == -448.0);
+        let mut infinite = [1.0, f32::INFINITY];
+        round_values(&mut infinite, 1, 0..1);
+        assert!(infinite.iter().all(|value| value.is_nan()), "{infinite:?}");
+    }
+
+    #[test]
+    fn small_probabilities_keep_their_significands() {
+        let rounded = |value| {
+            let mut values = [value];
+            round_probabilities(&mut values);
+            values[0]
+        };
+        assert_eq!([1.0, 0.0, 0.51].map(rounded), [1.0, 0.0, 0.5]);
+        for power in 0..14 {
+            let unit = 2f32.powi(-power);
+            assert_eq!([0.7, 0.94, 0.99].map(|value| rounded(value * unit) / unit), [0.6875, 0.9375, 1.0]);
+        }
+        assert_eq!(rounded(2f32.powi(-18)), 0.0);
+        assert!(rounded(f32::NAN).is_nan());
     }
 
     #[test]

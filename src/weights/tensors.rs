@@ -48,7 +48,7 @@ pub struct Tensors {
     pub(super) weights: WeightFormat,
     /// The type that the operands of gemms with them should have.
     pub(super) compute: Compute,
-    /// The type that queries and keys should have.
+    /// The type that queries, keys and values should have.
     pub(super) scores: Compute,
 }
 
@@ -406,8 +406,8 @@ impl Tensors {
         self.compute
     }
 
-    /// The type that the operands of the network's products of queries and keys should have, as far
-    /// as the size of a head allows it.
+    /// The type that the operands of the network's attention should have, as far as the size of a
+    /// head allows it.
     pub fn scores(&self) -> Compute {
         self.scores
     }

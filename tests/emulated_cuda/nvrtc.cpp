@@ -29,7 +29,7 @@ EMBED(emulated_cuda_prelude_text, "prelude.h")
     header(convert, "common/ptx/convert.cuh") header(cp_async, "common/ptx/cp_async.cuh")                             \
     header(mma, "common/ptx/mma.cuh") header(barrier, "sm90/ptx/barrier.cuh") header(box, "sm90/ptx/box.cuh")         \
     header(cluster, "sm90/ptx/cluster.cuh") header(pdl, "sm90/ptx/pdl.cuh") header(tma, "sm90/ptx/tma.cuh")           \
-    header(wgmma, "sm90/ptx/wgmma.cuh")
+    header(stmatrix, "sm90/ptx/stmatrix.cuh") header(wgmma, "sm90/ptx/wgmma.cuh")
 #define EMBED_HEADER(name, file) EMBED(emulated_cuda_##name##_text, file)
 HEADERS(EMBED_HEADER)
 

@@ -244,6 +244,20 @@ const Case cases[] = {
          ok(run("warpgroup_product_e4m3", {1, 128, 1, 16 << 10}, map(da, {128, 64}, {128, 64}, 1), map(db, {128, 64}, {128, 64}, 1), d));
          expect_e4m3_product(download<float>(d, 64 * 64), a, b, 128);
      }, "", "4"},
+    {"multiplies e4m3 registers in a warpgroup", [] {
+         auto a = codes(64 * 128, 1), b = codes(128 * 128, 2);
+         Device da = upload(a), db = upload(b), d = alloc(64 * 128 * 4);
+         ok(run("warpgroup_product_e4m3_registers", {1, 128, 1, 16 << 10}, da, map(db, {128, 128}, {128, 128}, 1), d));
+         expect_e4m3_product(download<float>(d, 64 * 128), a, b, 128);
+     }, "", "4"},
+    {"stores matrices, transposed", [] {
+         std::vector<unsigned short> in(8 * 32);
+         for (unsigned i = 0; i < 8 * 32; i++) in[i] = (unsigned short)(i * 257);
+         Device from = upload(in), out = alloc(512);
+         ok(run("stmatrix_transpose", {1, 32, 1, 512}, from, out));
+         auto found = download<unsigned short>(out, 8 * 32);
+         for (unsigned i = 0; i < 8 * 32; i++) expect(found[i] == in[i % 8 * 32 + i / 8], "element " + std::to_string(i));
+     }, "", "9"},
     {"counts atomically across CTAs", [] {
          Device counter = upload(std::vector<unsigned>{0, 0}), sum = upload(std::vector<float>{0});
          ok(run("count", {64, 96}, counter, sum));

@@ -5,6 +5,7 @@
 #include "common/ptx/mma.cuh"
 #include "sm90/ptx/barrier.cuh"
 #include "sm90/ptx/cluster.cuh"
+#include "sm90/ptx/stmatrix.cuh"
 #include "sm90/ptx/tma.cuh"
 #include "sm90/ptx/wgmma.cuh"
 
@@ -287,6 +288,47 @@ extern "C" __global__ void warpgroup_product_e4m3(const TensorMap a, const Tenso
     warpgroup_fence_operand(sums);
     const unsigned lane = threadIdx.x % 32, row = threadIdx.x / 32 * 16 + lane / 4;
     for (unsigned i = 0; i < 32; i++) d[(row + i / 2 % 2 * 8) * 64 + i / 4 * 8 + lane % 4 * 2 + i % 2] = sums[i];
+}
+
+// The same with A in registers, D[64][128] = A[64][128]·B[128][128]ᵀ.
+extern "C" __global__ void warpgroup_product_e4m3_registers(const unsigned char *a, const TensorMap b, float *d) {
+    extern __shared__ __align__(1024) unsigned char shared[];
+    __shared__ Barrier full;
+    if (threadIdx.x == 0) {
+        full.init(1);
+        fence_barrier_init();
+        full.arrive_expect_tx(128 * 128);
+        tma_load(shared, b, full, 0u, 0u);
+    }
+    __syncthreads();
+    full.wait(0);
+    const unsigned lane = threadIdx.x % 32, row = threadIdx.x / 32 * 16 + lane / 4;
+    unsigned fa[4][4];
+    for (unsigned step = 0; step < 4; step++)
+        for (unsigned i = 0; i < 4; i++)
+            fa[step][i] = *reinterpret_cast<const unsigned *>(a + (row + i % 2 * 8) * 128 + 32 * step + i / 2 * 16 + lane % 4 * 4);
+    float sums[64];
+    warpgroup_fence_operand(sums);
+    wgmma_fence();
+    for (unsigned step = 0; step < 4; step++) wgmma_rs_e4m3(sums, fa[step], advance(smem_desc(shared), 32 * step), step != 0);
+    wgmma_commit();
+    wgmma_wait<0>();
+    warpgroup_fence_operand(sums);
+    for (unsigned i = 0; i < 64; i++) d[(row + i / 2 % 2 * 8) * 128 + i / 4 * 8 + lane % 4 * 2 + i % 2] = sums[i];
+}
+
+// out[column][row] = in[row][column], 8 rows and 32 columns of 16 bits, by four fragments.
+extern "C" __global__ void stmatrix_transpose(const unsigned short *in, unsigned short *out) {
+    extern __shared__ __align__(16) unsigned short columns[];
+    const unsigned lane = threadIdx.x;
+    unsigned words[4];
+    for (unsigned i = 0; i < 4; i++) {
+        const unsigned short *pair = in + lane / 4 * 32 + 8 * i + lane % 4 * 2;
+        words[i] = pair[0] | unsigned(pair[1]) << 16;
+    }
+    stmatrix_x4_trans(columns + lane * 8, words);
+    __syncwarp();
+    for (unsigned i = 0; i < 8; i++) out[lane * 8 + i] = columns[lane * 8 + i];
 }
 
 // ---- clusters -----------------------------------------------------------------------------------

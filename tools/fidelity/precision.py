@@ -22,7 +22,7 @@ from reference import Comparison, distance, tell
 from similarity import similarity
 from stages import Sampling, Tensors
 
-#: FP8 in the transformer, in the text encoder too, and in the transformer with queries and keys.
+#: FP8 in the transformer, in the text encoder too, and in the transformer with its attention.
 FP8, FP8_ALL, FP8_ATTENTION = "fp8", "fp8-all", "fp8 attention"
 #: The flags of `zimage` for each, and without FP8.
 FLAGS = {

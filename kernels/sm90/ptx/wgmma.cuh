@@ -144,6 +144,15 @@ __device__ __forceinline__ void wgmma_rs(float (&d)[64], const unsigned (&a)[4],
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<unsigned>(accumulate)));
 }
 
+// wgmma_rs with elements of E4M3: a is 64×32, four codes in the place of two BF16, and b K-major.
+__device__ __forceinline__ void wgmma_rs_e4m3(float (&d)[64], const unsigned (&a)[4], u64 b, bool accumulate) {
+    asm volatile("{\n.reg .pred p;\nsetp.ne.u32 p, %69, 0;\n"
+                 "wgmma.mma_async.sync.aligned.m64n128k32.f32.e4m3.e4m3 {" NUMBERS_64
+                 "}, {%64, %65, %66, %67}, %68, p, 1, 1;\n}"
+                 : OPERANDS_32(d, 0), OPERANDS_32(d, 32)
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<unsigned>(accumulate)));
+}
+
 #undef NUMBERS_128
 #undef NUMBERS_96
 #undef NUMBERS_64

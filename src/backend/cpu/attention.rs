@@ -6,11 +6,12 @@ use super::parallel::*;
 use super::rows::or;
 use super::simd::{exp, max, sum};
 use super::{Cpu, CpuTensor};
-use crate::backend::{AttentionArgs, AttentionOp, Heads};
+use crate::backend::{AttentionArgs, AttentionOp, DeviceTensor, Heads};
 use crate::error::Result;
 use crate::reserve::zeros;
-use crate::tensor::Fp8Scales;
+use crate::tensor::{Compute, Fp8Scales, round_probabilities};
 use multiversion::multiversion;
+use std::f32::consts::{LN_2, LOG2_E};
 use std::ops::Range;
 
 /// Queries of one task. Their scores against all keys stay in the cache.
@@ -21,8 +22,7 @@ const PACKED: usize = 1 << 20;
 impl AttentionOp for Cpu {
     fn run_attention(&self, args: AttentionArgs<'_, CpuTensor>, shape: [usize; 3]) -> Result<CpuTensor> {
         let AttentionArgs { qkv, heads, mask, output } = args;
-        let tokens = shape[1];
-        let causal = mask.causal;
+        let of = Attention { heads, tokens: shape[1], causal: mask.causal, probabilities: qkv.compute() };
         let ragged = mask.lengths.is_some();
         self.fill_operand(
             (output, Fp8Scales::Blocks),
@@ -30,23 +30,26 @@ impl AttentionOp for Cpu {
             [qkv, or(mask.lengths, qkv)],
             move |[qkv, lengths], out| {
                 let lengths = ragged.then(|| lengths.u32());
-                attention(&qkv.f32()?, heads, tokens, causal, lengths.as_deref(), PACKED, out)
+                attention(&qkv.f32()?, of, lengths.as_deref(), PACKED, out)
             },
         )
     }
 }
 
-/// `softmax(q·kᵀ/√dim + mask)·v` for a fused projection `[B, T, (Hq + 2·Hkv)·dim]`; `out` `[B, T,
-/// Hq·dim]`. Packs as many heads at a time as have at most `most_packed` values, at least one.
-fn attention(
-    qkv: &[f32],
+/// The sizes of an attention and its kind.
+#[derive(Debug, Clone, Copy)]
+struct Attention {
     heads: Heads,
     tokens: usize,
     causal: bool,
-    lengths: Option<&[u32]>,
-    most_packed: usize,
-    out: &mut [f32],
-) -> Result<()> {
+    /// The type that probabilities are rounded to.
+    probabilities: Compute,
+}
+
+/// `softmax(q·kᵀ/√dim + mask)·v` for a fused projection `[B, T, (Hq + 2·Hkv)·dim]`; `out` `[B, T,
+/// Hq·dim]`. Packs as many heads at a time as have at most `most_packed` values, at least one.
+fn attention(qkv: &[f32], of: Attention, lengths: Option<&[u32]>, most_packed: usize, out: &mut [f32]) -> Result<()> {
+    let Attention { heads, tokens, .. } = of;
     let (item, out_item) = (tokens * heads.fused_width(), tokens * heads.query * heads.dim);
     let of_head = packed_len(heads.dim, tokens) + packed_len(tokens, heads.dim);
     let at_once = (most_packed / of_head).clamp(1, heads.key_value);
@@ -59,19 +62,10 @@ fn attention(
             let packed = &mut packed[..groups.len() * of_head];
             let keys_and_values = packed.par_chunks_mut(of_head).enumerate();
             keys_and_values.for_each(|(i, out)| pack(qkv, heads, tokens, groups.start + i, out));
-            attend(qkv, packed, heads, groups, Keys { tokens, length, causal }, out)?;
+            attend(qkv, packed, of, groups, length, out)?;
         }
     }
     Ok(())
-}
-
-/// The keys of an item.
-#[derive(Clone, Copy)]
-struct Keys {
-    tokens: usize,
-    /// The keys that are not masked.
-    length: usize,
-    causal: bool,
 }
 
 /// Packs the keys `[dim, T]` and the values `[T, dim]` of a head.
@@ -92,10 +86,18 @@ fn pack(qkv: &[f32], heads: Heads, tokens: usize, group: usize, out: &mut [f32])
     });
 }
 
-/// Attention of the query heads of the key heads `groups`, whose keys and values are `packed`.
-fn attend(qkv: &[f32], packed: &[f32], heads: Heads, groups: Range<usize>, keys: Keys, out: &mut [f32]) -> Result<()> {
+/// Attention of the query heads of the key heads `groups`, whose keys and values are `packed`, to
+/// `length` keys.
+fn attend(
+    qkv: &[f32],
+    packed: &[f32],
+    of: Attention,
+    groups: Range<usize>,
+    length: usize,
+    out: &mut [f32],
+) -> Result<()> {
+    let Attention { heads, tokens, causal, probabilities } = of;
     let Heads { query, key_value, dim } = heads;
-    let Keys { tokens, length, causal } = keys;
     let (width, out_width) = (heads.fused_width(), query * dim);
     let of_group = query / key_value;
     out.par_chunks_mut(QUERIES * out_width).enumerate().try_for_each(|(block, out)| {
@@ -111,7 +113,11 @@ fn attend(qkv: &[f32], packed: &[f32], heads: Heads, groups: Range<usize>, keys:
                 k.product(q, keys, |rows, columns, tile| store(tile, rows, columns, None, &mut scores, keys));
                 for (r, row) in scores.chunks_exact_mut(keys).enumerate() {
                     let visible = if causal { keys.min(first + r + 1) } else { keys };
-                    softmax(row, visible, 1.0 / (dim as f32).sqrt());
+                    let scale = 1.0 / (dim as f32).sqrt();
+                    match probabilities {
+                        Compute::Native => softmax(row, visible, scale),
+                        Compute::Fp8 => fp8_softmax(row, visible, scale),
+                    }
                 }
                 let weights = Left::matrix(&scores, rows, keys, keys);
                 let out = &mut out[h * dim..];
@@ -133,10 +139,34 @@ fn softmax(row: &mut [f32], visible: usize, scale: f32) {
     seen.iter_mut().for_each(|x| *x *= factor);
 }
 
+/// As [`softmax`], with exponentials that are rounded to E4M3 before they are divided by their sum.
+/// The largest lies in (1/2, 1]: their unit is a power of two.
+#[multiversion(targets = "simd")]
+fn fp8_softmax(row: &mut [f32], visible: usize, scale: f32) {
+    let (seen, hidden) = row.split_at_mut(visible);
+    hidden.fill(0.0);
+    let unit = (max(seen) * scale * LOG2_E).ceil() * LN_2;
+    seen.iter_mut().for_each(|x| *x = exp(*x * scale - unit));
+    let factor = 1.0 / sum(seen, |x| x);
+    round_probabilities(seen);
+    seen.iter_mut().for_each(|x| *x *= factor);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::numbers::noise;
+
+    #[test]
+    fn probabilities_in_fp8_are_relative_to_a_power_of_two() {
+        let mut row = [1.0, 0.0, -1.0, 9.0];
+        // eˣ is 2.72, 1 and 0.37, in units of 4: 0.68, 0.25 and 0.092.
+        fp8_softmax(&mut row, 3, 1.0);
+        let sum = [1.0f32, 0.0, -1.0].map(f32::exp).iter().sum::<f32>();
+        for (found, rounded) in row.iter().zip([0.6875, 0.25, 0.09375, 0.0]) {
+            assert!((found - rounded * 4.0 / sum).abs() < 1e-6, "{row:?}");
+        }
+    }
 
     #[test]
     fn heads_packed_one_by_one_give_the_same() {
@@ -145,7 +175,8 @@ mod tests {
         let qkv = noise(1, 2 * tokens * heads.fused_width());
         let run = |most_packed| {
             let mut out = vec![f32::NAN; 2 * tokens * heads.query * heads.dim];
-            attention(&qkv, heads, tokens, true, Some(&[50, 31]), most_packed, &mut out).unwrap();
+            let of = Attention { heads, tokens, causal: true, probabilities: Compute::Native };
+            attention(&qkv, of, Some(&[50, 31]), most_packed, &mut out).unwrap();
             out
         };
         let all = run(usize::MAX);

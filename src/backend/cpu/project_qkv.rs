@@ -1,4 +1,4 @@
-//! `project_qkv`: the two ops of its default, then the rounding of queries and keys to FP8.
+//! `project_qkv`: the two ops of its default, then the rounding of queries, keys and values to FP8.
 
 use super::linear::CpuLinear;
 use super::parallel::*;
@@ -6,7 +6,7 @@ use super::{Cpu, CpuTensor};
 use crate::backend::ops::project_in_two_ops;
 use crate::backend::{Fp8Form, Heads, ProjectQkvArgs, ProjectQkvOp};
 use crate::error::Result;
-use crate::tensor::{Compute, fp8_head_bound, round_within};
+use crate::tensor::{Compute, FP8_VALUE_TOKENS, fp8_head_bound, round_values, round_within};
 
 impl ProjectQkvOp for Cpu {
     fn run_project_qkv(&self, args: ProjectQkvArgs<'_, CpuTensor, CpuLinear>, shape: [usize; 3]) -> Result<CpuTensor> {
@@ -18,6 +18,7 @@ impl ProjectQkvOp for Cpu {
         }
         self.update(&qkv, norms, move |[q_norm, k_norm], qkv| {
             round_queries_and_keys(qkv, heads, [q_norm.f32()?, k_norm.f32()?].map(|norm| fp8_head_bound(&norm)));
+            round_all_values(qkv, heads, shape[1]);
             Ok(())
         })?;
         let [queries, keys] = heads.columns();
@@ -34,4 +35,17 @@ fn round_queries_and_keys(qkv: &mut [f32], heads: Heads, bounds: [f32; 2]) {
         round_within(queries, bounds[0]);
         round_within(&mut rest[..key_columns], bounds[1]);
     });
+}
+
+/// Rounds the values of items of so many tokens to those of their codes.
+fn round_all_values(qkv: &mut [f32], heads: Heads, tokens: usize) {
+    let width = heads.fused_width();
+    let first = heads.query + heads.key_value;
+    for item in qkv.chunks_mut(tokens * width) {
+        item.par_chunks_mut(FP8_VALUE_TOKENS * width).for_each(|block| {
+            for head in first..first + heads.key_value {
+                round_values(block, width, head * heads.dim..(head + 1) * heads.dim);
+            }
+        });
+    }
 }

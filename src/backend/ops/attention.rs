@@ -52,7 +52,7 @@ pub struct Mask<'a, T> {
 /// The arguments of [`AttentionOp::attention`].
 #[derive(Debug)]
 pub struct AttentionArgs<'a, T> {
-    /// The fused projection, `[B, T, fused width]`; queries and keys may be in FP8.
+    /// The fused projection, `[B, T, fused width]`, an activation or in FP8.
     pub qkv: &'a T,
     /// Its heads.
     pub heads: Heads,
@@ -83,9 +83,12 @@ impl<T: DeviceTensor> AttentionArgs<'_, T> {
 /// Attention.
 pub trait AttentionOp: Runtime {
     /// `softmax(q·kᵀ/√dim + mask)·v` for every head of a fused projection; returns `[B, T,
-    /// query·dim]`, heads side by side. In FP8 every head of a token has one scale. Queries and
-    /// keys in FP8, as [`project_qkv`](super::ProjectQkvOp::project_qkv) writes them, are the
-    /// operands of the first product; the second one has the backend's own.
+    /// query·dim]`, heads side by side. In FP8 every head of a token has one scale.
+    ///
+    /// With a projection in FP8, as [`project_qkv`](super::ProjectQkvOp::project_qkv) writes it,
+    /// both products have FP8 operands. Probabilities are rounded to E4M3 before they are divided
+    /// by their sum, relative to a power of two from the largest of a query on; their sum is that
+    /// before the rounding.
     fn attention(
         &self,
         qkv: &Self::Tensor,

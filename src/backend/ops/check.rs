@@ -83,16 +83,14 @@ pub(super) fn operand(op: &'static str, x: &impl DeviceTensor, w: &impl DeviceWe
         Compute::Native => not_fp8(op, "x", x).and_then(|()| floating(op, "x", x.dtype())),
         Compute::Fp8 => match x.fp8() {
             Some(Fp8Form::Operand) => Ok(()),
-            Some(Fp8Form::Projection { .. }) => {
-                Err(Error::shape(op, "x must not be a fused projection with queries and keys in FP8"))
-            }
+            Some(Fp8Form::Projection { .. }) => Err(Error::shape(op, "x must not be a fused projection in FP8")),
             None => Err(Error::shape(op, "x must be in FP8, as the matrix is")),
         },
     }
 }
 
-/// A fused projection, floating or with queries and keys in FP8; returns its sizes and, in FP8, the
-/// columns of queries and of keys.
+/// A fused projection, floating or in FP8; returns its sizes and, in FP8, the columns of queries
+/// and of keys.
 pub(super) fn projection(op: &'static str, qkv: &impl DeviceTensor) -> Result<([usize; 3], Option<[usize; 2]>)> {
     let name = "the fused projection";
     match qkv.fp8() {
@@ -231,7 +229,7 @@ pub(super) mod tests {
         Fake { fp8: Some(Fp8Form::Operand), ..Fake::new(DType::U8, shape) }
     }
 
-    /// A fused projection with queries and keys in FP8, so many columns of each.
+    /// A fused projection in FP8 with so many columns of queries and of keys.
     pub(in super::super) fn fp8_projection(shape: &[usize], [queries, keys]: [usize; 2]) -> Fake {
         Fake { fp8: Some(Fp8Form::Projection { queries, keys }), ..Fake::new(DType::U8, shape) }
     }
@@ -298,6 +296,8 @@ pub(super) mod tests {
         rejects(x.reshaped(&[1, 4, 8]), "reshape", &["FP8", "last dimension"]);
         x.reshaped(&[2, 16]).unwrap();
         let projection = fp8_projection(&[1, 2, 16], [4, 6]);
+        rejects(projection.reshaped(&[2, 1, 16]), "reshape", &["a projection in FP8 keeps its shape"]);
+        projection.reshaped(&[1, 2, 16]).unwrap();
         rejects(floats::<3>("residual", "x", &projection), "residual", message);
         let gemm = |x| operand("linear", x, &Fp8Sizes([3, 16]));
         gemm(&x).unwrap();

@@ -17,7 +17,7 @@ pub struct ProjectQkvArgs<'a, T, W> {
     pub heads: Heads,
     /// The norm and the rotation.
     pub how: QkNormRope<'a, T>,
-    /// The type of queries and keys, which are the operands of attention's first product.
+    /// The type of queries, keys and values, which are operands of attention's products.
     pub output: Compute,
 }
 
@@ -41,10 +41,12 @@ pub trait ProjectQkvOp: LinearOp + QkNormRopeOp {
     /// [`QkNormRopeOp::qk_norm_rope`] of [`LinearOp::linear`]. A fused implementation rounds once.
     /// `x` `[B, T, K]`, `W` `[fused width, K]`; returns `[B, T, fused width]`.
     ///
-    /// In FP8 queries and keys are E4M3 codes and values stay an activation:
-    /// [`Fp8Form::Projection`](super::Fp8Form::Projection), for heads of 128. All queries have one
-    /// scale and all keys have one, [`fp8_head_bound`](crate::tensor::fp8_head_bound) / 448: a
-    /// normed head has at most this norm and a rotation keeps it, so no code saturates.
+    /// In FP8, for heads of 128, the result is a
+    /// [`Fp8Form::Projection`](super::Fp8Form::Projection). All queries have one scale and all keys
+    /// have one, [`fp8_head_bound`](crate::tensor::fp8_head_bound) / 448: a normed head has at most
+    /// this norm and a rotation keeps it, so no code saturates. The values of a head in each
+    /// [`FP8_VALUE_TOKENS`](crate::tensor::FP8_VALUE_TOKENS) tokens of an item, from token 0 on,
+    /// have the least power of two from 2⁻⁴⁰ on with which their largest magnitude is at most 448.
     fn project_qkv(
         &self,
         x: &Self::Tensor,
@@ -70,7 +72,7 @@ pub trait ProjectQkvOp: LinearOp + QkNormRopeOp {
     }
 }
 
-/// `linear` and `qk_norm_rope`, with queries and keys in the backend's own type.
+/// `linear` and `qk_norm_rope`, with a result in the backend's own type.
 pub(in super::super) fn project_in_two_ops<B: LinearOp + QkNormRopeOp>(
     b: &B,
     args: ProjectQkvArgs<'_, B::Tensor, B::Linear>,

@@ -3,7 +3,7 @@
 use crate::backend::{Backend, Overheads};
 use crate::model::config::{TextEncoderConfig, TransformerConfig, VaeConfig};
 use crate::model::vae::tiling::{Home, Tile};
-use crate::tensor::{Compute, DType, FP8_BLOCK};
+use crate::tensor::{Compute, FP8_BLOCK};
 
 /// Bytes of an element.
 #[derive(Debug, Clone, Copy)]
@@ -31,17 +31,17 @@ pub(super) struct Widths {
     qkv: usize,
     attention: usize,
     hidden: usize,
-    /// Queries, keys and values with queries and keys in FP8, in bytes. A backend may write them
-    /// beside those in its own type.
+    /// Queries, keys and values in FP8, in bytes. A backend may write them beside those in its own
+    /// type.
     fp8_qkv: usize,
 }
 
 impl Widths {
-    /// `scores`: the type of queries and keys.
+    /// `scores`: the type of queries, keys and values.
     pub(super) fn of_transformer(config: &TransformerConfig, scores: Compute) -> Self {
         let dim = config.dim;
         let is_fp8 = scores == Compute::Fp8 && config.head_dim() == FP8_BLOCK;
-        let fp8_qkv = if is_fp8 { 2 * dim + dim * DType::Bf16.size() } else { 0 };
+        let fp8_qkv = if is_fp8 { 3 * dim } else { 0 };
         Self { residual: dim, qkv: 3 * dim, attention: dim, hidden: config.ffn_dim(), fp8_qkv }
     }
 
@@ -73,7 +73,8 @@ impl Widths {
 }
 
 /// Activations of a denoising step for items of so many tokens each. `scratch`: bytes of the
-/// largest matrix that is dequantised before its gemm; `scores`: the type of queries and keys.
+/// largest matrix that is dequantised before its gemm; `scores`: the type of queries, keys
+/// and values.
 pub(super) fn step(
     config: &TransformerConfig,
     scores: Compute,

@@ -56,7 +56,7 @@ pub struct ModelFolder {
     weights: WeightFormat,
     /// The networks whose large matrices are operands of FP8 gemms.
     fp8: &'static [Part],
-    /// Whether queries and keys of the transformer are in FP8.
+    /// Whether the operands of the transformer's attention are in FP8.
     fp8_attention: bool,
 }
 
@@ -163,7 +163,7 @@ impl ModelFolder {
         self
     }
 
-    /// This model with queries and keys of the transformer in FP8.
+    /// This model with the operands of the transformer's attention in FP8.
     pub fn with_fp8_attention(mut self, is_fp8: bool) -> Self {
         self.fp8_attention = is_fp8;
         self

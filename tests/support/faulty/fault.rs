@@ -59,7 +59,7 @@ pub(crate) enum Fault {
     KeepsRecording,
 }
 
-/// The damage to the matrix of an FP8 gemm, or to a fused projection with queries and keys in FP8.
+/// The damage to the matrix of an FP8 gemm, or to a fused projection in FP8.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fp8Fault {
     /// Every scale is 1.
@@ -72,6 +72,10 @@ pub(crate) enum Fp8Fault {
     QueryAndKeyScalesSwapped,
     /// Queries have a scale of 1.
     QueryScaleForgotten,
+    /// The values of a head have the scales of the head before it.
+    ValueScalesOfAnotherHead,
+    /// Blocks of values have the scales of the blocks before them.
+    ValueScalesOfAnotherBlock,
 }
 
 /// The damage to a result.

@@ -4,7 +4,7 @@
 use super::{Fault, Faulty, Fp8Fault};
 use pollster::block_on;
 use zimage::backend::*;
-use zimage::tensor::{Compute, HostTensor, Weight, fp8_head_bound};
+use zimage::tensor::{Compute, FP8_VALUE_TOKENS, HostTensor, Weight, fp8_head_bound};
 use zimage::{Error, MemoryKind, Result};
 
 /// Defines an op that returns a tensor. `$change` plants the faults in its arguments.
@@ -46,39 +46,71 @@ op!(NormalizeRgb8Op, run_normalize_rgb8, NormalizeRgb8Args<'_, B::Tensor>, [usiz
 impl<B: Backend> ProjectQkvOp for Faulty<B> {
     fn run_project_qkv(&self, args: ProjectQkvArgs<'_, B::Tensor, B::Linear>, shape: [usize; 3]) -> Result<B::Tensor> {
         let args = ProjectQkvArgs { how: self.norm_rope(args.how), ..args };
-        let (heads, output, norms) = (args.heads, args.output, [args.how.q_norm.clone(), args.how.k_norm.clone()]);
-        let out = self.inner.run_project_qkv(args, shape)?;
-        if output == Compute::Native || self.recording.get() {
-            return self.result("project_qkv", out);
-        }
-        let [q, k] = self.scales(norms)?;
-        if q == 0.0 {
-            // The heads of a rejected call, whose form matters and whose values nothing reads.
-            return Ok(out);
-        }
-        let factors = match self.fault {
-            Fault::Fp8(Fp8Fault::QueryAndKeyScalesSwapped) => [k / q, q / k],
-            Fault::Fp8(Fp8Fault::QueryScaleForgotten) => [1.0 / q, 1.0],
+        let factors = match args.output {
+            Compute::Fp8 if !self.recording.get() => self.wrong_scales([args.how.q_norm, args.how.k_norm])?,
+            _ => None,
+        };
+        let Some(factors) = factors else {
+            return self.result("project_qkv", self.inner.run_project_qkv(args, shape)?);
+        };
+        let heads = args.heads;
+        let scaled = |norm: &B::Tensor, factor: f32| {
+            let norm = block_on(self.inner.download(norm))?;
+            let values: Vec<f32> = norm.to_f32().iter().map(|v| v * factor).collect();
+            self.inner.upload(&HostTensor::from_f32(norm.shape(), &values))
+        };
+        let (q_norm, k_norm) = (scaled(args.how.q_norm, factors[0])?, scaled(args.how.k_norm, factors[1])?);
+        let how = QkNormRope { q_norm: &q_norm, k_norm: &k_norm, ..args.how };
+        let out = self.result("project_qkv", self.inner.run_project_qkv(ProjectQkvArgs { how, ..args }, shape)?)?;
+        // A value takes the scale of another one, so many heads or blocks before it.
+        let [before_head, before_block] = match self.fault {
+            Fault::Fp8(Fp8Fault::ValueScalesOfAnotherHead) => [1, 0],
+            Fault::Fp8(Fp8Fault::ValueScalesOfAnotherBlock) => [0, 1],
             _ => return Ok(out),
         };
         self.changed(&out, |values| {
-            for token in values.chunks_exact_mut(heads.fused_width()) {
-                let (queries, rest) = token.split_at_mut(heads.query * heads.dim);
-                queries.iter_mut().for_each(|v| *v *= factors[0]);
-                rest[..heads.key_value * heads.dim].iter_mut().for_each(|v| *v *= factors[1]);
+            for item in values.chunks_exact_mut(shape[1] * heads.fused_width()) {
+                let scales = value_scales(item, heads);
+                for (token, row) in item.chunks_exact_mut(heads.fused_width()).enumerate() {
+                    let block = token / FP8_VALUE_TOKENS;
+                    let first = (heads.query + heads.key_value) * heads.dim;
+                    for (head, values) in row[first..].chunks_exact_mut(heads.dim).enumerate() {
+                        let other = scales[block.saturating_sub(before_block)][head.saturating_sub(before_head)];
+                        values.iter_mut().for_each(|v| *v *= other / scales[block][head]);
+                    }
+                }
             }
         })
     }
 }
 
+/// The scales of the values `[tokens, fused width]` of an item, by block and head.
+fn value_scales(item: &[f32], heads: Heads) -> Vec<Vec<f32>> {
+    let first = heads.query + heads.key_value;
+    let scale = |block: &[f32], head: usize| {
+        let of_head = |row: &[f32]| row[head * heads.dim..][..heads.dim].iter().fold(0f32, |max, v| max.max(v.abs()));
+        let largest = block.chunks_exact(heads.fused_width()).map(of_head).fold(0f32, f32::max);
+        (largest / 448.0).max(2f32.powi(-40)).log2().ceil().exp2()
+    };
+    let blocks = item.chunks(FP8_VALUE_TOKENS * heads.fused_width());
+    blocks.map(|block| (first..first + heads.key_value).map(|head| scale(block, head)).collect()).collect()
+}
+
 impl<B: Backend> Faulty<B> {
-    /// The scales of queries and keys in FP8, by the weights of their norms.
-    fn scales(&self, norms: [B::Tensor; 2]) -> Result<[f32; 2]> {
+    /// The factors of queries and of keys with wrong scales, which they have if the weights of
+    /// their norms are multiplied by them. `None` for the heads of a rejected call, whose form
+    /// matters and whose values nothing reads: their norms are 0.
+    fn wrong_scales(&self, norms: [&B::Tensor; 2]) -> Result<Option<[f32; 2]>> {
         let mut scales = [0.0; 2];
         for (scale, norm) in scales.iter_mut().zip(norms) {
-            *scale = fp8_head_bound(&block_on(self.inner.download(&norm))?.to_f32()) / 448.0;
+            *scale = fp8_head_bound(&block_on(self.inner.download(norm))?.to_f32()) / 448.0;
         }
-        Ok(scales)
+        let [q, k] = scales;
+        Ok((q != 0.0).then_some(match self.fault {
+            Fault::Fp8(Fp8Fault::QueryAndKeyScalesSwapped) => [k / q, q / k],
+            Fault::Fp8(Fp8Fault::QueryScaleForgotten) => [1.0 / q, 1.0],
+            _ => [1.0; 2],
+        }))
     }
 }
 

@@ -43,6 +43,7 @@ pub(super) const HEADERS: &[File] = &[
     kernel!("sm90/ptx/barrier.cuh"),
     kernel!("sm90/ptx/cluster.cuh"),
     kernel!("sm90/ptx/pdl.cuh"),
+    kernel!("sm90/ptx/stmatrix.cuh"),
     kernel!("sm90/ptx/tma.cuh"),
     kernel!("sm90/ptx/wgmma.cuh"),
     kernel!("sm90/quantized.cuh"),

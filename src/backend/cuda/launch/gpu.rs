@@ -4,7 +4,6 @@ use super::args::Arg;
 use super::copies::{Order, Streaming};
 use super::kernel::{Grid, KernelLaunch};
 use super::recording::{Collector, CudaRecording, Work};
-use crate::backend::Heads;
 use crate::backend::cuda::driver::device::Device;
 use crate::backend::cuda::driver::error::fault;
 use crate::backend::cuda::driver::program::Program;
@@ -12,8 +11,9 @@ use crate::backend::cuda::memory::allocation::Allocation;
 use crate::backend::cuda::memory::arena::{Arena, Footprint, Home, Placement, out_of_memory};
 use crate::backend::cuda::memory::layout::RecordingMemory;
 use crate::backend::cuda::memory::page_locked::PageLocked;
+use crate::backend::cuda::memory::projection::Projection;
 use crate::backend::cuda::memory::staging::Staging;
-use crate::backend::cuda::memory::tensor::{CudaTensor, projection_bytes};
+use crate::backend::cuda::memory::tensor::CudaTensor;
 use crate::backend::gpu::frequencies::Frequencies;
 use crate::backend::gpu::lock;
 use crate::error::{Error, Result};
@@ -111,17 +111,11 @@ impl Gpu {
         Ok(CudaTensor::fp8(codes, self.output(op, &[blocks, rows], DType::F32)?))
     }
 
-    /// As [`Gpu::output`], a fused projection `[items, tokens, fused width]` with queries and keys
-    /// in FP8.
-    pub(crate) fn output_projection(
-        &self,
-        op: &'static str,
-        [items, tokens]: [usize; 2],
-        heads: Heads,
-    ) -> Result<CudaTensor> {
-        let bytes = projection_bytes(heads.columns());
-        let rows = self.output(op, &[items, tokens, bytes], DType::U8)?;
-        Ok(CudaTensor::fp8_projection(rows, self.output(op, &[2], DType::F32)?, heads))
+    /// As [`Gpu::output`], a fused projection in FP8.
+    pub(crate) fn output_projection(&self, op: &'static str, layout: Projection) -> Result<CudaTensor> {
+        let codes = self.output(op, &[layout.bytes()], DType::U8)?;
+        let scales = self.output(op, &[layout.scales()], DType::F32)?;
+        Ok(CudaTensor::fp8_projection(codes, scales, layout))
     }
 
     /// A tensor for an upload to fill, outside of any recording. One in host memory is read through

@@ -1,10 +1,10 @@
 //! Tensor maps: descriptions of a tensor and of its boxes for TMA, which copies boxes to and from
 //! shared memory.
 
+use crate::backend::DeviceTensor;
 use crate::backend::cuda::driver::error::fault;
 use crate::backend::cuda::memory::allocation::{Allocation, Location};
 use crate::backend::cuda::memory::tensor::CudaTensor;
-use crate::backend::{DeviceTensor, Fp8Form};
 use crate::error::Result;
 use crate::tensor::DType;
 use cudarc::driver::DeviceRepr;
@@ -19,6 +19,9 @@ use std::sync::Arc;
 
 /// Bytes of a row of a box with the widest swizzle.
 pub(crate) const BOX_BYTES: usize = 128;
+
+/// Rows of a box of a projection.
+const BOX_ROWS: usize = 64;
 
 /// A map in the form that a kernel takes.
 #[derive(Clone, Copy)]
@@ -75,28 +78,16 @@ impl TensorMap {
         Self::part(op, tensor, 0, sizes, &strides, box_sizes)
     }
 
-    /// Maps of a fused projection in FP8: of the codes of queries and keys, with boxes of
-    /// `box_codes` columns, and of the BF16 values, with boxes of 128 bytes. `outer` has the sizes
-    /// of the outer dimensions, innermost first; boxes have `box_rows` rows.
-    pub(crate) fn of_projection(
-        op: &'static str,
-        projection: &CudaTensor,
-        outer: &[usize],
-        box_codes: usize,
-        box_rows: usize,
-    ) -> [Self; 2] {
-        let Some(Fp8Form::Projection { queries, keys }) = projection.fp8() else { unreachable!("a projection in FP8") };
-        let part = |dtype: DType, start: usize, width, box_width| {
-            let rows = projection.projection_rows(dtype);
-            let mut strides = vec![rows.shape()[2]];
-            for size in &outer[..outer.len() - 1] {
-                strides.extend(strides.last().map(|last| last * size));
-            }
-            let sizes = [&[width], outer].concat();
-            Self::part(op, &rows, start / dtype.size(), &sizes, &strides, &[box_width, box_rows])
+    /// Maps of a fused projection in FP8: of the codes of queries and keys, with boxes of 64 tokens
+    /// and `width` columns, and of the transposed values, with boxes of 64 columns and `width`
+    /// tokens.
+    pub(crate) fn of_projection(op: &'static str, tensor: &CudaTensor, width: usize) -> [Self; 2] {
+        let Some(projection) = tensor.projection() else { unreachable!("a projection in FP8") };
+        let part = |start: usize, sizes: [usize; 3]| {
+            let [inner, rows, _] = sizes;
+            Self::part(op, tensor, start, &sizes, &[inner, inner * rows], &[width, BOX_ROWS])
         };
-        let codes = part(DType::U8, 0, queries + keys, box_codes);
-        [codes, part(DType::Bf16, queries + keys, keys, BOX_BYTES / DType::Bf16.size())]
+        [part(0, projection.code_sizes()), part(projection.value_start(), projection.value_sizes())]
     }
 
     /// As [`TensorMap::new`], from element `start` on and with the strides of all dimensions but

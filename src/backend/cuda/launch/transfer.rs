@@ -1,11 +1,11 @@
 //! Copies between host and device.
 
 use super::gpu::{Gpu, bytes};
+use crate::backend::DeviceTensor;
 use crate::backend::cuda::driver::error::fault;
 use crate::backend::cuda::memory::arena::Home;
 use crate::backend::cuda::memory::staging::Fill;
-use crate::backend::cuda::memory::tensor::{CudaTensor, fp8_values, projection_values};
-use crate::backend::{DeviceTensor, Fp8Form};
+use crate::backend::cuda::memory::tensor::{CudaTensor, fp8_values};
 use crate::error::{Error, Result};
 use crate::reserve::zeros;
 use crate::tensor::{DType, HostTensor, Weight};
@@ -137,11 +137,9 @@ impl Gpu {
             let bytes = self.read(op, scales.allocation().address()?, scales.bytes())?;
             let scales: Vec<f32> = bytes.as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect();
             let rows = tensor.len() / tensor.shape().last().copied().unwrap_or(1);
-            let values = match tensor.fp8() {
-                Some(Fp8Form::Projection { queries, keys }) => {
-                    projection_values(&elements, [scales[0], scales[1]], [queries, keys])
-                }
-                _ => fp8_values(&elements, &scales, rows),
+            let values = match tensor.projection() {
+                Some(projection) => projection.values(&elements, &scales),
+                None => fp8_values(&elements, &scales, rows),
             };
             return Ok(HostTensor::from_f32(tensor.shape(), &values));
         }

@@ -6,6 +6,7 @@ mod free_list;
 pub(crate) mod layout;
 pub(crate) mod page_locked;
 pub(crate) mod pageable;
+pub(crate) mod projection;
 pub(crate) mod ring;
 pub(crate) mod staging;
 pub(crate) mod tensor;

@@ -1,8 +1,9 @@
 //! Tensors in device memory.
 
 use super::allocation::Allocation;
-use crate::backend::{DeviceTensor, Fp8Form, Heads};
-use crate::tensor::{DType, FP8_BLOCK, Format, widen};
+use super::projection::Projection;
+use crate::backend::{DeviceTensor, Fp8Form};
+use crate::tensor::{DType, FP8_BLOCK, Format};
 use std::sync::Arc;
 
 /// BF16 elements that a thread loads or stores at once.
@@ -31,13 +32,10 @@ pub struct CudaTensor {
 #[derive(Debug, Clone)]
 struct Fp8 {
     form: Fp8Form,
-    /// F32: `[blocks, rows]` of an operand, `[2]` of the queries and keys of a projection.
+    /// F32: `[blocks, rows]` of an operand, all scales of a projection.
     scales: CudaTensor,
-}
-
-/// The bytes of a token of a fused projection in FP8: codes of queries and keys, then BF16 values.
-pub(crate) fn projection_bytes([queries, keys]: [usize; 2]) -> usize {
-    queries + keys + keys * DType::Bf16.size()
+    /// The layout of a projection.
+    layout: Option<Projection>,
 }
 
 impl CudaTensor {
@@ -48,23 +46,26 @@ impl CudaTensor {
     /// The FP8 operand with these codes, U8 `[…, width]`, and scales, F32 `[blocks, rows]`: one
     /// block for a scale a row, else one for each [`FP8_BLOCK`] columns.
     pub(crate) fn fp8(codes: Self, scales: Self) -> Self {
-        Self { fp8: Some(Box::new(Fp8 { form: Fp8Form::Operand, scales })), ..codes }
+        Self { fp8: Some(Box::new(Fp8 { form: Fp8Form::Operand, scales, layout: None })), ..codes }
     }
 
-    /// The fused projection `[items, tokens, fused width]` of these heads with queries and keys in
-    /// FP8: `rows` is U8 `[items, tokens, bytes]` of [`projection_bytes`], scales are F32 `[2]`.
-    pub(crate) fn fp8_projection(rows: Self, scales: Self, heads: Heads) -> Self {
-        let [items, tokens, _]: [usize; 3] = rows.dims();
-        let [queries, keys] = heads.columns();
-        let fp8 = Fp8 { form: Fp8Form::Projection { queries, keys }, scales };
-        Self { shape: vec![items, tokens, heads.fused_width()], fp8: Some(Box::new(fp8)), ..rows }
+    /// The fused projection `[items, tokens, fused width]` in FP8 with this layout, codes, U8, and
+    /// scales, F32.
+    pub(crate) fn fp8_projection(codes: Self, scales: Self, layout: Projection) -> Self {
+        let [queries, keys] = layout.columns();
+        let [_, tokens, items] = layout.code_sizes();
+        let fp8 = Fp8 { form: Fp8Form::Projection { queries, keys }, scales, layout: Some(layout) };
+        Self { shape: vec![items, tokens, queries + 2 * keys], fp8: Some(Box::new(fp8)), ..codes }
     }
 
-    /// The bytes of a fused projection in FP8 as elements of `dtype`, `[items, tokens, elements]`.
-    pub(crate) fn projection_rows(&self, dtype: DType) -> Self {
-        let [items, tokens, _]: [usize; 3] = self.dims();
-        let elements = self.bytes() / (items * tokens * dtype.size());
-        Self { shape: vec![items, tokens, elements], dtype, allocation: self.allocation.clone(), fp8: None }
+    /// The layout of a fused projection in FP8.
+    pub(crate) fn projection(&self) -> Option<&Projection> {
+        self.fp8.as_deref()?.layout.as_ref()
+    }
+
+    /// All bytes as elements of `dtype`, `[elements]`.
+    pub(crate) fn elements(&self, dtype: DType) -> Self {
+        Self { shape: vec![self.bytes() / dtype.size()], dtype, allocation: self.allocation.clone(), fp8: None }
     }
 
     /// The scales of a tensor in FP8.
@@ -88,12 +89,7 @@ impl CudaTensor {
 
     /// The bytes of its elements.
     pub(crate) fn bytes(&self) -> usize {
-        match self.fp8() {
-            Some(Fp8Form::Projection { queries, keys }) => {
-                self.len() / (queries + 2 * keys) * projection_bytes([queries, keys])
-            }
-            _ => self.len() * self.dtype.size(),
-        }
+        self.projection().map_or(self.len() * self.dtype.size(), Projection::bytes)
     }
 }
 
@@ -134,61 +130,9 @@ pub(crate) fn fp8_values(codes: &[u8], scales: &[f32], rows: usize) -> Vec<f32> 
     values
 }
 
-/// The place of the code of a column in the queries or keys of a projection in FP8: `code_place` of
-/// `kernels/common/fp8.cuh`, which gives the reason for the order.
-fn code_place(column: usize) -> usize {
-    let (part, column) = (column / 64 * 64, column % 64);
-    let [j, q, i] = [column / 8, column % 8 / 2, column % 2];
-    part + 16 * q + 2 * j + i
-}
-
-/// The values of a fused projection in FP8 with so many columns of queries and of keys, which are
-/// multiples of 64.
-pub(crate) fn projection_values(bytes: &[u8], scales: [f32; 2], [queries, keys]: [usize; 2]) -> Vec<f32> {
-    let width = queries + 2 * keys;
-    let row_bytes = projection_bytes([queries, keys]);
-    let mut values = vec![0.0; bytes.len() / row_bytes * width];
-    for (row, values) in bytes.chunks_exact(row_bytes).zip(values.chunks_exact_mut(width)) {
-        let (codes, stored) = row.split_at(queries + keys);
-        let (normed, values) = values.split_at_mut(queries + keys);
-        let ordered: Vec<u8> = (0..codes.len()).map(|column| codes[code_place(column)]).collect();
-        Format::F8E4m3.dequantize(&ordered, normed);
-        normed[..queries].iter_mut().for_each(|value| *value *= scales[0]);
-        normed[queries..].iter_mut().for_each(|value| *value *= scales[1]);
-        widen(DType::Bf16, stored, values);
-    }
-    values
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn projections_are_codes_then_values() {
-        // 1 is 0x38, and 2 is 0x40; in BF16 they are 0x3f80 and 0x4000. Columns 8·j and 8·j + 1 of
-        // the queries are the first 16 codes.
-        let queries = [[0x40; 16].as_slice(), &[0x38; 48]].concat();
-        let row = [queries, vec![0x38; 64], [0x80, 0x3f].repeat(63), vec![0x00, 0x40]].concat();
-        assert_eq!(projection_bytes([64, 64]), row.len());
-        let values = projection_values(&[row.clone(), row].concat(), [3.0, 5.0], [64, 64]);
-        let expected = (0..192).map(|column| match column {
-            0..64 if column % 8 < 2 => 6.0,
-            0..64 => 3.0,
-            64..128 => 5.0,
-            191 => 2.0,
-            _ => 1.0,
-        });
-        assert_eq!(values, expected.collect::<Vec<f32>>().repeat(2));
-    }
-
-    #[test]
-    fn codes_are_in_the_order_of_accumulators() {
-        assert_eq!([0, 1, 2, 3, 7, 8, 9, 63, 64].map(code_place), [0, 1, 16, 17, 49, 2, 3, 63, 64]);
-        let mut places: Vec<_> = (0..128).map(code_place).collect();
-        places.sort_unstable();
-        assert_eq!(places, (0..128).collect::<Vec<_>>());
-    }
 
     #[test]
     fn scales_are_of_rows_or_of_blocks() {

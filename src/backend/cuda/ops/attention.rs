@@ -39,24 +39,24 @@ const SM90_FREE: usize = (227 << 10) - 1024;
 /// The types that a kernel reads and writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Types {
-    /// Of queries and keys.
-    qk: Compute,
+    /// Of queries, keys and values, and so of probabilities.
+    qkv: Compute,
     output: Compute,
 }
 
 impl Types {
-    const NATIVE: Self = Self { qk: Compute::Native, output: Compute::Native };
+    const NATIVE: Self = Self { qkv: Compute::Native, output: Compute::Native };
     /// Every combination.
     const ALL: [Self; 4] = [
         Self::NATIVE,
-        Self { qk: Compute::Native, output: Compute::Fp8 },
-        Self { qk: Compute::Fp8, output: Compute::Native },
-        Self { qk: Compute::Fp8, output: Compute::Fp8 },
+        Self { qkv: Compute::Native, output: Compute::Fp8 },
+        Self { qkv: Compute::Fp8, output: Compute::Native },
+        Self { qkv: Compute::Fp8, output: Compute::Fp8 },
     ];
 
     /// The constants of a kernel.
     fn constants(self) -> [(&'static str, bool); 2] {
-        [("OUT_FP8", self.output == Compute::Fp8), ("QK_FP8", self.qk == Compute::Fp8)]
+        [("OUT_FP8", self.output == Compute::Fp8), ("QKV_FP8", self.qkv == Compute::Fp8)]
     }
 }
 
@@ -92,14 +92,19 @@ impl Variant {
 
     fn narrow(dim: usize, types: Types) -> Self {
         let padding = VECTOR * DType::Bf16.size();
-        let row = |compute| dim.next_multiple_of(16) * element(compute) + padding;
+        let padded = |elements: usize| elements * element(types.qkv) + padding;
+        let keys = KEYS * padded(dim.next_multiple_of(16));
+        let values = match types.qkv {
+            Compute::Native => keys,
+            Compute::Fp8 => dim * padded(KEYS),
+        };
         let program = Program::new("attention", kernel!("attention.cu")).with("WARPS", WARPS).with("KEYS", KEYS);
         Self {
             program: program.with_all(types.constants()),
             queries: WARP_QUERIES * WARPS,
             threads: WARP * WARPS,
             // Two stages of keys and of values.
-            shared: 2 * KEYS * (row(types.qk) + row(Compute::Native)),
+            shared: 2 * (keys + values),
         }
     }
 
@@ -121,8 +126,8 @@ impl Variant {
 /// bytes of queries and stages. The output takes the place of the queries.
 fn sm90_memory(types: Types) -> (usize, usize) {
     let row = |compute| SM90_HEAD * element(compute);
-    let queries = 2 * SM90_QUERIES * row(types.qk).max(row(types.output));
-    let stage = SM90_KEYS * (row(types.qk) + row(Compute::Native));
+    let queries = 2 * SM90_QUERIES * row(types.qkv).max(row(types.output));
+    let stage = 2 * SM90_KEYS * row(types.qkv);
     let stages = (SM90_FREE - queries) / stage;
     (stages, queries + stages * stage)
 }
@@ -168,8 +173,8 @@ impl AttentionOp for Cuda {
             return Err(Error::Device(format!("attention: heads of {} are wider than {MAX_HEAD}", heads.dim)));
         }
         let out = gpu.output_operand(op, &shape, output, heads.query)?;
-        let types = Types { qk: qkv.compute(), output };
-        let qk_scales = Arg::read_scales(qkv);
+        let types = Types { qkv: qkv.compute(), output };
+        let qkv_scales = Arg::read_scales(qkv);
         let query_heads = Arg::U32(heads.query);
         let key_heads = Arg::U32(heads.key_value);
         let scale = Arg::F32(1.0 / (heads.dim as f32).sqrt());
@@ -178,12 +183,12 @@ impl AttentionOp for Cuda {
                 let boxes = [BOX_BYTES / of.dtype().size(), SM90_BOX_ROWS];
                 TensorMap::new(op, of, &[width, tokens, items], width, &boxes)
             };
-            let [qkv_map, values_map] = match types.qk {
+            let [qkv_map, values_map] = match types.qkv {
                 Compute::Native => {
                     let fused = map(&gpu.activation(qkv)?, heads.fused_width());
                     [fused.clone(), fused]
                 }
-                Compute::Fp8 => TensorMap::of_projection(op, qkv, &[tokens, items], BOX_BYTES, SM90_BOX_ROWS),
+                Compute::Fp8 => TensorMap::of_projection(op, qkv, BOX_BYTES),
             };
             let out_map = map(&out, heads.query * heads.dim);
             let args = [
@@ -197,7 +202,7 @@ impl AttentionOp for Cuda {
                 key_heads,
                 scale,
                 Arg::Map(&values_map),
-                qk_scales,
+                qkv_scales,
             ];
             let clusters = Clusters::new(tokens, heads.query * items, gpu.device.sms);
             let program = sm90_program(mask.causal, mask.lengths.is_some(), clusters.size, types);
@@ -205,15 +210,15 @@ impl AttentionOp for Cuda {
             let grid = Grid { ctas: [clusters.ctas, 1, 1], threads: SM90_THREADS, shared };
             gpu.launch(&program, op, grid, &args)?;
         } else {
-            let qkv = match types.qk {
+            let qkv = match types.qkv {
                 Compute::Native => gpu.activation(qkv)?,
-                Compute::Fp8 => qkv.projection_rows(DType::Bf16),
+                Compute::Fp8 => qkv.elements(DType::Bf16),
             };
             let is_narrow = heads.dim <= NARROW_HEAD;
             let mut args = vec![Arg::Read(&qkv), Arg::optional(mask.lengths), Arg::Write(&out)];
             args.extend(is_narrow.then_some(Arg::write_scales(&out)));
             args.extend([Arg::U32(tokens), query_heads, key_heads, scale]);
-            args.extend(is_narrow.then_some(qk_scales));
+            args.extend(is_narrow.then_some(qkv_scales));
             let Variant { program, queries, threads, shared } =
                 Variant::new(heads.dim, mask.causal, mask.lengths.is_some(), types);
             let ctas = [tokens.div_ceil(queries), heads.query, items];
@@ -262,9 +267,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn smaller_operands_leave_room_for_a_stage() {
+    fn smaller_operands_leave_room_for_stages() {
         // Keys, values and two tiles of queries or outputs are 32, 32 and 96 KB in BF16.
-        assert_eq!(Types::ALL.map(sm90_memory), [(2, 224), (2, 224), (2, 192), (3, 192)].map(|(n, kb)| (n, kb << 10)));
+        assert_eq!(Types::ALL.map(sm90_memory), [(2, 224), (2, 224), (4, 224), (5, 208)].map(|(n, kb)| (n, kb << 10)));
     }
 
     #[test]

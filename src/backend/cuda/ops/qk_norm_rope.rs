@@ -27,7 +27,7 @@ fn program(dim: usize, pairs: RopePairs, output: Compute) -> Program {
         .with("INTERLEAVED", pairs == RopePairs::Interleaved)
         .with("FAST", lanes(dim).is_some())
         .with("TEAM", lanes(dim).unwrap_or(WARP))
-        .with("QK_FP8", output == Compute::Fp8)
+        .with("QKV_FP8", output == Compute::Fp8)
         .pdl()
 }
 
@@ -38,7 +38,7 @@ impl QkNormRopeOp for Cuda {
 }
 
 /// Norms and rotates the heads of a projection of `tokens` tokens for each of `items` items in
-/// place, or writes them to `fp8`, another projection, with queries and keys in FP8.
+/// place, or writes them and the values to `fp8`, another projection, in FP8.
 pub(super) fn launch(
     gpu: &Gpu,
     args: QkNormRopeArgs<'_, CudaTensor>,
@@ -65,11 +65,11 @@ pub(super) fn launch(
         fp8.map_or(Arg::Absent, Arg::Write),
         fp8.map_or(Arg::Absent, Arg::write_scales),
     ];
-    // Values are copied to another projection.
-    let values = if fp8.is_some() { heads.key_value } else { 0 };
-    let all_heads = items * tokens * (heads.query + heads.key_value + values);
+    let normed = items * tokens * (heads.query + heads.key_value);
     let per_cta = THREADS / lanes(heads.dim).unwrap_or(WARP);
-    let grid = Grid::linear(all_heads.div_ceil(per_cta), THREADS);
+    // A CTA for each block of values of another projection.
+    let blocks = fp8.and_then(CudaTensor::projection).map_or(0, |fp8| items * heads.key_value * fp8.value_blocks());
+    let grid = Grid::linear(normed.div_ceil(per_cta) + blocks, THREADS);
     let output = if fp8.is_some() { Compute::Fp8 } else { Compute::Native };
     gpu.launch(&program(heads.dim, pairs, output), op, grid, &args)
 }

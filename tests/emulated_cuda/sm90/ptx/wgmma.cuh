@@ -29,7 +29,8 @@ inline void widen_chunk(unsigned long long matrix, unsigned offset, float (&to)[
 }
 
 /// One warp's part of a wgmma over K elements, 32 bytes, for all its lanes: sixteen rows. A lane
-/// holds two rows and two of every eight columns. Only BF16 may be in registers or MN-major.
+/// holds two rows and two of every eight columns. A register has as many elements along K as fit
+/// it. Only BF16 may be MN-major.
 template <unsigned K> EMULATED_CUDA_UNCHECKED inline void multiply(Wgmma *const (&lanes)[32]) {
     const Wgmma &w = *lanes[0];
     const unsigned warp = emulated_cuda_current->thread.x / 32 % 4, across = unsigned(w.right >> 48) * 16;
@@ -37,8 +38,10 @@ template <unsigned K> EMULATED_CUDA_UNCHECKED inline void multiply(Wgmma *const 
     float a[16][K], b[K][256], chunk[step];
     for (unsigned lane = 0; w.left_in_registers && lane < 32; lane++)
         for (unsigned i = 0; i < 4; i++) {
-            const unsigned pair = lanes[lane]->registers[i], row = lane / 4 + i % 2 * 8, k = i / 2 * 8 + lane % 4 * 2;
-            a[row][k] = float_from_bf16((unsigned short)pair), a[row][k + 1] = float_from_bf16((unsigned short)(pair >> 16));
+            const unsigned bits = lanes[lane]->registers[i];
+            float *to = a[lane / 4 + i % 2 * 8] + i / 2 * step + lane % 4 * (step / 4);
+            for (unsigned j = 0; j < step / 4; j++)
+                to[j] = K == 32 ? float_from_e4m3((unsigned char)(bits >> 8 * j)) : float_from_bf16((unsigned short)(bits >> 16 * j % 32));
         }
     for (unsigned row = 0; !w.left_in_registers && row < 16; row++)
         for (unsigned k = 0; k < K; k += step) {
@@ -96,8 +99,8 @@ inline void issue(float *d, unsigned columns, const unsigned *registers, unsigne
     Thread &mine = *emulated_cuda_current;
     if (mine.wgmmas == sizeof mine.wgmma / sizeof *mine.wgmma) emulated_cuda_fail("more than %u wgmma", mine.wgmmas);
     Wgmma &w = mine.wgmma[mine.wgmmas++];
-    // wgmma_rs, with A in registers, has an MN-major B.
-    w = {d, a, b, {}, columns, mine.wgmma_committed, add, registers != nullptr, registers != nullptr, e4m3};
+    // wgmma_rs, with A in registers, has an MN-major B, if it is BF16.
+    w = {d, a, b, {}, columns, mine.wgmma_committed, add, registers != nullptr, registers != nullptr && !e4m3, e4m3};
     if (registers) __builtin_memcpy(w.registers, registers, sizeof w.registers);
 }
 
@@ -129,4 +132,7 @@ template <int Sums> inline void wgmma_ss_e4m3(float (&d)[Sums], unsigned long lo
 }
 inline void wgmma_rs(float (&d)[64], const unsigned (&a)[4], unsigned long long b, bool add) {
     emulated_cuda::issue(d, 128, a, 0, b, add);
+}
+inline void wgmma_rs_e4m3(float (&d)[64], const unsigned (&a)[4], unsigned long long b, bool add) {
+    emulated_cuda::issue(d, 128, a, 0, b, add, true);
 }
