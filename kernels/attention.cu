@@ -201,13 +201,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
                 float sum = 0.0f;
 #pragma unroll
                 for (unsigned n = 0; n < KEYS / 8; n += 2) {
-                    const float *low = scores[n] + 2 * half, *high = scores[n + 1] + 2 * half;
-                    const float a = exp2_approx(low[0] * scale_log2 + base);
-                    const float b = exp2_approx(low[1] * scale_log2 + base);
-                    const float next_a = exp2_approx(high[0] * scale_log2 + base);
-                    const float next_b = exp2_approx(high[1] * scale_log2 + base);
-                    sum += (a + b) + (next_a + next_b);
-                    p[n / 4][n / 2 % 2 * 2 + half] = probability_codes(a, b, next_a, next_b);
+                    p[n / 4][n / 2 % 2 * 2 + half] = probability_codes(scores[n] + 2 * half, scores[n + 1] + 2 * half,
+                                                                       scale_log2, base, sum);
                 }
                 row_sum[half] += sum * v_scale.inverse;
             }

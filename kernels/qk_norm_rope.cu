@@ -97,12 +97,12 @@ extern "C" __global__ void __launch_bounds__(128)
         }
     }
     const unsigned team = (blockIdx.x * 128 + threadIdx.x) / TEAM, member = threadIdx.x % TEAM;
-    const unsigned normed_heads = query_heads + key_heads, heads = normed_heads;
+    const unsigned heads = query_heads + key_heads;
     // Teams past the last head repeat it without storing, because a sum takes all lanes of a warp.
     const bool exists = team < rows * heads;
     const unsigned row = exists ? team / heads : rows - 1, head = exists ? team % heads : heads - 1;
     const unsigned item = row / tokens, token = row % tokens;
-    bf16 *values = qkv + (static_cast<u64>(row) * (normed_heads + key_heads) + head) * HEAD;
+    bf16 *values = qkv + (static_cast<u64>(row) * (heads + key_heads) + head) * HEAD;
     const float *weight = head < query_heads ? q_norm : k_norm;
     const float *cos_sin = rotation + static_cast<u64>(item) * rotation_stride + static_cast<u64>(token) * HEAD;
 

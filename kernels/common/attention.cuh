@@ -29,9 +29,14 @@ struct ValueScale {
 // the power, nor on the order of the keys. The sum of a row is that before rounding.
 constexpr float PROBABILITY_SHIFT = 8.0f;
 
-// A register of the left operand of p·v: the probabilities of two blocks of 8 keys side by side
-// that a lane has of one row (value_place in common/fp8.cuh).
-__device__ __forceinline__ unsigned probability_codes(float a, float b, float next_a, float next_b) {
+// A register of the left operand of p·v: the codes of exp2(score·scale + base) for the scores that
+// a lane has of one row in two neighbouring blocks of 8 keys, in the order of value_place
+// (common/fp8.cuh). Adds the exponentials to `sum`.
+__device__ __forceinline__ unsigned probability_codes(const float *low, const float *high, float scale, float base,
+                                                      float &sum) {
+    const float a = exp2_approx(low[0] * scale + base), b = exp2_approx(low[1] * scale + base);
+    const float next_a = exp2_approx(high[0] * scale + base), next_b = exp2_approx(high[1] * scale + base);
+    sum += (a + b) + (next_a + next_b);
     return e4m3x2_from_floats(a, next_a) | static_cast<unsigned>(e4m3x2_from_floats(b, next_b)) << 16;
 }
 

@@ -26,7 +26,7 @@ struct Epilogue {
     static constexpr bool OUT_FP8 = false;
     // A has a scale for each SCALE_BLOCK columns; neighbouring ones are mostly equal (Fp8Scale).
     // Where they differ, the gemm multiplies its sums by the quotient of the old one and the new
-    // one. It leaves the last one in Scales::x. The epilogue defines
+    // one. It leaves the last one in Inputs::x. The epilogue defines
     //   float x_scale(row, block): the scale, 0 for NO_ROW.
     static constexpr bool HAS_BLOCK_SCALES = false;
 
@@ -41,17 +41,17 @@ struct Epilogue {
     // there.
     __device__ __forceinline__ void begin() {}
 
-    // load_scales loads the scales, or the residual, of all accumulators that a thread holds of two
-    // rows: before the k loop, if registers allow it, so that they arrive meanwhile. `scale`
-    // multiplies by them, or adds it.
+    // load_inputs loads scales or a residual for all accumulators that a thread holds of two rows:
+    // before the k loop, if registers allow it, so that they arrive meanwhile. `apply` multiplies
+    // by the scales or adds the residual.
     // acc[4·j + 2·half + i] is column `column` + 8·j + lane % 4 · 2 + i of rows[half], which may be
     // NO_ROW.
-    template <unsigned Count> struct Scales {};
+    template <unsigned Count> struct Inputs {};
     template <unsigned Count>
-    __device__ __forceinline__ Scales<Count> load_scales(const unsigned (&)[2], unsigned) const {
+    __device__ __forceinline__ Inputs<Count> load_inputs(const unsigned (&)[2], unsigned) const {
         return {};
     }
-    template <unsigned Count> __device__ __forceinline__ void scale(float (&)[Count], const Scales<Count> &) const {}
+    template <unsigned Count> __device__ __forceinline__ void apply(float (&)[Count], const Inputs<Count> &) const {}
 
     // Changes all these accumulators, before any pair is made.
     template <class Acc, class Rows>
@@ -73,7 +73,7 @@ template <bool HasBias> struct BiasEpilogue : Epilogue {
 };
 
 // x·Wᵀ + residual + bias, in F32; residual `[m, n]`. AlignedOut: n is a multiple of 8. Early:
-// load_scales loads all of a thread's residual.
+// load_inputs loads all of a thread's residual.
 template <bool HasBias, bool HasResidual, bool AlignedOut, bool Early>
 struct ResidualEpilogue : BiasEpilogue<HasBias> {
     using BiasEpilogue<HasBias>::n;
@@ -81,13 +81,13 @@ struct ResidualEpilogue : BiasEpilogue<HasBias> {
     const bf16 *residual;
 
     // Two values of the residual a word.
-    template <unsigned Count> struct Scales {
+    template <unsigned Count> struct Inputs {
         unsigned residual[HasResidual && Early ? Count / 2 : 1];
     };
 
     template <unsigned Count>
-    __device__ __forceinline__ Scales<Count> load_scales(const unsigned (&rows)[2], unsigned column) const {
-        Scales<Count> loaded;
+    __device__ __forceinline__ Inputs<Count> load_inputs(const unsigned (&rows)[2], unsigned column) const {
+        Inputs<Count> loaded;
         if constexpr (HasResidual && Early) {
 #pragma unroll
             for (unsigned i = 0; i < Count / 2; i++) {
@@ -99,7 +99,7 @@ struct ResidualEpilogue : BiasEpilogue<HasBias> {
     }
 
     template <unsigned Count>
-    __device__ __forceinline__ void scale(float (&acc)[Count], const Scales<Count> &loaded) const {
+    __device__ __forceinline__ void apply(float (&acc)[Count], const Inputs<Count> &loaded) const {
         if constexpr (HasResidual && Early) {
 #pragma unroll
             for (unsigned i = 0; i < Count / 2; i++) add(acc[2 * i], acc[2 * i + 1], loaded.residual[i]);
@@ -147,13 +147,13 @@ template <class E, bool BlockScales> struct ScaledEpilogue : E {
     }
 
     // A lane loads a scale of each 32 columns, and the lanes that need it get it by a shuffle.
-    template <unsigned Count> struct Scales {
+    template <unsigned Count> struct Inputs {
         float w[(Count + 15) / 16], x[2];
     };
 
     template <unsigned Count>
-    __device__ __forceinline__ Scales<Count> load_scales(const unsigned (&rows)[2], unsigned column) const {
-        Scales<Count> scales;
+    __device__ __forceinline__ Inputs<Count> load_inputs(const unsigned (&rows)[2], unsigned column) const {
+        Inputs<Count> scales;
 #pragma unroll
         for (unsigned i = 0; i < (Count + 15) / 16; i++) {
             // Sums past column n are zeros, or NaN, whichever scale they get.
@@ -165,7 +165,7 @@ template <class E, bool BlockScales> struct ScaledEpilogue : E {
     }
 
     template <unsigned Count>
-    __device__ __forceinline__ void scale(float (&acc)[Count], const Scales<Count> &scales) const {
+    __device__ __forceinline__ void apply(float (&acc)[Count], const Inputs<Count> &scales) const {
 #pragma unroll
         for (unsigned i = 0; i < Count; i += 4) {
 #pragma unroll

@@ -328,11 +328,11 @@ __device__ __forceinline__ void gemm(const A &a, const Operand *weights, unsigne
     for (unsigned i = 0; i < FRAGMENTS_M; i++) {
         const FragmentRows rows(origin.x + own.m, i, m);
         auto &sums = reinterpret_cast<float(&)[4 * FRAGMENTS_N]>(acc[i]);
-        auto scales = epilogue.template load_scales<4 * FRAGMENTS_N>(rows.row, origin.y + own.n);
+        auto inputs = epilogue.template load_inputs<4 * FRAGMENTS_N>(rows.row, origin.y + own.n);
         if constexpr (E::HAS_BLOCK_SCALES) {
-            scales.x[0] = unit.value[i][0], scales.x[1] = unit.value[i][1];
+            inputs.x[0] = unit.value[i][0], inputs.x[1] = unit.value[i][1];
         }
-        epilogue.scale(sums, scales);
+        epilogue.apply(sums, inputs);
         epilogue.transform(sums, rows.row, origin.y + own.n);
     }
     store_tile(acc, origin, own, m, n, smem, epilogue, out, out_width);

@@ -330,13 +330,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
                     float sum = 0.0f;
 #pragma unroll
                     for (unsigned i = block * VALUE_BLOCK / 8; i < (block + 1) * VALUE_BLOCK / 8; i += 2) {
-                        const float *low = scores + 4 * i + 2 * half, *high = low + 4;
-                        const float a = exp2_approx(low[0] * scale_log2 + base);
-                        const float b = exp2_approx(low[1] * scale_log2 + base);
-                        const float next_a = exp2_approx(high[0] * scale_log2 + base);
-                        const float next_b = exp2_approx(high[1] * scale_log2 + base);
-                        sum += (a + b) + (next_a + next_b);
-                        p[i / 4][i / 2 % 2 * 2 + half] = probability_codes(a, b, next_a, next_b);
+                        const float *own = scores + 4 * i + 2 * half;
+                        p[i / 4][i / 2 % 2 * 2 + half] = probability_codes(own, own + 4, scale_log2, base, sum);
                     }
                     row_sum[half] += sum * blocks[block].inverse;
                 }

@@ -15,8 +15,8 @@
 #endif
 
 constexpr unsigned DEPTH = (CHANNELS + 7) / 8 * 8;
-// Registers hold the residual of a tile during its k loop. At the end, its latency adds half of the
-// time of 18 steps.
+// Registers hold the residual of a tile during its k loop, so that both consumers need not wait for
+// it at the end.
 constexpr bool EARLY = CONSUMERS == 2 && TILE_N <= 192;
 
 // The receptive fields of a tile of output pixels: for each tap a box of 4 × 16 pixels and 64

@@ -364,27 +364,27 @@ __device__ __forceinline__ void gemm(const A &a, const TensorMap &w, unsigned m,
                 const unsigned own = BOX * group + threadIdx.x / 32 % 4 * 16 + threadIdx.x % 32 / 4;
                 rows[0] = a.row(tile, own), rows[1] = a.row(tile, own + 8);
             }
-            auto scales = epilogue.template load_scales<TILE_N / 2>(rows, index.n);
+            auto inputs = epilogue.template load_inputs<TILE_N / 2>(rows, index.n);
             // The scales of a step, which arrive during the one before it.
             float next[2] = {};
             if constexpr (E::HAS_BLOCK_SCALES) {
                 static_assert(!E::HAS_BLOCK_SCALES || TILE_K == SCALE_BLOCK, "a step has one scale a row");
-                next[0] = scales.x[0], next[1] = scales.x[1];
+                next[0] = inputs.x[0], next[1] = inputs.x[1];
             }
             unsigned previous = 0;
 #pragma unroll 1
             for (unsigned step = 0; step < steps; step++) {
                 if constexpr (E::HAS_BLOCK_SCALES) {
                     // All warps of a warpgroup must wait for wgmma alike.
-                    const bool changes = next[0] != scales.x[0] || next[1] != scales.x[1];
+                    const bool changes = next[0] != inputs.x[0] || next[1] != inputs.x[1];
                     if (named_barrier_or(CONSUMER_BARRIER + group, WARPGROUP, changes)) {
                         wgmma_wait<0>();
                         warpgroup_fence_operand(acc);
-                        const float factor[2] = {next[0] == scales.x[0] ? 1.0f : scales.x[0] / next[0],
-                                                 next[1] == scales.x[1] ? 1.0f : scales.x[1] / next[1]};
+                        const float factor[2] = {next[0] == inputs.x[0] ? 1.0f : inputs.x[0] / next[0],
+                                                 next[1] == inputs.x[1] ? 1.0f : inputs.x[1] / next[1]};
 #pragma unroll
                         for (unsigned j = 0; j < TILE_N / 2; j++) acc[j] *= factor[j / 2 % 2];
-                        scales.x[0] = next[0], scales.x[1] = next[1];
+                        inputs.x[0] = next[0], inputs.x[1] = next[1];
                     }
                     if (step + 1 < steps) {
                         next[0] = epilogue.x_scale(rows[0], step + 1);
@@ -403,7 +403,7 @@ __device__ __forceinline__ void gemm(const A &a, const TensorMap &w, unsigned m,
             wgmma_wait<0>();
             warpgroup_fence_operand(acc);
             release(previous);
-            epilogue.scale(acc, scales);
+            epilogue.apply(acc, inputs);
 
             if constexpr (E::OUT_PROJECTION) {
                 store_projection_tile(a, a.tile(index.m), BOX * group, index.n, acc, buffers, stored, out, epilogue);

@@ -27,7 +27,7 @@ pub(super) fn all<B: Backend + 'static>(
     let fp8_if = |is_fp8| if is_fp8 { Compute::Fp8 } else { Compute::Native };
     let wanted = |network| Wanted {
         matrices: fp8_if(fp8.contains(&network)),
-        scores: fp8_if(fp8_attention && network == Part::Transformer),
+        attention_in: fp8_if(fp8_attention && network == Part::Transformer),
     };
     let mut cases = block("", sizes.layer(), ResidualCase::GATED, stored, wanted(Part::Transformer));
     cases.extend(once_a_step(sizes, runs));
@@ -56,7 +56,7 @@ fn block<B: Backend + 'static>(
     wanted: Wanted,
 ) -> Vec<Case<B>> {
     let BlockSizes { tokens, width, hidden, heads, causal } = sizes;
-    let Computes { qkv, scores, attention_out, ffn } = block::Sizes { width, hidden, heads }.computes(wanted);
+    let Computes { qkv, attention_in, attention_out, ffn } = block::Sizes { width, hidden, heads }.computes(wanted);
     let named = |op: &str| format!("{prefix}{op}");
     let block = named("block");
     let linear = |name, compute, fp8, n, k| {
@@ -67,7 +67,8 @@ fn block<B: Backend + 'static>(
     let swiglu = SwiGluCase { gate: pair, up: pair, scale: UNIT, x, ..SwiGluCase::new(tokens, width, hidden) };
     // The text encoder is causal and passes lengths.
     let lengths = if causal { Lengths::Full } else { Lengths::None };
-    let attention = AttentionCase { causal, lengths, qkv: scores, output: attention_out, ..attention(tokens, heads) };
+    let attention =
+        AttentionCase { causal, lengths, qkv: attention_in, output: attention_out, ..attention(tokens, heads) };
     let pairs = if causal { RopePairs::Halves } else { RopePairs::Interleaved };
     let rope = QkNormRopeCase { tokens, heads, pairs, k_norm: DType::Bf16, scale: UNIT, ..QkNormRopeCase::PLAIN };
     let residual = ResidualCase { tokens, width, scale: UNIT, branch: UNIT, ..residual };
@@ -80,7 +81,7 @@ fn block<B: Backend + 'static>(
         attention.named(&block),
         // The networks call `project_qkv`, which fuses this op with the first linear.
         rope.named(&block),
-        ProjectQkvCase { width, heads: rope, bias: false, stored: projection, x, output: scores }.named(&block),
+        ProjectQkvCase { width, heads: rope, bias: false, stored: projection, x, output: attention_in }.named(&block),
         ResidualNormCase { residual, weight: DType::Bf16, output: qkv }.named(&block),
     ]
 }

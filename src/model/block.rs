@@ -65,7 +65,7 @@ pub(crate) struct Sizes {
 pub(crate) struct Computes {
     pub qkv: Compute,
     /// Queries, keys and values.
-    pub scores: Compute,
+    pub attention_in: Compute,
     pub attention_out: Compute,
     /// Both gemms of the feed-forward: the first one writes the operand of the second.
     pub ffn: Compute,
@@ -77,13 +77,13 @@ pub(crate) struct Wanted {
     /// Of the gemms with the block's matrices.
     pub matrices: Compute,
     /// Of attention's products.
-    pub scores: Compute,
+    pub attention_in: Compute,
 }
 
 impl Wanted {
     /// The types that a network's tensors are for.
     pub(crate) fn of(tensors: &Tensors) -> Self {
-        Self { matrices: tensors.compute(), scores: tensors.scores() }
+        Self { matrices: tensors.compute(), attention_in: tensors.attention_in() }
     }
 }
 
@@ -92,12 +92,12 @@ impl Sizes {
     /// and attention reads and writes only heads of [`FP8_BLOCK`] as such.
     pub(crate) fn computes(self, wanted: Wanted) -> Computes {
         let Sizes { width, hidden, heads } = self;
-        let Wanted { matrices, scores } = wanted;
+        let Wanted { matrices, attention_in } = wanted;
         let matrices_if = |fits: bool| if fits { matrices } else { Compute::Native };
         let is_whole = |width: usize| width.is_multiple_of(FP8_VECTOR);
         Computes {
             qkv: matrices_if(is_whole(width)),
-            scores: if heads.dim == FP8_BLOCK { scores } else { Compute::Native },
+            attention_in: if heads.dim == FP8_BLOCK { attention_in } else { Compute::Native },
             attention_out: matrices_if(heads.dim == FP8_BLOCK),
             ffn: matrices_if(is_whole(width) && is_whole(hidden)),
         }
@@ -134,7 +134,7 @@ pub(super) struct Stack<'a, B: Backend> {
     pub pairs: RopePairs,
     pub causal: bool,
     /// The type of queries, keys and values, one of [`Computes`].
-    pub scores: Compute,
+    pub attention_in: Compute,
     /// Key lengths, U32 `[B]`.
     pub lengths: Option<&'a B::Tensor>,
     /// The modulation table and the row of the first block. A block reads four rows: attention
@@ -230,7 +230,7 @@ pub(super) fn run<B: Backend>(
         let mask = Mask { causal: stack.causal, lengths: stack.lengths };
         // Queries, keys and values are freed before the feed-forward.
         let y = {
-            let qkv = b.project_qkv(&h, &block.qkv, stack.heads, how, stack.scores)?;
+            let qkv = b.project_qkv(&h, &block.qkv, stack.heads, how, stack.attention_in)?;
             b.attention(&qkv, stack.heads, mask, block.attention_out.compute())?
         };
         let y = b.linear(&y, &block.attention_out)?;
@@ -260,9 +260,9 @@ mod tests {
     fn fp8_is_for_whole_vectors_and_heads_of_a_block() {
         let computes = |width, hidden, dim| {
             let heads = Heads { query: 2, key_value: 2, dim };
-            let wanted = Wanted { matrices: Compute::Fp8, scores: Compute::Fp8 };
-            let Computes { qkv, scores, attention_out, ffn } = Sizes { width, hidden, heads }.computes(wanted);
-            [qkv, scores, attention_out, ffn].map(|compute| compute == Compute::Fp8)
+            let wanted = Wanted { matrices: Compute::Fp8, attention_in: Compute::Fp8 };
+            let Computes { qkv, attention_in, attention_out, ffn } = Sizes { width, hidden, heads }.computes(wanted);
+            [qkv, attention_in, attention_out, ffn].map(|compute| compute == Compute::Fp8)
         };
         assert_eq!(computes(3840, 10_240, 128), [true; 4]);
         assert_eq!(computes(256, 682, 64), [true, false, false, false]);
@@ -270,8 +270,8 @@ mod tests {
         let heads = Heads { query: 1, key_value: 1, dim: 128 };
         let sizes = Sizes { width: 128, hidden: 256, heads };
         let native = sizes.computes(Wanted::default());
-        assert_eq!([native.qkv, native.scores, native.attention_out, native.ffn], [Compute::Native; 4]);
+        assert_eq!([native.qkv, native.attention_in, native.attention_out, native.ffn], [Compute::Native; 4]);
         let matrices = sizes.computes(Wanted { matrices: Compute::Fp8, ..Wanted::default() });
-        assert_eq!([matrices.qkv, matrices.scores], [Compute::Fp8, Compute::Native]);
+        assert_eq!([matrices.qkv, matrices.attention_in], [Compute::Fp8, Compute::Native]);
     }
 }

@@ -129,7 +129,7 @@ impl<B: Backend> TextEncoder<B> {
             rotation: &rotation,
             pairs: RopePairs::Halves,
             causal: true,
-            scores: Compute::Native,
+            attention_in: Compute::Native,
             lengths: Some(&lengths),
             modulation: None,
         };

@@ -83,7 +83,7 @@ pub struct Transformer<B: Backend> {
     context_refiner: Vec<Block<B>>,
     layers: Vec<Block<B>>,
     /// The type of queries, keys and values.
-    scores: Compute,
+    attention_in: Compute,
 }
 
 /// Captions after the context refiner, reused in every step.
@@ -177,7 +177,7 @@ impl<B: Backend> Transformer<B> {
             context_refiner: Block::load_all(load, CONTEXT_REFINER, refiners, &NAMES, sizes, |_| streaming.source())
                 .await?,
             layers: Block::load_all(load, LAYERS, config.n_layers, &NAMES, sizes, streamed(refiners)).await?,
-            scores: sizes.computes(Wanted::of(tensors)).scores,
+            attention_in: sizes.computes(Wanted::of(tensors)).attention_in,
             config: config.clone(),
         })
     }
@@ -337,7 +337,7 @@ impl<B: Backend> Transformer<B> {
             rotation,
             pairs: RopePairs::Interleaved,
             causal: false,
-            scores: self.scores,
+            attention_in: self.attention_in,
             lengths,
             modulation,
         }

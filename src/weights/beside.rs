@@ -64,8 +64,8 @@ impl Beside {
         self.tensors.get(SCALE).is_none_or(|scale| scale.dtype.format().is_some_and(is_float))
     }
 
-    /// The columns that share a scale, to a multiple of which a file may pad each row; `None`
-    /// without block scales.
+    /// The number of columns that share a scale, or `None` without block scales. A file may pad
+    /// each row to a multiple of it.
     pub(super) fn scaled_columns(&self) -> Option<usize> {
         match (self.is_packed(), self.has_float_scales()) {
             (true, _) => Some(16),

@@ -74,7 +74,7 @@ impl Tensors {
                 false => tensors.weights = folder.weights(),
             }
             if network == Part::Transformer && folder.has_fp8_attention() {
-                tensors.scores = Compute::Fp8;
+                tensors.attention_in = Compute::Fp8;
             }
         }
         if tensors.random.is_some() {
@@ -144,7 +144,7 @@ impl Tensors {
             transform: None,
             weights: WeightFormat::AsIs,
             compute: Compute::Native,
-            scores: Compute::Native,
+            attention_in: Compute::Native,
         }
     }
 

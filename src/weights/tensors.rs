@@ -49,7 +49,7 @@ pub struct Tensors {
     /// The type that the operands of gemms with them should have.
     pub(super) compute: Compute,
     /// The type that queries, keys and values should have.
-    pub(super) scores: Compute,
+    pub(super) attention_in: Compute,
 }
 
 #[derive(Debug)]
@@ -408,8 +408,8 @@ impl Tensors {
 
     /// The type that the operands of the network's attention should have, as far as the size of a
     /// head allows it.
-    pub fn scores(&self) -> Compute {
-        self.scores
+    pub fn attention_in(&self) -> Compute {
+        self.attention_in
     }
 
     /// The files that contain the tensors.

@@ -7,7 +7,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from autoencoder import Autoencoder
-from captions import Writer
+from captions import Scene, Writer
 from export import read_weights
 from networks import TextToImage
 from pictures import Album
@@ -19,7 +19,7 @@ TOGETHER = 64
 
 class Samples:
     """For each size, scenes drawn as bytes [n, 3, h, w] and sampled latents [n, 16, h/8, w/8] in
-    the decoder's units."""
+    the decoder's units. Every scene has a caption: an empty one describes no picture."""
 
     def __init__(self, folder: Path, vae: Autoencoder, album: Album, writer: Writer, counts: dict[tuple[int, int], int]):
         device = album.device
@@ -30,11 +30,18 @@ class Samples:
         self.pictures: dict[tuple[int, int], Tensor] = {}
         self.latents: dict[tuple[int, int], Tensor] = {}
         seed = 0
+
+        def captioned(size: tuple[int, int], seed: int) -> Scene:
+            numbers = numbers_of(noise_of(seed, size))[0].double().numpy()
+            while not (scene := writer.scene(*size, numbers)).caption:
+                pass
+            return scene
+
         for size, count in counts.items():
             pictures, latents = [], []
             for at in range(0, count, TOGETHER):
                 seeds = range(seed, seed := seed + min(TOGETHER, count - at))
-                scenes = [writer.scene(*size, numbers_of(noise_of(s, size))[0].double().numpy()) for s in seeds]
+                scenes = [captioned(size, s) for s in seeds]
                 pictures += [(album.draw([scene]) * 255).round().byte() for scene in scenes]
                 with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
                     latents.append(sample(model, tokenizer, [scene.caption for scene in scenes], size, list(seeds)))

@@ -16,7 +16,8 @@ rounded to NVFP4 from --round-after of the call on. WORK/state.pt has parameters
 the optimizers, and is written every 60 s; --resume continues from it. --model continues from a
 stored folder, whose tokenizer and autoencoder it copies to WORK.
 
-On a GPU a step is one CUDA graph, and a second stream redraws the bank meanwhile. A step whose
+On a GPU a step is two CUDA graphs, and the gradients of all ranks are added between them. A second
+stream redraws the bank meanwhile. A step whose
 gradient is not finite changes no weight.
 """
 

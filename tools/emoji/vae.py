@@ -54,7 +54,8 @@ def contrast(x: Tensor) -> Tensor:
 
 
 class Reconstruction(torch.nn.Module):
-    """The training loss of a batch of pictures in 0..1, of which the last have sampled latents."""
+    """The training loss of a batch of pictures in 0..1. The last ones have the sampled latents; the
+    others are encoded."""
 
     def __init__(self, vae: Autoencoder):
         super().__init__()

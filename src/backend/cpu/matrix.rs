@@ -166,7 +166,7 @@ impl StoredRows {
 /// Matrices `[Nᵢ, K]` stacked as one `[N, K]`.
 #[derive(Debug, Clone)]
 pub(super) enum StoredMatrix {
-    /// Packed for [`multiply`], as F32, in whatever type the file has it.
+    /// Packed for [`multiply`], as F32.
     Packed { values: Arc<Vec<f32>>, dims: [usize; 2] },
     /// Each in its own type and memory.
     Parts { parts: Arc<[StoredRows]>, dims: [usize; 2] },

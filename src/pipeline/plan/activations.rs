@@ -37,10 +37,10 @@ pub(super) struct Widths {
 }
 
 impl Widths {
-    /// `scores`: the type of queries, keys and values.
-    pub(super) fn of_transformer(config: &TransformerConfig, scores: Compute) -> Self {
+    /// `attention_in`: the type of queries, keys and values.
+    pub(super) fn of_transformer(config: &TransformerConfig, attention_in: Compute) -> Self {
         let dim = config.dim;
-        let is_fp8 = scores == Compute::Fp8 && config.head_dim() == FP8_BLOCK;
+        let is_fp8 = attention_in == Compute::Fp8 && config.head_dim() == FP8_BLOCK;
         let fp8_qkv = if is_fp8 { 3 * dim } else { 0 };
         Self { residual: dim, qkv: 3 * dim, attention: dim, hidden: config.ffn_dim(), fp8_qkv }
     }
@@ -73,17 +73,17 @@ impl Widths {
 }
 
 /// Activations of a denoising step for items of so many tokens each. `scratch`: bytes of the
-/// largest matrix that is dequantised before its gemm; `scores`: the type of queries, keys
+/// largest matrix that is dequantised before its gemm; `attention_in`: the type of queries, keys
 /// and values.
 pub(super) fn step(
     config: &TransformerConfig,
-    scores: Compute,
+    attention_in: Compute,
     [items, tokens]: [usize; 2],
     sizes: Sizes,
     scratch: u64,
 ) -> u64 {
     let modulation = 4 * config.dim * (config.n_layers + config.n_refiner_layers);
-    let blocks = items * tokens * Widths::of_transformer(config, scores).at_once(sizes);
+    let blocks = items * tokens * Widths::of_transformer(config, attention_in).at_once(sizes);
     (blocks + sizes.of(modulation, 0)) as u64 + scratch
 }
 

@@ -111,7 +111,7 @@ impl Needs {
         [text_encoder, transformer, vae]: [&Tensors; 3],
         expected: &Expected,
     ) -> Self {
-        let scores = transformer.scores();
+        let attention_in = transformer.attention_in();
         let text_encoder = TextEncoder::bytes(b, text_encoder, &config.text_encoder);
         let transformer = Transformer::bytes(b, transformer, &config.transformer);
         let sizes = Sizes::new(b);
@@ -126,7 +126,7 @@ impl Needs {
         let decoder = |tile| (tile, activations::decoding(&config.vae, rows, tile, sizes, &overheads));
         let widest = [
             expected.prompts * tokens * Widths::of_text_encoder(&config.text_encoder).largest(),
-            items * (image + tokens) * Widths::of_transformer(&config.transformer, scores).largest(),
+            items * (image + tokens) * Widths::of_transformer(&config.transformer, attention_in).largest(),
             tiles.last().map_or(0, |&tile| config.vae.largest_decoded(tile.map_or(rows, |tile| [tile.pixels; 2]))),
         ];
         let scratch =
@@ -144,12 +144,18 @@ impl Needs {
             ),
             captions: activations::step(
                 &config.transformer,
-                scores,
+                attention_in,
                 [expected.prompts, tokens],
                 sizes,
                 scratch(&transformer),
             ),
-            step: activations::step(&config.transformer, scores, [items, image + tokens], sizes, scratch(&transformer)),
+            step: activations::step(
+                &config.transformer,
+                attention_in,
+                [items, image + tokens],
+                sizes,
+                scratch(&transformer),
+            ),
             decoder: tiles.into_iter().map(decoder).collect(),
             stream_buffers: buffer(&text_encoder).zip(buffer(&transformer)).map(Into::into),
             small: overheads.small,

@@ -5,16 +5,14 @@ use crate::backend::cuda::driver::program::{File, Program};
 use crate::backend::cuda::launch::args::Arg;
 use crate::backend::cuda::launch::gpu::Gpu;
 use crate::backend::cuda::launch::kernel::Grid;
-pub(crate) use crate::backend::cuda::launch::tensor_map::BOX_BYTES;
 use crate::backend::cuda::launch::tensor_map::TensorMap;
+pub(crate) use crate::backend::cuda::launch::tensor_map::{BOX_BYTES, BOX_ROWS};
 use crate::backend::cuda::matrix::Matrix;
 use crate::backend::cuda::memory::tensor::{CudaTensor, VECTOR};
 use crate::error::Result;
 use crate::tensor::DType;
 use std::ops::Range;
 
-/// Rows of a consumer warpgroup and of a TMA box.
-pub(crate) const BOX_ROWS: usize = 64;
 /// Columns of a TMA box of BF16.
 pub(crate) const BOX_COLUMNS: usize = BOX_BYTES / DType::Bf16.size();
 /// Rows of the tiles of [`Sharing::None`].

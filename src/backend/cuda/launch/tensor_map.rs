@@ -20,8 +20,8 @@ use std::sync::Arc;
 /// Bytes of a row of a box with the widest swizzle.
 pub(crate) const BOX_BYTES: usize = 128;
 
-/// Rows of a box of a projection.
-const BOX_ROWS: usize = 64;
+/// Rows of a box of the kernels for Hopper: those of a consumer warpgroup.
+pub(crate) const BOX_ROWS: usize = 64;
 
 /// A map in the form that a kernel takes.
 #[derive(Clone, Copy)]

@@ -5,7 +5,7 @@ use crate::backend::cuda::Cuda;
 use crate::backend::cuda::driver::program::{Program, kernel};
 use crate::backend::cuda::launch::args::Arg;
 use crate::backend::cuda::launch::kernel::{Grid, WARP};
-use crate::backend::cuda::launch::tensor_map::{BOX_BYTES, TensorMap};
+use crate::backend::cuda::launch::tensor_map::{BOX_BYTES, BOX_ROWS, TensorMap};
 use crate::backend::cuda::memory::tensor::{CudaTensor, VECTOR, aligned};
 use crate::backend::{AttentionArgs, AttentionOp, DeviceTensor};
 use crate::error::{Error, Result};
@@ -28,8 +28,6 @@ const WIDE_KEYS: usize = 32;
 /// Queries and keys of a tile of Hopper's kernel.
 const SM90_QUERIES: usize = 192;
 const SM90_KEYS: usize = 128;
-/// Rows of a TMA box of Hopper's kernel.
-const SM90_BOX_ROWS: usize = 64;
 /// The head of Hopper's kernel, and the threads of its CTAs.
 const SM90_HEAD: usize = 128;
 const SM90_THREADS: usize = 512;
@@ -180,7 +178,7 @@ impl AttentionOp for Cuda {
         let scale = Arg::F32(1.0 / (heads.dim as f32).sqrt());
         if gpu.device.sm90 && heads.dim == SM90_HEAD {
             let map = |of: &CudaTensor, width| {
-                let boxes = [BOX_BYTES / of.dtype().size(), SM90_BOX_ROWS];
+                let boxes = [BOX_BYTES / of.dtype().size(), BOX_ROWS];
                 TensorMap::new(op, of, &[width, tokens, items], width, &boxes)
             };
             let [qkv_map, values_map] = match types.qkv {
