@@ -21,6 +21,7 @@ SHADE, ACROSS, DOWN, SIZE, TILTED, MIRRORED = 0, 1, 2, 3, 4, 8
 REFERENCE = 256  # patches of a picture whose numbers have standard deviation 1
 TILT = 10.0  # degrees
 TILTED_FROM = 1.5  # so one picture in eight of 256×256 is tilted
+MIRRORED_FROM = 0.9  # so one in five that may be is mirrored
 SIZES = (0.875, 0.75)  # of the shorter side
 MOST_OBJECTS = 4
 
@@ -93,4 +94,4 @@ def tilt(numbers: np.ndarray, nth: int) -> float:
 
 
 def mirrored(numbers: np.ndarray, nth: int, may: bool) -> bool:
-    return bool(may and numbers[MIRRORED + nth] > 0.4)
+    return bool(may and numbers[MIRRORED + nth] > MIRRORED_FROM)
