@@ -13,10 +13,13 @@ use crate::error::Result;
 use crate::model::vae::Vae;
 use crate::tensor::HostTensor;
 
-/// Latents along a side of the picture that is decoded for the fit.
+/// Pictures that are decoded for the fit, one after the other.
+const PICTURES: usize = 4;
+/// Latents along a side of such a picture.
 const SIDE: usize = 16;
-/// Latents along a side of a square of one value.
-const CELL: usize = 2;
+/// Latents along a side of a square of one value. The outermost ones do not count, because the
+/// squares beside them change their colours.
+const CELL: usize = 4;
 /// The ridge, added to the diagonal so that the equations have a solution for any autoencoder.
 const RIDGE: f64 = 1e-3;
 
@@ -42,28 +45,31 @@ impl Latent2Rgb {
     pub(super) async fn fit<B: Backend>(b: &B, vae: &Vae<B>, channels: usize) -> Result<Self> {
         // Squares of one value each, because a colour depends on the neighbouring latents as well.
         let cells = SIDE / CELL;
-        let values = noise::normal(0, channels * cells * cells);
-        let latent = |c: usize, y: usize, x: usize| values[(c * cells + y / CELL) * cells + x / CELL];
-        let latents: Vec<f32> =
-            (0..channels * SIDE * SIDE).map(|i| latent(i / (SIDE * SIDE), i / SIDE % SIDE, i % SIDE)).collect();
-        let latents = b.upload(&HostTensor::from_f32(&[1, channels, SIDE, SIDE], &latents))?;
-        let decoded = vae.decode(b, &latents, 0..1)?;
-        let width = decoded.shape()[2];
-        let pixels = b.download(&decoded).await?.to_f32();
-
+        let values = noise::normal(0, PICTURES * channels * cells * cells);
         let mut equations = Equations::new(channels + 1);
-        let side = width / cells;
-        for cell in 0..cells * cells {
-            let y = cell / cells;
-            let x = cell % cells;
-            let mut colour = [0.0; 3];
-            for (dy, dx) in (0..side * side).map(|i| (i / side, i % side)) {
-                let at = 3 * ((y * side + dy) * width + x * side + dx);
-                colour.iter_mut().zip(&pixels[at..]).for_each(|(sum, &value)| *sum += f64::from(value));
+        for values in values.chunks_exact(channels * cells * cells) {
+            let latent = |c: usize, y: usize, x: usize| values[(c * cells + y / CELL) * cells + x / CELL];
+            let latents: Vec<f32> =
+                (0..channels * SIDE * SIDE).map(|i| latent(i / (SIDE * SIDE), i / SIDE % SIDE, i % SIDE)).collect();
+            let latents = b.upload(&HostTensor::from_f32(&[1, channels, SIDE, SIDE], &latents))?;
+            let decoded = vae.decode(b, &latents, 0..1)?;
+            let width = decoded.shape()[2];
+            let pixels = b.download(&decoded).await?.to_f32();
+
+            let rim = width / SIDE;
+            let side = width / cells - 2 * rim;
+            for cell in 0..cells * cells {
+                let y = cell / cells * (side + 2 * rim) + rim;
+                let x = cell % cells * (side + 2 * rim) + rim;
+                let mut colour = [0.0; 3];
+                for (dy, dx) in (0..side * side).map(|i| (i / side, i % side)) {
+                    let at = 3 * ((y + dy) * width + x + dx);
+                    colour.iter_mut().zip(&pixels[at..]).for_each(|(sum, &value)| *sum += f64::from(value));
+                }
+                let latent = (0..channels).map(|c| f64::from(values[c * cells * cells + cell]));
+                let colour = colour.map(|sum| sum / (255 * side * side) as f64);
+                equations.add(&latent.chain([1.0]).collect::<Vec<_>>(), colour);
             }
-            let latent = (0..channels).map(|c| f64::from(values[c * cells * cells + cell]));
-            let colour = colour.map(|sum| sum / (255 * side * side) as f64);
-            equations.add(&latent.chain([1.0]).collect::<Vec<_>>(), colour);
         }
         Ok(Self { rows: equations.solve() })
     }
