@@ -19,7 +19,7 @@
 //! | --- | --- | --- |
 //! | `cli` | yes | the dependencies of the program `zimage`; a library needs none of them |
 //! | `hub` | with `cli` | `weights::hub`: downloads from the Hugging Face hub, on targets with files and threads |
-//! | `embedded-model` | yes | [`Model::embedded`], a small model compiled in (32 MB) |
+//! | `embedded-model` | yes | [`Model::embedded`], a small model compiled in (9 MB) |
 //! | `webgpu` | yes | `backend::webgpu`: any GPU through Vulkan, Metal or Direct3D 12, and in the browser |
 //! | `cuda` | yes | `backend::cuda`: NVIDIA GPUs; needs no CUDA to build |
 //!

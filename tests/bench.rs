@@ -53,7 +53,7 @@ fn bench_measures_every_stage_and_op() {
         "op/attention/block",
         "op/attention/text-block",
         "op/attention/vae",
-        "op/conv2d/3x3-96-96-16-up",
+        "op/conv2d/3x3-64-64-16-up",
         "op/group_norm/32-64-silu",
         "op/sampler_step",
         "op/to_rgb8",

@@ -15,7 +15,8 @@ use tempfile::{TempDir, tempdir};
 use zimage::{Image, Info, PngText};
 
 /// The warning that precedes every picture of an untrained size.
-const SIZE: &str = "warning: this model was trained for 256×256: a picture of 64×64 may be broken\n";
+const SIZE: &str = "warning: this model was trained for 256×256, 128×128, 192×192, 256×128 and 13 more sizes: \
+                    a picture of 64×64 may be broken\n";
 
 fn files(folder: &Path) -> Vec<String> {
     let mut names: Vec<String> =

@@ -65,16 +65,16 @@ fn tiles_shrink_when_memory_runs_out() {
     assert_eq!((tiled.1.vae_tile, tiled.1.warnings.len()), (Some(128), 0));
     assert!(psnr(&tiled.0, &whole.0) > 60.0, "{:.1} dB", psnr(&tiled.0, &whole.0));
 
-    // The limit fits 64 channels at 128 × 128, but not at the size of the picture.
+    // The limit fits 48 channels at 128 × 128, but not at the size of the picture.
     let short = |most| embedded(Faulty::new(Cpu::new(), Fault::NoMemoryPast(most)));
-    let pipeline = short(128 * 128 * 64);
+    let pipeline = short(128 * 128 * 48);
     let (picture, drawn) = draw(&pipeline, VaeTile::Auto).unwrap();
     assert_eq!((drawn.vae_tile, picture), (Some(128), tiled.0));
     assert!(drawn.warnings.len() == 1 && drawn.warnings[0].contains("tiles of 128×128 pixels"), "{:?}", drawn.warnings);
     // An explicit tile size is not changed, and the failed run reports the missing memory.
     let refused = draw(&pipeline, VaeTile::Off).unwrap_err();
     assert!(
-        matches!(&refused, Error::OutOfMemory { problem, .. } if problem.contains("[1, 144, 240, 64]")),
+        matches!(&refused, Error::OutOfMemory { problem, .. } if problem.contains("[1, 144, 240, 48]")),
         "{refused}"
     );
     let refused = draw(&short(1 << 10), VaeTile::Auto).unwrap_err();
@@ -150,15 +150,15 @@ mod webgpu {
 
     #[test]
     fn adapter_with_small_buffers_uses_tiles() {
-        // 64 channels at 128 × 128 in F32.
-        let most = 128 * 128 * 64 * 4;
+        // 48 channels at 128 × 128 in F32.
+        let most = 128 * 128 * 48 * 4;
         let Some(b) = limited(most) else { return };
         assert_eq!(b.largest_activation() as u64, most / 4);
         let small = embedded(b);
         // Without tiles it fails with one sentence that names the tensor and its size.
         let refused = draw(&small, VaeTile::Off).unwrap_err().to_string();
-        assert!(refused.contains("a tensor of shape [1, 144, 240, 64] takes 8.4 MiB"), "{refused}");
-        assert!(refused.contains("allows 4.0 MiB for one buffer"), "{refused}");
+        assert!(refused.contains("a tensor of shape [1, 144, 240, 48] takes 6.3 MiB"), "{refused}");
+        assert!(refused.contains("allows 3.0 MiB for one buffer"), "{refused}");
         // The same pipeline stays usable, and its tiles match those of another backend.
         let (picture, drawn) = draw(&small, VaeTile::Auto).unwrap();
         assert_eq!((drawn.vae_tile, drawn.warnings.len()), (Some(128), 1));

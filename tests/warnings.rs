@@ -7,7 +7,8 @@ use pollster::block_on;
 use std::ops::ControlFlow;
 use zimage::{BackendChoice, Engine, Model, Request};
 
-const SIZE: &str = "this model was trained for 256×256: a picture of 64×64 may be broken";
+const SIZE: &str = "this model was trained for 256×256, 128×128, 192×192, 256×128 and 13 more sizes: a picture of \
+                    64×64 may be broken";
 const PROMPT: &str = "the prompt is empty: the model draws whatever it likes";
 
 fn request(prompt: &str, side: usize) -> Request {

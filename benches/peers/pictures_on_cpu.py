@@ -15,6 +15,7 @@ import os
 import resource
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 import warnings
@@ -38,7 +39,10 @@ class Diffusers:
 
         warnings.filterwarnings("ignore")
         torch.set_num_threads(threads)
-        self.pipeline = ZImagePipeline.from_pretrained(ROOT / "models" / "emoji", torch_dtype=getattr(torch, dtype))
+        with tempfile.TemporaryDirectory() as folder:
+            export = [sys.executable, ROOT / "tools" / "emoji" / "export.py", "--model", ROOT / "models" / "emoji"]
+            subprocess.run([*export, "--out", folder, "--f32"], check=True, stdout=subprocess.DEVNULL)
+            self.pipeline = ZImagePipeline.from_pretrained(folder, torch_dtype=getattr(torch, dtype))
         self.pipeline.set_progress_bar_config(disable=True)
         self.name = f"diffusers, {dtype}"
 

@@ -1,14 +1,16 @@
-"""Writes the trained networks as a model folder, in the stored formats or in bfloat16.
+"""Writes the trained networks as a model folder, in the stored formats or in plain floats.
 
 Run: python tools/emoji/export.py --work target/emoji --out target/emoji/model
      python tools/emoji/export.py --model models/emoji --out target/emoji/bf16 --bf16
+     python tools/emoji/export.py --model models/emoji --out target/emoji/f32 --f32
 Needs: the output of vae.py and training.py in WORK, or a stored model folder; torch, safetensors
 and tokenizers; no GPU.
 
 The stored folder has the files and names of diffusers; its matrices are NVFP4 and its kernels INT8,
 as formats.py describes. It leaves out the text encoder's last layer, which Z-Image does not use.
-The bfloat16 folder has the same weights, and that layer as a copy of the one before:
-`ZImagePipeline.from_pretrained` opens it.
+The folders of plain floats have the same weights, and that layer as a copy of the one before:
+`ZImagePipeline.from_pretrained` opens them. float32 holds every stored value exactly; bfloat16
+holds those of NVFP4 exactly and rounds those of INT8.
 """
 
 import argparse
@@ -88,26 +90,27 @@ def read_vae(folder: Path) -> Autoencoder:
     return vae.eval()
 
 
-def in_bf16(part: str, module: nn.Module) -> dict[str, Tensor]:
+def plain(part: str, module: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
     """The tensors of a part as diffusers and transformers expect them."""
-    tensors = {name: value.bfloat16().contiguous() for name, value in module.state_dict().items()}
+    tensors = {name: value.to(dtype).contiguous() for name, value in module.state_dict().items()}
     if part == "text_encoder":
         last = TEXT["num_hidden_layers"] - 1
         tensors |= {k.replace(f"layers.{last - 1}.", f"layers.{last}."): v.clone() for k, v in tensors.items() if f"layers.{last - 1}." in k}
-        tensors["norm.weight"] = torch.ones(TEXT["hidden_size"], dtype=torch.bfloat16)
+        tensors["norm.weight"] = torch.ones(TEXT["hidden_size"], dtype=dtype)
     return tensors
 
 
-def write(model: TextToImage, vae: Autoencoder, tokenizer: Path, out: Path, bf16: bool) -> None:
+def write(model: TextToImage, vae: Autoencoder, tokenizer: Path, out: Path, dtype: torch.dtype | None = None) -> None:
+    """Writes a folder in the stored formats, or with all tensors in `dtype`."""
     for part, module in parts_of(model, vae).items():
         path = out / FILES[part]
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(in_bf16(part, module) if bf16 else stored(part, module), path, metadata={"format": "pt"})
+        save_file(plain(part, module, dtype) if dtype else stored(part, module), path, metadata={"format": "pt"})
     settings = json.loads((tokenizer / "tokenizer_config.json").read_text())
     end = next(int(n) for n, token in settings["added_tokens_decoder"].items() if token["content"] == "<|im_end|>")
     text = dict(
         architectures=["Qwen3Model"], model_type="qwen3", **TEXT, hidden_act="silu", attention_bias=False, tie_word_embeddings=True,
-        eos_token_id=end, rope_parameters=dict(rope_type="default", rope_theta=TEXT_THETA), dtype="bfloat16",
+        eos_token_id=end, rope_parameters=dict(rope_type="default", rope_theta=TEXT_THETA), dtype=str(dtype or torch.bfloat16).removeprefix("torch."),
     )  # fmt: skip
     configs = {
         "model_index.json": INDEX,
@@ -129,7 +132,9 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("target/emoji"), help="the folder that vae.py and training.py wrote")
     parser.add_argument("--model", type=Path, help="a stored model folder, instead of WORK")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--bf16", action="store_true", help="write bfloat16 for diffusers instead of the stored formats")
+    plain_floats = parser.add_mutually_exclusive_group()
+    plain_floats.add_argument("--bf16", dest="dtype", action="store_const", const=torch.bfloat16, help="write bfloat16 for diffusers")
+    plain_floats.add_argument("--f32", dest="dtype", action="store_const", const=torch.float32, help="write float32 for diffusers")
     args = parser.parse_args()
     model = TextToImage()
     if args.model:
@@ -138,9 +143,9 @@ def main() -> None:
     else:
         model.load_state_dict(torch.load(args.work / "state.pt", map_location="cpu")["model"])
         vae, tokenizer = load_vae(args.work, torch.device("cpu")), args.work / "tokenizer"
-        if args.bf16:
-            raise SystemExit("--bf16 converts a stored folder: name it with --model")
-    write(model, vae, tokenizer, args.out, args.bf16)
+        if args.dtype:
+            raise SystemExit("--bf16 and --f32 convert a stored folder: name it with --model")
+    write(model, vae, tokenizer, args.out, args.dtype)
     size = sum(path.stat().st_size for path in args.out.rglob("*") if path.is_file())
     print(f"{args.out}: {size / 1e6:.2f} MB")
 

@@ -3,15 +3,21 @@ embedded default.
 
     python tools/goldens/emoji.py
 
-Run it again when models/emoji changes. The versions are those of requirements.txt.
+Run it again when models/emoji changes. The versions are those of requirements.txt. diffusers reads
+the folder that `tools/emoji/export.py --f32` writes, which has the stored values.
 """
 
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import torch
+from diffusers import ZImagePipeline
 from safetensors.torch import save_file
 
 from make import ROOT, generator, load
@@ -21,12 +27,22 @@ CASES = [
     ("a red fox", "", 7, 0.0, 256, 256),
     ("a moon on the left and a rocket on the right, night-blue background", "", 0, 0.0, 256, 256),
     ("an owl, mint background", "a frog", 3, 1.5, 192, 128),
+    ("three apples on a night-blue background", "", 5, 0.0, 384, 256),
 ]
 STEPS = 8
 
 
+def embedded() -> ZImagePipeline:
+    """The embedded default in diffusers, with the values of its stored formats."""
+    repository = ROOT.parents[1]
+    with tempfile.TemporaryDirectory() as folder:
+        export = [sys.executable, repository / "tools" / "emoji" / "export.py", "--f32"]
+        subprocess.run([*export, "--model", repository / "models" / "emoji", "--out", folder], check=True)
+        return load(Path(folder))
+
+
 def main() -> None:
-    pipe = load(ROOT.parents[1] / "models" / "emoji")
+    pipe = embedded()
     cases, tensors = [], {}
     for i, (prompt, negative, seed, guidance, width, height) in enumerate(CASES):
         latents: list[torch.Tensor] = []

@@ -9,7 +9,7 @@ import type { Page } from "playwright-core";
 import { ask, DIST, download, inBrowser, notice, PATIENCE, press, until, withServer } from "./browser.js";
 
 const SMALL = { width: 64, height: 64, steps: 1, seed: 5 };
-const SIZE_OF_EMOJI = "256 × 256";
+const DEFAULTS = JSON.parse(await readFile(join(DIST, "models/emoji/zimage.json"), "utf8")) as { sizes: [number, number][] };
 
 /** Opens the page with the embedded model on the processor, which is faster than a software GPU. */
 async function ready(page: Page, origin: string): Promise<void> {
@@ -153,14 +153,16 @@ test("an empty prompt starts no work", () => withServer((server) => inBrowser(as
 test("trained sizes are offered, others get a warning", () => withServer((server) => inBrowser(async (_, page) => {
   await ready(page, server.origin);
   const size = page.locator("#sizes").getByRole("button");
-  assert.deepEqual(await size.allInnerTexts(), [SIZE_OF_EMOJI]);
-  assert.equal(await size.getAttribute("aria-pressed"), "true");
+  assert.deepEqual(await size.allInnerTexts(), DEFAULTS.sizes.map((sides) => sides.join(" × ")));
+  const pressed = page.locator("#sizes [aria-pressed=true]");
+  assert.deepEqual(await pressed.allInnerTexts(), ["256 × 256"]);
   assert.equal(await page.isVisible("#size-hint"), false);
-  await page.fill("#width", "320");
-  assert.equal(await page.innerText("#size-hint"), `This model was trained for ${SIZE_OF_EMOJI} only. Pictures of other sizes may come out broken.`);
-  assert.equal(await size.getAttribute("aria-pressed"), "false");
-  await size.click();
-  assert.deepEqual(await values(page, "width", "height"), ["256", "256"]);
+  await page.fill("#width", "400");
+  assert.equal(await page.innerText("#size-hint"), "This model was trained for the sizes above only. Pictures of other sizes may come out broken.");
+  assert.equal(await pressed.count(), 0);
+  await size.getByText("384 × 256", { exact: true }).click();
+  assert.deepEqual(await values(page, "width", "height"), ["384", "256"]);
+  assert.deepEqual(await pressed.allInnerTexts(), ["384 × 256"]);
   assert.equal(await page.isVisible("#size-hint"), false);
 })));
 

@@ -28,6 +28,8 @@ const sizeHint = byId("size-hint", HTMLParagraphElement);
 
 /** Fields with a value from the user or a link. Another model's defaults do not replace them. */
 const given = new Set<string>();
+/** More trained sizes than this are not repeated in a warning: the buttons above it show them. */
+const MOST_NAMED = 4;
 /** The widths and heights that the model was trained for. */
 let trained: Info["defaults"]["sizes"] = [];
 
@@ -116,7 +118,7 @@ function advise(): void {
   const at = trained.findIndex((size) => size[0] === width && size[1] === height);
   [...sizes.querySelectorAll("button")].forEach((button, i) => (button.ariaPressed = String(i === at)));
   sizeHint.hidden = trained.length === 0 || at >= 0;
-  const words = trained.map((size) => size.join(" × ")).join(", ");
+  const words = trained.length > MOST_NAMED ? "the sizes above" : trained.map((size) => size.join(" × ")).join(", ");
   const advice = sizeHint.hidden ? "" : `This model was trained for ${words} only. Pictures of other sizes may come out broken.`;
   if (sizeHint.textContent !== advice) sizeHint.textContent = advice;
 }
