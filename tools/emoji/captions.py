@@ -18,6 +18,9 @@ COLOUR_WORDS = {w for _, words in COLOURS for phrase in words for w in phrase.re
 OPEN = ((255, 255, 255), (200, 212, 232))
 #: The share of scenes with one picture over a colour.
 SINGLES = 0.6
+#: The share of pictures without a skin tone that are animals, food, places or objects. They have little
+#: in common, so each needs more steps than one of the many people.
+THINGS = 0.7
 #: A background that a word names gets darker by at most this share.
 DARKEN = 0.05
 
@@ -98,7 +101,8 @@ class Writer:
         self.catalogue, self.singles = catalogue, singles
         self.rng = random.Random(seed)
         self.noise = np.random.default_rng(seed)
-        self.base = [i for i, p in enumerate(catalogue) if not p.toned]
+        self.things = [i for i, p in enumerate(catalogue) if p.tintable]
+        self.others = [i for i, p in enumerate(catalogue) if not p.tintable and not p.toned]
         self.toned = [i for i, p in enumerate(catalogue) if p.toned]
         self.labels = {p.label.lower() for p in catalogue} | {n.lower() for p in catalogue for n in p.names}
         self.of_label = {p.label.lower(): i for i, p in enumerate(catalogue)}
@@ -106,8 +110,10 @@ class Writer:
     # Words.
 
     def pick(self, base_share: float) -> int:
-        use_base = bool(self.base) and (not self.toned or self.rng.random() < base_share)
-        return self.rng.choice(self.base if use_base else self.toned)
+        """A picture: with the probability `base_share` one without a skin tone."""
+        groups = [(self.toned, 1 - base_share), (self.things, base_share * THINGS), (self.others, base_share * (1 - THINGS))]
+        chosen = self.rng.choices([g for g, _ in groups if g], [w for g, w in groups if g])[0]
+        return self.rng.choice(chosen)
 
     def name(self, index: int) -> str:
         """The label, one of the names, or a tag that is this picture's own."""
@@ -217,7 +223,7 @@ class Writer:
         return self.put(numbers, 0, index, slide(width - side, numbers[ACROSS]), slide(height - side, numbers[DOWN]), side, tint)
 
     def single(self, width: int, height: int, numbers: np.ndarray) -> tuple[list[Object], str]:
-        index, r = self.pick(0.66), self.rng.random()
+        index, r = self.pick(0.75), self.rng.random()
         tint, name = self.tinted(index, self.name(index), 0.08)
         share, where = size_share(numbers), None
         if r < 0.06:
