@@ -56,6 +56,8 @@ __device__ __forceinline__ void fence_proxy_async() {
 enum NamedBarrier : unsigned {
     // Consumer warpgroup i has CONSUMER_BARRIER + i.
     CONSUMER_BARRIER = 1,
+    // All consumer warpgroups.
+    CONSUMERS_BARRIER = 7,
 };
 
 // bar.sync for `threads` threads, a multiple of 32.

@@ -106,6 +106,15 @@ __device__ __forceinline__ void wgmma_ss(float (&d)[128], u64 a, u64 b, bool acc
                  : "l"(a), "l"(b), "r"(static_cast<unsigned>(accumulate)));
 }
 
+// wgmma_ss with b MN-major.
+__device__ __forceinline__ void wgmma_ss_mn(float (&d)[128], u64 a, u64 b, bool accumulate) {
+    asm volatile("{\n.reg .pred p;\nsetp.ne.u32 p, %130, 0;\n"
+                 "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {" NUMBERS_128
+                 "}, %128, %129, p, 1, 1, 0, 1;\n}"
+                 : OPERANDS_32(d, 0), OPERANDS_32(d, 32), OPERANDS_32(d, 64), OPERANDS_32(d, 96)
+                 : "l"(a), "l"(b), "r"(static_cast<unsigned>(accumulate)));
+}
+
 // wgmma_ss with elements of E4M3: a is 64×32 and b 32×N, which also have rows of 32 bytes.
 __device__ __forceinline__ void wgmma_ss_e4m3(float (&d)[32], u64 a, u64 b, bool accumulate) {
     asm volatile("{\n.reg .pred p;\nsetp.ne.u32 p, %34, 0;\n"

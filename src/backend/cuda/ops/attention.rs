@@ -1,5 +1,5 @@
-//! `attention`: fused softmax attention in three kernels: Hopper's for heads of 128, one for heads
-//! up to 128, and one for wider heads.
+//! `attention`: fused softmax attention in four kernels: Hopper's for heads of 128 and of 512, one
+//! for heads up to 128, and one for wider heads.
 
 use crate::backend::cuda::Cuda;
 use crate::backend::cuda::driver::program::{Program, kernel};
@@ -7,9 +7,11 @@ use crate::backend::cuda::launch::args::Arg;
 use crate::backend::cuda::launch::kernel::{Grid, WARP};
 use crate::backend::cuda::launch::tensor_map::{BOX_BYTES, BOX_ROWS, TensorMap};
 use crate::backend::cuda::memory::tensor::{CudaTensor, VECTOR, aligned};
-use crate::backend::{AttentionArgs, AttentionOp, DeviceTensor};
+use crate::backend::{AttentionArgs, AttentionOp, DeviceTensor, Heads};
 use crate::error::{Error, Result};
 use crate::tensor::{Compute, DType};
+
+const OP: &str = "attention";
 
 /// The widest head whose output a warp has in registers, for [`WARP_QUERIES`] queries.
 const NARROW_HEAD: usize = 128;
@@ -31,6 +33,11 @@ const SM90_KEYS: usize = 128;
 /// The head of Hopper's kernel, and the threads of its CTAs.
 const SM90_HEAD: usize = 128;
 const SM90_THREADS: usize = 512;
+/// The head, the queries and keys of a tile, and the threads of a CTA of Hopper's kernel for the
+/// autoencoder, which knows no mask.
+const SM90_WIDE_HEAD: usize = 512;
+const SM90_WIDE_TILE: usize = 64;
+const SM90_WIDE_THREADS: usize = 384;
 /// Shared memory of a CTA in bytes, less what barriers take.
 const SM90_FREE: usize = (227 << 10) - 1024;
 
@@ -96,7 +103,7 @@ impl Variant {
             Compute::Native => keys,
             Compute::Fp8 => dim * padded(KEYS),
         };
-        let program = Program::new("attention", kernel!("attention.cu")).with("WARPS", WARPS).with("KEYS", KEYS);
+        let program = Program::new(OP, kernel!("attention.cu")).with("WARPS", WARPS).with("KEYS", KEYS);
         Self {
             program: program.with_all(types.constants()),
             queries: WARP_QUERIES * WARPS,
@@ -112,7 +119,7 @@ impl Variant {
         let probabilities = WIDE_QUERIES * WIDE_KEYS * DType::Bf16.size();
         let statistics = WIDE_QUERIES * 4 * DType::F32.size();
         Self {
-            program: Program::new("attention", kernel!("attention_wide.cu")),
+            program: Program::new(OP, kernel!("attention_wide.cu")),
             queries: WIDE_QUERIES,
             threads: WARP * WIDE_WARPS,
             shared: rows + probabilities + statistics,
@@ -131,13 +138,24 @@ fn sm90_memory(types: Types) -> (usize, usize) {
 }
 
 fn sm90_program(causal: bool, lengths: bool, cluster: usize, types: Types) -> Program {
-    Program::new("attention", kernel!("sm90/attention.cu"))
+    Program::new(OP, kernel!("sm90/attention.cu"))
         .with("CAUSAL", causal)
         .with("HAS_LENGTHS", lengths)
         .with("CLUSTER", cluster)
         .with_all(types.constants())
         .with("STAGES", sm90_memory(types).0)
         .pdl()
+}
+
+/// Hopper's kernel for wide heads in clusters of so many CTAs.
+fn sm90_wide_program(cluster: usize) -> Program {
+    Program::new(OP, kernel!("sm90/attention_wide.cu")).with("CLUSTER", cluster).pdl()
+}
+
+/// Bytes of shared memory of the kernel for wide heads: tiles of queries, keys and values, and the
+/// probabilities of two tiles of keys.
+fn sm90_wide_memory() -> usize {
+    (3 * SM90_WIDE_HEAD + 2 * SM90_WIDE_TILE) * SM90_WIDE_TILE * DType::Bf16.size()
 }
 
 /// The clusters of Hopper's kernel.
@@ -163,67 +181,115 @@ impl Clusters {
 
 impl AttentionOp for Cuda {
     fn run_attention(&self, args: AttentionArgs<'_, CudaTensor>, shape: [usize; 3]) -> Result<CudaTensor> {
-        let op = "attention";
-        let gpu = &self.gpu;
-        let AttentionArgs { qkv, heads, mask, output } = args;
-        let [items, tokens, _] = shape;
+        let AttentionArgs { heads, ref mask, output, .. } = args;
         if heads.dim > MAX_HEAD {
             return Err(Error::Device(format!("attention: heads of {} are wider than {MAX_HEAD}", heads.dim)));
         }
-        let out = gpu.output_operand(op, &shape, output, heads.query)?;
-        let types = Types { qkv: qkv.compute(), output };
-        let qkv_scales = Arg::read_scales(qkv);
-        let query_heads = Arg::U32(heads.query);
-        let key_heads = Arg::U32(heads.key_value);
-        let scale = Arg::F32(1.0 / (heads.dim as f32).sqrt());
-        if gpu.device.sm90 && heads.dim == SM90_HEAD {
-            let map = |of: &CudaTensor, width| {
-                let boxes = [BOX_BYTES / of.dtype().size(), BOX_ROWS];
-                TensorMap::new(op, of, &[width, tokens, items], width, &boxes)
-            };
-            let [qkv_map, values_map] = match types.qkv {
-                Compute::Native => {
-                    let fused = map(&gpu.activation(qkv)?, heads.fused_width());
-                    [fused.clone(), fused]
-                }
-                Compute::Fp8 => TensorMap::of_projection(op, qkv, BOX_BYTES),
-            };
-            let out_map = map(&out, heads.query * heads.dim);
-            let args = [
-                Arg::Map(&qkv_map),
-                Arg::optional(mask.lengths),
-                Arg::Map(&out_map),
-                Arg::write_scales(&out),
-                Arg::U32(tokens),
-                Arg::U32(items),
-                query_heads,
-                key_heads,
-                scale,
-                Arg::Map(&values_map),
-                qkv_scales,
-            ];
-            let clusters = Clusters::new(tokens, heads.query * items, gpu.device.sms);
-            let program = sm90_program(mask.causal, mask.lengths.is_some(), clusters.size, types);
-            let shared = sm90_memory(types).1;
-            let grid = Grid { ctas: [clusters.ctas, 1, 1], threads: SM90_THREADS, shared };
-            gpu.launch(&program, op, grid, &args)?;
-        } else {
-            let qkv = match types.qkv {
-                Compute::Native => gpu.activation(qkv)?,
-                Compute::Fp8 => qkv.elements(DType::Bf16),
-            };
-            let is_narrow = heads.dim <= NARROW_HEAD;
-            let mut args = vec![Arg::Read(&qkv), Arg::optional(mask.lengths), Arg::Write(&out)];
-            args.extend(is_narrow.then_some(Arg::write_scales(&out)));
-            args.extend([Arg::U32(tokens), query_heads, key_heads, scale]);
-            args.extend(is_narrow.then_some(qkv_scales));
-            let Variant { program, queries, threads, shared } =
-                Variant::new(heads.dim, mask.causal, mask.lengths.is_some(), types);
-            let ctas = [tokens.div_ceil(queries), heads.query, items];
-            gpu.launch(&program, op, Grid { ctas, threads, shared }, &args)?;
+        let out = self.gpu.output_operand(OP, &shape, output, heads.query)?;
+        let is_masked = mask.causal || mask.lengths.is_some();
+        match heads.dim {
+            SM90_HEAD if self.gpu.device.sm90 => self.attention_sm90(args, shape, &out)?,
+            SM90_WIDE_HEAD if self.gpu.device.sm90 && !is_masked => self.attention_sm90_wide(args, shape, &out)?,
+            _ => self.attention_portable(args, shape, &out)?,
         }
         Ok(out)
     }
+}
+
+/// The launches of the kernels, whose output has `shape`.
+impl Cuda {
+    fn attention_sm90(&self, args: AttentionArgs<'_, CudaTensor>, shape: [usize; 3], out: &CudaTensor) -> Result<()> {
+        let gpu = &self.gpu;
+        let AttentionArgs { qkv, heads, mask, output } = args;
+        let [items, tokens, _] = shape;
+        let types = Types { qkv: qkv.compute(), output };
+        let [qkv_map, values_map] = match types.qkv {
+            Compute::Native => {
+                let fused = rows_map(&gpu.activation(qkv)?, [items, tokens, heads.fused_width()]);
+                [fused.clone(), fused]
+            }
+            Compute::Fp8 => TensorMap::of_projection(OP, qkv, BOX_BYTES),
+        };
+        let out_map = rows_map(out, shape);
+        let args = [
+            Arg::Map(&qkv_map),
+            Arg::optional(mask.lengths),
+            Arg::Map(&out_map),
+            Arg::write_scales(out),
+            Arg::U32(tokens),
+            Arg::U32(items),
+            Arg::U32(heads.query),
+            Arg::U32(heads.key_value),
+            score_scale(heads),
+            Arg::Map(&values_map),
+            Arg::read_scales(qkv),
+        ];
+        let clusters = Clusters::new(tokens, heads.query * items, gpu.device.sms);
+        let program = sm90_program(mask.causal, mask.lengths.is_some(), clusters.size, types);
+        let shared = sm90_memory(types).1;
+        gpu.launch(&program, OP, Grid { ctas: [clusters.ctas, 1, 1], threads: SM90_THREADS, shared }, &args)
+    }
+
+    fn attention_sm90_wide(
+        &self,
+        args: AttentionArgs<'_, CudaTensor>,
+        shape: [usize; 3],
+        out: &CudaTensor,
+    ) -> Result<()> {
+        let AttentionArgs { qkv, heads, .. } = args;
+        let [items, tokens, _] = shape;
+        let qkv_map = rows_map(&self.gpu.activation(qkv)?, [items, tokens, heads.fused_width()]);
+        let out_map = rows_map(out, shape);
+        let args = [
+            Arg::Map(&qkv_map),
+            Arg::Map(&out_map),
+            Arg::U32(tokens),
+            Arg::U32(heads.query),
+            Arg::U32(heads.key_value),
+            score_scale(heads),
+        ];
+        let tiles = tokens.div_ceil(SM90_WIDE_TILE);
+        let cluster = tiles.min(2);
+        let ctas = [tiles.next_multiple_of(cluster), heads.query, items];
+        let grid = Grid { ctas, threads: SM90_WIDE_THREADS, shared: sm90_wide_memory() };
+        self.gpu.launch(&sm90_wide_program(cluster), OP, grid, &args)
+    }
+
+    fn attention_portable(
+        &self,
+        args: AttentionArgs<'_, CudaTensor>,
+        shape: [usize; 3],
+        out: &CudaTensor,
+    ) -> Result<()> {
+        let AttentionArgs { qkv, heads, mask, output } = args;
+        let [items, tokens, _] = shape;
+        let types = Types { qkv: qkv.compute(), output };
+        let scales = Arg::read_scales(qkv);
+        let qkv = match types.qkv {
+            Compute::Native => self.gpu.activation(qkv)?,
+            Compute::Fp8 => qkv.elements(DType::Bf16),
+        };
+        let is_narrow = heads.dim <= NARROW_HEAD;
+        let mut args = vec![Arg::Read(&qkv), Arg::optional(mask.lengths), Arg::Write(out)];
+        args.extend(is_narrow.then_some(Arg::write_scales(out)));
+        args.extend([Arg::U32(tokens), Arg::U32(heads.query), Arg::U32(heads.key_value), score_scale(heads)]);
+        args.extend(is_narrow.then_some(scales));
+        let Variant { program, queries, threads, shared } =
+            Variant::new(heads.dim, mask.causal, mask.lengths.is_some(), types);
+        let ctas = [tokens.div_ceil(queries), heads.query, items];
+        self.gpu.launch(&program, OP, Grid { ctas, threads, shared }, &args)
+    }
+}
+
+/// The factor of q·kᵀ.
+fn score_scale(heads: Heads) -> Arg<'static> {
+    Arg::F32(1.0 / (heads.dim as f32).sqrt())
+}
+
+/// A map of `[items, tokens, width]` for Hopper's kernels.
+fn rows_map(of: &CudaTensor, [items, tokens, width]: [usize; 3]) -> TensorMap {
+    let boxes = [BOX_BYTES / of.dtype().size(), BOX_ROWS];
+    TensorMap::new(OP, of, &[width, tokens, items], width, &boxes)
 }
 
 /// The programs for Hopper.
@@ -233,6 +299,7 @@ pub(crate) fn sm90_programs() -> Vec<Program> {
         .into_iter()
         .flat_map(|(causal, lengths)| [1, 2].map(|cluster| (causal, lengths, cluster)))
         .flat_map(|(causal, lengths, cluster)| Types::ALL.map(|types| sm90_program(causal, lengths, cluster, types)))
+        .chain([1, 2].map(sm90_wide_program))
         .collect()
 }
 

@@ -79,7 +79,7 @@ static_assert(sizeof(Barrier) == 8, "an mbarrier's size");
 inline void fence_barrier_init() {}
 inline void fence_proxy_async() {}
 
-enum NamedBarrier : unsigned { CONSUMER_BARRIER = 1 };
+enum NamedBarrier : unsigned { CONSUMER_BARRIER = 1, CONSUMERS_BARRIER = 7 };
 
 inline void named_barrier_sync(unsigned id, unsigned threads) { emulated_cuda_barrier(id, threads, false); }
 inline bool named_barrier_or(unsigned id, unsigned threads, bool predicate) {

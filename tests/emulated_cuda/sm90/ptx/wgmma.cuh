@@ -94,13 +94,17 @@ inline void land_products(void **arguments, unsigned present) {
     }
 }
 
+/// How a wgmma differs from one of BF16 with a K-major right operand.
+struct Form {
+    bool right_in_rows, e4m3;
+};
+constexpr Form MN_MAJOR{true, false}, E4M3{false, true};
 inline void issue(float *d, unsigned columns, const unsigned *registers, unsigned long long a, unsigned long long b, bool add,
-                  bool e4m3 = false) {
+                  Form form = {}) {
     Thread &mine = *emulated_cuda_current;
     if (mine.wgmmas == sizeof mine.wgmma / sizeof *mine.wgmma) emulated_cuda_fail("more than %u wgmma", mine.wgmmas);
     Wgmma &w = mine.wgmma[mine.wgmmas++];
-    // wgmma_rs, with A in registers, has an MN-major B, if it is BF16.
-    w = {d, a, b, {}, columns, mine.wgmma_committed, add, registers != nullptr, registers != nullptr && !e4m3, e4m3};
+    w = {d, a, b, {}, columns, mine.wgmma_committed, add, registers != nullptr, form.right_in_rows, form.e4m3};
     if (registers) __builtin_memcpy(w.registers, registers, sizeof w.registers);
 }
 
@@ -128,11 +132,14 @@ template <int Sums> inline void wgmma_ss(float (&d)[Sums], unsigned long long a,
 }
 template <int Sums> inline void wgmma_ss_e4m3(float (&d)[Sums], unsigned long long a, unsigned long long b, bool add) {
     static_assert(Sums == 32 || Sums == 64 || Sums == 96 || Sums == 128, "the widths of the kernels");
-    emulated_cuda::issue(d, Sums * 2, nullptr, a, b, add, true);
+    emulated_cuda::issue(d, Sums * 2, nullptr, a, b, add, emulated_cuda::E4M3);
+}
+inline void wgmma_ss_mn(float (&d)[128], unsigned long long a, unsigned long long b, bool add) {
+    emulated_cuda::issue(d, 256, nullptr, a, b, add, emulated_cuda::MN_MAJOR);
 }
 inline void wgmma_rs(float (&d)[64], const unsigned (&a)[4], unsigned long long b, bool add) {
-    emulated_cuda::issue(d, 128, a, 0, b, add);
+    emulated_cuda::issue(d, 128, a, 0, b, add, emulated_cuda::MN_MAJOR);
 }
 inline void wgmma_rs_e4m3(float (&d)[64], const unsigned (&a)[4], unsigned long long b, bool add) {
-    emulated_cuda::issue(d, 128, a, 0, b, add, true);
+    emulated_cuda::issue(d, 128, a, 0, b, add, emulated_cuda::E4M3);
 }
