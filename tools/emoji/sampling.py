@@ -20,8 +20,8 @@ def encode_captions(tokenizer: Tokenizer, captions: Sequence[str]) -> list[list[
     return [encoded.ids for encoded in tokenizer.encode_batch([TEMPLATE.format(caption) for caption in captions])]
 
 
-def shifted(s: Tensor) -> Tensor:
-    return SHIFT * s / (1 + (SHIFT - 1) * s)
+def shifted(s: Tensor, shift: float = SHIFT) -> Tensor:
+    return shift * s / (1 + (shift - 1) * s)
 
 
 def noise_of(seed: int, size: tuple[int, int]) -> Tensor:
