@@ -282,7 +282,8 @@ fn model_beyond_f16_range_fails_in_f16() {
         let beyond = block_on(beyond_f16(&model)).unwrap();
         let precision = [DType::F32, DType::F16];
         for (op, stage) in [("swiglu", "transformer"), ("linear", "transformer"), ("conv2d", "vae")] {
-            if model.name() == "emoji" && op != "swiglu" {
+            // The stages of the emoji transformer exceed the range of F16 by themselves.
+            if model.name() == "emoji" && stage == "transformer" {
                 continue;
             }
             let through_f16 = Fault::Result(op, Damage::ThroughF16);
