@@ -183,7 +183,7 @@ fn streamed_weights_draw_the_same_picture() {
         assert_eq!(offload, zimage::Offload::Stream);
         assert!(streamed == resident);
         // The host has no memory for either network, but files hold their matrices.
-        let (streamed, offload) = draw(zimage::Offload::Stream, None, Some(8_000_000));
+        let (streamed, offload) = draw(zimage::Offload::Stream, None, Some(500_000));
         assert_eq!(offload, zimage::Offload::Stream);
         assert!(streamed == resident);
     });
