@@ -3,8 +3,8 @@
 //
 // Grid: (tiles of 64 queries, query heads, items), in clusters of CLUSTER tiles, 1 or 2.
 // Roles:
-//   producer   the last warpgroup; one thread of it loads the queries, then 64 keys and their values
-//              at a time.
+//   producer   the last warpgroup; one thread of it loads the queries, then 64 keys and their
+//              values at a time.
 //   consumers  two warpgroups with the same queries, and a half of the output's columns each, since
 //              the output is all registers of one and a half. They take turns with the scores: one
 //              computes those of a tile of keys and stores the probabilities in shared memory, then
