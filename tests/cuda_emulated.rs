@@ -179,7 +179,7 @@ fn streamed_weights_draw_the_same_picture() {
         assert_eq!(offload, zimage::Offload::Stream);
         assert!(streamed == resident);
         // Some of the blocks fit.
-        let (streamed, offload) = draw(zimage::Offload::Stream, Some(160_000_000), None);
+        let (streamed, offload) = draw(zimage::Offload::Stream, Some(300_000_000), None);
         assert_eq!(offload, zimage::Offload::Stream);
         assert!(streamed == resident);
         // The host has no memory for either network, but files hold their matrices.

@@ -5,8 +5,8 @@
 // Roles:
 //   producer   the last warpgroup; one thread of it loads the queries, then 64 keys and their
 //              values at a time.
-//   consumers  two warpgroups with the same queries, and a half of the output's columns each, since
-//              the output is all registers of one and a half. They take turns with the scores: one
+//   consumers  two warpgroups with the same queries and half of the output's columns each: all
+//              columns would take 256 registers of a thread. They take turns with the scores: one
 //              computes those of a tile of keys and stores the probabilities in shared memory, then
 //              both multiply these by their columns of the values.
 // Barriers: {k,v}_full[h] complete when half h of the columns of a tile has landed, {k,v}_empty[h]
@@ -208,7 +208,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
             for (unsigned step = 0; step < KEYS / STEP; step++) {
                 // Sixteen keys are 32 bytes of a row of p, and sixteen rows of v.
                 wgmma_ss_mn(acc_o, advance(desc_p, step * STEP * sizeof(bf16)),
-                              advance(desc_v, step * STEP * BOX * sizeof(bf16)), true);
+                            advance(desc_v, step * STEP * BOX * sizeof(bf16)), true);
             }
             wgmma_commit();
             wgmma_wait<0>();
