@@ -153,38 +153,40 @@ fn small_device_draws_without_options() {
 #[cfg(feature = "embedded-model")]
 #[test]
 fn streamed_weights_draw_the_same_picture() {
-    use zimage::pipeline::plan::Residency;
-    let test = "streamed_weights_draw_the_same_picture";
-    emulated(test, &[("EMULATED_CUDA_SEED", "3")], || {
+    use zimage::{model::Streaming, pipeline::plan::*, tensor::StreamSource};
+    emulated("streamed_weights_draw_the_same_picture", &[("EMULATED_CUDA_SEED", "3")], || {
         let draw = |offload, max_memory, max_host_memory| {
-            let residency = Residency { offload, max_memory, max_host_memory, expected: None };
-            let backend = zimage::BackendChoice::Cuda { index: 0 };
-            let options = zimage::LoadOptions { backend, residency, ..zimage::LoadOptions::default() };
+            let model = zimage::Model::embedded().unwrap();
+            let (width, height) = (48, 32);
+            let expected = Expected { size: [width, height], ..Expected::default_of(model.config()) };
+            let residency = Residency { offload, max_memory, max_host_memory, expected: Some(expected) };
+            let options = zimage::LoadOptions { residency, ..zimage::BackendChoice::Cuda { index: 0 }.into() };
             let progress = &mut |_| std::ops::ControlFlow::Continue(());
-            let engine =
-                block_on(zimage::Engine::load(&zimage::Model::embedded().unwrap(), options, progress)).unwrap();
-            let (width, height, steps) = (Some(48), Some(32), Some(3));
-            let request = zimage::Request { width, height, steps, ..zimage::Request::new("a red fox") };
+            let engine = block_on(zimage::Engine::load(&model, options, progress)).unwrap();
+            let request = zimage::Request::new("a red fox");
+            let request = zimage::Request { width: Some(width), height: Some(height), steps: Some(3), ..request };
             let output = block_on(engine.generate(&request, progress)).unwrap();
             let again = block_on(engine.generate(&request, progress)).unwrap();
             assert!(output.images[0].pixels == again.images[0].pixels);
             println!("{}; {} bytes at the peak", engine.plan(), engine.peak_memory().unwrap());
-            let from_files = engine.plan().to_string().contains("streamed from the files");
-            assert!(from_files || max_host_memory.is_none());
-            (output.images[0].pixels.clone(), output.run.offload)
+            assert_eq!(output.run.offload, offload);
+            (output.images[0].pixels.clone(), engine.plan().clone())
         };
-        let (resident, offload) = draw(zimage::Offload::None, None, None);
-        assert_eq!(offload, zimage::Offload::None);
-        let (streamed, offload) = draw(zimage::Offload::Stream, None, None);
-        assert_eq!(offload, zimage::Offload::Stream);
+        let (resident, all) = draw(zimage::Offload::None, None, None);
+        let (streamed, none) = draw(zimage::Offload::Stream, None, None);
+        assert!(matches!(none.transformer, Streaming::AllBut { resident: 0, .. }), "{none}");
         assert!(streamed == resident);
-        // Some of the blocks fit.
-        let (streamed, offload) = draw(zimage::Offload::Stream, Some(300_000_000), None);
-        assert_eq!(offload, zimage::Offload::Stream);
+        // A new backend already has a slab.
+        let (new, much) = (Cuda::open(0, Placement::Slabs).unwrap(), 1 << 30);
+        assert!(new.limit_memory(much));
+        let taken = much - new.free_memory().unwrap();
+        let (streamed, some) = draw(zimage::Offload::Stream, Some(taken + (none.peak + all.peak) / 2), None);
+        assert!(matches!(some.transformer, Streaming::AllBut { resident: 1..=8, .. }), "{some}");
         assert!(streamed == resident);
         // The host has no memory for either network, but files hold their matrices.
-        let (streamed, offload) = draw(zimage::Offload::Stream, None, Some(500_000));
-        assert_eq!(offload, zimage::Offload::Stream);
+        let (streamed, mapped) = draw(zimage::Offload::Stream, None, Some(500_000));
+        let from_files = |streaming| matches!(streaming, Streaming::AllBut { source: StreamSource::Files, .. });
+        assert!(from_files(mapped.transformer) && from_files(mapped.text_encoder), "{mapped}");
         assert!(streamed == resident);
     });
 }

@@ -344,60 +344,77 @@ fn non_finite_pictures_are_errors() {
     assert!(block_on(b.download(&out)).is_err());
 }
 
-/// A picture of the embedded model, and the peak of the device's memory.
+/// A picture of the embedded model, its plan, and the measured peak of the device's memory.
 #[cfg(feature = "embedded-model")]
 fn draw(
     shaders: Shaders,
     residency: zimage::pipeline::plan::Residency,
-) -> zimage::Result<(Vec<u8>, zimage::Offload, u64)> {
+) -> zimage::Result<(Vec<u8>, zimage::Plan, u64)> {
+    use zimage::pipeline::plan::{Expected, Residency};
+    let model = zimage::Model::embedded()?;
+    let (width, height, steps) = (48, 32, 3);
+    let expected = Some(Expected { size: [width, height], ..Expected::default_of(model.config()) });
     let backend = zimage::BackendChoice::WebGpu(shaders, Adapters::Any);
-    let must_be_from_files = residency.max_host_memory.is_some();
+    let residency = Residency { expected, ..residency };
     let options = zimage::LoadOptions { backend, residency, ..zimage::LoadOptions::default() };
     let progress = &mut |_| std::ops::ControlFlow::Continue(());
-    let engine = block_on(zimage::Engine::load(&zimage::Model::embedded()?, options, progress))?;
-    let (width, height, steps) = (Some(48), Some(32), Some(3));
+    let engine = block_on(zimage::Engine::load(&model, options, progress))?;
+    let (width, height, steps) = (Some(width), Some(height), Some(steps));
     let request = zimage::Request { width, height, steps, ..zimage::Request::new("a red fox") };
     let output = block_on(engine.generate(&request, progress))?;
     let again = block_on(engine.generate(&request, progress))?;
     assert!(output.images[0].pixels == again.images[0].pixels);
-    let peak = engine.peak_memory().unwrap();
-    println!("{shaders:?}: {}; {peak} bytes at the peak", engine.plan());
-    let from_files = engine.plan().to_string().contains("streamed from the files");
-    assert!(from_files || !must_be_from_files);
-    Ok((output.images[0].pixels.clone(), output.run.offload, peak))
+    let (plan, peak) = (engine.plan().clone(), engine.peak_memory().unwrap());
+    assert_eq!(output.run.offload, plan.offload());
+    println!("{shaders:?}: {plan}; {peak} bytes at the peak");
+    Ok((output.images[0].pixels.clone(), plan, peak))
+}
+
+/// The bytes that the blocks of the embedded model's transformer take on the device.
+#[cfg(feature = "embedded-model")]
+fn bytes_of_blocks(b: &WebGpu) -> u64 {
+    use zimage::weights::{Part, Tensors};
+    let model = zimage::Model::embedded().unwrap();
+    let tensors = block_on(Tensors::of(model.folder(), Part::Transformer)).unwrap();
+    let bytes = zimage::model::transformer::Transformer::bytes(b, &tensors, &model.config().transformer);
+    bytes.blocks.iter().map(|block| block.bytes).sum()
 }
 
 #[cfg(feature = "embedded-model")]
 #[test]
 fn streamed_weights_draw_the_same_picture() {
     use zimage::Offload;
+    use zimage::model::Streaming::{self, AllBut};
     use zimage::pipeline::plan::Residency;
+    use zimage::tensor::StreamSource;
     for shaders in [Shaders::Best, Shaders::Half] {
         let Some(b) = with(shaders, u64::MAX) else { return };
         if b.overheads().streamed.is_none() {
             let _ = writeln!(std::io::stderr(), "skipped: webgpu: {} does not stream", b.device());
             return;
         }
-        let (resident, offload, most) = draw(shaders, Offload::None.into()).unwrap();
-        assert_eq!(offload, Offload::None);
-        let (streamed, offload, least) = draw(shaders, Offload::Stream.into()).unwrap();
-        assert_eq!(offload, Offload::Stream);
+        let (resident, all, most) = draw(shaders, Offload::None.into()).unwrap();
+        assert_eq!(all.transformer, Streaming::None);
+        let (streamed, none, least) = draw(shaders, Offload::Stream.into()).unwrap();
+        assert!(matches!(none.transformer, AllBut { resident: 0, .. }), "{none}");
         assert!(streamed == resident);
-        assert!(least < most / 2, "{least} bytes streamed, {most} resident");
-        // Some of the blocks fit.
-        let limit = (least + most) / 2;
+        // The other half allows for the memory that the streamed blocks share.
+        let saved = bytes_of_blocks(&b) / 2;
+        assert!(least < most - saved, "{least} bytes streamed, {most} resident, {saved} to be saved");
+        let limit = (none.peak + all.peak) / 2;
         let limited = |offload| Residency { offload, max_memory: Some(limit), ..Residency::default() };
-        let (streamed, offload, peak) = draw(shaders, limited(Offload::Stream)).unwrap();
-        assert_eq!(offload, Offload::Stream);
-        assert!(streamed == resident && (least..=limit).contains(&peak), "{peak} bytes within {limit}");
-        let (streamed, offload, peak) = draw(shaders, limited(Offload::Auto)).unwrap();
-        assert!(streamed == resident && offload != Offload::None && peak <= limit, "{offload}: {peak} within {limit}");
+        let (streamed, plan, peak) = draw(shaders, limited(Offload::Stream)).unwrap();
+        assert!(matches!(plan.transformer, AllBut { resident: 1..=8, .. }), "{plan}");
+        assert!(streamed == resident && (least..most.min(limit)).contains(&peak), "{plan}: {peak} of {limit}");
+        let (streamed, plan, peak) = draw(shaders, limited(Offload::Auto)).unwrap();
+        assert!(streamed == resident && plan.offload() != Offload::None && peak <= limit, "{plan}: {peak} of {limit}");
         if shaders == Shaders::Half {
             // The host has no memory for either network, but files hold their matrices.
             let from_files =
-                Residency { offload: Offload::Stream, max_host_memory: Some(8_000_000), ..Residency::default() };
-            let (streamed, offload, peak) = draw(shaders, from_files).unwrap();
-            assert!(streamed == resident && offload == Offload::Stream && peak < most / 2, "{peak} bytes from files");
+                Residency { offload: Offload::Stream, max_host_memory: Some(500_000), ..Residency::default() };
+            let (streamed, plan, peak) = draw(shaders, from_files).unwrap();
+            assert!(matches!(plan.transformer, AllBut { source: StreamSource::Files, .. }), "{plan}");
+            assert!(streamed == resident && peak < most - saved, "{peak} bytes from files, {most} resident");
         }
     }
 }

@@ -97,7 +97,7 @@ test("an oversized file is refused before fetching", () => withServer((server) =
 })));
 
 test("two tabs load one model at once", () => withServer((server) => inBrowser(async (context, page) => {
-  server.weather.rate = 8e6;
+  server.weather.rate = total / 4;
   const other = await context.newPage();
   await Promise.all([page, other].map((tab) => tab.goto(`${server.origin}/#backend=cpu`)));
   await Promise.all([page, other].map((tab) => until(tab, "ready")));
@@ -128,7 +128,7 @@ test("broken and missing files are named and refetched", () => withServer((serve
   server.replaced.set(TRANSFORMER, hostile);
   await page.goto(server.origin);
   assert.match(await notice(page), /emoji\/transformer\/diffusion_pytorch_model\.safetensors: .+\./);
-  server.replaced.set(TRANSFORMER, whole.subarray(0, 9_000_000));
+  server.replaced.set(TRANSFORMER, whole.subarray(0, whole.length / 2));
   await press(page, "Try again");
   await until(page, "loading");
   await until(page, "stopped");
@@ -157,7 +157,7 @@ test("only a file changed between visits is refetched", () => withServer((server
 
 test("a file that changes during the fetch is refused", () => withServer((server) => inBrowser(async (_, page) => {
   const other = await readFile(join(DIST, TRANSFORMER));
-  server.weather.cuts = [12_000_000];
+  server.weather.cuts = [0.4 * total];
   server.weather.cut = () => server.replaced.set(TRANSFORMER, other);
   await page.goto(server.origin);
   assert.match(await notice(page), /safetensors: the file on the server has changed meanwhile; load the model again/);
@@ -173,7 +173,7 @@ test("a refusal quotes the server's status", () => withServer((server) => inBrow
 
 test("a full disk does not prevent drawing", () => withServer((server) => inBrowser(async (context, page) => {
   const session = await context.newCDPSession(page);
-  await session.send("Storage.overrideQuotaForOrigin", { origin: server.origin, quotaSize: 12_000_000 });
+  await session.send("Storage.overrideQuotaForOrigin", { origin: server.origin, quotaSize: Math.round(0.4 * total) });
   await page.goto(server.origin);
   await until(page, "ready");
   assert.match(await notice(page), /^The browser has no room to keep this model/);
