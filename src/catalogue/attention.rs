@@ -193,10 +193,10 @@ pub(super) fn entry<B: Backend + 'static>() -> Entry<B> {
         ("lengths-no-tile-divides", ragged(130, PLAIN.heads, &[129, 1], PLAIN)),
         ("vae-one-head-of-512", AttentionCase { tokens: 144, heads: heads(1, 1, 512), ..PLAIN }),
         // Two items, and a last pair of tiles with less than one.
-        ("heads-of-512-400-tokens", AttentionCase { batch: 2, tokens: 400, heads: heads(2, 1, 512), ..PLAIN }),
+        ("heads-of-512-272-tokens", AttentionCase { batch: 2, tokens: 272, heads: heads(2, 1, 512), ..PLAIN }),
         ("head-of-512-one-token", AttentionCase { tokens: 1, heads: heads(1, 1, 512), ..PLAIN }),
         ("head-of-512-causal-ragged", ragged(70, heads(1, 1, 512), &[70, 33], QWEN)),
-        ("head-of-512-peaked-449", AttentionCase { tokens: 449, heads: heads(1, 1, 512), ..PLAIN }.peaked()),
+        ("head-of-512-peaked-257", AttentionCase { tokens: 257, heads: heads(1, 1, 512), ..PLAIN }.peaked()),
         ("head-of-96", AttentionCase { tokens: 35, heads: heads(1, 1, 96), ..PLAIN }),
         ("odd-head", AttentionCase { tokens: 37, heads: heads(3, 3, 18), ..PLAIN }),
         // Items differ in their number of key tiles, and the queries leave a pair of tiles partly

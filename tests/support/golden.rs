@@ -63,6 +63,9 @@ pub(crate) trait Tested {
     const STEP: f64;
     /// The permitted number of values per 1000 in a picture that differ by more than one level.
     const FAR: usize;
+    /// The pictures of the embedded default that are drawn without `tests/run --all`: most shaders
+    /// take minutes for all of them on a software GPU.
+    const QUICK: usize = usize::MAX;
 
     /// The backend. Prints the reason and returns `None` if this machine cannot run it.
     fn open() -> Option<Self::Backend>;
@@ -102,6 +105,7 @@ impl Tested for OnPlainShaders {
     const LATENTS: f64 = 1e-3;
     const STEP: f64 = 1e-5;
     const FAR: usize = 1;
+    const QUICK: usize = 1;
 
     fn open() -> Option<WebGpu> {
         webgpu(Shaders::Plain)
@@ -136,6 +140,7 @@ impl Tested for OnHalves {
     const LATENTS: f64 = 3e-3;
     const STEP: f64 = 1e-5;
     const FAR: usize = 20;
+    const QUICK: usize = 1;
 
     fn open() -> Option<WebGpu> {
         webgpu(Shaders::Half)
@@ -152,6 +157,7 @@ impl Tested for OnCooperativeMatrices {
     const LATENTS: f64 = OnHalves::LATENTS;
     const STEP: f64 = OnHalves::STEP;
     const FAR: usize = OnHalves::FAR;
+    const QUICK: usize = 1;
 
     fn open() -> Option<WebGpu> {
         webgpu(Shaders::Cooperative)
