@@ -370,16 +370,6 @@ fn draw(
     Ok((output.images[0].pixels.clone(), plan, peak))
 }
 
-/// The bytes that the blocks of the embedded model's transformer take on the device.
-#[cfg(feature = "embedded-model")]
-fn bytes_of_blocks(b: &WebGpu) -> u64 {
-    use zimage::weights::{Part, Tensors};
-    let model = zimage::Model::embedded().unwrap();
-    let tensors = block_on(Tensors::of(model.folder(), Part::Transformer)).unwrap();
-    let bytes = zimage::model::transformer::Transformer::bytes(b, &tensors, &model.config().transformer);
-    bytes.blocks.iter().map(|block| block.bytes).sum()
-}
-
 #[cfg(feature = "embedded-model")]
 #[test]
 fn streamed_weights_draw_the_same_picture() {
@@ -398,9 +388,9 @@ fn streamed_weights_draw_the_same_picture() {
         let (streamed, none, least) = draw(shaders, Offload::Stream.into()).unwrap();
         assert!(matches!(none.transformer, AllBut { resident: 0, .. }), "{none}");
         assert!(streamed == resident);
-        // The other half allows for the memory that the streamed blocks share.
-        let saved = bytes_of_blocks(&b) / 2;
-        assert!(least < most - saved, "{least} bytes streamed, {most} resident, {saved} to be saved");
+        // The blocks are not on the device; the buffer through which they are copied is.
+        let saved = none.streamed - none.buffer;
+        assert!(least <= most - saved, "{least} bytes streamed, {most} resident, {saved} to be saved");
         let limit = (none.peak + all.peak) / 2;
         let limited = |offload| Residency { offload, max_memory: Some(limit), ..Residency::default() };
         let (streamed, plan, peak) = draw(shaders, limited(Offload::Stream)).unwrap();
@@ -414,7 +404,7 @@ fn streamed_weights_draw_the_same_picture() {
                 Residency { offload: Offload::Stream, max_host_memory: Some(500_000), ..Residency::default() };
             let (streamed, plan, peak) = draw(shaders, from_files).unwrap();
             assert!(matches!(plan.transformer, AllBut { source: StreamSource::Files, .. }), "{plan}");
-            assert!(streamed == resident && peak < most - saved, "{peak} bytes from files, {most} resident");
+            assert!(streamed == resident && peak <= most - saved, "{peak} bytes from files, {most} resident");
         }
     }
 }

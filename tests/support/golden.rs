@@ -63,8 +63,8 @@ pub(crate) trait Tested {
     const STEP: f64;
     /// The permitted number of values per 1000 in a picture that differ by more than one level.
     const FAR: usize;
-    /// The pictures of the embedded default that are drawn without `tests/run --all`: most shaders
-    /// take minutes for all of them on a software GPU.
+    /// The number of the embedded default's pictures that are drawn without `tests/run --all`: all
+    /// of them take most shaders minutes on a software GPU.
     const QUICK: usize = usize::MAX;
 
     /// The backend. Prints the reason and returns `None` if this machine cannot run it.
