@@ -172,19 +172,19 @@ fn streamed_weights_draw_the_same_picture() {
             assert_eq!(output.run.offload, offload);
             (output.images[0].pixels.clone(), engine.plan().clone())
         };
-        let (resident, all) = draw(zimage::Offload::None, None, None);
-        let (streamed, none) = draw(zimage::Offload::Stream, None, None);
+        let (resident, all) = draw(Offload::None, None, None);
+        let (streamed, none) = draw(Offload::Stream, None, None);
         assert!(matches!(none.transformer, Streaming::AllBut { resident: 0, .. }), "{none}");
         assert!(streamed == resident);
         // A new backend already has a slab.
         let (new, much) = (Cuda::open(0, Placement::Slabs).unwrap(), 1 << 30);
         assert!(new.limit_memory(much));
         let taken = much - new.free_memory().unwrap();
-        let (streamed, some) = draw(zimage::Offload::Stream, Some(taken + (none.peak + all.peak) / 2), None);
+        let (streamed, some) = draw(Offload::Stream, Some(taken + (none.peak + all.peak) / 2), None);
         assert!(matches!(some.transformer, Streaming::AllBut { resident: 1..=8, .. }), "{some}");
         assert!(streamed == resident);
         // The host has no memory for either network, but files hold their matrices.
-        let (streamed, mapped) = draw(zimage::Offload::Stream, None, Some(500_000));
+        let (streamed, mapped) = draw(Offload::Stream, None, Some(500_000));
         let from_files = |streaming| matches!(streaming, Streaming::AllBut { source: StreamSource::Files, .. });
         assert!(from_files(mapped.transformer) && from_files(mapped.text_encoder), "{mapped}");
         assert!(streamed == resident);
