@@ -1,4 +1,8 @@
 //! One enum over the backends, and one dispatch: the only place that names them all.
+//!
+//! An `async fn` is compiled in the crate that polls it. The functions here, and those of
+//! `engine::tools`, return boxed futures instead, so that this crate has the machine code of the
+//! pipeline on every backend and no program or test compiles it again.
 
 use super::choice::BackendChoice;
 use super::options::LoadOptions;
@@ -9,9 +13,12 @@ use crate::backend::cuda::{Cuda, Placement};
 #[cfg(feature = "webgpu")]
 use crate::backend::webgpu::{Adapters, WebGpu};
 use crate::error::Result;
+use crate::future::BoxFuture;
 use crate::model::Model;
-use crate::pipeline::Pipeline;
 use crate::pipeline::progress::Progress;
+use crate::pipeline::request::Job;
+use crate::pipeline::{Pipeline, RunInfo};
+use crate::tensor::HostTensor;
 use std::fmt::Debug;
 
 /// The content of an [`Any`], which depends on its backend.
@@ -63,16 +70,18 @@ pub(super) use dispatch;
 impl Any<Opened> {
     /// Opens a backend. `notes` gets a sentence for each better one that [`BackendChoice::Auto`]
     /// could not use.
-    pub(super) async fn open(choice: BackendChoice, notes: &mut Vec<String>) -> Result<Self> {
-        Ok(match choice {
-            BackendChoice::Auto => Self::best(notes).await,
-            BackendChoice::Cpu => Self::Cpu(Box::new(Cpu::new())),
-            #[cfg(feature = "webgpu")]
-            BackendChoice::WebGpu(shaders, adapters) => {
-                Self::WebGpu(Box::new(WebGpu::open_with(adapters, shaders, u64::MAX).await?))
-            }
-            #[cfg(feature = "cuda")]
-            BackendChoice::Cuda { index } => Self::Cuda(Box::new(Cuda::open(index, Placement::default())?)),
+    pub(super) fn open(choice: BackendChoice, notes: &mut Vec<String>) -> BoxFuture<'_, Self> {
+        Box::pin(async move {
+            Ok(match choice {
+                BackendChoice::Auto => Self::best(notes).await,
+                BackendChoice::Cpu => Self::Cpu(Box::new(Cpu::new())),
+                #[cfg(feature = "webgpu")]
+                BackendChoice::WebGpu(shaders, adapters) => {
+                    Self::WebGpu(Box::new(WebGpu::open_with(adapters, shaders, u64::MAX).await?))
+                }
+                #[cfg(feature = "cuda")]
+                BackendChoice::Cuda { index } => Self::Cuda(Box::new(Cuda::open(index, Placement::default())?)),
+            })
         })
     }
 
@@ -97,19 +106,33 @@ impl Any<Opened> {
     }
 
     /// Loads a model onto the backend.
-    pub(super) async fn load(
+    pub(super) fn load<'a>(
         self,
-        model: &Model,
-        options: &LoadOptions,
-        progress: &mut dyn Progress,
-    ) -> Result<Any<Loaded>> {
-        Ok(match self {
-            Any::Cpu(backend) => Any::Cpu(load(*backend, model, options, progress).await?),
-            #[cfg(feature = "webgpu")]
-            Any::WebGpu(backend) => Any::WebGpu(load(*backend, model, options, progress).await?),
-            #[cfg(feature = "cuda")]
-            Any::Cuda(backend) => Any::Cuda(load(*backend, model, options, progress).await?),
+        model: &'a Model,
+        options: &'a LoadOptions,
+        progress: &'a mut dyn Progress,
+    ) -> BoxFuture<'a, Any<Loaded>> {
+        Box::pin(async move {
+            Ok(match self {
+                Any::Cpu(backend) => Any::Cpu(load(*backend, model, options, progress).await?),
+                #[cfg(feature = "webgpu")]
+                Any::WebGpu(backend) => Any::WebGpu(load(*backend, model, options, progress).await?),
+                #[cfg(feature = "cuda")]
+                Any::Cuda(backend) => Any::Cuda(load(*backend, model, options, progress).await?),
+            })
         })
+    }
+}
+
+impl Any<Loaded> {
+    /// Draws the pictures of a job: [`Pipeline::generate_each`].
+    pub(super) fn generate_each<'a>(
+        &'a self,
+        job: &'a Job,
+        progress: &'a mut dyn Progress,
+        each: &'a mut dyn FnMut(usize, HostTensor) -> Result<()>,
+    ) -> BoxFuture<'a, RunInfo> {
+        Box::pin(async move { dispatch!(self, pipeline => pipeline.generate_each(job, progress, each).await) })
     }
 }
 

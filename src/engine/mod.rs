@@ -164,7 +164,7 @@ impl Engine {
             let pixels = reserve::copied(rgb.bytes(), "a picture")?;
             each(Image { width: job.width, height: job.height, pixels, info: self.info(&job, i) })
         };
-        dispatch!(&self.pipeline, pipeline => pipeline.generate_each(&job, progress, each).await)
+        self.pipeline.generate_each(&job, progress, each).await
     }
 
     /// The values that make picture `i` again.

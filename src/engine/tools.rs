@@ -1,6 +1,6 @@
 //! Tools that take a backend by choice: its devices, parity, bench and single stages.
 
-use super::any::{Any, dispatch};
+use super::any::{Any, Opened, dispatch};
 use super::choice::BackendChoice;
 use super::options::LoadOptions;
 use crate::backend::Backend;
@@ -10,6 +10,7 @@ use crate::bench::{self, Estimate, Seen};
 use crate::conformance::stages::{self, Inputs};
 use crate::conformance::{self, Report, compare_all};
 use crate::error::Result;
+use crate::future::BoxFuture;
 use crate::model::Model;
 use crate::pipeline::Pipeline;
 use crate::pipeline::plan::{Expected, Needs, Obstacle, Plan, Residency};
@@ -85,11 +86,17 @@ pub struct Planned {
 /// Those of the files and of the device, and [`Error::Request`](crate::Error::Request) for a limit
 /// or a precision that the backend does not have.
 pub async fn plan(options: impl Into<LoadOptions>, model: &Model, work: Option<[usize; 2]>) -> Result<Planned> {
-    let LoadOptions { backend, residency, precision } = options.into();
-    let opened = Any::open(backend, &mut Vec::new()).await?;
-    dispatch!(opened, backend => {
-        let model = precision.apply(&*backend, model)?;
-        plan_on(&*backend, &model, &residency, work).await
+    boxed_plan(options.into(), model, work).await
+}
+
+fn boxed_plan(options: LoadOptions, model: &Model, work: Option<[usize; 2]>) -> BoxFuture<'_, Planned> {
+    Box::pin(async move {
+        let LoadOptions { backend, residency, precision } = options;
+        let opened = Any::open(backend, &mut Vec::new()).await?;
+        dispatch!(opened, backend => {
+            let model = precision.apply(&*backend, model)?;
+            plan_on(&*backend, &model, &residency, work).await
+        })
     })
 }
 
@@ -119,8 +126,19 @@ pub async fn parity(
 ) -> Result<Report> {
     let reference = Any::open(reference, &mut Vec::new()).await?;
     let candidate = Any::open(candidate, &mut Vec::new()).await?;
-    dispatch!(reference, known => {
-        dispatch!(candidate, other => compare_all(*known, *other, models, options).await)
+    boxed_parity(reference, candidate, models, options).await
+}
+
+fn boxed_parity<'a>(
+    reference: Any<Opened>,
+    candidate: Any<Opened>,
+    models: &'a [Model],
+    options: &'a conformance::Options,
+) -> BoxFuture<'a, Report> {
+    Box::pin(async move {
+        dispatch!(reference, known => {
+            dispatch!(candidate, other => compare_all(*known, *other, models, options).await)
+        })
     })
 }
 
@@ -136,11 +154,22 @@ pub async fn bench(
     rows: &bench::Options,
     see: &mut dyn FnMut(Seen<'_>) -> Result<()>,
 ) -> Result<bench::Report> {
-    let LoadOptions { backend, residency, precision } = options.into();
-    let opened = Any::open(backend, &mut Vec::new()).await?;
-    dispatch!(opened, backend => {
-        let model = precision.apply(&*backend, model)?;
-        bench::run(*backend, &model, &residency, rows, see).await
+    boxed_bench(options.into(), model, rows, see).await
+}
+
+fn boxed_bench<'a>(
+    options: LoadOptions,
+    model: &'a Model,
+    rows: &'a bench::Options,
+    see: &'a mut dyn FnMut(Seen<'_>) -> Result<()>,
+) -> BoxFuture<'a, bench::Report> {
+    Box::pin(async move {
+        let LoadOptions { backend, residency, precision } = options;
+        let opened = Any::open(backend, &mut Vec::new()).await?;
+        dispatch!(opened, backend => {
+            let model = precision.apply(&*backend, model)?;
+            bench::run(*backend, &model, &residency, rows, see).await
+        })
     })
 }
 
@@ -157,10 +186,21 @@ pub async fn stages(
     inputs: &Inputs,
     progress: &mut dyn Progress,
 ) -> Result<Vec<(String, HostTensor)>> {
-    let LoadOptions { backend, precision, .. } = options.into();
-    let opened = Any::open(backend, &mut Vec::new()).await?;
-    dispatch!(opened, backend => {
-        let model = precision.apply(&*backend, model)?;
-        stages::run(&*backend, &model, inputs, progress).await
+    boxed_stages(options.into(), model, inputs, progress).await
+}
+
+fn boxed_stages<'a>(
+    options: LoadOptions,
+    model: &'a Model,
+    inputs: &'a Inputs,
+    progress: &'a mut dyn Progress,
+) -> BoxFuture<'a, Vec<(String, HostTensor)>> {
+    Box::pin(async move {
+        let LoadOptions { backend, precision, .. } = options;
+        let opened = Any::open(backend, &mut Vec::new()).await?;
+        dispatch!(opened, backend => {
+            let model = precision.apply(&*backend, model)?;
+            stages::run(&*backend, &model, inputs, progress).await
+        })
     })
 }
