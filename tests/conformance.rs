@@ -295,18 +295,43 @@ fn model_beyond_f16_range_fails_in_f16() {
     }
 }
 
-#[test]
-fn every_built_in_backend_passes() {
+/// A backend's ops, and its pictures of the embedded default.
+fn passes(name: &str) {
     let models: Vec<Model> = Model::embedded().into_iter().collect();
-    for candidate in BackendChoice::built_in() {
-        let name = candidate.to_string();
-        match block_on(zimage::parity(BackendChoice::Cpu, candidate, &models, &Options::default())) {
-            Ok(report) => assert!(report.passed(), "{report}"),
-            Err(error) if error.kind() == ErrorKind::Device => {
-                // The test harness hides the stdout of passing tests, but not this.
-                writeln!(std::io::stderr(), "skipped: {name}: {error}").unwrap();
-            }
-            Err(error) => panic!("{error}"),
+    match block_on(zimage::parity(BackendChoice::Cpu, name.parse().unwrap(), &models, &Options::default())) {
+        Ok(report) => assert!(report.passed(), "{report}"),
+        Err(error) if error.kind() == ErrorKind::Device => {
+            // The test harness hides the stdout of passing tests, but not this.
+            let _ = writeln!(std::io::stderr(), "skipped: {name}: {error}");
         }
+        Err(error) => panic!("{error}"),
     }
+}
+
+/// A test for each backend, so that they run beside each other: a software GPU compiles its shaders
+/// on one core.
+macro_rules! backends_pass {
+    ($($(#[$feature:meta])* $test:ident $name:literal,)*) => {
+        $($(#[$feature])* #[test] fn $test() { passes($name); })*
+
+        #[test]
+        fn every_built_in_backend_has_a_test() {
+            let tested = [$($(#[$feature])* $name,)*];
+            assert_eq!(BackendChoice::built_in().map(|choice| choice.to_string()).collect::<Vec<_>>(), tested);
+        }
+    };
+}
+
+backends_pass! {
+    cpu_passes "cpu",
+    #[cfg(feature = "webgpu")]
+    webgpu_plain_passes "webgpu:plain",
+    #[cfg(feature = "webgpu")]
+    webgpu_direct_passes "webgpu:direct",
+    #[cfg(feature = "webgpu")]
+    webgpu_half_passes "webgpu:half",
+    #[cfg(feature = "webgpu")]
+    webgpu_cooperative_passes "webgpu:cooperative",
+    #[cfg(feature = "cuda")]
+    cuda_passes "cuda",
 }
