@@ -337,7 +337,7 @@ class Writer:
 
     def scene(self, width: int, height: int, numbers: np.ndarray | None = None) -> Scene:
         """A random scene, with the numbers of random noise unless some are given. One caption in
-        thirty is left empty, for guidance."""
+        twelve is left empty, for guidance."""
         numbers = draw_numbers(self.noise, width, height) if numbers is None else numbers
         r = self.rng.random()
         ground, words = self.ground(numbers)
@@ -349,6 +349,6 @@ class Writer:
         else:
             objects, ground, text = self.setting(width, height, numbers)
             text = self.finish(text)
-        if self.rng.random() < 0.03:
+        if self.rng.random() < 1 / 12:
             text = ""
         return Scene(width, height, tuple(objects), ground, text, numbers)

@@ -139,12 +139,13 @@ def share(flags: list[bool]) -> float:
     return round(100 * sum(flags) / max(len(flags), 1), 1)
 
 
-def with_zimage(cases: list[Case], binary: Path, flags: list[str], model: Path, steps: int) -> list[Tensor]:
+def with_zimage(cases: list[Case], binary: Path, flags: list[str], model: Path, steps: int, guidance: float) -> list[Tensor]:
     pictures = []
     with tempfile.TemporaryDirectory() as folder:
         for scene, seed in cases:
             path = f"{folder}/{seed}.png"
-            options = [*flags, "--model", model, "--seed", seed, "--steps", steps, "--width", scene.width, "--height", scene.height, "-o", path]
+            options = [*flags, "--model", model, "--seed", seed, "--steps", steps, "--guidance", guidance]
+            options += ["--width", scene.width, "--height", scene.height, "-o", path]
             subprocess.run([binary, "generate", scene.caption, *map(str, options)], check=True, capture_output=True)
             pictures.append(torch.from_numpy(np.array(Image.open(path).convert("RGB"))).permute(2, 0, 1) / 255)
     return pictures
@@ -159,6 +160,7 @@ def main() -> None:
     parser.add_argument("--phrasings", action="store_true", help="only the six phrasings")
     parser.add_argument("--captions", type=int, default=50, help="captions for each phrasing, and for each other size")
     parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--guidance", type=float, default=0.0)
     parser.add_argument("--limit", type=int, help="use only the first LIMIT pictures, for a trial")
     parser.add_argument("--sheet", type=Path, help="also write the first pictures above the right ones to this PNG")
     args = parser.parse_args()
@@ -175,9 +177,9 @@ def main() -> None:
 
     def draw(some: list[Case]) -> list[Tensor]:
         if args.binary:
-            return [p.to(device) for p in with_zimage(some, args.binary, args.flags.split(), args.model, args.steps)]
+            return [p.to(device) for p in with_zimage(some, args.binary, args.flags.split(), args.model, args.steps, args.guidance)]
         size = (some[0][0].width, some[0][0].height)
-        made = generate(model, vae, tokenizer, [s.caption for s, _ in some], size, [seed for _, seed in some], args.steps)
+        made = generate(model, vae, tokenizer, [s.caption for s, _ in some], size, [seed for _, seed in some], args.steps, args.guidance)
         return list((made * 255).round() / 255)
 
     def wanted(some: list[Case]) -> Tensor:
@@ -234,7 +236,7 @@ def main() -> None:
 
     for title, target, figure in rows:
         print(f"{title:<52} {target:>8}  {figure}")
-    print(json.dumps(dict(steps=args.steps, captions=many, seconds=round(time.time() - start), figures={t: f for t, _, f in rows}), ensure_ascii=False))
+    print(json.dumps(dict(steps=args.steps, guidance=args.guidance, captions=many, seconds=round(time.time() - start), figures={t: f for t, _, f in rows}), ensure_ascii=False))
     if args.sheet:
         save_sheet(sheet, args.sheet)
 
