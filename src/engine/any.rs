@@ -1,8 +1,9 @@
 //! One enum over the backends, and one dispatch: the only place that names them all.
 //!
-//! An `async fn` is compiled in the crate that polls it. The functions here, and those of
-//! `engine::tools`, return boxed futures instead, so that this crate has the machine code of the
-//! pipeline on every backend and no program or test compiles it again.
+//! An `async fn` is compiled in the crate that polls it. The functions that the rest of the engine
+//! calls here, and the `boxed_` functions of `engine::tools`, return boxed futures instead, so that
+//! this crate has the machine code of the pipeline on every backend, and programs and tests do not
+//! compile it again.
 
 use super::choice::BackendChoice;
 use super::options::LoadOptions;

@@ -1,6 +1,6 @@
 //! Tools that take a backend by choice: its devices, parity, bench and single stages.
 
-use super::any::{Any, Opened, dispatch};
+use super::any::{Any, dispatch};
 use super::choice::BackendChoice;
 use super::options::LoadOptions;
 use crate::backend::Backend;
@@ -124,18 +124,18 @@ pub async fn parity(
     models: &[Model],
     options: &conformance::Options,
 ) -> Result<Report> {
-    let reference = Any::open(reference, &mut Vec::new()).await?;
-    let candidate = Any::open(candidate, &mut Vec::new()).await?;
     boxed_parity(reference, candidate, models, options).await
 }
 
 fn boxed_parity<'a>(
-    reference: Any<Opened>,
-    candidate: Any<Opened>,
+    reference: BackendChoice,
+    candidate: BackendChoice,
     models: &'a [Model],
     options: &'a conformance::Options,
 ) -> BoxFuture<'a, Report> {
     Box::pin(async move {
+        let reference = Any::open(reference, &mut Vec::new()).await?;
+        let candidate = Any::open(candidate, &mut Vec::new()).await?;
         dispatch!(reference, known => {
             dispatch!(candidate, other => compare_all(*known, *other, models, options).await)
         })

@@ -9,7 +9,7 @@ import { ask, download, inBrowser, notice, PATIENCE, pngTexts, press, psnr, refe
 const SECONDS = 90;
 const DECIBELS = 40;
 const SLOW = Boolean(process.env["ZIMAGE_SLOW"]);
-/** Of the picture in the default size: a software GPU takes 6 s for each. */
+/** Steps of the picture in the default size; each takes seconds on a software GPU. */
 const STEPS = SLOW ? 8 : 3;
 
 const SMALL = { width: 64, height: 64, steps: 2, seed: 5 };
@@ -101,7 +101,7 @@ test("a new run starts after cancelling", () => withServer((server) => inBrowser
 })));
 
 test("guidance and negative prompt match the command line", () => withServer((server) => inBrowser(async (_, page) => {
-  await page.goto(`${server.origin}/#backend=cpu`);
+  await page.goto(`${server.origin}/#backend=webgpu`);
   await until(page, "ready");
   await page.click("#more summary");
   await ask(page, { prompt: "a red fox", negative: "red", guidance: 2.5, ...SMALL });

@@ -31,7 +31,7 @@ test("pages have no inline scripts or styles", async () => {
 
 test("loading, drawing and comparing obey the policy", () => withServer((server) => inBrowser(async (_, page) => {
   const violations = await watchViolations(page);
-  await page.goto(`${server.origin}/#backend=cpu`);
+  await page.goto(`${server.origin}/#backend=webgpu`);
   await until(page, "ready");
   await ask(page, { prompt: "a red fox", width: 64, height: 64, steps: 1, seed: 1 });
   await page.waitForSelector("#result:not([hidden])", { timeout: PATIENCE });
