@@ -9,7 +9,7 @@ import type { Page } from "playwright-core";
 import { ask, DIST, download, inBrowser, notice, PATIENCE, press, until, withServer } from "./browser.js";
 
 const SMALL = { width: 64, height: 64, steps: 1, seed: 5 };
-const DEFAULTS = JSON.parse(await readFile(join(DIST, "models/emoji/zimage.json"), "utf8")) as { sizes: [number, number][] };
+const DEFAULTS = JSON.parse(await readFile(join(DIST, "models/emoji/zimage.json"), "utf8")) as { guidance: number; sizes: [number, number][] };
 
 /** Opens the page with the embedded model on the processor, which is faster than a software GPU. */
 async function ready(page: Page, origin: string): Promise<void> {
@@ -51,6 +51,15 @@ test("another model keeps typed fields and sets defaults", () => withServer((ser
   assert.equal(await page.textContent("#model-name"), "other");
   assert.deepEqual(await values(page, "prompt", "negative", "seed", "width", "height", "steps"), ["a red fox", "red", "11", "128", "256", "5"]);
   assert.equal(await page.isVisible("#negative"), true);
+})));
+
+test("a link opens the further fields for a guidance that is not the model's", () => withServer((server) => inBrowser(async (context, page) => {
+  const [other, usual] = [await context.newPage(), DEFAULTS.guidance];
+  for (const [tab, guidance] of [[page, usual], [other, usual + 1]] as const) {
+    await tab.goto(`${server.origin}/#prompt=a+red+fox&guidance=${guidance}`);
+    await until(tab, "ready");
+    assert.equal(await tab.isVisible("#guidance"), guidance !== usual, `${guidance}`);
+  }
 })));
 
 test("a failed load clears the model's name", () => withServer((server) => inBrowser(async (_, page) => {

@@ -32,6 +32,8 @@ const given = new Set<string>();
 const MOST_NAMED = 4;
 /** The widths and heights that the model was trained for. */
 let trained: Info["defaults"]["sizes"] = [];
+/** The model's guidance, once a model is loaded. */
+let usual: number | undefined;
 
 for (const name of DEFAULTED) {
   numbers[name].addEventListener("input", () => {
@@ -75,7 +77,13 @@ export function fill(request: Partial<Request>): void {
   for (const name of TEXTS) texts[name].value = request[name] ?? "";
   texts.prompt.setCustomValidity("");
   setNumbers(request);
-  if (request.negative || request.guidance) more.open = true;
+  reveal();
+}
+
+/** Opens the further fields if they hold a negative prompt or a guidance that is not the model's. */
+function reveal(): void {
+  const guided = usual !== undefined && numbers.guidance.value !== "" && numbers.guidance.valueAsNumber !== usual;
+  if (texts.negative.value.trim() || guided) more.open = true;
 }
 
 /** Makes the next picture use the seed that the form shows. */
@@ -89,6 +97,8 @@ export function adopt({ defaults, limits }: Info): void {
   for (const [side, most] of [[numbers.width, limits.maxWidth], [numbers.height, limits.maxHeight]] as const) {
     Object.assign(side, { min: String(limits.multiple), step: String(limits.multiple), max: String(most) });
   }
+  usual = defaults.guidance;
+  reveal();
   offer(defaults.sizes);
 }
 
