@@ -20,6 +20,7 @@ import subprocess
 import tempfile
 import time
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,9 @@ from words import ADORN, COLOURS
 SEED = 20_000
 BORDER = 6
 JUDGED = 128  # pixels of a box's side at which objects are compared
+#: Pictures are first compared at about this side. An error there is no larger than at the full side, but for
+#: the product of alpha and background: pictures with more than `MARGIN` of the right one's error drop out.
+COARSE, MARGIN = 32, 1.1
 OTHER_SIZES = [(384, 256), (256, 384), (384, 384), (512, 512)]
 PHRASINGS = ["bare noun", "article", "adjective before", "adjective after", "emoji of", "drawing of"]
 Case = tuple[Scene, int]  # with its seed
@@ -88,6 +92,13 @@ class Cases:
         return Scene(*size, tuple(objects), ground, self.writer.with_ground(text, words), open_numbers), self.seed
 
 
+def errors(sprites: Tensor, views: Tensor) -> Tensor:
+    """The mean squared error of each sprite [n, 4, s, s] in views [7, s, s]: the drawn colours, those below
+    the object, and the share of it that is not covered."""
+    drawn, rest, seen = views[:3], views[3:6], views[6:]
+    return torch.cat([(seen * (s[:, :3] + (1 - s[:, 3:]) * rest - drawn)).square().mean((1, 2, 3)) for s in sprites.split(256)])
+
+
 class Judge:
     def __init__(self, album: Album):
         self.album, self.colours = album, torch.tensor([rgb for rgb, _ in COLOURS], device=album.device) / 255
@@ -104,6 +115,8 @@ class Judge:
         for (side, tilt, mirrored, tint), members in alike.items():
             every = [Object(i, 0, 0, side, tilt, mirrored, tint) for i in range(count)]
             sprites = torch.cat([self.album.sprites(every[at : at + 128], side, side) for at in range(0, count, 128)])
+            shrink = max(side // COARSE, 1)
+            small = F.avg_pool2d(sprites, shrink)
             for n, part in members:
                 scene, o = cases[n][0], cases[n][0].objects[part]
                 below = self.album.draw([Scene(scene.width, scene.height, scene.objects[:part], scene.ground, "", scene.numbers)])
@@ -113,11 +126,10 @@ class Judge:
                     seen = (1 - above[:, 3:]).prod(0, keepdim=True)
                 views = torch.cat([made[n][None], below, seen], 1)[..., o.top : o.top + o.side, o.left : o.left + o.side]
                 views = F.interpolate(views, (side, side), mode="area")[0]
-                drawn, rest, seen = views[:3], views[3:6], views[6:]
-                error = torch.cat([
-                    (seen * (s[:, :3] + (1 - s[:, 3:]) * rest - drawn)).square().mean((1, 2, 3)) for s in sprites.split(256)
-                ])  # fmt: skip
-                flags[n][part] = bool(error[o.index] <= error.min() + 1e-6)
+                (wanted,) = errors(sprites[o.index, None], views)
+                near = errors(small, F.avg_pool2d(views, shrink)) <= MARGIN * wanted + 1e-4
+                near[o.index] = True
+                flags[n][part] = bool(wanted <= errors(sprites[near], views).min() + 1e-6)
         return flags
 
     def background_right(self, made: Tensor, scene: Scene) -> bool:
@@ -139,16 +151,18 @@ def share(flags: list[bool]) -> float:
     return round(100 * sum(flags) / max(len(flags), 1), 1)
 
 
-def with_zimage(cases: list[Case], binary: Path, flags: list[str], model: Path, steps: int, guidance: float) -> list[Tensor]:
-    pictures = []
-    with tempfile.TemporaryDirectory() as folder:
-        for scene, seed in cases:
-            path = f"{folder}/{seed}.png"
-            options = [*flags, "--model", model, "--seed", seed, "--steps", steps, "--guidance", guidance]
-            options += ["--width", scene.width, "--height", scene.height, "-o", path]
-            subprocess.run([binary, "generate", scene.caption, *map(str, options)], check=True, capture_output=True)
-            pictures.append(torch.from_numpy(np.array(Image.open(path).convert("RGB"))).permute(2, 0, 1) / 255)
-    return pictures
+def with_zimage(cases: list[Case], binary: Path, flags: list[str], jobs: int) -> list[Tensor]:
+    """Pictures by `binary generate` with these flags, this many processes at a time."""
+
+    def drawn(case: Case) -> Tensor:
+        scene, seed = case
+        path = f"{folder}/{seed}.png"
+        options = [*flags, "--seed", seed, "--width", scene.width, "--height", scene.height, "-o", path]
+        subprocess.run([binary, "generate", scene.caption, *map(str, options)], check=True, capture_output=True)
+        return torch.from_numpy(np.array(Image.open(path).convert("RGB"))).permute(2, 0, 1) / 255
+
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(jobs) as pool:
+        return list(pool.map(drawn, cases))
 
 
 def main() -> None:
@@ -157,6 +171,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=Path("models/emoji"))
     parser.add_argument("--binary", type=Path, help="zimage, as `cargo build --release` made it; without it the networks run in PyTorch")
     parser.add_argument("--flags", default="", help="flags for zimage, in one argument")
+    parser.add_argument("--jobs", type=int, default=1, help="how many zimage processes draw at a time")
     parser.add_argument("--phrasings", action="store_true", help="only the six phrasings")
     parser.add_argument("--captions", type=int, default=50, help="captions for each phrasing, and for each other size")
     parser.add_argument("--steps", type=int, default=STEPS)
@@ -177,7 +192,8 @@ def main() -> None:
 
     def draw(some: list[Case]) -> list[Tensor]:
         if args.binary:
-            return [p.to(device) for p in with_zimage(some, args.binary, args.flags.split(), args.model, args.steps, args.guidance)]
+            flags = [*args.flags.split(), "--model", args.model, "--steps", args.steps, "--guidance", args.guidance]
+            return [p.to(device) for p in with_zimage(some, args.binary, flags, args.jobs)]
         size = (some[0][0].width, some[0][0].height)
         made = generate(model, vae, tokenizer, [s.caption for s, _ in some], size, [seed for _, seed in some], args.steps, args.guidance)
         return list((made * 255).round() / 255)
