@@ -1,4 +1,5 @@
-//! One picture of the embedded default on `cpu`: 256×256, 8 steps, loading excluded. Run with
+//! One picture of the embedded default on `cpu`: 256×256 with its own steps and
+//! guidance, loading excluded. Run with
 //! `cargo bench --bench picture`.
 #![allow(missing_docs)]
 
@@ -13,7 +14,7 @@ fn picture(c: &mut Criterion) {
         .expect("its weights");
     let mut group = c.benchmark_group("picture");
     group.sample_size(10);
-    group.bench_function("embedded default, 8 steps", |bench| {
+    group.bench_function("embedded default", |bench| {
         let request = Request { seed: 7, ..Request::new("a red fox") };
         bench.iter(|| {
             pollster::block_on(engine.generate(&request, &mut |_| ControlFlow::Continue(()))).expect("a picture")

@@ -1,6 +1,6 @@
-//! The binary from process start to the embedded default's picture on disk, at 8 steps in two
-//! sizes. `cargo bench --bench process` prints the median, minimum and maximum of several runs and
-//! the peak resident size, and fails if a limit is exceeded.
+//! The binary from process start to the embedded default's picture on disk, in two sizes. `cargo
+//! bench --bench process` prints the median, minimum and maximum of several runs and the peak
+//! resident size, and fails if a limit is exceeded.
 //!
 //! The limit applies to CPU time, which other programs on the machine hardly change. Wall-clock
 //! time is printed as well and shows how busy the machine is.

@@ -61,9 +61,9 @@ fn bench_measures_every_stage_and_op() {
         assert!(names(&all).contains(&name), "{name} is not in {:?}", names(&all));
     }
     let pictures = &all["pictures"];
-    assert_eq!((&pictures["steps"], &pictures["seed"]), (&8.into(), &42.into()));
+    assert_eq!((&pictures["steps"], &pictures["seed"]), (&4.into(), &42.into()));
     let number = |key: &str| pictures[key].as_f64().unwrap();
-    let idle = (1.0 - 8.0 * number("step_ms") / number("loop_ms")).max(0.0);
+    let idle = (1.0 - 4.0 * number("step_ms") / number("loop_ms")).max(0.0);
     assert!(number("step_ms") > 0.0 && (number("idle_in_loop") - idle).abs() < 1e-9, "{pictures}");
     assert!(all["peak_memory"].is_null(), "cpu does not count");
 }

@@ -56,7 +56,7 @@ fn previews_look_like_the_picture() {
     let engine = block_on(Engine::load(&model, BackendChoice::Cpu, &mut |_| ControlFlow::Continue(()))).unwrap();
     for prompt in ["a red fox", "a green frog on a yellow background"] {
         let mut watcher = Watcher::default();
-        let request = Request { seed: 7, ..Request::new(prompt) };
+        let request = Request { seed: 7, steps: Some(8), guidance: Some(0.0), ..Request::new(prompt) };
         let output = block_on(engine.generate(&request, &mut watcher)).unwrap();
         let picture = &output.images[0];
         let previews: Vec<&Preview> = watcher.previews.iter().map(|pictures| &pictures[0]).collect();

@@ -81,7 +81,15 @@ fn picture(model: &Model) -> Vec<u8> {
     let quiet = &mut |_| ControlFlow::Continue(());
     let engine = block_on(Engine::load(model, BackendChoice::Cpu, quiet)).unwrap();
     assert_eq!(engine.warnings(), [""; 0]);
-    let request = Request { width: Some(128), height: Some(128), steps: Some(2), seed: 7, ..Request::new("a red fox") };
+    let size = Some(128);
+    let request = Request {
+        width: size,
+        height: size,
+        steps: Some(2),
+        guidance: Some(1.0),
+        seed: 7,
+        ..Request::new("a red fox")
+    };
     block_on(engine.generate(&request, quiet)).unwrap().images.remove(0).pixels
 }
 

@@ -159,7 +159,8 @@ fn prompt_is_read_from_standard_input() {
 fn warnings_precede_the_work() {
     let folder = tempdir().unwrap();
     // The backend is opened after the request is checked; it rejects the precision.
-    let refused = ["generate", "", "-n", "an owl", "-W", "64", "-H", "64", "--backend", "cpu", "--precision", "bf16"];
+    let refused =
+        ["generate", "", "-n", "an owl", "-g", "0", "-W", "64", "-H", "64", "--backend", "cpu", "--precision", "bf16"];
     let output = zimage(folder.path(), &refused, b"");
     let lines: Vec<&str> = text(&output.stderr).lines().collect();
     for (line, start) in lines.iter().zip([

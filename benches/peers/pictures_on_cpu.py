@@ -3,8 +3,8 @@ turns, with the models loaded, and prints medians and ratios.
 
     python benches/peers/pictures_on_cpu.py --engine target/release/zimage
 
-A picture has 256×256 pixels and 8 steps, without guidance. README.md in this folder has the
-details.
+A picture has 256×256 pixels, and the model's own steps and guidance. README.md in this folder has
+the details.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 ROOT = Path(__file__).resolve().parents[2]
 PROMPT = "a red fox"
-SIZE, STEPS = 256, 8
+SIZE = 256
 #: Pictures of a `zimage generate` whose processor time is compared with that of one picture.
 COUNTED = 6
 
@@ -42,6 +42,8 @@ class Diffusers:
         with tempfile.TemporaryDirectory() as folder:
             export = [sys.executable, ROOT / "tools" / "emoji" / "export.py", "--model", ROOT / "models" / "emoji"]
             subprocess.run([*export, "--out", folder, "--f32"], check=True, stdout=subprocess.DEVNULL)
+            defaults = json.loads((Path(folder) / "zimage.json").read_text())
+            self.steps, self.guidance = defaults["steps"], defaults["guidance"]
             self.pipeline = ZImagePipeline.from_pretrained(folder, torch_dtype=getattr(torch, dtype))
         self.pipeline.set_progress_bar_config(disable=True)
         self.name = f"diffusers, {dtype}"
@@ -49,7 +51,7 @@ class Diffusers:
     def picture(self) -> tuple[float, float]:
         """Seconds of one picture: on the clock, and of the processors."""
         clock, processor = time.perf_counter(), time.process_time()
-        self.pipeline(PROMPT, height=SIZE, width=SIZE, num_inference_steps=STEPS, guidance_scale=0.0)
+        self.pipeline(PROMPT, height=SIZE, width=SIZE, num_inference_steps=self.steps, guidance_scale=self.guidance)
         return time.perf_counter() - clock, time.process_time() - processor
 
 

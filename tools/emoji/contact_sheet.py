@@ -44,7 +44,7 @@ def main() -> None:
             x, y = left + (CELL - picture.width) // 2, top + (CELL - picture.height) // 2
             sheet.paste(picture, (x, y))
             pen.rectangle((x, y, x + picture.width - 1, y + picture.height - 1), outline="#d8d8d8")
-            caption = f"{prompt} ({size.replace('x', '×')})" if size else prompt
+            caption = f"{prompt} ({size})" if size else prompt
             for nth, text in enumerate(textwrap.wrap(caption, 32)[:3]):
                 pen.text((left + CELL / 2, top + CELL + 3 + 14 * nth), text, fill="#333333", font=font, anchor="ma")
     args.out.parent.mkdir(parents=True, exist_ok=True)

@@ -35,7 +35,7 @@ from export import read_vae, read_weights
 from networks import TextToImage
 from pictures import Album, psnr, read_catalogue, save_sheet
 from placement import Object, numbers_of, size_share
-from sampling import STEPS, generate, noise_of
+from sampling import GUIDANCE, STEPS, generate, noise_of
 from vae import edge_energy
 from words import ADORN, COLOURS
 
@@ -175,7 +175,7 @@ def main() -> None:
     parser.add_argument("--phrasings", action="store_true", help="only the six phrasings")
     parser.add_argument("--captions", type=int, default=50, help="captions for each phrasing, and for each other size")
     parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--guidance", type=float, default=0.0)
+    parser.add_argument("--guidance", type=float, default=GUIDANCE)
     parser.add_argument("--limit", type=int, help="use only the first LIMIT pictures, for a trial")
     parser.add_argument("--sheet", type=Path, help="also write the first pictures above the right ones to this PNG")
     args = parser.parse_args()

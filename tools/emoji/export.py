@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from autoencoder import Autoencoder, load_vae
 from formats import decoded, encode_int8, encode_nvfp4
 from networks import IMAGE, TEXT, TEXT_THETA, TextToImage, is_nvfp4
-from sampling import SHIFT, STEPS
+from sampling import GUIDANCE, SHIFT, STEPS
 from training_sizes import GROUPS
 
 FILES = dict(
@@ -51,7 +51,7 @@ SCHEDULER = dict(
 def defaults() -> dict[str, Any]:
     """`zimage.json`: the defaults of a request, and the sizes of the training pictures."""
     sizes = list(dict.fromkeys(group.size for group in GROUPS))
-    return dict(steps=STEPS, guidance=0.0, width=256, height=256, sizes=sizes)
+    return dict(steps=STEPS, guidance=GUIDANCE, width=256, height=256, sizes=sizes)
 
 
 def parts_of(model: TextToImage, vae: Autoencoder) -> dict[str, nn.Module]:

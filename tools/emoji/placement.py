@@ -20,9 +20,10 @@ NUMBERS = 16  # as many as latent channels
 SHADE, ACROSS, DOWN, SIZE, TILTED, MIRRORED = 0, 1, 2, 3, 4, 8
 REFERENCE = 256  # patches of a picture whose numbers have standard deviation 1
 TILT = 10.0  # degrees
-TILTED_FROM = 1.5  # so one picture in eight of 256×256 is tilted
-MIRRORED_FROM = 0.9  # so one in five that may be is mirrored
-SIZES = (0.875, 0.75)  # of the shorter side
+TILTED_FROM = 1.75  # so one picture in twelve of 256×256 is tilted
+MIRRORED_FROM = 1.2  # so one in nine that may be is mirrored
+USUAL, SMALLER = 0.875, 0.75  # of the shorter side
+SMALLER_BELOW = -0.9  # so one in five is smaller
 MOST_OBJECTS = 4
 
 
@@ -79,13 +80,13 @@ def shade(numbers: np.ndarray) -> float:
 
 
 def slide(free: int, number: float) -> int:
-    """A position in `free` pixels: the middle for 0, the ends from about ±1.2 on."""
-    return grid(free * float(np.clip(0.5 + 0.42 * number, 0, 1)))
+    """A position in `free` pixels: the middle for 0, the ends from about ±1.5 on."""
+    return grid(free * float(np.clip(0.5 + 0.33 * number, 0, 1)))
 
 
 def size_share(numbers: np.ndarray) -> float:
     """The side of a lone picture whose size is open, as a share of the shorter side."""
-    return SIZES[int(numbers[SIZE] > 0)]
+    return SMALLER if numbers[SIZE] < SMALLER_BELOW else USUAL
 
 
 def tilt(numbers: np.ndarray, nth: int) -> float:

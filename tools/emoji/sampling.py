@@ -12,7 +12,7 @@ from networks import Layout, TextToImage
 
 TEMPLATE = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
 SHIFT = 3.0
-STEPS = 8
+STEPS, GUIDANCE = 4, 1.0
 LATENT_SIDE = 8  # pixels of a latent pixel
 
 
@@ -40,7 +40,13 @@ def padded(ids: list[list[int]], length: int, device: torch.device) -> tuple[Ten
 
 @torch.no_grad()
 def sample(
-    model: TextToImage, tokenizer: Tokenizer, captions: list[str], size: tuple[int, int], seeds: list[int], steps: int = STEPS, guidance: float = 0.0
+    model: TextToImage,
+    tokenizer: Tokenizer,
+    captions: list[str],
+    size: tuple[int, int],
+    seeds: list[int],
+    steps: int = STEPS,
+    guidance: float = GUIDANCE,
 ) -> Tensor:
     """Latents [n, 16, h, w] by Euler steps. With guidance, the velocity moves away from that of the
     empty caption by this multiple of their difference, as in Z-Image."""
@@ -78,7 +84,7 @@ def generate(
     size: tuple[int, int],
     seeds: list[int],
     steps: int = STEPS,
-    guidance: float = 0.0,
+    guidance: float = GUIDANCE,
 ) -> Tensor:
     """Pictures [n, 3, h, w] in 0..1."""
     latents = sample(model, tokenizer, captions, size, seeds, steps, guidance)

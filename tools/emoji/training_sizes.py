@@ -23,10 +23,10 @@ class Group:
 
 
 GROUPS = [
-    Group(256, 256, 112), Group(256, 256, 16, LONGEST), Group(128, 128, 24), Group(192, 192, 20),
-    Group(256, 128, 14), Group(128, 256, 14), Group(320, 256, 12), Group(256, 320, 12),
-    Group(384, 256, 18), Group(256, 384, 18), Group(320, 320, 10), Group(384, 384, 16), Group(384, 384, 3, LONGEST),
-    Group(512, 256, 6), Group(256, 512, 6), Group(448, 448, 4), Group(512, 384, 4), Group(384, 512, 4), Group(512, 512, 14),
+    Group(256, 256, 150), Group(256, 256, 16, LONGEST), Group(128, 128, 40), Group(192, 192, 30),
+    Group(256, 128, 14), Group(128, 256, 14), Group(320, 256, 8), Group(256, 320, 8),
+    Group(384, 256, 14), Group(256, 384, 14), Group(320, 320, 7), Group(384, 384, 12), Group(384, 384, 2, LONGEST),
+    Group(512, 256, 4), Group(256, 512, 4), Group(448, 448, 3), Group(512, 384, 3), Group(384, 512, 3), Group(512, 512, 9),
 ]  # fmt: skip
 
 #: For the first part of a training: about as many tokens a step, in twice as many pictures.
