@@ -56,7 +56,7 @@ test("another model keeps typed fields and sets defaults", () => withServer((ser
 test("a link opens the further fields for a guidance that is not the model's", () => withServer((server) => inBrowser(async (context, page) => {
   const [other, usual] = [await context.newPage(), DEFAULTS.guidance];
   for (const [tab, guidance] of [[page, usual], [other, usual + 1]] as const) {
-    await tab.goto(`${server.origin}/#prompt=a+red+fox&guidance=${guidance}`);
+    await tab.goto(`${server.origin}/#guidance=${guidance}`);
     await until(tab, "ready");
     assert.equal(await tab.isVisible("#guidance"), guidance !== usual, `${guidance}`);
   }
