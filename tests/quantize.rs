@@ -81,10 +81,9 @@ fn picture(model: &Model) -> Vec<u8> {
     let quiet = &mut |_| ControlFlow::Continue(());
     let engine = block_on(Engine::load(model, BackendChoice::Cpu, quiet)).unwrap();
     assert_eq!(engine.warnings(), [""; 0]);
-    let size = Some(128);
     let request = Request {
-        width: size,
-        height: size,
+        width: Some(128),
+        height: Some(128),
         steps: Some(2),
         guidance: Some(1.0),
         seed: 7,

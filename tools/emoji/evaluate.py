@@ -35,15 +35,16 @@ from export import read_vae, read_weights
 from networks import TextToImage
 from pictures import Album, psnr, read_catalogue, save_sheet
 from placement import Object, numbers_of, size_share
-from sampling import GUIDANCE, STEPS, generate, noise_of
+from sampling import GUIDANCE, STEPS, decode, noise_of, sample
 from vae import edge_energy
 from words import ADORN, COLOURS
 
 SEED = 20_000
 BORDER = 6
 JUDGED = 128  # pixels of a box's side at which objects are compared
-#: Pictures are first compared at about this side. An error there is no larger than at the full side, but for
-#: the product of alpha and background: pictures with more than `MARGIN` of the right one's error drop out.
+#: Pictures are first compared at about this side. Averages over blocks have at most the error of their pixels,
+#: apart from products of alpha, background and cover. Those with more than `MARGIN` times the right picture's
+#: error drop out.
 COARSE, MARGIN = 32, 1.1
 OTHER_SIZES = [(384, 256), (256, 384), (384, 384), (512, 512)]
 PHRASINGS = ["bare noun", "article", "adjective before", "adjective after", "emoji of", "drawing of"]
@@ -153,15 +154,15 @@ def share(flags: list[bool]) -> float:
 
 def with_zimage(cases: list[Case], binary: Path, flags: list[str], jobs: int) -> list[Tensor]:
     """Pictures by `binary generate` with these flags, this many processes at a time."""
-
-    def drawn(case: Case) -> Tensor:
-        scene, seed = case
-        path = f"{folder}/{seed}.png"
-        options = [*flags, "--seed", seed, "--width", scene.width, "--height", scene.height, "-o", path]
-        subprocess.run([binary, "generate", scene.caption, *map(str, options)], check=True, capture_output=True)
-        return torch.from_numpy(np.array(Image.open(path).convert("RGB"))).permute(2, 0, 1) / 255
-
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(jobs) as pool:
+
+        def drawn(case: Case) -> Tensor:
+            scene, seed = case
+            path = f"{folder}/{seed}.png"
+            options = [*flags, "--seed", seed, "--width", scene.width, "--height", scene.height, "-o", path]
+            subprocess.run([binary, "generate", scene.caption, *map(str, options)], check=True, capture_output=True)
+            return torch.from_numpy(np.array(Image.open(path).convert("RGB"))).permute(2, 0, 1) / 255
+
         return list(pool.map(drawn, cases))
 
 
@@ -195,8 +196,8 @@ def main() -> None:
             flags = [*args.flags.split(), "--model", args.model, "--steps", args.steps, "--guidance", args.guidance]
             return [p.to(device) for p in with_zimage(some, args.binary, flags, args.jobs)]
         size = (some[0][0].width, some[0][0].height)
-        made = generate(model, vae, tokenizer, [s.caption for s, _ in some], size, [seed for _, seed in some], args.steps, args.guidance)
-        return list((made * 255).round() / 255)
+        latents = sample(model, tokenizer, [s.caption for s, _ in some], size, [seed for _, seed in some], args.steps, args.guidance)
+        return list((decode(vae, latents) * 255).round() / 255)
 
     def wanted(some: list[Case]) -> Tensor:
         return torch.cat([album.draw([scene]) for scene, _ in some])

@@ -76,16 +76,6 @@ def sample(
     return torch.stack(latents)
 
 
-def generate(
-    model: TextToImage,
-    vae: Autoencoder,
-    tokenizer: Tokenizer,
-    captions: list[str],
-    size: tuple[int, int],
-    seeds: list[int],
-    steps: int = STEPS,
-    guidance: float = GUIDANCE,
-) -> Tensor:
-    """Pictures [n, 3, h, w] in 0..1."""
-    latents = sample(model, tokenizer, captions, size, seeds, steps, guidance)
+def decode(vae: Autoencoder, latents: Tensor) -> Tensor:
+    """Pictures [n, 3, h, w] in 0..1 of sampled latents, some at a time."""
     return torch.cat([vae.decode(some) for some in latents.split(16)])

@@ -43,7 +43,7 @@ from optimizers import optimizers, set_rates
 from pictures import Album, read_catalogue, save_sheet
 from placement import with_numbers
 from ranks import Ranks
-from sampling import LATENT_SIDE, encode_captions, generate, shifted
+from sampling import LATENT_SIDE, decode, encode_captions, sample, shifted
 from training_sizes import SIZES, Group
 
 REFRESH = 40  # a latent is used about this often before it is drawn anew
@@ -314,8 +314,8 @@ def main() -> None:
     drawn_with, rows = TextToImage().to(device), []  # not compiled: every size would be compiled anew
     drawn_with.load_state_dict(model.state_dict())
     for size in PREVIEW_SIZES:
-        made = generate(drawn_with, vae, tokenizer, PREVIEW, size, list(range(len(PREVIEW))))
-        rows.append(list(made))
+        latents = sample(drawn_with, tokenizer, PREVIEW, size, list(range(len(PREVIEW))))
+        rows.append(list(decode(vae, latents)))
     save_sheet(rows, args.work / "preview.png")
     pictures = ranks.count * sum(g.count for g in groups)
     ranks.print(f"{step - first} steps of {pictures} pictures in {time.time() - start:.0f} s")

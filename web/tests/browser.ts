@@ -12,6 +12,9 @@ import { TestServer } from "./server.js";
 
 const web = fileURLToPath(new URL("..", import.meta.url));
 export const DIST = join(web, "dist");
+/** The defaults of the embedded model. */
+export const DEFAULTS = JSON.parse(await readFile(join(DIST, "models/emoji/zimage.json"), "utf8")) as
+  { steps: number; guidance: number; sizes: [number, number][] };
 /** The folder for screenshots: `SCREENSHOTS`, or beside the compiled tests. */
 export const SCREENSHOTS = process.env["SCREENSHOTS"] ?? join(web, ".tests/screenshots");
 /** Timeout of a picture, or of the whole suite, on a software GPU, in milliseconds. */

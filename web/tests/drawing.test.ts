@@ -3,14 +3,12 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { Page } from "playwright-core";
-import { ask, download, inBrowser, notice, PATIENCE, pngTexts, press, psnr, reference, SCREENSHOTS, until, withServer } from "./browser.js";
+import { ask, DEFAULTS, download, inBrowser, notice, PATIENCE, pngTexts, press, psnr, reference, SCREENSHOTS, until, withServer } from "./browser.js";
 
 /** Bars for the embedded default on a software GPU; the time is one for two idle cores, which tests/run --all asks for. */
 const SECONDS = 90;
 const DECIBELS = 40;
 const SLOW = Boolean(process.env["ZIMAGE_SLOW"]);
-/** The default's own, as its zimage.json has them. */
-const DEFAULTS = { steps: 4, guidance: 1 };
 /** Steps of the picture in the default size; each takes seconds on a software GPU. */
 const STEPS = SLOW ? DEFAULTS.steps : 2;
 

@@ -6,10 +6,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
 import type { Page } from "playwright-core";
-import { ask, DIST, download, inBrowser, notice, PATIENCE, press, until, withServer } from "./browser.js";
+import { ask, DEFAULTS, DIST, download, inBrowser, notice, PATIENCE, press, until, withServer } from "./browser.js";
 
 const SMALL = { width: 64, height: 64, steps: 1, seed: 5 };
-const DEFAULTS = JSON.parse(await readFile(join(DIST, "models/emoji/zimage.json"), "utf8")) as { guidance: number; sizes: [number, number][] };
 
 /** Opens the page with the embedded model on the processor, which is faster than a software GPU. */
 async function ready(page: Page, origin: string): Promise<void> {
